@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Trains TCL on drawn scenes with the CLIP that ships with the package, judges both, shows masks.
+# usage: bash launch/quickstart.sh [flags of python -m tcl_jax.main]
+# Makes .venv on the first run. Interrupt it with Ctrl-C and run it again to go on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case "${1:-}" in -h | --help)
+    sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
+    exit
+    ;;
+esac
+source launch/setup_venv.sh
+setup_venv ''
+workdir=runs/shapes
+.venv/bin/python -m tcl_jax.main --config=configs/shapes.py --workdir="$workdir" "$@"

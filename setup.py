@@ -1,0 +1,54 @@
+"""Installs tcl_jax; see README.md."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="tcl_jax",
+    version="0.1.0",
+    description="Text-grounded Contrastive Learning (TCL, CVPR 2023) in JAX",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["tcl_jax", "tcl_jax.*"]),
+    package_data={"tcl_jax": ["assets/*.safetensors", "py.typed"]},
+    # instant-clip-tokenizer has wheels for 3.11 and 3.12.
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "clu>=0.0.12,<0.1",
+        "etils[epath]>=1.9,<2",
+        "flax>=0.12,<0.13",
+        "ftfy>=6.2,<7",
+        "grain>=0.2.18,<0.3",
+        "huggingface_hub>=0.30,<3",
+        "importlib_resources>=6,<8",  # tensorflow-datasets 4.9.10 imports it undeclared
+        "instant-clip-tokenizer>=0.1.1,<0.2",
+        "jax>=0.10,<0.11",
+        "jaxtyping>=0.3,<0.4",
+        "ml_collections>=1.0,<2",
+        "numpy>=2.0,<3",
+        "opencv-python-headless>=4.10,<6",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "Pillow>=11,<14",
+        "regex>=2024.5",
+        "safetensors>=0.5,<1",
+        "tensorboardX>=2.6.2,<3",
+        "tensorflow-datasets>=4.9.9,<5",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.11"],
+        "cuda": ["jax[cuda13]>=0.10,<0.11"],
+        "demo": ["gradio>=5,<7"],
+        "test": [
+            "beartype>=0.20,<1",
+            "mypy>=1.15,<3",
+            "pre-commit>=4,<6",
+            "pytest>=8,<10",
+            "pytest-timeout>=2.3,<3",
+            "ruff>=0.11,<1",
+        ],
+    },
+)

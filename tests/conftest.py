@@ -1,0 +1,23 @@
+"""Settings of every test: one CPU device, full precision, checked shapes.
+
+Tests of several devices or processes start processes of their own (tests/parallel).
+"""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+from absl import flags
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_default_matmul_precision", "highest")
+# The same tiny steps are compiled by many tests, and again by the next run.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# Grain's worker processes read absl flags.
+flags.FLAGS.mark_as_parsed()
+# The rooms whose functions take arrays; Orbax's protocols elsewhere cannot be checked at run time.
+CHECKED = ("ops", "models", "convert", "data", "inference", "evaluation")
+install_import_hook([f"tcl_jax.{room}" for room in CHECKED], "beartype.beartype")
