@@ -1,0 +1,155 @@
+"""How one tensor of a PyTorch checkpoint becomes one parameter here, and back.
+
+A `Rule` pairs a name with a path in the parameter tree and says how the axes differ; a mapping is
+a list of rules. Both directions follow from the same list, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from tcl_jax.errors import InputError
+
+StateDict = Mapping[str, np.ndarray]
+Shape = tuple[int, ...]
+
+
+class WeightError(InputError):
+    """A checkpoint that cannot be used; the message names file or tensor and says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One tensor in two conventions.
+
+    Attributes:
+        name: key in the PyTorch state dict.
+        path: path in the Flax parameter tree.
+        axes: transposition from PyTorch's axis order to ours.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    axes: tuple[int, ...] | None = None
+
+    def to_flax(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
+        """float32 parameter of the given shape from a PyTorch tensor."""
+        array = np.asarray(tensor, np.float32)
+        if self.axes is not None and array.ndim == len(self.axes):
+            array = array.transpose(self.axes)
+        if array.size != np.prod(shape, dtype=np.int64) or not _foldable(array.shape, shape):
+            raise WeightError(
+                f"tensor {self.name!r} has shape {tuple(np.shape(tensor))}, which does not fit "
+                f"parameter {'/'.join(self.path)} of shape {shape}; the checkpoint is of another "
+                "size than the config: correct the config's sizes or choose the matching file"
+            )
+        return np.array(array.reshape(shape), order="C")
+
+    def to_torch(self, parameter: np.ndarray, torch_shape: Shape | None = None) -> np.ndarray:
+        """PyTorch tensor from a parameter; fused heads are flattened."""
+        array = np.asarray(parameter)
+        if self.axes is not None:
+            array = _flatten_heads(array, self.name)
+            array = array.transpose(np.argsort(self.axes))
+        elif self.name.endswith("in_proj_bias"):
+            array = array.reshape(-1)
+        if torch_shape is not None:
+            array = array.reshape(torch_shape)
+        return np.array(array, order="C")
+
+
+def _foldable(have: Shape, want: Shape) -> bool:
+    """Whether `want` only splits axes of `have` (heads), rather than mixing them."""
+    position = 0
+    for size in have:
+        product = 1
+        while product < size and position < len(want):
+            product *= want[position]
+            position += 1
+        if product != size:
+            return False
+        if size == 1 and position < len(want) and want[position] == 1:
+            position += 1
+    return position == len(want)
+
+
+def _flatten_heads(array: np.ndarray, name: str) -> np.ndarray:
+    if name.endswith("in_proj_weight"):
+        return array.reshape(array.shape[0], -1)
+    if name.endswith("out_proj.weight"):
+        return array.reshape(-1, array.shape[-1])
+    return array
+
+
+def linear(name: str, path: tuple[str, ...]) -> list[Rule]:
+    """Weight [out, in] and bias of a dense layer."""
+    return [
+        Rule(f"{name}.weight", (*path, "kernel"), (1, 0)),
+        Rule(f"{name}.bias", (*path, "bias")),
+    ]
+
+
+def layer_norm(name: str, path: tuple[str, ...]) -> list[Rule]:
+    """Weight and bias of a LayerNorm."""
+    return [
+        Rule(f"{name}.weight", (*path, "norm", "scale")),
+        Rule(f"{name}.bias", (*path, "norm", "bias")),
+    ]
+
+
+def conv(name: str, path: tuple[str, ...]) -> list[Rule]:
+    """Weight (OIHW there, HWIO here) and bias of a convolution."""
+    return [
+        Rule(f"{name}.weight", (*path, "kernel"), (2, 3, 1, 0)),
+        Rule(f"{name}.bias", (*path, "bias")),
+    ]
+
+
+def block(name: str, path: tuple[str, ...]) -> list[Rule]:
+    """One residual attention block."""
+    return [
+        Rule(f"{name}.attn.in_proj_weight", (*path, "attn", "in_proj", "kernel"), (1, 0)),
+        Rule(f"{name}.attn.in_proj_bias", (*path, "attn", "in_proj", "bias")),
+        *linear(f"{name}.attn.out_proj", (*path, "attn", "out_proj")),
+        *layer_norm(f"{name}.ln_1", (*path, "ln_1")),
+        *linear(f"{name}.mlp.c_fc", (*path, "mlp", "c_fc")),
+        *linear(f"{name}.mlp.c_proj", (*path, "mlp", "c_proj")),
+        *layer_norm(f"{name}.ln_2", (*path, "ln_2")),
+    ]
+
+
+def to_params(rules: Sequence[Rule], state_dict: StateDict, template: Any) -> dict[str, Any]:
+    """Parameter tree of a state dict.
+
+    Args:
+        rules: the mapping.
+        state_dict: name -> tensor, any floating dtype; other names in it are ignored.
+        template: tree of anything with a `.shape`, what the model expects.
+
+    Returns:
+        Nested dict of float32 arrays with the template's structure.
+
+    Raises:
+        WeightError: naming a tensor that is missing, or its shape and the expected one.
+    """
+    shapes = {path: tuple(x.shape) for path, x in traverse_util.flatten_dict(template).items()}
+    missing = [rule.name for rule in rules if rule.name not in state_dict]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
+        raise WeightError(
+            f"the checkpoint lacks {len(missing)} of {len(rules)} tensors: {shown}; it is not a "
+            "checkpoint of this model, or of one with fewer blocks than the config says"
+        )
+    flat = {rule.path: rule.to_flax(state_dict[rule.name], shapes[rule.path]) for rule in rules}
+    return traverse_util.unflatten_dict(flat)
+
+
+def to_state_dict(rules: Sequence[Rule], params: Any) -> dict[str, np.ndarray]:
+    """PyTorch's names and layouts of a parameter tree; dtypes are kept."""
+    flat = traverse_util.flatten_dict(params)
+    return {rule.name: rule.to_torch(flat[rule.path]) for rule in rules}

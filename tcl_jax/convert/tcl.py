@@ -1,0 +1,77 @@
+"""TCL's own tensor names: the official `tcl.pth` holds only what is learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tcl_jax.convert.mapping import (
+    Rule,
+    StateDict,
+    block,
+    conv,
+    layer_norm,
+    to_params,
+    to_state_dict,
+)
+from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.tcl import TCL
+
+DECODER = "masker.image_encoder.decoder"
+
+
+def tcl_rules(config: CLIPConfig, tap_layer: int) -> list[Rule]:
+    """Mapping between the official names and the learned parameters of `models.tcl.TCL`.
+
+    The grounder's blocks keep CLIP's index there, so the first is number `tap_layer` (from 0).
+    """
+    rules = []
+    for i in range(tap_layer, config.vision_layers):
+        name = f"masker.image_encoder.backbone.transformer.resblocks.{i}"
+        rules += block(name, ("grounder", f"blocks_{i - tap_layer}"))
+    for stage in range(2):
+        for j, layer in enumerate(("conv", "conv2")):
+            name = f"{DECODER}.decoder.net.{stage}.{layer}"
+            path = ("grounder", "decoder", f"convs_{stage}_{j}")
+            rules += layer_norm(f"{name}.norm", (*path, "norm"))
+            rules += conv(f"{name}.conv", (*path, "conv"))
+            rules += [Rule(f"{name}.gate.gate", (*path, "gate"))]
+    rules += layer_norm(f"{DECODER}.image_proj.ln", ("grounder", "ln_post"))
+    rules += [
+        Rule(f"{DECODER}.image_proj.proj", ("grounder", "proj")),
+        Rule("masker.sim2mask.w", ("sim2mask", "w")),
+        Rule("masker.sim2mask.b", ("sim2mask", "b")),
+        Rule("tclf_loss.logit_scale", ("tclf_logit_scale",)),
+        Rule("tcli_loss.logit_scale", ("tcli_logit_scale",)),
+    ]
+    return rules
+
+
+def tcl_params(state_dict: StateDict, config: CLIPConfig, tap_layer: int) -> dict[str, Any]:
+    """Learned parameters of `TCL(config, tap_layer)` from the official names, as float32.
+
+    Raises:
+        WeightError: naming a tensor that is missing or does not fit.
+    """
+    return to_params(tcl_rules(config, tap_layer), state_dict, tcl_shapes(config, tap_layer))
+
+
+def tcl_state_dict(params: Any, config: CLIPConfig, tap_layer: int) -> dict[str, np.ndarray]:
+    """Official names and layouts of the learned parameters."""
+    return to_state_dict(tcl_rules(config, tap_layer), jax.device_get(params))
+
+
+def tcl_shapes(config: CLIPConfig, tap_layer: int) -> Any:
+    """Tree of `jax.ShapeDtypeStruct` of the learned parameters, CLIP left out."""
+    model = TCL(config, tap_layer)
+    image = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, 3), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((1, config.context_length), jnp.int32)
+
+    def init(image: jax.Array, tokens: jax.Array) -> Any:
+        return model.init(jax.random.key(0), image, tokens, method=TCL.initialize)
+
+    params = jax.eval_shape(init, image, tokens)["params"]
+    return {name: tree for name, tree in params.items() if name != "clip"}

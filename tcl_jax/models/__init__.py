@@ -1,0 +1,1 @@
+"""CLIP, the grounder and TCL as Flax linen modules."""

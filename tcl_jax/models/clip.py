@@ -1,0 +1,151 @@
+"""CLIP: both towers, and the table of published sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tcl_jax.models.layers import ACTIVATIONS
+from tcl_jax.models.text import TextTower
+from tcl_jax.models.vision import VisionOutput, VisionTower
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+"""Start of every learned temperature, CLIP's own and TCL's two (CLIP section 2.5)."""
+
+
+HEAD_SIZE = 64
+"""Channels per attention head in every published CLIP; checkpoints do not record it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """Sizes of a CLIP; each tower has width // 64 heads.
+
+    Attributes:
+        embed_dim: size of the shared space.
+        resolution, patch_size: of the images, in pixels.
+        vision_width, vision_layers, text_width, text_layers: of the two transformers.
+        context_length, vocab_size: of the texts.
+        activation: a key of `layers.ACTIVATIONS`.
+    """
+
+    embed_dim: int
+    resolution: int
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    context_length: int = 77
+    vocab_size: int = 49408
+    activation: str = "quick_gelu"
+
+    def __post_init__(self) -> None:
+        if self.resolution % self.patch_size:
+            raise ValueError(
+                f"clip.resolution={self.resolution} is not a multiple of "
+                f"clip.patch_size={self.patch_size}"
+            )
+        for name in ("vision_width", "text_width"):
+            width = getattr(self, name)
+            if width < HEAD_SIZE or width % (width // HEAD_SIZE):
+                raise ValueError(
+                    f"clip.{name}={width} does not divide into {width // HEAD_SIZE} attention "
+                    f"heads, CLIP's one per {HEAD_SIZE} channels; choose a multiple of {HEAD_SIZE}"
+                )
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"clip.activation={self.activation!r} is unknown; "
+                f"choose one of {', '.join(sorted(ACTIVATIONS))}"
+            )
+
+    @property
+    def vision_heads(self) -> int:
+        """Heads of the vision tower."""
+        return self.vision_width // HEAD_SIZE
+
+    @property
+    def text_heads(self) -> int:
+        """Heads of the text tower."""
+        return self.text_width // HEAD_SIZE
+
+
+VARIANTS: dict[str, CLIPConfig] = {
+    "ViT-B/32": CLIPConfig(512, 224, 32, 768, 12, 512, 12),
+    "ViT-B/16": CLIPConfig(512, 224, 16, 768, 12, 512, 12),
+    "ViT-L/14": CLIPConfig(768, 224, 14, 1024, 24, 768, 12),
+    "ViT-L/14@336px": CLIPConfig(768, 336, 14, 1024, 24, 768, 12),
+}
+
+
+class CLIP(nn.Module):
+    """A CLIP of any size.
+
+    Attributes:
+        config: its sizes.
+        tap_layer: block after which `VisionOutput.tap` is read; the one before the last if None.
+        dtype: compute dtype; parameters are float32.
+    """
+
+    config: CLIPConfig
+    tap_layer: int | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        c = self.config
+        tap = c.vision_layers - 1 if self.tap_layer is None else self.tap_layer
+        self.visual = VisionTower(
+            resolution=c.resolution,
+            patch_size=c.patch_size,
+            width=c.vision_width,
+            layers=c.vision_layers,
+            heads=c.vision_heads,
+            embed_dim=c.embed_dim,
+            tap_layer=tap,
+            activation=c.activation,
+            dtype=self.dtype,
+        )
+        self.text = TextTower(
+            vocab_size=c.vocab_size,
+            context_length=c.context_length,
+            width=c.text_width,
+            layers=c.text_layers,
+            heads=c.text_heads,
+            embed_dim=c.embed_dim,
+            activation=c.activation,
+            dtype=self.dtype,
+        )
+        self.logit_scale = self.param(
+            "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ()
+        )
+
+    def __call__(
+        self, image: Float[Array, "b H W 3"], tokens: Int[Array, "n l"]
+    ) -> tuple[VisionOutput, Float[Array, "n d"], Float[Array, ""]]:
+        """Both towers and the learned log temperature."""
+        return self.visual(image), self.text(tokens), self.logit_scale
+
+    def encode_image(self, image: Float[Array, "b H W 3"]) -> VisionOutput:
+        return self.visual(image)
+
+    def encode_text(self, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        return self.text(tokens)
+
+
+def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> VisionOutput:
+    """Every vision feature of normalised images; see `VisionOutput`."""
+    output = model.apply({"params": params}, image, method=CLIP.encode_image)
+    assert isinstance(output, VisionOutput)
+    return output
+
+
+def encode_text(model: CLIP, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+    """Text embeddings, float32 and not normalised."""
+    return jnp.asarray(
+        model.apply({"params": params}, tokens, method=CLIP.encode_text), jnp.float32
+    )

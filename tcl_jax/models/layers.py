@@ -1,0 +1,100 @@
+"""Transformer layers shared by both CLIP towers and the grounder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tcl_jax.models.attention import AttentionFn
+
+LAYER_NORM_EPS = 1e-5
+"""Epsilon of every LayerNorm in CLIP and in TCL's decoder (PyTorch's default)."""
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`x * sigmoid(1.702 x)`, the GELU approximation that OpenAI's weights were trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The error-function GELU, used by OpenCLIP's ViTs and by TCL's decoder."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": exact_gelu,
+}
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, computed in float32 and returned in the input's dtype."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        # Two-pass variance: E[x^2] - E[x]^2 loses digits that parity needs.
+        norm = nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False, name="norm")
+        return norm(x.astype(jnp.float32)).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one fused projection for queries, keys and values.
+
+    Attributes:
+        heads: number of heads; the width must be a multiple of it.
+        dtype: compute dtype of the projections; parameters are float32.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l c"], attention: AttentionFn) -> Float[Array, "b l c"]:
+        width = x.shape[-1]
+        qkv = nn.DenseGeneral(
+            (3, self.heads, width // self.heads), dtype=self.dtype, name="in_proj"
+        )(x)
+        query, key, value = jnp.moveaxis(qkv, 2, 0)
+        mixed = attention(query, key, value)
+        return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out_proj")(mixed)
+
+
+class MLP(nn.Module):
+    """Two dense layers with a hidden width of four times the input's."""
+
+    activation: str
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
+        width = x.shape[-1]
+        x = nn.Dense(4 * width, dtype=self.dtype, name="c_fc")(x)
+        x = ACTIVATIONS[self.activation](x)
+        return nn.Dense(width, dtype=self.dtype, name="c_proj")(x)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then MLP.
+
+    The attention is an argument of the call and not of the module, so that the same parameters
+    serve ordinary attention and the dense variants of the last block (MaskCLIP and others).
+    """
+
+    heads: int
+    activation: str = "quick_gelu"
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.ln_1 = LayerNorm()
+        self.attn = Attention(self.heads, self.dtype)
+        self.ln_2 = LayerNorm()
+        self.mlp = MLP(self.activation, self.dtype)
+
+    def __call__(self, x: Float[Array, "b l c"], attention: AttentionFn) -> Float[Array, "b l c"]:
+        x = x + self.attn(self.ln_1(x), attention)
+        return x + self.mlp(self.ln_2(x))

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: resizing, masks, losses, mask refinement."""

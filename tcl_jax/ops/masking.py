@@ -1,0 +1,55 @@
+"""From pixel and text embeddings to masks, and from masks to region embeddings."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+NORM_EPS = 1e-6
+"""Smallest norm that `l2_normalize` divides by."""
+
+
+def l2_normalize(x: Float[Array, "... d"], eps: float = NORM_EPS) -> Float[Array, "... d"]:
+    """`x / max(|x|, eps)` over the last axis, in float32; a zero vector has zero gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    safe = jnp.where(square > eps**2, square, 1.0)
+    return jnp.where(square > eps**2, x / jnp.sqrt(safe), x / eps)
+
+
+def pixel_text_similarity(
+    pixels: Float[Array, "b h w d"], texts: Float[Array, "n d"]
+) -> Float[Array, "b n h w"]:
+    """Cosine similarity of every pixel with every text, float32 in [-1, 1]."""
+    return jnp.einsum("bhwd,nd->bnhw", l2_normalize(pixels), l2_normalize(texts))
+
+
+def straight_through_mask(
+    logits: Float[Array, "..."], uniform: Float[Array, "..."], temperature: float = 1.0
+) -> Float[Array, "..."]:
+    """Binary Gumbel-softmax mask: 0 or 1 forward, the gradient of its sigmoid backward.
+
+    Args:
+        logits: mask logits.
+        uniform: noise in (0, 1), turned into logistic noise `log(u / (1 - u))`.
+        temperature: of the sigmoid (1 in the paper).
+    """
+    noise = jnp.log(uniform) - jnp.log1p(-uniform)
+    soft = jax.nn.sigmoid((logits + noise) / temperature)
+    hard = (soft > 0.5).astype(soft.dtype)
+    return hard + soft - jax.lax.stop_gradient(soft)
+
+
+def masked_pool(
+    pixels: Float[Array, "b h w d"], masks: Float[Array, "b n h w"], eps: float = 1e-6
+) -> Float[Array, "b n d"]:
+    """Text-grounded features `v_ij = sum_hw m_ij e_i / (sum_hw m_ij + eps)` (TCL eq. 3)."""
+    area = jnp.sum(masks, axis=(2, 3))[..., None]
+    return jnp.einsum("bnhw,bhwd->bnd", masks, pixels) / (area + eps)
+
+
+def diagonal(x: Float[Array, "b b h w"]) -> Float[Array, "b h w"]:
+    """The entries of every image with its own text."""
+    index = jnp.arange(x.shape[0])
+    return x[index, index]

@@ -1,0 +1,55 @@
+"""Forward pass against the reference model, every intermediate."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from tcl_jax.models.clip import encode_text
+from tcl_jax.ops.masking import diagonal
+from tcl_jax.training.objectives import TCLObjective
+from tests.reference import load, nchw_to_nhwc, reference_model, relative_error
+
+TOLERANCE = 1e-4
+TERMS = ("area", "neg_area", "tclf", "tv_img", "tv_mask", "tcli")
+
+
+@pytest.fixture(scope="module")
+def forward() -> dict[str, np.ndarray]:
+    """Everything in forward.npz as this implementation computes it, in its layout."""
+    model, learned, clip = reference_model()
+    golden = load("forward")
+    image = nchw_to_nhwc(golden["image"])
+    variables = {"params": {**learned, "clip": clip}}
+    texts = encode_text(model.clip_model, clip, golden["tokens"])
+    grounding = jax.jit(model.apply)(variables, image, texts)
+    masks = np.asarray(jax.nn.sigmoid(grounding.mask_logits))
+    batch = len(image)
+    others = [[masks[i, j] for j in range(batch) if j != i] for i in range(batch)]
+    objective = TCLObjective(model)
+    output = objective.with_noise(
+        learned,
+        clip,
+        {"image": image, "tokens": golden["tokens"]},
+        golden["uniform"][np.arange(batch), np.arange(batch)],
+    )
+    return {
+        "clip_spatial": np.moveaxis(grounding.vision.patches, -1, 1),
+        "clip_feature_for_masker": grounding.vision.tap,
+        "clip_image_emb": grounding.vision.embedding,
+        "clip_text_emb": texts,
+        "masker_image_emb": np.moveaxis(grounding.pixel_embeddings, -1, 1),
+        "out/mask": np.asarray(diagonal(masks))[:, None],
+        "out/neg_mask": np.asarray(others),
+        **{f"out/{name}_loss": output.terms[name] for name in TERMS},
+        "total_loss": output.total,
+    }
+
+
+EXPECTED = sorted(set(load("forward")) - {"image", "tokens", "uniform"})
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_forward_matches_reference(forward: dict[str, np.ndarray], name: str) -> None:
+    assert relative_error(forward[name], load("forward")[name]) < TOLERANCE

@@ -1,0 +1,43 @@
+"""The tiny reference model and how its arrays are compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tcl_jax.convert.clip import clip_params, infer_clip_config
+from tcl_jax.convert.tcl import tcl_params
+from tcl_jax.models.tcl import TCL
+
+GOLDEN = Path(__file__).parent / "golden"
+TAP_LAYER = 3
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+    """Arrays of tests/golden/NAME.npz."""
+    with np.load(GOLDEN / f"{name}.npz") as archive:
+        return dict(archive)
+
+
+def relative_error(actual: Any, expected: np.ndarray) -> float:
+    """max |a - b| / max |b|; infinite where shapes differ."""
+    actual = np.asarray(actual, np.float64)
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    scale = np.abs(expected).max()
+    return float(np.abs(actual - expected).max() / (scale or 1.0))
+
+
+def reference_model() -> tuple[TCL, dict[str, Any], dict[str, Any]]:
+    """The tiny TCL, its learned parameters, and its CLIP's."""
+    clip_state = load("clip_state_dict")
+    config = infer_clip_config(clip_state)
+    learned = tcl_params(load("tcl_state_dict"), config, TAP_LAYER)
+    return TCL(config, TAP_LAYER), learned, clip_params(clip_state, config)
+
+
+def nchw_to_nhwc(x: np.ndarray) -> np.ndarray:
+    """PyTorch's image layout to ours."""
+    return np.moveaxis(x, -3, -1)
