@@ -1,0 +1,1 @@
+"""Image-text pairs: tokens, transforms, sources, and batches of them."""

@@ -1,0 +1,334 @@
+"""Batches of image-text pairs for training, and of labelled pictures for evaluation.
+
+Everything is a pure function of the seed and the position in the global stream of examples: which
+example comes, how it is augmented, which process gets it. So the global batch is the same on any
+number of processes and workers, and the whole state of an iterator is the number of its next batch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int32
+
+from tcl_jax.data.transforms import Transform
+from tcl_jax.errors import InputError
+
+Batch: TypeAlias = dict[str, np.ndarray]
+Tokenizer: TypeAlias = Callable[[Sequence[str]], Int32[np.ndarray, "n length"]]
+
+_BUFFERED_BATCHES = 2
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to examples with `image` and `text` (training) or `label` (evaluation)."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """Example `index`."""
+        ...
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+def make_iterator(
+    source: Source,
+    *,
+    tokenizer: Tokenizer,
+    transform: Transform,
+    global_batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    shuffle: bool = True,
+    repeat: bool = True,
+) -> BatchIterator:
+    """Endless (or one epoch of) shuffled, augmented batches of this process.
+
+    An epoch is one random order of all examples, another one each time; what is left over after its
+    last complete global batch is dropped (other examples each epoch), so that no example comes
+    twice in an epoch or in a batch.
+
+    Args:
+      source: items with `image` (bytes or uint8 array, whatever `transform` takes) and `text`.
+        Picklable where there are workers, as are tokenizer and transform.
+      tokenizer: texts to int32 [n, L].
+      transform: `(image, rng)` to uint8 [S, S, 3]; S must be the same for all.
+      global_batch_size: examples per batch over all processes.
+      seed: of the order and of the augmentation.
+      process_index: this process; it gets rows [p b, (p + 1) b) of each global batch.
+      process_count: number of processes, which share each global batch evenly.
+      num_workers: operating system processes that make batches ahead; 0 makes them in a thread.
+      shuffle: False keeps the source's order.
+      repeat: False ends after one epoch.
+
+    Returns:
+      Iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, L]}, with
+      b = global_batch_size / process_count. Close it when done: workers live as long as it does.
+
+    Raises:
+      InputError: the batch does not divide over the processes, the source has fewer examples than
+        one batch, the process index is out of range, or `num_workers` is negative.
+    """
+    _check_split("global_batch_size", global_batch_size, process_index, process_count)
+    if num_workers < 0:
+        raise InputError(f"num_workers={num_workers}: must be at least 0.")
+    examples = len(source)
+    if examples < global_batch_size:
+        raise InputError(
+            f"global_batch_size={global_batch_size}: {source!r} has only {examples} examples, "
+            "which does not fill one batch. Use a smaller batch or more data."
+        )
+    rows = global_batch_size // process_count
+    order_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2, np.uint32)
+    dataset = grain.MapDataset.source(source)
+    if shuffle:
+        dataset = dataset.shuffle(seed=int(order_seed))
+    dataset = dataset[: examples // global_batch_size * global_batch_size]
+    dataset = dataset.random_map(_MakeRow(tokenizer, transform), seed=int(augment_seed))
+    # Batches of `rows` in the global order; each process takes every process_count-th of them.
+    batches = dataset.batch(rows, drop_remainder=True)[process_index::process_count]
+    if repeat:
+        batches = batches.repeat()
+    identity = {"seed": seed, "examples": examples, "global_batch_size": global_batch_size}
+    return BatchIterator(batches, num_workers, identity)
+
+
+class BatchIterator(grain.DatasetIterator[Batch]):
+    """Iterator over batches whose state is a position. Made by `make_iterator`.
+
+    The state is a flat dict of ints, the same on all processes and with any number of workers:
+    `next_batch`, counted from the start of the run, and `seed`, `examples` and `global_batch_size`,
+    without which the position means nothing.
+    """
+
+    def __init__(
+        self, batches: grain.MapDataset[Batch], num_workers: int, identity: dict[str, int]
+    ) -> None:
+        super().__init__()
+        self._batches = batches
+        self._num_workers = num_workers
+        self._identity = identity
+        self._next_batch = 0
+        self._running: grain.DatasetIterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+          RuntimeError: a worker process died.
+          Exception: whatever source, tokenizer or transform raised. The position stays: the next
+            call tries the same batch again, with new workers.
+        """
+        running = self._start()
+        try:
+            batch = next(running)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self._stop()
+            if "terminated unexpectedly" in str(error):
+                raise RuntimeError(
+                    f"a data worker died before batch {self._next_batch} was made: {error} Exit "
+                    "code -9 often means that memory ran out, -7 that /dev/shm is full (in Docker: "
+                    "--shm-size); fewer workers need less of both."
+                ) from error
+            raise
+        self._next_batch += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position, as a JSON-able dict; changes with the batches handed out, not made."""
+        return {"next_batch": self._next_batch, **self._identity}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes to a position; what was made ahead is thrown away.
+
+        Raises:
+          InputError: the state is of another seed, batch size or source, or not a state.
+        """
+        position = state.get("next_batch")
+        changed = [
+            f"{name} was {state.get(name)}, is {value}"
+            for name, value in self._identity.items()
+            if state.get(name) != value
+        ]
+        if changed or not isinstance(position, int) or position < 0:
+            raise InputError(
+                "the saved position in the data does not fit this run: "
+                f"{'; '.join(changed) or f'next_batch is {position!r}'}. Continue with the "
+                "settings and the data it was saved with, or start anew."
+            )
+        self._stop()
+        self._next_batch = position
+
+    def start_prefetch(self) -> None:
+        """Begins to make batches before the first is asked for."""
+        self._start().start_prefetch()
+
+    def close(self) -> None:
+        """Ends the workers; the iterator cannot be used afterwards."""
+        self._closed = True
+        self._stop()
+
+    def _start(self) -> grain.DatasetIterator[Batch]:
+        if self._closed:
+            raise ValueError("the data iterator is closed; make a new one.")
+        if self._running is None:
+            rest = self._batches[self._next_batch :]
+            # One thread: more of them get in each other's way in the interpreter.
+            read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BUFFERED_BATCHES)
+            options = grain.multiprocessing.MultiprocessingOptions(
+                num_workers=self._num_workers, per_worker_buffer_size=_BUFFERED_BATCHES
+            )
+            if self._num_workers:
+                _allow_unparsed_flags()
+            self._running = iter(
+                rest.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_start_worker)
+            )
+        return self._running
+
+    def _stop(self) -> None:
+        running, self._running = getattr(self, "_running", None), None
+        if running is not None:
+            running.close()
+
+
+class _MakeRow:
+    """Example to row: {"image": uint8 [S, S, 3], "tokens": int32 [L]}."""
+
+    def __init__(self, tokenizer: Tokenizer, transform: Transform) -> None:
+        self._tokenizer = tokenizer
+        self._transform = transform
+
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Batch:
+        try:
+            image = self._transform(example["image"], rng)
+        except ValueError as error:
+            raise ValueError(f"example {example.get('key', '?')!r}: {error}") from error
+        return {"image": image, "tokens": self._tokenizer([example["text"]])[0]}
+
+
+def _allow_unparsed_flags() -> None:
+    """Lets Grain start workers in a program that does not parse absl flags, such as a notebook."""
+    name = "grain_enable_multiprocess_worker_profiling"
+    if name in flags.FLAGS and not flags.FLAGS.is_parsed():
+        flags.FLAGS[name].present = True
+
+
+def _start_worker(worker_index: int, worker_count: int) -> None:
+    """Leaves signals to the main process, which ends its workers, and ends with it."""
+    del worker_index, worker_count
+    # Both may be sent to the whole process group; a run must still be able to save itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+# ------------------------------------------------------------------------------------- evaluation
+
+
+def make_eval_batches(
+    source: Source, *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> EvalBatches:
+    """Every example exactly once over all processes, in order, in batches of one fixed shape.
+
+    Args:
+      source: items with `image` (uint8 [S, S, 3]) and, maybe, `label` (array of one shape).
+      batch_size: examples per batch over all processes.
+      process_index: this process; it gets rows [p b, (p + 1) b) of each global batch.
+      process_count: number of processes, which share each global batch evenly.
+
+    Returns:
+      Sequence of batches, as many on all processes, that can be gone through any number of times.
+      With b = batch_size / process_count: {"image": uint8 [b, S, S, 3], "label": as in the source
+      [b, ...], "index": int32 [b], position in the source, "valid": bool [b]}. Rows that fill up
+      the last batch are zero, with index -1 and valid False.
+
+    Raises:
+      InputError: the batch does not divide over the processes, the process index is out of range,
+        the source is empty, or its images are not uint8 arrays.
+    """
+    _check_split("batch_size", batch_size, process_index, process_count)
+    if len(source) == 0:
+        raise InputError(f"{source!r}: has no examples to evaluate.")
+    return EvalBatches(source, batch_size, process_index, process_count)
+
+
+class EvalBatches(Sequence[Batch]):
+    """The batches of `make_eval_batches`; each is made when it is asked for."""
+
+    def __init__(
+        self, source: Source, batch_size: int, process_index: int, process_count: int
+    ) -> None:
+        self._source = source
+        self._batch_size = batch_size
+        self._rows = batch_size // process_count
+        self._first_row = process_index * self._rows
+        first = self._select(source[0])
+        if first["image"].dtype != np.uint8 or first["image"].ndim != 3:
+            raise InputError(
+                f"{source!r}: its images are {first['image'].dtype} of shape "
+                f"{first['image'].shape}; evaluation needs decoded uint8 [S, S, 3]."
+            )
+        self._padding = {name: np.zeros_like(value) for name, value in first.items()}
+
+    def __len__(self) -> int:
+        """Number of batches, the last and maybe incomplete one included."""
+        return -(-len(self._source) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """All batches in order."""
+        return (self[k] for k in range(len(self)))
+
+    def __getitem__(self, k: Any) -> Any:
+        """Batch k (no slices)."""
+        if not 0 <= k < len(self):
+            raise IndexError(f"batch {k}: there are {len(self)}.")
+        begin = k * self._batch_size + self._first_row
+        index = np.arange(begin, begin + self._rows, dtype=np.int32)
+        valid = index < len(self._source)
+        rows = [
+            self._select(self._source[int(i)]) if ok else self._padding
+            for i, ok in zip(index, valid, strict=True)
+        ]
+        batch = {name: np.stack([row[name] for row in rows]) for name in self._padding}
+        return {**batch, "index": np.where(valid, index, np.int32(-1)), "valid": valid}
+
+    def _select(self, example: Mapping[str, Any]) -> Batch:
+        return {name: np.asarray(example[name]) for name in ("image", "label") if name in example}
+
+
+def _check_split(name: str, batch_size: int, process_index: int, process_count: int) -> None:
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise InputError(
+            f"{name}={batch_size}: must be a positive multiple of the number of processes, "
+            f"which is {process_count}, since each takes an equal share of every batch."
+        )
+    if not 0 <= process_index < process_count:
+        raise InputError(
+            f"process_index={process_index}: must be within 0 and {process_count - 1}, as there "
+            f"are {process_count} processes."
+        )

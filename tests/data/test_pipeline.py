@@ -1,0 +1,316 @@
+"""Order, sharing out, resuming and failing of the batch iterators, in threads and in workers."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import grain
+import numpy as np
+import pytest
+
+from tcl_jax.data.pipeline import make_eval_batches, make_iterator
+
+SIDE = 4
+
+
+class NumberSource:
+    """Example i is a picture full of i, with the caption "i"."""
+
+    def __init__(self, length: int, poison: int | None = None) -> None:
+        self.length = length
+        self.poison = poison
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index):
+        if index == self.poison:
+            raise OSError(f"cannot read {index}")
+        image = np.full((SIDE, SIDE, 3), index, np.uint8)
+        label = np.full((SIDE, SIDE), index, np.int32)
+        return {"image": image, "text": str(index), "key": f"k{index}", "label": label}
+
+
+def number_tokens(texts):
+    return np.array([[int(text), 0, 7] for text in texts], np.int32)
+
+
+def add_noise(image, rng):
+    return image + rng.integers(0, 100, image.shape, np.uint8)
+
+
+def refuse_three(image, rng):
+    if image[0, 0, 0] == 3:
+        raise ValueError("three is not a picture")
+    return image
+
+
+def iterate(length=23, batch=6, seed=0, **options):
+    return make_iterator(
+        NumberSource(length),
+        tokenizer=number_tokens,
+        transform=options.pop("transform", add_noise),
+        global_batch_size=batch,
+        seed=seed,
+        **options,
+    )
+
+
+def take(iterator, count):
+    return [{k: np.array(v) for k, v in next(iterator).items()} for _ in range(count)]
+
+
+def order(batches):
+    return [int(i) for batch in batches for i in batch["tokens"][:, 0]]
+
+
+def assert_same(batches, expected):
+    assert len(batches) == len(expected)
+    for a, b in zip(batches, expected, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Seven batches, that is more than two epochs, made in one process without workers."""
+    with_threads = iterate()
+    yield take(with_threads, 7)
+    with_threads.close()
+
+
+# -------------------------------------------------------------------------------- what is in it
+
+
+def test_shapes(reference):
+    assert reference[0]["image"].shape == (6, SIDE, SIDE, 3)
+    assert reference[0]["image"].dtype == np.uint8
+    assert reference[0]["tokens"].shape == (6, 3)
+    assert reference[0]["tokens"].dtype == np.int32
+    assert isinstance(iterate(), grain.DatasetIterator)
+
+
+def test_each_epoch_is_another_order_without_repetition(reference):
+    epochs = [order(reference[:3]), order(reference[3:6])]
+    for epoch in epochs:
+        assert len(set(epoch)) == 18
+        assert epoch != sorted(epoch)
+    assert epochs[0] != epochs[1]
+    assert set(epochs[0]) != set(epochs[1])  # Not always the same ones are left over.
+
+
+def test_seed_decides(reference):
+    assert_same(take(iterate(), 7), reference)
+    other = take(iterate(seed=1), 6)
+    assert order(other[:3]) != order(reference[:3])
+    assert order(other[:3]) != order(reference[3:6])
+
+
+def test_augmentation_differs_between_epochs_and_examples(reference):
+    noise = {}
+    for batch in reference[:6]:
+        for image, tokens in zip(batch["image"], batch["tokens"], strict=True):
+            noise.setdefault(int(tokens[0]), []).append((image - np.uint8(tokens[0])).tobytes())
+    everything = [n for several in noise.values() for n in several]
+    assert len(set(everything)) == len(everything) == 36
+
+
+def test_without_shuffle_and_repeat():
+    iterator = iterate(shuffle=False, repeat=False)
+    assert order(take(iterator, 3)) == list(range(18))
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+@pytest.mark.parametrize("process_count", [2, 3])
+def test_processes_share_the_global_batch(reference, process_count):
+    parts = [
+        take(iterate(process_index=p, process_count=process_count), 7) for p in range(process_count)
+    ]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, reference)
+
+
+# ------------------------------------------------------------------------------------- resuming
+
+
+def test_resume_in_mid_epoch(reference):
+    first = iterate()
+    take(first, 2)
+    state = first.get_state()
+    assert json.loads(json.dumps(state)) == state
+    assert state == {"next_batch": 2, "seed": 0, "examples": 23, "global_batch_size": 6}
+    fresh = iterate()
+    fresh.set_state(state)
+    assert_same(take(fresh, 5), reference[2:])
+    fresh.set_state(state)  # A running iterator goes back, too.
+    assert_same(take(fresh, 2), reference[2:4])
+
+
+def test_state_counts_batches_handed_out_only():
+    iterator = iterate()
+    iterator.start_prefetch()
+    time.sleep(0.1)
+    assert iterator.get_state()["next_batch"] == 0
+
+
+def test_state_goes_to_any_number_of_processes(reference):
+    iterator = iterate(process_index=1, process_count=2)
+    iterator.set_state({"next_batch": 4, "seed": 0, "examples": 23, "global_batch_size": 6})
+    np.testing.assert_array_equal(next(iterator)["image"], reference[4]["image"][3:])
+
+
+def test_foreign_state_is_refused():
+    state = iterate().get_state()
+    for other in (iterate(length=24), iterate(seed=1), iterate(batch=3)):
+        with pytest.raises(ValueError, match="was .*, is .* start anew"):
+            other.set_state(state)
+    with pytest.raises(ValueError, match="next_batch is None"):
+        iterate().set_state({k: v for k, v in state.items() if k != "next_batch"})
+
+
+def test_two_workers_give_the_same_and_resume(reference):
+    iterator = iterate(num_workers=2)
+    try:
+        assert_same(take(iterator, 2), reference[:2])
+        state = iterator.get_state()
+        assert state["next_batch"] == 2
+        assert_same(take(iterator, 1), reference[2:3])
+        iterator.set_state(state)
+        assert_same(take(iterator, 5), reference[2:])
+    finally:
+        iterator.close()
+
+
+# -------------------------------------------------------------------------------------- failing
+
+
+def test_killed_worker_is_an_error_and_can_be_replaced(reference):
+    iterator = iterate(num_workers=1)
+    try:
+        take(iterator, 1)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        begin = time.monotonic()
+        taken = 1
+        with pytest.raises(RuntimeError, match="data worker died .* exit code -9"):
+            for _ in range(10):
+                take(iterator, 1)
+                taken += 1
+        assert time.monotonic() - begin < 10
+        assert iterator.get_state()["next_batch"] == taken
+        assert_same(take(iterator, 1), reference[taken : taken + 1])
+    finally:
+        iterator.close()
+
+
+def test_bad_example_is_named():
+    iterator = iterate(transform=refuse_three, shuffle=False)
+    for _ in range(2):  # It stays an error; the batch is not skipped.
+        with pytest.raises(ValueError, match="example 'k3': three is not a picture"):
+            next(iterator)
+    assert iterator.get_state()["next_batch"] == 0
+
+
+def test_error_of_the_source_comes_through():
+    iterator = make_iterator(
+        NumberSource(8, poison=5),
+        tokenizer=number_tokens,
+        transform=add_noise,
+        global_batch_size=4,
+        seed=0,
+        shuffle=False,
+    )
+    assert order(take(iterator, 1)) == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="cannot read 5"):
+        next(iterator)
+
+
+def test_closed_iterator_is_refused():
+    iterator = iterate()
+    iterator.close()
+    iterator.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(iterator)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"process_count": 4}, "global_batch_size=6: must be a positive multiple"),
+        ({"batch": 0}, "global_batch_size=0"),
+        ({"batch": 24}, "only 23 examples"),
+        ({"process_index": 2, "process_count": 2}, "process_index=2"),
+        ({"num_workers": -1}, "num_workers=-1"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        iterate(**options)
+
+
+# ----------------------------------------------------------------------------------- evaluation
+
+
+@pytest.mark.parametrize(("length", "process_count"), [(12, 1), (13, 1), (13, 2), (12, 3), (1, 2)])
+def test_evaluation_sees_each_example_once(length, process_count):
+    parts = [
+        make_eval_batches(
+            NumberSource(length), batch_size=6, process_index=p, process_count=process_count
+        )
+        for p in range(process_count)
+    ]
+    assert {len(part) for part in parts} == {-(-length // 6)}
+    seen = []
+    for step in zip(*parts, strict=True):
+        for batch in step:
+            rows = 6 // process_count
+            assert batch["image"].shape == (rows, SIDE, SIDE, 3)
+            assert batch["label"].shape == (rows, SIDE, SIDE)
+            assert batch["image"].dtype == np.uint8
+            assert batch["label"].dtype == np.int32
+            assert batch["index"].dtype == np.int32
+            assert batch["valid"].dtype == bool
+            np.testing.assert_array_equal(batch["index"] == -1, ~batch["valid"])
+            kept = batch["valid"]
+            np.testing.assert_array_equal(batch["label"][kept, 0, 0], batch["index"][kept])
+            np.testing.assert_array_equal(batch["image"][kept, 0, 0, 0], batch["index"][kept])
+            assert not batch["image"][~kept].any()
+            seen += batch["index"][kept].tolist()
+    assert seen == list(range(length))
+    assert_same(list(parts[0]), list(parts[0]))  # It can be gone through again.
+
+
+class UnlabelledSource(NumberSource):
+    def __getitem__(self, index):
+        return {"image": super().__getitem__(index)["image"]}
+
+
+class EncodedSource(NumberSource):
+    def __getitem__(self, index):
+        return {"image": b"bytes of a file"}
+
+
+def test_evaluation_without_labels():
+    (batch,) = make_eval_batches(UnlabelledSource(2), batch_size=2)
+    assert batch.keys() == {"image", "index", "valid"}
+
+
+def test_evaluation_bad_input():
+    for batch_size, process_count in ((5, 2), (0, 1)):
+        with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
+            make_eval_batches(NumberSource(4), batch_size=batch_size, process_count=process_count)
+    with pytest.raises(ValueError, match="no examples"):
+        make_eval_batches(NumberSource(0), batch_size=2)
+    with pytest.raises(ValueError, match="decoded uint8"):
+        make_eval_batches(EncodedSource(4), batch_size=2)
+    with pytest.raises(IndexError, match="batch 2"):
+        make_eval_batches(NumberSource(4), batch_size=2)[2]

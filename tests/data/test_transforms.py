@@ -1,0 +1,244 @@
+"""Decoding of awkward files, the random crop and the flip."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tcl_jax.data.transforms import (
+    Chain,
+    HorizontalFlip,
+    ImageDecodeError,
+    RandomResizedCrop,
+    decode,
+)
+
+
+def encode(image: Image.Image, file_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def smooth_image(height: int, width: int) -> np.ndarray:
+    """Colours that change slowly, so that lossy or smaller decoding changes them little."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [255 * x / width, 255 * y / height, 128 + 100 * np.sin((x + y) / 40)]
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options", "tolerance"),
+    [("PNG", {}, 0), ("JPEG", {"quality": 95}, 12), ("WEBP", {"lossless": True}, 0)],
+)
+def test_decode(file_format, options, tolerance):
+    image = smooth_image(30, 40)
+    pixels = decode(encode(Image.fromarray(image), file_format, **options))
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - image).max() <= tolerance
+
+
+def test_decode_grey_palette_and_cmyk():
+    red = Image.new("RGB", (8, 6), (200, 30, 40))
+    assert decode(encode(red.convert("P"), "PNG")).shape == (6, 8, 3)
+    assert decode(encode(red.convert("1"), "PNG")).shape == (6, 8, 3)
+    grey = decode(encode(Image.new("L", (8, 6), 77), "JPEG"))
+    assert np.abs(grey.astype(int) - 77).max() <= 2
+    cmyk = decode(encode(red.convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(cmyk.astype(int) - (200, 30, 40)).max() <= 12
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_become_white(mode):
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.paste((10, 10, 10, 255), (0, 0, 2, 4))
+    pixels = decode(encode(image.convert(mode), "PNG"))
+    assert (pixels[:, :2] == 10).all()
+    assert (pixels[:, 2:] == 255).all()
+
+
+def test_transparent_palette_entry_becomes_white():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 9, 9, 9])
+    assert (decode(encode(image, "PNG", transparency=1)) == 255).all()
+
+
+def test_sixteen_bit_values_are_scaled():
+    deep = np.array([[0, 257, 32768, 65535]], np.uint16)
+    pixels = decode(encode(Image.fromarray(deep), "PNG"))
+    np.testing.assert_array_equal(pixels[0, :, 0], [0, 1, 128, 255])
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_orientation_is_applied(file_format):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned clockwise by a quarter.
+    image = Image.new("RGB", (16, 8), (255, 0, 0))
+    image.paste((0, 0, 255), (0, 0, 8, 8))
+    pixels = decode(encode(image, file_format, exif=exif))
+    assert pixels.shape == (16, 8, 3)
+    assert pixels[2, 4, 2] > 200 > 60 > pixels[2, 4, 0]
+    assert pixels[13, 4, 0] > 200 > 60 > pixels[13, 4, 2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_agrees_with_pillow(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(smooth_image(20, 30)), "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode(data), np.asarray(expected))
+
+
+def test_damaged_orientation_is_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    assert decode(encode(Image.new("RGB", (16, 8)), "JPEG", exif=exif)).shape == (8, 16, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", encode(Image.new("RGB", (4, 4)), "GIF")])
+def test_other_bytes_are_an_error(data):
+    with pytest.raises(ImageDecodeError, match="not a readable JPEG, PNG or WebP"):
+        decode(data)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_truncated_file_is_an_error(file_format):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    data = encode(Image.fromarray(noise), file_format)
+    with pytest.raises(ImageDecodeError, match="64 x 64"):
+        decode(data[: len(data) // 2])
+
+
+def test_implausible_size_is_an_error(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageDecodeError, match="too large"):
+        decode(encode(Image.new("RGB", (40, 40)), "PNG"))
+
+
+# ------------------------------------------------------------------------------------------- crop
+
+
+def test_box_is_within_scale_and_ratio():
+    crop = RandomResizedCrop(8, scale=(0.2, 0.6), ratio=(0.5, 2.0))
+    rng = generator()
+    shares, aspects = [], []
+    for _ in range(500):
+        left, top, right, bottom = crop.sample_box(300, 400, rng)
+        assert 0 <= left < right <= 400
+        assert 0 <= top < bottom <= 300
+        shares.append((right - left) * (bottom - top) / (300 * 400))
+        aspects.append((right - left) / (bottom - top))
+    assert 0.19 < min(shares) < 0.25 < 0.5 < max(shares) < 0.61
+    assert 0.49 < min(aspects) < 0.7 < 1.5 < max(aspects) < 2.02
+    assert abs(np.mean(np.log(aspects))) < 0.1
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (1, 1)])
+def test_box_of_extreme_images_is_centred(height, width):
+    left, top, right, bottom = RandomResizedCrop(8, scale=(0.9, 1.0)).sample_box(
+        height, width, generator()
+    )
+    assert abs(left - (width - right)) <= 1
+    assert abs(top - (height - bottom)) <= 1
+    if height != width:
+        assert (right - left) / (bottom - top) == pytest.approx(
+            4 / 3 if width > height else 3 / 4, abs=0.2
+        )
+
+
+def test_crop_of_the_whole_image_is_a_plain_resize():
+    image = smooth_image(64, 64)
+    crop = RandomResizedCrop(16, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    expected = Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(crop(image, generator()), np.asarray(expected))
+
+
+def test_crop_depends_on_the_random_stream_only():
+    image = smooth_image(64, 80)
+    crop = pickle.loads(pickle.dumps(RandomResizedCrop(16)))
+    first = crop(image, generator(1))
+    assert first.shape == (16, 16, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, crop(image, generator(1)))
+    assert (first != crop(image, generator(2))).any()
+
+
+def test_bytes_and_array_are_cropped_alike():
+    image = smooth_image(97, 61)
+    data = encode(Image.fromarray(image), "PNG")
+    for seed in range(5):
+        crop = RandomResizedCrop(16)
+        np.testing.assert_array_equal(crop(data, generator(seed)), crop(image, generator(seed)))
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_jpeg_decoded_smaller_gives_the_same_crop(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(smooth_image(403, 607)), "JPEG", quality=95, exif=exif)
+    whole = decode(data)
+    for seed in range(4):
+        crop = RandomResizedCrop(24)
+        difference = crop(data, generator(seed)).astype(int) - crop(whole, generator(seed))
+        assert np.abs(difference).max() <= 8, seed
+
+
+def test_large_jpeg_is_not_decoded_in_full(monkeypatch):
+    sizes = []
+    original = Image.Image.resize
+
+    def spy(self, *args, **kwargs):
+        sizes.append(self.size)
+        return original(self, *args, **kwargs)
+
+    data = encode(Image.fromarray(smooth_image(400, 400)), "JPEG")
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    RandomResizedCrop(40, scale=(1.0, 1.0), ratio=(1.0, 1.0))(data, generator())
+    assert sizes == [(50, 50)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size=0"),
+        ({"size": 8, "scale": (0.5, 0.1)}, "scale="),
+        ({"size": 8, "scale": (0.5, 2.0)}, "scale="),
+        ({"size": 8, "ratio": (0.0, 1.0)}, "ratio="),
+    ],
+)
+def test_crop_bad_settings(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RandomResizedCrop(**arguments)
+
+
+# ------------------------------------------------------------------------------- flip and chaining
+
+
+def test_flip():
+    image = smooth_image(4, 6)
+    np.testing.assert_array_equal(HorizontalFlip(1.0)(image, generator()), image[:, ::-1])
+    np.testing.assert_array_equal(HorizontalFlip(0.0)(image, generator()), image)
+    rng = generator()
+    flipped = sum((HorizontalFlip()(image, rng) != image).any() for _ in range(400))
+    assert 160 < flipped < 240
+    with pytest.raises(ValueError, match="probability=1.5"):
+        HorizontalFlip(1.5)
+
+
+def test_chain():
+    image = smooth_image(40, 60)
+    data = encode(Image.fromarray(image), "PNG")
+    chain = pickle.loads(pickle.dumps(Chain((RandomResizedCrop(16), HorizontalFlip(1.0)))))
+    expected = RandomResizedCrop(16)(image, generator(3))[:, ::-1]
+    np.testing.assert_array_equal(chain(data, generator(3)), expected)
+    np.testing.assert_array_equal(Chain(())(data, generator()), image)
+    np.testing.assert_array_equal(Chain((HorizontalFlip(1.0),))(data, generator()), image[:, ::-1])
