@@ -1,0 +1,99 @@
+"""Making masks: padding, PAMR, KP mixing and resizing (TCL section 4.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tcl_jax.models.clip import CLIP, encode_image
+from tcl_jax.models.tcl import TCL, ground
+from tcl_jax.ops.images import center_pad
+from tcl_jax.ops.masking import pixel_text_similarity
+from tcl_jax.ops.pamr import pamr
+from tcl_jax.ops.resize import resize
+
+KP_SCALE, KP_OFFSET = 10.0, 0.25
+"""Steepness and centre of the sigmoid over CLIP's own patch similarities in KP mixing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    """How masks are post-processed; the defaults are the paper's evaluation without PAMR.
+
+    Attributes:
+        pamr: whether masks are refined by pixel-adaptive mask refinement.
+        kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
+    """
+
+    pamr: bool = False
+    kp_weight: float = 0.3
+
+
+def make_masks(
+    model: TCL,
+    params: Any,
+    image: Float[Array, "b H W 3"],
+    text_embeddings: Float[Array, "n d"],
+    options: MaskOptions = MaskOptions(),
+) -> Float[Array, "b H W n"]:
+    """Soft masks of every text at the images' own size, float32 in [0, 1].
+
+    Args:
+        model, params: TCL and all its parameters, `clip` included.
+        image: [b, H, W, 3] normalised; any size.
+        text_embeddings: [n, d], normalised or not.
+        options: post-processing.
+    """
+    padded, (top, left) = center_pad(image, model.config.patch_size)
+    grounding = ground(model, params, padded, text_embeddings)
+    masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
+    grid = masks.shape[1:3]
+    if options.pamr:
+        masks = pamr(resize(padded, grid, align_corners=True), masks)
+    if options.kp_weight:
+        similarity = pixel_text_similarity(grounding.vision.patch_embeddings, text_embeddings)
+        dense = jax.nn.sigmoid(KP_SCALE * (jnp.moveaxis(similarity, 1, -1) - KP_OFFSET))
+        masks = options.kp_weight * resize(dense, grid) + (1 - options.kp_weight) * masks
+    masks = resize(masks, padded.shape[1:3])
+    return masks[:, top : top + image.shape[1], left : left + image.shape[2]]
+
+
+def maskclip_similarity(
+    model: CLIP,
+    params: Any,
+    image: Float[Array, "b H W 3"],
+    text_embeddings: Float[Array, "n d"],
+) -> Float[Array, "b H W n"]:
+    """Cosine of CLIP's own dense features with the texts, bilinear to the images' size.
+
+    The MaskCLIP baseline (Zhou et al., ECCV 2022): nothing that TCL learns is used.
+
+    Args:
+        model, params: CLIP and its parameters.
+        image, text_embeddings: as in `make_masks`.
+    """
+    padded, (top, left) = center_pad(image, model.config.patch_size)
+    vision = encode_image(model, params, padded)
+    similarity = pixel_text_similarity(vision.patch_embeddings, text_embeddings)
+    similarity = resize(jnp.moveaxis(similarity, 1, -1), padded.shape[1:3])
+    return similarity[:, top : top + image.shape[1], left : left + image.shape[2]]
+
+
+def label_map(masks: Float[Array, "b H W n"], background: float | None) -> Int[Array, "b H W"]:
+    """Class per pixel, int32.
+
+    Args:
+        masks: scores of n classes.
+        background: score of a background class placed before the others, or None for none.
+
+    Returns:
+        With a background 0 for it and 1 to n for the classes, else 0 to n - 1.
+    """
+    if background is not None:
+        constant = jnp.full((*masks.shape[:-1], 1), background, masks.dtype)
+        masks = jnp.concatenate([constant, masks], axis=-1)
+    return jnp.argmax(masks, axis=-1).astype(jnp.int32)

@@ -1,0 +1,129 @@
+"""Masks as pictures: overlays, legends and comparison grids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER, INK, FAINT = (255, 255, 255), (34, 36, 40), (120, 124, 132)
+FONT_SIZE, MARGIN = 15, 14
+
+Rgb = UInt8[np.ndarray, "h w 3"]
+
+
+def colorize(
+    label: Integer[np.ndarray, "h w"], palette: UInt8[np.ndarray, "n 3"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Label map to RGB by palette row."""
+    return palette[label]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    label: Integer[np.ndarray, "h w"],
+    palette: UInt8[np.ndarray, "n 3"],
+    opacity: float = 0.6,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Image with every class but 0 tinted in its colour.
+
+    Args:
+        image: RGB, uint8.
+        label: class per pixel, 0 is background and stays untouched.
+        palette: colour per class, uint8.
+        opacity: of the tint, in [0, 1].
+    """
+    tinted = (1 - opacity) * image + opacity * colorize(label, palette)
+    return np.where((label > 0)[..., None], np.rint(tinted).astype(np.uint8), image)
+
+
+def enlarge(image: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Repeats every pixel, so that tiny pictures can be looked at."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def comparison_grid(
+    columns: Mapping[str, Sequence[Rgb]],
+    legend: Mapping[str, Sequence[int]],
+    *,
+    columns_of_scenes: int = 2,
+    enlarge_by: int = 2,
+    note: str = "",
+) -> Rgb:
+    """Scenes as rows of equal cells under column titles, with a legend below.
+
+    Args:
+        columns: title -> one picture per scene, all uint8 and of one shape.
+        legend: name -> RGB, in the order they are shown.
+        columns_of_scenes: scenes side by side.
+        enlarge_by: integer factor by which the pictures are enlarged.
+        note: a line under the grid.
+
+    Returns:
+        RGB picture, uint8.
+    """
+    titles = list(columns)
+    scenes = len(columns[titles[0]])
+    side_h, side_w = (size * enlarge_by for size in columns[titles[0]][0].shape[:2])
+    gap, title_height = 6, FONT_SIZE + 12
+    block = len(titles) * (side_w + gap) - gap
+    rows = -(-scenes // columns_of_scenes)
+    width = columns_of_scenes * block + (columns_of_scenes - 1) * 2 * MARGIN + 2 * MARGIN
+    entries = _legend_layout(legend, width - 2 * MARGIN)
+    legend_height = (entries[-1][1] + FONT_SIZE + 12 if entries else 0) + MARGIN
+    note_height = FONT_SIZE + 10 if note else 0
+    height = MARGIN + title_height + rows * (side_h + gap) + note_height + legend_height + MARGIN
+
+    page = Image.new("RGB", (width, height), PAPER)
+    draw, font = ImageDraw.Draw(page), _font()
+    for group in range(min(columns_of_scenes, scenes)):
+        left = MARGIN + group * (block + 2 * MARGIN)
+        for k, title in enumerate(titles):
+            center = left + k * (side_w + gap) + side_w // 2
+            draw.text((center, MARGIN + 4), title, INK, font, anchor="ma")
+    for scene in range(scenes):
+        row, group = divmod(scene, columns_of_scenes)
+        left = MARGIN + group * (block + 2 * MARGIN)
+        top = MARGIN + title_height + row * (side_h + gap)
+        for k, title in enumerate(titles):
+            cell = Image.fromarray(enlarge(columns[title][scene], enlarge_by))
+            page.paste(cell, (left + k * (side_w + gap), top))
+    top = MARGIN + title_height + rows * (side_h + gap)
+    if note:
+        draw.text((MARGIN, top + 4), note, FAINT, font)
+    top += note_height + MARGIN
+    for (name, color), (x, y) in zip(legend.items(), entries, strict=True):
+        box = (MARGIN + x, top + y, MARGIN + x + FONT_SIZE, top + y + FONT_SIZE)
+        draw.rectangle(box, tuple(int(c) for c in color), FAINT)
+        draw.text((MARGIN + x + FONT_SIZE + 6, top + y - 2), name, INK, font)
+    return np.asarray(page)
+
+
+def _legend_layout(legend: Mapping[str, Sequence[int]], width: int) -> list[tuple[int, int]]:
+    """Left and top of every entry, in columns of equal width."""
+    font = _font()
+    cell = max((int(font.getlength(name)) for name in legend), default=0) + FONT_SIZE + 24
+    per_row = max(width // cell, 1)
+    return [(i % per_row * cell, i // per_row * (FONT_SIZE + 9)) for i in range(len(legend))]
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(FONT_SIZE)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def save_png(path: str | os.PathLike[str], image: Rgb) -> None:
+    """Writes a PNG under a temporary name first, so that the file is whole or absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        Image.fromarray(image).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

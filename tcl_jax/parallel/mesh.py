@@ -1,0 +1,68 @@
+"""One mesh over all devices of all processes, and how arrays lie on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from tcl_jax.errors import InputError
+
+DATA_AXIS = "data"
+"""Mesh axis over which batches are split."""
+
+
+def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh over the given devices, by default every device of every process."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+    """Rows (axis 0) are split evenly over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def check_batch_size(global_batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Refuses a batch that devices and accumulation steps cannot share evenly.
+
+    Args:
+        global_batch_size: rows of a batch over all devices.
+        mesh: the devices.
+        parts: accumulation steps.
+
+    Raises:
+        InputError: if the batch is not a positive multiple of devices times parts.
+    """
+    share = mesh.size * parts
+    if global_batch_size <= 0 or global_batch_size % share:
+        below = max(global_batch_size // share, 1) * share
+        over = f" x {parts} accumulation steps" if parts > 1 else ""
+        raise InputError(
+            f"train.global_batch_size={global_batch_size} does not divide over {mesh.size} "
+            f"device(s){over}; choose a multiple of {share}, such as {below} or {below + share}"
+        )
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a batch to its devices, as global arrays split by rows."""
+    sharding = batch_sharded(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }
+
+
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
+    """A tree that every process holds alike, copied to every device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )

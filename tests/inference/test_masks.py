@@ -1,0 +1,80 @@
+"""Masks against the reference at three image sizes, and label maps."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tcl_jax.inference.masks import MaskOptions, label_map, make_masks, maskclip_similarity
+from tcl_jax.inference.texts import class_embeddings
+from tcl_jax.models.clip import CLIP
+from tcl_jax.ops.masking import l2_normalize
+from tests.reference import TAP_LAYER, load, nchw_to_nhwc, reference_model, relative_error
+
+SIZES = ("64x64", "70x90", "96x64")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("pamr", [0, 1])
+@pytest.mark.parametrize("kp", ["0.0", "0.3"])
+def test_masks_match_reference(size: str, pamr: int, kp: str) -> None:
+    golden = load("masks")
+    model, learned, clip = reference_model()
+    masks = jax.jit(make_masks, static_argnums=(0, 4))(
+        model,
+        {**learned, "clip": clip},
+        nchw_to_nhwc(golden[f"{size}/image"]),
+        golden["text_emb"],
+        MaskOptions(pamr=bool(pamr), kp_weight=float(kp)),
+    )
+    expected = golden[f"{size}/mask_pamr{pamr}_kp{kp}"]
+    assert relative_error(np.moveaxis(masks, -1, 1), expected) < 1e-4
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_similarity_map_matches_reference(size: str) -> None:
+    golden = load("masks")
+    model, learned, clip = reference_model()
+    image = nchw_to_nhwc(golden[f"{size}/image"])
+    rows, columns = (-image.shape[1]) % 16, (-image.shape[2]) % 16
+    padded = np.pad(
+        image,
+        ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)),
+    )
+    grounding = model.apply({"params": {**learned, "clip": clip}}, padded, golden["text_emb"])
+    sim2mask = learned["sim2mask"]
+    similarity = (np.asarray(grounding.mask_logits) - sim2mask["b"]) / sim2mask["w"]
+    assert relative_error(similarity, golden[f"{size}/simmap"]) < 1e-4
+
+
+def test_class_embeddings_match_reference() -> None:
+    golden = load("masks")
+    model, _, clip = reference_model()
+    embeddings = class_embeddings(
+        CLIP(model.config, TAP_LAYER), clip, golden["class_tokens"].astype(np.int32)
+    )
+    assert relative_error(embeddings, golden["class_text_emb"]) < 1e-4
+
+
+def test_maskclip_similarity_is_a_cosine_of_the_image_size() -> None:
+    golden = load("masks")
+    model, _, clip = reference_model()
+    image = nchw_to_nhwc(golden["70x90/image"])
+    similarity = maskclip_similarity(CLIP(model.config), clip, image, golden["text_emb"])
+    assert similarity.shape == (1, 70, 90, 5)
+    assert float(jnp.abs(similarity).max()) <= 1.0
+    scaled = maskclip_similarity(CLIP(model.config), clip, image, 3 * golden["text_emb"])
+    np.testing.assert_allclose(similarity, scaled, atol=1e-6)
+
+
+def test_label_map_with_and_without_background() -> None:
+    masks = jnp.array([[[[0.2, 0.6], [0.1, 0.3], [0.7, 0.65]]]])
+    np.testing.assert_array_equal(label_map(masks, 0.5), [[[2, 0, 1]]])
+    np.testing.assert_array_equal(label_map(masks, None), [[[1, 1, 0]]])
+
+
+def test_normalising_a_zero_vector_has_a_finite_gradient() -> None:
+    gradient = jax.grad(lambda x: l2_normalize(x).sum())(jnp.zeros(3))
+    assert bool(jnp.isfinite(gradient).all())
