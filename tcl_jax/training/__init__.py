@@ -1,0 +1,1 @@
+"""Objectives, optimiser, steps, checkpoints, and the loop."""

@@ -1,0 +1,152 @@
+"""From a config to a model, its initial parameters, and the objective."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tcl_jax.convert.clip import clip_params, infer_clip_config
+from tcl_jax.convert.readers import read_state_dict, resolve_weights
+from tcl_jax.errors import InputError
+from tcl_jax.models.clip import CLIP, VARIANTS, CLIPConfig
+from tcl_jax.models.grounder import grounder_from_clip
+from tcl_jax.models.tcl import TCL
+from tcl_jax.ops.losses import LossWeights
+from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
+from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+REFERENCE_BATCH = 4096
+"""Batch for which TCL states its learning rates; others scale linearly."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+        objective: the loss.
+        params: initial learned parameters, on the host.
+        frozen: frozen parameters (CLIP's for TCL, empty for CLIP), on the host.
+        clip: the CLIP inside, for text embeddings and the baseline.
+    """
+
+    objective: Objective
+    params: Any
+    frozen: Any
+    clip: CLIP
+
+
+def clip_config(config: ConfigDict) -> CLIPConfig:
+    """Sizes of the CLIP: a row of `VARIANTS`, or `model.sizes` where the variant is "custom".
+
+    Raises:
+        InputError: if the variant is unknown or the sizes are impossible.
+    """
+    variant = config.model.variant
+    if variant in VARIANTS:
+        return VARIANTS[variant]
+    if variant != "custom":
+        raise InputError(
+            f"model.variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}, or "
+            "'custom' with the sizes in model.sizes"
+        )
+    try:
+        return CLIPConfig(**config.model.sizes.to_dict())
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model.sizes do not describe a CLIP: {error}") from error
+
+
+def compute_dtype(config: ConfigDict) -> Any:
+    """The dtype that `model.dtype` names.
+
+    Raises:
+        InputError: if it is neither float32 nor bfloat16.
+    """
+    if config.model.dtype not in DTYPES:
+        raise InputError(
+            f"model.dtype={config.model.dtype!r} is unknown; choose float32 or bfloat16"
+        )
+    return DTYPES[config.model.dtype]
+
+
+def load_clip(config: ConfigDict) -> tuple[CLIPConfig, Any]:
+    """Sizes and parameters of the pretrained CLIP that `model.weights` names.
+
+    Raises:
+        InputError: if the file is missing, damaged, or of other sizes than `model.variant`.
+    """
+    sizes = clip_config(config)
+    state_dict = read_state_dict(resolve_weights(config.model.weights))
+    infer_clip_config(state_dict, sizes.activation)
+    return sizes, clip_params(state_dict, sizes)
+
+
+def build_clip(config: ConfigDict) -> Task:
+    """CLIP from scratch, everything learned."""
+    model = CLIP(clip_config(config), dtype=compute_dtype(config))
+    side, length = model.config.resolution, model.config.context_length
+    image, tokens = jnp.zeros((1, side, side, 3)), jnp.zeros((1, length), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(config.seed), image, tokens)["params"]
+    return Task(CLIPObjective(model), jax.device_get(params), {}, model)
+
+
+def build_tcl(config: ConfigDict) -> Task:
+    """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
+    sizes, clip = load_clip(config)
+    dtype = compute_dtype(config)
+    tap = config.model.tap_layer or sizes.vision_layers - 1
+    if not 0 < tap < sizes.vision_layers:
+        raise InputError(
+            f"model.tap_layer={tap} leaves the grounder nothing to copy; choose 1 to "
+            f"{sizes.vision_layers - 1}, or 0 for the block before the last"
+        )
+    model = TCL(sizes, tap, dtype)
+    image = jnp.zeros((1, sizes.resolution, sizes.resolution, 3))
+    tokens = jnp.zeros((1, sizes.context_length), jnp.int32)
+
+    def init(key: jax.Array) -> Any:
+        params = model.init(key, image, tokens, method=TCL.initialize)["params"]
+        return {name: tree for name, tree in params.items() if name != "clip"}
+
+    params = jax.device_get(jax.jit(init)(jax.random.key(config.seed)))
+    params["grounder"] = grounder_from_clip(params["grounder"], clip, tap)
+    weights = LossWeights(
+        tcl=config.loss.tcl,
+        area=config.loss.area,
+        tv=config.loss.tv,
+        area_prior=config.loss.area_prior,
+    )
+    objective = TCLObjective(model, weights, config.loss.temperature)
+    return Task(objective, params, clip, CLIP(sizes, tap, dtype))
+
+
+TASKS = {"tcl": build_tcl, "clip": build_clip}
+
+
+def build_task(config: ConfigDict) -> Task:
+    """Model, parameters and objective of `config.objective`.
+
+    Raises:
+        InputError: if something in the config or the weights does not fit.
+    """
+    if config.objective not in TASKS:
+        raise InputError(
+            f"objective={config.objective!r} is unknown; choose one of {', '.join(TASKS)}"
+        )
+    return TASKS[config.objective](config)
+
+
+def build_optimizer(config: ConfigDict) -> tuple[AdamW, Schedule]:
+    """AdamW and the learning rate, scaled with the batch where `optim.scale_with_batch` says so."""
+    c = config.optim
+    scale = config.train.global_batch_size / REFERENCE_BATCH if c.scale_with_batch else 1.0
+    adamw = AdamW(b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, clip_norm=c.clip_norm)
+    schedule = warmup_cosine(
+        c.base_lr * scale, c.min_lr * scale, c.warmup_steps, config.train.total_steps
+    )
+    return adamw, schedule

@@ -1,0 +1,100 @@
+"""What can be said of a config before anything is built or written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tcl_jax.errors import InputError
+
+POSITIVE = (
+    "train.global_batch_size",
+    "train.total_steps",
+    "train.accumulation_steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_latest",
+    "eval.every",
+    "eval.batch_size",
+    "optim.base_lr",
+    "optim.clip_norm",
+    "loss.temperature",
+)
+NOT_NEGATIVE = (
+    "train.keep_best",
+    "train.backbone_from_step",
+    "optim.warmup_steps",
+    "optim.min_lr",
+    "optim.weight_decay",
+    "data.num_workers",
+    "model.tap_layer",
+)
+SHARES = ("loss.area_prior", "eval.kp_weight", "data.flip")
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses values that no run can have.
+
+    Raises:
+        InputError: listing every field with an impossible value.
+    """
+    wrong = [
+        *(
+            f"{name}={value!r} must be positive"
+            for name, value in _values(config, POSITIVE)
+            if not value > 0
+        ),
+        *(
+            f"{name}={value!r} must not be negative"
+            for name, value in _values(config, NOT_NEGATIVE)
+            if value < 0
+        ),
+        *(
+            f"{name}={value!r} must be between 0 and 1"
+            for name, value in _values(config, SHARES)
+            if not 0 <= value <= 1
+        ),
+    ]
+    if wrong:
+        raise InputError(f"the config has impossible values: {'; '.join(wrong)}")
+
+
+def _values(config: ConfigDict, names: tuple[str, ...]) -> list[tuple[str, Any]]:
+    flat = flatten(config.to_dict())
+    return [(name, flat[name]) for name in names]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict to one level with dotted names; an empty dict stays as a value."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def check_same_config(config: dict[str, Any], stored: dict[str, Any], workdir: str) -> None:
+    """Refuses to continue a run with another config.
+
+    Raises:
+        InputError: listing the fields that differ, with both values.
+    """
+    ours, theirs = flatten(config), flatten(stored)
+    lines = [
+        f"  {name}: {theirs.get(name, '(absent)')!r} there, {ours.get(name, '(absent)')!r} now"
+        for name in sorted(ours.keys() | theirs.keys())
+        if _plain(ours.get(name)) != _plain(theirs.get(name)) or (name in ours) != (name in theirs)
+    ]
+    if lines:
+        raise InputError(
+            f"workdir {workdir!r} holds a run with another config, which differs in:\n"
+            + "\n".join(lines)
+            + "\nStart in a new workdir, or give the same config to continue that run."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

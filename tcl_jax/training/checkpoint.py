@@ -1,0 +1,453 @@
+"""Checkpoints: asynchronous, atomic, checked on the way back in.
+
+A store is one directory with one sub-directory per step, written by Orbax. A step counts only once
+its commit file is there: a process killed while writing leaves a directory without it, and a step
+is deleted by removing that file first, so that no half-present step is ever listed. After the
+commit the size and CRC-32 of every file are written next to them; zarr chunks carry no checksum
+of their own, and without this a flipped bit would come back as a wrong weight.
+
+The state is stored as a flat dict from the path of a leaf (`params/visual/proj`) to the array.
+Each method that reads or writes a step is collective: all processes call it, in the same order.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from tcl_jax.training.checksums import find_damage, has_checksums, write_checksums, write_json
+from tcl_jax.training.leaves import check_storable, find_mismatch, name_leaves, place_leaves
+
+_COMMIT = "commit_success.txt"
+_METRICS = "metrics.json"
+_STEP_NAME = re.compile(r"0|[1-9][0-9]*")
+_T = TypeVar("_T")
+
+
+class CheckpointError(ValueError):
+    """A store or a step of it cannot be opened, read or written; names the directory and why."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A readable step holds other leaves, shapes or dtypes than asked for; names each of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """One step read back.
+
+    Attributes:
+      step: the step it was saved at.
+      state: as `abstract_state`, with jax.Array leaves in the shardings asked for.
+      data_state: what this process gave to `save`, through JSON (tuples are lists now); None
+        where none was given, or where the number of processes was another (logged as a warning).
+      config: the config given to `save`, through JSON.
+    """
+
+    step: int
+    state: Any
+    data_state: Any
+    config: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run; a context manager that waits for the write under way.
+
+    Args:
+      directory: where the steps are; made if absent, unless `read_only`. Local or shared path,
+        or an object-store URL that `etils.epath` can open. All processes must see the same one.
+      keep_latest: how many of the newest steps to keep, at least 1.
+      keep_best: how many of the best steps by `best_metric` to keep besides.
+      best_metric: name in `metrics` of the number to rank by, higher is better; None: no ranking.
+      read_only: only for reading: makes no directory, and `save` is refused.
+
+    Raises:
+      CheckpointError: the directory is a file, cannot be made, or cannot be written.
+      ValueError: `keep_latest` below 1 or `keep_best` below 0.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        if keep_latest < 1 or keep_best < 0:
+            raise ValueError(
+                f"keep_latest={keep_latest}, keep_best={keep_best}: keep_latest must be at least 1 "
+                "(the step to resume from) and keep_best at least 0."
+            )
+        self.directory = epath.Path(directory)
+        if self._is_local:
+            self.directory = epath.Path(os.path.abspath(self.directory))
+        self._keep_latest, self._keep_best = keep_latest, keep_best
+        self._best_metric, self._read_only = best_metric, read_only
+        self._open_directory()
+        registry = ocp.handlers.local_registry()
+        # By name, since a dict of numbers would otherwise be taken for a tree of scalars.
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name="info")
+        self._context = ocp.Context()
+        self._context.checkpointables.registry = registry
+        self._steps = set(self._scan())
+        self._damaged: set[int] = set()
+        self._sound: set[epath.Path] = set()
+        self._metrics = self._read_metrics()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: tuple[int, set[int], concurrent.futures.Future[None]] | None = None
+
+    # ----------------------------------------------------------------------------- what there is
+
+    def steps(self) -> list[int]:
+        """Complete steps, ascending; waits for the write under way, which may raise its error."""
+        self.wait()
+        return sorted(self._steps - self._damaged)
+
+    def latest_step(self) -> int | None:
+        """The newest complete step, None if there is none."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The step with the highest `best_metric` (the newer of equals), None if none has it."""
+        return next(iter(self._ranked(self.steps())), None)
+
+    # ------------------------------------------------------------------------------------- saving
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        data_state: Any,
+        config: dict[str, Any],
+        metrics: dict[str, float] | None = None,
+        wait: bool = False,
+    ) -> bool:
+        """Starts to write a step; returns once the arrays are on the host.
+
+        The arrays of `state` may be donated or deleted as soon as this returns. A write still
+        under way is waited for first. Steps that are no longer to be kept go once the new one is
+        complete. A step that is there already is not written again, as a step has one state only;
+        `metrics` given now are recorded for it, so that one may save, evaluate and save again.
+
+        Args:
+          step: number of the step, at least 0.
+          state: tree of jax.Array (no PRNG keys, no empty arrays).
+          data_state: JSON-able position of the data iterator of this process.
+          config: JSON-able settings of the run.
+          metrics: scores of this step, to rank by `best_metric`; what is not finite never ranks.
+          wait: return only when the step is complete on disk.
+
+        Returns:
+          True if a write was started, False if the step was there already.
+
+        Raises:
+          CheckpointError: this write, or the one before it, failed, or the store is read-only.
+          ValueError: a leaf, `data_state` or `config` cannot be stored; it is named.
+        """
+        if self._read_only:
+            raise CheckpointError(f"{self.directory}: opened with read_only=True; cannot save.")
+        if step < 0:
+            raise ValueError(f"step {step}: must be at least 0.")
+        self.wait()
+        if metrics:
+            self._record_metrics(step, metrics)
+        if step in self._steps and step not in self._damaged:
+            return False
+        leaves = name_leaves(state)
+        check_storable(leaves)
+        info = {
+            "config": json.loads(_to_json("config", config)),
+            "data_states": [json.loads(s) for s in _gather(_to_json("data_state", data_state))],
+        }
+        if step in self._damaged:
+            self._uncommit([step])
+        try:
+            with self._context, jax.transfer_guard("allow"):
+                response = ocp.save_checkpointables_async(
+                    self._path(step), {"state": leaves, "info": info}, overwrite=True
+                )
+        except Exception as error:
+            raise self._write_error(step, error) from error
+        kept = self._kept((self._steps - self._damaged) | {step})
+        self._pending = step, kept, self._thread.submit(self._finish, step, response, kept)
+        if wait:
+            self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Returns when the write under way is complete; raises CheckpointError if it failed."""
+        if self._pending is None:
+            return
+        step, kept, future = self._pending
+        try:
+            future.result()
+        except Exception as error:
+            self._pending = None
+            self._steps.discard(step)
+            raise self._write_error(step, error) from error
+        self._pending, self._steps, self._damaged = None, kept, set()
+
+    def close(self) -> None:
+        """Waits for the write under way and ends the thread; the store is not used afterwards."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> CheckpointStore:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Closes; an error of the body is not hidden behind one of the last write."""
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            logging.error("%s", failure)
+
+    # ------------------------------------------------------------------------------------ reading
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
+        """Reads a step into the given shardings.
+
+        Without `step` the newest is read; if it is damaged, the one before it, with a warning
+        that names the damaged one, which is replaced when that step is saved again.
+
+        Args:
+          abstract_state: tree of jax.ShapeDtypeStruct with shardings (a leaf without one goes to
+            the first local device, if there is one process only).
+          step: the step to read; damage is then an error.
+
+        Returns:
+          The step, its state, and what was saved with it.
+
+        Raises:
+          CheckpointMismatchError: leaves, shapes or dtypes differ; names them, with both shapes.
+          CheckpointError: no such step, nothing readable, or a step with sound files that cannot
+            be read (no memory, say: no reason to drop it); names the directory and the reason.
+        """
+        wanted = place_leaves(name_leaves(abstract_state))
+
+        def read(path: epath.Path) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+            stored = ocp.checkpointables_metadata(path).metadata["state"]
+            if stored is None:
+                raise OSError("the description of its arrays is missing or unreadable")
+            if mismatch := find_mismatch(wanted, stored):
+                raise CheckpointMismatchError(f"{path}: does not fit the model: {mismatch}.")
+            items = ocp.load_checkpointables(path, {"state": wanted, "info": None})
+            return items["state"], items["info"]
+
+        found, (leaves, info) = self._first_readable(step, read)
+        data_states, data_state = info["data_states"], None
+        if len(data_states) == jax.process_count():
+            data_state = data_states[jax.process_index()]
+        else:
+            count = f"{len(data_states)} processes, there are {jax.process_count()} now"
+            logging.warning("%s: saved by %s: data positions left out.", self._path(found), count)
+        state = jax.tree.unflatten(
+            jax.tree.structure(abstract_state), [leaves[name] for name in wanted]
+        )
+        return Restored(found, state, data_state, info["config"])
+
+    def read_config(self, step: int | None = None) -> dict[str, Any]:
+        """The config saved with `step`, or with the newest readable one.
+
+        Raises:
+          CheckpointError: as in `restore`.
+        """
+
+        def read(path: epath.Path) -> dict[str, Any]:
+            return ocp.load_checkpointables(path, {"info": None})["info"]["config"]
+
+        return self._first_readable(step, read)[1]
+
+    def _first_readable(self, step: int | None, read: Callable[[epath.Path], _T]) -> tuple[int, _T]:
+        there = self.steps()
+        if not there:
+            raise CheckpointError(f"{self.directory}: holds no complete checkpoint.")
+        if step is not None and step not in there:
+            raise CheckpointError(f"{self.directory}: no step {step}; the steps are {there}.")
+        reasons = []
+        for candidate in reversed(there) if step is None else [step]:
+            path = self._path(candidate)
+            problem = _agree(self._find_damage(path))
+            if problem is None:
+                self._sound.add(path)
+                try:
+                    with self._context, jax.transfer_guard("allow"):
+                        result = read(path)
+                except CheckpointMismatchError:
+                    raise
+                except Exception as error:
+                    problem = _reason(error)
+                problem = _agree(problem)
+                if problem is None:
+                    return candidate, result
+                if has_checksums(path):
+                    raise CheckpointError(f"{path}: is intact but cannot be read: {problem}.")
+            self._damaged.add(candidate)
+            reasons.append(f"step {candidate}: {problem}")
+            if step is None:
+                logging.warning("%s is damaged and left out: %s", path, problem)
+        raise CheckpointError(
+            f"{self.directory}: no readable checkpoint ({'; '.join(reasons)}). Restore the "
+            "directory from a copy, or start over in an empty one."
+        )
+
+    # ---------------------------------------------------------------------------- the directory
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in os.fspath(self.directory)
+
+    def _find_damage(self, path: epath.Path) -> str | None:
+        if not self._is_local or path in self._sound:  # object stores check their own content
+            return None
+        return find_damage(path, share=jax.process_index(), shares=jax.process_count())
+
+    def _path(self, step: int) -> epath.Path:
+        return self.directory / str(step)
+
+    def _open_directory(self) -> None:
+        where = self.directory
+        try:
+            if where.exists() and not where.is_dir():
+                raise CheckpointError(f"{where}: is a file; a directory is needed.")
+            if self._read_only:
+                return
+            where.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"{where}: cannot be opened as a checkpoint directory: {error}."
+            ) from error
+        if self._is_local and not os.access(where, os.W_OK | os.X_OK):
+            raise CheckpointError(f"{where}: is not writable; choose another directory.")
+
+    def _scan(self) -> list[int]:
+        try:
+            names = [p.name for p in self.directory.iterdir()] if self.directory.exists() else []
+        except OSError as error:
+            raise CheckpointError(f"{self.directory}: cannot be listed: {error}.") from error
+        steps = [int(name) for name in names if _STEP_NAME.fullmatch(name)]
+        return [step for step in steps if (self._path(step) / _COMMIT).exists()]
+
+    def _write_error(self, step: int, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self.directory}: step {step} could not be written: {_reason(error)}. Is the disk "
+            "full or gone? The steps before it are as they were."
+        )
+
+    def _uncommit(self, steps: Iterable[int]) -> None:
+        if jax.process_index() == 0:
+            for step in steps:
+                (self._path(step) / _COMMIT).unlink(missing_ok=True)
+
+    def _finish(self, step: int, response: ocp.AsyncResponse[Any], kept: set[int]) -> None:
+        response.result()
+        if jax.process_index() != 0:
+            return
+        try:
+            if self._is_local:
+                write_checksums(self._path(step))
+            self._uncommit(self._steps - kept)
+            for child in self.directory.iterdir():
+                # No write is under way now, so whatever is not committed is of a killed process.
+                half = _STEP_NAME.fullmatch(child.name) and not (child / _COMMIT).exists()
+                if half or ".orbax-checkpoint-tmp" in child.name or child.name.endswith(".part"):
+                    child.rmtree(missing_ok=True) if child.is_dir() else child.unlink()
+        except OSError as error:
+            logging.warning("%s: could not be tidied: %s", self.directory, error)
+
+    # ----------------------------------------------------------------------------------- metrics
+
+    def _ranked(self, steps: Iterable[int]) -> list[int]:
+        if self._best_metric is None:
+            return []
+        metrics = {s: self._metrics.get(s, {}) for s in steps}
+        score = {s: m[self._best_metric] for s, m in metrics.items() if self._best_metric in m}
+        return sorted(score, key=lambda s: (score[s], s), reverse=True)
+
+    def _kept(self, steps: set[int]) -> set[int]:
+        latest = sorted(steps)[-self._keep_latest :]
+        return {*latest, *self._ranked(steps)[: self._keep_best]}
+
+    def _record_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
+        known = {**self._metrics.get(step, {}), **finite}
+        self._metrics = {s: m for s, m in self._metrics.items() if s in self._steps}
+        self._metrics[step] = known
+        if jax.process_index() == 0:
+            try:
+                write_json(self.directory / _METRICS, self._metrics)
+            except OSError as error:
+                raise self._write_error(step, error) from error
+
+    def _read_metrics(self) -> dict[int, dict[str, float]]:
+        path = self.directory / _METRICS
+        try:
+            return {int(s): m for s, m in json.loads(path.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError) as error:
+            logging.warning("%s: unreadable, so no step counts as the best: %s", path, error)
+            return {}
+
+
+def _to_json(name: str, value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: must be JSON-able: {error}.") from error
+
+
+def _gather(text: str) -> list[str]:
+    """The text of every process, in their order.
+
+    Process 0 writes them all: Orbax commits a step without waiting for JSON of other processes.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    sizes = _allgather(np.array([own.size], np.int32))[:, 0]
+    rows = _allgather(np.pad(own, (0, int(sizes.max()) - own.size)))
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _allgather(row: np.ndarray) -> np.ndarray:
+    with jax.transfer_guard("allow"):
+        return np.asarray(multihost_utils.process_allgather(row))
+
+
+def _agree(problem: str | None) -> str | None:
+    """The problem of this process or of another, so that all take the same way."""
+    if jax.process_count() == 1:
+        return problem
+    bad = _allgather(np.array([problem is not None]))[:, 0]
+    if problem is None and bad.any():
+        return f"process {int(bad.argmax())} could not read it; its log says why"
+    return problem
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause, in one line: Orbax wraps it in messages about its handlers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"

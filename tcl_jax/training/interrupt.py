@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM as a request to finish the step, save and leave."""
+
+from __future__ import annotations
+
+import signal
+import types
+
+from absl import logging
+
+
+class Interrupt:
+    """While active, the first signal is noted and the second ends the process as usual."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> Interrupt:
+        """Takes over the signals."""
+        self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        del frame
+        logging.warning(
+            "%s: finishing this step and saving; once more to stop at once",
+            signal.Signals(number).name,
+        )
+        self.requested = True
+        signal.signal(number, self._previous[number])

@@ -1,0 +1,245 @@
+"""The training loop, read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.sources import make_source, make_transform
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated, replicated
+from tcl_jax.parallel.processes import any_process
+from tcl_jax.training.build import Task, build_optimizer
+from tcl_jax.training.checkpoint import CheckpointStore
+from tcl_jax.training.examples import ExampleMasks
+from tcl_jax.training.interrupt import Interrupt
+from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
+from tcl_jax.training.state import Failure, create_state
+from tcl_jax.training.step import PhasedStep, no_failure
+from tcl_jax.training.workdir import open_workdir, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Result of one evaluation task: scores by name, and pictures uint8 [H, W, 3] by name."""
+
+    scores: Mapping[str, float]
+    images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+Evaluator = Callable[[Any, Any], Evaluation]
+"""(learned parameters, frozen parameters) -> Evaluation; every process calls it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: updates made in all.
+        finished: False if it was interrupted.
+        params, frozen: learned and frozen parameters on the devices.
+    """
+
+    step: int
+    finished: bool
+    params: Any
+    frozen: Any
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or its gradient was not finite; names the step and the terms."""
+
+
+def number_of_updates(total_steps: int, eval_every: int) -> int:
+    """Updates of a run: the last evaluation falls after step `total_steps`, counted from 0."""
+    return total_steps // eval_every * eval_every + 1
+
+
+def train(
+    config: ConfigDict, workdir: str, task: Task, evaluators: Mapping[str, Evaluator]
+) -> Outcome:
+    """Trains, or continues what `workdir` holds.
+
+    Args:
+        config: as in configs/tcl.py, already checked.
+        workdir: directory of the run: checkpoints, metrics, TensorBoard, config.
+        task: what to train.
+        evaluators: run every `eval.every` steps, by the name of their task.
+
+    Raises:
+        InputError: for a config, a data source or a workdir that cannot be used; nothing is
+            written then.
+        NonFiniteError: the run stops at once and keeps the last good checkpoint.
+    """
+    t, is_writer = config.train, jax.process_index() == 0
+    settings = json.loads(json.dumps(config.to_dict()))
+
+    # ------------------------------------------------------------------ mesh, data, what to check
+    mesh = data_mesh()
+    check_batch_size(t.global_batch_size, mesh, t.accumulation_steps)
+    clip = task.clip.config
+    source = make_source(config.data, clip.resolution)
+    with as_input_error("the training data"):
+        batches = make_iterator(
+            source,
+            tokenizer=ClipTokenizer(clip.context_length),
+            transform=make_transform(config.data, clip.resolution),
+            global_batch_size=t.global_batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_workers=config.data.num_workers,
+        )
+    root = open_workdir(workdir, settings)
+
+    # -------------------------------------------------------------------------- state, old or new
+    adamw, schedule = build_optimizer(config)
+    frozen = put_replicated(task.frozen, mesh)
+    state = put_replicated(create_state(task.params, task.objective, adamw), mesh)
+    first = 0
+    with as_input_error(f"workdir {workdir!r}"):
+        store = CheckpointStore(
+            root / "checkpoints",
+            keep_latest=t.keep_latest,
+            keep_best=t.keep_best,
+            best_metric=config.eval.best_metric or None,
+        )
+        if store.latest_step() is not None:
+            restored = store.restore(jax.tree.map(_abstract, state))
+            state, first = restored.state, restored.step
+            if restored.data_state is None:
+                raise InputError(
+                    "it was trained by another number of processes, so its place in the data is "
+                    "not known here; continue with as many processes as before"
+                )
+            batches.set_state(restored.data_state)
+            logging.info("continuing from step %d", first)
+    if first == 0 and is_writer:
+        write_json(root / "config.json", settings)
+    last = number_of_updates(t.total_steps, config.eval.every)
+
+    # ------------------------------------------------------------------------------- what is told
+    writer = MetricWriter(root, start_step=first)
+    progress = Progress(last, t.global_batch_size, start_step=first)
+    window = TrainMetrics(last=("lr", "sim2mask_w", "sim2mask_b", "logit_scale"))
+    examples = ExampleMasks(task.objective, mesh)
+    if is_writer:
+        logging.info(
+            "learned parameters:\n%s",
+            parameter_overview.get_parameter_overview(state.params, include_stats=False),
+        )
+
+    # ---------------------------------------------------------------------------------- the steps
+    take_step = PhasedStep(
+        task.objective,
+        adamw,
+        schedule,
+        mesh,
+        backbone_from_step=t.backbone_from_step,
+        accumulation_steps=t.accumulation_steps,
+    )
+    failure: Failure | None = None
+    key = jax.device_put(noise_key(config.seed), replicated(mesh))
+
+    def save(step: int, scores: Mapping[str, float] | None = None, wait: bool = False) -> None:
+        _check_finite(failure, root)
+        position = batches.get_state()
+        store.save(
+            step, state, data_state=position, config=settings, metrics=dict(scores or {}), wait=wait
+        )
+
+    def evaluate(step: int) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        for name, evaluator in evaluators.items():
+            result = evaluator(state.params, frozen)
+            scores.update({f"{name}/{score}": value for score, value in result.scores.items()})
+            writer.images(step, {f"{name}/{k}": v for k, v in result.images.items()})
+        writer.images(step, examples.pictures(state.params, frozen))
+        if scores:
+            writer.scalars(step, scores)
+        return scores
+
+    interrupted = False
+    with (
+        contextlib.closing(batches),
+        store,
+        writer,
+        Interrupt() as interrupt,
+        jax.transfer_guard("disallow"),
+    ):
+        for step in range(first, last):
+            batch = put_batch(next(batches), mesh)
+            if failure is None:
+                healthy = no_failure(task.objective, state, frozen, batch, key)
+                failure = put_replicated(healthy, mesh)
+                examples.take(batch)
+            state, failure, metrics = take_step(step, state, failure, frozen, batch, key)
+            window.add(metrics)
+            done = step + 1
+            progress.update(done)
+
+            if done % t.log_every == 0 or done == last:
+                values = window.compute()
+                _check_finite(failure, root)
+                values |= _speed(progress, take_step.flops * mesh.size, t.global_batch_size, mesh)
+                writer.scalars(done, {f"train/{k}": v for k, v in values.items()})
+                progress.update(done, values["total"])
+                interrupt.requested = any_process(interrupt.requested)
+            scores = None
+            with progress.paused():
+                if step and step % config.eval.every == 0:
+                    with jax.transfer_guard("allow"):
+                        scores = evaluate(done)
+                if scores is not None or done % t.checkpoint_every == 0 or done == last:
+                    save(done, scores)
+            # Several processes leave together, at a step where they have compared notes.
+            agreed = jax.process_count() == 1 or done % t.log_every == 0
+            if interrupt.requested and agreed and done < last:
+                save(done, wait=True)
+                interrupted = True
+                break
+        progress.close()
+    return Outcome(int(jax.device_get(state.step)), not interrupted, state.params, frozen)
+
+
+def noise_key(seed: int) -> jax.Array:
+    """Root key of the mask noise; a step folds in its number."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+def _check_finite(failure: Failure | None, root: Path) -> None:
+    if failure is None or (step := int(jax.device_get(failure.step))) < 0:
+        return
+    terms = {name: float(value) for name, value in jax.device_get(failure.terms).items()}
+    raise NonFiniteError(
+        f"the loss or its gradient was not finite at step {step}: "
+        + ", ".join(f"{name}={value:.5g}" for name, value in terms.items())
+        + f". The run stops; checkpoints in {root} from before that step are good. A lower "
+        "optim.base_lr or model.dtype=float32 often helps."
+    )
+
+
+def _speed(progress: Progress, flops: float, batch: int, mesh: Mesh) -> dict[str, float]:
+    seconds = progress.seconds_per_step()
+    if not seconds:
+        return {}
+    used = mfu(flops, seconds, list(mesh.devices.flat))
+    return {"images_per_second": batch / seconds} | ({} if used is None else {"mfu": used})
+
+
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

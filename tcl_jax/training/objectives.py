@@ -1,0 +1,141 @@
+"""What is learned, from what, and by which loss: TCL on a frozen CLIP, and CLIP itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from tcl_jax.models.clip import CLIP, encode_image, encode_text
+from tcl_jax.models.tcl import TCL, ground
+from tcl_jax.ops import losses
+from tcl_jax.ops.images import normalize
+from tcl_jax.ops.masking import diagonal, l2_normalize, masked_pool, straight_through_mask
+from tcl_jax.ops.resize import upsample_nearest
+
+Batch = dict[str, jax.Array]
+"""`image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32."""
+
+
+@struct.dataclass
+class LossOutput:
+    """One evaluation of an objective.
+
+    Attributes:
+        total: the loss that is differentiated.
+        terms: its terms with their weights applied, by name; they sum to `total`.
+        measures: other scalars worth watching.
+    """
+
+    total: jax.Array
+    terms: dict[str, jax.Array]
+    measures: dict[str, jax.Array]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss over learned and frozen parameters, and the order in which the learned ones join."""
+
+    def group_of(self, path: str) -> str:
+        """Group of a learned parameter: "head" trains from the start, "backbone" may join later."""
+        ...
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
+        """The loss of a global batch."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TCLObjective:
+    """TCL's objective (paper section 3.3); learned: all of `models.tcl.TCL` but its CLIP.
+
+    Attributes:
+        model: the network.
+        weights: of the terms.
+        temperature: of the straight-through mask.
+    """
+
+    model: TCL
+    weights: losses.LossWeights = losses.LossWeights()
+    temperature: float = 1.0
+
+    def group_of(self, path: str) -> str:
+        """The copy of CLIP's blocks is the backbone."""
+        return "backbone" if path.startswith("grounder/blocks_") else "head"
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
+        """Loss with fresh mask noise; `frozen` is CLIP's parameter tree."""
+        size, (height, width) = batch["image"].shape[0], batch["image"].shape[1:3]
+        patch = self.model.config.patch_size
+        shape = (size, 4 * height // patch, 4 * width // patch)
+        # Noise of exactly 0 or 1 would be infinite.
+        tiny = float(jnp.finfo(jnp.float32).tiny)
+        uniform = jax.random.uniform(key, shape, minval=tiny)
+        return self.with_noise(params, frozen, batch, uniform)
+
+    def with_noise(
+        self, params: Any, frozen: Any, batch: Batch, uniform: Float[Array, "b h w"]
+    ) -> LossOutput:
+        """Loss with the given uniform mask noise, one map per image."""
+        clip = self.model.clip_model
+        image = normalize(batch["image"])
+        texts = encode_text(clip, frozen, batch["tokens"])
+        grounding = ground(self.model, {**params, "clip": frozen}, image, texts)
+
+        soft = jax.nn.sigmoid(grounding.mask_logits)
+        hard = straight_through_mask(diagonal(grounding.mask_logits), uniform, self.temperature)[
+            ..., None
+        ]
+        pixels = grounding.pixel_embeddings
+        regions = masked_pool(pixels, soft)
+        masked = image * upsample_nearest(hard, image.shape[1] // hard.shape[1])
+        vision = encode_image(clip, frozen, masked)
+
+        w = self.weights
+        area, neg_area = losses.area_losses(soft, w.area_prior)
+        channels_first = jnp.moveaxis(pixels, -1, 1)
+        terms = {
+            "tclf": w.tcl * losses.region_text_loss(regions, texts, params["tclf_logit_scale"]),
+            "tcli": w.tcl
+            * losses.image_text_loss(vision.embedding, texts, params["tcli_logit_scale"]),
+            "area": w.area * area,
+            "neg_area": w.area * neg_area,
+            "tv_img": w.tv * losses.total_variation(channels_first),
+            "tv_mask": w.tv * losses.total_variation(soft),
+        }
+        measures = {
+            "mask_area": jnp.mean(diagonal(soft)),
+            "sim2mask_w": params["sim2mask"]["w"],
+            "sim2mask_b": params["sim2mask"]["b"],
+        }
+        return LossOutput(
+            total=sum(terms.values(), start=jnp.zeros(())), terms=terms, measures=measures
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPObjective:
+    """CLIP's own contrastive objective (Radford et al., 2021); everything is learned."""
+
+    model: CLIP
+
+    def group_of(self, path: str) -> str:
+        """One group."""
+        del path
+        return "head"
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
+        """Symmetric InfoNCE of image and text embeddings over the global batch."""
+        del frozen, key
+        images = encode_image(self.model, params, normalize(batch["image"])).embedding
+        texts = encode_text(self.model, params, batch["tokens"])
+        log_scale = params["logit_scale"]
+        loss = losses.image_text_loss(images, texts, log_scale)
+        similarity = jnp.einsum("id,jd->ij", l2_normalize(images), l2_normalize(texts))
+        hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
+        measures = {"accuracy": jnp.mean(hits), "logit_scale": log_scale}
+        return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)

@@ -1,0 +1,50 @@
+"""The directory of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tcl_jax.errors import InputError
+from tcl_jax.training.check import check_same_config
+
+
+def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
+    """Checks that a run with these settings may start or go on here; writes nothing.
+
+    Raises:
+        InputError: if it is not a writable directory, or holds a run with other settings.
+    """
+    root = Path(workdir).expanduser().absolute()
+    nearest = next(p for p in (root, *root.parents) if p.exists())
+    if not nearest.is_dir():
+        raise InputError(f"workdir {workdir!r}: {nearest} is a file; choose another directory")
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        raise InputError(
+            f"workdir {workdir!r}: {nearest} cannot be read and written; choose another directory "
+            "or change its permissions"
+        )
+    path = root / "config.json"
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"workdir {workdir!r}: {path} cannot be read ({error}); restore it, or start in a "
+                "new workdir"
+            ) from error
+        check_same_config(settings, stored, workdir)
+    return root
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON under a temporary name first, so that the file is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

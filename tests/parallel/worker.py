@@ -1,0 +1,71 @@
+"""One process of a small run: trains a few steps and writes what it computed.
+
+usage: python -m tests.parallel.worker WEIGHTS OUT.npz [PORT PROCESSES INDEX]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import numpy as np
+
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.sources import make_source, make_transform
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.parallel.mesh import data_mesh, put_batch, put_replicated, replicated
+from tcl_jax.parallel.processes import any_process, start_processes, sum_over_processes
+from tcl_jax.training.build import build_optimizer, build_task
+from tcl_jax.training.optim import split_groups
+from tcl_jax.training.state import create_state
+from tcl_jax.training.step import PhasedStep, no_failure
+from tests.tiny import tiny_settings
+
+
+def main(weights: str, out: str, port: str = "", processes: str = "1", index: str = "0") -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if port:
+        start_processes(f"localhost:{port}", int(processes), int(index))
+    config = tiny_settings(weights)
+    mesh, task = data_mesh(), build_task(config)
+    clip = task.clip.config
+    batches = make_iterator(
+        make_source(config.data, clip.resolution),
+        tokenizer=ClipTokenizer(clip.context_length),
+        transform=make_transform(config.data, clip.resolution),
+        global_batch_size=config.train.global_batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    adamw, schedule = build_optimizer(config)
+    state = put_replicated(create_state(task.params, task.objective, adamw), mesh)
+    frozen = put_replicated(task.frozen, mesh)
+    key = jax.device_put(jax.random.key(0), replicated(mesh))
+    batch = put_batch(next(batches), mesh)
+
+    def total(params, frozen, batch, key):
+        return task.objective(params, frozen, batch, key).total
+
+    gradient = jax.jit(jax.grad(total), out_shardings=replicated(mesh))(
+        state.params, frozen, batch, key
+    )
+    failure = put_replicated(no_failure(task.objective, state, frozen, batch, key), mesh)
+    step = PhasedStep(task.objective, adamw, schedule, mesh, backbone_from_step=2)
+    results = {f"gradient/{k}": v for k, v in split_groups(gradient, lambda _: "")[""].items()}
+    for i in range(4):
+        state, failure, metrics = step(i, state, failure, frozen, batch, key)
+        results |= {f"step{i}/{name}": value for name, value in metrics.items()}
+        batch = put_batch(next(batches), mesh)
+    results |= {f"final/{k}": v for k, v in split_groups(state.params, lambda _: "")[""].items()}
+    assert any_process(jax.process_index() == jax.process_count() - 1)
+    counts = np.array([2**40 + jax.process_index(), 1])
+    results["counts"] = sum_over_processes(counts)
+    if jax.process_index() == 0:
+        np.savez(out, **{name: np.asarray(value) for name, value in results.items()})
+    batches.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

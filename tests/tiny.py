@@ -1,0 +1,65 @@
+"""A run small enough for tests: drawn scenes and a CLIP of two blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.shapes import get_config as shapes_config
+from configs.shapes_clip import get_config as shapes_clip_config
+from tcl_jax.convert.clip import clip_state_dict
+from tcl_jax.convert.readers import write_safetensors
+from tcl_jax.models.clip import CLIP
+from tcl_jax.training.build import clip_config
+
+
+def tiny_clip_config() -> ConfigDict:
+    """Training a CLIP."""
+    return _shrink(shapes_clip_config())
+
+
+def tiny_config(folder: Path) -> ConfigDict:
+    """Training TCL on a random CLIP that is written to `folder`."""
+    config = tiny_settings(str(folder / "clip.safetensors"))
+    write_tiny_clip(config)
+    return config
+
+
+def tiny_settings(weights: str) -> ConfigDict:
+    """Training TCL on the CLIP that `tiny_config` wrote."""
+    config = _shrink(shapes_config())
+    config.model.weights = weights
+    return config.lock()
+
+
+def write_tiny_clip(config: ConfigDict) -> None:
+    """Random weights of the config's sizes at `model.weights`."""
+    model = CLIP(clip_config(config))
+    side, length = model.config.resolution, model.config.context_length
+    image, tokens = np.zeros((1, side, side, 3), np.float32), np.zeros((1, length), np.int32)
+    params = jax.jit(model.init)(jax.random.key(1), image, tokens)["params"]
+    write_safetensors(config.model.weights, clip_state_dict(params, model.config), {})
+
+
+def _shrink(config: ConfigDict) -> ConfigDict:
+    sizes: dict[str, Any] = {
+        "embed_dim": 16, "resolution": 32, "patch_size": 8, "vision_width": 64,
+        "vision_layers": 2, "text_width": 64, "text_layers": 1, "context_length": 40,
+        "vocab_size": 49408,
+    }  # fmt: skip
+    config.model.sizes.update(sizes)
+    config.data.num_examples = 40
+    config.data.num_workers = 0
+    config.train.update(
+        global_batch_size=8,
+        total_steps=8,
+        backbone_from_step=4 if config.objective == "tcl" else 0,
+        log_every=2,
+        checkpoint_every=3,
+    )
+    config.eval.update(every=4, num_scenes=128, batch_size=16)
+    return config

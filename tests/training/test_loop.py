@@ -1,0 +1,200 @@
+"""The loop end to end on the smallest run: steps, resume, refusals, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from tcl_jax.errors import InputError
+from tcl_jax.training import loop
+from tcl_jax.training.build import build_task
+from tcl_jax.training.checkpoint import CheckpointStore
+from tcl_jax.training.loop import Evaluation, NonFiniteError, Outcome, train
+from tests.tiny import tiny_clip_config, tiny_config
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ConfigDict:
+    return tiny_config(tmp_path)
+
+
+def run(config: ConfigDict, workdir: Path, evaluators: Any = None) -> Outcome:
+    return train(config, str(workdir), build_task(config), evaluators or {})
+
+
+def records(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(a: Any, b: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def interrupt_after(calls: int) -> Callable[[Any, Any], Evaluation]:
+    """An evaluator that presses Ctrl-C on its nth call."""
+    count = 0
+
+    def evaluate(params: Any, frozen: Any) -> Evaluation:
+        nonlocal count
+        count += 1
+        if count == calls:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Evaluation({"miou": float(count)})
+
+    return evaluate
+
+
+def test_whole_run(config: ConfigDict, tmp_path: Path) -> None:
+    outcome = run(config, tmp_path / "run", {"task": interrupt_after(-1)})
+    assert outcome.finished and outcome.step == 9
+    rows = records(tmp_path / "run")
+    train_rows = [row for row in rows if "train/total" in row]
+    assert [row["step"] for row in train_rows] == [2, 4, 6, 8, 9]
+    names = {"tclf", "tcli", "area", "neg_area", "tv_img", "tv_mask", "total", "grad_norm", "lr"}
+    names |= {"mask_area", "sim2mask_w", "sim2mask_b"}
+    assert {f"train/{name}" for name in names} <= set(train_rows[0])
+    assert all(np.isfinite(row["train/total"]) for row in train_rows)
+    assert any("train/images_per_second" in row for row in train_rows)
+    assert [row["task/miou"] for row in rows if "task/miou" in row] == [1.0, 2.0]
+    assert json.loads((tmp_path / "run/config.json").read_text())["seed"] == config.seed
+    with CheckpointStore(tmp_path / "run/checkpoints", read_only=True) as store:
+        assert store.latest_step() == 9
+    assert list((tmp_path / "run/tensorboard").glob("events*"))
+
+
+def test_phase_two_alone_moves_the_backbone(config: ConfigDict, tmp_path: Path) -> None:
+    task = build_task(config)
+    start = task.params["grounder"]["blocks_0"]["mlp"]["c_fc"]["kernel"]
+    with config.unlocked():
+        config.train.backbone_from_step = 100
+    frozen = run(config, tmp_path / "frozen").params["grounder"]["blocks_0"]["mlp"]["c_fc"]
+    np.testing.assert_array_equal(frozen["kernel"], start)
+    config.train.backbone_from_step = 4
+    moved = run(config, tmp_path / "moved").params["grounder"]["blocks_0"]["mlp"]["c_fc"]
+    assert np.abs(np.asarray(moved["kernel"]) - start).max() > 0
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_interrupted_equals_uninterrupted(config: ConfigDict, tmp_path: Path, calls: int) -> None:
+    whole = run(config, tmp_path / "whole", {"task": interrupt_after(-1)})
+    if calls == 2:  # in phase 2 and in the second epoch
+        config = tiny_config(tmp_path)
+    first = run(config, tmp_path / "parts", {"task": interrupt_after(calls)})
+    if calls == 1:
+        assert not first.finished and first.step == 5
+    rest = run(config, tmp_path / "parts", {"task": interrupt_after(-1)})
+    assert rest.finished
+    assert_same(rest.params, whole.params)
+    ours, theirs = (
+        {r["step"]: r["train/total"] for r in records(tmp_path / d) if "train/total" in r}
+        for d in ("parts", "whole")
+    )
+    assert ours[9] == theirs[9] and ours[8] == theirs[8]
+
+
+def test_every_step_can_be_interrupted(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(config, tmp_path / "whole")
+    real = loop.put_batch
+
+    def interrupting(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "put_batch", interrupting)
+    for step in range(1, 9):
+        part = run(config, tmp_path / "parts")
+        assert not part.finished and part.step == step
+    last = run(config, tmp_path / "parts")
+    assert last.finished
+    assert_same(last.params, whole.params)
+
+
+def test_finished_run_stays_finished(config: ConfigDict, tmp_path: Path) -> None:
+    first = run(config, tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    again = run(config, tmp_path / "run")
+    assert again.finished and again.step == first.step
+    assert_same(again.params, first.params)
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before
+
+
+def test_other_config_is_refused_with_the_fields(config: ConfigDict, tmp_path: Path) -> None:
+    run(config, tmp_path / "run")
+    config.optim.base_lr = 0.5
+    config.seed = 3
+    with pytest.raises(InputError) as error:
+        run(config, tmp_path / "run")
+    assert "optim.base_lr: 0.002 there, 0.5 now" in str(error.value)
+    assert "seed: 0 there, 3 now" in str(error.value)
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, count = loop.put_batch, 0
+
+    def poisoned(batch: Any, mesh: Any) -> Any:
+        nonlocal count
+        count += 1
+        image = batch["image"].astype(np.float32) / 255
+        return real({**batch, "image": image * np.float32(np.nan if count == 6 else 1)}, mesh)
+
+    monkeypatch.setattr(loop, "put_batch", poisoned)
+    monkeypatch.setattr(loop.ExampleMasks, "pictures", lambda *_: {})  # takes bytes only
+    with pytest.raises(NonFiniteError, match=r"at step 5: .*tclf=nan.*total=nan"):
+        run(config, tmp_path / "run")
+    with CheckpointStore(tmp_path / "run/checkpoints", read_only=True) as store:
+        assert store.latest_step() == 5
+        state = store.restore(
+            jax.eval_shape(lambda: _state(config))
+        ).state  # saved after the evaluation of step 4
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def _state(config: ConfigDict) -> Any:
+    from tcl_jax.training.build import build_optimizer
+    from tcl_jax.training.state import create_state
+
+    task = build_task(config)
+    return create_state(task.params, task.objective, build_optimizer(config)[0])
+
+
+def test_clip_trains_with_the_same_loop(tmp_path: Path) -> None:
+    outcome = run(tiny_clip_config(), tmp_path / "run")
+    assert outcome.finished
+    assert "train/contrastive" in records(tmp_path / "run")[0]
+
+
+def test_accumulation_of_identical_parts_equals_one_part(tmp_path: Path) -> None:
+    from tcl_jax.training.optim import split_groups
+    from tcl_jax.training.step import accumulated_gradient
+
+    task = build_task(tiny_clip_config())
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 255, (4, 32, 32, 3), np.uint8)),
+        "tokens": jnp.asarray(rng.integers(1, 49000, (4, 8)), jnp.int32),
+    }
+    twice = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), batch)
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        return task.objective(params, {}, batch, key)
+
+    assert split_groups(task.params, task.objective.group_of).keys() == {"head"}
+    key = jax.random.key(0)
+    one, gradient = accumulated_gradient(loss, task.params, batch, key, 1)
+    two, same = accumulated_gradient(loss, task.params, twice, key, 2)
+    np.testing.assert_allclose(one.total, two.total, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, same)

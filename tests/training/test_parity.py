@@ -1,0 +1,125 @@
+"""Gradients and a twelve-step run against the reference implementation."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tcl_jax.convert.tcl import tcl_rules, tcl_state_dict
+from tcl_jax.training.objectives import TCLObjective
+from tcl_jax.training.optim import AdamW, merge_groups, split_groups, warmup_cosine
+from tcl_jax.training.state import create_state
+from tcl_jax.training.step import make_step, no_failure
+from tests.reference import TAP_LAYER, load, nchw_to_nhwc, reference_model, relative_error
+
+GRADIENTS = load("grads")
+PHASE_SWITCH = 6
+
+
+@cache
+def gradients() -> dict[str, np.ndarray]:
+    model, learned, clip = reference_model()
+    golden = load("forward")
+    own = np.arange(len(golden["image"]))
+    batch = {"image": nchw_to_nhwc(golden["image"]), "tokens": golden["tokens"]}
+    objective = TCLObjective(model)
+
+    def total(learned: Any) -> jax.Array:
+        return objective.with_noise(learned, clip, batch, golden["uniform"][own, own]).total
+
+    return tcl_state_dict(jax.jit(jax.grad(total))(learned), model.config, TAP_LAYER)
+
+
+@pytest.mark.parametrize("name", sorted(GRADIENTS))
+def test_gradient_matches_reference(name: str) -> None:
+    assert relative_error(gradients()[name], GRADIENTS[name]) < 1e-4
+
+
+class GivenNoise:
+    """The reference run's objective: its mask noise is part of the batch."""
+
+    def __init__(self, objective: TCLObjective) -> None:
+        self.objective = objective
+        self.group_of = objective.group_of
+
+    def __call__(self, params: Any, frozen: Any, batch: Any, key: jax.Array) -> Any:
+        del key
+        return self.objective.with_noise(params, frozen, batch, batch["uniform"])
+
+
+@cache
+def trajectory() -> tuple[list[dict[str, float]], dict[str, np.ndarray], Any]:
+    golden = load("trajectory")
+    model, learned, clip = reference_model()
+    objective = GivenNoise(TCLObjective(model))
+    adamw = AdamW(clip_norm=1.0)
+    schedule = warmup_cosine(2e-3, 1e-4, warmup_steps=4, total_steps=12)
+    phases = [
+        jax.jit(make_step(objective, adamw, schedule, train_groups=groups))
+        for groups in (("head",), ("head", "backbone"))
+    ]
+    state = create_state(jax.tree.map(jnp.asarray, learned), objective, adamw)
+    own = np.arange(4)
+    records, failure = [], None
+    for i in range(12):
+        batch = {
+            "image": nchw_to_nhwc(golden["images"][i]).astype(np.float32),
+            "tokens": golden["tokens"][i],
+            "uniform": golden["uniform"][i][own, own].astype(np.float32),
+        }
+        if failure is None:
+            failure = no_failure(objective, state, clip, batch, jax.random.key(0))
+        step = phases[i >= PHASE_SWITCH]
+        state, failure, metrics = step(state, failure, clip, batch, jax.random.key(0))
+        records.append({k: float(v) for k, v in metrics.items()})
+    assert [phase._cache_size() for phase in phases] == [1, 1]
+    return records, tcl_state_dict(state.params, model.config, TAP_LAYER), state
+
+
+def test_losses_along_the_run() -> None:
+    golden = load("trajectory")
+    for i, record in enumerate(trajectory()[0]):
+        for j, name in enumerate(golden["loss_names"]):
+            expected = golden["losses"][i, j]
+            assert abs(record[name.removesuffix("_loss")] - expected) <= 5e-4 * max(
+                abs(expected), 1e-3
+            ), (i, name)
+
+
+def test_learning_rates_along_the_run() -> None:
+    rates = [record["lr"] for record in trajectory()[0]]
+    np.testing.assert_allclose(rates, load("trajectory")["learning_rate"], rtol=1e-6)
+
+
+def test_gradient_norms_along_the_run() -> None:
+    norms = [record["grad_norm"] for record in trajectory()[0]]
+    np.testing.assert_allclose(norms, load("trajectory")["grad_norm"], rtol=1e-4)
+
+
+FINAL = [name.removeprefix("final/") for name in load("trajectory") if name.startswith("final/")]
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_final_parameter(name: str) -> None:
+    final = trajectory()[1][name]
+    assert relative_error(final, load("trajectory")[f"final/{name}"]) < 2e-3
+
+
+def test_backbone_counts_its_own_steps() -> None:
+    counts = {name: int(s[0].count) for name, s in trajectory()[2].opt_state.items()}
+    assert counts == {"head": 12, "backbone": 6}
+
+
+def test_phase_one_trains_what_the_reference_trains() -> None:
+    model, learned, _ = reference_model()
+    groups = split_groups(learned, TCLObjective(model).group_of)
+    by_path = {"/".join(rule.path): rule.name for rule in tcl_rules(model.config, TAP_LAYER)}
+    ours = {by_path[path] for path in groups["head"]}
+    theirs = {str(name) for name in load("trajectory")["ust_trainable"]}
+    assert ours == theirs
+    assert jax.tree.structure(merge_groups(groups)) == jax.tree.structure(learned)
