@@ -1,0 +1,1 @@
+"""Scores, benchmarks and reports."""

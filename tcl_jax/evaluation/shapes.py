@@ -1,0 +1,136 @@
+"""Zero-shot segmentation, retrieval and classification on drawn scenes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tcl_jax.data.pipeline import make_eval_batches
+from tcl_jax.data.shapes import UNSEEN, ShapesSource, caption_templates, class_names
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.evaluation.dense import BestClass, ScoreFn, with_background
+from tcl_jax.evaluation.scores import Confusion
+from tcl_jax.inference.texts import embed_class_names
+from tcl_jax.models.clip import CLIP, encode_image, encode_text
+from tcl_jax.ops.images import normalize
+from tcl_jax.ops.masking import l2_normalize
+from tcl_jax.parallel.processes import sum_over_processes
+
+RETRIEVAL_SIZE = 128
+"""Images (and captions) among which the right one has to be found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneScores:
+    """Zero-shot segmentation of scenes with every class name and background, as fractions.
+
+    Attributes:
+        miou: mean IoU over background and all classes.
+        miou_unseen: mean IoU over the classes that no training caption names.
+        threshold: score above which a pixel is not background.
+    """
+
+    miou: float
+    miou_unseen: float
+    threshold: float
+
+
+def segment_scenes(
+    scores: ScoreFn,
+    params: Any,
+    texts: jax.Array,
+    source: ShapesSource,
+    thresholds: Sequence[float],
+    mesh: Mesh,
+    *,
+    batch_size: int = 64,
+) -> list[SceneScores]:
+    """Scores of a method at each of several background thresholds.
+
+    Args:
+        scores: the method.
+        params: all parameters it needs.
+        texts: embeddings of `class_names()`, [24, d].
+        source: scenes with label maps.
+        thresholds: background thresholds to try.
+        mesh: devices to share the work.
+        batch_size: scenes at a time over all devices.
+    """
+    best = BestClass(scores, mesh)
+    names = ("background", *class_names())
+    confusions = [Confusion(len(names)) for _ in thresholds]
+    for batch, classes, values in best(params, texts, eval_batches(source, batch_size)):
+        valid = batch["valid"]
+        for confusion, threshold in zip(confusions, thresholds, strict=True):
+            predicted = with_background(classes[valid], values[valid], threshold)
+            confusion.update(predicted, batch["label"][valid])
+    unseen = [names.index(name) for name in UNSEEN]
+    results = []
+    for confusion, threshold in zip(confusions, thresholds, strict=True):
+        total = confusion.reduced(sum_over_processes)
+        results.append(SceneScores(total.scores().miou, total.mean_iou(unseen), float(threshold)))
+    return results
+
+
+def eval_batches(source: ShapesSource, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
+    """This process's fixed-shape batches of a source, every scene once over all processes."""
+    return make_eval_batches(
+        source,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def embed_shape_names(model: CLIP, params: Any) -> jax.Array:
+    """Embeddings of the 24 class names in the scenes' own templates."""
+    tokenizer = ClipTokenizer(model.config.context_length)
+    return embed_class_names(model, params, tokenizer, class_names(), caption_templates())
+
+
+def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
+    """Share of captions and of images that find their partner among 128, mean of both directions.
+
+    Every process computes all of it; the scenes are few.
+    """
+    tokenizer = ClipTokenizer(model.config.context_length)
+
+    def hits(params: Any, image: jax.Array, tokens: jax.Array) -> jax.Array:
+        images = encode_image(model, params, normalize(image)).embedding
+        texts = encode_text(model, params, tokens)
+        similarity = l2_normalize(images) @ l2_normalize(texts).T
+        right = jnp.arange(similarity.shape[0])
+        both = [jnp.argmax(similarity, axis=axis) == right for axis in (0, 1)]
+        return jnp.mean(jnp.stack(both).astype(jnp.float32))
+
+    compiled = jax.jit(hits)
+    shares = []
+    for start in range(0, len(source) - RETRIEVAL_SIZE + 1, RETRIEVAL_SIZE):
+        scenes = [source[i] for i in range(start, start + RETRIEVAL_SIZE)]
+        images = np.stack([scene["image"] for scene in scenes])
+        tokens = tokenizer([scene["text"] for scene in scenes])
+        shares.append(compiled(params, images, tokens))
+    return float(np.mean(jax.device_get(shares)))
+
+
+def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource) -> float:
+    """Share of single-object scenes whose image embedding is nearest to its own class name."""
+    texts = embed_shape_names(model, params)
+
+    def classify(params: Any, image: jax.Array) -> jax.Array:
+        embedding = encode_image(model, params, normalize(image)).embedding
+        return jnp.argmax(l2_normalize(embedding) @ texts.T, axis=-1)
+
+    compiled, right, total = jax.jit(classify), 0, 0
+    for start in range(0, len(source), RETRIEVAL_SIZE):
+        scenes = [source[i] for i in range(start, min(start + RETRIEVAL_SIZE, len(source)))]
+        truth = np.array([scene["class_ids"][0] - 1 for scene in scenes])
+        predicted = compiled(params, np.stack([scene["image"] for scene in scenes]))
+        right, total = right + int(np.sum(np.asarray(predicted) == truth)), total + len(scenes)
+    return right / total

@@ -1,0 +1,214 @@
+"""The shapes run judged and shown: while it trains, and once at the end against its CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tcl_jax.convert.clip import clip_state_dict
+from tcl_jax.convert.readers import write_safetensors
+from tcl_jax.data.shapes import PALETTE, UNSEEN, ShapesSource, class_names
+from tcl_jax.evaluation.dense import (
+    BestClass,
+    ScoreFn,
+    maskclip_scores,
+    tcl_scores,
+    with_background,
+)
+from tcl_jax.evaluation.shapes import (
+    SceneScores,
+    embed_shape_names,
+    eval_batches,
+    retrieval_at_1,
+    segment_scenes,
+    zero_shot_accuracy,
+)
+from tcl_jax.inference.masks import MaskOptions
+from tcl_jax.inference.pictures import colorize, comparison_grid, save_png
+from tcl_jax.training.build import Task
+from tcl_jax.training.loop import Evaluation
+from tcl_jax.training.objectives import TCLObjective
+from tcl_jax.training.workdir import write_json
+
+THRESHOLDS = np.round(np.arange(0.0, 0.8, 0.02), 2)
+"""Cosines tried as the baseline's background threshold."""
+PICTURED = 10
+"""Scenes in the picture grid."""
+
+
+class ShapesEvaluator:
+    """Zero-shot scores on validation scenes, and a picture of the first few.
+
+    Args:
+        config: reads `eval`.
+        task: what is trained.
+        mesh: devices to share the work.
+    """
+
+    def __init__(self, config: ConfigDict, task: Task, mesh: Mesh) -> None:
+        self._eval, self._task, self._mesh = config.eval, task, mesh
+        self._baseline: SceneScores | None = None
+        side = task.clip.config.resolution
+        size = config.eval.num_scenes
+        self.validation = ShapesSource("validation", num_examples=size, image_size=side)
+        self.test = ShapesSource("test", num_examples=size, image_size=side, seed=config.seed)
+        self.singles = ShapesSource(
+            "test", num_examples=size, image_size=side, seed=config.seed + 1, max_objects=1
+        )
+
+    def __call__(self, params: Any, frozen: Any) -> Evaluation:
+        """Scores in per cent."""
+        if isinstance(self._task.objective, TCLObjective):
+            scores = self.judge_tcl(params, frozen, self.validation)
+            if self._baseline is None:
+                self._baseline = self.judge_baseline(params, frozen, self.validation)
+            return Evaluation(
+                {"miou": 100 * scores.miou, "miou_unseen": 100 * scores.miou_unseen},
+                {"scenes": self.picture(params, frozen, self.validation, self._baseline.threshold)},
+            )
+        return Evaluation(self.judge_clip(params, self.validation, self.singles))
+
+    # ------------------------------------------------------------------------------- the methods
+
+    def methods(self, params: Any, frozen: Any) -> dict[str, tuple[ScoreFn, Any]]:
+        """Score function and parameters of MaskCLIP, and of TCL where it is what is trained."""
+        objective = self._task.objective
+        if not isinstance(objective, TCLObjective):
+            return {"clip": (maskclip_scores(self._task.clip), params)}
+        options = MaskOptions(pamr=self._eval.pamr, kp_weight=self._eval.kp_weight)
+        return {
+            "clip": (maskclip_scores(self._task.clip), frozen),
+            "tcl": (tcl_scores(objective.model, options), {**params, "clip": frozen}),
+        }
+
+    def judge_tcl(self, params: Any, frozen: Any, source: ShapesSource) -> SceneScores:
+        """TCL at the config's background threshold."""
+        scores, everything = self.methods(params, frozen)["tcl"]
+        return self._segment(scores, everything, frozen, source, [self._eval.background])[0]
+
+    def judge_baseline(self, params: Any, frozen: Any, source: ShapesSource) -> SceneScores:
+        """MaskCLIP at the background threshold that is best for it on these very scenes."""
+        scores, clip = self.methods(params, frozen)["clip"]
+        results = self._segment(scores, clip, clip, source, list(THRESHOLDS))
+        return max(results, key=lambda result: result.miou)
+
+    def judge_clip(
+        self, params: Any, scenes: ShapesSource, singles: ShapesSource
+    ) -> dict[str, float]:
+        """Retrieval, classification and MaskCLIP segmentation of a CLIP, in per cent."""
+        baseline = self.judge_baseline(params, {}, scenes)
+        return {
+            "miou": 100 * baseline.miou,
+            "miou_unseen": 100 * baseline.miou_unseen,
+            "retrieval_at_1": 100 * retrieval_at_1(self._task.clip, params, scenes),
+            "zero_shot_accuracy": 100 * zero_shot_accuracy(self._task.clip, params, singles),
+        }
+
+    def _segment(
+        self, scores: ScoreFn, params: Any, clip: Any, source: ShapesSource, thresholds: list[float]
+    ) -> list[SceneScores]:
+        texts = embed_shape_names(self._task.clip, clip)
+        return segment_scenes(
+            scores,
+            params,
+            texts,
+            source,
+            thresholds,
+            self._mesh,
+            batch_size=self._eval.batch_size,
+        )
+
+    def picture(
+        self, params: Any, frozen: Any, source: ShapesSource, threshold: float
+    ) -> np.ndarray:
+        """Image, truth, MaskCLIP and TCL of the first scenes, with a legend; uint8 [H, W, 3].
+
+        Args:
+            params, frozen: learned and frozen parameters.
+            source: scenes with label maps.
+            threshold: the baseline's, for the background.
+        """
+        some = ShapesSource(
+            source.split,
+            num_examples=PICTURED,
+            image_size=source.image_size,
+            seed=source.seed,
+        )
+        columns: dict[str, list[np.ndarray]] = {"image": [], "truth": [], "CLIP": [], "TCL": []}
+        occurring: set[int] = set()
+        texts = embed_shape_names(self._task.clip, frozen)
+        batches = list(eval_batches(some, self._eval.batch_size))
+        thresholds = {"clip": threshold, "tcl": self._eval.background}
+        for batch in batches:
+            for image, label in zip(batch["image"], batch["label"], strict=True):
+                columns["image"].append(image)
+                columns["truth"].append(colorize(label, PALETTE))
+                occurring |= set(np.unique(label).tolist())
+        for method, (scores, everything) in self.methods(params, frozen).items():
+            best = BestClass(scores, self._mesh)
+            for _, classes, values in best(everything, texts, batches):
+                labels = with_background(classes, values, thresholds[method])
+                columns[method.upper()] += [colorize(label, PALETTE) for label in labels]
+        names = ("background", *class_names())
+        unseen = {name: f"{name} (unseen)" for name in UNSEEN}
+        return comparison_grid(
+            {title: pictures[:PICTURED] for title, pictures in columns.items()},
+            {unseen.get(names[i], names[i]): PALETTE[i] for i in sorted(occurring)},
+        )
+
+    # ---------------------------------------------------------------------------------- the report
+
+    def report(self, params: Any, frozen: Any, workdir: Path) -> None:
+        """Judges on test scenes, which chose nothing; prints and writes results.json and pictures.
+
+        A trained CLIP is written beside them, as clip.safetensors with OpenAI's tensor names.
+        """
+        if isinstance(self._task.objective, TCLObjective):
+            baseline = self.judge_baseline(params, frozen, self.test)
+            learned = self.judge_tcl(params, frozen, self.test)
+            results = {
+                "clip": {
+                    "miou": round(100 * baseline.miou, 2),
+                    "miou_unseen": round(100 * baseline.miou_unseen, 2),
+                    "retrieval_at_1": round(
+                        100 * retrieval_at_1(self._task.clip, frozen, self.test), 2
+                    ),
+                },
+                "tcl": {
+                    "miou": round(100 * learned.miou, 2),
+                    "miou_unseen": round(100 * learned.miou_unseen, 2),
+                },
+            }
+            picture = self.picture(params, frozen, self.test, baseline.threshold)
+        else:
+            scores = self.judge_clip(params, self.test, self.singles)
+            results = {"clip": {name: round(value, 2) for name, value in scores.items()}}
+            picture = None
+        if jax.process_index() != 0:
+            return
+        if picture is not None:
+            save_png(workdir / "shapes.png", picture)
+        else:
+            tensors = clip_state_dict(params, self._task.clip.config, np.float16)
+            write_safetensors(workdir / "clip.safetensors", tensors, {})
+        write_json(workdir / "results.json", results)
+        print(table(results))
+        print(f"results: {workdir / 'results.json'}")
+        if picture is not None:
+            print(f"picture: {workdir / 'shapes.png'}")
+
+
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Results as aligned text, one method a row, per cent."""
+    columns = list(dict.fromkeys(name for row in results.values() for name in row))
+    lines = ["".join([f"{'%':<8}", *(f"{column:>20}" for column in columns)])]
+    for method, row in results.items():
+        cells = (f"{row[c]:>20.2f}" if c in row else f"{'':>20}" for c in columns)
+        lines.append("".join([f"{method:<8}", *cells]))
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""Trains what a config describes, judges it, and shows it.
+
+    python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes
+
+Any field may be overridden (`--config.train.total_steps=200`). Ctrl-C or SIGTERM saves and exits;
+the same command goes on from there. Exit codes: 0 finished, or interrupted and saved; 1 failure;
+2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from tcl_jax.errors import InputError
+
+EXAMPLE = "python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes"
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Path of a config, such as configs/shapes.py.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run: checkpoints, metrics, TensorBoard, results."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+
+def run(argv: list[str]) -> None:
+    """One run, from flags to results."""
+    if argv[1:]:
+        raise InputError(f"arguments {argv[1:]} are not flags; every flag begins with --")
+    if CONFIG.value is None or not WORKDIR.value:
+        raise InputError(f"--config and --workdir are needed, as in\n  {EXAMPLE}")
+    # Imported here so that --help and mistakes in flags are answered at once.
+    from tcl_jax.evaluation.tasks import make_evaluators
+    from tcl_jax.parallel.processes import start_processes
+    from tcl_jax.training.build import build_task
+    from tcl_jax.training.check import check_config
+    from tcl_jax.training.loop import train
+
+    config, workdir = CONFIG.value, WORKDIR.value
+    check_config(config)
+    start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    task = build_task(config)
+    evaluators = make_evaluators(config, task)
+    outcome = train(config, workdir, task, evaluators)
+    if not outcome.finished:
+        logging.warning("saved at step %d; the same command goes on from there", outcome.step)
+        return
+    for evaluator in evaluators.values():
+        evaluator.report(outcome.params, outcome.frozen, Path(workdir))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Flags and config, with mistakes as `InputError`."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{error}\nThe flags: python -m tcl_jax.main --help") from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: bad input ends in a message and exit code 2."""
+    # Configs import their base as `configs.NAME`, wherever this is started from.
+    argv = sys.argv if argv is None else argv
+    named = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
+    sys.path += [str(Path(name).resolve().parent.parent) for name in named]
+    logging.set_verbosity(logging.INFO)
+    try:
+        app.run(run, argv=argv, flags_parser=parse_flags)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
