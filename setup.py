@@ -1,6 +1,4 @@
-"""Installs tcl_jax; see README.md."""
-
-from pathlib import Path
+"""Installs tcl_jax and what it needs."""
 
 from setuptools import find_packages, setup
 
@@ -8,8 +6,6 @@ setup(
     name="tcl_jax",
     version="0.1.0",
     description="Text-grounded Contrastive Learning (TCL, CVPR 2023) in JAX",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["tcl_jax", "tcl_jax.*"]),
     package_data={"tcl_jax": ["assets/*.safetensors", "py.typed"]},
@@ -33,7 +29,7 @@ setup(
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "Pillow>=11,<14",
-        "regex>=2024.5",
+        "regex>=2024.5,<2028",
         "safetensors>=0.5,<1",
         "tensorboardX>=2.6.2,<3",
         "tensorflow-datasets>=4.9.9,<5",
@@ -46,8 +42,10 @@ setup(
             "beartype>=0.20,<1",
             "mypy>=1.15,<3",
             "pre-commit>=4,<6",
+            "pre-commit-hooks>=5,<7",
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.11,<1",
         ],
     },

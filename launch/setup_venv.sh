@@ -1,34 +1,49 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv in the repository root and installs tcl_jax into it.
 # usage: source launch/setup_venv.sh; setup_venv '' | setup_venv '[test]'
 
+supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+
+# Debian ships Python without ensurepip, and then `-m venv` leaves a half-made folder.
 find_python() {
-    local candidate
+    local candidate lacking=''
     for candidate in python3.12 python3.11 python3 python; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-            2>/dev/null; then
+        "$candidate" -c "$supported" 2>/dev/null || continue
+        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
             echo "$candidate"
             return
         fi
+        lacking="$lacking $candidate"
     done
-    echo "error: Python 3.11 or 3.12 is needed and was not found on PATH; install one of them" >&2
+    if [ -n "$lacking" ]; then
+        echo "error: the venv module is missing from$lacking; on Debian and Ubuntu install" \
+            "python3-venv, elsewhere a Python 3.11 or 3.12 that has it" >&2
+    else
+        echo "error: Python 3.11 or 3.12 is needed and was not found on PATH; install one" >&2
+    fi
     return 2
 }
 
 setup_venv() {
     local extras="$1" python stamp fingerprint
     stamp=".venv/installed${extras//[^a-z]/-}"
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python="$(find_python)"
         echo "making .venv with $("$python" --version)"
-        if ! "$python" -m venv .venv; then
-            rm -rf .venv
-            echo "error: '$python -m venv' failed; on Debian install python3-venv" >&2
-            return 2
+        if .venv/bin/python -c '' 2>/dev/null; then
+            "$python" -m venv .venv
+        else # absent, or its Python is gone
+            "$python" -m venv --clear .venv
         fi
+    fi
+    if ! .venv/bin/python -c "$supported"; then
+        echo "error: .venv holds $(.venv/bin/python --version), and 3.11 or 3.12 is needed;" \
+            "delete .venv and run this again" >&2
+        return 2
     fi
     fingerprint="$(cksum <setup.py) $PWD"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$fingerprint" ]; then
-        echo "installing tcl_jax$extras and what it needs (about 600 MB the first time)"
+        echo "installing tcl_jax$extras and what it needs (some minutes the first time)"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$extras"
         echo "$fingerprint" >"$stamp"
     fi

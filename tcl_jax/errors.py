@@ -1,17 +1,21 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors that explain themselves, and how a command ends with them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 
 class InputError(ValueError):
     """Bad input: a config, a file or a flag that cannot be used.
 
-    The message is a paragraph for people: what was given, what is wrong with it, what to do. The
-    commands print it without a traceback and exit with code 2.
+    The message is a paragraph for people: what was given, what is wrong with it, what to do.
     """
+
+
+class RunError(RuntimeError):
+    """A run that failed for a reason it can name; the message says what is left and what to do."""
 
 
 @contextlib.contextmanager
@@ -24,3 +28,12 @@ def as_input_error(what: str) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise InputError(f"{what}: {error}") from error
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Runs a command; exits with 2 after bad input and with 1 after a failure it can explain."""
+    try:
+        command()
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)

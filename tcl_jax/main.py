@@ -10,20 +10,17 @@ the same command goes on from there. Exit codes: 0 finished, or interrupted and 
 from __future__ import annotations
 
 import sys
+from logging import INFO
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, run_command
 
 EXAMPLE = "python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes"
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Path of a config, such as configs/shapes.py.", lock_config=True
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run: checkpoints, metrics, TensorBoard, results."
-)
+CONFIG = config_flags.DEFINE_config_file("config", None, "A config file.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run and its results.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
@@ -58,23 +55,29 @@ def run(argv: list[str]) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Flags and config, with mistakes as `InputError`."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"{error}\nThe flags: python -m tcl_jax.main --help") from error
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.to_dict()  # a config that failed to load says so only when it is read
+        return rest
+    except (KeyError, AttributeError) as error:
+        message = f"a --config.FIELD flag names a field that the config does not have: {error}"
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        message = str(error)
+    raise InputError(f"{message}\nThe flags: python -m tcl_jax.main --help")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Entry point: bad input ends in a message and exit code 2."""
+def main() -> None:
+    """Entry point."""
     # Configs import their base as `configs.NAME`, wherever this is started from.
-    argv = sys.argv if argv is None else argv
-    named = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
+    named = [a.split("=", 1)[1] for a in sys.argv if a.startswith("--config=")]
     sys.path += [str(Path(name).resolve().parent.parent) for name in named]
     logging.set_verbosity(logging.INFO)
-    try:
-        app.run(run, argv=argv, flags_parser=parse_flags)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    # Libraries tell much; what is not a warning is shown if it is ours.
+    ours = Path(__file__).parent
+    logging.get_absl_handler().addFilter(
+        lambda record: record.levelno > INFO or ours in Path(record.pathname).parents
+    )
+    run_command(lambda: app.run(run, flags_parser=parse_flags))
 
 
 if __name__ == "__main__":

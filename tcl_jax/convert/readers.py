@@ -11,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from tcl_jax.convert.mapping import WeightError
+from tcl_jax.files import whole_file
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUILT_IN = {"builtin:shapes_clip": ASSETS / "shapes_clip.safetensors"}
@@ -64,12 +65,6 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def write_safetensors(
     path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """Writes tensors under a temporary name first, so that the file is whole or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Writes tensors by name, whole or not at all."""
+    with whole_file(path) as temporary:
         safetensors.numpy.save_file(tensors, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -29,12 +29,12 @@ from tcl_jax.evaluation.shapes import (
     segment_scenes,
     zero_shot_accuracy,
 )
+from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.pictures import colorize, comparison_grid, save_png
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 from tcl_jax.training.objectives import TCLObjective
-from tcl_jax.training.workdir import write_json
 
 THRESHOLDS = np.round(np.arange(0.0, 0.8, 0.02), 2)
 """Cosines tried as the baseline's background threshold."""

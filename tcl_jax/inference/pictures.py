@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from tcl_jax.files import whole_file
 
 PAPER, INK, FAINT = (255, 255, 255), (34, 36, 40), (120, 124, 132)
 FONT_SIZE, MARGIN = 15, 14
@@ -118,12 +119,6 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def save_png(path: str | os.PathLike[str], image: Rgb) -> None:
-    """Writes a PNG under a temporary name first, so that the file is whole or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Writes a PNG, whole or not at all."""
+    with whole_file(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

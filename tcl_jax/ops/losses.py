@@ -6,9 +6,10 @@ global batch, so the value does not depend on the number of devices.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float
 
 from tcl_jax.ops.masking import l2_normalize
@@ -17,7 +18,7 @@ MAX_LOGIT_SCALE = 100.0
 """CLIP clips its learned inverse temperature here."""
 
 
-@struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class LossWeights:
     """Weights and priors of the terms; the defaults are the paper's.
 

@@ -35,23 +35,44 @@ def start_processes(
             f"--process_id={process_id} is not one of the {num_processes} process(es); they are "
             f"numbered from 0 to {num_processes - 1}"
         )
-    if jax.config.read("jax_platforms") == "cpu":
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set on at least one process; every process must call it."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+    return flag if jax.process_count() == 1 else bool(_allgather(np.array([flag])).any())
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:
-    """Sum of an integer array over all processes, on every process; all must call it."""
+    """Sum of an int64 array over all processes, on every process; all must call it."""
     if jax.process_count() == 1:
         return counts
     # Two halves of 32 bits: without x64 JAX would truncate counts of pixels.
     halves = np.stack([counts & 0xFFFFFFFF, counts >> 32]).astype(np.uint32)
-    low, high = np.asarray(multihost_utils.process_allgather(halves)).astype(np.int64).sum(0)
+    low, high = _allgather(halves).astype(np.int64).sum(axis=0)
     return low + (high << 32)
+
+
+def gather_texts(text: str) -> list[str]:
+    """The text of every process, in their order, on every process; all must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    sizes = _allgather(np.array([own.size], np.int32))[:, 0]
+    rows = _allgather(np.pad(own, (0, int(sizes.max()) - own.size)))
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def agree_on_problem(problem: str | None) -> str | None:
+    """The problem of this process or of another, so that all take the same way."""
+    if jax.process_count() == 1:
+        return problem
+    bad = _allgather(np.array([problem is not None]))[:, 0]
+    if problem is None and bad.any():
+        return f"process {int(bad.argmax())} could not read it; its log says why"
+    return problem
+
+
+def _allgather(row: np.ndarray) -> np.ndarray:
+    with jax.transfer_guard("allow"):
+        return np.asarray(multihost_utils.process_allgather(row))

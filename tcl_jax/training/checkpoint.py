@@ -22,14 +22,19 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from tcl_jax.parallel.processes import agree_on_problem, gather_texts
 from tcl_jax.training.checksums import find_damage, has_checksums, write_checksums, write_json
-from tcl_jax.training.leaves import check_storable, find_mismatch, name_leaves, place_leaves
+from tcl_jax.training.leaves import (
+    check_json,
+    check_storable,
+    find_mismatch,
+    name_leaves,
+    place_leaves,
+)
 
 _COMMIT = "commit_success.txt"
 _METRICS = "metrics.json"
@@ -171,9 +176,11 @@ class CheckpointStore:
             return False
         leaves = name_leaves(state)
         check_storable(leaves)
+        # Process 0 writes all positions: Orbax does not wait for JSON of other processes.
+        positions = gather_texts(check_json("data_state", data_state))
         info = {
-            "config": json.loads(_to_json("config", config)),
-            "data_states": [json.loads(s) for s in _gather(_to_json("data_state", data_state))],
+            "config": json.loads(check_json("config", config)),
+            "data_states": [json.loads(position) for position in positions],
         }
         if step in self._damaged:
             self._uncommit([step])
@@ -288,7 +295,7 @@ class CheckpointStore:
         reasons = []
         for candidate in reversed(there) if step is None else [step]:
             path = self._path(candidate)
-            problem = _agree(self._find_damage(path))
+            problem = agree_on_problem(self._find_damage(path))
             if problem is None:
                 self._sound.add(path)
                 try:
@@ -298,7 +305,7 @@ class CheckpointStore:
                     raise
                 except Exception as error:
                     problem = _reason(error)
-                problem = _agree(problem)
+                problem = agree_on_problem(problem)
                 if problem is None:
                     return candidate, result
                 if has_checksums(path):
@@ -409,41 +416,6 @@ class CheckpointStore:
         except (OSError, ValueError, AttributeError) as error:
             logging.warning("%s: unreadable, so no step counts as the best: %s", path, error)
             return {}
-
-
-def _to_json(name: str, value: Any) -> str:
-    try:
-        return json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: must be JSON-able: {error}.") from error
-
-
-def _gather(text: str) -> list[str]:
-    """The text of every process, in their order.
-
-    Process 0 writes them all: Orbax commits a step without waiting for JSON of other processes.
-    """
-    if jax.process_count() == 1:
-        return [text]
-    own = np.frombuffer(text.encode(), np.uint8)
-    sizes = _allgather(np.array([own.size], np.int32))[:, 0]
-    rows = _allgather(np.pad(own, (0, int(sizes.max()) - own.size)))
-    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
-
-
-def _allgather(row: np.ndarray) -> np.ndarray:
-    with jax.transfer_guard("allow"):
-        return np.asarray(multihost_utils.process_allgather(row))
-
-
-def _agree(problem: str | None) -> str | None:
-    """The problem of this process or of another, so that all take the same way."""
-    if jax.process_count() == 1:
-        return problem
-    bad = _allgather(np.array([problem is not None]))[:, 0]
-    if problem is None and bad.any():
-        return f"process {int(bad.argmax())} could not read it; its log says why"
-    return problem
 
 
 def _reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,3 +68,15 @@ def find_mismatch(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> str |
         return None
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
     return "; ".join(sorted(problems)[:8]) + more
+
+
+def check_json(name: str, value: Any) -> str:
+    """The value as JSON.
+
+    Raises:
+      ValueError: it cannot be written as JSON; `name` says which it is.
+    """
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: must be JSON-able: {error}.") from error

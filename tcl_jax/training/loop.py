@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.sources import make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.errors import InputError, RunError, as_input_error
+from tcl_jax.files import write_json
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated, replicated
 from tcl_jax.parallel.processes import any_process
 from tcl_jax.training.build import Task, build_optimizer
@@ -29,7 +30,7 @@ from tcl_jax.training.interrupt import Interrupt
 from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
 from tcl_jax.training.state import Failure, create_state
 from tcl_jax.training.step import PhasedStep, no_failure
-from tcl_jax.training.workdir import open_workdir, write_json
+from tcl_jax.training.workdir import open_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Outcome:
     frozen: Any
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
     """The loss or its gradient was not finite; names the step and the terms."""
 
 
@@ -153,7 +154,7 @@ def train(
         accumulation_steps=t.accumulation_steps,
     )
     failure: Failure | None = None
-    key = jax.device_put(noise_key(config.seed), replicated(mesh))
+    key = noise_key(config.seed, mesh)
 
     def save(step: int, scores: Mapping[str, float] | None = None, wait: bool = False) -> None:
         _check_finite(failure, root)
@@ -216,9 +217,12 @@ def train(
     return Outcome(int(jax.device_get(state.step)), not interrupted, state.params, frozen)
 
 
-def noise_key(seed: int) -> jax.Array:
-    """Root key of the mask noise; a step folds in its number."""
-    return jax.random.fold_in(jax.random.key(seed), 1)
+def noise_key(seed: int, mesh: Mesh) -> jax.Array:
+    """Root key of the mask noise, on every device; a step folds in its number."""
+    key = jax.jit(
+        lambda: jax.random.fold_in(jax.random.key(seed), 1), out_shardings=replicated(mesh)
+    )
+    return key()
 
 
 def _check_finite(failure: Failure | None, root: Path) -> None:

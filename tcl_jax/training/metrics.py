@@ -19,6 +19,8 @@ import tensorboardX
 from absl import logging
 from clu import metrics as clu_metrics
 
+from tcl_jax.files import whole_file
+
 
 class TrainMetrics:
     """Averages of device scalars from one log to the next, without making the host wait.
@@ -172,9 +174,8 @@ def _keep_until(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             logging.warning("%s: dropped a line that is not a record: %.80s", path, line)
-    part = path.with_suffix(".jsonl.part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_text("".join(kept), encoding="utf-8")
 
 
 class Progress:

@@ -37,14 +37,3 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
             ) from error
         check_same_config(settings, stored, workdir)
     return root
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON under a temporary name first, so that the file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

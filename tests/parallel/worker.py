@@ -16,6 +16,7 @@ from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.parallel.mesh import data_mesh, put_batch, put_replicated, replicated
 from tcl_jax.parallel.processes import any_process, start_processes, sum_over_processes
 from tcl_jax.training.build import build_optimizer, build_task
+from tcl_jax.training.loop import noise_key
 from tcl_jax.training.optim import split_groups
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import PhasedStep, no_failure
@@ -42,7 +43,7 @@ def main(weights: str, out: str, port: str = "", processes: str = "1", index: st
     adamw, schedule = build_optimizer(config)
     state = put_replicated(create_state(task.params, task.objective, adamw), mesh)
     frozen = put_replicated(task.frozen, mesh)
-    key = jax.device_put(jax.random.key(0), replicated(mesh))
+    key = noise_key(config.seed, mesh)
     batch = put_batch(next(batches), mesh)
 
     def total(params, frozen, batch, key):

@@ -197,4 +197,8 @@ def test_accumulation_of_identical_parts_equals_one_part(tmp_path: Path) -> None
     one, gradient = accumulated_gradient(loss, task.params, batch, key, 1)
     two, same = accumulated_gradient(loss, task.params, twice, key, 2)
     np.testing.assert_allclose(one.total, two.total, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, same)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(abs(b).max())),
+        gradient,
+        same,
+    )

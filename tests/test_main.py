@@ -1,0 +1,151 @@
+"""The command as a user meets it: help, mistakes, interruption, and a whole small run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tcl_jax.main", *arguments]
+
+
+def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def small(folder: Path, workdir: Path, *more: str) -> list[str]:
+    """Arguments of a run of 13 steps on a random CLIP of the test's size."""
+    config = tiny_config(folder)
+    sizes = config.model.sizes.to_dict()
+    fields = {
+        **{f"model.sizes.{name}": value for name, value in sizes.items()},
+        "model.weights": config.model.weights,
+        "data.num_examples": 100,
+        "data.num_workers": 1,
+        "train.global_batch_size": 8,
+        "train.total_steps": 12,
+        "train.backbone_from_step": 6,
+        "train.log_every": 1,
+        "train.checkpoint_every": 1,
+        "train.keep_latest": 3,
+        "eval.every": 6,
+        "eval.num_scenes": 128,
+    }
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return ["--config=configs/shapes.py", f"--workdir={workdir}", *overrides, *more]
+
+
+def test_help_names_the_flags() -> None:
+    result = run("--help")
+    assert "--workdir" in result.stdout and "--config" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config and --workdir are needed"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--confg=configs/shapes.py"], "confg"),
+        (["--config=configs/shapes.py", "--workdir=W", "train"], "are not flags"),
+        (
+            ["--config=configs/shapes.py", "--workdir=W", "--config.train.totl_steps=3"],
+            "totl_steps",
+        ),
+        (
+            ["--config=configs/shapes.py", "--workdir=W", "--config.train.total_steps=0"],
+            "train.total_steps=0 must be positive",
+        ),
+        (
+            ["--config=configs/tcl.py", "--workdir=W"],
+            "weights/ViT-B-16.safetensors' do not exist",
+        ),
+        (
+            ["--config=configs/shapes.py", "--workdir=W", "--config.model.sizes.text_width=128"],
+            "tensor 'token_embedding.weight' has shape (49408, 64), which does not fit",
+        ),
+        (
+            ["--config=configs/shapes.py", "--workdir=setup.py"],
+            "is a file; choose another directory",
+        ),
+    ],
+)
+def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    result = run(*(a.replace("--workdir=W", f"--workdir={workdir}") for a in arguments))
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not workdir.exists()
+
+
+def test_batch_that_does_not_divide_over_devices(tmp_path: Path) -> None:
+    arguments = ["--config=configs/shapes.py", f"--workdir={tmp_path / 'run'}"]
+    result = run(*arguments, "--config.train.global_batch_size=12", devices=8)
+    assert result.returncode == 2 and not (tmp_path / "run").exists()
+    assert "does not divide over 8 device(s); choose a multiple of 8, such as 8 or 16" in (
+        result.stderr
+    )
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["train/total"] for row in rows if "train/total" in row}
+
+
+def stop_at(step: int, number: signal.Signals, arguments: list[str], workdir: Path) -> int:
+    """Starts the run, sends the signal once the step is logged, and returns the exit code."""
+    with (workdir.parent / "log").open("w") as log:
+        process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=log, stdout=log)
+    deadline = time.time() + 240
+    while process.poll() is None and time.time() < deadline:
+        if (workdir / "metrics.jsonl").exists() and max(losses(workdir), default=0) >= step:
+            process.send_signal(number)
+            break
+        time.sleep(0.02)
+    return process.wait(timeout=120)
+
+
+def test_stopped_killed_and_continued_equals_uninterrupted(tmp_path: Path) -> None:
+    whole = run(*small(tmp_path, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    assert "Traceback" not in whole.stderr
+    results = json.loads((tmp_path / "whole/results.json").read_text())
+    assert set(results["clip"]) == {"miou", "miou_unseen", "retrieval_at_1"}
+    assert set(results["tcl"]) == {"miou", "miou_unseen"}
+    assert (tmp_path / "whole/shapes.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "whole").glob(".*"))
+
+    parts = tmp_path / "parts"
+    arguments = small(tmp_path, parts)
+    assert stop_at(3, signal.SIGTERM, arguments, parts) == 0
+    assert "saved at step" in (tmp_path / "log").read_text()
+    assert not (parts / "results.json").exists()
+    assert stop_at(7, signal.SIGKILL, arguments, parts) == -signal.SIGKILL
+    rest = run(*arguments)
+    assert rest.returncode == 0, rest.stderr
+    ours, theirs = losses(parts), losses(tmp_path / "whole")
+    assert ours == theirs and max(ours) == 13
+    assert json.loads((parts / "results.json").read_text()) == results
+    assert np.isfinite(list(ours.values())).all()
