@@ -1,13 +1,19 @@
-"""The paper's run: TCL on ViT-B/16 with CC3M + CC12M (Cha et al., CVPR 2023, section 4.1).
+r"""The paper's run: TCL on ViT-B/16 with CC3M + CC12M (Cha et al., CVPR 2023, section 4.1).
 
     python -m tcl_jax.main --config=configs/tcl.py --workdir=runs/tcl \
         --config.data.shards="('data/cc3m/{00000..00331}.tar','data/cc12m/{00000..01242}.tar')"
 
-Needs CLIP ViT-B/16 as safetensors or npz with OpenAI's tensor names (`model.weights`) and the
-image-text pairs as webdataset tar shards (`data.shards`). 50,001 steps of 1,024 pairs; the paper
-used 16 GPUs of 64 pairs each. Published zero-shot mIoU, mean of eight benchmarks: 33.9 (37.2 with
-PAMR). This project has not measured that run yet, and two parts of the recipe are still to come:
-RandAugment with random erasing, and the two training-time benchmarks (`eval.tasks`).
+Needs two things. CLIP ViT-B/16 with OpenAI's tensor names as safetensors or npz (`model.weights`);
+from OpenAI's ViT-B-16.pt, where PyTorch is installed, once:
+
+    python -c "import torch; from safetensors.torch import save_file as s; \
+        m = torch.jit.load('ViT-B-16.pt', 'cpu').state_dict(); \
+        s({k: v.contiguous() for k, v in m.items()}, 'weights/ViT-B-16.safetensors')"
+
+And the image-text pairs as webdataset tar shards (`data.shards`). 50,001 steps of 1,024 pairs; the
+paper used 16 GPUs of 64 pairs each. Published zero-shot mIoU, mean of eight benchmarks: 33.9 (37.2
+with PAMR). This project has not measured that run yet, and two parts of the recipe are still to
+come: RandAugment with random erasing, and the two training-time benchmarks (`eval.tasks`).
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
@@ -21,6 +23,11 @@ def load(name: str) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
+def arrays(name: str) -> dict[str, jax.Array]:
+    """`load` as JAX arrays, token ids as int32."""
+    return {k: jnp.asarray(v) for k, v in load(name).items() if v.dtype.kind in "fi"}
+
+
 def relative_error(actual: Any, expected: np.ndarray) -> float:
     """max |a - b| / max |b|; infinite where shapes differ."""
     actual = np.asarray(actual, np.float64)
@@ -35,9 +42,11 @@ def reference_model() -> tuple[TCL, dict[str, Any], dict[str, Any]]:
     clip_state = load("clip_state_dict")
     config = infer_clip_config(clip_state)
     learned = tcl_params(load("tcl_state_dict"), config, TAP_LAYER)
-    return TCL(config, TAP_LAYER), learned, clip_params(clip_state, config)
+    clip = clip_params(clip_state, config)
+    model = TCL(config, TAP_LAYER)
+    return model, jax.tree.map(jnp.asarray, learned), jax.tree.map(jnp.asarray, clip)
 
 
-def nchw_to_nhwc(x: np.ndarray) -> np.ndarray:
+def nchw_to_nhwc(x: Any) -> jax.Array:
     """PyTorch's image layout to ours."""
-    return np.moveaxis(x, -3, -1)
+    return jnp.moveaxis(jnp.asarray(x), -3, -1)

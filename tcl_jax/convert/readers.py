@@ -18,6 +18,10 @@ BUILT_IN = {"builtin:shapes_clip": ASSETS / "shapes_clip.safetensors"}
 """Weights that come with the package, by the name that a config gives."""
 
 
+DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError)
+"""What the libraries raise when a file is not what its name says."""
+
+
 def resolve_weights(name: str) -> Path:
     """Path of weights given as a path or as `builtin:NAME`.
 
@@ -52,7 +56,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if path.suffix == ".npz":
             with np.load(path) as archive:
                 return dict(archive)
-    except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except DAMAGED as error:
         raise WeightError(
             f"weights {str(path)!r} cannot be read: {error}; the file is damaged or was cut "
             "short, so copy it again"

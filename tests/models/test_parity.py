@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tcl_jax.models.clip import encode_text
 from tcl_jax.ops.masking import diagonal
 from tcl_jax.training.objectives import TCLObjective
-from tests.reference import load, nchw_to_nhwc, reference_model, relative_error
+from tests.reference import arrays, load, nchw_to_nhwc, reference_model, relative_error
 
 TOLERANCE = 1e-4
 TERMS = ("area", "neg_area", "tclf", "tv_img", "tv_mask", "tcli")
@@ -19,7 +20,7 @@ TERMS = ("area", "neg_area", "tclf", "tv_img", "tv_mask", "tcli")
 def forward() -> dict[str, np.ndarray]:
     """Everything in forward.npz as this implementation computes it, in its layout."""
     model, learned, clip = reference_model()
-    golden = load("forward")
+    golden = arrays("forward")
     image = nchw_to_nhwc(golden["image"])
     variables = {"params": {**learned, "clip": clip}}
     texts = encode_text(model.clip_model, clip, golden["tokens"])
@@ -40,7 +41,7 @@ def forward() -> dict[str, np.ndarray]:
         "clip_image_emb": grounding.vision.embedding,
         "clip_text_emb": texts,
         "masker_image_emb": np.moveaxis(grounding.pixel_embeddings, -1, 1),
-        "out/mask": np.asarray(diagonal(masks))[:, None],
+        "out/mask": np.asarray(diagonal(jnp.asarray(masks)))[:, None],
         "out/neg_mask": np.asarray(others),
         **{f"out/{name}_loss": output.terms[name] for name in TERMS},
         "total_loss": output.total,

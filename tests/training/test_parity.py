@@ -15,7 +15,7 @@ from tcl_jax.training.objectives import TCLObjective
 from tcl_jax.training.optim import AdamW, merge_groups, split_groups, warmup_cosine
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import make_step, no_failure
-from tests.reference import TAP_LAYER, load, nchw_to_nhwc, reference_model, relative_error
+from tests.reference import TAP_LAYER, arrays, load, nchw_to_nhwc, reference_model, relative_error
 
 GRADIENTS = load("grads")
 PHASE_SWITCH = 6
@@ -24,7 +24,7 @@ PHASE_SWITCH = 6
 @cache
 def gradients() -> dict[str, np.ndarray]:
     model, learned, clip = reference_model()
-    golden = load("forward")
+    golden = arrays("forward")
     own = np.arange(len(golden["image"]))
     batch = {"image": nchw_to_nhwc(golden["image"]), "tokens": golden["tokens"]}
     objective = TCLObjective(model)

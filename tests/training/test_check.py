@@ -1,0 +1,87 @@
+"""Configs and work directories that no run can have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.tcl import get_config
+from tcl_jax.errors import InputError
+from tcl_jax.parallel.mesh import check_batch_size, data_mesh
+from tcl_jax.parallel.processes import start_processes
+from tcl_jax.training.build import build_task
+from tcl_jax.training.check import check_config, check_same_config
+from tcl_jax.training.loop import number_of_updates
+from tcl_jax.training.workdir import open_workdir
+
+
+def test_every_impossible_value_is_listed() -> None:
+    config = get_config()
+    check_config(config)
+    config.train.total_steps = 0
+    config.optim.warmup_steps = -1
+    config.loss.area_prior = 1.5
+    with pytest.raises(InputError) as error:
+        check_config(config)
+    for part in ("train.total_steps=0", "optim.warmup_steps=-1", "loss.area_prior=1.5"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("objective", "mae", "objective='mae' is unknown"),
+        ("model.variant", "ViT-H/14", "model.variant='ViT-H/14' is unknown"),
+        ("model.variant", "custom", "model.sizes do not describe a CLIP"),
+        ("model.weights", "nowhere.npz", "'nowhere.npz' do not exist"),
+    ],
+)
+def test_models_that_cannot_be_built(field: str, value: str, message: str) -> None:
+    config = get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=message):
+        build_task(config)
+
+
+def test_differences_between_configs_are_listed() -> None:
+    stored = {"a": {"b": 1, "c": [1, 2]}, "gone": 1}
+    check_same_config({"a": {"b": 1, "c": (1, 2)}, "gone": 1}, stored, "run")
+    with pytest.raises(InputError) as error:
+        check_same_config({"a": {"b": 2, "c": (1, 2)}, "new": 3}, stored, "run")
+    assert "a.b: 1 there, 2 now" in str(error.value)
+    assert "gone: 1 there, '(absent)' now" in str(error.value)
+    assert "new: '(absent)' there, 3 now" in str(error.value)
+    assert "a.c" not in str(error.value)
+
+
+def test_workdirs(tmp_path: Path) -> None:
+    assert open_workdir(str(tmp_path / "a/b"), {}) == tmp_path / "a/b"
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("x")
+    for name in ("file", "file/below"):
+        with pytest.raises(InputError, match="is a file"):
+            open_workdir(str(tmp_path / name), {})
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 1}))
+    assert open_workdir(str(tmp_path), {"seed": 1}) == tmp_path
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        open_workdir(str(tmp_path), {})
+
+
+def test_batches_and_processes() -> None:
+    mesh = data_mesh()
+    check_batch_size(8, mesh, 4)
+    with pytest.raises(InputError, match="does not divide over 1 device.* x 4 accumulation"):
+        check_batch_size(6, mesh, 4)
+    with pytest.raises(InputError, match="belong together"):
+        start_processes("localhost:1", None, None)
+    with pytest.raises(InputError, match="process_id=2 is not one of the 2"):
+        start_processes("localhost:1", 2, 2)
+    start_processes(None, None, None)
+
+
+def test_the_last_evaluation_is_reached() -> None:
+    assert number_of_updates(50_000, 2500) == 50_001
+    assert number_of_updates(10, 4) == 9
