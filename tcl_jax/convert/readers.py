@@ -72,3 +72,4 @@ def write_safetensors(
     """Writes tensors by name, whole or not at all."""
     with whole_file(path) as temporary:
         safetensors.numpy.save_file(tensors, temporary, metadata)
+        temporary.chmod(0o644)  # the library makes files that only their owner reads

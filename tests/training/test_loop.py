@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
+from configs.tcl import get_config as paper_config
 from tcl_jax.errors import InputError
 from tcl_jax.training import loop
 from tcl_jax.training.build import build_task
@@ -202,3 +206,40 @@ def test_accumulation_of_identical_parts_equals_one_part(tmp_path: Path) -> None
         gradient,
         same,
     )
+
+
+def write_shard(path: Path, pairs: int) -> None:
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w") as tar:
+        for i in range(pairs):
+            picture = io.BytesIO()
+            pixels = rng.integers(0, 255, (40, 50, 3), np.uint8)
+            Image.fromarray(pixels).save(picture, "JPEG")
+            for name, content in (("jpg", picture.getvalue()), ("txt", f"thing {i}".encode())):
+                member = tarfile.TarInfo(f"{i:04d}.{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def test_the_papers_config_on_tar_shards(tmp_path: Path) -> None:
+    """configs/tcl.py shrunk: tar shards, crops, bfloat16, learning rate scaled with the batch."""
+    tiny, config = tiny_config(tmp_path), paper_config()
+    write_shard(tmp_path / "pairs-000.tar", 12)
+    config.model.update(variant="custom", weights=tiny.model.weights, tap_layer=1)
+    config.model.sizes.update(tiny.model.sizes)
+    config.data.update(shards=(str(tmp_path / "pairs-{000..000}.tar"),), num_workers=0)
+    config.train.update(
+        global_batch_size=8, total_steps=4, backbone_from_step=2, log_every=1, accumulation_steps=2
+    )
+    config.optim.warmup_steps = 2
+    config.eval.every = 4
+    outcome = run(config, tmp_path / "run")
+    assert outcome.finished and outcome.step == 5
+    rows = records(tmp_path / "run")
+    assert rows[2]["train/lr"] == pytest.approx(3e-4 * 8 / 4096)
+    assert all(np.isfinite(row["train/total"]) for row in rows)
+    with config.unlocked():
+        config.data.shards = (str(tmp_path / "missing-{000..002}.tar"),)
+    with pytest.raises(InputError, match="missing-000.tar"):
+        run(config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
