@@ -7,8 +7,9 @@ shapes.png, zero-shot mIoU on held-out scenes of the CLIP alone (about 36) and o
 over all classes and over the pairs that no training caption names (about 41 and 63).
 """
 
-from configs.shapes_clip import get_config as clip_config
 from ml_collections import ConfigDict
+
+from configs.shapes_clip import get_config as clip_config
 
 
 def get_config() -> ConfigDict:
