@@ -37,3 +37,10 @@ def run_command(command: Callable[[], None]) -> None:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def first_cause(error: BaseException) -> str:
+    """The error that others were raised from, in one line: libraries wrap it in their own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"

@@ -39,6 +39,7 @@ def small(folder: Path, workdir: Path, *more: str) -> list[str]:
     """Arguments of a run of 13 steps on a random CLIP of the test's size."""
     config = tiny_config(folder)
     sizes = config.model.sizes.to_dict()
+    del sizes["vocab_size"]  # as in the config
     fields = {
         **{f"model.sizes.{name}": value for name, value in sizes.items()},
         "model.weights": config.model.weights,

@@ -26,6 +26,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from tcl_jax.errors import first_cause
 from tcl_jax.parallel.processes import agree_on_problem, gather_texts
 from tcl_jax.training.checksums import find_damage, has_checksums, write_checksums, write_json
 from tcl_jax.training.leaves import (
@@ -304,7 +305,7 @@ class CheckpointStore:
                 except CheckpointMismatchError:
                     raise
                 except Exception as error:
-                    problem = _reason(error)
+                    problem = first_cause(error)
                 problem = agree_on_problem(problem)
                 if problem is None:
                     return candidate, result
@@ -358,8 +359,8 @@ class CheckpointStore:
 
     def _write_error(self, step: int, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"{self.directory}: step {step} could not be written: {_reason(error)}. Is the disk "
-            "full or gone? The steps before it are as they were."
+            f"{self.directory}: step {step} could not be written: {first_cause(error)}. Is the "
+            "disk full or gone? The steps before it are as they were."
         )
 
     def _uncommit(self, steps: Iterable[int]) -> None:
@@ -416,10 +417,3 @@ class CheckpointStore:
         except (OSError, ValueError, AttributeError) as error:
             logging.warning("%s: unreadable, so no step counts as the best: %s", path, error)
             return {}
-
-
-def _reason(error: BaseException) -> str:
-    """The first cause, in one line: Orbax wraps it in messages about its handlers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"

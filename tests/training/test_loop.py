@@ -136,11 +136,11 @@ def test_finished_run_stays_finished(config: ConfigDict, tmp_path: Path) -> None
 
 def test_other_config_is_refused_with_the_fields(config: ConfigDict, tmp_path: Path) -> None:
     run(config, tmp_path / "run")
-    config.optim.base_lr = 0.5
+    before, config.optim.base_lr = config.optim.base_lr, 0.5
     config.seed = 3
     with pytest.raises(InputError) as error:
         run(config, tmp_path / "run")
-    assert "optim.base_lr: 0.002 there, 0.5 now" in str(error.value)
+    assert f"optim.base_lr: {before} there, 0.5 now" in str(error.value)
     assert "seed: 0 there, 3 now" in str(error.value)
 
 

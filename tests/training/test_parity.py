@@ -73,7 +73,8 @@ def trajectory() -> tuple[list[dict[str, float]], dict[str, np.ndarray], Any]:
             "uniform": golden["uniform"][i][own, own].astype(np.float32),
         }
         if failure is None:
-            failure = no_failure(objective, state, clip, batch, jax.random.key(0))
+            healthy = no_failure(objective, state, clip, batch, jax.random.key(0))
+            failure = jax.tree.map(jnp.asarray, healthy)
         step = phases[i >= PHASE_SWITCH]
         state, failure, metrics = step(state, failure, clip, batch, jax.random.key(0))
         records.append({k: float(v) for k, v in metrics.items()})
