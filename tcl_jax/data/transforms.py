@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
+Edge: TypeAlias = int | float
 Transform: TypeAlias = Callable[[bytes | Rgb, np.random.Generator], Rgb]
 
 _TRIES = 10
@@ -52,7 +53,7 @@ class Chain:
 
     steps: tuple[Transform, ...]
 
-    def __call__(self, image: bytes | Rgb, rng: np.random.Generator) -> Rgb:
+    def __call__(self, image: bytes | Rgb, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
         """Applies the steps in order; without any, only decodes."""
         for step in self.steps:
             image = step(image, rng)
@@ -132,7 +133,7 @@ class RandomResizedCrop:
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
 
-    def _resize(self, image: Image.Image, box: tuple[float, float, float, float]) -> Rgb:
+    def _resize(self, image: Image.Image, box: tuple[Edge, Edge, Edge, Edge]) -> Rgb:
         # Cropped before it is resized: pixels outside of the box must not bleed in.
         left, top = math.floor(box[0]), math.floor(box[1])
         right = min(image.width, math.ceil(box[2]))
@@ -203,7 +204,7 @@ class _Turn:
     mirror_y: bool = False
     swap: bool = False
 
-    def apply(self, pixels: Rgb) -> Rgb:
+    def apply(self, pixels: Rgb) -> UInt8[np.ndarray, "H W 3"]:
         """Stored to upright; the same array where nothing is to do."""
         if not (self.mirror_x or self.mirror_y or self.swap):
             return pixels

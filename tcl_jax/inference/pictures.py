@@ -54,7 +54,7 @@ def comparison_grid(
     columns_of_scenes: int = 2,
     enlarge_by: int = 2,
     note: str = "",
-) -> Rgb:
+) -> UInt8[np.ndarray, "H W 3"]:
     """Scenes as rows of equal cells under column titles, with a legend below.
 
     Args:

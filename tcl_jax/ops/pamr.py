@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from tcl_jax.ops.resize import resize
 
@@ -36,7 +36,7 @@ def pamr(
     offsets = [(d * y, d * x) for d in dilations for y, x in NEIGHBOURS]
     affinity = _affinity(image, offsets, len(dilations))
 
-    def refine(_: int, mask: jax.Array) -> jax.Array:
+    def refine(_: Int[Array, ""], mask: jax.Array) -> jax.Array:
         shifted = _Shifts(mask, max(dilations))
         total = jnp.zeros_like(mask)
         # One neighbour at a time: all 48 shifted copies would be 48 times the masks' memory.
