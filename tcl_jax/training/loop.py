@@ -16,6 +16,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tcl_jax.checkpoints.store import CheckpointStore
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.sources import make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
@@ -24,7 +25,6 @@ from tcl_jax.files import write_json
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated, replicated
 from tcl_jax.parallel.processes import any_process
 from tcl_jax.training.build import Task, build_optimizer
-from tcl_jax.training.checkpoint import CheckpointStore
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
 from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu

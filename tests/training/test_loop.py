@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs.tcl import get_config as paper_config
+from tcl_jax.checkpoints.store import CheckpointStore
 from tcl_jax.errors import InputError
 from tcl_jax.training import loop
 from tcl_jax.training.build import build_task
-from tcl_jax.training.checkpoint import CheckpointStore
 from tcl_jax.training.loop import Evaluation, NonFiniteError, Outcome, train
 from tests.tiny import tiny_clip_config, tiny_config
 

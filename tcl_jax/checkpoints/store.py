@@ -26,16 +26,16 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from tcl_jax.errors import first_cause
-from tcl_jax.parallel.processes import agree_on_problem, gather_texts
-from tcl_jax.training.checksums import find_damage, has_checksums, write_checksums, write_json
-from tcl_jax.training.leaves import (
+from tcl_jax.checkpoints.checksums import find_damage, has_checksums, write_checksums, write_json
+from tcl_jax.checkpoints.leaves import (
     check_json,
     check_storable,
     find_mismatch,
     name_leaves,
     place_leaves,
 )
+from tcl_jax.errors import first_cause
+from tcl_jax.parallel.processes import agree_on_problem, gather_texts
 
 _COMMIT = "commit_success.txt"
 _METRICS = "metrics.json"

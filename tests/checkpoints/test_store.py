@@ -19,7 +19,7 @@ from absl import logging
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tcl_jax.training.checkpoint import CheckpointError, CheckpointMismatchError, CheckpointStore
+from tcl_jax.checkpoints.store import CheckpointError, CheckpointMismatchError, CheckpointStore
 
 CONFIG = {"seed": 3, "model": {"width": 96, "taps": [1, 2]}, "note": None}
 
@@ -222,7 +222,7 @@ def test_a_sound_step_that_cannot_be_read_is_not_dropped(tmp_path, monkeypatch):
 
     with CheckpointStore(tmp_path) as store:
         with monkeypatch.context() as patch:
-            patch.setattr("tcl_jax.training.checkpoint.ocp.load_checkpointables", fail)
+            patch.setattr("tcl_jax.checkpoints.store.ocp.load_checkpointables", fail)
             with pytest.raises(CheckpointError, match="20: is intact but .*out of memory"):
                 store.restore(abstract(make_state(20)))
         assert store.restore(abstract(make_state(20))).step == 20
@@ -358,7 +358,7 @@ def test_a_failed_write_is_reported_and_the_older_steps_stay(tmp_path, monkeypat
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tcl_jax.training.checkpoint.ocp.save_checkpointables_async", fail)
+        patch.setattr("tcl_jax.checkpoints.store.ocp.save_checkpointables_async", fail)
         with pytest.raises(CheckpointError, match="step 2 could not be written.*No space"):
             save(store, 2)
     assert store.steps() == [1]
@@ -366,7 +366,7 @@ def test_a_failed_write_is_reported_and_the_older_steps_stay(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         broken = types.SimpleNamespace(result=fail)  # fails in the background
         patch.setattr(
-            "tcl_jax.training.checkpoint.ocp.save_checkpointables_async", lambda *_, **__: broken
+            "tcl_jax.checkpoints.store.ocp.save_checkpointables_async", lambda *_, **__: broken
         )
         assert save(store, 3)
         with pytest.raises(CheckpointError, match="step 3 could not be written.*No space"):
@@ -377,7 +377,7 @@ def test_a_failed_write_is_reported_and_the_older_steps_stay(tmp_path, monkeypat
 
 WRITER = """
 import sys, jax.numpy as jnp
-from tcl_jax.training.checkpoint import CheckpointStore
+from tcl_jax.checkpoints.store import CheckpointStore
 store = CheckpointStore(sys.argv[1], keep_latest=2, keep_best=1, best_metric="score")
 start = store.latest_step() or 0
 for step in range(start + 1, start + 10_000):
@@ -423,7 +423,7 @@ def test_kill_9_leaves_only_readable_steps(tmp_path):
 TWO_PROCESSES = """
 import sys, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from tcl_jax.training.checkpoint import CheckpointStore
+from tcl_jax.checkpoints.store import CheckpointStore
 rank, port, directory = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
 sharding = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec("data"))

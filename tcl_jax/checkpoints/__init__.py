@@ -1,0 +1,1 @@
+"""Orbax checkpoints: those of a run, and those of a finished model."""
