@@ -110,6 +110,7 @@ class CheckpointStore:
         registry.add(ocp.handlers.JsonHandler, checkpointable_name="info")
         self._context = ocp.Context()
         self._context.checkpointables.registry = registry
+        self._context.pytree.loading.partial_load = True  # `restore` compares the leaves itself
         self._steps = set(self._scan())
         self._damaged: set[int] = set()
         self._sound: set[epath.Path] = set()
@@ -263,7 +264,7 @@ class CheckpointStore:
             items = ocp.load_checkpointables(path, {"state": wanted, "info": None})
             return items["state"], items["info"]
 
-        found, (leaves, info) = self._first_readable(step, read)
+        found, (leaves, info) = self.first_readable(step, read)
         data_states, data_state = info["data_states"], None
         if len(data_states) == jax.process_count():
             data_state = data_states[jax.process_index()]
@@ -285,11 +286,11 @@ class CheckpointStore:
         def read(path: epath.Path) -> dict[str, Any]:
             return ocp.load_checkpointables(path, {"info": None})["info"]["config"]
 
-        return self._first_readable(step, read)[1]
+        return self.first_readable(step, read)[1]
 
-    def _first_readable(self, step: int | None, read: Callable[[epath.Path], _T]) -> tuple[int, _T]:
-        there = self.steps()
-        if not there:
+    def first_readable(self, step: int | None, read: Callable[[epath.Path], _T]) -> tuple[int, _T]:
+        """What `read` makes of `step`, or of the newest sound step; errors as in `restore`."""
+        if not (there := self.steps()):
             raise CheckpointError(f"{self.directory}: holds no complete checkpoint.")
         if step is not None and step not in there:
             raise CheckpointError(f"{self.directory}: no step {step}; the steps are {there}.")

@@ -79,13 +79,20 @@ def _count_blocks(state_dict: StateDict, prefix: str) -> int:
     return 1 + max((int(m[1]) for m in map(pattern.match, state_dict) if m), default=-1)
 
 
-def clip_params(state_dict: StateDict, config: CLIPConfig) -> dict[str, Any]:
-    """Parameters of `CLIP(config)` from a state dict with OpenAI's names, as float32.
+def clip_params(
+    state_dict: StateDict, config: CLIPConfig, dtype: Any = np.float32
+) -> dict[str, Any]:
+    """Parameters of `CLIP(config)` from a state dict with OpenAI's names.
+
+    Args:
+        state_dict: tensors by name.
+        config: sizes.
+        dtype: of the parameters; None keeps each tensor's own.
 
     Raises:
         WeightError: naming a tensor that is missing or does not fit.
     """
-    return to_params(clip_rules(config), state_dict, clip_shapes(config))
+    return to_params(clip_rules(config), state_dict, clip_shapes(config), dtype)
 
 
 def clip_state_dict(params: Any, config: CLIPConfig, dtype: Any = None) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
+from tqdm import tqdm
 
 from tcl_jax.errors import InputError
 
@@ -37,9 +38,9 @@ class Rule:
     path: tuple[str, ...]
     axes: tuple[int, ...] | None = None
 
-    def to_flax(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
-        """float32 parameter of the given shape from a PyTorch tensor."""
-        array = np.asarray(tensor, np.float32)
+    def to_flax(self, tensor: np.ndarray, shape: Shape, dtype: Any = np.float32) -> np.ndarray:
+        """Parameter of the given shape and dtype (None: the tensor's) from a PyTorch tensor."""
+        array = np.asarray(tensor, dtype)
         if self.axes is not None and array.ndim == len(self.axes):
             array = array.transpose(self.axes)
         if array.size != np.prod(shape, dtype=np.int64) or not _foldable(array.shape, shape):
@@ -47,6 +48,11 @@ class Rule:
                 f"tensor {self.name!r} has shape {tuple(np.shape(tensor))}, which does not fit "
                 f"parameter {'/'.join(self.path)} of shape {shape}; the checkpoint is of another "
                 "size than the config: correct the config's sizes or choose the matching file"
+            )
+        if not np.isfinite(array).all():
+            raise WeightError(
+                f"tensor {self.name!r} holds values that are not finite; the file is damaged or "
+                "of a training run that diverged, so get it again or choose another"
             )
         return np.array(array.reshape(shape), order="C")
 
@@ -123,16 +129,19 @@ def block(name: str, path: tuple[str, ...]) -> list[Rule]:
     ]
 
 
-def to_params(rules: Sequence[Rule], state_dict: StateDict, template: Any) -> dict[str, Any]:
+def to_params(
+    rules: Sequence[Rule], state_dict: StateDict, template: Any, dtype: Any = np.float32
+) -> dict[str, Any]:
     """Parameter tree of a state dict.
 
     Args:
         rules: the mapping.
         state_dict: name -> tensor, any floating dtype; other names in it are ignored.
         template: tree of anything with a `.shape`, what the model expects.
+        dtype: of the result; None keeps each tensor's own.
 
     Returns:
-        Nested dict of float32 arrays with the template's structure.
+        Nested dict of arrays with the template's structure. One tensor is read at a time.
 
     Raises:
         WeightError: naming a tensor that is missing, or its shape and the expected one.
@@ -145,7 +154,12 @@ def to_params(rules: Sequence[Rule], state_dict: StateDict, template: Any) -> di
             f"the checkpoint lacks {len(missing)} of {len(rules)} tensors: {shown}; it is not a "
             "checkpoint of this model, or of one with fewer blocks than the config says"
         )
-    flat = {rule.path: rule.to_flax(state_dict[rule.name], shapes[rule.path]) for rule in rules}
+    # Shown on terminals alone, and only where it takes long.
+    progress = tqdm(rules, "reading weights", unit="tensor", delay=2, leave=False, disable=None)
+    flat = {
+        rule.path: rule.to_flax(state_dict[rule.name], shapes[rule.path], dtype)
+        for rule in progress
+    }
     return traverse_util.unflatten_dict(flat)
 
 

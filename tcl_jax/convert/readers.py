@@ -1,16 +1,20 @@
-"""Reading weight files: safetensors and NumPy archives."""
+"""Reading and writing weight files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import zipfile
+import re
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from tcl_jax.convert.archives import MAGIC, Archive
+from tcl_jax.convert.flat_files import read_npz, read_safetensors
 from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.tensor_file import ByteFile, Contents, TensorFile, explaining
+from tcl_jax.convert.torch_zip import read_torch
 from tcl_jax.files import whole_file
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -18,8 +22,11 @@ BUILT_IN = {"builtin:shapes_clip": ASSETS / "shapes_clip.safetensors"}
 """Weights that come with the package, by the name that a config gives."""
 
 
-DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError)
-"""What the libraries raise when a file is not what its name says."""
+_NOT_WEIGHTS = {
+    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with `git lfs pull`",
+    b"<": "a web page; download the file itself",
+    b"\x89HDF": "an HDF5 file; save the weights again as .safetensors",
+}
 
 
 def resolve_weights(name: str) -> Path:
@@ -38,32 +45,69 @@ def resolve_weights(name: str) -> Path:
     return Path(name).expanduser()
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Tensors of a `.safetensors` or `.npz` file by name.
+def open_weights(path: str | os.PathLike[str]) -> TensorFile:
+    """Opens a weight file of any format that is known here, whatever its name ends in.
+
+    Formats: safetensors; .npz; PyTorch's .pt and .pth since 1.6, be they a state dict, one inside
+    of what a training run saved, or a scripted model such as OpenAI's CLIP. PyTorch is not needed,
+    and nothing in the file is run. Of a state dict whose names all begin with `module.`, that is
+    taken off.
+
+    Args:
+        path: of the file; ~ is the home directory.
+
+    Returns:
+        Its tensors, of which none is read yet; close it when done.
 
     Raises:
-        WeightError: if the file is missing, of another kind, or damaged.
+        WeightError: if the file is missing, damaged, too old, or holds anything but weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightError(
-            f"weights {str(path)!r} do not exist; give the path of a .safetensors or .npz file "
-            "with OpenAI CLIP's tensor names (configs/tcl.py says where CLIP's weights come from)"
-        )
+    with contextlib.suppress(RuntimeError):  # ~someone, of whom there is no home directory
+        path = path.expanduser()
+    file = ByteFile(path)
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.numpy.load_file(path)
-        if path.suffix == ".npz":
-            with np.load(path) as archive:
-                return dict(archive)
-    except DAMAGED as error:
+        with explaining(path):
+            return TensorFile(path, file, _read_contents(file))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _read_contents(file: ByteFile) -> Contents:
+    head = file.read(0, min(file.size, 64))
+    if head.startswith(MAGIC):
+        archive = Archive(file)
+        pickles = [name for name in archive.members if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(pickles) == 1:
+            return read_torch(archive, pickles[0])
+        if any(name.endswith(".npy") for name in archive.members):
+            return read_npz(archive)
         raise WeightError(
-            f"weights {str(path)!r} cannot be read: {error}; the file is damaged or was cut "
-            "short, so copy it again"
-        ) from error
+            "it is a ZIP archive, but neither PyTorch's (NAME/data.pkl) nor NumPy's (*.npy); "
+            "if the weights are inside, unpack it first"
+        )
+    if head[8:9] == b"{":
+        return read_safetensors(file)
+    if head.startswith(b"\x80"):
+        raise WeightError(
+            "it is a bare pickle, as torch.save wrote before PyTorch 1.6; if you trust it, "
+            "save it again with a current PyTorch: "
+            'torch.save(torch.load("old.pt", map_location="cpu"), "new.pt")'
+        )
+    for magic, what in _NOT_WEIGHTS.items():
+        if head.startswith(magic):
+            raise WeightError(f"it is {what}")
     raise WeightError(
-        f"weights {str(path)!r} end in {path.suffix or 'nothing'!r}; .safetensors and .npz are read"
+        f"it {'begins with ' + repr(head[:12]) if head else 'is empty'}, which is none of "
+        "safetensors, .npz and PyTorch's .pt or .pth; get it again or choose another file"
     )
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All tensors of a weight file by name; see `open_weights`."""
+    with open_weights(path) as file:
+        return dict(file)
 
 
 def write_safetensors(

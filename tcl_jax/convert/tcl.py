@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from tcl_jax.convert.mapping import (
     Rule,
     StateDict,
+    WeightError,
     block,
     conv,
     layer_norm,
@@ -20,6 +22,7 @@ from tcl_jax.convert.mapping import (
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.tcl import TCL
 
+BLOCKS = "masker.image_encoder.backbone.transformer.resblocks."
 DECODER = "masker.image_encoder.decoder"
 
 
@@ -30,8 +33,7 @@ def tcl_rules(config: CLIPConfig, tap_layer: int) -> list[Rule]:
     """
     rules = []
     for i in range(tap_layer, config.vision_layers):
-        name = f"masker.image_encoder.backbone.transformer.resblocks.{i}"
-        rules += block(name, ("grounder", f"blocks_{i - tap_layer}"))
+        rules += block(f"{BLOCKS}{i}", ("grounder", f"blocks_{i - tap_layer}"))
     for stage in range(2):
         for j, layer in enumerate(("conv", "conv2")):
             name = f"{DECODER}.decoder.net.{stage}.{layer}"
@@ -50,13 +52,43 @@ def tcl_rules(config: CLIPConfig, tap_layer: int) -> list[Rule]:
     return rules
 
 
-def tcl_params(state_dict: StateDict, config: CLIPConfig, tap_layer: int) -> dict[str, Any]:
-    """Learned parameters of `TCL(config, tap_layer)` from the official names, as float32.
+def infer_tap_layer(state_dict: StateDict, config: CLIPConfig) -> int:
+    """`ie_freeze` of a TCL checkpoint: CLIP's blocks before the first that the grounder copies.
+
+    Raises:
+        WeightError: if there is no such block, one is missing, or they are not CLIP's last ones.
+    """
+    pattern = re.compile(re.escape(BLOCKS) + r"(\d+)\.")
+    blocks = sorted({int(m[1]) for m in map(pattern.match, state_dict) if m})
+    if not blocks:
+        raise WeightError(
+            f"not a TCL checkpoint: it has no tensor {BLOCKS}N.*; the official one is tcl.pth, "
+            "and CLIP's own weights are given apart"
+        )
+    if blocks != list(range(blocks[0], config.vision_layers)) or not blocks[0]:
+        raise WeightError(
+            f"this TCL has the blocks {blocks} of its CLIP, and the CLIP given has "
+            f"{config.vision_layers}, of which it must hold the last ones and not all; give the "
+            "CLIP that it was trained from"
+        )
+    return blocks[0]
+
+
+def tcl_params(
+    state_dict: StateDict, config: CLIPConfig, tap_layer: int, dtype: Any = np.float32
+) -> dict[str, Any]:
+    """Learned parameters of `TCL(config, tap_layer)` from the official names.
+
+    Args:
+        state_dict: tensors by name.
+        config, tap_layer: of the model.
+        dtype: of the parameters; None keeps each tensor's own.
 
     Raises:
         WeightError: naming a tensor that is missing or does not fit.
     """
-    return to_params(tcl_rules(config, tap_layer), state_dict, tcl_shapes(config, tap_layer))
+    template = tcl_shapes(config, tap_layer)
+    return to_params(tcl_rules(config, tap_layer), state_dict, template, dtype)
 
 
 def tcl_state_dict(params: Any, config: CLIPConfig, tap_layer: int) -> dict[str, np.ndarray]:

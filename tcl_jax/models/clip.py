@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from tcl_jax.errors import InputError
 from tcl_jax.models.layers import ACTIVATIONS
 from tcl_jax.models.text import TextTower
 from tcl_jax.models.vision import VisionOutput, VisionTower
@@ -81,6 +83,29 @@ VARIANTS: dict[str, CLIPConfig] = {
     "ViT-L/14": CLIPConfig(768, 224, 14, 1024, 24, 768, 12),
     "ViT-L/14@336px": CLIPConfig(768, 336, 14, 1024, 24, 768, 12),
 }
+
+
+def choose_sizes(variant: str, sizes: Mapping[str, Any]) -> CLIPConfig:
+    """Sizes of a CLIP as a run's config gives them.
+
+    Args:
+        variant: a row of `VARIANTS`, or "custom".
+        sizes: fields of `CLIPConfig`; read where the variant is "custom".
+
+    Raises:
+        InputError: if the variant is unknown or the sizes are impossible.
+    """
+    if variant in VARIANTS:
+        return VARIANTS[variant]
+    if variant != "custom":
+        raise InputError(
+            f"model.variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}, or "
+            "'custom' with the sizes in model.sizes"
+        )
+    try:
+        return CLIPConfig(**sizes)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model.sizes do not describe a CLIP: {error}") from error
 
 
 class CLIP(nn.Module):

@@ -118,7 +118,7 @@ class VisionTower(nn.Module):
         return jnp.einsum("...c,cd->...d", self.ln_post(x), self.proj.astype(self.dtype))
 
 
-def patch_grid(shape: tuple[int, ...], patch_size: int) -> tuple[int, int]:
+def patch_grid(shape: tuple[Any, ...], patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches of an image batch [b, H, W, 3].
 
     Raises:

@@ -103,7 +103,7 @@ def test_absent_or_unknown_file(tmp_path: Path) -> None:
     with pytest.raises(WeightError, match="do not exist"):
         read_state_dict(tmp_path / "none.npz")
     (tmp_path / "clip.onnx").write_bytes(b"x")
-    with pytest.raises(WeightError, match=r"'.onnx'; .safetensors and .npz are read"):
+    with pytest.raises(WeightError, match="none of safetensors, .npz and PyTorch"):
         read_state_dict(tmp_path / "clip.onnx")
     for name in ("", "builtin:nothing"):
         with pytest.raises(WeightError, match="builtin:shapes_clip"):

@@ -1,0 +1,135 @@
+"""A finished model on disk: parameters without optimiser state, and a description of them.
+
+    DIR/config.json      what the parameters are, for people and for `inference.Segmenter`
+    DIR/params/          the arrays, an Orbax checkpoint; readable on any number of devices
+    DIR/checksums.json   size and CRC-32 of every file
+
+The directory appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from tcl_jax.checkpoints.checksums import find_damage, write_checksums
+from tcl_jax.checkpoints.store import CheckpointError
+from tcl_jax.errors import InputError, first_cause
+from tcl_jax.files import write_json
+
+FORMAT = "tcl_jax model"
+VERSION = 1
+_WRITE_BUFFER = 64 * 2**20
+"""Bytes of copies that Orbax may hold while it writes; unlimited, it doubles the memory."""
+
+
+def check_absent(directory: str | os.PathLike[str]) -> Path:
+    """The path of a directory that is still to be made; an empty one may be there.
+
+    Raises:
+        InputError: if something else is there, or it cannot be made.
+    """
+    path = Path(directory).expanduser().absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(
+            f"output {str(directory)!r} is there already; choose another name, or delete it first"
+        )
+    nearest = next(p for p in path.parents if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(
+            f"output {str(directory)!r}: {nearest} is not a folder that can be written; choose "
+            "another place"
+        )
+    return path
+
+
+def write_model(
+    directory: str | os.PathLike[str], params: Any, settings: Mapping[str, Any]
+) -> None:
+    """Writes a model, whole or not at all.
+
+    Args:
+        directory: where; absent or empty.
+        params: nested dict of arrays of any floating dtype, which is kept.
+        settings: JSON-able description; `format` and `version` are added.
+
+    Raises:
+        InputError: if something is at `directory` already.
+        CheckpointError: if it cannot be written.
+    """
+    path = check_absent(directory)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    flat = {name: jax.numpy.asarray(x) for name, x in _flatten(params).items()}
+    try:
+        context = ocp.Context()
+        context.memory.write_concurrent_bytes = _WRITE_BUFFER
+        part.mkdir(parents=True)
+        with context:
+            ocp.save_checkpointables(part / "params", {"params": flat})
+        write_json(part / "config.json", {"format": FORMAT, "version": VERSION, **settings})
+        write_checksums(epath.Path(part))
+        if path.exists():
+            path.rmdir()
+        part.rename(path)
+    except Exception as error:
+        raise CheckpointError(
+            f"output {str(directory)!r} could not be written: {first_cause(error)}. Is the disk "
+            "full or gone? Nothing is left of it."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def is_model(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds what `write_model` writes, by its config.json."""
+    try:
+        content = json.loads((Path(directory).expanduser() / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and settings of a model, after a check of every file.
+
+    Returns:
+        Nested dict of NumPy arrays in the dtypes they were written in, and the settings.
+
+    Raises:
+        CheckpointError: if it is not a model, of a later version, or damaged.
+    """
+    path = Path(directory).expanduser().absolute()
+    if not is_model(path):
+        raise CheckpointError(f"{directory}: is not a model of tcl_jax (no config.json of one).")
+    settings = json.loads((path / "config.json").read_text("utf-8"))
+    if settings.get("version") != VERSION:
+        raise CheckpointError(
+            f"{directory}: is a model of version {settings.get('version')!r}, and version "
+            f"{VERSION} is read; install the tcl_jax that wrote it."
+        )
+    if damage := find_damage(epath.Path(path)):
+        raise CheckpointError(f"{directory}: is damaged: {damage}. Copy or convert it again.")
+    try:
+        stored = ocp.checkpointables_metadata(path / "params").metadata["params"]
+        # Asked for as NumPy arrays they come whatever devices they were on.
+        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+        flat = ocp.load_checkpointables(path / "params", {"params": wanted})["params"]
+    except Exception as error:
+        raise CheckpointError(
+            f"{directory}: cannot be read: {first_cause(error)}. Copy or convert it again."
+        ) from error
+    return traverse_util.unflatten_dict(flat, sep="/"), settings
+
+
+def _flatten(params: Any) -> dict[str, Any]:
+    return traverse_util.flatten_dict(params, sep="/")

@@ -1,0 +1,84 @@
+"""The learned parameters of a run, without its optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from tcl_jax.checkpoints.store import CheckpointError, CheckpointStore
+
+_PREFIX = "params/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run has learned.
+
+    Attributes:
+        step: updates made.
+        params: nested dict of float32 NumPy arrays.
+        config: the run's config, as a nested dict.
+    """
+
+    step: int
+    params: dict[str, Any]
+    config: dict[str, Any]
+
+
+def find_store(path: str | os.PathLike[str]) -> tuple[Path, int | None] | None:
+    """The checkpoint directory of a run and the step that a path names, if it names one.
+
+    Args:
+        path: a run's workdir, its `checkpoints` folder, or one step in it.
+
+    Returns:
+        Directory of the store and the step (None: the newest), or None if it is none of these.
+    """
+    path = Path(path).expanduser().absolute()
+    if (path / "checkpoints").is_dir():
+        return path / "checkpoints", None
+    if path.name == "checkpoints" and path.is_dir():
+        return path, None
+    if path.parent.name == "checkpoints" and path.name.isdecimal() and path.is_dir():
+        return path.parent, int(path.name)
+    return None
+
+
+def read_trained(path: str | os.PathLike[str]) -> Trained:
+    """Reads the parameters of a run; nothing of the optimiser is loaded.
+
+    Args:
+        path: as in `find_store`.
+
+    Raises:
+        CheckpointError: if it is no run, or holds no readable checkpoint.
+    """
+    found = find_store(path)
+    if found is None:
+        raise CheckpointError(f"{path}: holds no run (there is no checkpoints folder in it).")
+    directory, step = found
+
+    def read(where: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        stored = ocp.checkpointables_metadata(where).metadata["state"]
+        if stored is None:
+            raise OSError("the description of its arrays is missing or unreadable")
+        # Asked for as NumPy arrays they come whatever devices they were on.
+        wanted = {
+            name: np.empty(leaf.shape, leaf.dtype)
+            for name, leaf in stored.items()
+            if name.startswith(_PREFIX)
+        }
+        items = ocp.load_checkpointables(where, {"state": wanted, "info": None})
+        return items["state"], items["info"]["config"]
+
+    with CheckpointStore(directory, read_only=True) as store:
+        step, (flat, config) = store.first_readable(step, read)
+    leaves = {name.removeprefix(_PREFIX): x for name, x in flat.items()}
+    return Trained(step, traverse_util.unflatten_dict(leaves, sep="/"), config)

@@ -1,0 +1,180 @@
+"""Weights in and out, without PyTorch.
+
+    python -m tcl_jax.convert clip IN OUT                      CLIP -> a model directory
+    python -m tcl_jax.convert tcl IN --clip=CLIP OUT           official tcl.pth -> a model directory
+    python -m tcl_jax.convert export-torch DIR OUT.safetensors -> official names, for PyTorch
+    python -m tcl_jax.convert inspect IN                       what a file or directory holds
+
+IN and CLIP are files (.pt, .pth, .safetensors, .npz; names of OpenAI's CLIP, OpenCLIP or Hugging
+Face), or a name such as ViT-B/16, which is downloaded once. Tensors keep their dtypes. Exit codes:
+0 done, 1 failure, 2 bad input; nothing is ever half-written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tcl_jax.commands import command_parser
+from tcl_jax.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    from tcl_jax.models.clip import CLIPConfig
+
+ACTIVATIONS = ("quick_gelu", "gelu")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The sub-commands and their flags."""
+    p = command_parser("convert", __doc__)
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    clip = commands.add_parser("clip", help="CLIP to a model directory (the MaskCLIP baseline)")
+    tcl = commands.add_parser("tcl", help="TCL's official checkpoint to a model directory")
+    torch = commands.add_parser("export-torch", help="a model or a run to the official names")
+    inspect = commands.add_parser("inspect", help="what a file or directory holds")
+    for command in (clip, tcl, inspect):
+        command.add_argument("source", metavar="IN")
+    tcl.add_argument("--clip", required=True, metavar="CLIP", help="the CLIP it was trained from")
+    for command in (clip, tcl):
+        command.add_argument("--activation", choices=ACTIVATIONS, help="of CLIP, if unknown")
+        command.add_argument("target", metavar="OUT")
+    torch.add_argument("source", metavar="DIR")
+    torch.add_argument("target", metavar="OUT.safetensors")
+    return p
+
+
+def convert(flags: argparse.Namespace) -> None:
+    """`clip` and `tcl`."""
+    from tcl_jax.checkpoints.model import check_absent
+    from tcl_jax.inference.model import model_from_torch, save_model
+
+    check_absent(flags.target)
+    clip, tcl = (flags.source, None) if flags.command == "clip" else (flags.clip, flags.source)
+    model = model_from_torch(clip, tcl, activation=flags.activation)
+    save_model(flags.target, model)
+    tap = f", tap layer {model.tap_layer}" if model.tap_layer is not None else ""
+    print(f"wrote {flags.target}: {name_of(model.config)}{tap}")
+
+
+def export_torch(flags: argparse.Namespace) -> None:
+    """`export-torch`: TCL's learned tensors, or CLIP's where there is nothing but CLIP."""
+    from tcl_jax.convert.clip import clip_state_dict
+    from tcl_jax.convert.readers import write_safetensors
+    from tcl_jax.convert.tcl import tcl_state_dict
+    from tcl_jax.inference.model import load_model
+
+    target = Path(flags.target).expanduser()
+    if target.suffix != ".safetensors":
+        raise InputError(f"output {flags.target!r} must end in .safetensors")
+    if target.exists():
+        raise InputError(f"output {flags.target!r} is there already; choose another name")
+    model = load_model(flags.source)
+    if model.tap_layer is None:
+        tensors = clip_state_dict(model.params["clip"], model.config)
+    else:
+        tensors = tcl_state_dict(model.learned, model.config, model.tap_layer)
+    write_safetensors(target, tensors, {"format": "pt"})
+    print(f"wrote {target}: {len(tensors)} tensors with the official names")
+
+
+def inspect(flags: argparse.Namespace) -> None:
+    """`inspect`."""
+    path = Path(flags.source).expanduser()
+    print(describe_directory(path) if path.is_dir() else describe_file(flags.source))
+
+
+def describe_directory(path: Path) -> str:
+    """A model directory or a run, as text."""
+    from tcl_jax.inference.model import load_model
+
+    model = load_model(path)
+    leaves = [x for tree in (model.params["clip"], model.learned) for x in _leaves(tree)]
+    kind = "CLIP alone" if model.tap_layer is None else f"TCL, tap layer {model.tap_layer}"
+    lines = [f"{path}: {kind} on {name_of(model.config)}", _count(leaves), str(model.settings)]
+    return "\n".join(lines)
+
+
+def describe_file(source: str) -> str:
+    """A weight file, as text: format, variant, dtypes, parameters, and every tensor."""
+    from tcl_jax.convert.clip import infer_clip_config
+    from tcl_jax.convert.hub import OPENAI_SHA256, locate_clip
+    from tcl_jax.convert.load import describe_file as digest
+    from tcl_jax.convert.mapping import WeightError
+    from tcl_jax.convert.names import read_activation, to_openai_names
+    from tcl_jax.convert.readers import open_weights
+    from tcl_jax.convert.tcl import BLOCKS
+
+    path = locate_clip(source)
+    sha256 = digest(path)["sha256"]
+    known = {value: name for name, value in OPENAI_SHA256.items()}
+    with open_weights(path) as file:
+        if any(name.startswith(BLOCKS) for name in file.specs):
+            what = "TCL's learned tensors"
+        else:
+            try:
+                tensors, style = to_openai_names(file)
+                activation = read_activation(path, style) or "quick_gelu"
+                what = f"{name_of(infer_clip_config(tensors, activation))}, {style} names"
+            except WeightError as error:
+                what = f"no CLIP or TCL that is known here ({error})"
+        lines = [f"{path}: {file.format}, {what}"]
+        own = f", OpenAI's own {known[sha256]}" if sha256 in known else ""
+        lines += [f"sha256 {sha256}{own}", _count(file.specs.values())]
+        lines += [f"  {name} = {value!r:.60}" for name, value in file.scalars.items()]
+        lines += [f"  {name}  {list(s.shape)}  {s.dtype}" for name, s in file.specs.items()]
+    return "\n".join(lines)
+
+
+def name_of(config: CLIPConfig) -> str:
+    """The published name of a CLIP's sizes, or the sizes."""
+    from tcl_jax.models.clip import VARIANTS
+
+    for name, sizes in VARIANTS.items():
+        if dataclasses.replace(config, activation=sizes.activation) == sizes:
+            return f"CLIP {name} ({config.activation})"
+    return f"a CLIP of other sizes, {config}"
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for branch in tree.values():
+            yield from _leaves(branch)
+    else:
+        yield tree
+
+
+def _count(tensors: Iterable[Any]) -> str:
+    """Numbers of arrays, or of anything with a shape and a dtype, as text."""
+    dtypes: Counter[str] = Counter()
+    count = 0
+    for tensor in tensors:
+        dtypes[str(tensor.dtype)] += math.prod(tensor.shape)
+        count += 1
+    shares = ", ".join(f"{dtype} {size:,}" for dtype, size in dtypes.most_common())
+    return f"{count} tensors, {dtypes.total():,} parameters ({shares})"
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """From flags to files."""
+    flags = parser().parse_args(argv)
+    commands = {
+        "clip": convert,
+        "tcl": convert,
+        "export-torch": export_torch,
+        "inspect": inspect,
+    }
+    commands[flags.command](flags)
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

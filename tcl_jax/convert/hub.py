@@ -1,0 +1,169 @@
+"""CLIP's published weights by name: from a folder, the Hugging Face cache, or downloaded once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+
+from absl import logging
+
+from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.readers import BUILT_IN, resolve_weights
+
+FOLDER = "weights"
+"""Where weights are looked for first, in the working directory."""
+
+CONNECT_SECONDS = 10
+"""How long the hub may take to answer before it counts as out of reach."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HubFile:
+    """One version of a file on the Hugging Face hub.
+
+    Attributes:
+        repo: owner/name.
+        revision: commit, so that everybody gets the same bytes.
+        sha256: of the file.
+        filename: of the weights.
+        config: name of the file beside it that tells the activation.
+    """
+
+    repo: str
+    revision: str
+    sha256: str
+    filename: str = "open_clip_model.safetensors"
+    config: str = "open_clip_config.json"
+
+    @property
+    def url(self) -> str:
+        """Address of the weights, for a browser or curl."""
+        return f"https://huggingface.co/{self.repo}/resolve/{self.revision}/{self.filename}"
+
+
+CLIP_FILES = {
+    "ViT-B/32": HubFile(
+        "timm/vit_base_patch32_clip_224.openai",
+        "a6f597a30f7b82c51704746581f9a4e41421e878",
+        "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
+    ),
+    "ViT-B/16": HubFile(
+        "timm/vit_base_patch16_clip_224.openai",
+        "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
+        "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
+    ),
+    "ViT-L/14": HubFile(
+        "timm/vit_large_patch14_clip_224.openai",
+        "18d0535469bb561bf468d76c1d73aa35156c922b",
+        "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
+    ),
+    "ViT-L/14@336px": HubFile(
+        "timm/vit_large_patch14_clip_336.openai",
+        "81e38efc4637de5023b10e75a7f9bd1c6fa6b010",
+        "fbc415c3d0d7b79faed8f5ccfb740c32b7c4f5ffe7283b851f89c6231c01a8e0",
+    ),
+}
+"""OpenAI's weights as safetensors, in the repositories that OpenCLIP itself loads them from."""
+
+OPENAI_SHA256 = {
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+}
+"""Of OpenAI's own .pt files; their addresses contain them."""
+
+
+def locate_clip(name: str) -> Path:
+    """The file that a path, `builtin:NAME` or the name of a published CLIP stands for.
+
+    A name such as "ViT-B/16" is looked for as ViT-B-16.pt and ViT-B-16.safetensors in the folder
+    weights/ of the working directory, then in the cache of the Hugging Face hub, and is downloaded
+    there otherwise. OpenAI's own .pt files and those of the hub must have the published SHA-256.
+
+    Args:
+        name: a path (~ is the home directory) or a name.
+
+    Raises:
+        WeightError: if there is no such file or name, the download fails, or the file has another
+            SHA-256 than the published one; says which file to put where.
+    """
+    try:
+        path = resolve_weights(name)
+    except RuntimeError:  # ~someone, of whom there is no home directory
+        path = Path(name)
+    if name in BUILT_IN or os.path.isfile(path):
+        return path
+    if name in CLIP_FILES:
+        return _locate_named(name)
+    wrong = "are a folder, not a file" if os.path.isdir(path) else "do not exist"
+    raise WeightError(
+        f"weights {str(path)!r} {wrong}; give the path of a CLIP checkpoint (.pt, .safetensors or "
+        f".npz), or one of the names {', '.join(CLIP_FILES)}, {', '.join(BUILT_IN)}"
+    )
+
+
+def openai_filename(name: str) -> str:
+    """Name of OpenAI's own file: "ViT-L-14-336px.pt" of "ViT-L/14@336px"."""
+    return name.replace("/", "-").replace("@", "-") + ".pt"
+
+
+def _locate_named(name: str) -> Path:
+    torch_file = Path(FOLDER, openai_filename(name))
+    other_file = torch_file.with_suffix(".safetensors")
+    if torch_file.is_file():
+        _verify(torch_file, OPENAI_SHA256[name])
+        path = torch_file
+    elif other_file.is_file():
+        path = other_file
+    else:
+        path = _from_hub(name, CLIP_FILES[name])
+        _verify(path, CLIP_FILES[name].sha256)
+    logging.info("CLIP %s is read from %s", name, path)
+    return path
+
+
+def _from_hub(name: str, file: HubFile) -> Path:
+    import huggingface_hub
+
+    cached = huggingface_hub.try_to_load_from_cache(
+        file.repo, file.filename, revision=file.revision
+    )
+    if isinstance(cached, str):
+        return Path(cached)
+    logging.info("downloading CLIP %s from %s", name, file.url)
+    try:
+        # Without a network the download itself would try again for half a minute.
+        url = huggingface_hub.hf_hub_url(file.repo, file.filename, revision=file.revision)
+        huggingface_hub.get_hf_file_metadata(url, timeout=CONNECT_SECONDS)
+        for filename in (file.config, file.filename):
+            path = huggingface_hub.hf_hub_download(
+                file.repo, filename, revision=file.revision, etag_timeout=CONNECT_SECONDS
+            )
+    except Exception as error:  # of whichever HTTP client the library is built on
+        summary = str(error).splitlines()[0][:200] if str(error) else ""
+        raise WeightError(
+            f"CLIP {name} could not be downloaded from the Hugging Face hub "
+            f"({type(error).__name__}: {summary}). Try again with a connection to the internet, or "
+            f"put one of these files into {str(Path(FOLDER).absolute())!r}: OpenAI's own "
+            f"{openai_filename(name)} (https://openaipublic.azureedge.net/clip/models/"
+            f"{OPENAI_SHA256[name]}/{openai_filename(name)}), or {file.url} under the name "
+            f"{Path(openai_filename(name)).with_suffix('.safetensors')}"
+        ) from error
+    return Path(path)
+
+
+def _verify(path: Path, sha256: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
+    if found != sha256:
+        raise WeightError(
+            f"weights {str(path)!r} have the SHA-256 {found}, and the published file has {sha256}; "
+            "the file was cut short, changed, or is another one, so it is not used: delete "
+            f"{str(path.resolve())!r} and get it again"
+        )

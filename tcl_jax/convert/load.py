@@ -1,0 +1,118 @@
+"""Pretrained weights of any format and naming, as parameters of this project's models."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from tcl_jax.convert.clip import clip_params, infer_clip_config
+from tcl_jax.convert.hub import locate_clip
+from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.names import read_activation, to_openai_names
+from tcl_jax.convert.readers import open_weights
+from tcl_jax.convert.tcl import infer_tap_layer, tcl_params
+from tcl_jax.models.clip import CLIPConfig
+
+Source = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Parameters read from a file.
+
+    Attributes:
+        config: sizes of the CLIP.
+        params: nested dict of arrays.
+        origin: where they are from: `file`, `sha256`, `format`, `style`.
+    """
+
+    config: CLIPConfig
+    params: dict[str, Any]
+    origin: dict[str, str]
+
+
+def load_clip(
+    source: Source,
+    *,
+    expected: CLIPConfig | None = None,
+    activation: str | None = None,
+    dtype: Any = np.float32,
+) -> Pretrained:
+    """A pretrained CLIP by path, by name ("ViT-B/16") or `builtin:NAME`.
+
+    Args:
+        source: see `hub.locate_clip`.
+        expected: sizes that it must have; inferred from its tensors if None.
+        activation: "quick_gelu" or "gelu"; None takes what a config file beside the weights says,
+            and OpenAI's quick GELU where there is none.
+        dtype: of the parameters; None keeps each tensor's own.
+
+    Raises:
+        InputError: if the file is missing, damaged, no CLIP, or of other sizes.
+    """
+    path = locate_clip(os.fspath(source))
+    with open_weights(path) as file, _naming(path):
+        tensors, style = to_openai_names(file)
+        if activation is None:
+            told = read_activation(path, style)
+            activation = told or (expected.activation if expected else "quick_gelu")
+            if told is None and style != "openai":
+                logging.warning(
+                    "%s: nothing beside it says which GELU it was trained with; taking %s. If it "
+                    "is an OpenCLIP model with the exact GELU, say --activation=gelu",
+                    path,
+                    activation,
+                )
+        inferred = infer_clip_config(tensors, activation)
+        config = inferred
+        if expected is not None:
+            config = dataclasses.replace(expected, activation=activation)
+        params = clip_params(tensors, config, dtype)
+        origin = {**describe_file(path), "format": file.format, "style": style}
+    return Pretrained(config, params, origin)
+
+
+def load_tcl(
+    source: Source, config: CLIPConfig, *, dtype: Any = np.float32
+) -> tuple[Pretrained, int]:
+    """What TCL learned, with the official names (`tcl.pth`), and its tap layer.
+
+    Args:
+        source: path.
+        config: of the CLIP that it was trained from.
+        dtype: of the parameters; None keeps each tensor's own.
+
+    Raises:
+        InputError: if the file is missing, damaged, no TCL, or does not fit that CLIP.
+    """
+    path = Path(source).expanduser()
+    with open_weights(path) as file, _naming(path):
+        tap_layer = infer_tap_layer(file, config)
+        params = tcl_params(file, config, tap_layer, dtype)
+        origin = {**describe_file(path), "format": file.format, "style": "tcl"}
+    return Pretrained(config, params, origin), tap_layer
+
+
+def describe_file(path: Path) -> dict[str, str]:
+    """Name and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the path before what is wrong with the content of the file."""
+    try:
+        yield
+    except WeightError as error:
+        if str(path) in str(error):
+            raise
+        raise WeightError(f"weights {str(path)!r}: {error}") from error

@@ -1,0 +1,141 @@
+"""Archives and safetensors files made to do harm: each with what the error has to say."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tests.torch_files import pickled, torch_members, with_zip64_end
+
+
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name.rstrip("*")), content, compression)
+    return file.getvalue()
+
+
+def patched(
+    content: bytes, signature: bytes, offset: int, value: bytes, last: bool = False
+) -> bytes:
+    """With `value` at `offset` after a signature."""
+    found = content.rfind(signature) if last else content.find(signature)
+    assert found >= 0
+    return content[: found + offset] + value + content[found + offset + len(value) :]
+
+
+def npy(header: bytes, data: bytes = b"\0" * 16) -> bytes:
+    header = header.ljust(118) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def npz(shape: bytes, descr: bytes = b"'<f4'", **options: Any) -> bytes:
+    header = b"{'descr': " + descr + b", 'fortran_order': False, 'shape': " + shape + b", }"
+    return zipped({"a.npy": npy(header)}, **options)
+
+
+def tensors_in(header: Any, data: bytes = b"\0" * 16) -> bytes:
+    """A safetensors file."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def entry(start: Any = 0, stop: Any = 16, shape: Any = (4,), dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+def hostile_files() -> Iterator[tuple[str, bytes, str]]:
+    """Archives and safetensors files: name, content, what the error says."""
+    plain = zipped(
+        {f"a/{k}": v for k, v in torch_members(*pickled({"a": np.ones(4, np.float32)})).items()}
+    )
+    long = with_zip64_end(plain)
+    central, end, end64, locator = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+    zeros = b"\0" * (32 << 20)
+    deflated = zipped({"a/data.pkl": b"\x80\x02" + b"N" * 50_000 + b"."}, zipfile.ZIP_DEFLATED)
+    yield "bomb", zipped({"a.npy": zeros}, zipfile.ZIP_DEFLATED), "unpack to"
+    yield "bomb of a pickle", zipped({"a/data.pkl": zeros}, zipfile.ZIP_DEFLATED), "unpack to"
+    yield "small lie", patched(deflated, central, 24, b"\x10\0\0\0"), "unpacks to more"
+    yield "big lie", patched(deflated, central, 24, b"\xff\xff\xff\0"), "checksum"
+    yield "huge lie", patched(deflated, central, 24, b"\xf0\xff\xff\xff"), "unpack to"
+    yield "names twice", zipped({"a/data.pkl": b"N.", "a/data.pkl*": b"N."}), "two members"
+    yield "another name there", patched(plain, b"PK\x03\x04", 30, b"b"), "not where"
+    yield "overlap", patched(plain, central, 20, struct.pack("<II", 900, 900)), "overlap"
+    yield "shifted", patched(plain, central, 42, b"\x3c\0\0\0", last=True), "not where"
+    yield (
+        "all in one place",
+        zipped({"b.npy": b"", "c.npy": b""}).replace(b"c.npy", b"b.npy"),
+        "two",
+    )
+    yield "beyond the end", patched(plain, central, 42, b"\xf0\xff\xff\xff"), "ends at byte"
+    yield "bigger than the file", patched(plain, central, 20, b"\0\0\0\x40" * 2), "overlap"
+    yield "two sizes", patched(plain, central, 20, b"\x01\0\0\0"), "two sizes"
+    yield "encrypted", patched(plain, central, 8, b"\x01\x00"), "encrypted"
+    yield "method", patched(plain, central, 10, b"\x0c\x00"), "a way that is not known"
+    yield "disk", patched(plain, central, 34, b"\x01\x00"), "a way that is not known"
+    yield "size elsewhere", patched(plain, central, 24, b"\xff" * 4), "is missing"
+    yield "signature", plain.replace(central, b"PK\x01\x03", 1), "a way that is not known"
+    yield "members", patched(plain, end, 8, b"\xff\xff\xff\xff"), "requires a buffer|inconsistent"
+    yield "fewer members", patched(plain, end, 8, b"\x01\x00\x01\x00"), "inconsistent"
+    yield "directory", patched(plain, end, 12, b"\xff\xff\xff\xff"), "inconsistent"
+    yield "no end", plain[: plain.rfind(end)], "end of the archive is missing"
+    yield "comment", plain + b"more", "does not end where"
+    yield "long members", patched(long, end64, 24, b"\xff" * 16), "requires a buffer|incons"
+    yield "long directory", patched(long, end64, 40, b"\xff" * 8), "inconsistent"
+    yield "long size", patched(long, end64, 4, b"\xff" * 8), "inconsistent"
+    yield "long place", patched(long, locator, 8, b"\xff" * 8), "ends at byte"
+    yield "locator at the start", patched(long, locator, 8, b"\0" * 8), "inconsistent"
+    many = b"".join(central + b"\0" * 42 for _ in range(200_000))
+    tail = struct.pack("<4s4HIIH", end, 0, 0, 200_000 & 0xFFFF, 200_000 & 0xFFFF, len(many), 4, 0)
+    yield "many members", b"PK\x03\x04" + many + tail, "too many"
+    yield "two pickles", zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."}), "neither PyTorch's"
+    yield "npz size", npz(b"(1000000000000,)"), "more or fewer bytes"
+    yield "npz overflow", npz(b"(4294967296, 4294967296)"), "impossible shape"
+    yield "npz long number", npz(b"(" + b"9" * 60 + b",)"), "impossible shape"
+    yield "npz negative", npz(b"(-4,)"), "does not hold numbers"
+    yield "npz many axes", npz(b"(" + b"1," * 33 + b")"), "impossible shape"
+    yield "npz code", npz(b"__import__('os').system('touch x')"), "does not hold numbers"
+    yield "npz nesting", zipped({"a.npy": npy(b"(" * 10_000)}), "does not hold numbers"
+    yield "npz dtype", npz(b"(4,)", b"'<f3'"), "does not hold numbers"
+    yield "npz objects", npz(b"(2,)", b"'|O'"), "does not hold numbers"
+    yield "npz no array", zipped({"a.npy": pickle.dumps({})}), "is no array"
+    yield "npz cut", zipped({"a.npy": npy(b"")[:40]}), "does not hold numbers"
+    yield "npz name", zipped({".npy": npz(b"(4,)")}), "is no array"
+    yield "huge header", b"\xff" * 7 + b"\x7f{}", "its header would take"
+    yield "big header", (1 << 30).to_bytes(8, "little") + b"{}" * 100, "its header would take"
+    yield "no JSON", tensors_in(b"{" + b"x" * 20), "Expecting"
+    yield "UTF-16", tensors_in(json.dumps({"a": entry()}).encode("utf-16-le")), "Expecting"
+    yield "nesting", tensors_in(b'{"a":' + b"[" * 100_000), "recursion"
+    yield "lists", tensors_in(b'{"a":[' + b"[]," * 1_390_000 + b"[]]}"), "too little of tensor 'a'"
+    yield "list", tensors_in(b'{"a":3}'), "too little of tensor 'a'"
+    yield "twice", tensors_in(b'{"a":{"x":1},"a":{}}'), "a name twice"
+    yield "metadata", tensors_in({"__metadata__": {"a": 1}}, b""), "not text by name"
+    yield "overlapping", tensors_in({"a": entry(), "b": entry()}), "overlap"
+    yield "partly overlapping", tensors_in({"a": entry(), "b": entry(8, 24)}, b"\0" * 24), "overlap"
+    yield "hole", tensors_in({"a": entry(4, 20)}, b"\0" * 20), "leave bytes between"
+    yield "rest", tensors_in({"a": entry()}, b"\0" * 20), "should have"
+    yield "short", tensors_in({"a": entry()}, b"\0" * 8), "should have"
+    yield "backwards", tensors_in({"a": entry(16, 0)}), "more or fewer bytes"
+    yield "negative", tensors_in({"a": entry(-16, 0)}), "overlap"
+    yield "other size", tensors_in({"a": entry(shape=(5,))}), "more or fewer bytes"
+    yield "overflow", tensors_in({"a": entry(shape=(2**62, 4))}), "impossible shape"
+    yield "negative sizes", tensors_in({"a": entry(shape=(-2, -2))}), "impossible shape"
+    yield "huge integer", tensors_in(b'{"a":' + b"9" * 5000 + b"}"), "limit"
+    for shape in (None, {}, "4", [4.0], [True, 4], [[4]], [1] * 40, [None]):
+        yield f"shape {shape}", tensors_in({"a": entry(shape=shape)}), "impossible shape"
+    for offsets in (None, "16", 0.0, [], True):
+        yield f"offset {offsets}", tensors_in({"a": entry(offsets, 16)}), "no place"
+    for dtype in (None, [], {}, "f32", "F32 ", "\x1b[31m"):
+        yield f"dtype {dtype!r}", tensors_in({"a": entry(dtype=dtype)}), "has the dtype"
+    for name in ("", "a\nb", "\ud800", "\x1b[2J", "n" * 2000):
+        yield f"name {name!r:.20}", tensors_in({name: entry()}), "empty, too long or unprintable"

@@ -1,0 +1,245 @@
+"""Pickles made to do harm: each with what the error has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tests.torch_files import pickled
+
+CANARY = "touched-by-a-pickle"
+TOUCH = f"touch {CANARY}"
+
+
+def text(value: str) -> bytes:
+    raw = value.encode()
+    return b"X" + len(raw).to_bytes(4, "little") + raw
+
+
+def short(value: str) -> bytes:
+    return b"\x8c" + bytes([len(value)]) + value.encode()
+
+
+CODE = {
+    "os.system": b"\x80\x02cos\nsystem\n" + text(TOUCH) + b"\x85R.",
+    "posix.system": b"\x80\x04"
+    + short("posix")
+    + short("system")
+    + b"\x93"
+    + text(TOUCH)
+    + b"\x85R.",
+    "builtins.eval": b"\x80\x02cbuiltins\neval\n"
+    + text(f"__import__('os').system({TOUCH!r})")
+    + b"\x85R.",
+    "builtins.exec": b"\x80\x04"
+    + short("builtins")
+    + short("exec")
+    + b"\x93"
+    + text(f"open({CANARY!r}, 'w')")
+    + b"\x85R.",
+    "os.mkdir": b"\x80\x02}" + text("a") + b"cos\nmkdir\n" + text(CANARY) + b"\x85Rs.",
+}
+INST = b"(S'" + TOUCH.encode() + b"'\nios\nsystem\n."
+OBJECT = b"\x80\x02(cos\nsystem\n" + text(TOUCH) + b"o."
+
+NEST = 100_000
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+STORAGE = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
+HALF_FULL = b"".join(text(f"k{i}") + b"N" for i in range(50_000))
+
+
+def shared(start: bytes, twice: bytes, end: bytes = b"", times: int = 60) -> bytes:
+    """A record that has a value that holds the last one twice, again and again: 2^times in all."""
+    values = b"(" + start + b"q\x00" + (twice + b"q\x00") * times + end + b"t"
+    root = b"\x80\x02c__torch__\nA\n)\x81}("
+    return root + text("all") + values + text("last") + b"h\x00ub."
+
+
+PICKLES: dict[str, tuple[bytes, str]] = {
+    **{name: (data, f"asks for '{name}'") for name, data in CODE.items()},
+    "dotted": (
+        b"\x80\x04" + short("torch") + short("os.system") + b"\x93.",
+        "asks for 'torch.os.sy",
+    ),
+    "of torch": (b"\x80\x02ctorch.hub\nload\n.", "asks for 'torch.hub.load'"),
+    "inst": (INST, "the step STRING"),
+    "obj": (OBJECT, "asks for 'os.system'"),
+    "obj known": (b"\x80\x02(ctorch\nSize\no.", "the step OBJ"),
+    "new object of a function": (b"\x80\x02ctorch\nSize\n)\x81.", "no class"),
+    "new object with keywords": (b"\x80\x04c__torch__\nA\n)}\x92.", "the step NEWOBJ_EX"),
+    "new object with arguments": (b"\x80\x02c__torch__\nA\nN\x85\x81.", "no class"),
+    "call of a record": (b"\x80\x02c__torch__\nA\n)R.", "no function"),
+    "call of a dict": (b"\x80\x02})R.", "no function"),
+    "call of text": (b"\x80\x02" + text("os.system") + text("x") + b"\x85R.", "no function"),
+    "call of a storage type": (b"\x80\x02ctorch\nFloatStorage\n)R.", "no function"),
+    "call with a list": (b"\x80\x02ctorch\nSize\n]R.", "something else than arguments"),
+    "state of a tuple": (b"\x80\x02)}b.", "gives attributes"),
+    "state of a function": (b"\x80\x02ctorch\nSize\n}b.", "gives attributes"),
+    "codec": (b"\x80\x02c_codecs\nencode\n" + text("x") + text("zip") + b"\x86R.", "encodes"),
+    "name that is no text": (b"\x80\x04K\x01K\x02\x93.", "something else than text"),
+    "ext1": (b"\x80\x02\x82\x01.", "EXT1"),
+    "ext2": (b"\x80\x02\x83\x01\x00.", "EXT2"),
+    "ext4": (b"\x80\x02\x84\x01\x00\x00\x00.", "EXT4"),
+    "persistent text": (b"Pabc\n.", "PERSID"),
+    "buffer": (b"\x80\x05\x97.", "NEXT_BUFFER"),
+    "persistent number": (b"\x80\x02K\x01Q.", "storage in a way"),
+    "persistent tuple": (b"\x80\x02(K\x01K\x01K\x01K\x01K\x01tQ.", "storage in a way"),
+    "deep list": (b"\x80\x02" + b"]" * NEST + b"a" * (NEST - 1) + b".", "no state dict"),
+    "deep tuple": (b"\x80\x02)" + b"\x85" * NEST + b".", "no state dict"),
+    "deep dict": (
+        b"\x80\x02" + (b"}" + text("model")) * 50_000 + b"}" + b"s" * 50_000 + b".",
+        "no state dict",
+    ),
+    "deep record": (
+        b"\x80\x02"
+        + (b"c__torch__\nA\n)\x81}" + text("a")) * 20_000
+        + b"N"
+        + b"sb" * 20_000
+        + b".",
+        "nested too deeply",
+    ),
+    "deep key": (b"\x80\x02})" + b"\x85" * NEST + b"Ns.", "key that is neither"),
+    "memo of 4 billion": (b"\x80\x02]r\xff\xff\xff\xffj\xff\xff\xff\xffa.", "no state dict"),
+    "memo that is not there": (b"\x80\x02j\xff\xff\xff\x7f.", "not made"),
+    "bytes of 8 EiB": (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc.", "expected .* bytes"),
+    "text of 8 EiB": (b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fabc.", "expected .* bytes"),
+    "text of 4 GiB": (b"\x80\x02X\xff\xff\xff\xffabc.", "expected .* bytes"),
+    "text that is none": (b"\x80\x02X\x01\x00\x00\x00\xff.", "can't decode"),
+    "integer of 12 MB": (
+        b"\x80\x02\x8b" + (12_000_000).to_bytes(4, "little") + b"\x7f" * 12_000_000 + b".",
+        "more than 256 bits",
+    ),
+    "integer of 255 bytes": (b"\x80\x02\x8a\xff" + b"\x7f" * 255 + b".", "more than 256 bits"),
+    "integer of -1 bytes": (b"\x80\x02\x8b\xff\xff\xff\xff.", "byte count < 0"),
+    "decimal integer": (b"I" + b"9" * 4000 + b"\n.", "the step INT"),
+    "shared tuples as key": (shared(b")", b"h\x00h\x00\x86", b"}h\x00Ns"), "key that is neither"),
+    "shared tuples in a set": (
+        shared(b")", b"h\x00h\x00\x86", b"\x8f(h\x00\x90"),
+        "key that is neither",
+    ),
+    "shared records": (
+        shared(b"N", b"c__torch__\nA\n)\x81}(" + text("a") + b"h\x00" + text("b") + b"h\x00ub"),
+        "nested too deeply",
+    ),
+    "long names": (
+        shared(b"N", b"c__torch__\nA\n)\x81}(" + text("n" * 900) + b"h\x00ub"),
+        "names are too long",
+    ),
+    "a long name in many records": (
+        shared(
+            text("n" * 1_000_000) + b"q\x01",
+            b"c__torch__\nA\n)\x81}(h\x01N" + text("a") + b"h\x00" + text("b") + b"h\x00ub",
+        ),
+        "names are too long",
+    ),
+    "list in itself": (b"\x80\x02]q\x00h\x00a.", "no state dict"),
+    "dict in itself": (b"\x80\x02}q\x00" + text("model") + b"h\x00s.", "no state dict"),
+    "record in itself": (
+        b"\x80\x02c__torch__\nA\n)\x81q\x00}" + text("a") + b"h\x00sb.",
+        "nested too deeply",
+    ),
+    "key that cannot be hashed": (b"\x80\x02}]Ns.", "key that is neither"),
+    "huge key": (b"\x80\x02}\x8a\x09" + b"\x7f" * 9 + b"Ns.", "key that is neither"),
+    "copies": (
+        b"\x80\x02}("
+        + HALF_FULL
+        + b"uq\x00"
+        + b"ccollections\nOrderedDict\nh\x00\x85R" * 1000
+        + b".",
+        "makes too many",
+    ),
+    "sets": (b"\x80\x04(" + b"\x8f" * 900_000 + b"t.", "makes too many"),
+    "memo of a million": (
+        b"\x80\x02N" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(999_000)) + b".",
+        "no state dict",
+    ),
+    "long class names": (
+        b"\x80\x04("
+        + short("__torch__")
+        + b"\x94"
+        + text("n" * 1_000_000)
+        + b"\x94"
+        + b"h\x00h\x01\x93" * 1000
+        + b"t.",
+        "a name that is too long",
+    ),
+    "too many steps": (b"\x80\x02" + b"N" * 1_000_001 + b".", "more than 1,000,000 steps"),
+    "too big": (b"\x80\x02" + b"N" * (17 << 20) + b".", "bigger than"),
+    "nothing": (b"", "exhausted before seeing STOP"),
+    "no end": (b"\x80\x02}", "exhausted before seeing STOP"),
+    "only an end": (b".", "more values than"),
+    "two values": (b"\x80\x02NN.", "leaves values behind"),
+    "open group": (b"\x80\x02N(N.", "leaves values behind"),
+    "closed group": (b"\x80\x02]e.", "has not begun"),
+    "from outside of the group": (b"\x80\x02](a.", "more values than"),
+    "odd items": (b"\x80\x02}(NNNu.", "key without a value"),
+    "items of a list": (b"\x80\x02](NNu.", "no dict"),
+    "append to a tuple": (b"\x80\x02)Na.", "no list"),
+    "text with arguments missing": (b"\x80\x02c_codecs\nencode\n)R.", "encodes"),
+    "dict of a list": (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "dict of something else"),
+}
+
+TENSORS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "beyond": ((1, (2, 2), (2, 1)), "beyond its storage"),
+    "far beyond": ((2**61, (2, 2), (2, 1)), "beyond its storage"),
+    "before": ((-1, (2, 2), (2, 1)), "impossible place"),
+    "backwards": ((3, (4,), (-1,)), "impossible place"),
+    "wide steps": ((0, (2,), (2**61,)), "beyond its storage"),
+    "wider steps": ((0, (2,), (2**70,)), "impossible place"),
+    "negative size": ((0, (-2, -2), (2, 1)), "impossible shape"),
+    "overflow": ((0, (2**32, 2**32), (0, 0)), "impossible shape"),
+    "overflow beside nothing": ((0, (0, 2**40, 2**40), (0, 0, 0)), "impossible shape"),
+    "expanded": ((0, (2**40,), (0,)), "more than a file"),
+    "expanded a bit": ((0, (2**23,), (0,)), "more than a file"),
+    "size that is a bool": ((0, (True, 2), (2, 1)), "impossible shape"),
+    "size that is no integer": ((0, (2.0, 2), (2, 1)), "impossible shape"),
+    "offset that is none": ((None, (2, 2), (2, 1)), "impossible place"),
+    "stride that is text": ((0, (2, 2), ("2", 1)), "impossible place"),
+    "strides of another rank": ((0, (2, 2), (1,)), "do not fit"),
+    "strides that are none": ((0, (2, 2), None), "do not fit"),
+    "shape that is none": ((0, None, (1,)), "impossible shape"),
+    "40 axes": ((0, (1,) * 40, (1,) * 40), "impossible shape"),
+    "negated": ((0, (2, 2), (2, 1), False, {}, {"neg": True}), "negative of another"),
+    "too few arguments": ((0,), "argument"),
+}
+
+
+def with_storage(key: str, kind: bytes, count: bytes) -> bytes:
+    storage = b"(" + text("storage") + kind + text(key) + text("cpu") + count + b"tQ"
+    return b"\x80\x02}" + text("a") + TENSOR + b"(" + storage + b"K\x00K\x02\x85K\x01\x85\x89}tRs."
+
+
+STORAGES: dict[str, tuple[bytes, str]] = {
+    "absent": (with_storage("7", b"ctorch\nFloatStorage\n", b"K\x04"), "storage '7' are missing"),
+    "outside": (
+        with_storage("../../../../etc/passwd", b"ctorch\nFloatStorage\n", b"K\x04"),
+        "are missing",
+    ),
+    "longer than its bytes": (
+        with_storage("0", b"ctorch\nDoubleStorage\n", b"K\x04").replace(b"K\x02\x85", b"K\x04\x85"),
+        "are missing",
+    ),
+    "of no type": (with_storage("0", b"ctorch\nfloat32\n", b"K\x04"), "storage in a way"),
+    "of a class": (with_storage("0", b"c__torch__\nA\n", b"K\x04"), "storage in a way"),
+    "of text": (with_storage("0", text("FloatStorage"), b"K\x04"), "storage in a way"),
+    "of negative size": (
+        with_storage("0", b"ctorch\nFloatStorage\n", b"J\xff\xff\xff\xff"),
+        "beyond",
+    ),
+    "of no size": (with_storage("0", b"ctorch\nFloatStorage\n", b"N"), "storage in a way"),
+    "none": (b"\x80\x02}" + text("a") + TENSOR + b"(NK\x00))\x89}tRs.", "has no storage"),
+}
+
+
+def tensor_pickle(arguments: tuple[Any, ...]) -> bytes:
+    """A state dict of a tensor of 4 float32 whose place is told by `arguments`."""
+    flat = b"".join(pickled(x)[0][2:-1] for x in arguments)
+    rest = b"\x89}" if len(arguments) == 3 else b""
+    return b"\x80\x02}" + text("a") + TENSOR + b"(" + STORAGE + flat + rest + b"tRs."
+
+
+def hostile_pickles() -> Iterator[tuple[str, bytes, str]]:
+    yield from ((name, *case) for name, case in PICKLES.items())
+    yield from ((f"storage {name}", *case) for name, case in STORAGES.items())
+    for name, (arguments, message) in TENSORS.items():
+        yield f"tensor {name}", tensor_pickle(arguments), message

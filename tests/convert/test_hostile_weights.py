@@ -1,0 +1,263 @@
+"""Weight files made to do harm, or damaged at random: explained, in little memory, without code."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import pickle
+import re
+import resource
+import struct
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.readers import open_weights
+from tests.convert.hostile_files import hostile_files, tensors_in, zipped
+from tests.convert.hostile_pickles import CANARY, CODE, hostile_pickles, text
+from tests.torch_files import (
+    Call,
+    save_state_dict,
+    save_torchscript,
+    torch_members,
+    with_zip64_end,
+    write_archive,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+MAX_MEMORY = 192 << 20
+MAX_SECONDS = 8  # of the processor's time
+MUTANTS_PER_FILE = 150
+SLOW_BYTES = 10_000  # pickles above are read only where no types are checked
+
+
+def write_pickle(path: Path, data: bytes) -> None:
+    write_archive(path, torch_members(data, [b"\0" * 16]))
+
+
+def attempt(path: Path) -> str | None:
+    """Opens and reads all; the message of the error, None if all is well and as declared."""
+    try:
+        with open_weights(path) as file:
+            total = sum(spec.nbytes for spec in file.specs.values())
+            assert total <= 4 * path.stat().st_size + (16 << 20)
+            for name, spec in file.specs.items():
+                tensor = file[name]
+                assert (tensor.shape, tensor.dtype) == spec
+    except WeightError as error:
+        cause = error.__cause__
+        assert cause is not None and not isinstance(cause, MemoryError | AttributeError)
+        assert type(cause).__module__ != "jaxtyping"  # checks that tests alone have
+        assert str(path) in str(error) and str(error).isprintable()
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [pytest.param(d, m, id=n) for n, d, m in hostile_pickles() if len(d) < SLOW_BYTES],
+)
+def test_pickle(tmp_path: Path, data: bytes, message: str) -> None:
+    write_pickle(tmp_path / "a.pt", data)
+    with pytest.raises(WeightError, match=message) as caught:
+        open_weights(tmp_path / "a.pt")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [pytest.param(c, m, id=n) for n, c, m in hostile_files()]
+)
+def test_file(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    with (
+        pytest.raises(WeightError, match=message) as caught,
+        open_weights(tmp_path / "a.pt") as file,
+    ):
+        dict(file)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_what_would_run_does_not(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = CODE[name]
+    pickle.loads(data)
+    assert (tmp_path / CANARY).exists(), "Python's own reader runs it"
+    path = tmp_path / CANARY
+    path.rmdir() if path.is_dir() else path.unlink()
+    for root in (data, b"\x80\x02}" + text("a") + data[2:-1] + b"s."):
+        write_pickle(tmp_path / "a.pt", root)
+        assert "asks for" in (attempt(tmp_path / "a.pt") or "")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def sound_files(folder: Path) -> None:
+    """Small files of every format that are in order."""
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(48).astype(np.float16)
+    content = {
+        "visual.a": base,
+        "visual.b": base.reshape(8, 6)[2:5, 1::2],
+        "c.weight": rng.standard_normal((3, 5)).astype(np.float32).T,
+        "c.bias": rng.standard_normal(3),
+        "scale": np.array(2, np.int64),
+        "mask": np.array([True, False]),
+        "empty": np.zeros((2, 0), np.float32),
+    }
+    save_state_dict(folder / "nested.pth", {"model": content, "epoch": 3, "set": {1, 2}, "b": b"b"})
+    size = Call("torch", "Size", (1, 2))
+    save_state_dict(folder / "flat.pth", {**content, "size": size, "by": {"a": [1, 2.5, None]}})
+    save_torchscript(folder / "scripted.pt", content, {"size": 64, "name": "x", "rate": 0.5})
+    long = with_zip64_end((folder / "flat.pth").read_bytes())
+    (folder / "long.pth").write_bytes(long)
+    whole = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in content.items()}
+    safetensors.numpy.save_file(whole, folder / "a.safetensors", {"format": "pt"})
+    np.savez(folder / "a.npz", **whole)
+    np.savez_compressed(folder / "b.npz", **whole)
+
+
+EXTREMES = [
+    struct.pack("<Q", x)[:n]
+    for x in (0, 1, 0x7FFF, 0xFFFF, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+    for n in (2, 4, 8)
+]
+
+
+def mutate(content: bytes, rng: np.random.Generator) -> bytes:
+    """The content with one to four random changes: bits, numbers, pieces lost, moved or doubled."""
+    for _ in range(rng.integers(1, 5)):
+        at, to = (int(x) for x in rng.integers(0, max(len(content), 1), 2))
+        match rng.integers(0, 7):
+            case 0 | 1 | 2:
+                bit = bytes([content[at] ^ (1 << int(rng.integers(8)))]) if content else b""
+                content = content[:at] + bit + content[at + 1 :]
+            case 3:
+                number = EXTREMES[rng.integers(len(EXTREMES))]
+                content = content[:at] + number + content[at + len(number) :]
+            case 4:
+                content = content[:at]
+            case 5:
+                piece = content[to : to + int(rng.integers(1, 40))]
+                content = content[:at] + piece + content[at:]
+            case _:
+                content = content[:at] + content[at + int(rng.integers(1, 40)) :]
+    return content
+
+
+def mutants(folder: Path, rng: np.random.Generator) -> Iterator[bytes]:
+    """Damaged files, and whole ones whose pickle or header is damaged."""
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        for _ in range(MUTANTS_PER_FILE):
+            yield mutate(content, rng)
+        if path.suffix == ".safetensors":
+            length = int.from_bytes(content[:8], "little")
+            for _ in range(MUTANTS_PER_FILE):
+                header = mutate(content[8 : 8 + length], rng)
+                yield tensors_in(header, content[8 + length :])
+            continue
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        names = [name for name in members if name.endswith((".pkl", ".npy"))]
+        for _ in range(MUTANTS_PER_FILE):
+            name = names[rng.integers(len(names))]
+            yield zipped({**members, name: mutate(members[name], rng)})
+
+
+class Watch:
+    """Counts what Python's audit tells of code that is run and files that are opened."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.seen: list[Any] = []
+        for codec in ("ascii", "cp437", "latin1", "raw_unicode_escape", "utf-8"):
+            codecs.lookup(codec)  # which Python imports when first used, by a name of its own
+        sys.addaudithook(self.hear)
+
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.path is None:
+            return
+        ran = event in ("import", "exec", "compile", "pickle.find_class", "ctypes.dlopen")
+        ran = ran or event.startswith(("os.", "subprocess.", "socket.", "shutil."))
+        if ran or (event == "open" and str(arguments[0]) != str(self.path)):
+            self.seen.append((event, arguments))
+
+    def attempt(self, path: Path) -> str | None:
+        self.path = path
+        message = attempt(path)
+        self.path = None
+        assert not self.seen, self.seen
+        return message
+
+
+def limit_memory(more: int) -> None:
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
+
+
+def hostile_run(folder: Path) -> dict[str, Any]:
+    """Reads every file that was made to do harm; what was not as expected."""
+    warnings.simplefilter("ignore")
+    sound_files(folder)
+    assert all(attempt(path) is None for path in folder.iterdir())  # imports all that is needed
+    pickles, files = list(hostile_pickles()), list(hostile_files())
+    watch, wrong, path = Watch(), [], folder / "hostile.pt"
+    limit_memory(MAX_MEMORY)
+    for write, cases in ((write_pickle, pickles), (Path.write_bytes, files)):
+        for name, content, message in cases:
+            write(path, content)
+            start = time.process_time()
+            found = watch.attempt(path) or "read"
+            seconds = time.process_time() - start
+            if not re.search(message, found) or len(found) > 1000 or seconds > MAX_SECONDS:
+                wrong.append((name, message, found, seconds))
+    return {"count": len(pickles) + len(files), "wrong": wrong}
+
+
+def mutation_run(folder: Path, seed: int = 0) -> dict[str, int]:
+    """Reads every mutant with little memory to be had; counts outcomes."""
+    sound_files(folder)
+    assert all(attempt(path) is None for path in folder.iterdir())
+    files = list(mutants(folder, np.random.default_rng(seed)))
+    counts = {"refused": 0, "read": 0}
+    watch, path = Watch(), folder / "mutant.pt"
+    limit_memory(MAX_MEMORY)
+    for content in files:
+        path.write_bytes(content)
+        counts["read" if watch.attempt(path) is None else "refused"] += 1
+    return counts
+
+
+def in_a_process(function: str, folder: Path) -> dict[str, Any]:
+    """Without the type checks that tests add, and with limits of its own."""
+    code = (
+        f"from tests.convert.test_hostile_weights import {function} as run\n"
+        f"import json, pathlib; print(json.dumps(run(pathlib.Path({str(folder)!r}))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_harm_is_explained_in_little_time_and_memory(tmp_path: Path) -> None:
+    result = in_a_process("hostile_run", tmp_path)
+    assert result["wrong"] == [] and result["count"] > 150
+
+
+def test_mutants_are_refused_or_read_as_declared(tmp_path: Path) -> None:
+    counts = in_a_process("mutation_run", tmp_path)
+    assert counts["refused"] > 1000 and counts["read"] > 10
+    assert counts["refused"] + counts["read"] == 14 * MUTANTS_PER_FILE

@@ -1,0 +1,201 @@
+"""Weights by path and by name, with a hub that is played by a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from tcl_jax.convert.hub import CLIP_FILES, OPENAI_SHA256, locate_clip, openai_filename
+from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.readers import BUILT_IN
+from tcl_jax.models.clip import VARIANTS
+from tests.reference import GOLDEN
+
+CONTENT = b"weights of a CLIP"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+NAME = "ViT-B/16"
+PUBLISHED = dict(CLIP_FILES)
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory and cache, and published files that are short."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    file = dataclasses.replace(CLIP_FILES[NAME], sha256=SHA256)
+    monkeypatch.setitem(CLIP_FILES, NAME, file)
+    monkeypatch.setitem(OPENAI_SHA256, NAME, SHA256)
+    return tmp_path
+
+
+class Hub:
+    """Downloads as the library does: into blobs, with links from the snapshot of a revision."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache, self.content, self.asked = cache, CONTENT, list[str]()
+
+    def metadata(self, url: str, timeout: float) -> None:
+        assert url == CLIP_FILES[NAME].url and timeout <= 10
+
+    def download(self, repo: str, filename: str, revision: str, etag_timeout: float) -> str:
+        assert etag_timeout <= 10
+        self.asked.append(f"{repo}/{filename}@{revision}")
+        folder = self.cache / f"models--{repo.replace('/', '--')}"
+        blob = folder / "blobs" / f"etag-of-{filename}"
+        link = folder / "snapshots" / revision / filename
+        for path in (blob, link):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(self.content if filename.endswith(".safetensors") else b"{}")
+        link.symlink_to(blob)
+        return str(link)
+
+
+@pytest.fixture
+def online(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    fake = Hub(nowhere / "cache")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fake.metadata)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.download)
+    return fake
+
+
+def test_names_are_the_variants() -> None:
+    assert CLIP_FILES.keys() == OPENAI_SHA256.keys() == VARIANTS.keys()
+    for name, file in PUBLISHED.items():
+        assert re.fullmatch("[0-9a-f]{40}", file.revision)
+        assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+        assert re.fullmatch("[0-9a-f]{64}", OPENAI_SHA256[name])
+        assert f"patch{VARIANTS[name].patch_size}_clip_{VARIANTS[name].resolution}" in file.repo
+    assert [openai_filename(name) for name in VARIANTS] == [
+        "ViT-B-32.pt", "ViT-B-16.pt", "ViT-L-14.pt", "ViT-L-14-336px.pt",
+    ]  # fmt: skip
+
+
+def test_paths_and_built_in_weights(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = GOLDEN / "clip_state_dict.npz"
+    assert locate_clip(str(path)) == path
+    monkeypatch.setenv("HOME", str(nowhere))
+    (nowhere / "clip.pt").write_bytes(b"")
+    assert locate_clip("~/clip.pt") == nowhere / "clip.pt"
+    assert locate_clip("clip.pt") == Path("clip.pt")
+    for name, path in BUILT_IN.items():
+        assert locate_clip(name) == path
+
+
+def test_downloaded_once_with_the_config_beside(online: Hub) -> None:
+    path = locate_clip(NAME)
+    file = CLIP_FILES[NAME]
+    assert path.read_bytes() == CONTENT
+    assert (path.parent / file.config).read_bytes() == b"{}"
+    assert online.asked == [
+        f"{file.repo}/{file.config}@{file.revision}",
+        f"{file.repo}/{file.filename}@{file.revision}",
+    ]
+    assert locate_clip(NAME) == path
+    assert len(online.asked) == 2
+
+
+def test_cache_serves_without_a_connection(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = locate_clip(NAME)
+    for function in ("get_hf_file_metadata", "hf_hub_download"):
+        monkeypatch.delattr(huggingface_hub, function)
+    assert locate_clip(NAME) == path
+
+
+def test_another_content_than_published_is_not_used(online: Hub) -> None:
+    online.content = CONTENT + b"!"
+    for _ in range(2):  # fresh, and from the cache
+        with pytest.raises(WeightError, match="SHA-256.*not used: delete '(.*)' and") as error:
+            locate_clip(NAME)
+    deleted = re.search("delete '(.*)' and", str(error.value))
+    assert deleted
+    blob = Path(deleted[1])
+    assert blob.parent.name == "blobs" and not blob.is_symlink()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_folder_of_weights_comes_first(online: Hub, suffix: str) -> None:
+    file = Path("weights", openai_filename(NAME)).with_suffix(suffix)
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+    assert locate_clip(NAME) == file
+    assert online.asked == []
+
+
+def test_openai_file_that_was_cut_short(online: Hub) -> None:
+    file = Path("weights", openai_filename(NAME))
+    file.parent.mkdir()
+    file.write_bytes(CONTENT[:-1])
+    with pytest.raises(WeightError, match=f"'weights/ViT-B-16.pt' have the SHA-256.*{SHA256}"):
+        locate_clip(NAME)
+
+
+def test_offline_says_which_file_to_put_where(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightError) as error:
+        locate_clip("ViT-L/14@336px")
+    for part in (
+        "CLIP ViT-L/14@336px could not be downloaded",
+        str(nowhere / "weights"),
+        "ViT-L-14-336px.pt (https://openaipublic.azureedge.net/clip/models/3035c92b",
+        "https://huggingface.co/timm/vit_large_patch14_clip_336.openai/resolve/81e38efc",
+        "under the name ViT-L-14-336px.safetensors",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError(""), TypeError("x\ny")])
+def test_whatever_the_library_raises_is_explained(
+    online: Hub, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(WeightError, match=rf"downloaded.*\({type(error).__name__}: .*weights"):
+        locate_clip(NAME)
+
+
+def test_a_network_that_is_out_of_reach_fails_soon(nowhere: Path) -> None:
+    # The library's own error, from a port of this machine that nobody listens to.
+    code = f"""
+from tcl_jax.convert.hub import locate_clip
+try:
+    locate_clip({NAME!r})
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    start = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(nowhere), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.startswith("WeightError CLIP ViT-B/16 could not be downloaded")
+    assert "Traceback" not in result.stderr and "Retry" not in result.stderr
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("name", ["ViT-B/64", "nothing.pt", "~nobody-of-this-name/clip.pt", "a\0b"])
+def test_unknown_names_list_the_known_ones(name: str) -> None:
+    with pytest.raises(WeightError, match=r"do not exist.*ViT-B/32, ViT-B/16, .*builtin:shapes"):
+        locate_clip(name)
+
+
+def test_folders_and_no_name(nowhere: Path) -> None:
+    with pytest.raises(WeightError, match="are a folder, not a file"):
+        locate_clip(str(nowhere))
+    for name in ("", "builtin:nothing"):
+        with pytest.raises(WeightError, match="builtin:shapes_clip"):
+            locate_clip(name)

@@ -1,0 +1,312 @@
+"""Every way in which CLIP's tensors are named, and files that only look like a CLIP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tcl_jax.convert.clip import clip_params, infer_clip_config
+from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.names import read_activation, to_openai_names
+from tcl_jax.convert.tensor_file import TensorSpec
+from tests.reference import load
+
+Tensors = dict[str, np.ndarray]
+OUTSIDE = {
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre": "vision_model.pre_layrnorm",
+    "visual.ln_post": "vision_model.post_layernorm",
+    "visual.transformer.resblocks": "vision_model.encoder.layers",
+    "transformer.resblocks": "text_model.encoder.layers",
+    "token_embedding": "text_model.embeddings.token_embedding",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final": "text_model.final_layer_norm",
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+def hugging_face() -> Tensors:
+    """The reference CLIP as `transformers` would save it."""
+    tensors: Tensors = {}
+    for name, tensor in load("clip_state_dict").items():
+        if name in ("visual.proj", "text_projection"):
+            new = {"visual.proj": "visual_projection.weight"}.get(name, "text_projection.weight")
+            tensors[new] = tensor.T
+            continue
+        for ours, theirs in OUTSIDE.items():
+            name = name.replace(ours, theirs) if not name.startswith(theirs) else name
+        if "in_proj" in name:
+            before, kind = name.split("attn.in_proj_")
+            for letter, part in zip("qkv", np.split(tensor, 3), strict=True):
+                tensors[f"{before}self_attn.{letter}_proj.{kind}"] = part
+        else:
+            tensors[name] = tensor
+    for tower in ("vision", "text"):
+        tensors[f"{tower}_model.embeddings.position_ids"] = np.arange(77)[None]
+    return tensors
+
+
+def open_clip(prefix: str) -> Tensors:
+    """The reference CLIP as OpenCLIP would save it."""
+    tensors = {
+        name if name.startswith(("visual.", "logit_scale")) else prefix + name: tensor
+        for name, tensor in load("clip_state_dict").items()
+    }
+    return {**tensors, f"{prefix}attn_mask": np.full((77, 77), -np.inf, np.float32)}
+
+
+STYLES = {
+    "openai": lambda: {**load("clip_state_dict"), "input_resolution": np.array(64)},
+    "openclip": lambda: open_clip(""),
+    "openclip with text.": lambda: open_clip("text."),
+    "huggingface": hugging_face,
+}
+
+
+class Lazy(Mapping[str, np.ndarray]):
+    """Notes what is read."""
+
+    def __init__(self, tensors: Tensors, path: str = "clip.safetensors") -> None:
+        self._tensors, self.path, self.read = tensors, Path(path), list[str]()
+        self.specs = {name: TensorSpec(x.shape, x.dtype) for name, x in tensors.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.read.append(name)
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_gives_the_same_parameters(style: str) -> None:
+    expected = load("clip_state_dict")
+    tensors, found = to_openai_names(STYLES[style]())
+    assert found == style.split()[0]
+    assert set(tensors) == set(expected) and len(tensors) == len(expected)
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(tensors[name], tensor, strict=True)
+    config = infer_clip_config(expected)
+    assert infer_clip_config(tensors) == config
+    jax.tree.map(
+        np.testing.assert_array_equal, clip_params(tensors, config), clip_params(expected, config)
+    )
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_nothing_is_read_before_it_is_asked_for(style: str) -> None:
+    lazy = Lazy(STYLES[style]())
+    tensors, _ = to_openai_names(lazy)
+    assert "visual.proj" in tensors and "visual.conv1.bias" not in tensors
+    assert {name: spec.shape for name, spec in tensors.specs.items()} == {
+        name: tensor.shape for name, tensor in load("clip_state_dict").items()
+    }
+    assert {spec.dtype for spec in tensors.specs.values()} == {np.dtype(np.float16)}
+    # The checker of types looks at the first item of a mapping, here and there.
+    assert set(lazy.read) <= {
+        next(iter(lazy)),
+        "visual.conv1.weight",
+        OUTSIDE["visual.conv1.weight"],
+    }
+    lazy.read.clear()
+    assert tensors["visual.transformer.resblocks.1.attn.in_proj_bias"].shape == (384,)
+    assert len(lazy.read) == (3 if style == "huggingface" else 1)
+
+
+def test_specs_of_plain_arrays() -> None:
+    tensors, _ = to_openai_names(hugging_face())
+    assert tensors.specs["visual.transformer.resblocks.0.attn.in_proj_weight"].shape == (384, 128)
+
+
+def test_openclip_is_known_by_the_name_of_its_file() -> None:
+    assert to_openai_names(Lazy(load("clip_state_dict")))[1] == "openai"
+    file = "hub/open_clip_model.safetensors"
+    assert to_openai_names(Lazy(load("clip_state_dict"), file))[1] == "openclip"
+
+
+def without(tensors: Tensors, *beginnings: str) -> Tensors:
+    return {name: x for name, x in tensors.items() if not name.startswith(beginnings)}
+
+
+ONE = np.zeros(1, np.float32)
+BROKEN = {
+    "no tensors": (lambda: {}, "this is no CLIP: it holds no tensors"),
+    "something else": (lambda: {"bert.layer.0.weight": ONE}, "1 tensors such as bert.layer.0"),
+    "TCL": (lambda: load("tcl_state_dict"), r"what TCL learned, without CLIP \(the official tcl"),
+    "ResNet": (
+        lambda: {**load("clip_state_dict"), "visual.layer1.0.conv1.weight": ONE},
+        "a CLIP with a ResNet, which TCL cannot",
+    ),
+    "SigLIP": (lambda: {**hugging_face(), "logit_bias": ONE}, "looks like a SigLIP"),
+    "timm in OpenCLIP": (lambda: {"visual.trunk.cls_token": ONE}, "an image tower of timm's"),
+    "CoCa": (lambda: {**open_clip("text."), "text_decoder.ln_final.weight": ONE}, "a CoCa"),
+    "timm": (lambda: {"blocks.0.attn.qkv.weight": ONE, "cls_token": ONE}, "image model of timm's"),
+    "no text (Hugging Face)": (
+        lambda: without(hugging_face(), "text_"),
+        "the text tower of this CLIP is missing: there is no text_model.embeddings.token_emb",
+    ),
+    "no vision (Hugging Face)": (
+        lambda: without(hugging_face(), "vision_", "visual_"),
+        "the vision tower of this CLIP is missing: there is no vision_model.embeddings.patch",
+    ),
+    "no text (OpenAI)": (
+        lambda: without(load("clip_state_dict"), "transformer.", "token_embedding."),
+        "the text tower of this CLIP is missing: there is no token_embedding.weight",
+    ),
+    "no vision (OpenCLIP)": (
+        lambda: without(open_clip("text."), "visual."),
+        "the vision tower of this CLIP is missing: there is no visual.conv1.weight",
+    ),
+    "vision tower of transformers 5": (
+        lambda: {"embeddings.class_embedding": ONE, "pre_layrnorm.weight": ONE},
+        "vision tower of a CLIP, without the text tower",
+    ),
+    "no projections": (
+        lambda: without(hugging_face(), "text_projection", "visual_projection"),
+        r"lacks 2 of \d+ tensors: text_projection.weight, visual_projection.weight;",
+    ),
+    "one of q, k, v": (
+        lambda: without(hugging_face(), "text_model.encoder.layers.1.self_attn.k_proj.bias"),
+        r"lacks 1 of \d+ tensors: text_model.encoder.layers.1.self_attn.k_proj.bias",
+    ),
+    "a block in between": (
+        lambda: without(load("clip_state_dict"), "visual.transformer.resblocks.2."),
+        r"visual.transformer.resblocks.N of this CLIP are numbered \[0, 1, 3\]",
+    ),
+    "no blocks": (
+        lambda: without(hugging_face(), "text_model.encoder."),
+        r"text_model.encoder.layers.N of this CLIP are numbered \[\]",
+    ),
+    "layer scale": (
+        lambda: {**open_clip(""), "visual.transformer.resblocks.0.ls_1.gamma": ONE},
+        r"towers have 1 tensors that OpenAI's CLIP lacks: visual.*ls_1.gamma",
+    ),
+    "a number too large": (
+        lambda: {**open_clip(""), f"transformer.resblocks.{'9' * 5000}.ln_1.bias": ONE},
+        r"towers have 1 tensors that OpenAI's CLIP lacks: transformer.resblocks.999",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_no_whole_clip_is_described(case: str) -> None:
+    make, message = BROKEN[case]
+    with pytest.raises(WeightError, match=message) as error:
+        to_openai_names(make())
+    assert len(str(error.value)) < 800
+
+
+@pytest.mark.parametrize("shape", [(), (64, 128)])
+def test_query_key_and_value_of_different_shapes(shape: tuple[int, ...]) -> None:
+    name = "vision_model.encoder.layers.0.self_attn.k_proj.weight"
+    tensors, _ = to_openai_names({**hugging_face(), name: np.zeros(shape, np.float16)})
+    with pytest.raises(WeightError, match=f"{name}.*the same"):
+        _ = tensors["visual.transformer.resblocks.0.attn.in_proj_weight"]
+    with pytest.raises(WeightError, match=f"{name}.*the same"):
+        _ = tensors.specs
+
+
+def hugging_face_config(**text: Any) -> dict[str, Any]:
+    sizes = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
+    vision = {**sizes, "hidden_size": 768, "num_attention_heads": 12}
+    text = {**sizes, "hidden_size": 512, "num_attention_heads": 8, **text}
+    return {"model_type": "clip", "vision_config": vision, "text_config": text}
+
+
+def openclip_config(**vision: Any) -> dict[str, Any]:
+    text = {"width": 512, "heads": 8, "context_length": 77}
+    return {"model_cfg": {"vision_cfg": {"width": 768, "layers": 12, **vision}, "text_cfg": text}}
+
+
+def quick(config: dict[str, Any]) -> dict[str, Any]:
+    config["model_cfg"]["quick_gelu"] = True
+    return config
+
+
+@pytest.mark.parametrize(
+    ("style", "file", "config", "expected"),
+    [
+        ("huggingface", "config.json", hugging_face_config(), "gelu"),
+        ("huggingface", "config.json", {"vision_config": {}, "text_config": {}}, "quick_gelu"),
+        ("openclip", "open_clip_config.json", openclip_config(), "gelu"),
+        ("openclip", "open_clip_config.json", quick(openclip_config()), "quick_gelu"),
+        ("openai", "open_clip_config.json", quick(openclip_config(head_width=64)), "quick_gelu"),
+        ("openclip", "open_clip_config.json", openclip_config()["model_cfg"], "gelu"),
+        # The other library's file is not read.
+        ("huggingface", "open_clip_config.json", openclip_config(), None),
+        ("openclip", "config.json", hugging_face_config(), None),
+    ],
+)
+def test_activation_is_read_beside_the_weights(
+    tmp_path: Path, style: str, file: str, config: dict[str, Any], expected: str | None
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    assert read_activation(weights, style) is None
+    (tmp_path / file).write_text(json.dumps(config))
+    assert read_activation(weights, style) == expected
+    assert read_activation(str(weights), style) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (hugging_face_config(hidden_act="quick_gelu"), "towers differ in hidden_act"),
+        (hugging_face_config(hidden_act=["gelu"]), "unhashable"),
+        (hugging_face_config(num_attention_heads=16), "num_attention_heads is 16 where.* 8"),
+        (hugging_face_config(layer_norm_eps=1e-6), "text_config.layer_norm_eps is 1e-06"),
+        (hugging_face_config(hidden_size="512"), "unsupported operand"),
+        ({**hugging_face_config(), "model_type": "metaclip_2"}, "'metaclip_2', not 'clip'"),
+        ({"vision_config": {}}, "it has no section 'text_config'"),
+        ({"vision_config": {"hidden_act": "relu"}, "text_config": {"hidden_act": "relu"}},
+         "hidden_act is 'relu', not one of quick_gelu, gelu"),
+        ([], "it has no section 'vision_config'"),
+        (openclip_config(head_width=80), "vision_cfg.head_width is 80 where CLIP's is 64"),
+        (openclip_config(pool_type="avg"), "vision_cfg.pool_type is 'avg'"),
+        (openclip_config(final_ln_after_pool=True), "final_ln_after_pool is True"),
+        (openclip_config(norm_kwargs={"eps": 1e-6}), "norm_kwargs"),
+        ({"model_cfg": {**openclip_config()["model_cfg"], "quick_gelu": "no"}}, "quick_gelu is"),
+        ({"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 12}}}, "text_cfg.heads is 12"),
+        ({"model_cfg": {"vision_cfg": {}, "text_cfg": {"no_causal_mask": True}}}, "no_causal"),
+        ({"model_cfg": None}, "it has no section 'model_cfg'"),
+        ({"model_cfg": {"vision_cfg": {}, "text_cfg": 3}}, "it has no section 'text_cfg'"),
+    ],
+)  # fmt: skip
+def test_configs_of_other_architectures(tmp_path: Path, config: Any, message: str) -> None:
+    openclip = "model_cfg" in config
+    file = tmp_path / ("open_clip_config.json" if openclip else "config.json")
+    file.write_text(json.dumps(config))
+    with pytest.raises(WeightError, match=message) as error:
+        read_activation(tmp_path / "w.pt", "openclip" if openclip else "huggingface")
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Expecting value"),
+        (b'{"model_cfg": ', "Expecting value"),
+        (b"\xff\xfe\x00", "cannot be used: .*decode"),
+        (b"[" * 200_000, "recursion"),
+        (b" " * 2_000_000 + b"{}", "more than 1048576 bytes"),
+    ],
+)
+def test_damaged_configs(tmp_path: Path, content: bytes, message: str) -> None:
+    for style, file in (("huggingface", "config.json"), ("openclip", "open_clip_config.json")):
+        (tmp_path / file).write_bytes(content)
+        with pytest.raises(WeightError, match=message):
+            read_activation(tmp_path / "w.pt", style)

@@ -1,0 +1,355 @@
+"""Weight files of every format: what is in them, read lazily, and clear words on what is not."""
+
+from __future__ import annotations
+
+import io
+import os
+import tracemalloc
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.readers import open_weights, read_state_dict, write_safetensors
+from tests.reference import load
+from tests.torch_files import (
+    Call,
+    Module,
+    Parameter,
+    pickled,
+    save_state_dict,
+    save_torchscript,
+    torch_members,
+    with_zip64_end,
+    write_archive,
+)
+
+BF16 = ml_dtypes.bfloat16
+DTYPES = (
+    np.float16, np.float32, np.float64, BF16, np.int8, np.int16, np.int32, np.int64, np.uint8,
+    np.bool_,
+)  # fmt: skip
+
+
+def tensors() -> dict[str, np.ndarray]:
+    """One of each kind: dtypes, shapes of nothing and of one, strides, shared memory."""
+    rng = np.random.default_rng(0)
+    kinds = {np.dtype(d).name: (rng.integers(0, 2, (2, 3)) * 2 - 1).astype(d) for d in DTYPES}
+    shared = rng.standard_normal(24).astype(np.float32)
+    return {
+        **kinds,
+        "scalar": np.array(2.5, np.float16),
+        "empty": np.zeros((0, 3), np.float32),
+        "transposed": rng.standard_normal((3, 4)).astype(np.float32).T,
+        "whole": shared,
+        "part": shared[5:11],
+        "stepped": shared.reshape(4, 6)[1:, ::2],
+        "permuted": shared.reshape(2, 3, 4).transpose(2, 0, 1),
+        "expanded": np.broadcast_to(np.float32(3), (4, 2)),
+    }
+
+
+def contiguous() -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors().items()}
+
+
+def same(actual: Any, expected: dict[str, np.ndarray]) -> None:
+    assert list(actual) == list(expected) and len(actual) == len(expected)
+    for name, tensor in expected.items():
+        read = actual[name]
+        assert read.dtype == tensor.dtype and read.flags.c_contiguous and read.flags.writeable
+        np.testing.assert_array_equal(read, tensor, strict=True)
+
+
+def write_npz(path: Path, save: Any = np.savez) -> dict[str, np.ndarray]:
+    content = {k: v for k, v in contiguous().items() if v.dtype != BF16}
+    save(path, **content)
+    return content
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda t: t,
+        lambda t: OrderedDict(t),
+        lambda t: {"model": t, "epoch": 3},
+        lambda t: {"epoch": 1, "state_dict": {"model": t, "epoch": 3, "none": None}, "args": {}},
+        lambda t: {"state_dict": {f"module.{name}": x for name, x in t.items()}, "epoch": 3},
+        lambda t: {"model": {k: Parameter(x) for k, x in t.items()}, "epoch": 3},
+        lambda t: {
+            "model": t,
+            "optimizer": {
+                "state": {0: {"step": 1.0, "exp_avg": np.zeros(3)}},
+                "param_groups": [{}],
+            },
+            "epoch": 3,
+            "size": Call("torch", "Size", (1, 2)),
+            "device": Call("torch", "device", "cuda", 0),
+            "bytes": b"x",
+        },
+    ],
+)
+def test_state_dict_wherever_it_is(wrap: Any, tmp_path: Path) -> None:
+    value = wrap(tensors())
+    save_state_dict(tmp_path / "tcl.pth", value)
+    with open_weights(tmp_path / "tcl.pth") as file:
+        same(file, tensors())
+        assert file.format == "torch" and file.path == tmp_path / "tcl.pth"
+        assert file.scalars == ({"epoch": 3} if "epoch" in value else {})
+        for name, tensor in tensors().items():
+            assert file.specs[name] == (tensor.shape, tensor.dtype)
+
+
+def test_a_prefix_that_not_all_share_stays(tmp_path: Path) -> None:
+    some = {"module.a": np.zeros(2, np.float32), "b": np.ones(2, np.float32)}
+    save_state_dict(tmp_path / "x.pth", some)
+    same(read_state_dict(tmp_path / "x.pth"), some)
+
+
+def test_scripted_model(tmp_path: Path) -> None:
+    expected = {f"visual.{name}": x for name, x in tensors().items()}
+    expected |= {"visual.blocks.0.attn.weight": np.ones((2, 2), np.float16)}
+    attributes = {"input_resolution": 64, "rate": 0.5, "name": "CLIP"}
+    save_torchscript(tmp_path / "ViT-B-16.pt", expected, attributes)
+    with open_weights(tmp_path / "ViT-B-16.pt") as file:
+        same(file, expected)
+        assert file.format == "torchscript"
+        assert file.scalars == {"training": True, **attributes}
+
+
+def test_lists_in_a_scripted_model_are_passed_over(tmp_path: Path) -> None:
+    root = Module(
+        "Net",
+        {
+            "weight": np.ones(2, np.float32),
+            "sizes": Call("torch.jit._pickle", "build_intlist", [1, 2]),
+            "more": Call("torch.jit._pickle", "build_tensorlist", [np.zeros(1, np.float32)]),
+            "names": Call("torch.jit._pickle", "restore_type_tag", ["a"], "List[str]"),
+            "inner": Module("Empty", {}),
+        },
+    )
+    save_state_dict(tmp_path / "net.pt", root)
+    same(read_state_dict(tmp_path / "net.pt"), {"weight": np.ones(2, np.float32)})
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", contiguous(), {"format": "pt"})
+    (tmp_path / "a.safetensors").rename(tmp_path / "a.bin")
+    with open_weights(tmp_path / "a.bin") as file:
+        assert file.format == "safetensors" and file.scalars == {"format": "pt"}
+        same(file, {name: contiguous()[name] for name in file})
+        assert set(file) == set(contiguous())
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz(save: Any, tmp_path: Path) -> None:
+    expected = write_npz(tmp_path / "a.npz", save)
+    with open_weights(tmp_path / "a.npz") as file:
+        assert file.format == "npz" and file.scalars == {}
+        same(file, expected)
+
+
+def test_npz_of_other_byte_orders_and_layouts(tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.savez(tmp_path / "a.npz", big=array.astype(">f4"), columns=np.asfortranarray(array))
+    same(read_state_dict(tmp_path / "a.npz"), {"big": array, "columns": array})
+
+
+def test_the_same_clip_in_every_format(tmp_path: Path) -> None:
+    clip = load("clip_state_dict")
+    save_torchscript(tmp_path / "clip.pt", clip, {})
+    save_state_dict(tmp_path / "clip.pth", clip)
+    same(read_state_dict(tmp_path / "clip.pth"), clip)
+    scripted = read_state_dict(tmp_path / "clip.pt")
+    assert scripted.keys() == clip.keys()
+    assert all(np.array_equal(scripted[name], tensor) for name, tensor in clip.items())
+
+
+def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
+    big = {f"t{i}": np.full((1 << 20,), i, np.float32) for i in range(8)}
+    save_state_dict(tmp_path / "a.pth", big)
+    save_torchscript(tmp_path / "a.pt", big, {})
+    write_safetensors(tmp_path / "a.safetensors", big, {})
+    np.savez(tmp_path / "a.npz", **big)
+    for path in sorted(tmp_path.iterdir()):
+        tracemalloc.start()
+        with open_weights(path) as file:
+            assert "t3" in file and file.specs["t3"].nbytes == 4 << 20 and len(list(file)) == 8
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+            tracemalloc.reset_peak()
+            for name in file:
+                file[name]
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+
+
+def test_a_part_of_a_big_storage_is_read_alone(tmp_path: Path) -> None:
+    shared = np.arange(4 << 20, dtype=np.float32)
+    save_state_dict(tmp_path / "a.pth", {"all": shared, "few": shared[1000:1010]})
+    tracemalloc.start()
+    with open_weights(tmp_path / "a.pth") as file:
+        for _ in range(2):
+            np.testing.assert_array_equal(file["few"], shared[1000:1010])
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_names_and_closing(tmp_path: Path) -> None:
+    save_state_dict(tmp_path / "a.pth", {"a": np.ones(3, np.float32)})
+    file = open_weights(tmp_path / "a.pth")
+    assert "b" not in file and 3 not in file
+    with pytest.raises(KeyError, match="b"):
+        file["b"]
+    file.close()
+    with pytest.raises(WeightError, match="closed"):
+        file["a"]
+
+
+def test_the_long_ending_of_an_archive(tmp_path: Path) -> None:
+    save_state_dict(tmp_path / "a.pth", tensors())
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "b.pth").write_bytes(with_zip64_end(content))
+    same(read_state_dict(tmp_path / "b.pth"), tensors())
+
+
+def test_a_compressed_pickle_is_read_but_not_compressed_tensors(tmp_path: Path) -> None:
+    members = torch_members(*pickled({"a": np.zeros(0, np.float32)}))
+    del members["data/0"]
+    write_archive(tmp_path / "a.pth", members, zipfile.ZIP_DEFLATED)
+    same(read_state_dict(tmp_path / "a.pth"), {"a": np.zeros(0, np.float32)})
+    members = torch_members(*pickled({"a": np.zeros(9, np.float32)}))
+    write_archive(tmp_path / "b.pth", members, zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightError, match="compressed.*save it again"):
+        open_weights(tmp_path / "b.pth")
+
+
+def archive_of(**members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def npz_of(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty, which is none of safetensors"),
+        (b"\x08\x01\x12\x07pytorch", "begins with .* none of safetensors, .npz and PyTorch"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "before PyTorch 1.6.*save"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html>", "a web page; download the file"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (archive_of(readme=b"x"), "ZIP archive, but neither PyTorch's"),
+        (npz_of(a=np.array([{}])), r"array 'a' does not hold numbers.*\|O"),
+        (npz_of(a=np.array("text")), "array 'a' does not hold numbers.*<U4"),
+        (npz_of(a=np.zeros(2, [("x", "f4")])), "array 'a' does not hold numbers"),
+        (npz_of(a=np.zeros(2, BF16)), "array 'a' does not hold numbers"),
+    ],
+)
+def test_files_that_are_something_else(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "clip.pt").write_bytes(content)
+    with pytest.raises(WeightError, match=message) as caught:
+        open_weights(tmp_path / "clip.pt")
+    assert str(caught.value).startswith(f"weights {str(tmp_path / 'clip.pt')!r} cannot be read: ")
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    for path, message in (
+        ("none.pt", r"none.pt' do not exist; give the path of a .pt, .pth, .safetensors or .npz"),
+        (".", "a folder or something else"),
+        ("pipe", "a folder or something else"),
+        ("file/clip.pt", "cannot be opened: .*correct the path"),
+        ("a\0b", "cannot be opened"),
+        ("n" * 5000, "cannot be opened"),
+        ("~nobody-of-this-name/clip.pt", "do not exist"),
+    ):
+        with pytest.raises(WeightError, match=message):
+            open_weights(tmp_path / path)
+    with pytest.raises(WeightError, match="do not exist"):
+        open_weights("~nobody-of-this-name/clip.pt")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"optimizer": {"a": np.zeros(2)}, "epoch": 1}, "no state dict, but 'optimizer', 'epoch'"),
+        (np.zeros(2), "no state dict, but a StoredTensor"),
+        ([np.zeros(2)], "no state dict, but a list"),
+        ({}, "no state dict, but a dict"),
+        ({1: np.zeros(2), "a": np.zeros(2)}, "not all named by text"),
+        ({"a\nb": np.zeros(2)}, "unprintable"),
+        (
+            {"a": np.zeros(2), "args": Call("argparse", "Namespace")},
+            "asks for 'argparse.Namespace'",
+        ),
+        (
+            {"a": Call("torch._utils", "_rebuild_qtensor", 1)},
+            r"asks for 'torch._utils._rebuild_qtensor'.*torch.save\(model.state_dict\(\)",
+        ),
+        (Module("M", {"w": np.zeros(2), "p": Module("P", (1, 2))}), "packs its weights"),
+    ],
+)
+def test_archives_without_a_plain_state_dict(value: Any, message: str, tmp_path: Path) -> None:
+    save_state_dict(tmp_path / "a.pth", value)
+    with pytest.raises(WeightError, match=message):
+        open_weights(tmp_path / "a.pth")
+
+
+def test_other_byte_order_is_refused(tmp_path: Path) -> None:
+    members = torch_members(*pickled(tensors()))
+    write_archive(tmp_path / "a.pth", {**members, "byteorder": b"big"})
+    with pytest.raises(WeightError, match="byte order b'big'; save it again"):
+        open_weights(tmp_path / "a.pth")
+
+
+def test_unknown_safetensors_dtype(tmp_path: Path) -> None:
+    header = b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(WeightError, match="'a' has the dtype 'F4'.*save it again as F32"):
+        open_weights(tmp_path / "a")
+
+
+def test_bytes_that_are_no_bools_are_true(tmp_path: Path) -> None:
+    header = b'{"a":{"dtype":"BOOL","shape":[4],"data_offsets":[0,4]}}'
+    content = len(header).to_bytes(8, "little") + header + b"\x00\x01\x02\xff"
+    (tmp_path / "a").write_bytes(content)
+    bytes_read = read_state_dict(tmp_path / "a")["a"].view(np.uint8)
+    np.testing.assert_array_equal(bytes_read, [0, 1, 1, 1])
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    array = np.arange(1000, dtype=np.float32)
+    save_state_dict(tmp_path / "a.pth", {"a": array, "b": array.copy()})
+    np.savez(tmp_path / "a.npz", a=array, b=array)
+    np.savez_compressed(tmp_path / "c.npz", a=array, b=array)
+    for path in sorted(tmp_path.iterdir()):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 16
+        path.write_bytes(content)
+        with open_weights(path) as file:
+            with pytest.raises(WeightError, match=rf"{path.name}' cannot be read: .* damaged"):
+                file["a"]
+            np.testing.assert_array_equal(file["b"], array)
+
+
+def test_safetensors_library_reads_what_is_read_here(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", load("clip_state_dict"), {})
+    theirs = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    ours = read_state_dict(tmp_path / "a.safetensors")
+    assert theirs.keys() == ours.keys()
+    assert all(np.array_equal(theirs[name], ours[name]) for name in theirs)
