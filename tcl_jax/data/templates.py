@@ -3,12 +3,14 @@
 The embedding of a class is the mean over its sentences, so that a set with more and more varied
 ones gives a steadier target. `full` are the 80 that CLIP's authors used for ImageNet and `subset`
 the 7 they found to do most of the work (Radford et al. 2021, section 3.1.4); `custom`, the subset
-and two plurals, is what TCL is trained and evaluated with.
+and two plurals, is what TCL is trained and evaluated with; `shapes` are those of drawn scenes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from tcl_jax.data import shapes_captions
 
 _FULL = (
     "a bad photo of a {}.",
@@ -119,6 +121,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "subset+maskclip": _SUBSET + _MASKCLIP,
     "full": _FULL,
     "full+maskclip": _FULL + _MASKCLIP,
+    "shapes": shapes_captions.caption_templates(),
 }
 """The named sets; `{}` stands for the class name."""
 

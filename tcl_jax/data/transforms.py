@@ -8,7 +8,6 @@ stay uint8: normalisation happens on the device.
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Callable
 from typing import TypeAlias
@@ -17,30 +16,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
+from tcl_jax.data.images import Rgb, decode, exif_turn, load_rgb, open_bytes
+
 Edge: TypeAlias = int | float
 Transform: TypeAlias = Callable[[bytes | Rgb, np.random.Generator], Rgb]
 
 _TRIES = 10
-
-
-class ImageDecodeError(ValueError):
-    """The bytes are not a readable JPEG, PNG or WebP image."""
-
-
-def decode(data: bytes) -> Rgb:
-    """A whole JPEG, PNG or WebP file as RGB, turned upright as its EXIF data says.
-
-    Transparent pixels are laid over white, 16-bit values are scaled to 8 bits, CMYK, grey and
-    palette images are converted; of an animation the first frame is taken.
-
-    Raises:
-      ImageDecodeError: the bytes are of another format, damaged or cut short, or declare an
-        implausible size.
-    """
-    image = _open(data)
-    turn = _turn(image)
-    return turn.apply(np.asarray(_load(image)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +83,8 @@ class RandomResizedCrop:
             height, width = image.shape[:2]
             box = self.sample_box(height, width, rng)
             return self._resize(Image.fromarray(image), box)
-        opened = _open(image)
-        turn = _turn(opened)
+        opened = open_bytes(image)
+        turn = exif_turn(opened)
         width, height = opened.size
         upright = (width, height) if turn.swap else (height, width)
         box = turn.box_before(self.sample_box(*upright, rng), width=width, height=height)
@@ -113,7 +94,7 @@ class RandomResizedCrop:
         )
         shrink = _draft(opened, needed)
         left, top, right, bottom = (edge / shrink for edge in box)
-        return turn.apply(self._resize(_load(opened), (left, top, right, bottom)))
+        return turn.apply(self._resize(load_rgb(opened), (left, top, right, bottom)))
 
     def sample_box(
         self, height: int, width: int, rng: np.random.Generator
@@ -172,21 +153,6 @@ class HorizontalFlip:
         return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
 
 
-# ---------------------------------------------------------------------------------- reading files
-
-
-def _open(data: bytes) -> Image.Image:
-    """Reads the header only."""
-    try:
-        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-    except Image.DecompressionBombError as error:
-        raise ImageDecodeError(f"the image is too large: {error}") from error
-    except Exception as error:  # Pillow raises almost any type on damaged headers.
-        raise ImageDecodeError(
-            f"{len(data)} bytes beginning {data[:8]!r} are not a readable JPEG, PNG or WebP image."
-        ) from error
-
-
 def _draft(image: Image.Image, needed: tuple[int, int]) -> float:
     """Lets a JPEG be decoded smaller, at least `needed`; returns by how much it shrinks."""
     if image.format not in ("JPEG", "MPO"):
@@ -194,78 +160,3 @@ def _draft(image: Image.Image, needed: tuple[int, int]) -> float:
     width = image.width
     drafted = image.draft(None, needed)
     return width / drafted[1][2] if drafted else 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Turn:
-    """How stored pixels become upright: mirror in x, in y, then exchange the axes."""
-
-    mirror_x: bool = False
-    mirror_y: bool = False
-    swap: bool = False
-
-    def apply(self, pixels: Rgb) -> UInt8[np.ndarray, "H W 3"]:
-        """Stored to upright; the same array where nothing is to do."""
-        if not (self.mirror_x or self.mirror_y or self.swap):
-            return pixels
-        pixels = pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
-        return np.ascontiguousarray(pixels.swapaxes(0, 1) if self.swap else pixels)
-
-    def box_before(
-        self, box: tuple[int, int, int, int], *, width: int, height: int
-    ) -> tuple[int, int, int, int]:
-        """Where an upright box is in the stored image of this size."""
-        left, top, right, bottom = box
-        if self.swap:
-            left, top, right, bottom = top, left, bottom, right
-        if self.mirror_x:
-            left, right = width - right, width - left
-        if self.mirror_y:
-            top, bottom = height - bottom, height - top
-        return left, top, right, bottom
-
-
-# EXIF tag 0x0112, by its value.
-_ORIENTATION_TAG = 0x0112
-_TURNS = {
-    2: _Turn(mirror_x=True),
-    3: _Turn(mirror_x=True, mirror_y=True),
-    4: _Turn(mirror_y=True),
-    5: _Turn(swap=True),
-    6: _Turn(mirror_y=True, swap=True),
-    7: _Turn(mirror_x=True, mirror_y=True, swap=True),
-    8: _Turn(mirror_x=True, swap=True),
-}
-
-
-def _turn(image: Image.Image) -> _Turn:
-    """What the EXIF data asks for; damaged EXIF data must not cost the picture."""
-    try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1), _Turn())
-    except Exception:
-        return _Turn()
-
-
-def _load(image: Image.Image) -> Image.Image:
-    """Decodes to RGB, as stored."""
-    try:
-        image.load()
-        return _to_rgb(image)
-    except Exception as error:
-        raise ImageDecodeError(
-            f"the {image.format or 'image'} data of {image.width} x {image.height} pixels cannot "
-            f"be decoded: {error}"
-        ) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.float32)
-        return Image.fromarray(np.clip(np.rint(deep / 257), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")

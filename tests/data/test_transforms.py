@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tcl_jax.data.transforms import (
-    Chain,
-    HorizontalFlip,
-    ImageDecodeError,
-    RandomResizedCrop,
-    decode,
-)
+from tcl_jax.data.images import ImageDecodeError, decode
+from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
 
 
 def encode(image: Image.Image, file_format: str, **options) -> bytes:
