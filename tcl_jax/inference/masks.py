@@ -83,6 +83,33 @@ def maskclip_similarity(
     return similarity[:, top : top + image.shape[1], left : left + image.shape[2]]
 
 
+def maskclip_masks(
+    model: CLIP,
+    params: Any,
+    image: Float[Array, "b H W 3"],
+    text_embeddings: Float[Array, "n d"],
+    options: MaskOptions = MaskOptions(),
+) -> Float[Array, "b H W n"]:
+    """`make_masks` of CLIP alone: KP mixing's sigmoid of its patch similarities.
+
+    With PAMR the masks are refined on four times the patch grid, as TCL's are.
+
+    Args:
+        model, params: CLIP and its parameters.
+        image, text_embeddings: as in `make_masks`.
+        options: `pamr` alone is read.
+    """
+    padded, (top, left) = center_pad(image, model.config.patch_size)
+    vision = encode_image(model, params, padded)
+    similarity = pixel_text_similarity(vision.patch_embeddings, text_embeddings)
+    masks = jax.nn.sigmoid(KP_SCALE * (jnp.moveaxis(similarity, 1, -1) - KP_OFFSET))
+    if options.pamr:
+        grid = (4 * masks.shape[1], 4 * masks.shape[2])
+        masks = pamr(resize(padded, grid, align_corners=True), masks)
+    masks = resize(masks, padded.shape[1:3])
+    return masks[:, top : top + image.shape[1], left : left + image.shape[2]]
+
+
 def label_map(masks: Float[Array, "b H W n"], background: float | None) -> Int[Array, "b H W"]:
     """Class per pixel, int32.
 

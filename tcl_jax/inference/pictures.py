@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,7 @@ from tcl_jax.files import whole_file
 
 PAPER, INK, FAINT = (255, 255, 255), (34, 36, 40), (120, 124, 132)
 FONT_SIZE, MARGIN = 15, 14
+_BAND_PIXELS = 1 << 20
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 
@@ -28,18 +30,30 @@ def overlay(
     image: UInt8[np.ndarray, "h w 3"],
     label: Integer[np.ndarray, "h w"],
     palette: UInt8[np.ndarray, "n 3"],
-    opacity: float = 0.6,
+    opacity: int | float = 0.6,
+    *,
+    untouched: int | None = 0,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Image with every class but 0 tinted in its colour.
+    """Image with every class but one tinted in its colour, made part by part.
 
     Args:
         image: RGB, uint8.
-        label: class per pixel, 0 is background and stays untouched.
+        label: class per pixel.
         palette: colour per class, uint8.
         opacity: of the tint, in [0, 1].
+        untouched: class whose pixels stay as they are, the background; None: no class.
     """
-    tinted = (1 - opacity) * image + opacity * colorize(label, palette)
-    return np.where((label > 0)[..., None], np.rint(tinted).astype(np.uint8), image)
+    tinted = np.empty(image.shape, np.uint8)
+    colors = np.float32(opacity) * palette.astype(np.float32)
+    flat = image.reshape(-1, 3), label.reshape(-1), tinted.reshape(-1, 3)
+    for start in range(0, label.size, _BAND_PIXELS):
+        pixels, classes, result = (array[start : start + _BAND_PIXELS] for array in flat)
+        mixed = pixels * np.float32(1 - opacity)
+        mixed += colors[classes]
+        result[:] = np.rint(mixed, out=mixed)
+        if untouched is not None:
+            np.copyto(result, pixels, where=(classes == untouched)[:, None])
+    return tinted
 
 
 def enlarge(image: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -80,7 +94,7 @@ def comparison_grid(
     height = MARGIN + title_height + rows * (side_h + gap) + note_height + legend_height + MARGIN
 
     page = Image.new("RGB", (width, height), PAPER)
-    draw, font = ImageDraw.Draw(page), _font()
+    draw, font = ImageDraw.Draw(page), load_font()
     for group in range(min(columns_of_scenes, scenes)):
         left = MARGIN + group * (block + 2 * MARGIN)
         for k, title in enumerate(titles):
@@ -106,14 +120,16 @@ def comparison_grid(
 
 def _legend_layout(legend: Mapping[str, Sequence[int]], width: int) -> list[tuple[int, int]]:
     """Left and top of every entry, in columns of equal width."""
-    font = _font()
+    font = load_font()
     cell = max((int(font.getlength(name)) for name in legend), default=0) + FONT_SIZE + 24
     per_row = max(width // cell, 1)
     return [(i % per_row * cell, i // per_row * (FONT_SIZE + 9)) for i in range(len(legend))]
 
 
-def _font() -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(FONT_SIZE)
+@functools.cache
+def load_font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
+    """The font that comes with Pillow, `size` pixels high."""
+    font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font
 

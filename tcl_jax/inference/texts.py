@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from tcl_jax.data.templates import fill
 from tcl_jax.models.clip import CLIP, encode_text
 from tcl_jax.ops.masking import l2_normalize
 
@@ -31,9 +32,13 @@ def class_embeddings(
 
 
 def embed_class_names(
-    model: CLIP, params: Any, tokenizer: Tokenizer, names: Sequence[str], templates: Sequence[str]
+    model: CLIP,
+    params: Any,
+    tokenizer: Tokenizer,
+    names: Sequence[str],
+    templates: str | Sequence[str],
 ) -> Float[Array, "classes d"]:
-    """`class_embeddings` of names in templates such as "a photo of a {}."."""
-    texts = [template.replace("{}", name) for name in names for template in templates]
-    tokens = tokenizer(texts).reshape(len(names), len(templates), -1)
+    """`class_embeddings` of names in a set of templates, see `data.templates.fill`."""
+    texts = [text for name in names for text in fill(templates, name)]
+    tokens = tokenizer(texts).reshape(len(names), len(texts) // len(names), -1)
     return jax.jit(class_embeddings, static_argnums=0)(model, params, tokens)

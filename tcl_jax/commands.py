@@ -1,0 +1,99 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tcl_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from tcl_jax.inference.model import Model
+    from tcl_jax.inference.segmenter import Segmenter
+
+
+def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser that shows a module's docstring as it is written."""
+    return argparse.ArgumentParser(
+        prog=f"python -m tcl_jax.{name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def share(text: str) -> float:
+    """A flag's number between 0 and 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def read_texts(texts: Sequence[str], file: str | None) -> list[str]:
+    """The names of --text and --texts-file, in order.
+
+    Raises:
+        InputError: if there is none or the file cannot be read.
+    """
+    names = list(texts)
+    if file is not None:
+        try:
+            lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            raise InputError(f"--texts-file={file!r} cannot be read: {error}") from error
+        names += [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(
+            "no words to look for; give --text='a cat' (several times) or --texts-file"
+        )
+    return names
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint, or --clip with or without --tcl."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="a converted or exported model, a run's workdir, or WORKDIR/checkpoints/STEP",
+    )
+    parser.add_argument(
+        "--clip",
+        metavar="NAME_OR_FILE",
+        help="instead of --checkpoint: CLIP's weights, such as ViT-B/16 (downloaded once), a .pt "
+        "or .safetensors file, or builtin:shapes_clip",
+    )
+    parser.add_argument(
+        "--tcl", metavar="FILE", help="with --clip: tcl.pth; without it CLIP alone segments"
+    )
+    parser.add_argument(
+        "--activation",
+        choices=("quick_gelu", "gelu"),
+        help="with --clip: its GELU, where no config file beside the weights says it",
+    )
+
+
+def load_model_from(flags: argparse.Namespace) -> Model:
+    """The model that the flags of `add_model_flags` name.
+
+    Raises:
+        InputError: if they name none or two, or it cannot be read.
+    """
+    from tcl_jax.inference.model import load_model, model_from_torch
+
+    if (flags.checkpoint is None) == (flags.clip is None):
+        raise InputError("give either --checkpoint=DIR or --clip=NAME_OR_FILE (with --tcl=FILE)")
+    if flags.checkpoint is None:
+        return model_from_torch(flags.clip, flags.tcl, activation=flags.activation)
+    if flags.tcl is not None or flags.activation is not None:
+        raise InputError("--tcl and --activation belong to --clip; --checkpoint has all in it")
+    return load_model(flags.checkpoint)
+
+
+def load_segmenter(flags: argparse.Namespace) -> Segmenter:
+    """A `Segmenter` of `load_model_from`."""
+    from tcl_jax.inference.segmenter import Segmenter
+
+    return Segmenter(load_model_from(flags))

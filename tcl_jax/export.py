@@ -1,0 +1,134 @@
+r"""A trained or converted model, ready to be used elsewhere.
+
+    python -m tcl_jax.export --checkpoint=runs/tcl --output=models/tcl
+    python -m tcl_jax.export --checkpoint=runs/tcl --output=tcl.stablehlo --image-size=448 \
+        --text="a cat" --text="grass"
+
+The first writes a model directory: parameters without optimiser state, and config.json; it is what
+`Segmenter.from_checkpoint` reads. The second, of which the output ends in .stablehlo, writes one
+program with the weights inside, for CPU, CUDA and TPU at once, and its description beside it. JAX
+runs it without this package (jax.export reads its files with `pip install flatbuffers`):
+
+    from jax import export
+    program = export.deserialize(bytearray(open("tcl.stablehlo", "rb").read()))
+    masks = program.call(images)  # uint8 [b, 448, 448, 3] -> float32 [b, 448, 448, 2]
+
+Without --text it takes text embeddings, float32 [n, d], as a second argument. Exit codes: 0 done,
+1 failure, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tcl_jax.commands import (
+    add_model_flags,
+    command_parser,
+    load_model_from,
+    read_texts,
+    share,
+)
+from tcl_jax.errors import InputError, run_command
+
+SUFFIX = ".stablehlo"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = command_parser("export", __doc__)
+    add_model_flags(p)
+    p.add_argument("--output", metavar="DIR_OR_FILE.stablehlo")
+    program = p.add_argument_group("of a program")
+    program.add_argument(
+        "--image-size", type=image_size, help="side of the images, or ROWSxCOLUMNS, in pixels"
+    )
+    program.add_argument("--batch", type=int, help="images in a call; any number if not given")
+    program.add_argument("--text", action="append", default=[], help="a name to bake in")
+    program.add_argument("--texts-file", metavar="FILE", help="names to bake in, one a line")
+    program.add_argument("--templates", help="set of prompts for the names")
+    program.add_argument("--num-texts", type=int, help="text embeddings in a call; default: any")
+    program.add_argument("--pamr", action=argparse.BooleanOptionalAction)
+    program.add_argument("--kp-weight", type=share)
+    program.add_argument(
+        "--platforms", default="cpu,cuda,tpu", help="comma-separated: cpu, cuda, rocm, tpu"
+    )
+    program.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    return p
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """448 or 448x672."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a size, as 448, nor 448x672")
+    return int(sides[0]), int(sides[-1])
+
+
+def export_directory(flags: argparse.Namespace) -> None:
+    """A model directory."""
+    from tcl_jax.checkpoints.model import check_absent
+    from tcl_jax.inference.model import save_model
+
+    given = [flags.image_size, flags.batch, flags.texts_file, flags.num_texts, flags.templates]
+    if flags.text or any(value is not None for value in [*given, flags.pamr, flags.kp_weight]):
+        raise InputError(
+            f"a model directory takes any image and text; for a program --output ends in {SUFFIX}"
+        )
+    check_absent(flags.output)
+    model = load_model_from(flags)
+    save_model(flags.output, model)
+    print(f"wrote {flags.output}; python -m tcl_jax.segment --checkpoint={flags.output} uses it")
+
+
+def export_program(flags: argparse.Namespace) -> None:
+    """A StableHLO file."""
+    from tcl_jax.inference.export import export_masks, write_export
+    from tcl_jax.inference.masks import MaskOptions
+    from tcl_jax.inference.segmenter import Segmenter
+
+    names = read_texts(flags.text, flags.texts_file) if flags.text or flags.texts_file else None
+    model = load_model_from(flags)
+    segmenter = Segmenter(model, dtype=flags.dtype)
+    own = model.settings
+    options = MaskOptions(
+        pamr=own.pamr if flags.pamr is None else flags.pamr,
+        kp_weight=own.kp_weight if flags.kp_weight is None else flags.kp_weight,
+    )
+    exported = export_masks(
+        segmenter.module,
+        model.params if segmenter.is_tcl else model.params["clip"],
+        image_size=flags.image_size or (own.window, own.window),
+        options=options,
+        batch=flags.batch,
+        text_embeddings=None if names is None else segmenter.embed_texts(names, flags.templates),
+        text_names=names,
+        num_texts=flags.num_texts,
+        threshold=own.threshold,
+        platforms=flags.platforms.split(","),
+    )
+    description = write_export(flags.output, exported)
+    size = exported.description["bytes"] / 2**20
+    print(f"wrote {flags.output} ({size:.1f} MiB) and {description}, which says how to call it")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """From flags to files."""
+    flags = parser().parse_args(argv)
+    if not flags.output:
+        raise InputError(
+            "--output is needed, as in\n  python -m tcl_jax.export --checkpoint=runs/tcl "
+            "--output=models/tcl"
+        )
+    to_program = Path(flags.output).suffix == SUFFIX
+    (export_program if to_program else export_directory)(flags)
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

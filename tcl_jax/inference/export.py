@@ -1,0 +1,270 @@
+"""Mask making as one StableHLO file, which JAX runs without this package."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import FlaxError
+from jax import export
+from jaxtyping import Array, Float, UInt8
+
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.files import whole_file, write_json
+from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_masks
+from tcl_jax.inference.settings import THRESHOLDS
+from tcl_jax.models.clip import CLIP
+from tcl_jax.models.tcl import TCL
+from tcl_jax.ops.images import normalize
+
+FORMAT = "tcl_jax masks, jax.export"
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""What an artifact is lowered for; a CPU suffices to lower for all of them."""
+LOWERABLE = (*PLATFORMS, "rocm")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedMasks:
+    """A program from images, and texts unless they are baked in, to masks.
+
+    Attributes:
+        serialized: what `jax.export.deserialize` takes; the weights are constants in it.
+        description: what stands in the JSON file beside it: `inputs` and `outputs` in the order of
+            the call (a symbolic size is a letter), `texts` if baked in, the `threshold` below
+            which a pixel is background, the versions, and `sha256` and `bytes` of `serialized`.
+    """
+
+    serialized: bytearray
+    description: dict[str, Any]
+
+
+def export_masks(
+    model: TCL | CLIP,
+    params: Any,
+    *,
+    image_size: int | tuple[int, int],
+    options: MaskOptions,
+    batch: int | None = None,
+    text_embeddings: np.ndarray | jax.Array | None = None,
+    text_names: Sequence[str] | None = None,
+    num_texts: int | None = None,
+    threshold: int | float | None = None,
+    platforms: Sequence[str] = PLATFORMS,
+) -> ExportedMasks:
+    """Lowers `make_masks` to StableHLO with its weights inside.
+
+    The program takes images, uint8 [b, H, W, 3] RGB, and text embeddings, float32 [n, d],
+    normalised or not, unless these are baked in. It returns masks, float32 [b, H, W, n] in [0, 1].
+    The file is about as large as the float32 weights that the masks need; the text tower is not
+    among them. A float32 model computes its products in full precision on every platform.
+
+    A process that runs it needs the packages jax and flatbuffers alone:
+
+        from jax import export
+        program = export.deserialize(bytearray(open(path, "rb").read()))
+        masks = jax.jit(program.call)(images, text_embeddings)
+
+    Args:
+        model: TCL; or a CLIP, for the MaskCLIP baseline.
+        params: its parameters, of any floating dtype; `clip` included for a TCL.
+        image_size: side, or rows and columns, of the images in pixels; any size.
+        options: post-processing; for a CLIP `pamr` alone counts.
+        batch: number of images in a call; None leaves it open.
+        text_embeddings: [n, d] of a fixed vocabulary, which the program then holds.
+        text_names: names of the fixed vocabulary, for the description.
+        num_texts: number of texts in a call where none are baked in; None leaves it open.
+        threshold: score of the background in [0, 1], for the description; None: the protocol's,
+            0.4 with PAMR and 0.5 without.
+        platforms: of "cpu", "cuda", "rocm" and "tpu".
+
+    Raises:
+        InputError: if an argument is impossible, the parameters are not the model's, or the
+            package flatbuffers is missing.
+    """
+    _require_flatbuffers()
+    platforms = _check_platforms(platforms)
+    size = _check_size(image_size)
+    _check_count("batch", batch)
+    _check_count("num_texts", num_texts)
+    _check_unit("kp_weight", options.kp_weight)
+    threshold = THRESHOLDS[options.pamr] if threshold is None else threshold
+    _check_unit("threshold", threshold)
+    dim = model.config.embed_dim
+    baked = None
+    if text_embeddings is not None:
+        if num_texts is not None:
+            raise InputError(
+                f"num_texts={num_texts} and text_embeddings exclude each other: embeddings that "
+                "are given are part of the export, and so is their number; leave num_texts out"
+            )
+        baked = _check_embeddings(text_embeddings, dim)
+    names = _check_names(text_names, baked)
+
+    b, n = export.symbolic_shape("b, n")
+    images = jax.ShapeDtypeStruct((b if batch is None else batch, *size, 3), jnp.uint8)
+    texts = jax.ShapeDtypeStruct((n if num_texts is None else num_texts, dim), jnp.float32)
+    masks = _bind(model, params, options)
+    inputs: tuple[jax.ShapeDtypeStruct, ...] = (images, texts)
+    if baked is not None:
+        masks, inputs = functools.partial(masks, text_embeddings=baked), (images,)
+    try:
+        exported = export.export(jax.jit(masks), platforms=platforms)(*inputs)
+    except FlaxError as error:
+        raise InputError(f"the parameters are not those of this model: {error}") from error
+    serialized = exported.serialize()
+    description = {
+        "format": FORMAT,
+        "inputs": [
+            {"name": name, **_describe(aval), "values": values}
+            for (name, values), aval in zip(
+                (("images", "RGB, 0 to 255"), ("text_embeddings", "normalised or not")),
+                exported.in_avals,
+                strict=False,
+            )
+        ],
+        "outputs": [{"name": "masks", **_describe(exported.out_avals[0]), "values": "0 to 1"}],
+        "texts": names,
+        "threshold": float(threshold),
+        "options": dataclasses.asdict(options),
+        "method": "tcl" if isinstance(model, TCL) else "clip",
+        "clip": dataclasses.asdict(model.config),
+        "tap_layer": model.tap_layer,
+        "compute_dtype": jnp.dtype(model.dtype).name,
+        "platforms": list(exported.platforms),
+        "calling_convention_version": exported.calling_convention_version,
+        "jax_version": jax.__version__,
+        "bytes": len(serialized),
+        "sha256": hashlib.sha256(serialized).hexdigest(),
+    }
+    return ExportedMasks(serialized, description)
+
+
+def write_export(path: str | os.PathLike[str], exported: ExportedMasks) -> Path:
+    """Writes the program, and its description beside it as PATH.json.
+
+    Both are written out before either takes its place, and replace what was there.
+
+    Returns:
+        Where the description is.
+
+    Raises:
+        InputError: if a file cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.json")
+    for taken in (path, beside):
+        if taken.is_dir():
+            raise InputError(f"the export cannot be written to {os.fspath(taken)!r}, a folder")
+    with (
+        as_input_error(f"the export cannot be written to {os.fspath(path)!r}"),
+        whole_file(beside) as description,
+        whole_file(path) as program,
+    ):
+        program.write_bytes(exported.serialized)
+        write_json(description, exported.description)
+    return beside
+
+
+def _bind(model: TCL | CLIP, params: Any, options: MaskOptions) -> Callable[..., jax.Array]:
+    """Mask making as a function of images and texts alone."""
+    if isinstance(model, TCL) and "clip" not in params:
+        raise InputError("the parameters lack `clip`, CLIP's own; give {**learned, 'clip': clip}")
+    # By way of the host, so that arrays spread over devices do not make a program for as many.
+    weights = jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), params))
+    precision = "highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"
+
+    def masks(
+        images: UInt8[Array, "b H W 3"], text_embeddings: Float[Any, "n d"]
+    ) -> Float[Array, "b H W n"]:
+        texts = jnp.asarray(text_embeddings)
+        with jax.default_matmul_precision(precision):
+            if isinstance(model, TCL):
+                return make_masks(model, weights, normalize(images), texts, options)
+            return maskclip_masks(model, weights, normalize(images), texts, options)
+
+    return masks
+
+
+def _describe(aval: jax.core.ShapedArray) -> dict[str, Any]:
+    return {
+        "shape": [size if isinstance(size, int) else str(size) for size in aval.shape],
+        "dtype": jnp.dtype(aval.dtype).name,
+    }
+
+
+def _require_flatbuffers() -> None:
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "jax.export writes its files with the package flatbuffers, which is missing; "
+            "install it with `pip install flatbuffers`"
+        ) from error
+
+
+def _check_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
+    given = (platforms,) if isinstance(platforms, str) else tuple(platforms)
+    unknown = [platform for platform in given if platform not in LOWERABLE]
+    if unknown or not given or len(set(given)) < len(given):
+        raise InputError(
+            f"platforms={given} must name one or more of {', '.join(LOWERABLE)}, each once "
+            "(NVIDIA's GPUs are cuda, AMD's rocm)"
+        )
+    return given
+
+
+def _check_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    rows, columns = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if rows < 1 or columns < 1:
+        raise InputError(
+            f"image_size={image_size} must be at least 1 pixel; 224 and 448 are usual windows"
+        )
+    return rows, columns
+
+
+def _check_count(name: str, count: int | None) -> None:
+    if count is not None and count < 1:
+        raise InputError(f"{name}={count} must be at least 1, or None to leave it open")
+
+
+def _check_unit(name: str, value: int | float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"{name}={value} must be between 0 and 1")
+
+
+def _check_embeddings(texts: np.ndarray | jax.Array, dim: int) -> Float[np.ndarray, "n d"]:
+    texts = np.asarray(texts, np.float32)
+    if texts.ndim != 2 or texts.shape[1] != dim or not len(texts):
+        raise InputError(
+            f"text_embeddings have shape {texts.shape}; this model needs [n, {dim}] with at least "
+            "one text"
+        )
+    if not np.isfinite(texts).all():
+        raise InputError("text_embeddings hold numbers that are not finite; embed the texts again")
+    return texts
+
+
+def _check_names(
+    names: Sequence[str] | None, texts: Float[np.ndarray, "n d"] | None
+) -> list[str] | None:
+    if names is None:
+        return None
+    if texts is None:
+        raise InputError(
+            "text_names are given without text_embeddings; only texts that are part of the export "
+            "have names, so give both or neither"
+        )
+    if isinstance(names, str) or len(names) != len(texts):
+        raise InputError(
+            f"text_names {names!r} do not fit the {len(texts)} text_embeddings; give a list with "
+            "one name per row"
+        )
+    return list(names)

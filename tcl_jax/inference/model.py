@@ -1,0 +1,152 @@
+"""A model to segment with: from a checkpoint of ours, from a run, or from PyTorch's files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tcl_jax.checkpoints.model import is_model, read_model, write_model
+from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
+from tcl_jax.convert.load import Source, load_clip, load_tcl
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
+from tcl_jax.models.clip import CLIPConfig, choose_sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Everything that segmenting needs.
+
+    Attributes:
+        config: sizes of the CLIP.
+        tap_layer: as in `models.tcl.TCL`; None: CLIP alone, the MaskCLIP baseline.
+        params: nested dict of arrays of any floating dtype: `clip`, and what TCL learned beside it.
+        settings: how the model is meant to be used.
+        origin: where the parameters are from, for people.
+    """
+
+    config: CLIPConfig
+    tap_layer: int | None
+    params: dict[str, Any]
+    settings: InferenceSettings
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """Parameters without CLIP's."""
+        return {name: tree for name, tree in self.params.items() if name != "clip"}
+
+
+def model_from_torch(
+    clip: Source, tcl: Source | None = None, *, activation: str | None = None, dtype: Any = None
+) -> Model:
+    """CLIP, and TCL on it, from published files.
+
+    Args:
+        clip: path, name or `builtin:NAME`; see `convert.load.load_clip`.
+        tcl: path of a TCL checkpoint with the official names, or None for CLIP alone.
+        activation: see `convert.load.load_clip`.
+        dtype: of the parameters; None keeps those of the files.
+
+    Raises:
+        InputError: if a file cannot be used; it is named.
+    """
+    pretrained = load_clip(clip, activation=activation, dtype=dtype)
+    params: dict[str, Any] = {"clip": pretrained.params}
+    origin: dict[str, Any] = {"clip": pretrained.origin}
+    tap_layer = None
+    if tcl is not None:
+        learned, tap_layer = load_tcl(tcl, pretrained.config, dtype=dtype)
+        params |= learned.params
+        origin["tcl"] = learned.origin
+    settings = default_settings(pretrained.config)
+    return Model(pretrained.config, tap_layer, params, settings, origin)
+
+
+def load_model(path: Source) -> Model:
+    """A model directory, or a run of `tcl_jax.main`.
+
+    Args:
+        path: what `save_model` wrote; or a workdir (its newest checkpoint), or one checkpoint of
+            it, such as runs/tcl/checkpoints/50001.
+
+    Raises:
+        InputError: if it is none of these, is damaged, or a run's CLIP is missing.
+    """
+    name = os.fspath(path)
+    with as_input_error(f"checkpoint {name!r}"):
+        if is_model(path):
+            return _from_directory(*read_model(path))
+        if find_store(path) is not None:
+            return _from_run(read_trained(path))
+    there = Path(path).expanduser()
+    what = "is a file" if there.is_file() else "holds neither" if there.is_dir() else "is not there"
+    raise InputError(
+        f"checkpoint {name!r} {what}; give a directory that `python -m tcl_jax.convert` or "
+        "`python -m tcl_jax.export` wrote, or the workdir of a run of `python -m tcl_jax.main`. "
+        "PyTorch's files are given as CLIP and TCL instead (--clip, --tcl)"
+    )
+
+
+def save_model(directory: Source, model: Model) -> None:
+    """Writes a model directory, whole or not at all; parameters keep their dtypes.
+
+    Raises:
+        InputError: if something is there already, or it cannot be written.
+    """
+    with as_input_error("the model"):
+        write_model(directory, model.params, _describe(model))
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    return {
+        "method": "clip" if model.tap_layer is None else "tcl",
+        "clip": dataclasses.asdict(model.config),
+        "tap_layer": model.tap_layer,
+        "inference": model.settings.to_json(),
+        "origin": model.origin,
+    }
+
+
+def _from_directory(params: dict[str, Any], description: Mapping[str, Any]) -> Model:
+    try:
+        config = CLIPConfig(**description["clip"])
+        settings = InferenceSettings.from_json(description["inference"])
+        tap_layer = description["tap_layer"]
+        origin = dict(description.get("origin", {}))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"its config.json lacks or misnames {error}; convert it again") from error
+    return Model(config, tap_layer, params, settings, origin)
+
+
+def _from_run(trained: Trained) -> Model:
+    with as_input_error("its config"):
+        run, eval_ = trained.config["model"], trained.config["eval"]
+        config = choose_sizes(run["variant"], run["sizes"])
+        threshold = eval_["background"]
+        settings = dataclasses.replace(
+            default_settings(config),
+            threshold=None if threshold == THRESHOLDS[eval_["pamr"]] else threshold,
+            pamr=eval_["pamr"],
+            kp_weight=eval_["kp_weight"],
+            templates=eval_["templates"],
+        )
+    origin: dict[str, Any] = {"run": {"step": trained.step, "config": trained.config}}
+    if trained.config["objective"] == "clip":
+        return Model(config, None, {"clip": trained.params}, settings, origin)
+    clip = load_clip(run["weights"], expected=config, dtype=None)
+    origin["clip"] = clip.origin
+    tap_layer = run["tap_layer"] or config.vision_layers - 1
+    return Model(clip.config, tap_layer, {**trained.params, "clip": clip.params}, settings, origin)
+
+
+def as_float32(params: Any) -> Any:
+    """A nested dict of arrays with every array as float32."""
+    if isinstance(params, Mapping):
+        return {name: as_float32(tree) for name, tree in params.items()}
+    return np.asarray(params, np.float32)

@@ -1,0 +1,300 @@
+"""The result of segmenting one image: labels, areas, pictures and files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, UInt8, UInt16
+from PIL import Image
+
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.files import whole_file, write_json
+from tcl_jax.inference.legend import LegendEntry, for_display, legend_page
+from tcl_jax.inference.palette import class_palette
+from tcl_jax.inference.pictures import overlay, save_png
+from tcl_jax.inference.upsampling import upsample, upsampled_argmax, upsampled_bands
+
+FORMAT_VERSION = 1
+"""Of the files that `Segmentation.save` writes."""
+BACKGROUND_NAME = "background"
+"""What the class of pixels that show none of the texts is called."""
+
+_BAND_PIXELS = 1 << 22
+_PALETTE_COLORS = 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Segmentation:
+    """What every pixel of an image shows, out of some texts.
+
+    Scores are kept at the resolution at which the model made them and brought to the image's size
+    (bilinear, `align_corners=False`) when asked for, so an image of 100 megapixels and a hundred
+    texts fit in memory.
+
+    >>> import numpy as np
+    >>> scores = np.zeros((2, 2, 2), np.float32)
+    >>> scores[0, :, 0], scores[1, 0, 1] = 0.9, 0.6
+    >>> image = np.zeros((4, 4, 3), np.uint8)
+    >>> result = Segmentation(image=image, texts=("sky", "sea"), scores=scores, threshold=0.5)
+    >>> result
+    Segmentation(4 x 4 pixels, background from 0.5: sky 50.0 %, background 43.8 %, sea 6.2 %)
+    >>> result.labels[:, 0].tolist()
+    [1, 1, 0, 2]
+
+    Attributes:
+        image: uint8 [H, W, 3], the image as it was given.
+        texts: the n names that were looked for, all different.
+        scores: float32 [h, w, n], soft masks in [0, 1] at the model's working resolution.
+        threshold: score of the background, the class of pixels where no text has more; None: every
+            pixel shows one of the texts.
+        palette: uint8 [labels, 3], a colour per label; None: `palette.class_palette`.
+
+    Raises:
+        InputError: if the parts do not fit each other.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    texts: tuple[str, ...]
+    scores: Float32[np.ndarray, "h w n"]
+    threshold: int | float | None = None
+    palette: UInt8[np.ndarray, "labels 3"] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that the parts fit."""
+        problem = None
+        if len(self.texts) != self.scores.shape[2] or not self.texts:
+            problem = f"{len(self.texts)} texts and {self.scores.shape[2]} scores per pixel"
+        elif not (self.image.size and self.scores.size):
+            problem = f"an image of shape {self.image.shape}, scores of {self.scores.shape}"
+        elif len(self.names) > 1 << 16:
+            problem = f"{len(self.texts)} texts, and at most 65535 fit in a label map"
+        elif len(set(self.names)) < len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            problem = f"{', '.join(map(repr, twice))} given more than once" + (
+                "; give it another name, or segment without a background"
+                if BACKGROUND_NAME in twice
+                else ""
+            )
+        elif not np.isfinite(self.scores.min()) or not np.isfinite(self.scores.max()):
+            problem = "scores that are not finite; the model's weights or the image may be damaged"
+        elif self.palette is not None and len(self.palette) != len(self.names):
+            problem = f"{len(self.palette)} colours for {len(self.names)} labels"
+        if problem is not None:
+            raise InputError(f"the result of a segmentation cannot have {problem}")
+
+    # ------------------------------------------------------------------------------------- content
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every label: the texts, after "background" if there is one."""
+        return self.texts if self.threshold is None else (BACKGROUND_NAME, *self.texts)
+
+    @property
+    def colors(self) -> UInt8[np.ndarray, "k 3"]:
+        """Colour of every label, uint8 RGB."""
+        if self.palette is not None:
+            return self.palette
+        return class_palette(len(self.texts), self.threshold is not None)
+
+    @functools.cached_property
+    def labels(self) -> UInt16[np.ndarray, "H W"]:
+        """Index into `names` per pixel, uint16 [H, W]; the first of equal scores."""
+        return upsampled_argmax(self.scores, self._size, self.threshold)
+
+    @property
+    def masks(self) -> Float32[np.ndarray, "H W n"]:
+        """Soft masks of the texts at the image's size, float32 [H, W, n] in [0, 1].
+
+        Computed anew each time; 4 n bytes per pixel of the image.
+        """
+        return upsample(self.scores, self._size)
+
+    @functools.cached_property
+    def fractions(self) -> dict[str, float]:
+        """Share of the image's area that has each label, by name; together 1."""
+        counts = np.zeros(len(self.names), np.int64)
+        flat = self.labels.ravel()
+        for start in range(0, flat.size, _BAND_PIXELS):
+            counts += np.bincount(flat[start : start + _BAND_PIXELS], minlength=len(counts))
+        return dict(zip(self.names, (counts / self.labels.size).tolist(), strict=True))
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
+
+    # ------------------------------------------------------------------------------------ pictures
+
+    def overlay(self, opacity: int | float = 0.6) -> UInt8[np.ndarray, "H W 3"]:
+        """The image with every text's pixels tinted in its colour; the background is left alone.
+
+        Args:
+            opacity: of the tint, in [0, 1].
+
+        Raises:
+            InputError: if the opacity is out of range.
+        """
+        if not 0 <= opacity <= 1:
+            raise InputError(f"opacity={opacity} must be between 0 (nothing is tinted) and 1")
+        untouched = None if self.threshold is None else 0
+        return overlay(self.image, self.labels, self.colors, opacity, untouched=untouched)
+
+    def legend_overlay(self, opacity: int | float = 0.6) -> UInt8[np.ndarray, "height width 3"]:
+        """`overlay` on a page of readable size, with names, colours and areas beneath.
+
+        Tiny images are enlarged and those above 2000 pixels reduced; the largest area comes first.
+
+        Args:
+            opacity: see `overlay`.
+        """
+        names = sorted(self.names, key=lambda name: -self.fractions[name])
+        color = dict(zip(self.names, self.colors.tolist(), strict=True))
+        if self.threshold is not None:
+            color[BACKGROUND_NAME] = None
+        entries = [
+            LegendEntry(name, color[name] and tuple(color[name]), self.fractions[name])
+            for name in names
+            if self.fractions[name]
+        ]
+        absent = [name for name in self.texts if not self.fractions[name]]
+        return legend_page(for_display(self.overlay(opacity)), entries, absent)
+
+    def _repr_png_(self) -> bytes:
+        """Shown by notebooks."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.legend_overlay()).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        """Size, threshold and the largest areas."""
+        height, width = self._size
+        named = sorted(self.fractions.items(), key=lambda item: -item[1])
+        shown = [f"{_short(name)} {100 * share:.1f} %" for name, share in named if share][:6]
+        more = len(self.names) - len(shown)
+        background = "" if self.threshold is None else f", background from {self.threshold:g}"
+        return (
+            f"Segmentation({height} x {width} pixels{background}: {', '.join(shown)}"
+            f"{f', {more} more' if more else ''})"
+        )
+
+    # --------------------------------------------------------------------------------------- files
+
+    def save(
+        self,
+        directory: str | os.PathLike[str],
+        stem: str = "image",
+        *,
+        masks: Literal["full", "working", "none"] = "full",
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Path]:
+        """Writes the result for people and programs.
+
+        STEM_overlay.png is `legend_overlay`. STEM_labels.png has the labels as pixel values, with
+        `colors` as its palette; 16-bit grey if there are more than 256. STEM_masks.npz holds
+        `masks` (float16 [H, W, n]) and `texts`. STEM.json tells texts, names, colours, threshold,
+        sizes, area fractions and `extra`; it is written last, so where it is, all is. Each file is
+        whole or absent, and earlier ones of the same names are replaced.
+
+        Args:
+            directory: made if it is not there.
+            stem: begins the files' names.
+            masks: soft masks at the image's size (2 n bytes per pixel), at the model's working
+                resolution, or none.
+            extra: further entries of the JSON file, such as settings.
+
+        Returns:
+            Path of each file by what it is: overlay, labels, masks (unless "none"), json.
+
+        Raises:
+            InputError: if the files cannot be written, the stem is no file name, `masks` is
+                unknown, or `extra` cannot be written as JSON or has a key of the file's own.
+        """
+        if masks not in ("full", "working", "none"):
+            raise InputError(f"masks={masks!r} is unknown; choose full, working or none")
+        if Path(stem).name != stem or stem in ("", "..") or "\0" in stem:
+            raise InputError(f"stem={stem!r} must be a file name without folders")
+        record = {**self._record(), "masks": masks}
+        extra = {} if extra is None else dict(extra)
+        if both := sorted(set(extra) & set(record)):
+            raise InputError(f"extra has {', '.join(both)}, which the file has of its own")
+        try:
+            json.dumps(extra)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"extra cannot be written as JSON: {error}") from error
+        folder = Path(directory)
+        paths = {
+            "overlay": folder / f"{stem}_overlay.png",
+            "labels": folder / f"{stem}_labels.png",
+            "masks": folder / f"{stem}_masks.npz",
+            "json": folder / f"{stem}.json",
+        }
+        with as_input_error(f"the results cannot be written to {str(folder)!r}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            # From here on what an earlier call wrote is incomplete.
+            paths["json"].unlink(missing_ok=True)
+            save_png(paths["overlay"], self.legend_overlay())
+            self._save_labels(paths["labels"])
+            if masks == "none":
+                paths.pop("masks").unlink(missing_ok=True)
+            else:
+                self._save_masks(paths["masks"], self._size if masks == "full" else None)
+            write_json(paths["json"], {**record, **extra})
+        return paths
+
+    def _record(self) -> dict[str, Any]:
+        height, width = self._size
+        return {
+            "format_version": FORMAT_VERSION,
+            "texts": list(self.texts),
+            "names": list(self.names),
+            "colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in self.colors.tolist()],
+            "threshold": self.threshold,
+            "size": {"height": height, "width": width},
+            "working_size": {"height": self.scores.shape[0], "width": self.scores.shape[1]},
+            "fractions": self.fractions,
+        }
+
+    def _save_labels(self, path: Path) -> None:
+        if len(self.names) > _PALETTE_COLORS:
+            picture = Image.fromarray(self.labels)
+        else:
+            picture = Image.fromarray(self.labels.astype(np.uint8))
+            picture.putpalette(self.colors.tobytes())
+        with whole_file(path) as temporary:
+            picture.save(temporary, format="PNG")
+
+    def _save_masks(self, path: Path, size: tuple[int, int] | None) -> None:
+        """What `np.savez` would write, without ever holding the masks in memory.
+
+        Compression would save a tenth and take most of the time.
+        """
+        size = self.scores.shape[:2] if size is None else size
+        header = {
+            "descr": "<f2",
+            "fortran_order": False,
+            "shape": (*size, len(self.texts)),
+        }
+        with (
+            whole_file(path) as temporary,
+            zipfile.ZipFile(temporary, "w") as archive,
+        ):
+            with archive.open("texts.npy", "w") as file:
+                np.lib.format.write_array(file, np.array(self.texts), allow_pickle=False)
+            with archive.open("masks.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for band in upsampled_bands(self.scores, size):
+                    file.write(band.astype("<f2").data.cast("B"))
+
+
+def _short(name: str) -> str:
+    """A name that can be printed in a list of them."""
+    name = name if len(name) <= 40 else f"{name[:39]}…"
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,380 @@
+"""Segmenting any image with any words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from tcl_jax.convert.load import Source
+from tcl_jax.data.images import ImageLike, as_rgb
+from tcl_jax.data.templates import fill
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.errors import InputError
+from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_masks
+from tcl_jax.inference.model import Model, as_float32, load_model, model_from_torch
+from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation, upsample
+from tcl_jax.inference.settings import THRESHOLDS
+from tcl_jax.inference.texts import class_embeddings
+from tcl_jax.inference.windows import (
+    MergedScores,
+    Window,
+    center_offset,
+    normalize_pixels,
+    resize_pixels,
+    sliding_windows,
+    working_size,
+)
+from tcl_jax.models.clip import CLIP
+from tcl_jax.models.tcl import TCL
+
+MODES = ("auto", "whole", "slide")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_CACHED_TEXTS = 10_000
+
+
+class Segmenter:
+    """A model on a device, and everything from a photo and words to masks.
+
+    >>> import numpy as np
+    >>> from tcl_jax import Segmenter
+    >>> segmenter = Segmenter.from_torch(clip="builtin:shapes_clip")
+    >>> texts = segmenter.embed_texts(["striped red", "plain blue"], templates="simple")
+    >>> texts.shape
+    (2, 64)
+    >>> image = np.zeros((40, 60, 3), np.uint8)
+    >>> segmenter.masks(image, texts).shape
+    (40, 60, 2)
+    >>> result = segmenter.segment(image, ["striped red", "plain blue"])
+    >>> result.labels.shape, result.names
+    ((40, 60), ('background', 'striped red', 'plain blue'))
+
+    Programs are compiled once per shape of a padded window (multiples of the patch size) and per
+    padded number of texts (1, 2, 4, 8, then multiples of 8), not per image.
+
+    Args:
+        model: parameters and settings; see `from_checkpoint` and `from_torch` for the usual ways.
+        dtype: "float32", or "bfloat16" for speed on accelerators.
+        batch_size: windows computed together; 1 on a CPU and 8 elsewhere if None.
+        tokenizer_file: a Hugging Face tokenizer.json, for where the package
+            instant-clip-tokenizer is missing.
+
+    Raises:
+        InputError: if the dtype is unknown or the batch size below 1.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        dtype: str = "float32",
+        batch_size: int | None = None,
+        tokenizer_file: str | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be at least 1")
+        self.config, self.settings, self.origin = model.config, model.settings, model.origin
+        self.is_tcl = model.tap_layer is not None
+        self._clip = CLIP(model.config, model.tap_layer, DTYPES[dtype])
+        self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
+        self._params = jax.device_put(as_float32(model.params))
+        self._batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
+        self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
+
+        # On accelerators float32 products would otherwise be rounded to fewer bits.
+        precision = "highest" if dtype == "float32" else "default"
+        tcl = TCL(model.config, model.tap_layer, DTYPES[dtype])
+        self.module: TCL | CLIP = tcl if self.is_tcl else self._clip
+
+        def masks(params: Any, image: jax.Array, texts: jax.Array, options: MaskOptions) -> Any:
+            with jax.default_matmul_precision(precision):
+                if not self.is_tcl:
+                    return maskclip_masks(self._clip, params["clip"], image, texts, options)
+                return make_masks(tcl, params, image, texts, options)
+
+        def embed(params: Any, tokens: jax.Array) -> jax.Array:
+            with jax.default_matmul_precision(precision):
+                return class_embeddings(self._clip, params["clip"], tokens)
+
+        self._compiled_masks = jax.jit(masks, static_argnames="options")
+        self._compiled_embed = jax.jit(embed)
+
+    @classmethod
+    def from_checkpoint(cls, path: Source, **options: Any) -> Segmenter:
+        """A model directory, a run's workdir, or one of its checkpoints.
+
+        Args:
+            path: what `python -m tcl_jax.convert` or `python -m tcl_jax.export` wrote, the workdir
+                of `python -m tcl_jax.main` (its newest checkpoint), or WORKDIR/checkpoints/STEP.
+            options: of `Segmenter`.
+
+        Raises:
+            InputError: if it is none of these or damaged.
+        """
+        return cls(load_model(path), **options)
+
+    @classmethod
+    def from_torch(
+        cls,
+        clip: Source,
+        tcl: Source | None = None,
+        *,
+        activation: str | None = None,
+        **options: Any,
+    ) -> Segmenter:
+        """Published weights; PyTorch is not needed.
+
+        Args:
+            clip: CLIP's file (.pt, .pth, .safetensors, .npz; OpenAI's, OpenCLIP's or Hugging
+                Face's names), a name such as "ViT-B/16", or "builtin:shapes_clip".
+            tcl: TCL's official tcl.pth or what `export-torch` writes; None: the MaskCLIP baseline.
+            activation: "quick_gelu" or "gelu", where no config file beside the weights says it.
+            options: of `Segmenter`.
+
+        Raises:
+            InputError: if a file is missing, damaged, or does not fit the other.
+        """
+        return cls(model_from_torch(clip, tcl, activation=activation), **options)
+
+    def __repr__(self) -> str:
+        """What it is made of."""
+        kind = "TCL" if self.is_tcl else "MaskCLIP"
+        c = self.config
+        return (
+            f"Segmenter({kind}, {c.vision_layers} blocks of {c.vision_width}, patch "
+            f"{c.patch_size}, {self.settings})"
+        )
+
+    # -------------------------------------------------------------------------------------- texts
+
+    def embed_texts(
+        self, texts: Sequence[str], templates: str | Sequence[str] | None = None
+    ) -> Float32[np.ndarray, "n d"]:
+        """Embedding of each text: mean over templates of CLIP's features, then normalised.
+
+        Args:
+            texts: names of things, such as ["a cat", "grass"].
+            templates: name of a set (`data.templates.TEMPLATES`), or sentences with {} for the
+                text; None: the model's own, "custom" for TCL.
+
+        Raises:
+            InputError: if there is no text, one is empty or no string, or the templates are
+                unknown.
+        """
+        texts = check_texts(texts)
+        templates = self.settings.templates if templates is None else templates
+        try:
+            sentences = {text: tuple(fill(templates, text)) for text in texts}
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        new = [text for text in sentences if (sentences[text], text) not in self._embedded]
+        if len(self._embedded) + len(new) > _CACHED_TEXTS:
+            self._embedded.clear()
+            new = list(sentences)
+        for start in range(0, len(new), 8):
+            part = new[start : start + 8]
+            tokens = np.stack([self._tokenizer(sentences[text]) for text in part])
+            padded = np.pad(tokens, ((0, padded_count(len(part)) - len(part)), (0, 0), (0, 0)))
+            features = np.asarray(self._compiled_embed(self._params, padded))
+            for text, feature in zip(part, features, strict=False):
+                self._embedded[sentences[text], text] = feature
+        return np.stack([self._embedded[sentences[text], text] for text in texts])
+
+    # -------------------------------------------------------------------------------------- masks
+
+    def masks(
+        self,
+        image: ImageLike,
+        text_embeddings: Float[Any, "n d"],
+        *,
+        pamr: bool | None = None,
+        kp_weight: float | None = None,
+        mode: str = "auto",
+        short_side: int | None = None,
+    ) -> Float32[np.ndarray, "h w n"]:
+        """Soft masks in [0, 1] at the image's size.
+
+        Args:
+            image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path.
+            text_embeddings: [n, d], normalised or not.
+            pamr, kp_weight: post-processing; None: the model's own, True and 0.3 for TCL.
+            mode: see `segment`.
+            short_side: see `segment`.
+
+        Raises:
+            InputError: if the image cannot be read, or an argument is out of range.
+        """
+        rgb = as_rgb(image)
+        options = self._options(pamr, kp_weight)
+        scores = self._scores(rgb, text_embeddings, options, mode, short_side)
+        return upsample(scores, rgb.shape[:2])
+
+    def masks_normalized(
+        self,
+        x: Any,
+        text_embeddings: Float[Any, "n d"],
+        *,
+        pamr: bool | None = None,
+        kp_weight: float | None = None,
+    ) -> Float32[np.ndarray, "*batch h w n"]:
+        """Soft masks of normalised images at their own resolution, without windows.
+
+        Args:
+            x: [h, w, 3] or [b, h, w, 3], normalised with ImageNet's mean and std.
+            text_embeddings: [n, d], normalised or not.
+            pamr, kp_weight: as in `masks`.
+
+        Raises:
+            InputError: if an array has another shape, or an argument is out of range.
+        """
+        array = np.asarray(x, np.float32)
+        if array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
+            raise InputError(
+                f"x has shape {array.shape}; give [h, w, 3] or [b, h, w, 3], normalised"
+            )
+        options = self._options(pamr, kp_weight)
+        images = array if array.ndim == 4 else array[None]
+        scores = np.stack(list(self._run(list(images), text_embeddings, options)))
+        return scores if array.ndim == 4 else scores[0]
+
+    # ----------------------------------------------------------------------------------- segments
+
+    def segment(
+        self,
+        image: ImageLike,
+        texts: Sequence[str],
+        *,
+        background: bool = True,
+        threshold: float | None = None,
+        mode: str = "auto",
+        short_side: int | None = None,
+        templates: str | Sequence[str] | None = None,
+        pamr: bool | None = None,
+        kp_weight: float | None = None,
+    ) -> Segmentation:
+        """Which of the texts every pixel shows.
+
+        Args:
+            image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path; any size up to 100
+                megapixels.
+            texts: names of things.
+            background: whether pixels may be none of them.
+            threshold: score of the background, in [0, 1]; None: the model's own (for TCL 0.4 with
+                PAMR and 0.5 without).
+            mode: "slide" computes overlapping square windows, as published scores do; "whole"
+                the image in one pass, which is faster and sees all of it at once; "auto" is
+                "slide".
+            short_side: pixels that the image's short side is resized to before (224 or 448 for
+                published models), which is the side of the windows; None: the model's own.
+            templates: see `embed_texts`.
+            pamr, kp_weight: see `masks`.
+
+        Raises:
+            InputError: if the image cannot be read, or an argument is out of range.
+        """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(f"threshold={threshold} must be between 0 and 1")
+        names = check_texts(texts)
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise InputError(f"texts {', '.join(map(repr, twice))} are given more than once")
+        if background and BACKGROUND_NAME in names:
+            raise InputError(
+                f"text {BACKGROUND_NAME!r} is what pixels are called that show none of the texts; "
+                "leave it out, or leave out the background (background=False, --no-background)"
+            )
+        options = self._options(pamr, kp_weight)
+        embeddings = self.embed_texts(names, templates)
+        rgb = as_rgb(image)
+        scores = self._scores(rgb, embeddings, options, mode, short_side)
+        candidates = (threshold, self.settings.threshold, THRESHOLDS[options.pamr])
+        chosen = next(value for value in candidates if value is not None)
+        return Segmentation(
+            image=rgb,
+            texts=tuple(names),
+            scores=scores,
+            threshold=float(chosen) if background else None,
+        )
+
+    def _options(self, pamr: bool | None, kp_weight: float | None) -> MaskOptions:
+        pamr = self.settings.pamr if pamr is None else bool(pamr)
+        weight = self.settings.kp_weight if kp_weight is None else float(kp_weight)
+        if not 0 <= weight <= 1:
+            raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
+        # CLIP alone is nothing but what KP mixing mixes in.
+        return MaskOptions(pamr=pamr, kp_weight=weight if self.is_tcl else 0.0)
+
+    def _scores(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        texts: Any,
+        options: MaskOptions,
+        mode: str,
+        short_side: int | None,
+    ) -> Float32[np.ndarray, "h w n"]:
+        """Masks at the working resolution."""
+        if mode not in MODES:
+            raise InputError(f"mode={mode!r} is unknown; choose one of {', '.join(MODES)}")
+        side = self.settings.window if short_side is None else short_side
+        if side < 1:
+            raise InputError(f"short_side={side} must be at least 1 pixel")
+        stride = max(round(self.settings.stride * side / self.settings.window), 1)
+        height, width = image.shape[:2]
+        size = working_size(height, width, side)
+        pixels = normalize_pixels(resize_pixels(image, size))
+        whole = [Window(0, 0, *size)]
+        windows = whole if mode == "whole" else sliding_windows(*size, side, stride)
+        merged = MergedScores(*size, len(np.asarray(texts)))
+        parts = [pixels[window.slices] for window in windows]
+        for window, scores in zip(windows, self._run(parts, texts, options), strict=True):
+            merged.add(window, scores)
+        return merged.mean()
+
+    def _run(self, images: list[np.ndarray], texts: Any, options: MaskOptions) -> Any:
+        """Yields the masks of normalised images of one shape, batch by batch."""
+        texts = np.asarray(texts, np.float32)
+        if texts.ndim != 2 or texts.shape[1] != self.config.embed_dim or not len(texts):
+            raise InputError(
+                f"text_embeddings have shape {texts.shape}; this model needs "
+                f"[n, {self.config.embed_dim}], as embed_texts gives them"
+            )
+        count = len(texts)
+        texts = np.pad(texts, ((0, padded_count(count) - count), (0, 0)))
+        patch = self.config.patch_size
+        height, width = images[0].shape[:2]
+        (rows, top), (columns, left) = center_offset(height, patch), center_offset(width, patch)
+        for start in range(0, len(images), self._batch_size):
+            part = images[start : start + self._batch_size]
+            batch = np.zeros((self._batch_size, rows, columns, 3), np.float32)
+            for i, image in enumerate(part):
+                batch[i, top : top + height, left : left + width] = image
+            masks = np.asarray(self._compiled_masks(self._params, batch, texts, options=options))
+            yield from masks[: len(part), top : top + height, left : left + width, :count]
+
+
+def padded_count(count: int) -> int:
+    """Number of texts that a program is compiled for: 1, 2, 4, 8, then multiples of 8."""
+    return -(-count // 8) * 8 if count > 4 else 1 << (count - 1).bit_length()
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list.
+
+    Raises:
+        InputError: if there is none, one is blank or no string, or a single string is given.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"texts: got the single string {texts!r}; give a list, [{texts!r}]")
+    texts = list(texts)
+    if not texts:
+        raise InputError("texts: the list is empty; give at least one name")
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"text {text!r} must be a name with at least one letter")
+    return texts

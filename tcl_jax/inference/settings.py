@@ -1,0 +1,90 @@
+"""How a model is meant to be used: sizes of windows, thresholds, post-processing, prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tcl_jax.data.templates import TEMPLATES
+from tcl_jax.errors import InputError
+from tcl_jax.models.clip import CLIPConfig
+
+WINDOW = 448
+"""Side of the paper's evaluation windows in pixels, twice the resolution of CLIP's training."""
+MAX_LONG_SIDE = 2048
+"""Longest side that the protocol lets an image have after resizing, in pixels."""
+THRESHOLDS = {True: 0.4, False: 0.5}
+"""The protocol's score of the background class, by whether PAMR is used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceSettings:
+    """Defaults of a model; the defaults here are the paper's protocol.
+
+    Attributes:
+        window: short side to which images are resized, and side of sliding windows, in pixels.
+        stride: distance of sliding windows, in pixels.
+        threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, 0.5 without.
+        pamr: whether masks are refined by pixel-adaptive mask refinement.
+        kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
+        templates: name of a set in `data.templates.TEMPLATES`.
+
+    Raises:
+        InputError: if a value is out of its range.
+    """
+
+    window: int = WINDOW
+    stride: int = WINDOW // 2
+    threshold: float | None = None
+    pamr: bool = True
+    kp_weight: float = 0.3
+    templates: str = "custom"
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        problems = [
+            f"{name}={value!r} must be {want}"
+            for name, value, want, good in (
+                ("window", self.window, "a positive number of pixels", self.window >= 1),
+                ("stride", self.stride, "from 1 to the window", 1 <= self.stride <= self.window),
+                ("kp_weight", self.kp_weight, "between 0 and 1", 0 <= self.kp_weight <= 1),
+                (
+                    "threshold",
+                    self.threshold,
+                    "between 0 and 1",
+                    self.threshold is None or 0 <= self.threshold <= 1,
+                ),
+                (
+                    "templates",
+                    self.templates,
+                    f"one of {', '.join(TEMPLATES)}",
+                    self.templates in TEMPLATES,
+                ),
+            )
+            if not good
+        ]
+        if problems:
+            raise InputError(f"impossible settings: {'; '.join(problems)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields by name."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> InferenceSettings:
+        """Inverse of `to_json`; a field that is not there has its default.
+
+        Raises:
+            InputError: if a field is unknown or has an impossible value.
+        """
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise InputError(f"impossible settings {dict(fields)}: {error}") from error
+
+
+def default_settings(config: CLIPConfig) -> InferenceSettings:
+    """The paper's protocol, with windows of a small CLIP's own resolution."""
+    window = WINDOW if config.resolution >= WINDOW // 2 else config.resolution
+    return InferenceSettings(window=window, stride=max(window // 2, 1))

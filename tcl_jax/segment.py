@@ -1,0 +1,175 @@
+r"""Masks of the words you type, for your own pictures.
+
+    python -m tcl_jax.segment --checkpoint=runs/shapes --image=photo.jpg --text="a cat" \
+        --text="grass" --output=masks
+
+For every image the output folder gets NAME_overlay.png with a legend, NAME_labels.png with a
+palette, NAME_masks.npz and NAME.json with area fractions. Exit codes: 0 all done; 1 some images
+could not be read, and the rest are done; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tcl_jax.commands import add_model_flags, command_parser, read_texts, share
+from tcl_jax.errors import InputError, RunError, run_command
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+)  # fmt: skip
+"""What is taken of a folder; a file that is named is tried whatever it is called."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = command_parser("segment", __doc__)
+    add_model_flags(p)
+    p.add_argument("--image", action="append", default=[], metavar="PATH_OR_GLOB_OR_DIR")
+    p.add_argument("--text", action="append", default=[], help="a name; give it several times")
+    p.add_argument("--texts-file", metavar="FILE", help="a text file with one name a line")
+    p.add_argument("--output", metavar="DIR", help="folder for the results")
+    p.add_argument(
+        "--background",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether pixels may be none of the texts",
+    )
+    p.add_argument("--threshold", type=share, help="score of the background, 0 to 1")
+    p.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks' edges")
+    p.add_argument("--kp-weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
+    p.add_argument("--templates", help="set of prompts, such as custom, simple, full, identity")
+    p.add_argument("--mode", choices=("auto", "whole", "slide"), default="auto")
+    p.add_argument("--short-side", type=int, help="pixels that the short side is resized to")
+    p.add_argument(
+        "--masks",
+        choices=("full", "working", "none"),
+        default="full",
+        help="soft masks at the image's size, at the model's, or not at all",
+    )
+    p.add_argument(
+        "--resume", action="store_true", help="skip images that have all results in --output"
+    )
+    return p
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """Files of paths, globs and folders (searched deeply), in order and each once.
+
+    Raises:
+        InputError: if one of them gives no image.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        elif path.exists():
+            inside = [path]
+        else:
+            inside = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+            inside = [p for p in inside if p.is_file()]
+        if not inside:
+            what = "a folder without images" if path.is_dir() else "not there"
+            raise InputError(f"--image={pattern!r} is {what}; give a file, a folder or a glob")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def name_results(images: Sequence[Path]) -> list[str]:
+    """A name for the results of each image: its own, and its folders where two have the same."""
+    stems = Counter(path.stem for path in images)
+    names = []
+    for path in images:
+        parts = (path.stem,) if stems[path.stem] == 1 else path.absolute().parts[1:]
+        names.append("_".join(parts).replace(".", "_"))
+    taken = Counter(names)
+    return [name if taken[name] == 1 else f"{name}_{i}" for i, name in enumerate(names)]
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """From flags to files."""
+    flags = parser().parse_args(argv)
+    if not flags.image or not flags.output:
+        raise InputError(
+            "--image and --output are needed, as in\n  python -m tcl_jax.segment "
+            "--checkpoint=runs/shapes --image=photo.jpg --text='a cat' --output=masks"
+        )
+    texts = read_texts(flags.text, flags.texts_file)
+    images = find_images(flags.image)
+    output = Path(flags.output).expanduser()
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output={flags.output!r} is a file; choose a folder")
+    # Imported here so that --help and mistakes in flags are answered at once.
+    from tqdm import tqdm
+
+    from tcl_jax.commands import load_segmenter
+    from tcl_jax.data.images import ImageDecodeError
+
+    segmenter = load_segmenter(flags)
+    options: dict[str, Any] = {
+        "background": flags.background,
+        "threshold": flags.threshold,
+        "mode": flags.mode,
+        "short_side": flags.short_side,
+        "templates": flags.templates,
+        "pamr": flags.pamr,
+        "kp_weight": flags.kp_weight,
+    }
+    segmenter.embed_texts(texts, flags.templates)
+    extra = {"options": {k: v for k, v in options.items() if v is not None}}
+    broken: list[str] = []
+    skipped = 0
+    bar = tqdm(total=len(images), unit="image", disable=len(images) == 1)
+    for path, name in zip(images, name_results(images), strict=True):
+        if flags.resume and _is_done(output / f"{name}.json", texts, extra):
+            skipped += 1
+        else:
+            try:
+                result = segmenter.segment(path, texts, **options)
+            except ImageDecodeError as error:
+                broken.append(str(error))
+                bar.write(f"skipped: {error}", file=sys.stderr)
+            else:
+                files = result.save(output, name, masks=flags.masks, extra=extra)
+                if len(images) == 1:
+                    _tell(result.fractions, files)
+        bar.update()
+    bar.close()
+    done = len(images) - len(broken) - skipped
+    more = f", {skipped} were there already" if skipped else ""
+    print(f"{done} of {len(images)} image(s) segmented{more}; results in {output}")
+    if broken:
+        raise RunError(f"{len(broken)} image(s) could not be read, see above; the rest are done")
+
+
+def _is_done(path: Path, texts: list[str], extra: dict[str, Any]) -> bool:
+    """Whether the results of an image, of which this file is written last, are there."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return record.get("texts") == texts and record.get("options") == extra["options"]
+
+
+def _tell(fractions: dict[str, float], files: dict[str, Path]) -> None:
+    for name, fraction in sorted(fractions.items(), key=lambda item: -item[1]):
+        print(f"{100 * fraction:6.1f} %  {name}")
+    for path in files.values():
+        print(path)
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

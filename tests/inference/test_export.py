@@ -1,0 +1,297 @@
+"""Artifacts against `make_masks` and the reference, and run by a process without this package."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from tcl_jax.errors import InputError
+from tcl_jax.inference.export import ExportedMasks, export_masks, write_export
+from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_masks
+from tcl_jax.inference.windows import MergedScores, resize_pixels, sliding_windows, working_size
+from tcl_jax.models.clip import CLIP
+from tcl_jax.ops.images import normalize
+from tcl_jax.ops.resize import resize
+from tests.reference import GOLDEN, load, reference_model
+
+MODEL, LEARNED, CLIP_PARAMS = reference_model()
+PARAMS = {**LEARNED, "clip": CLIP_PARAMS}
+TEXTS = load("masks")["text_emb"]
+PLAIN, PAMR = MaskOptions(pamr=False, kp_weight=0.0), MaskOptions(pamr=True, kp_weight=0.3)
+WITHOUT_PACKAGE = """
+import sys
+import numpy as np
+from jax import export
+
+path, inputs, outputs = sys.argv[1:]
+program = export.deserialize(bytearray(open(path, "rb").read()))
+calls = np.load(inputs)
+count = len([name for name in calls if name.startswith("images")])
+texts = [calls["texts"]] if "texts" in calls else []
+masks = {str(i): program.call(calls[f"images{i}"], *texts) for i in range(count)}
+np.savez(outputs, **masks)
+assert "tcl_jax" not in sys.modules and "flax" not in sys.modules
+"""
+
+
+def pictures(count: int, rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, rows, columns, 3), np.uint8)
+
+
+def load_program(exported: ExportedMasks) -> export.Exported:
+    return export.deserialize(exported.serialized)
+
+
+def expected_masks(images: np.ndarray, texts: np.ndarray, options: MaskOptions) -> np.ndarray:
+    compiled = jax.jit(make_masks, static_argnums=(0, 4))
+    return np.asarray(compiled(MODEL, PARAMS, normalize(jnp.asarray(images)), texts, options))
+
+
+def run_without_package(path: Path, **arrays: np.ndarray) -> list[np.ndarray]:
+    """Masks of images0, images1, ... by a process that knows jax and numpy alone."""
+    inputs, outputs = path.with_suffix(".in.npz"), path.with_suffix(".out.npz")
+    np.savez(inputs, **arrays)
+    command = [sys.executable, "-c", WITHOUT_PACKAGE, path, inputs, outputs]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    with np.load(outputs) as masks:
+        return [masks[str(i)] for i in range(len(masks))]
+
+
+@pytest.fixture(scope="module")
+def symbolic() -> ExportedMasks:
+    """Any number of images of 64x64 and of texts, with PAMR and KP mixing."""
+    return export_masks(MODEL, PARAMS, image_size=64, options=PAMR)
+
+
+@pytest.mark.parametrize("options", [PLAIN, PAMR], ids=["plain", "pamr and kp"])
+def test_artifact_is_make_masks_at_a_size_that_needs_padding(options: MaskOptions) -> None:
+    exported = export_masks(
+        MODEL, PARAMS, image_size=(70, 90), batch=1, num_texts=5, options=options
+    )
+    images = pictures(1, 70, 90)
+    masks = np.asarray(load_program(exported).call(images, TEXTS))
+    assert masks.shape == (1, 70, 90, 5) and masks.dtype == np.float32
+    np.testing.assert_allclose(masks, expected_masks(images, TEXTS, options), atol=1e-5)
+
+
+@pytest.mark.parametrize("kp_weight", [0.3, 0.0])
+def test_only_the_weights_that_masks_need_are_inside(kp_weight: float) -> None:
+    # Equal arrays are stored once, and the reference's grounder still equals its CLIP in part.
+    learned = jax.tree.map(lambda x: 1.5 * x, LEARNED)
+    visual = CLIP_PARAMS["visual"]
+    exported = export_masks(
+        MODEL,
+        {**learned, "clip": CLIP_PARAMS},
+        image_size=64,
+        batch=1,
+        num_texts=5,
+        options=MaskOptions(kp_weight=kp_weight),
+    )
+    needed = _bytes(learned) + _bytes(visual)
+    if not kp_weight:  # CLIP's own last block then has no part in the masks
+        needed -= sum(_bytes(visual[name]) for name in ("blocks_3", "ln_post", "proj"))
+    assert needed < len(exported.serialized) < needed + 100_000
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def test_a_process_without_the_package_runs_it_at_any_batch_size(tmp_path: Path) -> None:
+    exported = export_masks(MODEL, PARAMS, image_size=64, options=MaskOptions())
+    write_export(tmp_path / "masks.stablehlo", exported)
+    one, three = pictures(1, 64, 64), pictures(3, 64, 64)
+    results = run_without_package(
+        tmp_path / "masks.stablehlo", images0=one, images1=three, texts=TEXTS[:4]
+    )
+    for images, masks in zip((one, three), results, strict=True):
+        assert masks.min() >= 0 and masks.max() <= 1 and masks.std() > 0.01
+        expected = expected_masks(images, TEXTS[:4], MaskOptions())
+        np.testing.assert_allclose(masks, expected, atol=1e-5)
+
+
+def test_a_fixed_vocabulary_is_inside(tmp_path: Path) -> None:
+    names = ["cat", "dog", "grass", "sky", "road"]
+    exported = export_masks(
+        MODEL,
+        PARAMS,
+        image_size=64,
+        batch=2,
+        text_embeddings=TEXTS,
+        text_names=names,
+        options=MaskOptions(),
+    )
+    write_export(tmp_path / "masks.stablehlo", exported)
+    images = pictures(2, 64, 64)
+    (masks,) = run_without_package(tmp_path / "masks.stablehlo", images0=images)
+    np.testing.assert_allclose(masks, expected_masks(images, TEXTS, MaskOptions()), atol=1e-5)
+    assert exported.description["texts"] == names
+    assert [given["name"] for given in exported.description["inputs"]] == ["images"]
+
+
+def test_its_label_map_is_the_reference_s(symbolic: ExportedMasks) -> None:
+    """The protocol from a photo's bytes, by windows, with PAMR and KP mixing."""
+    golden = load("eval/text_emb_and_pred")
+    path = GOLDEN / "eval/data/VOCdevkit/VOC2012/JPEGImages/voc_000000.jpg"
+    pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    size = working_size(*pixels.shape[:2], 64)
+    resized = resize_pixels(pixels, size)
+    windows = sliding_windows(*size, 64, 32)
+    batch = np.stack([resized[window.slices] for window in windows])
+    assert batch.shape[1:3] == (64, 64)
+    merged = MergedScores(*size, len(golden["voc"]))
+    results = load_program(symbolic).call(batch, golden["voc"])
+    for window, masks in zip(windows, results, strict=True):
+        merged.add(window, np.asarray(masks))
+    scores = np.asarray(resize(jnp.asarray(merged.mean()), pixels.shape[:2]))
+    scores = np.concatenate([np.full_like(scores[..., :1], 0.4), scores], axis=-1)
+    assert np.count_nonzero(scores.argmax(-1) != golden["voc/pred0"]) <= 5
+
+
+def test_description_says_how_to_call_it(symbolic: ExportedMasks, tmp_path: Path) -> None:
+    beside = write_export(tmp_path / "new/masks.stablehlo", symbolic)
+    assert beside == tmp_path / "new/masks.stablehlo.json"
+    assert sorted(path.name for path in beside.parent.iterdir()) == [
+        "masks.stablehlo",
+        "masks.stablehlo.json",
+    ]
+    description = json.loads(beside.read_text(encoding="utf-8"))
+    written = (tmp_path / "new/masks.stablehlo").read_bytes()
+    assert description["sha256"] == hashlib.sha256(written).hexdigest()
+    assert description["bytes"] == len(written)
+    images, texts = description["inputs"]
+    assert (images["shape"], images["dtype"]) == (["b", 64, 64, 3], "uint8")
+    assert (texts["shape"], texts["dtype"]) == (["n", 32], "float32")
+    (masks,) = description["outputs"]
+    assert (masks["shape"], masks["dtype"]) == (["b", 64, 64, "n"], "float32")
+    assert description["threshold"] == 0.4 and description["texts"] is None
+    assert description["options"] == {"pamr": True, "kp_weight": 0.3}
+    assert description["jax_version"] == jax.__version__
+    program = load_program(symbolic)
+    assert description["platforms"] == list(program.platforms) == ["cpu", "cuda", "tpu"]
+    assert description["calling_convention_version"] == program.calling_convention_version
+
+
+def test_program_is_lowered_for_every_platform_with_no_check_disabled(
+    symbolic: ExportedMasks,
+) -> None:
+    program = load_program(symbolic)
+    assert list(program.disabled_safety_checks) == []
+    targets = [line for line in program.mlir_module().splitlines() if "custom_call" in line]
+    assert all("@shape_assertion" in line or "@Sharding" in line for line in targets)
+
+
+def test_weights_of_half_precision_are_stored_as_float32() -> None:
+    halved = jax.tree.map(lambda x: np.asarray(x, np.float16), PARAMS)
+    whole = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), halved)
+    of_halved, of_whole, of_others = (
+        export_masks(MODEL, params, image_size=64, batch=1, num_texts=5, options=PLAIN)
+        for params in (halved, whole, PARAMS)
+    )
+    assert of_halved.serialized == of_whole.serialized
+    assert of_halved.serialized != of_others.serialized
+
+
+def test_clip_alone_exports_the_baseline() -> None:
+    clip = CLIP(MODEL.config)
+    exported = export_masks(
+        clip, CLIP_PARAMS, image_size=64, batch=1, num_texts=5, options=PLAIN, threshold=0.25
+    )
+    images = pictures(1, 64, 64)
+    masks = load_program(exported).call(images, TEXTS)
+    compiled = jax.jit(maskclip_masks, static_argnums=(0, 4))
+    expected = compiled(clip, CLIP_PARAMS, normalize(jnp.asarray(images)), TEXTS, PLAIN)
+    np.testing.assert_allclose(masks, expected, atol=1e-5)
+    assert exported.description["method"] == "clip" and exported.description["threshold"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "message"),
+    [
+        ((1, 64, 65, 3), (5, 32), "shape"),
+        ((1, 64, 64, 3), (5, 31), "shape"),
+        ((0, 64, 64, 3), (5, 32), ">= 1"),
+        ((1, 64, 64, 3), (0, 32), ">= 1"),
+    ],
+)
+def test_jax_refuses_other_shapes(
+    symbolic: ExportedMasks, images: tuple[int, ...], texts: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_program(symbolic).call(np.zeros(images, np.uint8), np.zeros(texts, np.float32))
+
+
+def test_jax_refuses_images_that_are_not_bytes(symbolic: ExportedMasks) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        load_program(symbolic).call(np.zeros((1, 64, 64, 3), np.float32), TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 0}, "image_size=0"),
+        ({"image_size": (64, -1)}, r"image_size=\(64, -1\)"),
+        ({"batch": 0}, "batch=0"),
+        ({"num_texts": 0}, "num_texts=0"),
+        ({"text_embeddings": TEXTS[:0]}, "at least one text"),
+        ({"text_embeddings": TEXTS[0]}, r"\(32,\)"),
+        ({"text_embeddings": TEXTS[:, :8]}, r"\[n, 32\]"),
+        ({"text_embeddings": TEXTS * np.float32(np.nan)}, "not finite"),
+        ({"text_embeddings": TEXTS, "num_texts": 5}, "exclude each other"),
+        ({"text_embeddings": TEXTS, "text_names": ["cat"]}, "5 text_embeddings"),
+        ({"text_names": ["cat"]}, "without text_embeddings"),
+        ({"platforms": ["cpu", "gpu"]}, "gpu"),
+        ({"platforms": []}, "one or more of cpu"),
+        ({"platforms": ["cpu", "cpu"]}, "each once"),
+        ({"options": MaskOptions(kp_weight=1.5)}, "kp_weight=1.5"),
+        ({"threshold": -1}, "threshold=-1"),
+        ({"threshold": float("nan")}, "threshold=nan"),
+        ({"params": LEARNED}, "lack `clip`"),
+        ({"params": {**PARAMS, "grounder": {}}}, "not those of this model"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    usual = {"params": PARAMS, "image_size": 64, "batch": 1, "options": PLAIN}
+    with pytest.raises(InputError, match=message):
+        export_masks(MODEL, **{**usual, **arguments})
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(InputError, match="pip install flatbuffers"):
+        export_masks(MODEL, PARAMS, image_size=64, options=PLAIN)
+
+
+def test_a_failed_write_leaves_what_was_there(symbolic: ExportedMasks, tmp_path: Path) -> None:
+    taken = tmp_path / "masks.stablehlo"
+    taken.write_bytes(b"earlier")
+    broken = ExportedMasks(symbolic.serialized, {"threshold": object()})
+    with pytest.raises(TypeError):
+        write_export(taken, broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["masks.stablehlo"]
+    assert taken.read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize("suffix", ["", ".json"])
+def test_a_folder_in_the_way_is_named(symbolic: ExportedMasks, tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"masks{suffix}").mkdir()
+    with pytest.raises(InputError, match="a folder"):
+        write_export(tmp_path / "masks", symbolic)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_export(tmp_path / "file/masks", symbolic)
+    files = itertools.chain(tmp_path.rglob("*.part"), tmp_path.rglob(".*"))
+    assert list(files) == []

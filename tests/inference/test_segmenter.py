@@ -1,0 +1,293 @@
+"""The public API: masks of the reference, the protocol's label maps, and every kind of call."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import tcl_jax
+from tcl_jax.errors import InputError
+from tcl_jax.inference import segmenter as segmenter_module
+from tcl_jax.inference.model import load_model, model_from_torch, save_model
+from tcl_jax.inference.segmenter import Segmenter, padded_count
+from tcl_jax.inference.settings import InferenceSettings
+from tests.reference import GOLDEN, load, relative_error
+
+SIZES = ("64x64", "70x90", "96x64")
+WORDS = ["striped red", "plain blue", "dotted green"]
+EVAL = {
+    "voc": ("VOCdevkit/VOC2012/JPEGImages/voc_00000{}.jpg", True),
+    "voc20": ("VOCdevkit/VOC2012/JPEGImages/voc_00000{}.jpg", False),
+    "context": ("VOCdevkit/VOC2010/JPEGImages/cont_00000{}.jpg", True),
+    "context59": ("VOCdevkit/VOC2010/JPEGImages/cont_00000{}.jpg", False),
+    "coco_object": ("coco_stuff164k/images/val2017/coco_00000{}.jpg", True),
+    "coco_stuff": ("coco_stuff164k/images/val2017/coco_00000{}.jpg", False),
+    "cityscapes": ("cityscapes/leftImg8bit/val/town/city_00000{}_leftImg8bit.png", False),
+    "ade20k": ("ade/ADEChallengeData2016/images/validation/ade2_00000{}.jpg", False),
+}
+
+
+@pytest.fixture(scope="module")
+def reference() -> Segmenter:
+    """The reference model, read from its state dicts."""
+    return Segmenter.from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Segmenter:
+    """The CLIP that ships."""
+    return Segmenter.from_torch(clip="builtin:shapes_clip")
+
+
+def write_safetensors(folder: Path) -> tuple[Path, Path]:
+    paths = folder / "clip.safetensors", folder / "tcl.safetensors"
+    for path, name in zip(paths, ("clip_state_dict", "tcl_state_dict"), strict=True):
+        safetensors.numpy.save_file(load(name), path)
+    return paths
+
+
+def write_torch(folder: Path) -> tuple[Path, Path]:
+    from tests.torch_files import save_state_dict, save_torchscript
+
+    clip, tcl = folder / "ViT.pt", folder / "tcl.pth"
+    save_torchscript(clip, load("clip_state_dict"), {"input_resolution": 64})
+    save_state_dict(tcl, {"model": load("tcl_state_dict"), "epoch": 3})
+    return clip, tcl
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [write_safetensors, write_torch])
+def test_masks_match_reference_through_real_files(write: Any, tmp_path: Path) -> None:
+    clip, tcl = write(tmp_path)
+    segmenter = Segmenter.from_torch(clip=clip, tcl=tcl)
+    golden = load("masks")
+    for size in SIZES:
+        image = np.moveaxis(golden[f"{size}/image"][0], 0, -1)
+        for pamr, kp in ((0, 0.0), (1, 0.3)):
+            masks = segmenter.masks_normalized(
+                image, golden["text_emb"], pamr=bool(pamr), kp_weight=kp
+            )
+            expected = np.moveaxis(golden[f"{size}/mask_pamr{pamr}_kp{kp}"][0], 0, -1)
+            assert relative_error(masks, expected) < 1e-4
+
+
+@pytest.mark.parametrize("name", EVAL)
+@pytest.mark.parametrize("index", [0, 1])
+def test_label_maps_of_the_protocol(reference: Segmenter, name: str, index: int) -> None:
+    """Decode, resize, windows, PAMR, KP, merging, upsampling: all of it, pixel for pixel."""
+    golden = load("eval/text_emb_and_pred")
+    pattern, background = EVAL[name]
+    path = GOLDEN / "eval/data" / pattern.format(index)
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    options = reference._options(True, 0.3)
+    scores = reference._scores(image, golden[name], options, "slide", None)
+    result = segmenter_module.Segmentation(
+        image=image,
+        texts=tuple(map(str, range(scores.shape[-1]))),
+        scores=scores,
+        threshold=0.4 if background else None,
+    )
+    assert np.count_nonzero(result.labels != golden[f"{name}/pred{index}"]) <= 5
+
+
+def test_masks_are_the_working_masks_at_the_images_size(reference: Segmenter) -> None:
+    texts = load("masks")["text_emb"]
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    masks = reference.masks(image, texts, pamr=False)
+    plain = reference.masks_normalized(segmenter_module.normalize_pixels(image), texts, pamr=False)
+    np.testing.assert_allclose(masks, plain, atol=1e-6)
+    assert masks.dtype == np.float32 and masks.min() >= 0 and masks.max() <= 1
+    small = reference.masks(image, texts, pamr=False, short_side=32)
+    assert small.shape == masks.shape and np.abs(small - masks).max() > 1e-3
+
+
+def test_one_window_is_the_whole_image(reference: Segmenter) -> None:
+    texts = load("masks")["text_emb"]
+    square = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
+    np.testing.assert_array_equal(
+        reference.masks(square, texts, mode="slide", pamr=False),
+        reference.masks(square, texts, mode="whole", pamr=False),
+    )
+    wide = np.random.default_rng(0).integers(0, 256, (64, 150, 3), np.uint8)
+    np.testing.assert_array_equal(
+        reference.masks(wide, texts, pamr=False),
+        reference.masks(wide, texts, mode="slide", pamr=False),
+    )
+    assert np.abs(
+        reference.masks(wide, texts, mode="whole", pamr=False)
+        - reference.masks(wide, texts, pamr=False)
+    ).max()
+
+
+def test_batches_of_windows_change_nothing(reference: Segmenter) -> None:
+    model = model_from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
+    wide = np.random.default_rng(0).integers(0, 256, (64, 200, 3), np.uint8)
+    texts = load("masks")["text_emb"]
+    batched = Segmenter(model, batch_size=4).masks(wide, texts, pamr=False)
+    np.testing.assert_allclose(batched, reference.masks(wide, texts, pamr=False), atol=1e-5)
+
+
+def test_compiled_once_per_padded_shape_and_text_count() -> None:
+    segmenter = Segmenter.from_torch(
+        GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz", batch_size=2
+    )
+    texts = load("masks")["text_emb"]
+    for height, width in [(64, 64), (70, 90), (200, 90), (65, 300), (1000, 640), (33, 47)]:
+        image = np.zeros((height, width, 3), np.uint8)
+        segmenter.masks(image, texts, pamr=False)
+        segmenter.masks(image, texts[:4], pamr=False)
+        segmenter.masks(image, texts[:3], pamr=False)
+    assert segmenter._compiled_masks._cache_size() == 2  # 4 and 8 texts, windows of 64 x 64
+    assert [padded_count(n) for n in (1, 2, 3, 4, 5, 8, 9, 150)] == [1, 2, 4, 4, 8, 8, 16, 152]
+
+
+def test_checkpoint_gives_the_same_masks(reference: Segmenter, tmp_path: Path) -> None:
+    model = model_from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
+    save_model(tmp_path / "model", model)
+    loaded = load_model(tmp_path / "model")
+    assert loaded.config == model.config and loaded.settings == model.settings
+    assert loaded.tap_layer == 3
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b, strict=True), loaded.params, model.params
+    )
+    texts = load("masks")["text_emb"]
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    np.testing.assert_array_equal(
+        Segmenter.from_checkpoint(tmp_path / "model").masks(image, texts),
+        reference.masks(image, texts),
+    )
+
+
+def test_embeddings_follow_the_templates(shapes: Segmenter) -> None:
+    plain = shapes.embed_texts(WORDS, templates="identity")
+    assert plain.shape == (3, 64) and plain.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(plain, axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(shapes.embed_texts(WORDS, ["{}"]), plain, atol=1e-6)
+    custom = shapes.embed_texts(WORDS)
+    np.testing.assert_array_equal(shapes.embed_texts(WORDS, "custom"), custom)
+    assert np.abs(custom - plain).max() > 1e-3
+    many = [f"{n} red" for n in range(11)]
+    one_by_one = np.concatenate([shapes.embed_texts([text]) for text in many])
+    fresh = Segmenter.from_torch(clip="builtin:shapes_clip").embed_texts(many)
+    np.testing.assert_allclose(fresh, one_by_one, atol=1e-5)
+
+
+def test_segment(shapes: Segmenter, tmp_path: Path) -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[10:40, 20:50] = (214, 32, 40)
+    path = tmp_path / "red.png"
+    Image.fromarray(image).save(path)
+    result = shapes.segment(path, WORDS)
+    assert result.names == ("background", *WORDS)
+    assert result.labels.shape == (48, 64) and result.masks.shape == (48, 64, 3)
+    assert result.threshold == 0.4
+    assert shapes.segment(image, WORDS, pamr=False).threshold == 0.5
+    assert shapes.segment(image, WORDS, threshold=0.0).threshold == 0.0
+    assert (shapes.segment(image, WORDS, threshold=1.0).labels == 0).all()
+    everything = shapes.segment(image, WORDS, background=False)
+    assert everything.names == tuple(WORDS) and everything.threshold is None
+    np.testing.assert_array_equal(everything.labels, np.argmax(everything.masks, axis=-1))
+    np.testing.assert_array_equal(
+        shapes.segment(Image.fromarray(image), WORDS).labels, result.labels
+    )
+    np.testing.assert_array_equal(shapes.segment(image / 255, WORDS).labels, result.labels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (700, 2), (3, 3), (2100, 1)])
+def test_odd_sizes(shapes: Segmenter, size: tuple[int, int]) -> None:
+    for mode in ("whole", "slide"):
+        image = np.full((*size, 3), 90, np.uint8)
+        result = shapes.segment(image, WORDS[:1], mode=mode, pamr=False)
+        assert result.labels.shape == size
+
+
+def test_hundred_megapixels(shapes: Segmenter) -> None:
+    result = shapes.segment(np.zeros((10_000, 10_000, 3), np.uint8), WORDS[:2], pamr=False)
+    assert result.labels.shape == (10_000, 10_000)
+
+
+def test_settings_of_a_model_are_its_defaults(tmp_path: Path) -> None:
+    model = model_from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
+    settings = InferenceSettings(64, 32, threshold=0.7, pamr=False, kp_weight=0.0)
+    own = Segmenter(segmenter_module.Model(model.config, 3, model.params, settings))
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    texts = load("masks")["text_emb"]
+    np.testing.assert_array_equal(
+        own.masks(image, texts), own.masks(image, texts, pamr=False, kp_weight=0.0)
+    )
+    assert np.abs(own.masks(image, texts) - own.masks(image, texts, kp_weight=0.3)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": []}, "list is empty"),
+        ({"texts": "a cat"}, "single string 'a cat'"),
+        ({"texts": ["a", " "]}, "' ' must be a name"),
+        ({"texts": ["a", "a"]}, "'a' are given more than once"),
+        ({"texts": ["a", "background"]}, "'background' is what pixels are called"),
+        ({"texts": ["a"], "threshold": 2.0}, "threshold=2.0 must be between"),
+        ({"texts": ["a"], "kp_weight": -1.0}, "kp_weight=-1.0 must be between"),
+        ({"texts": ["a"], "mode": "sideways"}, "mode='sideways' is unknown"),
+        ({"texts": ["a"], "short_side": 0}, "short_side=0 must be"),
+        ({"texts": ["a"], "templates": "nonsense"}, "'nonsense': no such set"),
+        ({"texts": ["a"], "templates": ["no place"]}, "has no {}"),
+    ],
+)
+def test_bad_arguments(shapes: Segmenter, arguments: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        shapes.segment(np.zeros((8, 8, 3), np.uint8), **arguments)
+
+
+def test_bad_arrays(shapes: Segmenter) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(InputError, match=r"\(2, 5\); this model needs \[n, 64\]"):
+        shapes.masks(image, np.zeros((2, 5), np.float32))
+    with pytest.raises(InputError, match="x has shape"):
+        shapes.masks_normalized(np.zeros((8, 8), np.float32), shapes.embed_texts(["a"]))
+    with pytest.raises(InputError, match="dtype='float8'"):
+        Segmenter.from_torch(clip="builtin:shapes_clip", dtype="float8")
+    with pytest.raises(InputError, match="batch_size=0"):
+        Segmenter.from_torch(clip="builtin:shapes_clip", batch_size=0)
+
+
+def test_checkpoints_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'.*nowhere' is not there"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds neither"):
+        load_model(tmp_path)
+    (tmp_path / "clip.pt").write_bytes(b"x")
+    with pytest.raises(InputError, match="is a file; .*--clip"):
+        load_model(tmp_path / "clip.pt")
+    model = model_from_torch("builtin:shapes_clip")
+    save_model(tmp_path / "model", model)
+    config = tmp_path / "model/config.json"
+    content = json.loads(config.read_text())
+    del content["clip"]["patch_size"]
+    config.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"config\.json"):
+        load_model(tmp_path / "model")
+
+
+def test_clip_and_tcl_that_do_not_fit() -> None:
+    with pytest.raises(InputError, match=r"tcl_state_dict\.npz.*the blocks \[3\]|does not fit"):
+        Segmenter.from_torch("builtin:shapes_clip", GOLDEN / "tcl_state_dict.npz")
+    with pytest.raises(InputError, match=r"clip_state_dict\.npz.*not a TCL checkpoint"):
+        Segmenter.from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "clip_state_dict.npz")
+
+
+def test_public_name_and_examples() -> None:
+    assert tcl_jax.Segmenter is Segmenter
+    assert "MaskCLIP" in repr(Segmenter.from_torch(clip="builtin:shapes_clip"))
+    results = doctest.testmod(segmenter_module)
+    assert results.attempted >= 6 and results.failed == 0

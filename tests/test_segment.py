@@ -1,0 +1,161 @@
+"""`python -m tcl_jax.segment` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcl_jax import segment
+from tcl_jax.data.shapes import ShapesSource
+from tcl_jax.errors import InputError, RunError
+
+ROOT = Path(__file__).parent.parent
+CLIP = "--clip=builtin:shapes_clip"
+WORDS = ["--text=striped red", "--text=plain blue"]
+
+
+def scenes(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    source = ShapesSource("test", num_examples=count, image_size=64)
+    for i in range(count):
+        Image.fromarray(source[i]["image"]).save(folder / f"scene{i}.png")
+    return folder
+
+
+def files_of(name: str) -> set[str]:
+    return {f"{name}_overlay.png", f"{name}_labels.png", f"{name}_masks.npz", f"{name}.json"}
+
+
+def test_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = scenes(tmp_path / "in", 1) / "scene0.png"
+    segment.run([CLIP, f"--image={image}", *WORDS, f"--output={tmp_path / 'out'}"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files_of("scene0")
+    record = json.loads((tmp_path / "out/scene0.json").read_text())
+    assert record["texts"] == ["striped red", "plain blue"]
+    assert np.asarray(Image.open(tmp_path / "out/scene0_labels.png")).max() <= 2
+    told = capsys.readouterr().out
+    assert "%  background" in told and "scene0_overlay.png" in told
+    assert "1 of 1 image(s) segmented" in told
+
+
+def test_folder_with_a_broken_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = scenes(tmp_path / "in", 3)
+    whole = (folder / "scene1.png").read_bytes()
+    (folder / "scene1.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("no image")
+    arguments = [CLIP, f"--image={folder}", *WORDS, f"--output={tmp_path / 'out'}", "--no-pamr"]
+    with pytest.raises(RunError, match=r"1 image\(s\) could not be read"):
+        segment.run(arguments)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == files_of("scene0") | files_of("scene2")
+    heard = capsys.readouterr()
+    assert "scene1.png" in heard.err and "2 of 3 image(s)" in heard.out
+
+    (folder / "scene1.png").write_bytes(whole)
+    before = (tmp_path / "out/scene0.json").stat().st_mtime_ns
+    segment.run([*arguments, "--resume"])
+    assert "1 of 3 image(s) segmented, 2 were there already" in capsys.readouterr().out
+    assert (tmp_path / "out/scene0.json").stat().st_mtime_ns == before
+    segment.run([*arguments, "--resume", "--text=dotted green"])
+    assert "3 of 3" in capsys.readouterr().out  # other words are other results
+
+
+def test_flags_reach_the_result(tmp_path: Path) -> None:
+    image = scenes(tmp_path / "in", 1) / "scene0.png"
+    (tmp_path / "words").write_text("\ufeffplain red\n\n  plain blue \n", encoding="utf-8")
+    segment.run(
+        [CLIP, f"--image={image}", f"--texts-file={tmp_path / 'words'}", "--no-background",
+         "--templates=simple", "--mode=whole", "--short-side=128", "--masks=none",
+         f"--output={tmp_path / 'out'}"]
+    )  # fmt: skip
+    record = json.loads((tmp_path / "out/scene0.json").read_text())
+    assert record["texts"] == ["plain red", "plain blue"]
+    assert record["threshold"] is None
+    options = {"background": False, "mode": "whole", "short_side": 128, "templates": "simple"}
+    assert record["options"] == options
+    assert not (tmp_path / "out/scene0_masks.npz").exists()
+
+
+def test_names_of_results_are_distinct(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/x.png", "b/x.png", "b/x.jpg", "y.png")]
+    names = segment.name_results(paths)
+    assert len(set(names)) == 4 and names[3] == "y"
+    assert names[0].endswith("a_x_png") and names[1].endswith("b_x_png")
+
+
+def test_find_images(tmp_path: Path) -> None:
+    folder = scenes(tmp_path / "in", 2)
+    (folder / "deep").mkdir()
+    (folder / "deep/UPPER.JPG").write_bytes(b"")
+    found = segment.find_images([str(folder)])
+    assert [path.name for path in found] == ["UPPER.JPG", "scene0.png", "scene1.png"]
+    assert segment.find_images([f"{folder}/*.png", str(folder / "scene1.png")]) == found[1:]
+    (tmp_path / "empty").mkdir()
+    for nothing in ("none.png", "*.gif", "empty"):
+        with pytest.raises(InputError, match="--image="):
+            segment.find_images([str(tmp_path / nothing)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--image and --output are needed"),
+        (["--image=IN", "--output=OUT", CLIP], "no words to look for"),
+        (["--image=IN", "--output=OUT", *WORDS], "give either --checkpoint=DIR or --clip"),
+        (["--image=IN", "--output=OUT", *WORDS, CLIP, "--checkpoint=x"], "give either"),
+        (["--image=IN", "--output=OUT", *WORDS, "--checkpoint=x"], "'x' is not there"),
+        (["--image=IN", "--output=OUT", *WORDS, "--checkpoint=x", "--tcl=y"], "belong to --clip"),
+        (["--image=IN", "--output=OUT", *WORDS, CLIP, "--tcl=none.pth"], "none.pth"),
+        (["--image=IN", "--output=IN/scene0.png", *WORDS, CLIP], "is a file"),
+        (["--image=IN", "--output=OUT", "--texts-file=none", CLIP], "--texts-file='none'"),
+        (["--image=IN", "--output=OUT", *WORDS, CLIP, "--templates=odd"], "'odd': no such set"),
+    ],
+)
+def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:
+    folder = scenes(tmp_path / "in", 1)
+    filled = [a.replace("IN", str(folder)).replace("OUT", str(tmp_path / "out")) for a in arguments]
+    with pytest.raises(InputError) as caught:
+        segment.run(filled)
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_flag_and_value_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--txt=a", "--threshold=7", "--mode=sideways"):
+        with pytest.raises(SystemExit) as ended:
+            segment.run([flag])
+        assert ended.value.code == 2
+        assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tcl_jax.segment"]
+    shown = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0 and "--no-background" in shown.stdout
+    wrong = subprocess.run([*command, "--image=x"], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: ")
+
+    folder = scenes(tmp_path / "in", 60)
+    arguments = [CLIP, f"--image={folder}", *WORDS, f"--output={tmp_path / 'out'}"]
+    process = subprocess.Popen([*command, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out").glob("*.json")) and process.poll() is None:
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    done = {path.stem for path in (tmp_path / "out").glob("*.json")}
+    assert 0 < len(done) < 60
+    assert not list((tmp_path / "out").glob("*.part"))
+    rest = subprocess.run(
+        [*command, *arguments, "--resume"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert rest.returncode == 0 and f"{len(done)} were there already" in rest.stdout
