@@ -15,6 +15,7 @@ setup(
         "absl-py>=2.1,<3",
         "clu>=0.0.12,<0.1",
         "etils[epath]>=1.9,<2",
+        "flatbuffers>=24,<27",  # jax.export writes its files with it
         "flax>=0.12,<0.13",
         "ftfy>=6.2,<7",
         "grain>=0.2.18,<0.3",
@@ -33,11 +34,14 @@ setup(
         "safetensors>=0.5,<1",
         "tensorboardX>=2.6.2,<3",
         "tensorflow-datasets>=4.9.9,<5",
+        "tqdm>=4.66,<5",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
         "demo": ["gradio>=5,<7"],
+        # Reads a CLIP's tokenizer.json, for where instant-clip-tokenizer has no wheel.
+        "tokenizers": ["tokenizers>=0.20,<1"],
         "test": [
             "beartype>=0.20,<1",
             "mypy>=1.15,<3",
@@ -47,6 +51,9 @@ setup(
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.11,<1",
+            "scikit-image>=0.24,<1",  # its photographs
+            "tokenizers>=0.20,<1",
+            "transformers>=5,<6",
         ],
     },
 )

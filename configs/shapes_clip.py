@@ -55,5 +55,6 @@ def get_config() -> ConfigDict:
     config.eval.every = 500
     config.eval.tasks = ("shapes",)
     config.eval.num_scenes = 512
+    config.eval.templates = "shapes"
     config.eval.best_metric = "shapes/retrieval_at_1"
     return config

@@ -3,14 +3,9 @@ r"""The paper's run: TCL on ViT-B/16 with CC3M + CC12M (Cha et al., CVPR 2023, s
     python -m tcl_jax.main --config=configs/tcl.py --workdir=runs/tcl \
         --config.data.shards="('data/cc3m/{00000..00331}.tar','data/cc12m/{00000..01242}.tar')"
 
-Needs two things. CLIP ViT-B/16 with OpenAI's tensor names as safetensors or npz (`model.weights`);
-from OpenAI's ViT-B-16.pt, where PyTorch is installed, once:
-
-    python -c "import torch; from safetensors.torch import save_file as s; \
-        m = torch.jit.load('ViT-B-16.pt', 'cpu').state_dict(); \
-        s({k: v.contiguous() for k, v in m.items()}, 'weights/ViT-B-16.safetensors')"
-
-And the image-text pairs as webdataset tar shards (`data.shards`). 50,001 steps of 1,024 pairs; the
+Needs two things. CLIP ViT-B/16 (`model.weights`): by name it is downloaded once; without internet
+put OpenAI's own ViT-B-16.pt into weights/, or give the path of any CLIP file. And the image-text
+pairs as webdataset tar shards (`data.shards`). 50,001 steps of 1,024 pairs; the
 paper used 16 GPUs of 64 pairs each. Published zero-shot mIoU, mean of eight benchmarks: 33.9 (37.2
 with PAMR). This project has not measured that run yet, and two parts of the recipe are still to
 come: RandAugment with random erasing, and the two training-time benchmarks (`eval.tasks`).
@@ -28,7 +23,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.variant = "ViT-B/16"  # a row of models.clip.VARIANTS, or "custom" with `sizes`
     config.model.sizes = ConfigDict()
-    config.model.weights = "weights/ViT-B-16.safetensors"
+    config.model.weights = "ViT-B/16"  # a name, a path, or builtin:NAME
     config.model.tap_layer = 11  # blocks before the grounder's own; 0: all but the last
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
 
@@ -73,7 +68,7 @@ def get_config() -> ConfigDict:
     config.eval.tasks = ()
     config.eval.best_metric = ""  # "task/score" that ranks checkpoints, higher is better
     config.eval.batch_size = 64
-    config.eval.templates = "custom"  # prompts for class names
+    config.eval.templates = "custom"  # prompts for class names, a key of data.templates.TEMPLATES
     config.eval.background = 0.5  # score of the background class
     config.eval.pamr = False
     config.eval.kp_weight = 0.3

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: makes .venv in the repository root and installs tcl_jax into it.
-# usage: source launch/setup_venv.sh; setup_venv '' | setup_venv '[test]'
+# usage: source launch/setup_venv.sh; setup_venv '' | setup_venv '[test]'; setup_oracle
 
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
 
@@ -47,4 +47,16 @@ setup_venv() {
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$extras"
         echo "$fingerprint" >"$stamp"
     fi
+}
+
+# PyTorch, which judges some tests. It is no dependency, since PyPI's for Linux is a CUDA build of
+# gigabytes; without it those tests are skipped.
+setup_oracle() {
+    local pin='torch==2.13.0+cpu'
+    .venv/bin/python -c "import importlib.metadata as m; assert 'torch==' + m.version('torch') \
+        == '$pin'" 2>/dev/null && return
+    echo "installing $pin for the tests against it"
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --retries 0 --timeout 10 \
+        --extra-index-url https://download.pytorch.org/whl/cpu "$pin" ||
+        echo "$pin could not be installed; the tests against PyTorch are skipped"
 }

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
 # Lint, types and tests, slow ones too.
 # usage: bash launch/test.sh [arguments of pytest]
-# Makes .venv on the first run. TEST_PROCESSES=N spreads the tests over N processes; JAX already
-# uses every core, so this helps only where there are many.
+# Makes .venv on the first run. TEST_PROCESSES=N spreads the tests over N processes, two if not
+# given; 0 is none but this one. CI or ORACLE=1 installs PyTorch for the CPU, against which some
+# tests compare; without it they are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case "${1:-}" in -h | --help)
-    sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}"
+    sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"
     exit
     ;;
 esac
 source launch/setup_venv.sh
 setup_venv '[test]'
+if [ -n "${CI:-}" ] || [ "${ORACLE:-}" = 1 ]; then
+    setup_oracle
+fi
 python=.venv/bin/python
 echo "ruff"
 $python -m ruff check --quiet .
@@ -19,4 +23,4 @@ $python -m ruff format --check --quiet .
 echo "mypy"
 $python -m mypy --no-error-summary
 echo "pytest"
-$python -m pytest --numprocesses="${TEST_PROCESSES:-0}" "$@"
+$python -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist=worksteal "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -31,12 +32,19 @@ def as_input_error(what: str) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Runs a command; exits with 2 after bad input and with 1 after a failure it can explain."""
+    """Runs a command; exits with 2 after bad input, 1 after a failure it can explain, 130 if
+    interrupted.
+    """
     try:
         command()
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def first_cause(error: BaseException) -> str:

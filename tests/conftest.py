@@ -7,14 +7,22 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time goes into compiling; machine code as XLA would rather have it is left to the
+# tests that start the commands.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0",
+)
 
 import jax
 from absl import flags
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_default_matmul_precision", "highest")
-# The same tiny steps are compiled by many tests, and again by the next run.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache/jax"))
+# The same tiny steps are compiled by many tests, and again by the next run. A folder for each
+# process, since JAX's cache is no place for two to write to at once.
+CACHE = Path(__file__).parent.parent / ".cache" / os.environ.get("PYTEST_XDIST_WORKER", "jax")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # Grain's worker processes read absl flags.
 flags.FLAGS.mark_as_parsed()

@@ -94,7 +94,9 @@ def test_a_breach_is_seen(place: str, source: str) -> None:
 
 
 def test_lawful_imports_pass() -> None:
-    source = "import jax\nfrom orbax.checkpoint import v1\nfrom ..parallel import mesh\nimport errno"
+    source = (
+        "import jax\nfrom orbax.checkpoint import v1\nfrom ..parallel import mesh\nimport errno"
+    )
     assert violations("checkpoints/store.py", source) == []
     assert violations("data/shapes.py", "from . import sources\nimport tcl_jax.errors") == []
     assert violations("main.py", "from tcl_jax.evaluation import tasks") == []
@@ -112,7 +114,7 @@ def test_config_imports_ml_collections_and_configs_only(path: Path) -> None:
     assert {n.split(".")[0] for n in names} <= {"ml_collections", "configs", "__future__"}
 
 
-def test_no_module_loads_tensorflow_or_torch() -> None:
+def test_no_module_needs_tensorflow_or_torch() -> None:
     modules = [
         ".".join(["tcl_jax", *p.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(
             ".__init__"
@@ -121,10 +123,9 @@ def test_no_module_loads_tensorflow_or_torch() -> None:
     ]
     code = f"""
 import importlib, sys
+sys.modules["torch"] = sys.modules["tensorflow"] = None  # importing either fails
 for name in {modules}:
     importlib.import_module(name)
-loaded = sorted({{m.split(".")[0] for m in sys.modules}} & {{"tensorflow", "torch"}})
-assert not loaded, loaded
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -28,7 +28,7 @@ def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments),
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={**os.environ, "XLA_FLAGS": flags, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -80,7 +80,7 @@ def test_help_names_the_flags() -> None:
         ),
         (
             ["--config=configs/tcl.py", "--workdir=W"],
-            "weights/ViT-B-16.safetensors' do not exist",
+            "CLIP ViT-B/16 could not be downloaded from the Hugging Face hub",
         ),
         (
             ["--config=configs/shapes.py", "--workdir=W", "--config.model.sizes.text_width=128"],

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tcl_jax.data.pipeline import make_eval_batches
-from tcl_jax.data.shapes import UNSEEN, ShapesSource, caption_templates, class_names
+from tcl_jax.data.shapes import UNSEEN, ShapesSource, class_names
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.evaluation.dense import BestClass, ScoreFn, with_background
 from tcl_jax.evaluation.scores import Confusion
@@ -88,10 +88,10 @@ def eval_batches(source: ShapesSource, batch_size: int) -> Iterable[dict[str, np
     )
 
 
-def embed_shape_names(model: CLIP, params: Any) -> jax.Array:
-    """Embeddings of the 24 class names in the scenes' own templates."""
+def embed_shape_names(model: CLIP, params: Any, templates: str) -> jax.Array:
+    """Embeddings of the 24 class names in a set of templates, by its name."""
     tokenizer = ClipTokenizer(model.config.context_length)
-    return embed_class_names(model, params, tokenizer, class_names(), caption_templates())
+    return embed_class_names(model, params, tokenizer, class_names(), templates)
 
 
 def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
@@ -119,9 +119,9 @@ def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
     return float(np.mean(jax.device_get(shares)))
 
 
-def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource) -> float:
+def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource, templates: str) -> float:
     """Share of single-object scenes whose image embedding is nearest to its own class name."""
-    texts = embed_shape_names(model, params)
+    texts = embed_shape_names(model, params, templates)
 
     def classify(params: Any, image: jax.Array) -> jax.Array:
         embedding = encode_image(model, params, normalize(image)).embedding

@@ -107,13 +107,14 @@ class ShapesEvaluator:
             "miou": 100 * baseline.miou,
             "miou_unseen": 100 * baseline.miou_unseen,
             "retrieval_at_1": 100 * retrieval_at_1(self._task.clip, params, scenes),
-            "zero_shot_accuracy": 100 * zero_shot_accuracy(self._task.clip, params, singles),
+            "zero_shot_accuracy": 100
+            * zero_shot_accuracy(self._task.clip, params, singles, self._eval.templates),
         }
 
     def _segment(
         self, scores: ScoreFn, params: Any, clip: Any, source: ShapesSource, thresholds: list[float]
     ) -> list[SceneScores]:
-        texts = embed_shape_names(self._task.clip, clip)
+        texts = embed_shape_names(self._task.clip, clip, self._eval.templates)
         return segment_scenes(
             scores,
             params,
@@ -142,7 +143,7 @@ class ShapesEvaluator:
         )
         columns: dict[str, list[np.ndarray]] = {"image": [], "truth": [], "CLIP": [], "TCL": []}
         occurring: set[int] = set()
-        texts = embed_shape_names(self._task.clip, frozen)
+        texts = embed_shape_names(self._task.clip, frozen, self._eval.templates)
         batches = list(eval_batches(some, self._eval.batch_size))
         thresholds = {"clip": threshold, "tcl": self._eval.background}
         for batch in batches:

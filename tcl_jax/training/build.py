@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tcl_jax.convert.clip import clip_params, infer_clip_config
-from tcl_jax.convert.readers import read_state_dict, resolve_weights
+from tcl_jax.convert.load import load_clip
 from tcl_jax.errors import InputError
-from tcl_jax.models.clip import CLIP, VARIANTS, CLIPConfig
+from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.models.grounder import grounder_from_clip
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.losses import LossWeights
@@ -47,18 +46,7 @@ def clip_config(config: ConfigDict) -> CLIPConfig:
     Raises:
         InputError: if the variant is unknown or the sizes are impossible.
     """
-    variant = config.model.variant
-    if variant in VARIANTS:
-        return VARIANTS[variant]
-    if variant != "custom":
-        raise InputError(
-            f"model.variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}, or "
-            "'custom' with the sizes in model.sizes"
-        )
-    try:
-        return CLIPConfig(**config.model.sizes.to_dict())
-    except (TypeError, ValueError) as error:
-        raise InputError(f"model.sizes do not describe a CLIP: {error}") from error
+    return choose_sizes(config.model.variant, config.model.sizes.to_dict())
 
 
 def compute_dtype(config: ConfigDict) -> Any:
@@ -74,18 +62,6 @@ def compute_dtype(config: ConfigDict) -> Any:
     return DTYPES[config.model.dtype]
 
 
-def load_clip(config: ConfigDict) -> tuple[CLIPConfig, Any]:
-    """Sizes and parameters of the pretrained CLIP that `model.weights` names.
-
-    Raises:
-        InputError: if the file is missing, damaged, or of other sizes than `model.variant`.
-    """
-    sizes = clip_config(config)
-    state_dict = read_state_dict(resolve_weights(config.model.weights))
-    infer_clip_config(state_dict, sizes.activation)
-    return sizes, clip_params(state_dict, sizes)
-
-
 def build_clip(config: ConfigDict) -> Task:
     """CLIP from scratch, everything learned."""
     model = CLIP(clip_config(config), dtype=compute_dtype(config))
@@ -97,7 +73,8 @@ def build_clip(config: ConfigDict) -> Task:
 
 def build_tcl(config: ConfigDict) -> Task:
     """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
-    sizes, clip = load_clip(config)
+    pretrained = load_clip(config.model.weights, expected=clip_config(config))
+    sizes, clip = pretrained.config, pretrained.params
     dtype = compute_dtype(config)
     tap = config.model.tap_layer or sizes.vision_layers - 1
     if not 0 < tap < sizes.vision_layers:

@@ -1,0 +1,101 @@
+"""CLIP ViT-B/16 and TCL at their real sizes and names, with random weights: in, used, out."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcl_jax.convert.clip import clip_rules, clip_shapes
+from tcl_jax.convert.mapping import to_state_dict
+from tcl_jax.convert.tcl import tcl_rules, tcl_shapes
+from tcl_jax.models.clip import VARIANTS
+from tests.torch_files import save_state_dict, save_torchscript
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+SIZES, TAP_LAYER = VARIANTS["ViT-B/16"], 11
+# Runs a module of the package as a command, and tells how much memory it took.
+MEASURED = """
+import resource, runpy, sys
+name = sys.argv.pop(1)
+try:
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+finally:
+    print("peak MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def command(*arguments: str) -> tuple[str, int]:
+    """Output of a command and its peak memory in MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    text, peak = done.stdout.rsplit("peak MiB", 1)
+    return text, int(peak)
+
+
+def random_tree(shapes: Any, dtype: Any) -> Any:
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: np.asarray(0.03 * rng.standard_normal(x.shape, np.float32), dtype), shapes
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ViT-B-16.pt as OpenAI made it, and tcl.pth."""
+    folder = tmp_path_factory.mktemp("full")
+    clip = to_state_dict(clip_rules(SIZES), random_tree(clip_shapes(SIZES), np.float16))
+    attributes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    save_torchscript(folder / "ViT-B-16.pt", clip, attributes)
+    learned = random_tree(tcl_shapes(SIZES, TAP_LAYER), np.float32)
+    tcl = to_state_dict(tcl_rules(SIZES, TAP_LAYER), learned)
+    save_state_dict(folder / "tcl.pth", {"model": tcl})
+    return folder
+
+
+def test_convert_segment_and_export(folder: Path) -> None:
+    clip, tcl = folder / "ViT-B-16.pt", folder / "tcl.pth"
+    files = (clip.stat().st_size + tcl.stat().st_size) / 2**20
+    assert files > 390
+
+    text, _ = command("tcl_jax.convert", "inspect", str(clip))
+    assert "torchscript, CLIP ViT-B/16 (quick_gelu), openai names" in text
+    assert "149,620,737 parameters (float16 149,620,737)" in text and "input_resolution" in text
+
+    model = folder / "model"
+    text, peak = command("tcl_jax.convert", "tcl", str(tcl), f"--clip={clip}", str(model))
+    assert "CLIP ViT-B/16 (quick_gelu), tap layer 11" in text
+    _, idle = command("tcl_jax.convert", "--help")
+    assert peak - idle < 2 * files + 200  # and the libraries themselves
+
+    data = pytest.importorskip("skimage.data")
+    photo = folder / "astronaut.png"
+    Image.fromarray(data.astronaut()).save(photo)
+    text, _ = command(
+        "tcl_jax.segment", f"--checkpoint={model}", f"--image={photo}", "--text=a woman",
+        "--text=a flag", f"--output={folder / 'out'}",
+    )  # fmt: skip
+    record = json.loads((folder / "out/astronaut.json").read_text())
+    assert record["size"] == {"height": 512, "width": 512}
+    assert record["working_size"] == {"height": 448, "width": 448}
+    assert record["threshold"] == 0.4
+
+    text, peak = command(
+        "tcl_jax.export", f"--checkpoint={model}", f"--output={folder / 'tcl.stablehlo'}",
+        "--image-size=448",
+    )  # fmt: skip
+    assert peak < 24 * 1024
+    description = json.loads((folder / "tcl.stablehlo.json").read_text())
+    assert [x["shape"] for x in description["inputs"]] == [["b", 448, 448, 3], ["n", 512]]
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 24 * 2**20
