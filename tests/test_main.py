@@ -23,12 +23,17 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tcl_jax.main", *arguments]
 
 
-def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+def environment(devices: int = 1) -> dict[str, str]:
+    """Compiled as for users, and with nothing to download."""
     flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "HF_HUB_OFFLINE": "1"}
+
+
+def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments),
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "HF_HUB_OFFLINE": "1"},
+        env=environment(devices),
         capture_output=True,
         text=True,
         timeout=300,
@@ -118,7 +123,9 @@ def losses(workdir: Path) -> dict[int, float]:
 def stop_at(step: int, number: signal.Signals, arguments: list[str], workdir: Path) -> int:
     """Starts the run, sends the signal once the step is logged, and returns the exit code."""
     with (workdir.parent / "log").open("w") as log:
-        process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=log, stdout=log)
+        process = subprocess.Popen(
+            command(*arguments), cwd=ROOT, env=environment(), stderr=log, stdout=log
+        )
     deadline = time.time() + 240
     while process.poll() is None and time.time() < deadline:
         if (workdir / "metrics.jsonl").exists() and max(losses(workdir), default=0) >= step:
