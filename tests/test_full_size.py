@@ -23,6 +23,8 @@ from tests.torch_files import save_state_dict, save_torchscript
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 SIZES, TAP_LAYER = VARIANTS["ViT-B/16"], 11
+LIBRARIES = 250
+"""MiB that a process takes which has done no more than import JAX, Flax and Orbax."""
 # Runs a module of the package as a command, and tells how much memory it took.
 MEASURED = """
 import resource, runpy, sys
@@ -76,8 +78,7 @@ def test_convert_segment_and_export(folder: Path) -> None:
     model = folder / "model"
     text, peak = command("tcl_jax.convert", "tcl", str(tcl), f"--clip={clip}", str(model))
     assert "CLIP ViT-B/16 (quick_gelu), tap layer 11" in text
-    _, idle = command("tcl_jax.convert", "--help")
-    assert peak - idle < 2 * files + 200  # and the libraries themselves
+    assert peak - LIBRARIES < 1.8 * files
 
     data = pytest.importorskip("skimage.data")
     photo = folder / "astronaut.png"
@@ -91,7 +92,7 @@ def test_convert_segment_and_export(folder: Path) -> None:
     assert record["working_size"] == {"height": 448, "width": 448}
     assert record["threshold"] == 0.4
 
-    text, peak = command(
+    _, peak = command(
         "tcl_jax.export", f"--checkpoint={model}", f"--output={folder / 'tcl.stablehlo'}",
         "--image-size=448",
     )  # fmt: skip

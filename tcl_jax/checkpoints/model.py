@@ -30,7 +30,7 @@ from tcl_jax.files import write_json
 FORMAT = "tcl_jax model"
 VERSION = 1
 _WRITE_BUFFER = 64 * 2**20
-"""Bytes of copies that Orbax may hold while it writes; unlimited, it doubles the memory."""
+"""Bytes that Orbax may hold besides while it writes; unlimited, it doubles the memory."""
 
 
 def check_absent(directory: str | os.PathLike[str]) -> Path:
@@ -69,7 +69,9 @@ def write_model(
     """
     path = check_absent(directory)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    flat = {name: jax.numpy.asarray(x) for name, x in _flatten(params).items()}
+    named = traverse_util.flatten_dict(params, sep="/")
+    # Of NumPy's arrays Orbax would make a copy each, and so would JAX without the permission.
+    flat = {name: jax.device_put(np.asarray(x), may_alias=True) for name, x in named.items()}
     try:
         context = ocp.Context()
         context.memory.write_concurrent_bytes = _WRITE_BUFFER
@@ -129,7 +131,3 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
             f"{directory}: cannot be read: {first_cause(error)}. Copy or convert it again."
         ) from error
     return traverse_util.unflatten_dict(flat, sep="/"), settings
-
-
-def _flatten(params: Any) -> dict[str, Any]:
-    return traverse_util.flatten_dict(params, sep="/")

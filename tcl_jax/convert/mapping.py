@@ -54,7 +54,7 @@ class Rule:
                 f"tensor {self.name!r} holds values that are not finite; the file is damaged or "
                 "of a training run that diverged, so get it again or choose another"
             )
-        return np.array(array.reshape(shape), order="C")
+        return _aligned_copy(array.reshape(shape))
 
     def to_torch(self, parameter: np.ndarray, torch_shape: Shape | None = None) -> np.ndarray:
         """PyTorch tensor from a parameter; fused heads are flattened."""
@@ -67,6 +67,16 @@ class Rule:
         if torch_shape is not None:
             array = array.reshape(torch_shape)
         return np.array(array, order="C")
+
+
+def _aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A contiguous copy at an address that JAX on a CPU can use without copying once more."""
+    alignment = 64
+    buffer = np.empty(array.nbytes + alignment, np.uint8)
+    start = -buffer.ctypes.data % alignment
+    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _foldable(have: Shape, want: Shape) -> bool:
