@@ -73,6 +73,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         choices=("quick_gelu", "gelu"),
         help="with --clip: its GELU, where no config file beside the weights says it",
     )
+    parser.add_argument(
+        "--tokenizer-file",
+        metavar="FILE",
+        help="a CLIP's tokenizer.json, where instant-clip-tokenizer cannot be installed",
+    )
 
 
 def load_model_from(flags: argparse.Namespace) -> Model:
@@ -96,4 +101,4 @@ def load_segmenter(flags: argparse.Namespace) -> Segmenter:
     """A `Segmenter` of `load_model_from`."""
     from tcl_jax.inference.segmenter import Segmenter
 
-    return Segmenter(load_model_from(flags))
+    return Segmenter(load_model_from(flags), tokenizer_file=flags.tokenizer_file)

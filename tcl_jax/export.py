@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--pamr", action=argparse.BooleanOptionalAction)
     program.add_argument("--kp-weight", type=share)
     program.add_argument(
-        "--platforms", default="cpu,cuda,tpu", help="comma-separated: cpu, cuda, rocm, tpu"
+        "--platforms", help="of cpu, cuda, rocm, tpu, with commas; default: cpu,cuda,tpu"
     )
-    program.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    program.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
     return p
 
 
@@ -72,7 +72,8 @@ def export_directory(flags: argparse.Namespace) -> None:
     from tcl_jax.inference.model import save_model
 
     given = [flags.image_size, flags.batch, flags.texts_file, flags.num_texts, flags.templates]
-    if flags.text or any(value is not None for value in [*given, flags.pamr, flags.kp_weight]):
+    given += [flags.pamr, flags.kp_weight, flags.platforms, flags.dtype]
+    if flags.text or any(value is not None for value in given):
         raise InputError(
             f"a model directory takes any image and text; for a program --output ends in {SUFFIX}"
         )
@@ -84,13 +85,17 @@ def export_directory(flags: argparse.Namespace) -> None:
 
 def export_program(flags: argparse.Namespace) -> None:
     """A StableHLO file."""
-    from tcl_jax.inference.export import export_masks, write_export
+    from tcl_jax.checkpoints.model import check_absent
+    from tcl_jax.inference.export import PLATFORMS, export_masks, write_export
     from tcl_jax.inference.masks import MaskOptions
     from tcl_jax.inference.segmenter import Segmenter
 
+    check_absent(flags.output)
     names = read_texts(flags.text, flags.texts_file) if flags.text or flags.texts_file else None
     model = load_model_from(flags)
-    segmenter = Segmenter(model, dtype=flags.dtype)
+    segmenter = Segmenter(
+        model, dtype=flags.dtype or "float32", tokenizer_file=flags.tokenizer_file
+    )
     own = model.settings
     options = MaskOptions(
         pamr=own.pamr if flags.pamr is None else flags.pamr,
@@ -106,7 +111,7 @@ def export_program(flags: argparse.Namespace) -> None:
         text_names=names,
         num_texts=flags.num_texts,
         threshold=own.threshold,
-        platforms=flags.platforms.split(","),
+        platforms=flags.platforms.split(",") if flags.platforms else PLATFORMS,
     )
     description = write_export(flags.output, exported)
     size = exported.description["bytes"] / 2**20

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import glob
+import hashlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +28,8 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
 )  # fmt: skip
 """What is taken of a folder; a file that is named is tried whatever it is called."""
+MAX_NAME_BYTES = 180
+"""Of the name of a result, which gets an ending; file systems allow 255."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,14 +58,16 @@ def parser() -> argparse.ArgumentParser:
         default="full",
         help="soft masks at the image's size, at the model's, or not at all",
     )
-    p.add_argument(
-        "--resume", action="store_true", help="skip images that have all results in --output"
-    )
+    p.add_argument("--resume", action="store_true", help="skip images that have the same results")
     return p
 
 
-def find_images(patterns: Sequence[str]) -> list[Path]:
+def find_images(patterns: Sequence[str], output: Path) -> list[Path]:
     """Files of paths, globs and folders (searched deeply), in order and each once.
+
+    Args:
+        patterns: what --image was given.
+        output: results below it are no images to segment, unless one is named itself.
 
     Raises:
         InputError: if one of them gives no image.
@@ -69,13 +75,15 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
+        if path.is_file():
+            found[path] = None
+            continue
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        elif path.exists():
-            inside = [path]
+            inside = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES]
         else:
-            inside = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-            inside = [p for p in inside if p.is_file()]
+            inside = [Path(p) for p in glob.glob(str(path), recursive=True)]
+        results = output.resolve()
+        inside = sorted(p for p in inside if p.is_file() and results not in p.resolve().parents)
         if not inside:
             what = "a folder without images" if path.is_dir() else "not there"
             raise InputError(f"--image={pattern!r} is {what}; give a file, a folder or a glob")
@@ -86,12 +94,19 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 def name_results(images: Sequence[Path]) -> list[str]:
     """A name for the results of each image: its own, and its folders where two have the same."""
     stems = Counter(path.stem for path in images)
-    names = []
+    common = os.path.commonpath([path.absolute().parent for path in images])
+    names: dict[str, Path] = {}
     for path in images:
-        parts = (path.stem,) if stems[path.stem] == 1 else path.absolute().parts[1:]
-        names.append("_".join(parts).replace(".", "_"))
-    taken = Counter(names)
-    return [name if taken[name] == 1 else f"{name}_{i}" for i, name in enumerate(names)]
+        name = path.stem
+        if stems[name] > 1:
+            folders = path.absolute().relative_to(common).parts[:-1]
+            name = "_".join([*folders, name, path.suffix[1:]])
+        if len(name.encode()) > MAX_NAME_BYTES:
+            digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+            name = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore") + digest
+        free = (f"{name}_{i}" if i else name for i in range(len(images) + 1))
+        names[next(candidate for candidate in free if candidate not in names)] = path
+    return list(names)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -103,8 +118,8 @@ def run(argv: Sequence[str] | None = None) -> None:
             "--checkpoint=runs/shapes --image=photo.jpg --text='a cat' --output=masks"
         )
     texts = read_texts(flags.text, flags.texts_file)
-    images = find_images(flags.image)
     output = Path(flags.output).expanduser()
+    images = find_images(flags.image, output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output={flags.output!r} is a file; choose a folder")
     # Imported here so that --help and mistakes in flags are answered at once.
@@ -124,12 +139,17 @@ def run(argv: Sequence[str] | None = None) -> None:
         "kp_weight": flags.kp_weight,
     }
     segmenter.embed_texts(texts, flags.templates)
-    extra = {"options": {k: v for k, v in options.items() if v is not None}}
+    made = {
+        "options": {k: v for k, v in options.items() if v is not None},
+        "masks": flags.masks,
+        "model": segmenter.fingerprint,
+    }
     broken: list[str] = []
     skipped = 0
     bar = tqdm(total=len(images), unit="image", disable=len(images) == 1)
     for path, name in zip(images, name_results(images), strict=True):
-        if flags.resume and _is_done(output / f"{name}.json", texts, extra):
+        record = {"texts": texts, **made, "source": _describe(path)}
+        if flags.resume and _is_done(output / f"{name}.json", record):
             skipped += 1
         else:
             try:
@@ -138,6 +158,7 @@ def run(argv: Sequence[str] | None = None) -> None:
                 broken.append(str(error))
                 bar.write(f"skipped: {error}", file=sys.stderr)
             else:
+                extra = {key: record[key] for key in ("options", "model", "source")}
                 files = result.save(output, name, masks=flags.masks, extra=extra)
                 if len(images) == 1:
                     _tell(result.fractions, files)
@@ -150,13 +171,22 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise RunError(f"{len(broken)} image(s) could not be read, see above; the rest are done")
 
 
-def _is_done(path: Path, texts: list[str], extra: dict[str, Any]) -> bool:
+def _describe(path: Path) -> dict[str, Any]:
+    """What tells whether an image is still the same."""
+    try:
+        status = path.stat()
+    except OSError:  # which `segment` reports
+        return {"path": str(path)}
+    return {"path": str(path), "bytes": status.st_size, "modified": status.st_mtime}
+
+
+def _is_done(path: Path, expected: dict[str, Any]) -> bool:
     """Whether the results of an image, of which this file is written last, are there."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return record.get("texts") == texts and record.get("options") == extra["options"]
+    return {key: record.get(key) for key in expected} == expected
 
 
 def _tell(fractions: dict[str, float], files: dict[str, Path]) -> None:

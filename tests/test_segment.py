@@ -64,8 +64,10 @@ def test_folder_with_a_broken_image(tmp_path: Path, capsys: pytest.CaptureFixtur
     segment.run([*arguments, "--resume"])
     assert "1 of 3 image(s) segmented, 2 were there already" in capsys.readouterr().out
     assert (tmp_path / "out/scene0.json").stat().st_mtime_ns == before
-    segment.run([*arguments, "--resume", "--text=dotted green"])
-    assert "3 of 3" in capsys.readouterr().out  # other words are other results
+    # Other words, other files and another model are other results.
+    for change in ("--text=dotted green", "--masks=none", "--activation=gelu"):
+        segment.run([*arguments, "--resume", change])
+        assert "3 of 3" in capsys.readouterr().out
 
 
 def test_flags_reach_the_result(tmp_path: Path) -> None:
@@ -86,22 +88,33 @@ def test_flags_reach_the_result(tmp_path: Path) -> None:
 
 def test_names_of_results_are_distinct(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a/x.png", "b/x.png", "b/x.jpg", "y.png")]
-    names = segment.name_results(paths)
-    assert len(set(names)) == 4 and names[3] == "y"
-    assert names[0].endswith("a_x_png") and names[1].endswith("b_x_png")
+    assert segment.name_results(paths) == ["a_x_png", "b_x_png", "b_x_jpg", "y"]
+    awkward = [tmp_path / name for name in ("a.b.png", "a_b.png", "a_b_1.png", "x/a_b.png")]
+    names = segment.name_results(awkward)
+    assert len(set(names)) == 4 and names[0] == "a.b" and names[2] == "a_b_1"
+    clash = [tmp_path / name for name in ("a/x.png", "b/x.png", "a_x_png.gif")]
+    assert len(set(segment.name_results(clash))) == 3
+    long = [tmp_path / ("ä" * 120 + f"{i}.png") for i in range(2)]
+    names = segment.name_results(long)
+    assert len(set(names)) == 2 and max(len(name.encode()) for name in names) <= 200
 
 
 def test_find_images(tmp_path: Path) -> None:
     folder = scenes(tmp_path / "in", 2)
     (folder / "deep").mkdir()
     (folder / "deep/UPPER.JPG").write_bytes(b"")
-    found = segment.find_images([str(folder)])
+    found = segment.find_images([str(folder)], tmp_path / "out")
     assert [path.name for path in found] == ["UPPER.JPG", "scene0.png", "scene1.png"]
-    assert segment.find_images([f"{folder}/*.png", str(folder / "scene1.png")]) == found[1:]
+    assert (
+        segment.find_images([f"{folder}/*.png", str(folder / "scene1.png")], tmp_path / "out")
+        == found[1:]
+    )
     (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="without images"):
+        segment.find_images([str(tmp_path)], folder)  # all there is are results
     for nothing in ("none.png", "*.gif", "empty"):
         with pytest.raises(InputError, match="--image="):
-            segment.find_images([str(tmp_path / nothing)])
+            segment.find_images([str(tmp_path / nothing)], tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
     DIR/config.json      what the parameters are, for people and for `inference.Segmenter`
     DIR/params/          the arrays, an Orbax checkpoint; readable on any number of devices
-    DIR/checksums.json   size and CRC-32 of every file
+    DIR/params/checksums.json   size and CRC-32 of every file beside it
 
-The directory appears whole or not at all.
+The directory appears whole or not at all. What config.json says under `inference` may be edited:
+it is how the model is used where nothing else is asked for.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def write_model(
         with context:
             ocp.save_checkpointables(part / "params", {"params": flat})
         write_json(part / "config.json", {"format": FORMAT, "version": VERSION, **settings})
-        write_checksums(epath.Path(part))
+        write_checksums(epath.Path(part / "params"))
         if path.exists():
             path.rmdir()
         part.rename(path)
@@ -119,7 +120,7 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
             f"{directory}: is a model of version {settings.get('version')!r}, and version "
             f"{VERSION} is read; install the tcl_jax that wrote it."
         )
-    if damage := find_damage(epath.Path(path)):
+    if damage := find_damage(epath.Path(path / "params")):
         raise CheckpointError(f"{directory}: is damaged: {damage}. Copy or convert it again.")
     try:
         stored = ocp.checkpointables_metadata(path / "params").metadata["params"]

@@ -6,8 +6,8 @@
     python -m tcl_jax.convert inspect IN                       what a file or directory holds
 
 IN and CLIP are files (.pt, .pth, .safetensors, .npz; names of OpenAI's CLIP, OpenCLIP or Hugging
-Face), or a name such as ViT-B/16, which is downloaded once. Tensors keep their dtypes. Exit codes:
-0 done, 1 failure, 2 bad input; nothing is ever half-written.
+Face), or a name such as ViT-B/16, which is downloaded once. Half and single precision are kept.
+Exit codes: 0 done, 1 failure, 2 bad input; nothing is ever half-written.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def convert(flags: argparse.Namespace) -> None:
 
 def export_torch(flags: argparse.Namespace) -> None:
     """`export-torch`: TCL's learned tensors, or CLIP's where there is nothing but CLIP."""
+    from tcl_jax.checkpoints.model import check_absent
     from tcl_jax.convert.clip import clip_state_dict
     from tcl_jax.convert.readers import write_safetensors
     from tcl_jax.convert.tcl import tcl_state_dict
@@ -71,14 +72,15 @@ def export_torch(flags: argparse.Namespace) -> None:
     target = Path(flags.target).expanduser()
     if target.suffix != ".safetensors":
         raise InputError(f"output {flags.target!r} must end in .safetensors")
-    if target.exists():
-        raise InputError(f"output {flags.target!r} is there already; choose another name")
+    check_absent(target)
     model = load_model(flags.source)
+    metadata = {"format": "pt"}
     if model.tap_layer is None:
+        metadata["activation"] = model.config.activation
         tensors = clip_state_dict(model.params["clip"], model.config)
     else:
         tensors = tcl_state_dict(model.learned, model.config, model.tap_layer)
-    write_safetensors(target, tensors, {"format": "pt"})
+    write_safetensors(target, tensors, metadata)
     print(f"wrote {target}: {len(tensors)} tensors with the official names")
 
 
@@ -104,8 +106,9 @@ def describe_file(source: str) -> str:
     from tcl_jax.convert.clip import infer_clip_config
     from tcl_jax.convert.hub import OPENAI_SHA256, locate_clip
     from tcl_jax.convert.load import describe_file as digest
+    from tcl_jax.convert.load import find_activation
     from tcl_jax.convert.mapping import WeightError
-    from tcl_jax.convert.names import read_activation, to_openai_names
+    from tcl_jax.convert.names import to_openai_names
     from tcl_jax.convert.readers import open_weights
     from tcl_jax.convert.tcl import BLOCKS
 
@@ -118,8 +121,9 @@ def describe_file(source: str) -> str:
         else:
             try:
                 tensors, style = to_openai_names(file)
-                activation = read_activation(path, style) or "quick_gelu"
-                what = f"{name_of(infer_clip_config(tensors, activation))}, {style} names"
+                told = find_activation(file, style, sha256)
+                what = f"{name_of(infer_clip_config(tensors, told or 'quick_gelu'))}, {style} names"
+                what += "" if told else ", GELU not told (OpenAI's assumed)"
             except WeightError as error:
                 what = f"no CLIP or TCL that is known here ({error})"
         lines = [f"{path}: {file.format}, {what}"]

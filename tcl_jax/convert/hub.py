@@ -117,6 +117,7 @@ def _locate_named(name: str) -> Path:
         _verify(torch_file, OPENAI_SHA256[name])
         path = torch_file
     elif other_file.is_file():
+        _verify(other_file, CLIP_FILES[name].sha256)
         path = other_file
     else:
         path = _from_hub(name, CLIP_FILES[name])

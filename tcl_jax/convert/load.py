@@ -14,14 +14,19 @@ import numpy as np
 from absl import logging
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
-from tcl_jax.convert.hub import locate_clip
+from tcl_jax.convert.hub import CLIP_FILES, OPENAI_SHA256, locate_clip
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.names import read_activation, to_openai_names
-from tcl_jax.convert.readers import open_weights
+from tcl_jax.convert.readers import BUILT_IN, open_weights
 from tcl_jax.convert.tcl import infer_tap_layer, tcl_params
+from tcl_jax.convert.tensor_file import TensorFile
 from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.layers import ACTIVATIONS
 
 Source = str | os.PathLike[str]
+
+OTHER_HEADS = (1280, 1408, 1664)
+"""Widths of published vision towers whose attention heads have other than 64 channels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,23 +66,53 @@ def load_clip(
     path = locate_clip(os.fspath(source))
     with open_weights(path) as file, _naming(path):
         tensors, style = to_openai_names(file)
+        origin = {**describe_file(path), "format": file.format, "style": style}
         if activation is None:
-            told = read_activation(path, style)
+            told = find_activation(file, style, origin["sha256"])
             activation = told or (expected.activation if expected else "quick_gelu")
-            if told is None and style != "openai":
+            if told is None and expected is None:
                 logging.warning(
-                    "%s: nothing beside it says which GELU it was trained with; taking %s. If it "
-                    "is an OpenCLIP model with the exact GELU, say --activation=gelu",
+                    "%s: nothing in it or beside it says which GELU it was trained with; taking "
+                    "%s, as OpenAI did. If it is an OpenCLIP model with the exact GELU, say "
+                    "activation=gelu",
                     path,
                     activation,
                 )
-        inferred = infer_clip_config(tensors, activation)
-        config = inferred
+        config = infer_clip_config(tensors, activation)
+        if config.vision_width in OTHER_HEADS and read_activation(path, style) is None:
+            raise WeightError(
+                f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
+                "of which the attention heads do not have 64 channels; choose a smaller CLIP"
+            )
         if expected is not None:
             config = dataclasses.replace(expected, activation=activation)
         params = clip_params(tensors, config, dtype)
-        origin = {**describe_file(path), "format": file.format, "style": style}
     return Pretrained(config, params, origin)
+
+
+def find_activation(file: TensorFile, style: str, sha256: str) -> str | None:
+    """The GELU of a CLIP: as the file says itself, as a config beside it says, or as is known.
+
+    Args:
+        file: its tensors and plain values.
+        style: of its names, from `names.to_openai_names`.
+        sha256: of the file.
+
+    Returns:
+        A key of `models.layers.ACTIVATIONS`, or None if nothing tells.
+
+    Raises:
+        WeightError: if it names another activation, or the config is damaged.
+    """
+    if (own := file.scalars.get("activation")) is not None:
+        if own not in ACTIVATIONS:
+            raise WeightError(f"its activation {own!r} is none of {', '.join(ACTIVATIONS)}")
+        return str(own)
+    # OpenAI's archives alone have the sizes as values beside the tensors.
+    published = {*OPENAI_SHA256.values(), *(hub.sha256 for hub in CLIP_FILES.values())}
+    openai = sha256 in published or "input_resolution" in file.scalars
+    told = read_activation(file.path, style)
+    return told or ("quick_gelu" if openai or file.path in BUILT_IN.values() else None)
 
 
 def load_tcl(

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from tqdm import tqdm
@@ -39,8 +40,20 @@ class Rule:
     axes: tuple[int, ...] | None = None
 
     def to_flax(self, tensor: np.ndarray, shape: Shape, dtype: Any = np.float32) -> np.ndarray:
-        """Parameter of the given shape and dtype (None: the tensor's) from a PyTorch tensor."""
-        array = np.asarray(tensor, dtype)
+        """Parameter of the given shape from a PyTorch tensor.
+
+        Args:
+            tensor: of a floating dtype.
+            shape: of the parameter.
+            dtype: of the parameter; None: the tensor's, but float32 for float64.
+        """
+        if not jnp.issubdtype(tensor.dtype, np.floating):
+            raise WeightError(
+                f"tensor {self.name!r} is {tensor.dtype}, which weights are not; the file is of "
+                "another model, or quantised, so choose one with half or single precision"
+            )
+        kept = np.dtype(np.float32) if tensor.dtype == np.float64 else tensor.dtype
+        array = np.asarray(tensor, kept if dtype is None else dtype)
         if self.axes is not None and array.ndim == len(self.axes):
             array = array.transpose(self.axes)
         if array.size != np.prod(shape, dtype=np.int64) or not _foldable(array.shape, shape):
@@ -56,7 +69,7 @@ class Rule:
             )
         return _aligned_copy(array.reshape(shape))
 
-    def to_torch(self, parameter: np.ndarray, torch_shape: Shape | None = None) -> np.ndarray:
+    def to_torch(self, parameter: np.ndarray) -> np.ndarray:
         """PyTorch tensor from a parameter; fused heads are flattened."""
         array = np.asarray(parameter)
         if self.axes is not None:
@@ -64,8 +77,6 @@ class Rule:
             array = array.transpose(np.argsort(self.axes))
         elif self.name.endswith("in_proj_bias"):
             array = array.reshape(-1)
-        if torch_shape is not None:
-            array = array.reshape(torch_shape)
         return np.array(array, order="C")
 
 

@@ -115,5 +115,8 @@ def write_safetensors(
 ) -> None:
     """Writes tensors by name, whole or not at all."""
     with whole_file(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary, metadata)
+        try:
+            safetensors.numpy.save_file(tensors, temporary, metadata)
+        except safetensors.SafetensorError as error:
+            raise WeightError(f"output {os.fspath(path)!r} cannot be written: {error}") from error
         temporary.chmod(0o644)  # the library makes files that only their owner reads

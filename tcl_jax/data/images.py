@@ -80,7 +80,7 @@ def read_image(path: str | os.PathLike[str]) -> Rgb:
         ImageDecodeError: if there is no such file, it cannot be opened, is empty, of another
             format, damaged or cut short, or has more than `MAX_PIXELS`. The message names it.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         # A pipe or device could keep the reader waiting for ever.
         if path.exists() and not path.is_file():

@@ -197,7 +197,8 @@ class ShapesEvaluator:
             save_png(workdir / "shapes.png", picture)
         else:
             tensors = clip_state_dict(params, self._task.clip.config, np.float16)
-            write_safetensors(workdir / "clip.safetensors", tensors, {})
+            metadata = {"activation": self._task.clip.config.activation}
+            write_safetensors(workdir / "clip.safetensors", tensors, metadata)
         write_json(workdir / "results.json", results)
         print(table(results))
         print(f"results: {workdir / 'results.json'}")

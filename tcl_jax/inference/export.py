@@ -158,7 +158,7 @@ def write_export(path: str | os.PathLike[str], exported: ExportedMasks) -> Path:
     Raises:
         InputError: if a file cannot be written.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     beside = path.with_name(f"{path.name}.json")
     for taken in (path, beside):
         if taken.is_dir():

@@ -229,7 +229,7 @@ class Segmentation:
             json.dumps(extra)
         except (TypeError, ValueError) as error:
             raise InputError(f"extra cannot be written as JSON: {error}") from error
-        folder = Path(directory)
+        folder = Path(directory).expanduser()
         paths = {
             "overlay": folder / f"{stem}_overlay.png",
             "labels": folder / f"{stem}_labels.png",

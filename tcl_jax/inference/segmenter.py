@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from tcl_jax.convert.load import Source
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.templates import fill
-from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.data.tokenizer import END_ID, ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_masks
 from tcl_jax.inference.model import Model, as_float32, load_model, model_from_torch
@@ -53,13 +56,14 @@ class Segmenter:
     >>> result.labels.shape, result.names
     ((40, 60), ('background', 'striped red', 'plain blue'))
 
-    Programs are compiled once per shape of a padded window (multiples of the patch size) and per
-    padded number of texts (1, 2, 4, 8, then multiples of 8), not per image.
+    Programs are compiled once per shape of a padded window (multiples of the patch size), per
+    padded number of texts (1, 2, 4, 8, then multiples of 8) and, where several windows are computed
+    together, per number of them (powers of two), not per image.
 
     Args:
         model: parameters and settings; see `from_checkpoint` and `from_torch` for the usual ways.
         dtype: "float32", or "bfloat16" for speed on accelerators.
-        batch_size: windows computed together; 1 on a CPU and 8 elsewhere if None.
+        batch_size: most windows computed together; 1 on a CPU and 8 elsewhere if None.
         tokenizer_file: a Hugging Face tokenizer.json, for where the package
             instant-clip-tokenizer is missing.
 
@@ -151,6 +155,13 @@ class Segmenter:
             f"{c.patch_size}, {self.settings})"
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ where weights or settings differ."""
+        described = [self.is_tcl, self.origin, dataclasses.asdict(self.config)]
+        text = json.dumps([*described, self.settings.to_json()], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     # -------------------------------------------------------------------------------------- texts
 
     def embed_texts(
@@ -168,6 +179,11 @@ class Segmenter:
                 unknown.
         """
         texts = check_texts(texts)
+        if self.config.vocab_size != END_ID + 1:
+            raise InputError(
+                f"this CLIP has a vocabulary of {self.config.vocab_size} and not the {END_ID + 1} "
+                "of OpenAI's, so its texts cannot be tokenised here; give text embeddings instead"
+            )
         templates = self.settings.templates if templates is None else templates
         try:
             sentences = {text: tuple(fill(templates, text)) for text in texts}
@@ -344,14 +360,19 @@ class Segmenter:
                 f"text_embeddings have shape {texts.shape}; this model needs "
                 f"[n, {self.config.embed_dim}], as embed_texts gives them"
             )
+        if not np.isfinite(texts).all():
+            raise InputError("text_embeddings hold values that are not finite")
         count = len(texts)
         texts = np.pad(texts, ((0, padded_count(count) - count), (0, 0)))
         patch = self.config.patch_size
         height, width = images[0].shape[:2]
         (rows, top), (columns, left) = center_offset(height, patch), center_offset(width, patch)
-        for start in range(0, len(images), self._batch_size):
-            part = images[start : start + self._batch_size]
-            batch = np.zeros((self._batch_size, rows, columns, 3), np.float32)
+        # Masks of a call in at most 1 GiB: one image may have many pixels and texts.
+        largest = min(self._batch_size, max(2**28 // (rows * columns * len(texts)), 1))
+        for start in range(0, len(images), largest):
+            part = images[start : start + largest]
+            padded = min(1 << (len(part) - 1).bit_length(), largest)
+            batch = np.zeros((padded, rows, columns, 3), np.float32)
             for i, image in enumerate(part):
                 batch[i, top : top + height, left : left + width] = image
             masks = np.asarray(self._compiled_masks(self._params, batch, texts, options=options))

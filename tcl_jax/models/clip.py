@@ -21,7 +21,7 @@ INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 
 HEAD_SIZE = 64
-"""Channels per attention head in every published CLIP; checkpoints do not record it."""
+"""Channels per attention head in every CLIP of OpenAI's; checkpoints do not record it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,13 +61,20 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_damage_is_seen(tmp_path: Path) -> None:
     write_model(tmp_path / "model", PARAMS, {})
-    files = [path for path in (tmp_path / "model/params").rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "model/params/params").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"damaged: .*{largest.name} has changed"):
         read_model(tmp_path / "model")
+
+
+def test_settings_may_be_edited(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", PARAMS, {"inference": {"threshold": 0.5}})
+    config = tmp_path / "model/config.json"
+    config.write_text(config.read_text().replace("0.5", "0.7"))
+    assert read_model(tmp_path / "model")[1]["inference"] == {"threshold": 0.7}
 
 
 def test_other_directories_and_later_versions(tmp_path: Path) -> None:

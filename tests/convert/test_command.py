@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from tcl_jax.convert import __main__ as command
-from tcl_jax.convert.clip import infer_clip_config
+from tcl_jax.convert.clip import clip_shapes, clip_state_dict, infer_clip_config
+from tcl_jax.convert.load import load_clip
 from tcl_jax.convert.tcl import infer_tap_layer
 from tcl_jax.errors import InputError
 from tcl_jax.inference.model import load_model
 from tests.reference import GOLDEN, load
 from tests.torch_files import save_state_dict, save_torchscript
 
+ROOT = Path(__file__).parent.parent.parent
 CLIP, TCL = GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz"
 
 
@@ -106,3 +114,80 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"clip\.npz': tensor 'visual\.proj' .* not finite"):
         command.run(["clip", str(tmp_path / "clip.npz"), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def renamed(tmp_path: Path, name: str, **metadata: str) -> Path:
+    path = tmp_path / name
+    safetensors.numpy.save_file(load("clip_state_dict"), path, metadata)
+    return path
+
+
+def test_the_gelu_is_told_kept_or_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = renamed(tmp_path, "vit_b_16-laion400m.safetensors")
+    assert load_clip(bare).config.activation == "quick_gelu"
+    assert "nothing in it or beside it says which GELU" in caplog.text
+    command.run(["inspect", str(bare)])
+    assert "GELU not told" in capsys.readouterr().out
+    caplog.clear()
+    command.run(["clip", str(bare), "--activation=gelu", str(tmp_path / "model")])
+    command.run(["export-torch", str(tmp_path / "model"), str(tmp_path / "back.safetensors")])
+    assert load_clip(tmp_path / "back.safetensors").config.activation == "gelu"
+    assert load_clip("builtin:shapes_clip").config.activation == "quick_gelu"
+    assert "GELU" not in caplog.text
+    with pytest.raises(InputError, match="its activation 'tanh' is none of"):
+        load_clip(renamed(tmp_path, "odd.safetensors", activation="tanh"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.astype(np.int32), "is int32, which weights are not"),
+        (lambda x: np.full_like(x, np.nan), "not finite"),
+    ],
+)
+def test_weights_that_are_none(tmp_path: Path, change: Any, message: str) -> None:
+    tensors = load("clip_state_dict")
+    tensors["text_projection"] = change(tensors["text_projection"])
+    np.savez(tmp_path / "clip.npz", **tensors)
+    with pytest.raises(InputError, match=message):
+        load_clip(tmp_path / "clip.npz", dtype=None)
+
+
+def test_double_precision_becomes_single(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "clip.npz", **{k: np.float64(v) for k, v in load("clip_state_dict").items()}
+    )
+    assert load_clip(tmp_path / "clip.npz", dtype=None).params["logit_scale"].dtype == np.float32
+
+
+def test_vision_towers_with_other_heads_are_refused(tmp_path: Path) -> None:
+    wide = dataclasses.replace(
+        infer_clip_config(load("clip_state_dict")), vision_width=1280, vision_layers=1
+    )
+    tree = jax.tree.map(lambda x: np.zeros(x.shape, np.float16), clip_shapes(wide))
+    np.savez(tmp_path / "h14.npz", **clip_state_dict(tree, wide))
+    with pytest.raises(InputError, match="1280 wide, as OpenCLIP's H, g and bigG"):
+        load_clip(tmp_path / "h14.npz")
+
+
+def test_paths_without_rights_are_explained(tmp_path: Path) -> None:
+    """Root may do anything, so the command is started as nobody where that is possible."""
+    code = (
+        "import os, runpy, sys\n"
+        "import tcl_jax.inference.model, tcl_jax.convert.__main__\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "runpy.run_module('tcl_jax.convert', run_name='__main__', alter_sys=True)"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    tmp_path.chmod(0o755)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    arguments = ["clip", "builtin:shapes_clip", str(closed / "model")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and str(closed) in done.stderr

@@ -130,11 +130,12 @@ def test_the_folder_of_weights_comes_first(online: Hub, suffix: str) -> None:
     assert online.asked == []
 
 
-def test_openai_file_that_was_cut_short(online: Hub) -> None:
-    file = Path("weights", openai_filename(NAME))
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_file_in_the_folder_that_was_cut_short(online: Hub, suffix: str) -> None:
+    file = Path("weights", openai_filename(NAME)).with_suffix(suffix)
     file.parent.mkdir()
     file.write_bytes(CONTENT[:-1])
-    with pytest.raises(WeightError, match=f"'weights/ViT-B-16.pt' have the SHA-256.*{SHA256}"):
+    with pytest.raises(WeightError, match=f"'{file}' have the SHA-256.*{SHA256}"):
         locate_clip(NAME)
 
 

@@ -139,7 +139,7 @@ def test_batches_of_windows_change_nothing(reference: Segmenter) -> None:
 
 def test_compiled_once_per_padded_shape_and_text_count() -> None:
     segmenter = Segmenter.from_torch(
-        GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz", batch_size=2
+        GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz", batch_size=1
     )
     texts = load("masks")["text_emb"]
     for height, width in [(64, 64), (70, 90), (200, 90), (65, 300), (1000, 640), (33, 47)]:
@@ -255,6 +255,10 @@ def test_bad_arrays(shapes: Segmenter) -> None:
         shapes.masks(image, np.zeros((2, 5), np.float32))
     with pytest.raises(InputError, match="x has shape"):
         shapes.masks_normalized(np.zeros((8, 8), np.float32), shapes.embed_texts(["a"]))
+    with pytest.raises(InputError, match="not finite"):
+        shapes.masks(image, np.full((1, 64), np.nan, np.float32))
+    with pytest.raises(InputError, match="vocabulary of 600"):
+        Segmenter.from_torch(GOLDEN / "clip_state_dict.npz").embed_texts(["a"])
     with pytest.raises(InputError, match="dtype='float8'"):
         Segmenter.from_torch(clip="builtin:shapes_clip", dtype="float8")
     with pytest.raises(InputError, match="batch_size=0"):

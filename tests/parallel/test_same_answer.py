@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def start(arguments: list[str], devices: int) -> subprocess.Popen[str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", "tests.parallel.worker", *arguments],
         cwd=ROOT,
