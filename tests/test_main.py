@@ -143,6 +143,7 @@ def test_stopped_killed_and_continued_equals_uninterrupted(tmp_path: Path) -> No
     assert set(results["clip"]) == {"miou", "miou_unseen", "retrieval_at_1"}
     assert set(results["tcl"]) == {"miou", "miou_unseen"}
     assert (tmp_path / "whole/shapes.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "whole/scene.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "whole").glob(".*"))
 
     parts = tmp_path / "parts"

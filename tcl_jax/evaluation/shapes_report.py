@@ -168,6 +168,8 @@ class ShapesEvaluator:
     def report(self, params: Any, frozen: Any, workdir: Path) -> None:
         """Judges on test scenes, which chose nothing; prints and writes results.json and pictures.
 
+        Beside the grid of pictures, shapes.png, one scene is written as scene.png, to try words on.
+
         A trained CLIP is written beside them, as clip.safetensors with OpenAI's tensor names.
         """
         if isinstance(self._task.objective, TCLObjective):
@@ -195,6 +197,9 @@ class ShapesEvaluator:
             return
         if picture is not None:
             save_png(workdir / "shapes.png", picture)
+            scenes = (self.test[i] for i in range(len(self.test)))
+            several = next(scene for scene in scenes if len(scene["class_ids"]) == 3)
+            save_png(workdir / "scene.png", several["image"])
         else:
             tensors = clip_state_dict(params, self._task.clip.config, np.float16)
             metadata = {"activation": self._task.clip.config.activation}
