@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from tcl_jax.inference.model import Model
     from tcl_jax.inference.segmenter import Segmenter
 
+ACTIVATIONS = ("quick_gelu", "gelu")
+"""Keys of `models.layers.ACTIVATIONS`, which would bring JAX with it."""
+
 
 def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser that shows a module's docstring as it is written."""
@@ -70,7 +73,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--activation",
-        choices=("quick_gelu", "gelu"),
+        choices=ACTIVATIONS,
         help="with --clip: its GELU, where no config file beside the weights says it",
     )
     parser.add_argument(

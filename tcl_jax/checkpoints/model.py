@@ -95,11 +95,15 @@ def write_model(
 
 def is_model(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory holds what `write_model` writes, by its config.json."""
+    return _read_settings(Path(directory).expanduser()) is not None
+
+
+def _read_settings(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads((Path(directory).expanduser() / "config.json").read_text("utf-8"))
+        content = json.loads((path / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+        return None
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
 def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -112,9 +116,9 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
         CheckpointError: if it is not a model, of a later version, or damaged.
     """
     path = Path(directory).expanduser().absolute()
-    if not is_model(path):
+    settings = _read_settings(path)
+    if settings is None:
         raise CheckpointError(f"{directory}: is not a model of tcl_jax (no config.json of one).")
-    settings = json.loads((path / "config.json").read_text("utf-8"))
     if settings.get("version") != VERSION:
         raise CheckpointError(
             f"{directory}: is a model of version {settings.get('version')!r}, and version "

@@ -20,13 +20,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.commands import command_parser
+from tcl_jax.commands import ACTIVATIONS, command_parser
 from tcl_jax.errors import InputError, run_command
+from tcl_jax.files import sha256_of
 
 if TYPE_CHECKING:
     from tcl_jax.models.clip import CLIPConfig
-
-ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,7 +104,6 @@ def describe_file(source: str) -> str:
     """A weight file, as text: format, variant, dtypes, parameters, and every tensor."""
     from tcl_jax.convert.clip import infer_clip_config
     from tcl_jax.convert.hub import OPENAI_SHA256, locate_clip
-    from tcl_jax.convert.load import describe_file as digest
     from tcl_jax.convert.load import find_activation
     from tcl_jax.convert.mapping import WeightError
     from tcl_jax.convert.names import to_openai_names
@@ -113,7 +111,7 @@ def describe_file(source: str) -> str:
     from tcl_jax.convert.tcl import BLOCKS
 
     path = locate_clip(source)
-    sha256 = digest(path)["sha256"]
+    sha256 = sha256_of(path)
     known = {value: name for name, value in OPENAI_SHA256.items()}
     with open_weights(path) as file:
         if any(name.startswith(BLOCKS) for name in file.specs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from absl import logging
 
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.readers import BUILT_IN, resolve_weights
+from tcl_jax.files import sha256_of
 
 FOLDER = "weights"
 """Where weights are looked for first, in the working directory."""
@@ -158,8 +158,7 @@ def _from_hub(name: str, file: HubFile) -> Path:
 
 def _verify(path: Path, sha256: str) -> None:
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError as error:
         raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
     if found != sha256:

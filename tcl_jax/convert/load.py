@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from tcl_jax.convert.names import read_activation, to_openai_names
 from tcl_jax.convert.readers import BUILT_IN, open_weights
 from tcl_jax.convert.tcl import infer_tap_layer, tcl_params
 from tcl_jax.convert.tensor_file import TensorFile
+from tcl_jax.files import sha256_of
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.layers import ACTIVATIONS
 
@@ -66,7 +66,12 @@ def load_clip(
     path = locate_clip(os.fspath(source))
     with open_weights(path) as file, _naming(path):
         tensors, style = to_openai_names(file)
-        origin = {**describe_file(path), "format": file.format, "style": style}
+        origin = {
+            "file": path.name,
+            "sha256": sha256_of(path),
+            "format": file.format,
+            "style": style,
+        }
         if activation is None:
             told = find_activation(file, style, origin["sha256"])
             activation = told or (expected.activation if expected else "quick_gelu")
@@ -132,14 +137,18 @@ def load_tcl(
     with open_weights(path) as file, _naming(path):
         tap_layer = infer_tap_layer(file, config)
         params = tcl_params(file, config, tap_layer, dtype)
-        origin = {**describe_file(path), "format": file.format, "style": "tcl"}
+        origin = {
+            "file": path.name,
+            "sha256": sha256_of(path),
+            "format": file.format,
+            "style": "tcl",
+        }
     return Pretrained(config, params, origin), tap_layer
 
 
-def describe_file(path: Path) -> dict[str, str]:
-    """Name and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def _origin(file: TensorFile, style: str) -> dict[str, str]:
+    digest = sha256_of(file.path)
+    return {"file": file.path.name, "sha256": digest, "format": file.format, "style": style}
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from tcl_jax.models.clip import CLIP, encode_image
 from tcl_jax.models.tcl import TCL, ground
+from tcl_jax.models.vision import VisionOutput
 from tcl_jax.ops.images import center_pad
 from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.ops.pamr import pamr
@@ -48,18 +50,16 @@ def make_masks(
         text_embeddings: [n, d], normalised or not.
         options: post-processing.
     """
-    padded, (top, left) = center_pad(image, model.config.patch_size)
+    padded, offset = center_pad(image, model.config.patch_size)
     grounding = ground(model, params, padded, text_embeddings)
     masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
     grid = masks.shape[1:3]
     if options.pamr:
         masks = pamr(resize(padded, grid, align_corners=True), masks)
     if options.kp_weight:
-        similarity = pixel_text_similarity(grounding.vision.patch_embeddings, text_embeddings)
-        dense = jax.nn.sigmoid(KP_SCALE * (jnp.moveaxis(similarity, 1, -1) - KP_OFFSET))
+        dense = _dense_masks(_patch_similarity(grounding.vision, text_embeddings))
         masks = options.kp_weight * resize(dense, grid) + (1 - options.kp_weight) * masks
-    masks = resize(masks, padded.shape[1:3])
-    return masks[:, top : top + image.shape[1], left : left + image.shape[2]]
+    return _at_image(masks, padded, offset, image)
 
 
 def maskclip_similarity(
@@ -76,11 +76,9 @@ def maskclip_similarity(
         model, params: CLIP and its parameters.
         image, text_embeddings: as in `make_masks`.
     """
-    padded, (top, left) = center_pad(image, model.config.patch_size)
-    vision = encode_image(model, params, padded)
-    similarity = pixel_text_similarity(vision.patch_embeddings, text_embeddings)
-    similarity = resize(jnp.moveaxis(similarity, 1, -1), padded.shape[1:3])
-    return similarity[:, top : top + image.shape[1], left : left + image.shape[2]]
+    padded, offset = center_pad(image, model.config.patch_size)
+    similarity = _patch_similarity(encode_image(model, params, padded), text_embeddings)
+    return _at_image(similarity, padded, offset, image)
 
 
 def maskclip_masks(
@@ -99,15 +97,51 @@ def maskclip_masks(
         image, text_embeddings: as in `make_masks`.
         options: `pamr` alone is read.
     """
-    padded, (top, left) = center_pad(image, model.config.patch_size)
-    vision = encode_image(model, params, padded)
-    similarity = pixel_text_similarity(vision.patch_embeddings, text_embeddings)
-    masks = jax.nn.sigmoid(KP_SCALE * (jnp.moveaxis(similarity, 1, -1) - KP_OFFSET))
+    padded, offset = center_pad(image, model.config.patch_size)
+    masks = _dense_masks(_patch_similarity(encode_image(model, params, padded), text_embeddings))
     if options.pamr:
         grid = (4 * masks.shape[1], 4 * masks.shape[2])
         masks = pamr(resize(padded, grid, align_corners=True), masks)
-    masks = resize(masks, padded.shape[1:3])
-    return masks[:, top : top + image.shape[1], left : left + image.shape[2]]
+    return _at_image(masks, padded, offset, image)
+
+
+def bind_method(model: TCL | CLIP) -> Callable[..., jax.Array]:
+    """`make_masks` of a TCL, `maskclip_masks` of a CLIP, without their first argument.
+
+    A float32 model computes its products in full precision on every platform; accelerators would
+    round them to fewer bits.
+    """
+    precision = "highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"
+
+    def masks(params: Any, image: jax.Array, texts: jax.Array, options: MaskOptions) -> jax.Array:
+        with jax.default_matmul_precision(precision):
+            if isinstance(model, TCL):
+                return make_masks(model, params, image, texts, options)
+            return maskclip_masks(model, params, image, texts, options)
+
+    return masks
+
+
+def _patch_similarity(
+    vision: VisionOutput, text_embeddings: Float[Array, "n d"]
+) -> Float[Array, "b h w n"]:
+    similarity = pixel_text_similarity(vision.patch_embeddings, text_embeddings)
+    return jnp.moveaxis(similarity, 1, -1)
+
+
+def _dense_masks(similarity: Float[Array, "b h w n"]) -> Float[Array, "b h w n"]:
+    return jax.nn.sigmoid(KP_SCALE * (similarity - KP_OFFSET))
+
+
+def _at_image(
+    x: Float[Array, "b h w n"],
+    padded: Float[Array, "b p q 3"],
+    offset: tuple[int, int],
+    image: Float[Array, "b H W 3"],
+) -> Float[Array, "b H W n"]:
+    """From the grid to the padded image, and what belongs to the image of it."""
+    (top, left), (height, width) = offset, image.shape[1:3]
+    return resize(x, padded.shape[1:3])[:, top : top + height, left : left + width]
 
 
 def label_map(masks: Float[Array, "b H W n"], background: float | None) -> Int[Array, "b H W"]:

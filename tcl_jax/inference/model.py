@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
 from tcl_jax.convert.load import Source, load_clip, load_tcl
@@ -143,10 +141,3 @@ def _from_run(trained: Trained) -> Model:
     origin["clip"] = clip.origin
     tap_layer = run["tap_layer"] or config.vision_layers - 1
     return Model(clip.config, tap_layer, {**trained.params, "clip": clip.params}, settings, origin)
-
-
-def as_float32(params: Any) -> Any:
-    """A nested dict of arrays with every array as float32."""
-    if isinstance(params, Mapping):
-        return {name: as_float32(tree) for name, tree in params.items()}
-    return np.asarray(params, np.float32)

@@ -18,15 +18,15 @@ from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import END_ID, ClipTokenizer
 from tcl_jax.errors import InputError
-from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_masks
-from tcl_jax.inference.model import Model, as_float32, load_model, model_from_torch
-from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation, upsample
+from tcl_jax.inference.masks import MaskOptions, bind_method
+from tcl_jax.inference.model import Model, load_model, model_from_torch
+from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.inference.texts import class_embeddings
+from tcl_jax.inference.upsampling import upsample
 from tcl_jax.inference.windows import (
     MergedScores,
     Window,
-    center_offset,
     normalize_pixels,
     resize_pixels,
     sliding_windows,
@@ -34,6 +34,7 @@ from tcl_jax.inference.windows import (
 )
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
+from tcl_jax.ops.images import center_offset
 
 MODES = ("auto", "whole", "slide")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -87,26 +88,20 @@ class Segmenter:
         self.is_tcl = model.tap_layer is not None
         self._clip = CLIP(model.config, model.tap_layer, DTYPES[dtype])
         self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
-        self._params = jax.device_put(as_float32(model.params))
+        params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
+        self._params = jax.device_put(params)
         self._batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
         self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
 
-        # On accelerators float32 products would otherwise be rounded to fewer bits.
-        precision = "highest" if dtype == "float32" else "default"
         tcl = TCL(model.config, model.tap_layer, DTYPES[dtype])
         self.module: TCL | CLIP = tcl if self.is_tcl else self._clip
+        precision = "highest" if dtype == "float32" else "default"  # as in `bind_method`
 
-        def masks(params: Any, image: jax.Array, texts: jax.Array, options: MaskOptions) -> Any:
+        def embed(clip: Any, tokens: jax.Array) -> jax.Array:
             with jax.default_matmul_precision(precision):
-                if not self.is_tcl:
-                    return maskclip_masks(self._clip, params["clip"], image, texts, options)
-                return make_masks(tcl, params, image, texts, options)
+                return class_embeddings(self._clip, clip, tokens)
 
-        def embed(params: Any, tokens: jax.Array) -> jax.Array:
-            with jax.default_matmul_precision(precision):
-                return class_embeddings(self._clip, params["clip"], tokens)
-
-        self._compiled_masks = jax.jit(masks, static_argnames="options")
+        self._compiled_masks = jax.jit(bind_method(self.module), static_argnames="options")
         self._compiled_embed = jax.jit(embed)
 
     @classmethod
@@ -197,7 +192,7 @@ class Segmenter:
             part = new[start : start + 8]
             tokens = np.stack([self._tokenizer(sentences[text]) for text in part])
             padded = np.pad(tokens, ((0, padded_count(len(part)) - len(part)), (0, 0), (0, 0)))
-            features = np.asarray(self._compiled_embed(self._params, padded))
+            features = np.asarray(self._compiled_embed(self._params["clip"], padded))
             for text, feature in zip(part, features, strict=False):
                 self._embedded[sentences[text], text] = feature
         return np.stack([self._embedded[sentences[text], text] for text in texts])
@@ -362,6 +357,7 @@ class Segmenter:
             )
         if not np.isfinite(texts).all():
             raise InputError("text_embeddings hold values that are not finite")
+        params = self._params if self.is_tcl else self._params["clip"]
         count = len(texts)
         texts = np.pad(texts, ((0, padded_count(count) - count), (0, 0)))
         patch = self.config.patch_size
@@ -375,7 +371,7 @@ class Segmenter:
             batch = np.zeros((padded, rows, columns, 3), np.float32)
             for i, image in enumerate(part):
                 batch[i, top : top + height, left : left + width] = image
-            masks = np.asarray(self._compiled_masks(self._params, batch, texts, options=options))
+            masks = np.asarray(self._compiled_masks(params, batch, texts, options=options))
             yield from masks[: len(part), top : top + height, left : left + width, :count]
 
 

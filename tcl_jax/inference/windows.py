@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from tcl_jax.inference.settings import MAX_LONG_SIDE
-from tcl_jax.ops.images import IMAGENET_MEAN, IMAGENET_STD
+from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,7 @@ def resize_pixels(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> n
 
 def normalize_pixels(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
     """What `ops.images.normalize` does, on the host, so that padding can be zero afterwards."""
-    mean = np.array(IMAGENET_MEAN, np.float32) * 255
-    std = np.array(IMAGENET_STD, np.float32) * 255
-    return (image.astype(np.float32) - mean) / std
+    return (image.astype(np.float32) - PIXEL_MEAN) / PIXEL_STD
 
 
 def sliding_windows(height: int, width: int, window: int, stride: int) -> list[Window]:
@@ -74,12 +72,6 @@ def sliding_windows(height: int, width: int, window: int, stride: int) -> list[W
 def _starts(size: int, window: int, stride: int) -> list[int]:
     count = max(-(-(size - window) // stride), 0) + 1
     return [max(min(i * stride, size - window), 0) for i in range(count)]
-
-
-def center_offset(size: int, multiple: int) -> tuple[int, int]:
-    """Size padded to a multiple, and how much of the padding lies before (the smaller half)."""
-    padded = -(-size // multiple) * multiple
-    return padded, (padded - size) // 2
 
 
 class MergedScores:

@@ -12,13 +12,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Statistics of RGB in [0, 1]; TCL feeds CLIP with these and not with CLIP's own."""
 
 
+PIXEL_MEAN = np.array(IMAGENET_MEAN, np.float32) * 255
+PIXEL_STD = np.array(IMAGENET_STD, np.float32) * 255
+"""The same of RGB bytes, float32 [3]."""
+
+
 def normalize(image: UInt8[Array, "... 3"] | Float[Array, "... 3"]) -> Float[Array, "... 3"]:
     """RGB bytes (uint8, 0 to 255) to normalised float32; floating input is taken as normalised."""
     if jnp.issubdtype(image.dtype, jnp.floating):
         return jnp.asarray(image, jnp.float32)
-    mean = jnp.asarray(np.array(IMAGENET_MEAN, np.float32) * 255)
-    std = jnp.asarray(np.array(IMAGENET_STD, np.float32) * 255)
-    return (image.astype(jnp.float32) - mean) / std
+    return (image.astype(jnp.float32) - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
+
+
+def center_offset(size: int, multiple: int) -> tuple[int, int]:
+    """Size padded to a multiple, and how much of the padding lies before (the smaller half)."""
+    padded = -(-size // multiple) * multiple
+    return padded, (padded - size) // 2
 
 
 def center_pad(image: Float[Array, "b H W c"], multiple: int) -> tuple[jax.Array, tuple[int, int]]:
@@ -27,7 +36,7 @@ def center_pad(image: Float[Array, "b H W c"], multiple: int) -> tuple[jax.Array
     Returns:
         The padded image and the (top, left) offset of the original in it.
     """
-    rows, columns = (-image.shape[1]) % multiple, (-image.shape[2]) % multiple
-    top, left = rows // 2, columns // 2
-    padded = jnp.pad(image, ((0, 0), (top, rows - top), (left, columns - left), (0, 0)))
-    return padded, (top, left)
+    height, width = image.shape[1:3]
+    (rows, top), (columns, left) = center_offset(height, multiple), center_offset(width, multiple)
+    below, right = rows - height - top, columns - width - left
+    return jnp.pad(image, ((0, 0), (top, below), (left, right), (0, 0))), (top, left)

@@ -8,13 +8,12 @@ import pytest
 
 from tcl_jax.inference.windows import (
     MergedScores,
-    center_offset,
     normalize_pixels,
     resize_pixels,
     sliding_windows,
     working_size,
 )
-from tcl_jax.ops.images import normalize
+from tcl_jax.ops.images import center_offset, normalize
 
 
 @pytest.mark.parametrize(
