@@ -89,25 +89,29 @@ def export_program(flags: argparse.Namespace) -> None:
     from tcl_jax.inference.export import PLATFORMS, export_masks, write_export
     from tcl_jax.inference.masks import MaskOptions
     from tcl_jax.inference.segmenter import Segmenter
+    from tcl_jax.models.layers import COMPUTE_DTYPES
 
     check_absent(flags.output)
     names = read_texts(flags.text, flags.texts_file) if flags.text or flags.texts_file else None
     model = load_model_from(flags)
-    segmenter = Segmenter(
-        model, dtype=flags.dtype or "float32", tokenizer_file=flags.tokenizer_file
-    )
+    dtype = flags.dtype or "float32"
+    embeddings = None
+    if names is not None:
+        segmenter = Segmenter(model, dtype=dtype, tokenizer_file=flags.tokenizer_file)
+        embeddings = segmenter.embed_texts(names, flags.templates)
+        del segmenter  # and its copy of the weights
     own = model.settings
     options = MaskOptions(
         pamr=own.pamr if flags.pamr is None else flags.pamr,
         kp_weight=own.kp_weight if flags.kp_weight is None else flags.kp_weight,
     )
     exported = export_masks(
-        segmenter.module,
-        model.params if segmenter.is_tcl else model.params["clip"],
+        model.module(COMPUTE_DTYPES[dtype]),
+        model.weights,
         image_size=flags.image_size or (own.window, own.window),
         options=options,
         batch=flags.batch,
-        text_embeddings=None if names is None else segmenter.embed_texts(names, flags.templates),
+        text_embeddings=embeddings,
         text_names=names,
         num_texts=flags.num_texts,
         threshold=own.threshold,

@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +91,12 @@ def inspect(flags: argparse.Namespace) -> None:
 
 def describe_directory(path: Path) -> str:
     """A model directory or a run, as text."""
+    import jax
+
     from tcl_jax.inference.model import load_model
 
     model = load_model(path)
-    leaves = [x for tree in (model.params["clip"], model.learned) for x in _leaves(tree)]
+    leaves = jax.tree.leaves(model.params)
     kind = "CLIP alone" if model.tap_layer is None else f"TCL, tap layer {model.tap_layer}"
     lines = [f"{path}: {kind} on {name_of(model.config)}", _count(leaves), str(model.settings)]
     return "\n".join(lines)
@@ -120,7 +122,8 @@ def describe_file(source: str) -> str:
             try:
                 tensors, style = to_openai_names(file)
                 told = find_activation(file, style, sha256)
-                what = f"{name_of(infer_clip_config(tensors, told or 'quick_gelu'))}, {style} names"
+                config = infer_clip_config(tensors.specs, told or "quick_gelu")
+                what = f"{name_of(config)}, {style} names"
                 what += "" if told else ", GELU not told (OpenAI's assumed)"
             except WeightError as error:
                 what = f"no CLIP or TCL that is known here ({error})"
@@ -140,14 +143,6 @@ def name_of(config: CLIPConfig) -> str:
         if dataclasses.replace(config, activation=sizes.activation) == sizes:
             return f"CLIP {name} ({config.activation})"
     return f"a CLIP of other sizes, {config}"
-
-
-def _leaves(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, dict):
-        for branch in tree.values():
-            yield from _leaves(branch)
-    else:
-        yield tree
 
 
 def _count(tensors: Iterable[Any]) -> str:

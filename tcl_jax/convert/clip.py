@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,8 +45,12 @@ def clip_rules(config: CLIPConfig) -> list[Rule]:
     return rules
 
 
-def infer_clip_config(state_dict: StateDict, activation: str = "quick_gelu") -> CLIPConfig:
+def infer_clip_config(state_dict: Mapping[str, Any], activation: str = "quick_gelu") -> CLIPConfig:
     """Sizes of a CLIP from the shapes of its tensors.
+
+    Args:
+        state_dict: anything with a `.shape` by OpenAI's names: arrays, or `TensorFile.specs`.
+        activation: a key of `models.layers.ACTIVATIONS`.
 
     Raises:
         WeightError: if a tensor that tells a size is missing or has an impossible shape.
@@ -74,7 +79,7 @@ def infer_clip_config(state_dict: StateDict, activation: str = "quick_gelu") -> 
         raise WeightError(f"the shapes of this CLIP's tensors do not fit: {error}") from error
 
 
-def _count_blocks(state_dict: StateDict, prefix: str) -> int:
+def _count_blocks(state_dict: Mapping[str, Any], prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return 1 + max((int(m[1]) for m in map(pattern.match, state_dict) if m), default=-1)
 

@@ -83,7 +83,7 @@ def load_clip(
                     path,
                     activation,
                 )
-        config = infer_clip_config(tensors, activation)
+        config = infer_clip_config(tensors.specs, activation)
         if config.vision_width in OTHER_HEADS and read_activation(path, style) is None:
             raise WeightError(
                 f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "

@@ -136,7 +136,7 @@ class Renamed(Mapping[str, np.ndarray]):
 
 def to_openai_names(
     tensors: Mapping[str, np.ndarray],
-) -> tuple[Mapping[str, np.ndarray], str]:
+) -> tuple[Renamed, str]:
     """A vision-transformer CLIP under OpenAI's names, whoever named it.
 
     Args:

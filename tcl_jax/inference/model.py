@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
 from tcl_jax.convert.load import Source, load_clip, load_tcl
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
-from tcl_jax.models.clip import CLIPConfig, choose_sizes
+from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
+from tcl_jax.models.tcl import TCL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,17 @@ class Model:
     params: dict[str, Any]
     settings: InferenceSettings
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def module(self, dtype: Any = jnp.float32) -> TCL | CLIP:
+        """The network, for `weights`, computing in a dtype; parameters stay float32."""
+        if self.tap_layer is None:
+            return CLIP(self.config, dtype=dtype)
+        return TCL(self.config, self.tap_layer, dtype)
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Parameters of `module`: all of them, or CLIP's where there is nothing else."""
+        return self.params["clip"] if self.tap_layer is None else self.params
 
     @property
     def learned(self) -> dict[str, Any]:

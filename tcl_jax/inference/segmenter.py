@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
@@ -33,11 +32,10 @@ from tcl_jax.inference.windows import (
     working_size,
 )
 from tcl_jax.models.clip import CLIP
-from tcl_jax.models.tcl import TCL
+from tcl_jax.models.layers import COMPUTE_DTYPES
 from tcl_jax.ops.images import center_offset
 
 MODES = ("auto", "whole", "slide")
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _CACHED_TEXTS = 10_000
 
 
@@ -80,28 +78,30 @@ class Segmenter:
         batch_size: int | None = None,
         tokenizer_file: str | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if dtype not in COMPUTE_DTYPES:
+            known = ", ".join(COMPUTE_DTYPES)
+            raise InputError(f"dtype={dtype!r} is unknown; choose one of {known}")
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         self.config, self.settings, self.origin = model.config, model.settings, model.origin
         self.is_tcl = model.tap_layer is not None
-        self._clip = CLIP(model.config, model.tap_layer, DTYPES[dtype])
         self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
-        self._params = jax.device_put(params)
+        params = jax.device_put(params)
+        self._clip_params = params["clip"]
+        self._weights = dataclasses.replace(model, params=params).weights
         self._batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
         self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
 
-        tcl = TCL(model.config, model.tap_layer, DTYPES[dtype])
-        self.module: TCL | CLIP = tcl if self.is_tcl else self._clip
+        clip = CLIP(model.config, dtype=COMPUTE_DTYPES[dtype])
         precision = "highest" if dtype == "float32" else "default"  # as in `bind_method`
 
-        def embed(clip: Any, tokens: jax.Array) -> jax.Array:
+        def embed(params: Any, tokens: jax.Array) -> jax.Array:
             with jax.default_matmul_precision(precision):
-                return class_embeddings(self._clip, clip, tokens)
+                return class_embeddings(clip, params, tokens)
 
-        self._compiled_masks = jax.jit(bind_method(self.module), static_argnames="options")
+        masks = bind_method(model.module(COMPUTE_DTYPES[dtype]))
+        self._compiled_masks = jax.jit(masks, static_argnames="options")
         self._compiled_embed = jax.jit(embed)
 
     @classmethod
@@ -192,7 +192,7 @@ class Segmenter:
             part = new[start : start + 8]
             tokens = np.stack([self._tokenizer(sentences[text]) for text in part])
             padded = np.pad(tokens, ((0, padded_count(len(part)) - len(part)), (0, 0), (0, 0)))
-            features = np.asarray(self._compiled_embed(self._params["clip"], padded))
+            features = np.asarray(self._compiled_embed(self._clip_params, padded))
             for text, feature in zip(part, features, strict=False):
                 self._embedded[sentences[text], text] = feature
         return np.stack([self._embedded[sentences[text], text] for text in texts])
@@ -357,7 +357,6 @@ class Segmenter:
             )
         if not np.isfinite(texts).all():
             raise InputError("text_embeddings hold values that are not finite")
-        params = self._params if self.is_tcl else self._params["clip"]
         count = len(texts)
         texts = np.pad(texts, ((0, padded_count(count) - count), (0, 0)))
         patch = self.config.patch_size
@@ -371,7 +370,7 @@ class Segmenter:
             batch = np.zeros((padded, rows, columns, 3), np.float32)
             for i, image in enumerate(part):
                 batch[i, top : top + height, left : left + width] = image
-            masks = np.asarray(self._compiled_masks(params, batch, texts, options=options))
+            masks = np.asarray(self._compiled_masks(self._weights, batch, texts, options=options))
             yield from masks[: len(part), top : top + height, left : left + width, :count]
 
 

@@ -13,12 +13,12 @@ from tcl_jax.convert.load import load_clip
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.models.grounder import grounder_from_clip
+from tcl_jax.models.layers import COMPUTE_DTYPES
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
 from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REFERENCE_BATCH = 4096
 """Batch for which TCL states its learning rates; others scale linearly."""
 
@@ -55,11 +55,11 @@ def compute_dtype(config: ConfigDict) -> Any:
     Raises:
         InputError: if it is neither float32 nor bfloat16.
     """
-    if config.model.dtype not in DTYPES:
+    if config.model.dtype not in COMPUTE_DTYPES:
         raise InputError(
             f"model.dtype={config.model.dtype!r} is unknown; choose float32 or bfloat16"
         )
-    return DTYPES[config.model.dtype]
+    return COMPUTE_DTYPES[config.model.dtype]
 
 
 def build_clip(config: ConfigDict) -> Task:
