@@ -10,31 +10,36 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 AttentionFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(query, key, value), each [b, l, heads, d] -> [b, l, heads, d]."""
 
+NEIGHBOURHOOD_SIGMA = 5.0
+"""NACLIP's standard deviation of the Gaussian around a patch, in patches."""
 
-def _attend(
-    query: Float[Array, "b l h d"],
-    key: Float[Array, "b l h d"],
-    value: Float[Array, "b l h d"],
-    visible: Bool[Array, "l l"] | None = None,
-) -> Float[Array, "b l h d"]:
+
+def _weights(
+    query: Float[Array, "b q h d"],
+    key: Float[Array, "b k h d"],
+    bias: Float[Array, "q k"] | None = None,
+) -> Float[Array, "b h q k"]:
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
-    if visible is not None:
-        scores = jnp.where(visible, scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    return jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+
+
+def _mix(
+    weights: Float[Array, "b h q k"], value: Float[Array, "b k h d"]
+) -> Float[Array, "b q h d"]:
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
 
 
 def full_attention(
     query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
 ) -> Float[Array, "b l h d"]:
     """Every token attends to every token (CLIP's vision tower)."""
-    return _attend(query, key, value)
+    return _mix(_weights(query, key), value)
 
 
 def causal_attention(
@@ -42,7 +47,8 @@ def causal_attention(
 ) -> Float[Array, "b l h d"]:
     """Every token attends to itself and to earlier tokens (CLIP's text tower)."""
     length = query.shape[1]
-    return _attend(query, key, value, jnp.tril(jnp.ones((length, length), bool)))
+    later = jnp.triu(jnp.full((length, length), -jnp.inf), k=1)
+    return _mix(_weights(query, key, later), value)
 
 
 def self_only_attention(
@@ -54,3 +60,56 @@ def self_only_attention(
     """
     del query, key
     return value
+
+
+def correlative_self_attention(
+    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
+) -> Float[Array, "b l h d"]:
+    """Tokens attend to those of similar queries, and again to those of similar keys.
+
+    `softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d))`: the weights of a token sum to 2. The
+    SCLIP change to the last block (Wang et al., ECCV 2024).
+    """
+    return _mix(_weights(query, query) + _weights(key, key), value)
+
+
+def neighbourhood_attention(
+    grid: tuple[int, int], sigma: int | float = NEIGHBOURHOOD_SIGMA
+) -> AttentionFn:
+    """Tokens attend to those of similar keys, and patches rather to patches nearby.
+
+    `softmax(k k^T / sqrt(d) + omega)` with `omega` of `neighbourhood_bias`. The NACLIP change to
+    the last block (Hajimiri et al., WACV 2025).
+
+    Args:
+        grid: rows and columns of patches; the tokens are the class token and then these, row by
+            row.
+        sigma: standard deviation of the Gaussian, in patches.
+    """
+
+    def attention(
+        query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
+    ) -> Float[Array, "b l h d"]:
+        del query
+        return _mix(_weights(key, key, neighbourhood_bias(grid, sigma)), value)
+
+    return attention
+
+
+def neighbourhood_bias(grid: tuple[int, int], sigma: int | float) -> Float[Array, "l l"]:
+    """`exp(-|p - r|^2 / (2 sigma^2))` between the places p, r of any two patches.
+
+    Args:
+        grid: rows and columns of patches.
+        sigma: standard deviation, in patches.
+
+    Returns:
+        [1 + h*w, 1 + h*w] float32 in [0, 1]; zero in the class token's row and column.
+    """
+
+    def along(size: int) -> Float[Array, "n n"]:
+        place = jnp.arange(size, dtype=jnp.float32)
+        return jnp.exp(-((place[:, None] - place) ** 2) / (2 * sigma**2))
+
+    # The Gaussian of a distance in the plane is the product of those along its two axes.
+    return jnp.pad(jnp.kron(along(grid[0]), along(grid[1])), ((1, 0), (1, 0)))

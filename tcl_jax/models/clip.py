@@ -115,11 +115,13 @@ class CLIP(nn.Module):
         config: its sizes.
         tap_layer: block after which `VisionOutput.tap` is read; the one before the last if None.
         dtype: compute dtype; parameters are float32.
+        dense: a key of `dense.DENSE`, how `VisionOutput.patches` are made.
     """
 
     config: CLIPConfig
     tap_layer: int | None = None
     dtype: Any = jnp.float32
+    dense: str = "maskclip"
 
     def setup(self) -> None:
         c = self.config
@@ -134,6 +136,7 @@ class CLIP(nn.Module):
             tap_layer=tap,
             activation=c.activation,
             dtype=self.dtype,
+            dense=self.dense,
         )
         self.text = TextTower(
             vocab_size=c.vocab_size,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from tcl_jax.models.attention import full_attention, self_only_attention
+from tcl_jax.models.attention import full_attention
+from tcl_jax.models.dense import DENSE
 from tcl_jax.models.layers import Block, LayerNorm
 from tcl_jax.ops.resize import resize
 
@@ -22,7 +23,7 @@ class VisionOutput:
     Attributes:
         tap: [b, 1 + h*w, c] tokens after block `tap_layer` (class token first), the input of the
             grounder's own blocks.
-        patches: [b, h, w, c] last block in MaskCLIP mode, before `ln_post`.
+        patches: [b, h, w, c] last block as the tower's `dense` reads it, before `ln_post`.
         patch_embeddings: [b, h, w, d] `patches` through the frozen `ln_post` and `proj`.
         embedding: [b, d] class token after full attention, `ln_post` and `proj`; not normalised.
     """
@@ -44,6 +45,7 @@ class VisionTower(nn.Module):
         tap_layer: number of blocks before the tap, from 1 to `layers`.
         activation: "quick_gelu" (OpenAI) or "gelu" (OpenCLIP).
         dtype: compute dtype; parameters are float32.
+        dense: a key of `dense.DENSE`, what the last block yields for the patches.
     """
 
     resolution: int
@@ -55,8 +57,11 @@ class VisionTower(nn.Module):
     tap_layer: int
     activation: str = "quick_gelu"
     dtype: Any = jnp.float32
+    dense: str = "maskclip"
 
     def setup(self) -> None:
+        if self.dense not in DENSE:
+            raise ValueError(f"dense={self.dense!r} is unknown; choose one of {', '.join(DENSE)}")
         scale = self.width**-0.5
         normal = nn.initializers.normal(scale)
         grid = self.resolution // self.patch_size
@@ -93,7 +98,7 @@ class VisionTower(nn.Module):
         attended = self.blocks[-1](x, full_attention)
         if self.tap_layer == self.layers:
             tap = attended
-        dense = self.blocks[-1](x, self_only_attention)
+        dense = DENSE[self.dense](self.blocks[-1], x, grid)
         patches = dense[:, 1:].reshape(x.shape[0], *grid, self.width)
         return VisionOutput(
             tap=tap,
