@@ -11,6 +11,7 @@ import numpy as np
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
 from tcl_jax.convert.tcl import tcl_params
+from tcl_jax.inference.model import Model, model_from_torch
 from tcl_jax.models.tcl import TCL
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,6 +46,13 @@ def reference_model() -> tuple[TCL, dict[str, Any], dict[str, Any]]:
     clip = clip_params(clip_state, config)
     model = TCL(config, TAP_LAYER)
     return model, jax.tree.map(jnp.asarray, learned), jax.tree.map(jnp.asarray, clip)
+
+
+def reference_torch_model() -> Model:
+    """The same, as a user reads it from files."""
+    return model_from_torch(
+        GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz", activation="quick_gelu"
+    )
 
 
 def nchw_to_nhwc(x: Any) -> jax.Array:

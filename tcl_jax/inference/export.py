@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, UInt8
 
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import whole_file, write_json
-from tcl_jax.inference.masks import MaskOptions, bind_method
+from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
@@ -179,12 +179,11 @@ def _bind(model: TCL | CLIP, params: Any, options: MaskOptions) -> Callable[...,
         raise InputError("the parameters lack `clip`, CLIP's own; give {**learned, 'clip': clip}")
     # By way of the host, so that arrays spread over devices do not make a program for as many.
     weights = jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), params))
-    method = bind_method(model)
 
     def masks(
         images: UInt8[Array, "b H W 3"], text_embeddings: Float[Any, "n d"]
     ) -> Float[Array, "b H W n"]:
-        return method(weights, normalize(images), jnp.asarray(text_embeddings), options)
+        return make_masks(model, weights, normalize(images), jnp.asarray(text_embeddings), options)
 
     return masks
 

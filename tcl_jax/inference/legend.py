@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from tcl_jax.inference.lettering import font_for, printable, text_width, wrap
 from tcl_jax.inference.pictures import FAINT, INK, PAPER, load_font
 
 MIN_LONG_SIDE, MAX_LONG_SIDE = 480, 2000
@@ -23,13 +23,7 @@ MAX_ENTRIES = 90
 
 _MIN_WIDTH = 480
 _FONT_SIZES = (15, 28)
-_NAME_LINES, _REST_LINES, _NAME_CHARACTERS = 2, 3, 300
-# Pillow's font has Latin, Greek and Cyrillic letters; of these, the first that is installed and
-# has all letters of a name is taken for others.
-_OTHER_FONTS = (
-    "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf",
-    "msgothic.ttc", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf",
-)  # fmt: skip
+_NAME_LINES, _REST_LINES = 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +34,18 @@ class LegendEntry:
         name: any text.
         color: RGB; None: a class that is shown untinted.
         share: of the picture's area, in [0, 1].
+        note: what is written behind the name; None: the share in per cent.
     """
 
     name: str
     color: tuple[int, int, int] | None
     share: int | float
+    note: str | None = None
+
+    @property
+    def remark(self) -> str:
+        """What is written behind the name."""
+        return _percent(self.share) if self.note is None else self.note
 
 
 def for_display(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -87,8 +88,8 @@ def legend_page(
         share = sum(entry.share for entry in rest)
         notes.append(f"and {len(rest)} more, together {_percent(share)}")
     if absent:
-        names = ", ".join(_printable(name) for name in absent)
-        notes += _wrap(f"not found: {names}", content, font_size, _REST_LINES)
+        names = ", ".join(printable(name) for name in absent)
+        notes += wrap(f"not found: {names}", content, font_size, _REST_LINES)
     legend_height = max((cell.bottom for cell in cells), default=0)
     notes_top = margin + height + margin + legend_height + (margin // 2 if notes else 0)
     page = Image.new(
@@ -100,7 +101,7 @@ def legend_page(
     for entry, cell in zip(entries, cells, strict=True):
         _draw_entry(draw, entry, cell, (margin + cell.left, top + cell.top), font_size)
     for i, note in enumerate(notes):
-        draw.text((margin, notes_top + i * line), note, FAINT, _font_for(note, font_size))
+        draw.text((margin, notes_top + i * line), note, FAINT, font_for(note, font_size))
     return np.asarray(page)
 
 
@@ -123,12 +124,12 @@ def _lay_out(entries: Sequence[LegendEntry], width: int, font_size: int) -> list
         widest = min(widest, max((width - gap) // 2, 12 * font_size))
     wrapped, widths = [], []
     for entry in entries:
-        percent = round(_width(f"  {_percent(entry.share)}", font_size))
-        room = widest - beside - percent
-        lines = _wrap(_printable(entry.name), room, font_size, _NAME_LINES)
+        remark = round(text_width(f"  {entry.remark}", font_size))
+        room = widest - beside - remark
+        lines = wrap(printable(entry.name), room, font_size, _NAME_LINES)
         wrapped.append(lines)
-        ends = [_width(text, font_size) for text in lines]
-        ends[-1] += percent
+        ends = [text_width(text, font_size) for text in lines]
+        ends[-1] += remark
         widths.append(beside + math.ceil(max(ends)))
     column = max(widths, default=1) + gap
     columns = max((width + gap) // column, 1)
@@ -159,10 +160,10 @@ def _draw_entry(
         draw.rounded_rectangle(box, radius, entry.color)
     x, line = left + round(1.6 * font_size), round(1.35 * font_size)
     for i, text in enumerate(cell.lines):
-        draw.text((x, top + i * line), text, INK, _font_for(text, font_size))
-    end = x + _width(cell.lines[-1], font_size)
+        draw.text((x, top + i * line), text, INK, font_for(text, font_size))
+    end = x + text_width(cell.lines[-1], font_size)
     bottom = top + (len(cell.lines) - 1) * line
-    draw.text((end, bottom), f"  {_percent(entry.share)}", FAINT, load_font(font_size))
+    draw.text((end, bottom), f"  {entry.remark}", FAINT, load_font(font_size))
 
 
 def _percent(share: int | float) -> str:
@@ -172,80 +173,3 @@ def _percent(share: int | float) -> str:
     if 0.9995 <= share < 1:
         return ">99.9 %"
     return f"{100 * share:.1f} %"
-
-
-# -------------------------------------------------------------------------------------------- text
-
-
-def _printable(name: str) -> str:
-    """A name in one line without control characters."""
-    shown = "".join(c if c.isprintable() else " " for c in name[:_NAME_CHARACTERS])
-    return " ".join(shown.split()) or "?"
-
-
-def _wrap(text: str, width: int, font_size: int, max_lines: int) -> list[str]:
-    """Lines of at most `width` pixels, broken at spaces or within words that are longer."""
-    lines: list[str] = []
-    words = text.split(" ")
-    while words and len(lines) < max_lines:
-        line = words.pop(0)
-        while words and _width(f"{line} {words[0]}", font_size) <= width:
-            line = f"{line} {words.pop(0)}"
-        if _width(line, font_size) > width:
-            kept = _fitting(line, width, font_size)
-            words.insert(0, line[kept:])
-            line = line[:kept]
-        lines.append(line)
-    if words:
-        last = lines[-1]
-        while last and _width(f"{last}…", font_size) > width:
-            last = last[:-1]
-        lines[-1] = f"{last.rstrip(' ,')}…"
-    return lines
-
-
-def _fitting(text: str, width: int, font_size: int) -> int:
-    """How many characters fit, at least one."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _width(text[:middle], font_size) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _width(text: str, font_size: int) -> float:
-    return _font_for(text, font_size).getlength(text)
-
-
-def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font with all letters of a text; Pillow's own, which shows boxes, if there is none."""
-    letters = frozenset(text)
-    own = load_font(size)
-    if text.isascii() or _has(own, letters):
-        return own
-    return next((font for font in _other_fonts(size) if _has(font, letters)), own)
-
-
-@functools.cache
-def _other_fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
-    fonts = []
-    for name in _OTHER_FONTS:
-        try:
-            fonts.append(ImageFont.truetype(name, size))
-        except OSError:
-            continue
-    return tuple(fonts)
-
-
-def _has(font: ImageFont.FreeTypeFont, letters: frozenset[str]) -> bool:
-    return all(letter.isascii() or _has_letter(font, letter) for letter in letters)
-
-
-@functools.lru_cache(4096)
-def _has_letter(font: ImageFont.FreeTypeFont, letter: str) -> bool:
-    """Whether a letter looks different from one that no font has."""
-    shape, none = font.getmask(letter), font.getmask("\U0010fffe")
-    return (shape.size, bytes(shape)) != (none.size, bytes(none))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ class MaskOptions:
 
 
 def make_masks(
-    model: TCL,
+    model: TCL | CLIP,
     params: Any,
     image: Float[Array, "b H W 3"],
     text_embeddings: Float[Array, "n d"],
@@ -45,21 +45,51 @@ def make_masks(
     """Soft masks of every text at the images' own size, float32 in [0, 1].
 
     Args:
-        model, params: TCL and all its parameters, `clip` included.
+        model, params: TCL and all its parameters, `clip` included; or CLIP alone and its own.
         image: [b, H, W, 3] normalised; any size.
         text_embeddings: [n, d], normalised or not.
         options: post-processing.
     """
     padded, offset = center_pad(image, model.config.patch_size)
-    grounding = ground(model, params, padded, text_embeddings)
-    masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
-    grid = masks.shape[1:3]
-    if options.pamr:
-        masks = pamr(resize(padded, grid, align_corners=True), masks)
-    if options.kp_weight:
-        dense = _dense_masks(_patch_similarity(grounding.vision, text_embeddings))
-        masks = options.kp_weight * resize(dense, grid) + (1 - options.kp_weight) * masks
-    return _at_image(masks, padded, offset, image)
+    return _at_image(
+        grid_masks(model, params, padded, text_embeddings, options), padded, offset, image
+    )
+
+
+def grid_masks(
+    model: TCL | CLIP,
+    params: Any,
+    image: Float[Array, "b H W 3"],
+    text_embeddings: Float[Array, "n d"],
+    options: MaskOptions = MaskOptions(),
+) -> Float[Array, "b h w n"]:
+    """`make_masks` before they are resized to the image.
+
+    TCL's grid is four times that of the patches. CLIP alone gives KP mixing's sigmoid of its patch
+    similarities on the patches, and with PAMR on four times as many, as TCL's are.
+
+    A float32 model computes its products in full precision on every platform; accelerators would
+    round them to fewer bits.
+
+    Args:
+        model, params, text_embeddings, options: as in `make_masks`; of CLIP, `pamr` alone is read.
+        image: [b, H, W, 3] normalised; H and W multiples of the patch size.
+    """
+    with _precision(model):
+        if isinstance(model, TCL):
+            grounding = ground(model, params, image, text_embeddings)
+            masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
+            grid, vision = masks.shape[1:3], grounding.vision
+        else:
+            vision = encode_image(model, params, image)
+            masks = _dense_masks(_patch_similarity(vision, text_embeddings))
+            grid = (4 * masks.shape[1], 4 * masks.shape[2])
+        if options.pamr:
+            masks = pamr(resize(image, grid, align_corners=True), masks)
+        if isinstance(model, TCL) and options.kp_weight:
+            dense = _dense_masks(_patch_similarity(vision, text_embeddings))
+            masks = options.kp_weight * resize(dense, grid) + (1 - options.kp_weight) * masks
+        return masks
 
 
 def maskclip_similarity(
@@ -77,49 +107,14 @@ def maskclip_similarity(
         image, text_embeddings: as in `make_masks`.
     """
     padded, offset = center_pad(image, model.config.patch_size)
-    similarity = _patch_similarity(encode_image(model, params, padded), text_embeddings)
+    with _precision(model):
+        similarity = _patch_similarity(encode_image(model, params, padded), text_embeddings)
     return _at_image(similarity, padded, offset, image)
 
 
-def maskclip_masks(
-    model: CLIP,
-    params: Any,
-    image: Float[Array, "b H W 3"],
-    text_embeddings: Float[Array, "n d"],
-    options: MaskOptions = MaskOptions(),
-) -> Float[Array, "b H W n"]:
-    """`make_masks` of CLIP alone: KP mixing's sigmoid of its patch similarities.
-
-    With PAMR the masks are refined on four times the patch grid, as TCL's are.
-
-    Args:
-        model, params: CLIP and its parameters.
-        image, text_embeddings: as in `make_masks`.
-        options: `pamr` alone is read.
-    """
-    padded, offset = center_pad(image, model.config.patch_size)
-    masks = _dense_masks(_patch_similarity(encode_image(model, params, padded), text_embeddings))
-    if options.pamr:
-        grid = (4 * masks.shape[1], 4 * masks.shape[2])
-        masks = pamr(resize(padded, grid, align_corners=True), masks)
-    return _at_image(masks, padded, offset, image)
-
-
-def bind_method(model: TCL | CLIP) -> Callable[..., jax.Array]:
-    """`make_masks` of a TCL, `maskclip_masks` of a CLIP, without their first argument.
-
-    A float32 model computes its products in full precision on every platform; accelerators would
-    round them to fewer bits.
-    """
-    precision = "highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"
-
-    def masks(params: Any, image: jax.Array, texts: jax.Array, options: MaskOptions) -> jax.Array:
-        with jax.default_matmul_precision(precision):
-            if isinstance(model, TCL):
-                return make_masks(model, params, image, texts, options)
-            return maskclip_masks(model, params, image, texts, options)
-
-    return masks
+def _precision(model: TCL | CLIP) -> AbstractContextManager[None]:
+    exact = jnp.dtype(model.dtype) == jnp.float32
+    return jax.default_matmul_precision("highest" if exact else "default")
 
 
 def _patch_similarity(

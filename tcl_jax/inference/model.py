@@ -16,6 +16,7 @@ from tcl_jax.convert.load import Source, load_clip, load_tcl
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
 from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
+from tcl_jax.models.dense import DENSE
 from tcl_jax.models.tcl import TCL
 
 
@@ -29,6 +30,7 @@ class Model:
         params: nested dict of arrays of any floating dtype: `clip`, and what TCL learned beside it.
         settings: how the model is meant to be used.
         origin: where the parameters are from, for people.
+        dense: how CLIP alone makes dense features, a key of `models.dense.DENSE`.
     """
 
     config: CLIPConfig
@@ -36,11 +38,39 @@ class Model:
     params: dict[str, Any]
     settings: InferenceSettings
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+    dense: str = "maskclip"
+
+    @property
+    def method(self) -> str:
+        """ "tcl", or how CLIP alone is used."""
+        return self.dense if self.tap_layer is None else "tcl"
+
+    def with_method(self, method: str) -> Model:
+        """The same weights judged by another method: TCL, or a baseline on its CLIP alone.
+
+        Raises:
+            InputError: if the method is unknown, or it is TCL and there is only a CLIP.
+        """
+        if method == self.method:
+            return self
+        if method in DENSE:
+            # A threshold that is not the protocol's was chosen for TCL's masks.
+            settings = dataclasses.replace(self.settings, threshold=None)
+            clip = {"clip": self.params["clip"]}
+            return dataclasses.replace(
+                self, tap_layer=None, params=clip, settings=settings, dense=method
+            )
+        if method == "tcl":
+            raise InputError(
+                "method 'tcl' needs TCL's weights, and this is a CLIP alone; give --tcl or a "
+                f"checkpoint of TCL, or choose one of {', '.join(DENSE)}"
+            )
+        raise InputError(f"method {method!r} is unknown; choose one of tcl, {', '.join(DENSE)}")
 
     def module(self, dtype: Any = jnp.float32) -> TCL | CLIP:
         """The network, for `weights`, computing in a dtype; parameters stay float32."""
         if self.tap_layer is None:
-            return CLIP(self.config, dtype=dtype)
+            return CLIP(self.config, dtype=dtype, dense=self.dense)
         return TCL(self.config, self.tap_layer, dtype)
 
     @property

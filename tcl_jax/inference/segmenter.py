@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -17,11 +18,12 @@ from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import END_ID, ClipTokenizer
 from tcl_jax.errors import InputError
-from tcl_jax.inference.masks import MaskOptions, bind_method
+from tcl_jax.inference.batched import default_batch_size
+from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import class_embeddings
+from tcl_jax.inference.texts import TextEmbedder, padded_count
 from tcl_jax.inference.upsampling import upsample
 from tcl_jax.inference.windows import (
     MergedScores,
@@ -90,19 +92,13 @@ class Segmenter:
         params = jax.device_put(params)
         self._clip_params = params["clip"]
         self._weights = dataclasses.replace(model, params=params).weights
-        self._batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
+        self._batch_size = batch_size or default_batch_size()
         self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
 
         clip = CLIP(model.config, dtype=COMPUTE_DTYPES[dtype])
-        precision = "highest" if dtype == "float32" else "default"  # as in `bind_method`
-
-        def embed(params: Any, tokens: jax.Array) -> jax.Array:
-            with jax.default_matmul_precision(precision):
-                return class_embeddings(clip, params, tokens)
-
-        masks = bind_method(model.module(COMPUTE_DTYPES[dtype]))
+        self._embed = TextEmbedder(clip, self._tokenizer)
+        masks = functools.partial(make_masks, model.module(COMPUTE_DTYPES[dtype]))
         self._compiled_masks = jax.jit(masks, static_argnames="options")
-        self._compiled_embed = jax.jit(embed)
 
     @classmethod
     def from_checkpoint(cls, path: Source, **options: Any) -> Segmenter:
@@ -188,13 +184,12 @@ class Segmenter:
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
             self._embedded.clear()
             new = list(sentences)
-        for start in range(0, len(new), 8):
-            part = new[start : start + 8]
-            tokens = np.stack([self._tokenizer(sentences[text]) for text in part])
-            padded = np.pad(tokens, ((0, padded_count(len(part)) - len(part)), (0, 0), (0, 0)))
-            features = np.asarray(self._compiled_embed(self._clip_params, padded))
-            for text, feature in zip(part, features, strict=False):
-                self._embedded[sentences[text], text] = feature
+        if new:
+            features = self._embed(self._clip_params, [sentences[text] for text in new])
+            self._embedded |= {
+                (sentences[text], text): feature
+                for text, feature in zip(new, features, strict=True)
+            }
         return np.stack([self._embedded[sentences[text], text] for text in texts])
 
     # -------------------------------------------------------------------------------------- masks
@@ -372,11 +367,6 @@ class Segmenter:
                 batch[i, top : top + height, left : left + width] = image
             masks = np.asarray(self._compiled_masks(self._weights, batch, texts, options=options))
             yield from masks[: len(part), top : top + height, left : left + width, :count]
-
-
-def padded_count(count: int) -> int:
-    """Number of texts that a program is compiled for: 1, 2, 4, 8, then multiples of 8."""
-    return -(-count // 8) * 8 if count > 4 else 1 << (count - 1).bit_length()
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

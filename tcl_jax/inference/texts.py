@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float32, Int
 
 from tcl_jax.data.templates import fill
 from tcl_jax.models.clip import CLIP, encode_text
@@ -15,11 +16,15 @@ from tcl_jax.ops.masking import l2_normalize
 
 Tokenizer = Callable[[Sequence[str]], np.ndarray]
 
+_TOGETHER = 8
+
 
 def class_embeddings(
     model: CLIP, params: Any, tokens: Int[Array, "classes templates l"]
 ) -> Float[Array, "classes d"]:
     """Text embedding of every class: mean over templates of unnormalised features, normalised.
+
+    A float32 model computes its products in full precision on every platform.
 
     Args:
         model, params: CLIP and its parameters.
@@ -27,8 +32,47 @@ def class_embeddings(
     """
     classes, templates, length = tokens.shape
     flat = tokens.reshape(classes * templates, length)
-    features = encode_text(model, params, flat).reshape(classes, templates, -1)
+    exact = jnp.dtype(model.dtype) == jnp.float32
+    with jax.default_matmul_precision("highest" if exact else "default"):
+        features = encode_text(model, params, flat).reshape(classes, templates, -1)
     return l2_normalize(features.mean(axis=1))
+
+
+class TextEmbedder:
+    """`class_embeddings` of texts, some at a time, so that any number of them fits in memory.
+
+    Compiled once per number of sentences and per padded number of texts.
+
+    Args:
+        model: CLIP.
+        tokenizer: texts to ids.
+    """
+
+    def __init__(self, model: CLIP, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+        def embed(params: Any, tokens: jax.Array) -> jax.Array:
+            return class_embeddings(model, params, tokens)
+
+        self._compiled = jax.jit(embed)
+
+    def __call__(
+        self, params: Any, sentences: Sequence[Sequence[str]]
+    ) -> Float32[np.ndarray, "n d"]:
+        """Embeddings, [n, d].
+
+        Args:
+            params: of the CLIP.
+            sentences: of each text, as many for one as for the other.
+        """
+        size = min(padded_count(len(sentences)), _TOGETHER)
+        embedded = []
+        for start in range(0, len(sentences), size):
+            part = sentences[start : start + size]
+            tokens = np.stack([self._tokenizer(list(texts)) for texts in part])
+            padded = np.pad(tokens, ((0, size - len(part)), (0, 0), (0, 0)))
+            embedded.append(np.asarray(self._compiled(params, padded))[: len(part)])
+        return np.concatenate(embedded)
 
 
 def embed_class_names(
@@ -37,8 +81,11 @@ def embed_class_names(
     tokenizer: Tokenizer,
     names: Sequence[str],
     templates: str | Sequence[str],
-) -> Float[Array, "classes d"]:
+) -> Float32[np.ndarray, "classes d"]:
     """`class_embeddings` of names in a set of templates, see `data.templates.fill`."""
-    texts = [text for name in names for text in fill(templates, name)]
-    tokens = tokenizer(texts).reshape(len(names), len(texts) // len(names), -1)
-    return jax.jit(class_embeddings, static_argnums=0)(model, params, tokens)
+    return TextEmbedder(model, tokenizer)(params, [fill(templates, name) for name in names])
+
+
+def padded_count(count: int) -> int:
+    """Number of texts that a program is compiled for: 1, 2, 4, 8, then multiples of 8."""
+    return -(-count // 8) * 8 if count > 4 else 1 << (count - 1).bit_length()

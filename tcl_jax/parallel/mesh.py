@@ -66,3 +66,19 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
     )
+
+
+def put_locally(tree: Any, mesh: Mesh) -> Any:
+    """A tree replicated over a mesh of this process's devices alone.
+
+    Arrays that lie whole on every device of several processes are not copied.
+    """
+    sharding = replicated(mesh)
+
+    def put(x: Any) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            shards = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
+        return jax.device_put(x, sharding)
+
+    return jax.tree.map(put, tree)

@@ -19,7 +19,7 @@ from jax import export
 
 from tcl_jax.errors import InputError
 from tcl_jax.inference.export import ExportedMasks, export_masks, write_export
-from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_masks
+from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.windows import MergedScores, resize_pixels, sliding_windows, working_size
 from tcl_jax.models.clip import CLIP
 from tcl_jax.ops.images import normalize
@@ -212,7 +212,7 @@ def test_clip_alone_exports_the_baseline() -> None:
     )
     images = pictures(1, 64, 64)
     masks = load_program(exported).call(images, TEXTS)
-    compiled = jax.jit(maskclip_masks, static_argnums=(0, 4))
+    compiled = jax.jit(make_masks, static_argnums=(0, 4))
     expected = compiled(clip, CLIP_PARAMS, normalize(jnp.asarray(images)), TEXTS, PLAIN)
     np.testing.assert_allclose(masks, expected, atol=1e-5)
     assert exported.description["method"] == "clip" and exported.description["threshold"] == 0.25

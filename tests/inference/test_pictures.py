@@ -11,6 +11,7 @@ from PIL import Image
 from tcl_jax.inference import legend as legend_module
 from tcl_jax.inference import pictures
 from tcl_jax.inference.legend import LegendEntry, for_display, legend_page
+from tcl_jax.inference.lettering import text_width, wrap
 from tcl_jax.inference.palette import DISTINCT, class_palette
 from tcl_jax.inference.pictures import comparison_grid, enlarge, overlay, save_png
 
@@ -169,10 +170,10 @@ def test_a_long_list_flows_in_columns_and_ends() -> None:
     "text", ["a cat", "word " * 60, "W" * 500, "a " + "b" * 80, "日本語の猫 " * 30, "x", "i" * 31]
 )
 def test_wrapped_lines_fit(text: str, width: int) -> None:
-    lines = legend_module._wrap(text.strip(), width, 15, 2)
+    lines = wrap(text.strip(), width, 15, 2)
     assert 1 <= len(lines) <= 2
     for line in lines:
-        assert legend_module._width(line, 15) <= width or len(line) <= 2
+        assert text_width(line, 15) <= width or len(line) <= 2
     whole = "".join(lines).replace(" ", "")
     if whole.endswith("…"):
         assert text.replace(" ", "").startswith(whole[:-1])
