@@ -65,7 +65,9 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every = 2500
-    config.eval.tasks = ()
+    config.eval.tasks = ("voc20", "context59")  # benchmarks by name, or "shapes"; () for none
+    config.eval.data = "data"  # folder of the benchmarks, see python -m tcl_jax.benchmarks check
+    config.eval.split = "train"  # of the benchmarks
     config.eval.best_metric = ""  # "task/score" that ranks checkpoints, higher is better
     config.eval.batch_size = 64
     config.eval.templates = "custom"  # prompts for class names, a key of data.templates.TEMPLATES

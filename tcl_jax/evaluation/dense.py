@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_similarity
 from tcl_jax.models.clip import CLIP
@@ -51,7 +51,10 @@ class BestClass:
         self._best = jax.jit(best, in_shardings=(everywhere, rows, everywhere), out_shardings=rows)
 
     def __call__(
-        self, params: Any, texts: jax.Array, batches: Iterable[Mapping[str, np.ndarray]]
+        self,
+        params: Any,
+        texts: Float32[np.ndarray, "n d"],
+        batches: Iterable[Mapping[str, np.ndarray]],
     ) -> Iterator[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]]:
         """Yields (batch, class uint16 [b, H, W], score float32 [b, H, W]) of this process's rows.
 

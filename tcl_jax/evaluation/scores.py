@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64, Integer
 
-IGNORE = 255
-"""Label of pixels that do not count."""
+from tcl_jax.evaluation.labels import IGNORE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
     """Scores of a whole set as fractions; NaN where a class never occurs.
 
@@ -31,60 +30,47 @@ class Scores:
     per_class_acc: Float[np.ndarray, " classes"]
 
 
-class Confusion:
-    """Pixel counts by true and predicted class, over a whole set; int64 [classes, classes].
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counts:
+    """Pixel counts per class, of one image or of a whole set; they add up.
 
-    Args:
-        classes: number of classes, background included where there is one.
-        counts: to start from; zeros if None.
+    Attributes:
+        intersection: pixels of the class that are predicted to be of it.
+        predicted: labelled pixels that are predicted to be of the class.
+        labelled: pixels of the class.
     """
 
-    def __init__(self, classes: int, counts: Int[np.ndarray, "n n"] | None = None) -> None:
-        self.classes = classes
-        self.counts = np.zeros((classes, classes), np.int64) if counts is None else counts
+    intersection: Int64[np.ndarray, " classes"]
+    predicted: Int64[np.ndarray, " classes"]
+    labelled: Int64[np.ndarray, " classes"]
 
-    def update(self, predicted: Int[np.ndarray, "..."], label: Int[np.ndarray, "..."]) -> None:
-        """Counts the pixels of label maps; those labelled 255 are left out.
+    @classmethod
+    def zeros(cls, classes: int) -> Counts:
+        """Nothing counted."""
+        return cls(*np.zeros((3, classes), np.int64))
 
-        Raises:
-            ValueError: if the shapes differ, or a value is not a class.
-        """
-        if predicted.shape != label.shape:
-            raise ValueError(
-                f"prediction of shape {predicted.shape} and label of shape {label.shape} differ; "
-                "resize the prediction to the label"
-            )
-        valid = label != IGNORE
-        truth, found = label[valid].astype(np.int64), predicted[valid].astype(np.int64)
-        for name, values in (("label", truth), ("prediction", found)):
-            wrong = values[(values < 0) | (values >= self.classes)]
-            if wrong.size:
-                raise ValueError(
-                    f"{name} has the value {wrong[0]} at {wrong.size} pixel(s); classes are 0 to "
-                    f"{self.classes - 1}, and {IGNORE} in a label is ignored"
-                )
-        flat = np.bincount(truth * self.classes + found, minlength=self.classes**2)
-        self.counts += flat.reshape(self.classes, self.classes)
+    def __add__(self, other: Counts) -> Counts:
+        """Counts of both together."""
+        return Counts(
+            self.intersection + other.intersection,
+            self.predicted + other.predicted,
+            self.labelled + other.labelled,
+        )
 
-    def reduced(self, reduce: Callable[[np.ndarray], np.ndarray]) -> Confusion:
-        """The counts through a function, such as a sum over processes."""
-        return Confusion(self.classes, reduce(self.counts))
+    def reduced(self, reduce: Callable[[np.ndarray], np.ndarray]) -> Counts:
+        """The counts through a function of an array [3, classes], such as a sum over processes."""
+        return Counts(*reduce(np.stack([self.intersection, self.predicted, self.labelled])))
 
     @property
-    def intersection(self) -> Int[np.ndarray, " classes"]:
-        """Pixels of each class that are right."""
-        return np.diag(self.counts)
-
-    @property
-    def union(self) -> Int[np.ndarray, " classes"]:
+    def union(self) -> Int64[np.ndarray, " classes"]:
         """Pixels that are of a class or predicted to be."""
-        return self.counts.sum(axis=0) + self.counts.sum(axis=1) - self.intersection
+        return self.predicted + self.labelled - self.intersection
 
     def scores(self) -> Scores:
-        """Scores of everything counted so far."""
+        """Scores of everything counted."""
         iou = _divide(self.intersection, self.union)
-        accuracy = _divide(self.intersection, self.counts.sum(axis=1))
-        total = int(self.counts.sum())
+        accuracy = _divide(self.intersection, self.labelled)
+        total = int(self.labelled.sum())
         return Scores(
             miou=_nan_mean(iou),
             macc=_nan_mean(accuracy),
@@ -96,6 +82,39 @@ class Confusion:
     def mean_iou(self, classes: Sequence[int]) -> float:
         """Mean IoU over some of the classes, those that occur."""
         return _nan_mean(self.scores().per_class_iou[list(classes)])
+
+
+def count_pixels(
+    predicted: Integer[np.ndarray, "..."], label: Integer[np.ndarray, "..."], classes: int
+) -> Counts:
+    """Counts of a label map against the truth.
+
+    Args:
+        predicted: class per pixel, 0 to classes - 1.
+        label: the same, or `labels.IGNORE` for pixels that do not count.
+        classes: number of classes, background included where there is one.
+
+    Raises:
+        ValueError: if the shapes differ, or a value is not a class.
+    """
+    if predicted.shape != label.shape:
+        raise ValueError(
+            f"prediction of shape {predicted.shape} and label of shape {label.shape} differ; "
+            "resize the prediction to the label"
+        )
+    valid = label != IGNORE
+    truth, found = label[valid].astype(np.int64), predicted[valid].astype(np.int64)
+    for name, values in (("label", truth), ("prediction", found)):
+        wrong = values[(values < 0) | (values >= classes)]
+        if wrong.size:
+            raise ValueError(
+                f"{name} has the value {wrong[0]} at {wrong.size} pixel(s); classes are 0 to "
+                f"{classes - 1}, and {IGNORE} in a label is ignored"
+            )
+    right, predictions, labels = (
+        np.bincount(values, minlength=classes) for values in (truth[truth == found], found, truth)
+    )
+    return Counts(right, predictions, labels)
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

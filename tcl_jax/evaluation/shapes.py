@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float32
 
 from tcl_jax.data.pipeline import make_eval_batches
 from tcl_jax.data.shapes import UNSEEN, ShapesSource, class_names
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.evaluation.dense import BestClass, ScoreFn, with_background
-from tcl_jax.evaluation.scores import Confusion
+from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.ops.images import normalize
@@ -44,7 +45,7 @@ class SceneScores:
 def segment_scenes(
     scores: ScoreFn,
     params: Any,
-    texts: jax.Array,
+    texts: Float32[np.ndarray, "n d"],
     source: ShapesSource,
     thresholds: Sequence[float],
     mesh: Mesh,
@@ -64,16 +65,16 @@ def segment_scenes(
     """
     best = BestClass(scores, mesh)
     names = ("background", *class_names())
-    confusions = [Confusion(len(names)) for _ in thresholds]
+    counts = [Counts.zeros(len(names)) for _ in thresholds]
     for batch, classes, values in best(params, texts, eval_batches(source, batch_size)):
         valid = batch["valid"]
-        for confusion, threshold in zip(confusions, thresholds, strict=True):
+        for i, threshold in enumerate(thresholds):
             predicted = with_background(classes[valid], values[valid], threshold)
-            confusion.update(predicted, batch["label"][valid])
+            counts[i] += count_pixels(predicted, batch["label"][valid], len(names))
     unseen = [names.index(name) for name in UNSEEN]
     results = []
-    for confusion, threshold in zip(confusions, thresholds, strict=True):
-        total = confusion.reduced(sum_over_processes)
+    for count, threshold in zip(counts, thresholds, strict=True):
+        total = count.reduced(sum_over_processes)
         results.append(SceneScores(total.scores().miou, total.mean_iou(unseen), float(threshold)))
     return results
 
@@ -88,7 +89,7 @@ def eval_batches(source: ShapesSource, batch_size: int) -> Iterable[dict[str, np
     )
 
 
-def embed_shape_names(model: CLIP, params: Any, templates: str) -> jax.Array:
+def embed_shape_names(model: CLIP, params: Any, templates: str) -> Float32[np.ndarray, "classes d"]:
     """Embeddings of the 24 class names in a set of templates, by its name."""
     tokenizer = ClipTokenizer(model.config.context_length)
     return embed_class_names(model, params, tokenizer, class_names(), templates)

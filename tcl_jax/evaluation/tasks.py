@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark import BENCHMARKS
+from tcl_jax.evaluation.benchmark_task import BenchmarkEvaluator
 from tcl_jax.evaluation.shapes_report import ShapesEvaluator
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.training.build import Task
+from tcl_jax.training.loop import Evaluation
 
-TASKS = {"shapes": ShapesEvaluator}
+
+@runtime_checkable
+class RunEvaluator(Protocol):
+    """An evaluation of a run; every process calls it."""
+
+    def __call__(self, params: Any, frozen: Any) -> Evaluation:
+        """Scores of learned and frozen parameters."""
+        ...
+
+    def report(self, params: Any, frozen: Any, workdir: Path) -> None:
+        """Says and writes what came out at the end of the run."""
+        ...
 
 
-def make_evaluators(config: ConfigDict, task: Task) -> dict[str, ShapesEvaluator]:
+TASKS: dict[str, Callable[[ConfigDict, Task, Mesh], RunEvaluator]] = {
+    "shapes": ShapesEvaluator,
+    **{name: functools.partial(BenchmarkEvaluator, name) for name in BENCHMARKS},
+}
+
+
+def make_evaluators(config: ConfigDict, task: Task) -> dict[str, RunEvaluator]:
     """The evaluations of `eval.tasks` by name.
 
     Raises:
-        InputError: if a task is unknown.
+        InputError: if a task is unknown, or its data is not there.
     """
     unknown = [name for name in config.eval.tasks if name not in TASKS]
     if unknown:

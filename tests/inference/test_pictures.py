@@ -196,3 +196,12 @@ def test_any_name_can_be_drawn(name: str) -> None:
 def test_shares_are_told_truly() -> None:
     shares = {0.5: "50.0 %", 1: "100.0 %", 0.99999: ">99.9 %", 1e-9: "<0.1 %", 0.0123: "1.2 %"}
     assert {share: legend_module._percent(share) for share in shares} == shares
+
+
+def test_a_note_takes_the_place_of_the_share() -> None:
+    picture = np.zeros((50, 500, 3), np.uint8)
+    shared, noted = LegendEntry("a", None, 0.5), LegendEntry("a", None, 0.5, note="IoU 33.3")
+    assert (shared.remark, noted.remark) == ("50.0 %", "IoU 33.3")
+    same = legend_page(picture, [LegendEntry("a", None, 0.1, note="50.0 %")])
+    np.testing.assert_array_equal(legend_page(picture, [shared]), same)
+    assert not np.array_equal(legend_page(picture, [noted]), same)

@@ -16,10 +16,12 @@ from tests.tiny import tiny_config
 ROOT = Path(__file__).parent.parent.parent
 
 
-def start(arguments: list[str], devices: int) -> subprocess.Popen[str]:
+def start(
+    arguments: list[str], devices: int, module: str = "tests.parallel.worker"
+) -> subprocess.Popen[str]:
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.parallel.worker", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         stderr=subprocess.PIPE,
@@ -27,15 +29,26 @@ def start(arguments: list[str], devices: int) -> subprocess.Popen[str]:
     )
 
 
-def run(folder: Path, *, devices: int = 1, processes: int = 1) -> dict[str, np.ndarray]:
-    out, weights = folder / f"{devices}x{processes}.npz", str(folder / "clip.safetensors")
+def process_arguments(processes: int) -> list[list[str]]:
+    """Port, number and index of each process; nothing for a single one."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    rest = [[port, str(processes), str(i)] if processes > 1 else [] for i in range(processes)]
-    workers = [start([weights, str(out), *arguments], devices) for arguments in rest]
+    return [[port, str(processes), str(i)] if processes > 1 else [] for i in range(processes)]
+
+
+def wait(workers: list[subprocess.Popen[str]]) -> None:
     errors = [worker.communicate(timeout=300)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * processes, errors
+    assert [worker.returncode for worker in workers] == [0] * len(workers), errors
+
+
+def run(folder: Path, *, devices: int = 1, processes: int = 1) -> dict[str, np.ndarray]:
+    out, weights = folder / f"{devices}x{processes}.npz", str(folder / "clip.safetensors")
+    workers = [
+        start([weights, str(out), *arguments], devices)
+        for arguments in process_arguments(processes)
+    ]
+    wait(workers)
     with np.load(out) as archive:
         return dict(archive)
 
@@ -80,3 +93,25 @@ def test_two_processes_equal_one(folder: Path, alone: dict[str, np.ndarray]) -> 
     np.testing.assert_array_equal(two.pop("counts"), [2**41 + 1, 2])
     np.testing.assert_array_equal(alone["counts"], [2**40, 1])
     assert_same(two, {k: v for k, v in alone.items() if k != "counts"})
+
+
+@pytest.mark.slow
+def test_evaluation_counts_the_same_on_eight_devices_and_two_processes(tmp_path: Path) -> None:
+    found = {}
+    for devices, processes in ((1, 1), (8, 1), (2, 2)):
+        name = f"{devices}x{processes}"
+        arguments = [str(tmp_path / name), str(tmp_path / f"{name}_counts")]
+        module = "tests.parallel.evaluation_worker"
+        rest = process_arguments(processes)
+        wait([start([*arguments, *more], devices, module) for more in rest])
+        for index in range(processes):
+            with np.load(f"{arguments[1]}.{index}.npz") as archive:
+                found[name, index] = dict(archive)
+            assert found[name, index].pop("devices") == devices * processes
+        assert (tmp_path / name / "results.json").is_file()
+    expected = found["1x1", 0]
+    assert len(expected) == 4
+    for counts in found.values():
+        assert counts.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_array_equal(counts[key], value, err_msg=key)

@@ -1,0 +1,223 @@
+r"""Judges a model on segmentation benchmarks, as published scores are made.
+
+    python -m tcl_jax.evaluate --clip=ViT-B/16 --tcl=tcl.pth --data=data --output=results
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --data=data --output=results \
+        --benchmarks=voc20,ade20k --method=tcl,maskclip --no-pamr
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --benchmark=mine.toml
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --images=photos \
+        --labels=masks --classes=names.txt
+    python -m tcl_jax.evaluate --compare results/tcl results/maskclip
+
+The data folder holds the usual trees (VOCdevkit, ade, cityscapes, coco_stuff164k): see
+`python -m tcl_jax.benchmarks check`. Without --benchmarks all that are there are judged. The output
+folder gets results.json, results.md, report.html and pictures, with several methods a folder for
+each. Stop it and give the same command again to go on. Exit codes: 0 done, 1 failure, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tcl_jax.commands import add_model_flags, add_process_flags, command_parser, share
+from tcl_jax.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    from tcl_jax.evaluation.benchmark import Benchmark
+    from tcl_jax.evaluation.examples import Listing
+
+PATHS = ("images", "labels", "list")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = command_parser("evaluate", __doc__)
+    add_model_flags(p)
+    p.add_argument("--output", metavar="DIR", help="folder for the results")
+    p.add_argument("--compare", nargs=2, metavar="DIR", help="two results, instead of a model")
+    data = p.add_argument_group("data")
+    data.add_argument("--data", metavar="DIR", default="data", help="folder of the benchmarks")
+    data.add_argument(
+        "--benchmarks", metavar="NAMES", help="which of the eight, separated by commas"
+    )
+    data.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        metavar="NAME.WHAT=PATH",
+        help="another place for a benchmark's images, labels or list, as voc.labels=/disk/masks",
+    )
+    data.add_argument("--split", help="another part than val, such as train")
+    own = p.add_argument_group("your own benchmark")
+    own.add_argument(
+        "--benchmark",
+        action="append",
+        default=[],
+        metavar="FILE.toml",
+        help="its description (tcl_jax/evaluation/benchmark_schema.py has the schema); or else:",
+    )
+    own.add_argument("--images", metavar="DIR", help="its images")
+    own.add_argument("--labels", metavar="DIR", help="its labels, PNGs with a class a pixel")
+    own.add_argument("--classes", metavar="FILE", help="a class a line, synonyms after commas")
+    own.add_argument("--background", action="store_true", help="label 0 is none of the classes")
+    own.add_argument("--reduce-zero-label", action="store_true", help="label 0 is ignored")
+    how = p.add_argument_group("protocol, by default the model's own")
+    how.add_argument(
+        "--method",
+        metavar="NAMES",
+        help="tcl, or maskclip, sclip, naclip on its CLIP alone; several separated by commas",
+    )
+    how.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks")
+    how.add_argument("--kp-weight", type=share, help="share of CLIP's own dense prediction")
+    how.add_argument("--threshold", type=share, help="score of the background")
+    how.add_argument("--templates", help="set of prompts, such as custom, simple, full")
+    how.add_argument("--short-side", type=int, help="pixels the short side is resized to")
+    how.add_argument("--window", type=int, help="side of the sliding windows in pixels")
+    how.add_argument("--stride", type=int, help="their distance in pixels")
+    how.add_argument("--dtype", choices=("float32", "bfloat16"), help="default float32")
+    p.add_argument("--batch-size", type=int, help="windows that a device computes together")
+    add_process_flags(p)
+    return p
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """From flags to a report."""
+    flags = parser().parse_args(argv)
+    if flags.compare is not None:
+        from tcl_jax.evaluation.comparison import compare
+
+        print(compare(*(Path(path) for path in flags.compare)))
+        return
+    if not flags.output:
+        raise InputError(
+            "--output is needed, as in\n  python -m tcl_jax.evaluate --checkpoint=runs/tcl "
+            "--data=data --output=results"
+        )
+    if flags.batch_size is not None and flags.batch_size < 1:
+        raise InputError(f"--batch-size={flags.batch_size} must be at least 1")
+    # Imported here so that --help and mistakes in flags are answered at once.
+    from tcl_jax.commands import load_model_from
+    from tcl_jax.evaluation.report import summary_table
+    from tcl_jax.evaluation.run import evaluate
+    from tcl_jax.parallel.processes import start_processes
+
+    listings = find_benchmarks(flags)
+    start_processes(flags.coordinator, flags.num_processes, flags.process_id)
+    import jax
+
+    model = load_model_from(flags)
+    found = evaluate(
+        model,
+        listings,
+        flags.output,
+        methods=flags.method.split(",") if flags.method else None,
+        batch_size=flags.batch_size,
+        tokenizer_file=flags.tokenizer_file,
+        **_choices(flags),
+    )
+    if jax.process_index() == 0:
+        rows = {title: one.results for title, one in found.items()}
+        print(summary_table(rows, {title: one.fingerprint for title, one in found.items()}))
+        print(f"results: {Path(flags.output) / 'report.html'}")
+
+
+def _choices(flags: argparse.Namespace) -> dict[str, Any]:
+    names = (
+        "pamr", "kp_weight", "threshold", "templates", "short_side", "window", "stride", "dtype",
+    )  # fmt: skip
+    return {name: getattr(flags, name) for name in names}
+
+
+# -------------------------------------------------------------------------------------- benchmarks
+
+
+def find_benchmarks(flags: argparse.Namespace) -> list[Listing]:
+    """The benchmarks that the flags name and their files; by default all built-in ones there are.
+
+    Raises:
+        InputError: if one is unknown or not there, or there is none.
+    """
+    from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
+    from tcl_jax.evaluation.examples import list_examples
+
+    own = [load_benchmark(path, split=flags.split) for path in flags.benchmark]
+    own += _from_flags(flags)
+    names = flags.benchmarks.split(",") if flags.benchmarks else [] if own else list(BENCHMARKS)
+    benchmarks = [*(load_benchmark(name, split=flags.split) for name in names), *own]
+    _check_names([benchmark.name for benchmark in benchmarks])
+    overrides = _read_paths(flags.path, [benchmark.name for benchmark in benchmarks])
+    listings = [
+        list_examples(benchmark, flags.data, overrides=overrides.get(benchmark.name))
+        for benchmark in benchmarks
+    ]
+    if flags.benchmarks or own:
+        return listings
+    there = [listing for listing in listings if listing.examples]
+    if not there:
+        raise InputError(
+            f"--data={flags.data!r} holds none of the benchmarks; `python -m tcl_jax.benchmarks "
+            f"check --data={flags.data}` says where their files belong"
+        )
+    absent = [listing.benchmark.name for listing in listings if not listing.examples]
+    if absent:
+        print(
+            f"not there and left out: {', '.join(absent)} (`python -m tcl_jax.benchmarks check "
+            f"--data={flags.data}` says what is missing)"
+        )
+    return there
+
+
+def _from_flags(flags: argparse.Namespace) -> list[Benchmark]:
+    """The benchmark that --images, --labels and --classes make, if they are given."""
+    from tcl_jax.evaluation.benchmark import custom_benchmark
+
+    given = {name: getattr(flags, name) for name in ("images", "labels", "classes")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if flags.background or flags.reduce_zero_label:
+            raise InputError(
+                "--background and --reduce-zero-label belong to --images, --labels and --classes"
+            )
+        return []
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)} is missing: a benchmark of your own needs --images, --labels "
+            "and --classes"
+        )
+    return [
+        custom_benchmark(
+            **given, background=flags.background, reduce_zero_label=flags.reduce_zero_label
+        )
+    ]
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"benchmark {', '.join(twice)} is given more than once")
+
+
+def _read_paths(given: Sequence[str], names: Sequence[str]) -> Mapping[str, dict[str, str]]:
+    """--path flags by benchmark and by what is overridden."""
+    overrides: dict[str, dict[str, str]] = {}
+    for text in given:
+        place, equals, path = text.partition("=")
+        name, _, what = place.rpartition(".")
+        if not equals or not path or what not in PATHS or name not in names:
+            raise InputError(
+                f"--path={text!r} must be NAME.WHAT=PATH, with NAME one of {', '.join(names)} and "
+                f"WHAT one of {', '.join(PATHS)}, as voc.labels=/disk/masks"
+            )
+        overrides.setdefault(name, {})[what] = path
+    return overrides
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""What a benchmark is: classes, where images and labels lie, how labels are read.
+
+The eight built-in ones are TOML files; a user's own is one of the same schema, which
+`benchmark_schema` describes, or made of folders by `custom_benchmark`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark_schema import (
+    MAX_LABEL,
+    check_table,
+    complete_pattern,
+    is_text,
+    read_class_names,
+    read_table,
+)
+
+BENCHMARKS: tuple[str, ...] = (
+    "voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k",
+)  # fmt: skip
+"""The built-in benchmarks, in the order of the published row."""
+
+BACKGROUND = "background"
+"""Name of label 0 where a threshold judges it."""
+
+_FOLDER = Path(__file__).parent.parent / "assets" / "benchmarks"
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A benchmark, for one of its splits.
+
+    Attributes:
+        name: a word that can be a file's name.
+        title: its name for people.
+        classes: synonyms of every class, the first is its name; the background is not among them.
+        background: whether label 0 is a background class, judged by a threshold.
+        reduce_zero_label: label 0 is ignored and the others lose 1.
+        ignore: further label value that is ignored, 0 to `MAX_LABEL`.
+        images: path of an image below the data's root, or absolute, with {key} and possibly
+            {split}; at its end `.*` stands for any usual extension.
+        labels: the same of a label.
+        list: the same, without {key}, of the file that lists the keys; None: every image counts.
+        split: which part is meant, as "val".
+        splits: number of images of each split; empty where not known.
+        hint: where the data comes from and what prepares it, for messages.
+        published: mIoU in per cent by the name of a method.
+        short_side, window, stride, threshold: override the protocol's; None leaves it.
+        folders: what {split} stands for, where it is not the split's name.
+    """
+
+    name: str
+    title: str
+    classes: tuple[tuple[str, ...], ...]
+    background: bool
+    reduce_zero_label: bool
+    ignore: int
+    images: str
+    labels: str
+    list: str | None = None
+    split: str = "val"
+    splits: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    hint: str = ""
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    short_side: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    threshold: float | None = None
+    folders: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every label, "background" first where there is one."""
+        names = tuple(synonyms[0] for synonyms in self.classes)
+        return (BACKGROUND, *names) if self.background else names
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All synonyms, class by class."""
+        return tuple(text for synonyms in self.classes for text in synonyms)
+
+    @property
+    def class_of_text(self) -> tuple[int, ...]:
+        """Index into `classes` of each of `texts`, ascending."""
+        return tuple(i for i, synonyms in enumerate(self.classes) for _ in synonyms)
+
+    @property
+    def classes_hash(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of names and synonyms."""
+        content = json.dumps([self.names, self.classes])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def load_benchmark(name_or_path: str | os.PathLike[str], *, split: str | None = None) -> Benchmark:
+    """A built-in benchmark by its name, or a user's own by the path of its TOML file.
+
+    Args:
+        name_or_path: one of `BENCHMARKS`, or a path that ends with .toml.
+        split: instead of the file's own.
+
+    Raises:
+        InputError: if there is no such benchmark or split, the file cannot be read, or what it
+            says is wrong or incomplete. The message names file and key.
+    """
+    text = os.fspath(name_or_path)
+    if text in BENCHMARKS:
+        path = _FOLDER / f"{text}.toml"
+        return _from_table(read_table(path), str(path), name=text, folder=None, split=split)
+    path = Path(text).expanduser()
+    if path.suffix.lower() != ".toml":
+        raise InputError(
+            f"benchmark {text!r} is not known; choose one of {', '.join(BENCHMARKS)}, or give the "
+            "path of a .toml file that describes your own"
+        )
+    table = read_table(path)
+    return _from_table(table, str(path), name=path.stem, folder=path.absolute().parent, split=split)
+
+
+def custom_benchmark(
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    classes: str | os.PathLike[str] | Sequence[str | Sequence[str]],
+    *,
+    image_list: str | os.PathLike[str] | None = None,
+    name: str = "custom",
+    **settings: Any,
+) -> Benchmark:
+    """A benchmark from folders, without a TOML file.
+
+    Args:
+        images: a folder, or a pattern with {key}; relative to the working directory.
+        labels: the same; a folder means {key}.png below it.
+        classes: path of a text file of class names, or the names or synonyms themselves.
+        image_list: file that lists the keys.
+        name: a word that can be a file's name.
+        settings: other keys of the TOML schema, such as background=True; None is the default.
+
+    Raises:
+        InputError: as `load_benchmark`.
+    """
+    table = {key: value for key, value in settings.items() if value is not None}
+    table |= {"images": os.fspath(images), "labels": os.fspath(labels)}
+    if isinstance(classes, str | os.PathLike):
+        table["classes"] = os.fspath(classes)
+    else:
+        table["classes"] = [text if isinstance(text, str) else [*text] for text in classes]
+    if image_list is not None:
+        table["list"] = os.fspath(image_list)
+    return _from_table(table, f"benchmark {name!r}", name=name, folder=Path.cwd(), split=None)
+
+
+# --------------------------------------------------------------------- from a table to a benchmark
+
+
+def _from_table(
+    table: Mapping[str, Any], source: str, *, name: str, folder: Path | None, split: str | None
+) -> Benchmark:
+    """Checks a table and makes a benchmark of it; a folder of None means a built-in one."""
+    check_table(table, source)
+    name = table.get("name", name)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise InputError(
+            f"{source}: the name {name!r} cannot be that of a file; set name to one word of "
+            "letters, digits, '_', '.' and '-'"
+        )
+    if folder is not None and name in BENCHMARKS:
+        raise InputError(
+            f"{source}: {name!r} is the name of a built-in benchmark; set name to another, so that "
+            "results are not mixed up"
+        )
+    given = table["classes"]
+    if isinstance(given, str):
+        given = read_class_names((folder or _FOLDER) / Path(given).expanduser())
+    classes = tuple(
+        tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in given
+    )
+    _check_classes(classes, table.get("background", False), source)
+    benchmark = Benchmark(
+        name=name,
+        title=table.get("title", name),
+        classes=classes,
+        background=table.get("background", False),
+        reduce_zero_label=table.get("reduce_zero_label", False),
+        ignore=table.get("ignore", 255),
+        images=_pattern(table, "images", source, folder),
+        labels=_pattern(table, "labels", source, folder),
+        list=_pattern(table, "list", source, folder) if "list" in table else None,
+        split=split or table.get("split", "val"),
+        splits=dict(table.get("splits", {})),
+        hint=table.get("hint", ""),
+        published={method: float(miou) for method, miou in table.get("published", {}).items()},
+        short_side=table.get("short_side"),
+        window=table.get("window"),
+        stride=table.get("stride"),
+        threshold=None if table.get("threshold") is None else float(table["threshold"]),
+        folders=dict(table.get("folders", {})),
+    )
+    _check_labels(benchmark, source)
+    _check_split(benchmark, source)
+    return benchmark
+
+
+def _pattern(table: Mapping[str, Any], key: str, source: str, folder: Path | None) -> str:
+    """A pattern with {key} where it may have one; below `folder`, which is None for built-ins."""
+    return complete_pattern(table[key], key, source, below=folder)
+
+
+# ---------------------------------------------------------------------------- checks of the whole
+
+
+def _check_classes(classes: tuple[tuple[Any, ...], ...], background: bool, source: str) -> None:
+    if not classes:
+        raise InputError(f"{source}: classes is empty; name one class at least")
+    seen: set[str] = set()
+    for synonyms in classes:
+        if not synonyms or not all(is_text(text) for text in synonyms):
+            raise InputError(
+                f"{source}: classes has the entry {[*synonyms]!r}; an entry is a name, or a list "
+                "of one or more synonyms, none of them empty"
+            )
+        for text in synonyms:
+            word = text.strip().casefold()
+            if word in seen:
+                raise InputError(
+                    f"{source}: classes has {text!r} twice; nothing can tell the two apart, so "
+                    "remove or rename one"
+                )
+            seen.add(word)
+    if background and BACKGROUND in seen:
+        raise InputError(
+            f"{source}: classes has {BACKGROUND!r} while background = true adds it; remove it from "
+            "classes, or set background = false to have it found by its name"
+        )
+
+
+def _check_labels(benchmark: Benchmark, source: str) -> None:
+    if benchmark.background and benchmark.reduce_zero_label:
+        raise InputError(
+            f"{source}: background and reduce_zero_label are both true, but label 0 cannot be a "
+            "class and ignored; set one of them to false"
+        )
+    first = int(benchmark.reduce_zero_label)
+    last = first + len(benchmark.names) - 1
+    if last > MAX_LABEL:
+        raise InputError(f"{source}: classes has too many entries: labels go up to {MAX_LABEL}")
+    if first <= benchmark.ignore <= last:
+        free = "255" if last < 255 else str(MAX_LABEL)
+        raise InputError(
+            f"{source}: ignore = {benchmark.ignore} is the label of a class, which are {first} to "
+            f"{last}; set ignore to a value no class has, such as {free}"
+        )
+
+
+def _check_split(benchmark: Benchmark, source: str) -> None:
+    known = benchmark.splits or benchmark.folders
+    if known and benchmark.split not in known:
+        raise InputError(
+            f"{source}: there is no split {benchmark.split!r}; choose one of {', '.join(known)}"
+        )

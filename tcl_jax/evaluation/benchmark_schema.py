@@ -1,0 +1,193 @@
+"""What the TOML file of a benchmark may say, and the class names and patterns in it.
+
+The files of the built-in ones, in `tcl_jax/assets/benchmarks`, and of a user's own are alike:
+
+    # birds.toml; paths are relative to the folder of this file, or absolute
+    images = "photos"                 # a folder, or a pattern with {key}: "photos/{key}.jpg"
+    labels = "labels/{key}_mask.png"  # a folder means {key}.png below it
+    classes = ["sparrow", ["great tit", "tit"], "crow"]  # or "classes.txt"
+    background = true                 # label 0 is none of the classes; false: 0 is the first one
+
+    # All others have defaults:
+    title = "Birds of my garden"  # name of the file
+    list = "lists/{split}.txt"    # one {key} a line; without it every image is taken
+    reduce_zero_label = false     # label 0 is ignored, and class 1 is the first one
+    ignore = 255                  # further label value that is ignored
+    split = "val"                 # what {split} stands for in images, labels and list
+    splits = {val = 120, train = 900}  # numbers of images, if known; no other split is taken
+    folders = {val = "validation"}     # what {split} stands for instead of the split's name
+    hint = "Ask Ann for the photos."   # shown where files are missing
+    published = {"Ann's model" = 41.2} # mIoU in per cent
+    short_side = 448              # these four override the protocol
+    window = 448
+    stride = 224
+    threshold = 0.4
+
+{key} may stand for folders too (`town/photo_1`). Where images is a folder, its files of the usual
+extensions are taken, those of folders in it included. Entries of classes are names as the text
+encoder shall see them, or lists of synonyms; a text file of classes has a class a line, its
+synonyms separated by commas; blank lines and those beginning with # do not count.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tcl_jax.errors import InputError
+
+MAX_LABEL = 65535
+"""Largest value a label may have: that of a 16-bit PNG."""
+
+_REQUIRED = ("images", "labels", "classes")
+_PLACEHOLDERS = {"images": ("key", "split"), "labels": ("key", "split"), "list": ("split",)}
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        InputError: if it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"benchmark {str(path)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # no TOML, or not UTF-8
+        raise InputError(
+            f"benchmark {str(path)!r} is not a TOML file: {error}; texts are in quotes, yes and no "
+            "are true and false"
+        ) from error
+
+
+def check_table(table: Mapping[str, Any], source: str) -> None:
+    """Whether a table has all keys it needs, and no other, each with what it must hold.
+
+    Raises:
+        InputError: if not; it names `source` and the key.
+    """
+    for key, value in table.items():
+        if key not in _KINDS:
+            raise InputError(f"{source}: there is no key {key!r}; known are {', '.join(_KINDS)}")
+        fits, kind = _KINDS[key]
+        if not fits(value):
+            raise InputError(f"{source}: {key} is {value!r}; it must be {kind}")
+    for key in _REQUIRED:
+        if key not in table:
+            raise InputError(f"{source}: the key {key!r} is missing; it has no default")
+
+
+def read_class_names(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], ...]:
+    """Synonyms of every class from a text file: a class a line, separated by commas.
+
+    Raises:
+        InputError: if the file cannot be read, or a synonym is empty.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"class names {os.fspath(path)!r} cannot be read: {reason}") from error
+    classes = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        synonyms = tuple(synonym.strip() for synonym in line.split(","))
+        if not all(synonyms):
+            raise InputError(
+                f"class names {os.fspath(path)!r}: line {number}, {line.strip()!r}, has an empty "
+                "synonym; remove the comma that is too many"
+            )
+        classes.append(synonyms)
+    return tuple(classes)
+
+
+def complete_pattern(
+    pattern: str, key: str, source: str, *, below: Path | None, file: str | None = None
+) -> str:
+    """Checks a path pattern and completes it where it is a folder.
+
+    Args:
+        pattern: what was given.
+        key: "images", "labels" or "list".
+        source: what it was given in, for messages.
+        below: folder that relative patterns start from; None leaves them relative.
+        file: what follows a folder; None: any image, or the PNG of the key's name.
+
+    Raises:
+        InputError: if a placeholder is unknown or there twice.
+    """
+    allowed = _PLACEHOLDERS[key]
+    found = re.findall(r"\{([^{}/]*)\}", pattern)
+    wrong = [word for word in found if word not in allowed]
+    if wrong or found.count("key") > 1:
+        what = f"has {{{wrong[0]}}}" if wrong else "has {key} more than once"
+        raise InputError(
+            f"{source}: {key} is {pattern!r} and {what}; it may have "
+            + " and ".join(f"{{{word}}}" for word in allowed)
+            + (", {key} once" if key != "list" else "")
+        )
+    if key != "list" and "*" in (pattern.removesuffix(".*") if key == "images" else pattern):
+        raise InputError(f"{source}: {key} is {pattern!r}; write {{key}} in place of *")
+    if key != "list" and "key" not in found:
+        file = file or {"images": "{key}.*", "labels": "{key}.png"}[key]
+        pattern = f"{pattern.rstrip('/')}/{file}"
+    path = Path(pattern).expanduser()
+    return str(path if below is None else below / path)
+
+
+# ------------------------------------------------------------------------------ what a key may hold
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_table(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(of(entry) for entry in value.values())
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text that is not blank."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+# What a key must hold: a test, and the words for it.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("name", "title", "images", "labels", "list", "split"), (is_text, "a text")),
+    "hint": (lambda value: isinstance(value, str), "a text"),
+    "classes": (
+        lambda value: is_text(value) or isinstance(value, list),
+        "a list of names, or the path of a text file",
+    ),
+    **dict.fromkeys(
+        ("background", "reduce_zero_label"),
+        (lambda value: isinstance(value, bool), "true or false"),
+    ),
+    "ignore": (
+        lambda value: _is_integer(value) and 0 <= value <= MAX_LABEL,
+        f"a whole number from 0 to {MAX_LABEL}",
+    ),
+    "splits": (
+        lambda value: _is_table(value, lambda count: _is_integer(count) and count > 0),
+        "a table of numbers of images, as {val = 100}",
+    ),
+    "folders": (lambda value: _is_table(value, is_text), "a table of folders' names"),
+    "published": (
+        lambda value: _is_table(value, lambda miou: _is_number(miou) and 0 <= miou <= 100),
+        "a table of mIoU in per cent, as {TCL = 51.2}",
+    ),
+    **dict.fromkeys(
+        ("short_side", "window", "stride"),
+        (lambda value: _is_integer(value) and value > 0, "a positive whole number"),
+    ),
+    "threshold": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+}

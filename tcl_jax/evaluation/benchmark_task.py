@@ -1,0 +1,105 @@
+"""Benchmarks while a run trains: the code of `evaluate`, on the parameters of the moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tcl_jax.evaluation.benchmark import load_benchmark
+from tcl_jax.evaluation.examples import list_examples
+from tcl_jax.evaluation.judge import Judge, judge_benchmark
+from tcl_jax.evaluation.protocol import Protocol
+from tcl_jax.evaluation.report_pictures import shown_picture
+from tcl_jax.evaluation.run import check, embed_texts
+from tcl_jax.evaluation.score_log import ScoreLog
+from tcl_jax.files import write_json
+from tcl_jax.inference.settings import default_settings
+from tcl_jax.models.clip import CLIP
+from tcl_jax.models.tcl import TCL
+from tcl_jax.training.build import Task
+from tcl_jax.training.loop import Evaluation
+from tcl_jax.training.objectives import TCLObjective
+
+
+class BenchmarkEvaluator:
+    """Zero-shot scores on a benchmark's images, and pictures of the best, median and worst.
+
+    Args:
+        name: of a built-in benchmark.
+        config: reads `eval` and `model.dtype`.
+        task: what is trained.
+        mesh: not used; every process judges its share on its own devices.
+
+    Raises:
+        InputError: if its files are not all there, or cannot be scored.
+    """
+
+    def __init__(self, name: str, config: ConfigDict, task: Task, mesh: Mesh) -> None:
+        del mesh
+        self._name, self._task, self._eval = name, task, config.eval
+        self._is_tcl = isinstance(task.objective, TCLObjective)
+        settings = default_settings(task.clip.config)
+        self._protocol = Protocol(
+            method="tcl" if self._is_tcl else "maskclip",
+            short_side=settings.window,
+            window=settings.window,
+            stride=settings.stride,
+            threshold=config.eval.background,
+            pamr=config.eval.pamr,
+            kp_weight=config.eval.kp_weight if self._is_tcl else 0.0,
+            templates=config.eval.templates,
+            dtype=config.model.dtype,
+        )
+        benchmark = load_benchmark(name, split=config.eval.split)
+        self._listing = list_examples(benchmark, config.eval.data)
+        check([self._listing], {name: self._log()}, progress=jax.process_index() == 0)
+        self._judge: Judge | None = None
+        self._texts: np.ndarray | None = None
+        self._scores: dict[str, float] = {}
+
+    def __call__(self, params: Any, frozen: Any) -> Evaluation:
+        """Scores in per cent; every process calls it."""
+        objective = self._task.objective
+        model: TCL | CLIP
+        if isinstance(objective, TCLObjective):
+            model, everything, clip = objective.model, {**params, "clip": frozen}, frozen
+        else:
+            model, everything, clip = self._task.clip, params, params
+        if self._judge is None:
+            self._judge = Judge(model, everything, self._protocol)
+        judge = self._judge.renewed(everything)
+        benchmark = self._listing.benchmark
+        if self._texts is None or not self._is_tcl:
+            self._texts = embed_texts(
+                self._task.clip, clip, benchmark.texts, self._protocol.templates
+            )
+        result = judge_benchmark(
+            judge, self._listing, self._texts, self._log(), progress=jax.process_index() == 0
+        )
+        scores = result.scores
+        self._scores = {
+            "miou": 100 * scores.miou, "macc": 100 * scores.macc, "aacc": 100 * scores.aacc,
+        }  # fmt: skip
+        pictures = {shown.rank: shown_picture(benchmark, shown) for shown in result.shown}
+        return Evaluation(self._scores, pictures)
+
+    def report(self, params: Any, frozen: Any, workdir: Path) -> None:
+        """Prints the scores of the last evaluation, and writes them to NAME.json."""
+        if not self._scores:  # continued after its end
+            self(params, frozen)
+        if jax.process_index() != 0:
+            return
+        split = self._listing.benchmark.split
+        path = workdir / f"{self._name}.json"
+        scores = {name: round(value, 2) for name, value in self._scores.items()}
+        write_json(path, {"split": split, **scores})
+        print(f"{self._name} {split}: " + ", ".join(f"{k} {v:.2f}" for k, v in scores.items()))
+
+    def _log(self) -> ScoreLog:
+        benchmark = self._listing.benchmark
+        return ScoreLog(None, benchmark.name, len(benchmark.names), {})

@@ -1,0 +1,303 @@
+"""The images and labels of a benchmark: found by their names, then looked into.
+
+Both ways give all problems there are, not the first one, so that a data folder is put right once.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tcl_jax.data.images import ImageDecodeError
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark import Benchmark, complete_pattern
+from tcl_jax.evaluation.image_size import image_size
+from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
+from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
+
+_LISTED = 10
+_THREADS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image and its label map."""
+
+    key: str
+    image: Path
+    label: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something wrong with the data.
+
+    Attributes:
+        kind: the sort of problem, in words; problems are grouped by it.
+        path: the file or folder, or where it should be.
+        detail: what is wrong with it, or what to do.
+        fatal: whether a score would be wrong or impossible.
+    """
+
+    kind: str
+    path: Path
+    detail: str
+    fatal: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """Where a benchmark's files are: absolute, {split} filled in, images and labels with {key}."""
+
+    images: str
+    labels: str
+    list: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What there is of a benchmark: `examples` have both their files, `problems` say the rest."""
+
+    benchmark: Benchmark
+    root: Path
+    examples: tuple[Example, ...]
+    problems: tuple[Problem, ...]
+
+
+def resolve_paths(
+    benchmark: Benchmark,
+    root: str | os.PathLike[str],
+    *,
+    overrides: Mapping[str, str] | None = None,
+) -> Paths:
+    """Where the files of a benchmark are expected.
+
+    Args:
+        benchmark: its patterns, below `root` unless they are absolute.
+        root: the folder of all data sets; the folder of one, such as VOCdevkit, will do.
+        overrides: other places by "images", "labels" and "list": a folder, in which files are
+            named as the benchmark says, or a pattern with {key}; relative to the working folder.
+
+    Raises:
+        InputError: if an override has another name or a wrong placeholder.
+    """
+    root = Path(root).expanduser().absolute()
+    overrides = dict(overrides or {})
+    places: dict[str, str] = {}
+    for key, pattern in (
+        ("images", benchmark.images),
+        ("labels", benchmark.labels),
+        ("list", benchmark.list),
+    ):
+        given = overrides.pop(key, None)
+        if given is not None:
+            file = split_pattern(pattern)[1] if pattern and key != "list" else None
+            source = f"benchmark {benchmark.name!r}"
+            pattern = complete_pattern(given, key, source, below=Path.cwd(), file=file)
+        if pattern is not None:
+            folder = benchmark.folders.get(benchmark.split, benchmark.split)
+            places[key] = os.path.abspath(below(root, pattern.replace("{split}", folder)))
+    if overrides:
+        raise InputError(
+            f"benchmark {benchmark.name!r}: {', '.join(overrides)} cannot be overridden; images, "
+            "labels and list can"
+        )
+    if places["images"] == places["labels"]:
+        raise InputError(
+            f"benchmark {benchmark.name!r}: images and labels are both {places['images']}; they "
+            "must be different files"
+        )
+    return Paths(places["images"], places["labels"], places.get("list"))
+
+
+def list_examples(
+    benchmark: Benchmark,
+    root: str | os.PathLike[str],
+    *,
+    overrides: Mapping[str, str] | None = None,
+) -> Listing:
+    """Pairs images and labels by their names; opens none of them.
+
+    Args:
+        benchmark: what to list, for its split.
+        root: as `resolve_paths`.
+        overrides: as `resolve_paths`.
+
+    Returns:
+        Examples sorted by key, or in the order of the list file, and the problems: what is
+        missing, ambiguous, or belongs to nothing. Names that begin with a dot are passed over.
+
+    Raises:
+        InputError: as `resolve_paths`.
+        OSError: if a folder or list is there and cannot be read.
+    """
+    paths = resolve_paths(benchmark, root, overrides=overrides)
+    images, labels = KeyedFiles(paths.images), KeyedFiles(paths.labels)
+    images.scan(other=labels)
+    labels.scan(other=images)
+    problems = list(_missing_places(benchmark, paths, images, labels))
+    keys: list[str] = sorted(images.by_key)
+    if paths.list is not None:
+        keys, twice = _read_list(Path(paths.list))
+        problems += twice
+    for path, other in [*images.doubles, *labels.doubles]:
+        detail = f"it has the key of {other}; remove one of them"
+        problems.append(Problem("same key twice", path, detail, True))
+    examples = []
+    for key in keys:
+        image, label = images.by_key.get(key), labels.by_key.get(key)
+        if image is not None and label is not None:
+            examples.append(Example(key, image, label))
+        if image is None and images.exists:
+            why = f"named in {paths.list}. {benchmark.hint}".strip()
+            problems.append(Problem("missing image", images.expected(key), why, True))
+        elif label is None and labels.exists:
+            problems.append(Problem("missing label", labels.expected(key), benchmark.hint, True))
+    problems += _strays(images, labels)
+    expected = benchmark.splits.get(benchmark.split)
+    where = Path(paths.list or images.folder)
+    if expected not in (None, len(keys)) and keys:
+        problems.append(
+            Problem("image count", where, f"{len(keys)} of {expected} images are there", False)
+        )
+    if not keys and where.exists():
+        why = f"nothing here is named as {paths.images}" if paths.list is None else "it is empty"
+        problems.append(Problem("no images", where, f"{why}. {benchmark.hint}".strip(), True))
+    return Listing(benchmark, Path(root), tuple(examples), tuple(problems))
+
+
+def verify_examples(listing: Listing, *, progress: bool) -> tuple[Problem, ...]:
+    """Looks into the files of a listing, in threads: whole, of one size, with allowed values.
+
+    Of images the header and the end are read, and the rest only if these are odd; labels are
+    decoded.
+
+    Args:
+        listing: what `list_examples` found; its own problems are not repeated.
+        progress: whether to show a bar.
+
+    Returns:
+        All problems, in the order of the examples.
+    """
+    workers = min(_THREADS, 4 * (os.cpu_count() or 1))
+    found: list[Problem] = []
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            results = pool.map(
+                lambda example: tuple(_verify(example, listing.benchmark)), listing.examples
+            )
+            for problems in tqdm(
+                results,
+                desc=f"checking {listing.benchmark.name}",
+                total=len(listing.examples),
+                unit="image",
+                leave=False,
+                disable=not progress,
+            ):
+                found += problems
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return tuple(found)
+
+
+def describe_problems(problems: Sequence[Problem]) -> str:
+    """One list for people: problems by kind, with counts, those first that prevent a score."""
+    groups: dict[tuple[bool, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((not problem.fatal, problem.kind), []).append(problem)
+    lines = []
+    for (harmless, kind), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        details = {problem.detail for problem in group}
+        times = f", {len(group)} times" if len(group) > 1 else ""
+        cost = "" if harmless else " (cannot be scored)"
+        common = details.pop() if len(details) == 1 else ""
+        lines.append(f"{kind}{times}{cost}: {common}".rstrip())
+        for problem in group[:_LISTED]:
+            lines.append(f"  {problem.path}" + (f": {problem.detail}" if details else ""))
+        if len(group) > _LISTED:
+            lines.append(f"  and {len(group) - _LISTED} more")
+    return "\n".join(lines) or "no problems"
+
+
+# ---------------------------------------------------------------------------------- what is missing
+
+
+def _read_list(path: Path) -> tuple[list[str], list[Problem]]:
+    """Keys of a list file, each once, and those that it has twice."""
+    if not path.is_file():
+        return [], []
+    keys: dict[str, int] = {}
+    twice = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        key = line.strip()
+        if key in keys:
+            detail = f"lines {keys[key]} and {number} are {key!r}; it counts once"
+            twice.append(Problem("listed twice", path, detail, False))
+        elif key:
+            keys[key] = number
+    return [*keys], twice
+
+
+def _missing_places(
+    benchmark: Benchmark, paths: Paths, images: KeyedFiles, labels: KeyedFiles
+) -> Iterator[Problem]:
+    for files in (images, labels):
+        if not files.exists:
+            yield Problem("missing folder", Path(files.folder), benchmark.hint, True)
+    if paths.list is not None and not os.path.isfile(paths.list):
+        yield Problem("missing list", Path(paths.list), benchmark.hint, True)
+
+
+def _strays(images: KeyedFiles, labels: KeyedFiles) -> Iterator[Problem]:
+    """Files that belong to nothing."""
+    if images.exists:
+        for key, path in labels.by_key.items():
+            if key not in images.by_key:
+                detail = f"there is no {images.file.replace('{key}', key)} in {images.folder}"
+                yield Problem("label without image", path, detail, False)
+    for files, what in ((images, "image"), (labels, "label")):
+        for path in files.others:
+            name = os.path.relpath(path, files.folder)
+            if files is labels and labels.decorated and _begins_with_key(name, images.by_key):
+                continue
+            detail = f"no {what} is named so; they are {files.file}"
+            yield Problem("stray file", path, detail, False)
+
+
+def _begins_with_key(name: str, keys: Mapping[str, Path]) -> bool:
+    return any(name[: end.start()] in keys for end in re.finditer(r"[_.-]", name))
+
+
+# --------------------------------------------------------------------------------- looking into one
+
+
+def _verify(example: Example, benchmark: Benchmark) -> Iterator[Problem]:
+    size = None
+    try:
+        size = image_size(example.image)
+    except ImageDecodeError as error:
+        detail = str(error).removeprefix(f"{example.image}: ")
+        yield Problem("damaged image", example.image, detail, True)
+    try:
+        raw = read_label(example.label)
+    except LabelError as error:
+        yield Problem("unreadable label", example.label, str(error), True)
+        return
+    if size is not None and size != raw.shape:
+        detail = f"the label is {_by(raw.shape)} and {example.image} is {_by(size)} pixels"
+        yield Problem("sizes that differ", example.label, detail, True)
+    try:
+        to_classes(raw, benchmark)
+    except LabelError as error:
+        yield Problem("wrong label values", example.label, str(error), True)
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return f"{size[1]} x {size[0]}"

@@ -1,0 +1,67 @@
+"""Size of an image file without decoding it, as far as it is whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from tcl_jax.data.images import FILE_FORMATS, MAX_PIXELS, exif_turn, read_image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, upright as OpenCV gives it.
+
+    Header and end are read of a JPEG, PNG or WebP; if these are odd, and of other formats, all.
+
+    Raises:
+        ImageDecodeError: if it cannot be read, is damaged or cut short.
+    """
+    try:
+        with path.open("rb") as file, Image.open(file, formats=FILE_FORMATS) as image:
+            width, height = image.size
+            looks_whole = _LOOKS_WHOLE.get(image.format or "")
+            if looks_whole and width * height <= MAX_PIXELS:
+                turned = image.format != "PNG" and exif_turn(image).swap
+                if looks_whole(file):
+                    return (width, height) if turned else (height, width)
+    except Exception:  # What is odd is left to the reading of the whole.
+        pass
+    height, width, _ = read_image(path).shape
+    return height, width
+
+
+def _jpeg_looks_whole(file: BinaryIO) -> bool:
+    file.seek(-2, os.SEEK_END)
+    return file.read(2) == b"\xff\xd9"
+
+
+def _png_looks_whole(file: BinaryIO) -> bool:
+    """Whether all chunks are there; an image that may be turned is left to the whole reading."""
+    size = file.seek(0, os.SEEK_END)
+    position = 8
+    while position + 12 <= size:
+        file.seek(position)
+        length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+        position += 12 + length
+        if kind == b"eXIf":
+            return False
+        if kind == b"IEND":
+            return position <= size
+    return False
+
+
+def _webp_looks_whole(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(4)
+    return size >= 8 + int.from_bytes(file.read(4), "little")
+
+
+_LOOKS_WHOLE: dict[str, Callable[[BinaryIO], bool]] = {
+    "JPEG": _jpeg_looks_whole,
+    "PNG": _png_looks_whole,
+    "WEBP": _webp_looks_whole,
+}

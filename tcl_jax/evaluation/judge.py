@@ -1,0 +1,245 @@
+"""Judging a model on benchmarks: files to counts, decoded, computed and scored at the same time."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8, UInt16
+from tqdm import tqdm
+
+from tcl_jax.errors import InputError, RunError
+from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.examples import Example, Listing
+from tcl_jax.evaluation.labels import read_label, to_classes
+from tcl_jax.evaluation.protocol import Protocol
+from tcl_jax.evaluation.results import BenchmarkResult, ImageResult, ShownImage, choose_shown
+from tcl_jax.evaluation.score_log import ScoreLog, describe_files
+from tcl_jax.evaluation.scores import Counts, count_pixels
+from tcl_jax.inference.batched import BatchedMasks, Task
+from tcl_jax.inference.mosaic import Mosaic
+from tcl_jax.inference.windows import resize_pixels
+from tcl_jax.models.clip import CLIP
+from tcl_jax.models.tcl import TCL
+from tcl_jax.parallel.mesh import data_mesh, put_locally
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+_DECODED_AHEAD = 4
+_SCORES_WAITING = 4
+
+
+class Judge:
+    """A model on the devices of this process.
+
+    Every process judges a share of the images by itself, so that none waits for another.
+
+    Args:
+        model: TCL, or CLIP alone.
+        params: all its parameters, on the host or replicated on devices.
+        protocol: how it is judged.
+        batch_size: windows that a device computes together; None: one on a CPU, 8 elsewhere.
+    """
+
+    def __init__(
+        self, model: TCL | CLIP, params: Any, protocol: Protocol, batch_size: int | None = None
+    ) -> None:
+        self.protocol = protocol
+        self._patch_size = model.config.patch_size
+        self._mesh = data_mesh(jax.local_devices())
+        self._masks = BatchedMasks(model, protocol.options, self._mesh, batch_size)
+        self._params = put_locally(params, self._mesh)
+
+    def renewed(self, params: Any) -> Judge:
+        """The same with other parameters; nothing is compiled again."""
+        other = copy.copy(self)
+        other._params = put_locally(params, self._mesh)
+        return other
+
+    def label_maps(
+        self,
+        examples: Iterable[Example],
+        benchmark: Benchmark,
+        texts: Float32[np.ndarray, "n d"],
+        then: Callable[[Example, UInt16[np.ndarray, "h w"]], Result],
+    ) -> Iterator[Result]:
+        """Label maps of images, each handed to a function in a thread; yields what it returns.
+
+        At most some ten images and the mask grids of as many are held at a time.
+
+        Args:
+            examples: the images, in any order.
+            benchmark: its classes.
+            texts: embeddings of `benchmark.texts`.
+            then: what is done with an image's label map, class or background per pixel.
+
+        Raises:
+            RunError: if an image cannot be read.
+        """
+        background = self.protocol.background_of(benchmark)
+
+        def load(example: Example) -> Task[Example]:
+            image = read_pixels(example.image)
+            size = image.shape[0], image.shape[1]
+            mosaic = self.protocol.mosaic(benchmark, size, self._patch_size)
+            return Task(example, mosaic, resize_pixels(image, mosaic.size))
+
+        def score(example: Example, mosaic: Mosaic, grids: list[np.ndarray]) -> Result:
+            return then(example, mosaic.labels(grids, background))
+
+        waiting: collections.deque[Future[Result]] = collections.deque()
+        workers = os.cpu_count() or 1
+        with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as scorers:
+            try:
+                tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)
+                for task, grids in self._masks(self._params, tasks, texts, _synonyms(benchmark)):
+                    waiting.append(scorers.submit(score, task.item, task.mosaic, grids))
+                    while len(waiting) > workers + _SCORES_WAITING or (
+                        waiting and waiting[0].done()
+                    ):
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            except BaseException:
+                for pool in (readers, scorers):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def judge_benchmark(
+    judge: Judge,
+    listing: Listing,
+    texts: Float32[np.ndarray, "n d"],
+    log: ScoreLog,
+    *,
+    progress: bool = True,
+    shown: bool = True,
+) -> BenchmarkResult:
+    """Scores every image of a benchmark that has no score yet; every process calls it.
+
+    Args:
+        judge: the model.
+        listing: the images, whose files were verified.
+        texts: embeddings of the benchmark's texts, [n, d].
+        log: keeps the counts.
+        progress: whether to show a bar.
+        shown: whether to make label maps of the best, the median and the worst image once more,
+            on process 0.
+
+    Raises:
+        RunError: if a file cannot be read any more.
+    """
+    benchmark = listing.benchmark
+    names = benchmark.names
+    log.keep(example.key for example in listing.examples)
+    todo = remaining(listing.examples, log)
+    mine = todo[jax.process_index() :: jax.process_count()]
+
+    def score(example: Example, labels: np.ndarray) -> tuple[Example, Counts]:
+        return example, count_pixels(labels, read_classes(example, benchmark), len(names))
+
+    total = Counts.zeros(len(names))
+    log.start()
+    bar = tqdm(desc=benchmark.name, total=len(mine), unit="image", disable=not progress)
+    with bar:
+        for example, counts in judge.label_maps(mine, benchmark, texts, score):
+            log.add(example.key, describe_files(example), counts)
+            total = total + counts
+            bar.update()
+            bar.set_postfix_str(f"mIoU {100 * total.scores().miou:.1f}", refresh=False)
+    records = log.gather()
+    images = tuple(ImageResult(e.key, records[e.key].counts) for e in listing.examples)
+    seconds = sum(records[e.key].seconds for e in listing.examples) / jax.process_count()
+    pictures: tuple[ShownImage, ...] = ()
+    if shown and jax.process_index() == 0:
+        pictures = tuple(_show(judge, listing, texts, images))
+    return BenchmarkResult(benchmark, images, pictures, seconds)
+
+
+def _show(
+    judge: Judge, listing: Listing, texts: np.ndarray, images: Sequence[ImageResult]
+) -> Iterator[ShownImage]:
+    by_key = {example.key: example for example in listing.examples}
+    scores = {image.key: image.miou for image in images}
+    ranks = choose_shown(images)
+    examples = dict.fromkeys(by_key[key] for key in ranks.values())
+    found = judge.label_maps(
+        examples, listing.benchmark, texts, lambda example, labels: (example.key, labels)
+    )
+    predicted = dict(found)
+    for rank, key in ranks.items():
+        image = read_pixels(by_key[key].image)
+        label = read_classes(by_key[key], listing.benchmark)
+        yield ShownImage(key, rank, scores[key], image, label, predicted[key])
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """An image as RGB, decoded by OpenCV and turned upright, as published scores are.
+
+    Raises:
+        RunError: if it cannot be read.
+    """
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if image is None:
+        raise RunError(f"{path} cannot be decoded any more; what was scored so far is kept")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_classes(example: Example, benchmark: Benchmark) -> Int32[np.ndarray, "h w"]:
+    """The true class per pixel, `labels.IGNORE` where it does not count.
+
+    Raises:
+        RunError: if the label cannot be read.
+    """
+    try:
+        return to_classes(read_label(example.label), benchmark)
+    except InputError as error:
+        raise RunError(f"{example.label}: {error}; what was scored so far is kept") from error
+
+
+def remaining(examples: Sequence[Example], log: ScoreLog) -> list[Example]:
+    """Images without a score, or whose files changed since."""
+    return [
+        example
+        for example in examples
+        if (record := log.records.get(example.key)) is None
+        or record.files != describe_files(example)
+    ]
+
+
+def _synonyms(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
+    texts: list[list[int]] = [[] for _ in benchmark.classes]
+    for text, label in enumerate(benchmark.class_of_text):
+        texts[label].append(text)
+    return tuple(tuple(indices) for indices in texts)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Argument], Result],
+    arguments: Iterable[Argument],
+    depth: int,
+) -> Iterator[Result]:
+    """Results in order, up to `depth` of them computed before they are asked for."""
+    queue: collections.deque[Future[Result]] = collections.deque()
+    for argument in arguments:
+        queue.append(pool.submit(function, argument))
+        if len(queue) > depth:
+            yield queue.popleft().result()
+    while queue:
+        yield queue.popleft().result()

@@ -1,0 +1,105 @@
+"""Files whose names follow a pattern, by what stands at its {key}."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+"""What `.*` at the end of a pattern stands for, in lower or upper case."""
+
+
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """The folder of a pattern, and what is below it, with {key}."""
+    folder = pattern.partition("{key}")[0].rpartition("/")[0]
+    return folder or ".", pattern.removeprefix(folder).lstrip("/")
+
+
+def below(root: Path, pattern: str) -> Path:
+    """A pattern below the root, which may be one of the folders that the pattern begins with."""
+    parts = Path(pattern).parts
+    if not (root / parts[0]).exists():
+        for count in range(len(parts) - 1, 0, -1):
+            if root.parts[-count:] == parts[:count]:
+                return root.joinpath(*parts[count:])
+    return root / pattern
+
+
+class KeyedFiles:
+    """Files below the folder of a pattern, found by `scan`.
+
+    Args:
+        pattern: an absolute path with {key}, which may stand for folders too.
+
+    Attributes:
+        pattern, folder, file: the pattern, the folder it begins with, and the rest.
+        exists: whether there is the folder.
+        by_key: the files that match.
+        doubles: files whose key another one has, each with that other.
+        others: files that do not match.
+        decorated: whether the pattern has more behind the key than an extension, so that files of
+            other names may stand for the same key, as KEY_color.png beside KEY_labels.png.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.folder, self.file = split_pattern(pattern)
+        self.exists = os.path.isdir(self.folder)
+        self.by_key: dict[str, Path] = {}
+        self.doubles: list[tuple[Path, Path]] = []
+        self.others: list[Path] = []
+        before, _, after = self.file.partition("{key}")
+        ending = re.escape(after)
+        if after.endswith(".*"):
+            ending = re.escape(after[:-1]) + f"(?i:{'|'.join(EXTENSIONS)})"
+        start = re.escape(f"{self.folder.rstrip('/')}/{before}")
+        self._match = re.compile(f"{start}(.+){ending}").fullmatch
+        self.decorated = not re.fullmatch(r"(\.(\w+|\*))?", after)
+
+    def key(self, path: str) -> str | None:
+        """The key of a path that matches."""
+        found = self._match(path)
+        return found[1] if found else None
+
+    def expected(self, key: str) -> Path:
+        """Where the file of a key should be."""
+        return Path(self.pattern.replace("{key}", key))
+
+    def scan(self, *, other: KeyedFiles) -> None:
+        """Finds the files; those that both patterns match are of the one with the longer pattern.
+
+        Raises:
+            OSError: if a folder cannot be read.
+        """
+        yields = len(other.pattern) > len(self.pattern)
+        for path in _walk(self.folder):
+            key, other_key = self.key(path), other.key(path)
+            if other_key is not None and (yields or key is None):
+                continue
+            if key is None:
+                self.others.append(Path(path))
+            elif key in self.by_key:
+                self.doubles.append((Path(path), self.by_key[key]))
+            else:
+                self.by_key[key] = Path(path)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """All files below a folder but hidden ones, in order, through links to folders too."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    if not os.path.isdir(folder):
+        return
+    seen = set()
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(parent, file) for file in sorted(files) if file[0] != ".")

@@ -1,0 +1,131 @@
+"""Label maps of benchmarks: read as they are, then as classes."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Integer
+from PIL import Image
+
+from tcl_jax.data.images import MAX_PIXELS
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark import MAX_LABEL, Benchmark
+
+IGNORE = -1
+"""Class of pixels that do not count."""
+
+_WRONG = -2
+_LISTED = 8
+# JPEG only to say why it will not do.
+_FORMATS = ("PNG", "TIFF", "BMP", "JPEG")
+
+
+class LabelError(InputError):
+    """A label map that cannot be used; the message does not repeat its path."""
+
+
+def read_label(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
+    """Label values of a single-channel image file; of a palette image its indices.
+
+    Returns:
+        uint8, uint16 or int32 [h, w].
+
+    Raises:
+        LabelError: if the file cannot be read, is damaged, lossy, or has colours or fractions.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            header = file.read(26)
+            file.seek(0)
+            with Image.open(file, formats=_FORMATS) as image:
+                _check_kind(image, header)
+                image.load()
+                values = np.asarray(image)
+    except LabelError:
+        raise
+    except OSError as error:  # Pillow's UnidentifiedImageError is one
+        reason = error.strerror or _reason(error, path)
+        raise LabelError(f"the label cannot be read: {reason}") from error
+    except Exception as error:  # Pillow raises almost any type on damaged files.
+        raise LabelError(f"the label is damaged: {error}") from error
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def to_classes(raw: Integer[np.ndarray, "h w"], benchmark: Benchmark) -> Int32[np.ndarray, "h w"]:
+    """Index into `benchmark.names` of every pixel, `IGNORE` where none counts.
+
+    Args:
+        raw: what `read_label` gives.
+        benchmark: says which values are classes and which are ignored.
+
+    Raises:
+        LabelError: if there are other values; it lists them.
+    """
+    table = _table(len(benchmark.names), benchmark.reduce_zero_label, benchmark.ignore)
+    if raw.dtype in (np.uint8, np.uint16):
+        classes = table[raw]
+    else:  # beyond both ends is the table's last entry
+        classes = table[np.clip(raw.astype(np.int64), -1, MAX_LABEL + 1)]
+    if (classes == _WRONG).any():
+        raise LabelError(_describe_wrong(raw[classes == _WRONG], benchmark))
+    return classes
+
+
+@functools.lru_cache
+def _table(classes: int, reduce_zero_label: bool, ignore: int) -> Int32[np.ndarray, " n"]:
+    """Class of every raw value; the last entry is for all that no label may have."""
+    table = np.full(MAX_LABEL + 2, _WRONG, np.int32)
+    first = int(reduce_zero_label)
+    table[:first] = IGNORE
+    table[first : first + classes] = np.arange(classes)
+    table[ignore] = IGNORE
+    return table
+
+
+def _describe_wrong(wrong: Integer[np.ndarray, " n"], benchmark: Benchmark) -> str:
+    values, counts = np.unique(wrong, return_counts=True)
+    listed = ", ".join(
+        f"{value} ({count} pixels)"
+        for value, count in zip(values[:_LISTED].tolist(), counts[:_LISTED].tolist(), strict=True)
+    )
+    more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
+    first = int(benchmark.reduce_zero_label)
+    zero = "0 and " if benchmark.reduce_zero_label else ""
+    return (
+        f"label values {listed}{more}; {benchmark.name} has {first} to "
+        f"{first + len(benchmark.names) - 1}, and {zero}{benchmark.ignore} to be ignored"
+    )
+
+
+def _check_kind(image: Image.Image, header: bytes) -> None:
+    if image.format == "JPEG":
+        raise LabelError("a JPEG, which does not keep label values; save labels as PNG")
+    if image.width * image.height > MAX_PIXELS:
+        raise LabelError(
+            f"{image.width} x {image.height} pixels, and the limit is {MAX_PIXELS}; cut image and "
+            "label into parts"
+        )
+    bits = 1 if image.mode == "1" else 8
+    if image.format == "PNG" and header[25] == 0:  # grey; Pillow stretches few bits to 0 to 255
+        bits = header[24]
+    if bits < 8:
+        raise LabelError(
+            f"a grey image of {bits} bit(s) a pixel, where some programs read 1 as 1 and others as "
+            f"{255 // (2**bits - 1)}; save it with 8 bits a pixel, or with a palette"
+        )
+    if image.mode not in ("L", "P", "I") and not image.mode.startswith("I;16"):
+        channels = len(image.getbands())
+        what = f"{channels} channels" if channels > 1 else "values that are not whole numbers"
+        raise LabelError(
+            f"an image of mode {image.mode}, with {what}; a label has one whole number a pixel, "
+            "the class: replace colours by class numbers and save a PNG of 8 or 16 bits, or one "
+            "with a palette"
+        )
+
+
+def _reason(error: OSError, path: str | os.PathLike[str]) -> str:
+    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    return "the file is empty" if not size else f"{error}"

@@ -1,0 +1,204 @@
+"""How a model is judged, and the fingerprint that tells whether two results may be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.examples import Listing
+from tcl_jax.inference.masks import MaskOptions
+from tcl_jax.inference.model import Model
+from tcl_jax.inference.mosaic import Mosaic
+from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
+from tcl_jax.models.layers import COMPUTE_DTYPES
+
+Field = tuple[str, ...]
+"""Where a value stands in a fingerprint; one of a single benchmark is ("benchmarks", name, ...)."""
+
+TITLES = {"tcl": "TCL", "maskclip": "MaskCLIP", "sclip": "SCLIP", "naclip": "NACLIP"}
+"""Methods as papers call them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Everything but the model, the data and the class names that moves a score.
+
+    Attributes:
+        method: "tcl", or a key of `models.dense.DENSE` for CLIP alone.
+        short_side: pixels that an image's short side is resized to, by OpenCV's bilinear.
+        window, stride: side and distance of the sliding windows, in pixels.
+        threshold: score of the background class, in [0, 1].
+        pamr, kp_weight: as in `inference.masks.MaskOptions`.
+        templates: name of a set in `data.templates.TEMPLATES`.
+        dtype: what the network computes in, a key of `COMPUTE_DTYPES`.
+        max_long_side: most pixels of a resized image's long side.
+
+    Raises:
+        InputError: if a value is out of its range.
+    """
+
+    method: str
+    short_side: int
+    window: int
+    stride: int
+    threshold: float
+    pamr: bool
+    kp_weight: float
+    templates: str
+    dtype: str = "float32"
+    max_long_side: int = MAX_LONG_SIDE
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        InferenceSettings(  # checks its own
+            window=self.window,
+            stride=self.stride,
+            threshold=self.threshold,
+            pamr=self.pamr,
+            kp_weight=self.kp_weight,
+            templates=self.templates,
+        )
+        if self.short_side < 1:
+            raise InputError(f"short_side={self.short_side} must be a positive number of pixels")
+        if self.dtype not in COMPUTE_DTYPES:
+            known = ", ".join(COMPUTE_DTYPES)
+            raise InputError(f"dtype={self.dtype!r} is unknown; choose one of {known}")
+
+    @property
+    def title(self) -> str:
+        """The method's name for tables."""
+        return TITLES[self.method] + (" + PAMR" if self.pamr else "")
+
+    @property
+    def options(self) -> MaskOptions:
+        """Post-processing of masks."""
+        return MaskOptions(pamr=self.pamr, kp_weight=self.kp_weight)
+
+    def background_of(self, benchmark: Benchmark) -> float | None:
+        """Score of a benchmark's background class; None if it has none."""
+        if not benchmark.background:
+            return None
+        return self.threshold if benchmark.threshold is None else benchmark.threshold
+
+    def mosaic(self, benchmark: Benchmark, size: tuple[int, int], patch_size: int) -> Mosaic:
+        """The windows of an image of `size` rows and columns."""
+        return Mosaic(
+            *size,
+            short_side=benchmark.short_side or self.short_side,
+            window=benchmark.window or self.window,
+            stride=benchmark.stride or self.stride,
+            patch_size=patch_size,
+            max_long_side=self.max_long_side,
+        )
+
+
+def make_protocol(model: Model, **choices: Any) -> Protocol:
+    """The model's own settings, but for what is chosen.
+
+    Args:
+        model: the one that is judged, already of its method.
+        choices: fields of `Protocol`; None leaves the model's own. A short side alone makes the
+            windows as large, with half of that as stride.
+
+    Raises:
+        InputError: if a value is out of its range.
+    """
+    settings = model.settings
+    given = {name: value for name, value in choices.items() if value is not None}
+    window = given.get("window", given.get("short_side", settings.window))
+    same = window == settings.window
+    pamr = given.get("pamr", settings.pamr)
+    threshold = THRESHOLDS[pamr] if settings.threshold is None else settings.threshold
+    defaults = {
+        "method": model.method,
+        "short_side": window,
+        "window": window,
+        "stride": settings.stride if same else max(window // 2, 1),
+        "threshold": threshold,
+        "pamr": pamr,
+        "kp_weight": settings.kp_weight,
+        "templates": settings.templates,
+    }
+    fields = {**defaults, **given}
+    if model.tap_layer is None:
+        fields["kp_weight"] = 0.0  # CLIP alone is nothing but what KP mixing mixes in
+    return Protocol(**fields)
+
+
+def hash_weights(params: Any) -> str:
+    """SHA-256 in hexadecimal of parameters as float32, whatever file or dtype they came in."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in sorted(leaves, key=lambda entry: jax.tree_util.keystr(entry[0])):
+        array = np.ascontiguousarray(leaf, np.float32)
+        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def fingerprint(protocol: Protocol, weights: str, listings: Sequence[Listing]) -> dict[str, Any]:
+    """What two results must have in common to be compared, as a nested dict for JSON.
+
+    Args:
+        protocol: how is judged.
+        weights: `hash_weights` of the model.
+        listings: the benchmarks and their images.
+    """
+    fields: dict[str, Any] = {
+        **dataclasses.asdict(protocol),
+        "weights": weights,
+        "resize": f"OpenCV {cv2.__version__}, bilinear",
+        "benchmarks": {listing.benchmark.name: _describe(listing) for listing in listings},
+    }
+    return {"hash": _short_hash(fields), **fields}
+
+
+def _describe(listing: Listing) -> dict[str, Any]:
+    benchmark = listing.benchmark
+    overrides = {
+        name: getattr(benchmark, name) for name in ("short_side", "window", "stride", "threshold")
+    }
+    return {
+        "classes": benchmark.classes_hash,
+        "split": benchmark.split,
+        "images": len(listing.examples),
+        "image_list": _short_hash([example.key for example in listing.examples]),
+        **{name: value for name, value in overrides.items() if value is not None},
+    }
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[Field, tuple[Any, Any]]:
+    """Fields of two fingerprints that differ, with both values; None where one has no such field.
+
+    The hash is left out, which says nothing that the others do not.
+    """
+    flat = _flatten(a), _flatten(b)
+    fields = dict.fromkeys([*flat[0], *flat[1]])
+    pairs = {field: (flat[0].get(field), flat[1].get(field)) for field in fields}
+    return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flatten(fingerprint: Mapping[str, Any]) -> dict[Field, Any]:
+    """All values by where they stand, breadth first."""
+    waiting: list[tuple[Field, Any]] = [((), fingerprint)]
+    flat: dict[Field, Any] = {}
+    while waiting:
+        field, value = waiting.pop(0)
+        if isinstance(value, Mapping):
+            waiting += [((*field, key), value[key]) for key in value]
+        elif field != ("hash",):
+            flat[field] = value
+    return flat
+
+
+def _short_hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,249 @@
+"""What an evaluation found, in memory and as results.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import flax
+import jax
+import jaxlib
+import numpy as np
+import PIL
+from jaxtyping import Int32, UInt8, UInt16
+
+import tcl_jax
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
+from tcl_jax.evaluation.scores import Counts, Scores
+from tcl_jax.files import write_json
+
+FORMAT_VERSION = 1
+RESULTS_FILE = "results.json"
+RANKS = ("best", "median", "worst")
+"""Images that a report shows of a benchmark, by their mIoU."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageResult:
+    """Counts of one image.
+
+    Attributes:
+        key: of the image in its benchmark.
+        counts: its pixels per class.
+    """
+
+    key: str
+    counts: Counts
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes in its label or prediction, a fraction; NaN without a label."""
+        return self.counts.scores().miou
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownImage:
+    """An image whose prediction a report shows.
+
+    Attributes:
+        key: of the image in its benchmark.
+        rank: one of `RANKS`.
+        miou: `ImageResult.miou`, a fraction.
+        image: uint8 RGB.
+        label: class per pixel, `labels.IGNORE` where it does not count.
+        predicted: class per pixel.
+    """
+
+    key: str
+    rank: str
+    miou: float
+    image: UInt8[np.ndarray, "h w 3"]
+    label: Int32[np.ndarray, "h w"]
+    predicted: UInt16[np.ndarray, "h w"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkResult:
+    """A method judged on a benchmark.
+
+    Attributes:
+        benchmark: classes, split and published scores.
+        images: counts of every image, each once.
+        shown: a few of them to look at; may be empty.
+        seconds: wall time it took.
+    """
+
+    benchmark: Benchmark
+    images: tuple[ImageResult, ...]
+    shown: tuple[ShownImage, ...]
+    seconds: int | float
+
+    @functools.cached_property
+    def counts(self) -> Counts:
+        """Of all images together."""
+        classes = len(self.benchmark.names)
+        return sum((image.counts for image in self.images), Counts.zeros(classes))
+
+    @functools.cached_property
+    def scores(self) -> Scores:
+        """Of all images together, fractions."""
+        return self.counts.scores()
+
+    @property
+    def full_set(self) -> int | None:
+        """Number of images that the benchmark's split has; None: not known."""
+        return self.benchmark.splits.get(self.benchmark.split)
+
+
+def choose_shown(images: Iterable[ImageResult]) -> dict[str, str]:
+    """The images to show of a benchmark.
+
+    Args:
+        images: those without a labelled pixel are left out.
+
+    Returns:
+        Rank to key, in the order of `RANKS`. Equal images are ranked by key. Two images give the
+        best and the worst, a single one the best.
+    """
+    scores = {image.key: image.miou for image in images if image.counts.labelled.any()}
+    ranked = sorted(scores, key=lambda key: (-scores[key], key))
+    places = {"best": (1, 0), "median": (3, (len(ranked) - 1) // 2), "worst": (2, -1)}
+    return {rank: ranked[at] for rank, (least, at) in places.items() if len(ranked) >= least}
+
+
+def published_mean(scores: Mapping[str, float]) -> float | None:
+    """Mean over the benchmarks of the published rows by name; None unless all eight are there."""
+    if not all(name in scores and math.isfinite(scores[name]) for name in BENCHMARKS):
+        return None
+    return math.fsum(scores[name] for name in BENCHMARKS) / len(BENCHMARKS)
+
+
+# ------------------------------------------------------------------------------------ results.json
+
+
+def write_results(
+    path: str | os.PathLike[str], results: Sequence[BenchmarkResult], fingerprint: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes what was measured by one method, with all digits.
+
+    Args:
+        path: the file, by custom `RESULTS_FILE`.
+        results: one per benchmark, in the order they are listed.
+        fingerprint: everything that scores depend on, ready for JSON.
+
+    Returns:
+        What was written: {"format_version": 1, "benchmarks": {name: {"title", "split", "images",
+        "full_set_images", "miou", "macc", "aacc", "per_class": {class: {"iou", "acc"}},
+        "published", "seconds"}}, "mean_miou", "fingerprint", "versions"}. Scores are in per cent,
+        None where a class never occurs; "mean_miou" is None unless all eight are there;
+        "full_set_images" is None where it is not known.
+    """
+    content = {
+        "format_version": FORMAT_VERSION,
+        "benchmarks": {result.benchmark.name: _to_json(result) for result in results},
+        "mean_miou": published_mean(
+            {result.benchmark.name: 100 * result.scores.miou for result in results}
+        ),
+        "fingerprint": dict(fingerprint),
+        "versions": {
+            "tcl_jax": tcl_jax.__version__,
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.__version__,
+            "flax": flax.__version__,
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "pillow": PIL.__version__,
+        },
+    }
+    write_json(path, content)
+    return content
+
+
+def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `write_results` wrote.
+
+    Args:
+        path: the file, or the folder it lies in.
+
+    Raises:
+        InputError: if it is not there, is something else, or is of another format version.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / RESULTS_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"no results at {str(file)!r} ({error.strerror}); give the --output folder of an "
+            f"evaluation that has finished, or its {RESULTS_FILE}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{str(file)!r} is no JSON ({error}); give the {RESULTS_FILE} of an evaluation"
+        ) from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if type(version) is int and version != FORMAT_VERSION:
+        raise InputError(
+            f"{str(file)!r} has format version {version}, and this version of tcl_jax reads "
+            f"{FORMAT_VERSION}; evaluate again, or use the version that wrote it"
+        )
+    problem = "it has no format_version" if type(version) is not int else _find_problem(content)
+    if problem:
+        raise InputError(
+            f"{str(file)!r} is not what an evaluation writes: {problem}; give the {RESULTS_FILE} "
+            "of an evaluation"
+        )
+    return content
+
+
+def _to_json(result: BenchmarkResult) -> dict[str, Any]:
+    scores, benchmark = result.scores, result.benchmark
+    rows = zip(benchmark.names, scores.per_class_iou, scores.per_class_acc, strict=True)
+    return {
+        "title": benchmark.title,
+        "split": benchmark.split,
+        "images": len(result.images),
+        "full_set_images": result.full_set,
+        "miou": _percent(scores.miou),
+        "macc": _percent(scores.macc),
+        "aacc": _percent(scores.aacc),
+        "per_class": {
+            name: {"iou": _percent(iou), "acc": _percent(acc)} for name, iou, acc in rows
+        },
+        "published": dict(benchmark.published),
+        "seconds": result.seconds,
+    }
+
+
+def _percent(fraction: float | np.floating) -> float | None:
+    return None if np.isnan(fraction) else 100 * float(fraction)
+
+
+def _find_problem(content: Mapping[str, Any]) -> str | None:
+    """What is missing or of the wrong kind among the parts that readers use."""
+    for part in ("benchmarks", "fingerprint"):
+        if not isinstance(content.get(part), dict) or not content[part]:
+            return f"it has no {part}"
+    print_benchmarks = content["fingerprint"].get("benchmarks", {})
+    if not isinstance(print_benchmarks, dict):
+        return "the benchmarks of its fingerprint are no table"
+    for name, entry in content["benchmarks"].items():
+        if not isinstance(entry, dict) or "miou" not in entry:
+            return f"benchmark {name!r} has no miou"
+        miou = entry["miou"]
+        if miou is not None and (isinstance(miou, bool) or not isinstance(miou, int | float)):
+            return f"the miou of benchmark {name!r} is {miou!r}, which is no number"
+        if isinstance(miou, float) and not math.isfinite(miou):
+            return f"the miou of benchmark {name!r} is not finite"
+    return None

@@ -1,0 +1,214 @@
+"""An evaluation from a model and data to a report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from tcl_jax.data.tokenizer import END_ID, ClipTokenizer
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.examples import (
+    Listing,
+    describe_problems,
+    verify_examples,
+)
+from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining
+from tcl_jax.evaluation.protocol import Protocol, fingerprint, hash_weights, make_protocol
+from tcl_jax.evaluation.report import write_markdown
+from tcl_jax.evaluation.report_html import write_html
+from tcl_jax.evaluation.report_pictures import write_pictures
+from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, write_results
+from tcl_jax.evaluation.score_log import ScoreLog
+from tcl_jax.inference.model import Model
+from tcl_jax.inference.texts import embed_class_names
+from tcl_jax.models.clip import CLIP
+from tcl_jax.models.layers import COMPUTE_DTYPES
+from tcl_jax.parallel.processes import agree_on_problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation of a method found.
+
+    Attributes:
+        protocol: how was judged.
+        results: by name of the benchmark.
+        fingerprint: see `protocol.fingerprint`.
+        pictures: files by name of the benchmark and by what they show; on process 0.
+    """
+
+    protocol: Protocol
+    results: dict[str, BenchmarkResult]
+    fingerprint: dict[str, Any]
+    pictures: dict[str, dict[str, Path]]
+
+
+def evaluate(
+    model: Model,
+    listings: Sequence[Listing],
+    output: str | Path,
+    *,
+    methods: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    tokenizer_file: str | None = None,
+    text_embeddings: Mapping[str, np.ndarray] | None = None,
+    progress: bool = True,
+    **choices: Any,
+) -> dict[str, Evaluated]:
+    """Judges a model on benchmarks and writes the report; goes on where it was stopped.
+
+    With several processes, each calls it and scores a share of the images.
+
+    Args:
+        model: from `inference.model.load_model` or `model_from_torch`.
+        listings: the benchmarks and their files, from `examples.list_examples`.
+        output: folder for results.md and report.html, and of each method (in a folder of its name
+            if there are several) results.json, pictures and the counts so far.
+        methods: "tcl", or baselines on its CLIP alone ("maskclip", "sclip", "naclip"); None: the
+            model's own.
+        batch_size: windows that a device computes together.
+        tokenizer_file: see `inference.segmenter.Segmenter`.
+        text_embeddings: [n, d] by name of a benchmark, instead of embeddings of its class names.
+        progress: whether to show bars.
+        choices: other fields of `protocol.Protocol`, where they are not the model's own.
+
+    Returns:
+        What was found, by the methods' names for tables.
+
+    Raises:
+        InputError: if the data cannot be scored as it is (the message lists everything), the
+            folder holds an evaluation of something else, or a choice is out of its range.
+        RunError: if a file cannot be read any more; what was scored is kept.
+    """
+    output, texts = Path(output).expanduser(), dict(text_embeddings or {})
+    models = [model.with_method(method) for method in methods or [model.method]]
+    protocols = [make_protocol(chosen, **choices) for chosen in models]
+    if len({chosen.method for chosen in models}) < len(models):
+        raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
+    if notes := [p for listing in listings for p in listing.problems if not p.fatal]:
+        logging.warning("of the data:\n%s", describe_problems(notes))
+    found: dict[str, Evaluated] = {}
+    for chosen, protocol in zip(models, protocols, strict=True):
+        folder = output / chosen.method if len(models) > 1 else output
+        found[protocol.title] = _evaluate_method(
+            chosen, protocol, listings, folder, texts, batch_size, tokenizer_file, progress
+        )
+    if jax.process_index() == 0:
+        rows = {title: one.results for title, one in found.items()}
+        fingerprints = {title: one.fingerprint for title, one in found.items()}
+        pictures = {title: one.pictures for title, one in found.items()}
+        with as_input_error(f"the report cannot be written to {str(output)!r}"):
+            write_markdown(output / "results.md", rows, fingerprints)
+            write_html(output / "report.html", rows, fingerprints, pictures)
+    return found
+
+
+def _evaluate_method(
+    model: Model,
+    protocol: Protocol,
+    listings: Sequence[Listing],
+    folder: Path,
+    texts: dict[str, np.ndarray],
+    batch_size: int | None,
+    tokenizer_file: str | None,
+    progress: bool,
+) -> Evaluated:
+    """One method, to results.json and pictures; text embeddings are added to `texts`."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.weights)
+    print_ = fingerprint(protocol, hash_weights(params), listings)
+    progress = progress and jax.process_index() == 0
+    dtype = COMPUTE_DTYPES[protocol.dtype]
+
+    # -------------------------------------------------------- what is done already, and can be
+    logs = {
+        listing.benchmark.name: _open_log(folder, listing.benchmark, print_) for listing in listings
+    }
+    check(listings, logs, progress=progress)
+
+    # ----------------------------------------------------------------------------- class names
+    clip = CLIP(model.config, dtype=dtype)
+    for listing in listings:
+        benchmark = listing.benchmark
+        if benchmark.name not in texts:
+            texts[benchmark.name] = embed_texts(
+                clip,
+                params.get("clip", params),
+                benchmark.texts,
+                protocol.templates,
+                tokenizer_file,
+            )
+
+    # ---------------------------------------------------------------------------------- images
+    judge = Judge(model.module(dtype), params, protocol, batch_size)
+    results = {}
+    for listing in listings:
+        name = listing.benchmark.name
+        with contextlib.closing(logs[name]) as log:
+            results[name] = judge_benchmark(judge, listing, texts[name], log, progress=progress)
+    pictures: dict[str, dict[str, Path]] = {}
+    if jax.process_index() == 0:
+        with as_input_error(f"the results cannot be written to {str(folder)!r}"):
+            pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
+            write_results(folder / RESULTS_FILE, list(results.values()), print_)
+    return Evaluated(protocol, results, print_, pictures)
+
+
+def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress: bool) -> None:
+    """Looks for problems of the data before anything is computed; every process calls it.
+
+    Raises:
+        InputError: if something cannot be scored; the message lists all that was found.
+    """
+    problems = [p for listing in listings for p in listing.problems if p.fatal]
+    for listing in listings:
+        todo = remaining(listing.examples, logs[listing.benchmark.name])
+        mine = tuple(todo[jax.process_index() :: jax.process_count()])
+        problems += verify_examples(
+            dataclasses.replace(listing, examples=mine, problems=()), progress=progress
+        )
+    text = f"the data cannot be scored as it is:\n{describe_problems(problems)}"
+    problem = agree_on_problem(text if any(problem.fatal for problem in problems) else None)
+    if problem is not None:
+        raise InputError(problem)
+
+
+def embed_texts(
+    clip: CLIP,
+    params: Any,
+    texts: Sequence[str],
+    templates: str,
+    tokenizer_file: str | None = None,
+) -> np.ndarray:
+    """Embeddings of class names, float32 [n, d].
+
+    Raises:
+        InputError: if the CLIP has another vocabulary than OpenAI's.
+    """
+    config = clip.config
+    if config.vocab_size != END_ID + 1:
+        raise InputError(
+            f"this CLIP has a vocabulary of {config.vocab_size} and not the {END_ID + 1} of "
+            "OpenAI's, so class names cannot be tokenised here"
+        )
+    tokenizer = ClipTokenizer(config.context_length, tokenizer_file=tokenizer_file)
+    return embed_class_names(clip, params, tokenizer, texts, templates)
+
+
+def _open_log(output: Path, benchmark: Benchmark, found: Mapping[str, Any]) -> ScoreLog:
+    # Which images there are does not change the counts of one.
+    described = {
+        name: value
+        for name, value in found["benchmarks"][benchmark.name].items()
+        if name not in ("images", "image_list", "split")
+    }
+    common = {k: v for k, v in found.items() if k not in ("hash", "benchmarks")}
+    judged = {**common, benchmark.name: described}
+    return ScoreLog(output / "progress", benchmark.name, len(benchmark.names), judged)

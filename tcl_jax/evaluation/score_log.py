@@ -1,0 +1,187 @@
+"""Counts of the images already scored, on disk, so that an evaluation can go on where it stopped.
+
+A file for each process, with a JSON value a line: first what is judged, then an image each, written
+as soon as it is scored. A line that was cut short counts as not written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.examples import Example
+from tcl_jax.evaluation.protocol import differences
+from tcl_jax.evaluation.scores import Counts
+from tcl_jax.files import whole_file
+from tcl_jax.parallel.processes import agree_on_problem, gather_texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """An image that is scored.
+
+    Attributes:
+        key: of the image.
+        files: sizes in bytes and times of its two files, to tell whether they are still the same.
+        counts: its pixels.
+        seconds: time since the image before.
+    """
+
+    key: str
+    files: tuple[int, ...]
+    counts: Counts
+    seconds: float
+
+    def to_json(self) -> str:
+        """One line."""
+        c = self.counts
+        occurring = np.flatnonzero(c.predicted + c.labelled)
+        table = np.stack(
+            [occurring, *(x[occurring] for x in (c.intersection, c.predicted, c.labelled))]
+        )
+        return json.dumps(
+            {
+                "image": self.key,
+                "files": self.files,
+                "seconds": round(self.seconds, 4),
+                "class_intersection_predicted_labelled": table.T.tolist(),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, line: str, classes: int) -> Record:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError, KeyError, TypeError, IndexError: if it is none.
+        """
+        fields = json.loads(line)
+        table = np.array(fields["class_intersection_predicted_labelled"], np.int64).reshape(-1, 4)
+        counts = np.zeros((3, classes), np.int64)
+        counts[:, table[:, 0]] = table[:, 1:].T
+        files = tuple(int(value) for value in fields["files"])
+        return cls(str(fields["image"]), files, Counts(*counts), float(fields["seconds"]))
+
+
+def describe_files(example: Example) -> tuple[int, ...]:
+    """Size and time of the image and of the label, as far as they are there."""
+    values: list[int] = []
+    for path in (example.image, example.label):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        values += [status.st_size, status.st_mtime_ns]
+    return tuple(values)
+
+
+class ScoreLog:
+    """The records of a benchmark, in a folder that all processes may share or not.
+
+    Every process makes one, at the same time, since they tell each other what they found.
+
+    Args:
+        folder: of the records; None keeps them in memory alone.
+        name: of the benchmark.
+        classes: number of its labels.
+        judged: what the counts depend on, see `protocol.fingerprint`.
+
+    Raises:
+        InputError: if there are records of something else.
+    """
+
+    def __init__(
+        self, folder: Path | None, name: str, classes: int, judged: Mapping[str, Any]
+    ) -> None:
+        self._judged = json.dumps(judged)
+        process, count = jax.process_index(), jax.process_count()
+        self._path = None if folder is None else folder / f"{name}.{process}of{count}.jsonl"
+        problem: str | None = None
+        found: dict[str, Record] = {}
+        self._own: dict[str, Record] = {}
+        try:
+            for path in sorted(folder.glob(f"{name}.*.jsonl")) if folder else ():
+                records = self._read(path, classes)
+                found |= records
+                if path == self._path:
+                    self._own = records
+        except InputError as error:
+            problem = str(error)
+        if (problem := agree_on_problem(problem)) is not None:
+            raise InputError(problem)
+        everyones = gather_texts("\n".join(record.to_json() for record in found.values()))
+        lines = [line for text in everyones for line in text.splitlines()]
+        self.records = {r.key: r for r in (Record.from_json(line, classes) for line in lines)}
+        self._classes = classes
+        self._file: TextIO | None = None
+        self._last = time.monotonic()
+
+    def _read(self, path: Path, classes: int) -> dict[str, Record]:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            judged = json.loads(lines[0])["judged"]
+        except (IndexError, ValueError, KeyError, TypeError):
+            return {}
+        if changed := differences(judged, json.loads(self._judged)):
+            raise InputError(
+                f"{path.parent.parent} holds an evaluation of something else, which differs in "
+                + "; ".join(f"{'.'.join(k)}: {a} and {b}" for k, (a, b) in changed.items())
+                + " (there and now). Choose another folder, or delete that one"
+            )
+        found: dict[str, Record] = {}
+        for line in lines[1:]:
+            try:
+                record = Record.from_json(line, classes)
+            except (ValueError, KeyError, TypeError, IndexError):
+                continue  # cut short when the process was killed
+            found[record.key] = record
+        return found
+
+    def start(self) -> None:
+        """Time is counted from here."""
+        self._last = time.monotonic()
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Forgets the records of all other images."""
+        wanted = set(keys)
+        self.records = {key: r for key, r in self.records.items() if key in wanted}
+        self._own = {key: r for key, r in self._own.items() if key in wanted}
+
+    def add(self, key: str, files: tuple[int, ...], counts: Counts) -> None:
+        """Keeps an image's counts, on disk at once."""
+        if self._file is None and self._path is not None:
+            # Once more from the start, without what was cut short or is no longer wanted.
+            with whole_file(self._path) as temporary:
+                lines = [json.dumps({"judged": json.loads(self._judged)})]
+                lines += [record.to_json() for record in self._own.values()]
+                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            self._file = self._path.open("a", encoding="utf-8")
+        now = time.monotonic()
+        record = Record(key, files, counts, now - self._last)
+        self._last = now
+        self.records[key] = self._own[key] = record
+        if self._file is not None:
+            self._file.write(record.to_json() + "\n")
+            self._file.flush()
+
+    def gather(self) -> dict[str, Record]:
+        """The records of all processes; every process calls it."""
+        for text in gather_texts("\n".join(record.to_json() for record in self._own.values())):
+            for line in text.splitlines():
+                record = Record.from_json(line, self._classes)
+                self.records[record.key] = record
+        return self.records
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

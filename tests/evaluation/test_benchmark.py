@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation import benchmark_schema
+from tcl_jax.evaluation.benchmark import (
+    BENCHMARKS,
+    Benchmark,
+    custom_benchmark,
+    load_benchmark,
+)
+from tcl_jax.evaluation.labels import IGNORE, LabelError, read_label, to_classes
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+EXPECTED = json.loads((GOLDEN / "eval" / "expected.json").read_text())
+PUBLISHED = {
+    "TCL": (51.2, 24.3, 30.4, 77.5, 30.3, 19.6, 23.1, 14.9),
+    "TCL + PAMR": (55.0, 30.4, 31.6, 83.2, 33.9, 22.4, 24.0, 17.1),
+}
+MEANS = {"TCL": 33.9, "TCL + PAMR": 37.2}
+OWN = 'images = "photos"\nlabels = "labels"\n'
+
+
+def write_toml(folder: Path, text: str, name: str = "own.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def three(**settings: Any) -> Benchmark:
+    return custom_benchmark("images", "labels", ["cat", "dog", "cow"], **settings)
+
+
+# ----------------------------------------------------------------------------------- built-in ones
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_class_names_are_the_published_ones(name: str) -> None:
+    benchmark = load_benchmark(name)
+    assert list(benchmark.names) == EXPECTED[f"{name}/classes"]
+    assert benchmark.name == name
+    assert benchmark.texts == tuple(synonyms[0] for synonyms in benchmark.classes)
+    assert benchmark.background == (name in ("voc", "context", "coco_object"))
+    assert benchmark.reduce_zero_label == (name in ("voc20", "context59", "ade20k"))
+    assert benchmark.ignore == 255
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_published_row(method: str) -> None:
+    row = [load_benchmark(name).published[method] for name in BENCHMARKS]
+    assert row == list(PUBLISHED[method])
+    assert np.mean(row) == pytest.approx(MEANS[method], abs=0.05)
+
+
+def test_every_built_in_has_its_own_classes_hash() -> None:
+    hashes = [load_benchmark(name).classes_hash for name in BENCHMARKS]
+    assert len(set(hashes)) == len(BENCHMARKS)
+    assert all(re.fullmatch(r"[0-9a-f]{16}", digits) for digits in hashes)
+    assert hashes[0] == load_benchmark("voc", split="train").classes_hash
+
+
+def test_splits() -> None:
+    assert load_benchmark("ade20k").split == "val"
+    train = load_benchmark("ade20k", split="train")
+    assert (train.split, train.splits["train"], train.folders["train"]) == (
+        "train",
+        20210,
+        "training",
+    )
+    with pytest.raises(InputError, match=r"no split 'test'; choose one of val, train"):
+        load_benchmark("voc", split="test")
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(InputError, match=r"'vok' is not known.*voc, context.*\.toml"):
+        load_benchmark("vok")
+
+
+# ------------------------------------------------------------------------------------- a user's own
+
+
+def test_the_example_of_the_schema(tmp_path: Path) -> None:
+    example = re.search(r"\n    # birds.toml(.*?)\n\n\{key\}", benchmark_schema.__doc__ or "", re.S)
+    assert example
+    text = "\n".join(line.removeprefix("    ") for line in example[1].splitlines()[1:])
+    benchmark = load_benchmark(write_toml(tmp_path, text, "birds.toml"))
+    assert benchmark == Benchmark(
+        name="birds",
+        title="Birds of my garden",
+        classes=(("sparrow",), ("great tit", "tit"), ("crow",)),
+        background=True,
+        reduce_zero_label=False,
+        ignore=255,
+        images=f"{tmp_path}/photos/{{key}}.*",
+        labels=f"{tmp_path}/labels/{{key}}_mask.png",
+        list=f"{tmp_path}/lists/{{split}}.txt",
+        split="val",
+        splits={"val": 120, "train": 900},
+        hint="Ask Ann for the photos.",
+        published={"Ann's model": 41.2},
+        short_side=448,
+        window=448,
+        stride=224,
+        threshold=0.4,
+        folders={"val": "validation"},
+    )
+    assert benchmark.names == ("background", "sparrow", "great tit", "crow")
+    assert benchmark.texts == ("sparrow", "great tit", "tit", "crow")
+    assert benchmark.class_of_text == (0, 1, 1, 2)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    benchmark = load_benchmark(write_toml(tmp_path, OWN + 'classes = ["cat"]'))
+    assert (benchmark.name, benchmark.title, benchmark.split) == ("own", "own", "val")
+    assert (benchmark.background, benchmark.reduce_zero_label, benchmark.ignore) == (
+        False,
+        False,
+        255,
+    )
+    assert benchmark.list is benchmark.window is benchmark.threshold is None
+    assert not benchmark.splits and not benchmark.published
+
+
+def test_names_in_a_toml_are_taken_as_they_are_and_in_a_text_file_stripped(tmp_path: Path) -> None:
+    text = "\ufeff# animals\n\n cat , kitten\n  dog\n"
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    path = write_toml(tmp_path, OWN + 'classes = "classes.txt"')
+    assert load_benchmark(path).classes == (("cat", "kitten"), ("dog",))
+    path = write_toml(tmp_path, OWN + 'classes = ["cat ", ["dog, big", "dog"]]')
+    assert load_benchmark(path).classes == (("cat ",), ("dog, big", "dog"))
+
+
+def test_classes_hash_sees_synonyms_and_background() -> None:
+    variants = [
+        custom_benchmark("i", "l", ["cat", "dog"]),
+        custom_benchmark("i", "l", ["dog", "cat"]),
+        custom_benchmark("i", "l", [["cat", "dog"]]),
+        custom_benchmark("i", "l", ["cat", "dog"], background=True),
+        custom_benchmark("i", "l", ["cat ", "dog"]),
+    ]
+    assert len({variant.classes_hash for variant in variants}) == len(variants)
+
+
+def test_custom_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("cat, kitten\ndog\n")
+    benchmark = custom_benchmark(
+        Path("photos"),
+        "masks/{key}.png",
+        Path("names.txt"),
+        image_list="all.txt",
+        background=True,
+        threshold=1,
+        window=None,
+    )
+    assert benchmark.name == "custom"
+    assert benchmark.classes == (("cat", "kitten"), ("dog",))
+    assert benchmark.images == f"{tmp_path}/photos/{{key}}.*"
+    assert benchmark.labels == f"{tmp_path}/masks/{{key}}.png"
+    assert benchmark.list == f"{tmp_path}/all.txt"
+    assert benchmark.threshold == 1.0 and isinstance(benchmark.threshold, float)
+    assert benchmark.window is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OWN, "'classes' is missing"),
+        ('labels = "l"\nclasses = ["a"]', "'images' is missing"),
+        (OWN + 'classes = ["a"]\ncolour = 3', "no key 'colour'; known are .*reduce_zero_label"),
+        (OWN + 'classes = ["a"]\nbackground = "yes"', "background is 'yes'; .* true or false"),
+        (OWN + 'classes = ["a"]\nignore = true', "ignore is True; .* whole number"),
+        (OWN + 'classes = ["a"]\nignore = 70000', "ignore is 70000; .* 0 to 65535"),
+        (OWN + 'classes = ["a"]\nwindow = 0', "window is 0; .* positive"),
+        (OWN + 'classes = ["a"]\nthreshold = 40', "threshold is 40; .* 0 to 1"),
+        (OWN + 'classes = ["a"]\nsplits = {val = "many"}', "splits is .* {val = 100}"),
+        (OWN + 'classes = ["a"]\nsplits = {train = 3}', "no split 'val'; choose one of train"),
+        (OWN + 'classes = ["a"]\npublished = {TCL = 512}', "published is .*per cent"),
+        (OWN + "classes = 5", "classes is 5; .* list of names"),
+        (OWN + "classes = []", "classes is empty"),
+        (OWN + "classes = [5]", r"classes has the entry \[5\]"),
+        (OWN + 'classes = ["a", []]', r"classes has the entry \[\]"),
+        (OWN + 'classes = ["a", ["b", " "]]', r"classes has the entry \['b', ' '\]; .* empty"),
+        (OWN + 'classes = ["a", "b", "A "]', "classes has 'A ' twice"),
+        (OWN + 'classes = ["a", ["b", "a"]]', "classes has 'a' twice"),
+        (OWN + 'classes = ["Background"]\nbackground = true', "remove it from classes"),
+        (
+            OWN + 'classes = ["a"]\nbackground = true\nreduce_zero_label = true',
+            "both true.*one of them to false",
+        ),
+        (OWN + 'classes = ["a", "b"]\nignore = 1', "ignore = 1 .*0 to 1; .*255"),
+        (OWN + 'classes = ["a"]\nignore = 1\nreduce_zero_label = true', "1 to 1; .*255"),
+        (OWN + 'name = "a/b"\nclasses = ["a"]', "'a/b' cannot be that of a file"),
+        (OWN + 'name = "voc"\nclasses = ["a"]', "'voc' is the name of a built-in"),
+        ('images = "i/{name}.jpg"\nlabels = "l"\nclasses = ["a"]', r"images .* has \{name\}"),
+        ('images = "i/*.jpg"\nlabels = "l"\nclasses = ["a"]', r"write \{key\} in place of \*"),
+        ('images = "i"\nlabels = "l/{key}.*"\nclasses = ["a"]', r"write \{key\} in place of \*"),
+        ('images = "{key}/{key}"\nlabels = "l"\nclasses = ["a"]', "more than once"),
+        (OWN + 'classes = ["a"]\nlist = "{key}.txt"', r"list .* has \{key\}"),
+        (OWN + 'classes = "nowhere.txt"', "nowhere.txt.* cannot be read: No such file"),
+        (OWN + "classes = [cat]", "is not a TOML file.*quotes"),
+    ],
+)
+def test_what_is_wrong_in_a_toml_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = write_toml(tmp_path, text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_benchmark(path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_empty_synonym_in_a_text_file(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog,\n")
+    with pytest.raises(InputError, match=r"names.txt.*line 2, 'dog,', has an empty synonym"):
+        custom_benchmark("i", "l", names)
+    names.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not UTF-8"):
+        custom_benchmark("i", "l", names)
+
+
+def test_missing_toml(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone.toml' cannot be read: No such file"):
+        load_benchmark(tmp_path / "gone.toml")
+
+
+def test_255_cannot_be_a_class_and_ignored() -> None:
+    many = [f"class {i}" for i in range(300)]
+    with pytest.raises(InputError, match="ignore = 255 .*0 to 299; .*65535"):
+        custom_benchmark("i", "l", many)
+    assert custom_benchmark("i", "l", many, ignore=65535).ignore == 65535
+
+
+# ------------------------------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize(
+    ("settings", "raw", "expected"),
+    [
+        ({}, [0, 2, 255], [0, 2, IGNORE]),
+        ({"background": True}, [0, 3, 255], [0, 3, IGNORE]),
+        ({"reduce_zero_label": True}, [0, 1, 3, 255], [IGNORE, 0, 2, IGNORE]),
+        ({"ignore": 99}, [1, 99], [1, IGNORE]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_to_classes(
+    settings: dict[str, Any], raw: list[int], expected: list[int], dtype: Any
+) -> None:
+    classes = to_classes(np.array([raw], dtype), three(**settings))
+    assert classes.dtype == np.int32
+    assert classes.tolist() == [expected]
+
+
+def test_values_out_of_range_are_listed() -> None:
+    with pytest.raises(LabelError, match=r"values 3 \(1 pixels\), 7 \(2 pixels\); .* has 0 to 2"):
+        to_classes(np.array([[7, 3, 7, 0]], np.uint8), three())
+    with pytest.raises(LabelError, match=r"4 \(1 pixels\); .* has 1 to 3, and 0 and 255 to be"):
+        to_classes(np.array([[4, 0]], np.uint8), three(reduce_zero_label=True))
+    with pytest.raises(LabelError, match=r"-1 \(1 pixels\), 70000 \(1 pixels\)"):
+        to_classes(np.array([[-1, 70000, 2]], np.int32), three())
+    with pytest.raises(LabelError, match="and 22 more"):
+        to_classes(np.arange(3, 33, dtype=np.uint8)[None], three())
+
+
+def save(image: Image.Image, path: Path, **settings: Any) -> Path:
+    image.save(path, **settings)
+    return path
+
+
+def test_labels_of_every_integer_kind(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    path = save(Image.fromarray(values), tmp_path / "grey.png")
+    assert read_label(path).dtype == np.uint8
+    np.testing.assert_array_equal(read_label(path), values)
+
+    for colours in (256, 12):  # 8 and 4 bits a pixel
+        palette = Image.fromarray(values, "P") if colours == 256 else Image.new("P", (4, 3))
+        palette.putdata(values.ravel().tolist())
+        palette.putpalette([(37 * i) % 256 for i in range(3 * colours)])
+        path = save(palette, tmp_path / "palette.png", bits=8 if colours == 256 else 4)
+        np.testing.assert_array_equal(read_label(path), values)
+    assert path.read_bytes()[24] == 4
+
+    large = values.astype(np.uint16) * 100
+    path = save(Image.fromarray(large), tmp_path / "sixteen.png")
+    assert read_label(path).dtype == np.uint16
+    np.testing.assert_array_equal(read_label(path), large)
+
+    signed = values.astype(np.int32) - 1
+    path = save(Image.fromarray(signed), tmp_path / "signed.tif")
+    np.testing.assert_array_equal(read_label(path), signed)
+
+
+def test_more_than_255_classes(tmp_path: Path) -> None:
+    many = custom_benchmark("i", "l", [f"class {i}" for i in range(300)], ignore=65535)
+    raw = np.array([[0, 255, 299, 65535]], np.uint16)
+    path = save(Image.fromarray(raw), tmp_path / "label.png")
+    assert to_classes(read_label(path), many).tolist() == [[0, 255, 299, IGNORE]]
+
+
+def test_labels_that_cannot_be_used(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.zeros((20, 30), np.uint8))
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60), np.uint8)
+    whole = save(Image.fromarray(noise), tmp_path / "whole.png").read_bytes()
+    cut, empty, text = (tmp_path / name for name in ("cut.png", "empty.png", "text.png"))
+    cut.write_bytes(whole[: len(whole) // 2])
+    empty.write_bytes(b"")
+    text.write_text("no image")
+    for path, message in (
+        (save(grey.convert("RGB"), tmp_path / "rgb.png"), "mode RGB, with 3 channels.*palette"),
+        (save(grey.convert("RGBA"), tmp_path / "rgba.png"), "4 channels"),
+        (save(grey.convert("F"), tmp_path / "float.tif"), "not whole numbers"),
+        (save(grey, tmp_path / "jpeg.png", format="JPEG"), "a JPEG.*PNG"),
+        (save(grey.convert("1"), tmp_path / "one.png"), r"1 bit\(s\).*as 255; .*8 bits"),
+        (cut, "cannot be read|damaged"),
+        (empty, "the file is empty"),
+        (text, "cannot be read: cannot identify"),
+        (tmp_path / "gone.png", "cannot be read: No such file"),
+        (tmp_path, "cannot be read: Is a directory"),
+    ):
+        with pytest.raises(LabelError, match=message):
+            read_label(path)

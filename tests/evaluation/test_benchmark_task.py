@@ -1,0 +1,93 @@
+"""Benchmarks while a run trains: the scores of `evaluate` on the same parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.tcl import get_config as paper_config
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark import load_benchmark
+from tcl_jax.evaluation.examples import list_examples
+from tcl_jax.evaluation.run import evaluate
+from tcl_jax.evaluation.tasks import TASKS, make_evaluators
+from tcl_jax.inference.model import Model
+from tcl_jax.inference.settings import default_settings
+from tcl_jax.parallel.mesh import data_mesh, put_replicated
+from tcl_jax.training.build import build_task
+from tests.reference import GOLDEN
+from tests.tiny import tiny_clip_config, tiny_config
+
+
+def with_benchmarks(config: ConfigDict) -> ConfigDict:
+    with config.unlocked():
+        config.eval.update(
+            tasks=("voc20", "context59"), data=str(GOLDEN / "eval/data"), split="val",
+            templates="simple", kp_weight=0.3, background=0.5,
+        )  # fmt: skip
+    return config
+
+
+def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
+    config = with_benchmarks(tiny_config(tmp_path))
+    task = build_task(config)
+    evaluators = make_evaluators(config, task)
+    assert list(evaluators) == ["voc20", "context59"]
+    mesh = data_mesh()
+    params, frozen = put_replicated(task.params, mesh), put_replicated(task.frozen, mesh)
+    found = {name: evaluator(params, frozen) for name, evaluator in evaluators.items()}
+    model = Model(
+        task.clip.config,
+        task.objective.model.tap_layer,
+        {**task.params, "clip": task.frozen},
+        default_settings(task.clip.config),
+    )
+    listings = [list_examples(load_benchmark(name), GOLDEN / "eval/data") for name in evaluators]
+    expected = evaluate(
+        model, listings, tmp_path / "out", progress=False, pamr=False, templates="simple"
+    )["TCL"]
+    for name, evaluation in found.items():
+        scores = expected.results[name].scores
+        assert evaluation.scores == pytest.approx(
+            {"miou": 100 * scores.miou, "macc": 100 * scores.macc, "aacc": 100 * scores.aacc}
+        )
+        assert set(evaluation.images) == {"best", "worst"}
+        assert all(image.dtype == np.uint8 for image in evaluation.images.values())
+
+    judge = evaluators["voc20"]._judge
+    doubled = jax.tree.map(lambda x: 2 * x, params)
+    again = evaluators["voc20"](doubled, frozen)
+    assert again.scores != found["voc20"].scores
+    assert judge._masks._compiled._cache_size() == 1
+    evaluators["voc20"].report(params, frozen, tmp_path)
+    assert f"{again.scores['miou']:.2f}"[:4] in (tmp_path / "voc20.json").read_text()
+
+
+def test_training_a_clip_judges_the_baseline(tmp_path: Path) -> None:
+    config = with_benchmarks(tiny_clip_config())
+    config.eval.tasks = ("voc20",)
+    task = build_task(config)
+    (evaluator,) = make_evaluators(config, task).values()
+    before = evaluator(task.params, {}).scores
+    after = evaluator(jax.tree.map(lambda x: 1.5 * x, task.params), {}).scores
+    assert before != after
+
+
+def test_the_papers_run_is_judged_on_train_splits() -> None:
+    config = paper_config()
+    assert config.eval.tasks == ("voc20", "context59") and config.eval.split == "train"
+    assert set(config.eval.tasks) < set(TASKS)
+
+
+def test_missing_data_is_told_before_training(tmp_path: Path) -> None:
+    config = with_benchmarks(tiny_config(tmp_path))
+    config.eval.split = "train"
+    with pytest.raises(InputError, match=r"(?s)SegmentationContext/train\.txt|Segmentation/train"):
+        make_evaluators(config, build_task(config))
+    config.eval.tasks = ("voc21",)
+    with pytest.raises(InputError, match="'voc21'; known are shapes, voc, "):
+        make_evaluators(config, build_task(config))

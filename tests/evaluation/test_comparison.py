@@ -1,0 +1,112 @@
+"""Two evaluations side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.comparison import compare
+from tests.evaluation.made_results import fingerprint_of
+
+IMAGES = {"classes": "0" * 16, "images": 10, "image_list": "1" * 16}
+
+
+def put(
+    folder: Path, scores: dict[str, float | None], *, per_benchmark: Any = None, **changes: Any
+) -> Path:
+    """A results.json; `per_benchmark` changes fields of single benchmarks' fingerprints."""
+    benchmarks = {name: {**IMAGES, **(per_benchmark or {}).get(name, {})} for name in scores}
+    content = {
+        "format_version": 1,
+        "benchmarks": {name: {"miou": miou} for name, miou in scores.items()},
+        "fingerprint": fingerprint_of(benchmarks=benchmarks, **changes),
+    }
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    lines = text.split("\n\n")[1].splitlines()
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_equal_but_for_scores(tmp_path: Path) -> None:
+    a = put(tmp_path / "a", {"voc": 50.125, "ade20k": 20.0, "cityscapes": 30.0})
+    b = put(tmp_path / "b", {"ade20k": 19.5, "voc": 51.5, "context": 7.0}, hash="other")
+    text = compare(a, b / "results.json")
+    assert rows_of(text) == {
+        "mIoU, %": ["A", "B", "B - A"],
+        "voc": ["50.12", "51.50", "+1.38"],
+        "ade20k": ["20.00", "19.50", "-0.50"],
+        "cityscapes": ["30.00", "-", "-"],
+        "context": ["-", "7.00", "-"],
+        "mean of 2": ["35.06", "35.50", "+0.44"],
+    }
+    assert "Only in A: cityscapes." in text and "Only in B: context." in text
+    assert "fingerprints are equal" in text and "WARNING" not in text
+    assert text.startswith(f"A: {a}\nB: {b / 'results.json'}")
+
+
+def test_method_and_weights_are_what_one_compares(tmp_path: Path) -> None:
+    a = put(tmp_path / "a", {"voc": 50.0})
+    b = put(tmp_path / "b", {"voc": 20.0}, method="maskclip", weights="cd" * 32, kp_weight=0.0)
+    text = compare(a, b)
+    assert "WARNING" not in text and "*" not in text
+    assert "Compared:\n  method: tcl in A, maskclip in B" in text
+    assert "weights: abababababababab... in A, cdcdcdcdcdcdcdcd... in B" in text
+    assert "Goes with the method:\n  kp_weight: 0.3 in A, 0.0 in B" in text
+    assert "scores are comparable" in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("stride", 112, "stride: 224 in A, 112 in B"),
+        ("pamr", False, "pamr: true in A, false in B"),
+        ("kp_weight", 0.0, "kp_weight: 0.3 in A, 0.0 in B"),
+        ("resize", "OpenCV 5.0.0", "resize: OpenCV 4.12.0, linear in A, OpenCV 5.0.0 in B"),
+        ("dtype", None, "dtype: float32 in A, nothing in B"),
+        ("new", {"deep": [1]}, "new: deep: nothing in A, [1] in B"),
+    ],
+)
+def test_another_protocol_is_warned_of(tmp_path: Path, field: str, value: Any, shown: str) -> None:
+    a = put(tmp_path / "a", {"voc": 50.0, "ade20k": None})
+    b = put(tmp_path / "b", {"voc": 20.0, "ade20k": 3.0}, weights="cd" * 32, **{field: value})
+    text = compare(a, b)
+    warning = text.split("WARNING: ")[1]
+    assert warning.startswith("the protocols differ, so the scores are not comparable.")
+    assert f"\n  {shown}" in warning and "weights" not in warning
+    assert rows_of(text)["voc"][-1] == "-30.00*" and rows_of(text)["mean of 1"][-1] == "-30.00*"
+    assert rows_of(text)["ade20k"] == ["-", "3.00", "-"]
+    assert "nan" not in text.lower()
+
+
+def test_other_images_concern_one_benchmark(tmp_path: Path) -> None:
+    scores: dict[str, float | None] = {"voc": 50.0, "ade20k": 10.0, "cityscapes": 5.0}
+    a = put(tmp_path / "a", scores)
+    b = put(tmp_path / "b", scores, per_benchmark={"voc": {"images": 9, "threshold": 0.1}})
+    text = compare(a, b)
+    assert "so the scores are comparable only for ade20k, cityscapes." in text
+    assert "\n  voc: images: 10 in A, 9 in B" in text
+    assert "\n  voc: threshold: nothing in A, 0.1 in B" in text
+    gains = {name: row[-1] for name, row in rows_of(text).items()}
+    assert gains["voc"] == "+0.00*" and gains["ade20k"] == "+0.00" and gains["mean of 3"][-1] == "*"
+
+
+def test_benchmarks_of_one_side_do_not_count(tmp_path: Path) -> None:
+    a = put(tmp_path / "a", {"voc": 50.0, "ade20k": 3.0}, per_benchmark={"ade20k": {"images": 3}})
+    assert "fingerprints are equal" in compare(a, put(tmp_path / "b", {"voc": 50.0}))
+    text = compare(a, put(tmp_path / "c", {"context": 1.0}))
+    assert "No benchmark is in both" in text and "mean" not in text
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    a = put(tmp_path / "a", {"voc": 50.0})
+    with pytest.raises(InputError, match="no results at .*nowhere"):
+        compare(a, tmp_path / "nowhere")

@@ -1,0 +1,287 @@
+"""Evaluations from files to reports: the protocol's golden scores, resuming, bad data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.monitoring
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcl_jax.errors import InputError, RunError
+from tcl_jax.evaluation.benchmark import BENCHMARKS, custom_benchmark, load_benchmark
+from tcl_jax.evaluation.examples import Listing, list_examples
+from tcl_jax.evaluation.results import BenchmarkResult, read_results
+from tcl_jax.evaluation.run import Evaluated, evaluate
+from tcl_jax.evaluation.scores import Counts
+from tcl_jax.inference.model import Model, model_from_torch
+from tests.reference import GOLDEN, load, reference_torch_model
+
+DATA = GOLDEN / "eval" / "data"
+EXPECTED = json.loads((GOLDEN / "eval" / "expected.json").read_text())
+MODEL = reference_torch_model()
+TEXTS = load("eval/text_emb_and_pred")
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def listings(names: Sequence[str] = BENCHMARKS) -> list[Listing]:
+    return [list_examples(load_benchmark(name), DATA) for name in names]
+
+
+def run(output: Path, names: Sequence[str] = BENCHMARKS, **options: Any) -> Evaluated:
+    """An evaluation of the reference model by one method."""
+    texts = {name: TEXTS[name] for name in names}
+    found = evaluate(
+        MODEL, listings(names), output, text_embeddings=texts, progress=False, **options
+    )
+    return next(iter(found.values()))
+
+
+def assert_same_counts(ours: Counts, theirs: Counts) -> None:
+    for name in ("intersection", "predicted", "labelled"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pamr", [False, True])
+def test_golden_scores_of_all_eight(pamr: bool, tmp_path: Path) -> None:
+    found = run(tmp_path, pamr=pamr)
+    written = read_results(tmp_path)
+    for name in BENCHMARKS:
+        expected = EXPECTED[f"{name}/pamr{int(pamr)}"]
+        counts, scores = found.results[name].counts, found.results[name].scores
+        # One pixel of one picture of ade20k is a tie in float32.
+        assert np.abs(counts.intersection - expected["intersect"]).max() <= 1
+        assert np.abs(counts.union - expected["union"]).max() <= 1
+        for ours, theirs in (("miou", "mIoU"), ("macc", "mAcc"), ("aacc", "aAcc")):
+            assert abs(getattr(scores, ours) - expected[theirs]) <= 1e-4
+            in_file = written["benchmarks"][name][ours] / 100
+            assert in_file == pytest.approx(getattr(scores, ours), abs=1e-9)
+    assert written["mean_miou"] == pytest.approx(
+        100 * np.mean([found.results[name].scores.miou for name in BENCHMARKS])
+    )
+    for file in ("results.md", "report.html", "pictures/voc_best.png", "pictures/voc_classes.png"):
+        assert (tmp_path / file).stat().st_size > 1000
+    if pamr:
+        for name in BENCHMARKS:
+            for shown in found.results[name].shown:
+                expected = TEXTS[f"{name}/pred{int(shown.key.split('_0')[1][:5])}"]
+                assert np.count_nonzero(shown.predicted != expected) <= 1
+
+
+def test_any_batch_gives_the_same_counts(tmp_path: Path) -> None:
+    names = ("voc", "cityscapes")
+    one = run(tmp_path / "1", names, pamr=False, batch_size=1)
+    five = run(tmp_path / "5", names, pamr=False, batch_size=5)
+    for name in names:
+        assert_same_counts(one.results[name].counts, five.results[name].counts)
+    assert one.fingerprint == five.fingerprint
+
+
+def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tcl_jax.evaluation import judge
+
+    whole = run(tmp_path / "whole", ("voc",), pamr=False)
+    calls: list[Path] = []
+    decode = judge.read_pixels
+
+    def counted(path: Path) -> np.ndarray:
+        calls.append(path)
+        return decode(path)
+
+    monkeypatch.setattr(judge, "read_pixels", counted)
+    log = next((tmp_path / "whole/progress").glob("voc.*.jsonl"))
+    lines = log.read_text().splitlines()
+    assert len(lines) == 3
+    stopped = tmp_path / "stopped/progress" / log.name
+    stopped.parent.mkdir(parents=True)
+    # One image is scored, and the line of the other was being written.
+    stopped.write_text("\n".join([*lines[:2], lines[2][:30]]))
+    again = run(tmp_path / "stopped", ("voc",), pamr=False)
+    assert_same_counts(again.results["voc"].counts, whole.results["voc"].counts)
+    assert [image.key for image in again.results["voc"].images] == [
+        image.key for image in whole.results["voc"].images
+    ]
+    assert len(calls) == 1 + 4  # one to score, two to show: their masks, and themselves
+    assert len(stopped.read_text().splitlines()) == 3
+    calls.clear()
+    run(tmp_path / "stopped", ("voc",), pamr=False)
+    assert len(calls) == 4
+
+
+def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, ("voc",), pamr=False)
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(InputError, match=r"differs in .*threshold: 0\.5 and 0\.6"):
+        run(tmp_path, ("voc",), pamr=False, threshold=0.6)
+    with pytest.raises(InputError, match="pamr: False and True"):
+        run(tmp_path, ("voc",), pamr=True)
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_methods_side_by_side(tmp_path: Path) -> None:
+    names = ("voc",)
+    found = evaluate(
+        MODEL,
+        listings(names),
+        tmp_path,
+        methods=["tcl", "maskclip", "sclip", "naclip"],
+        text_embeddings={name: TEXTS[name] for name in names},
+        progress=False,
+        pamr=False,
+    )
+    assert list(found) == ["TCL", "MaskCLIP", "SCLIP", "NACLIP"]
+    scores = {one.results["voc"].scores.aacc for one in found.values()}
+    assert len(scores) == 4
+    weights = {title: one.fingerprint["weights"] for title, one in found.items()}
+    assert weights["MaskCLIP"] == weights["SCLIP"] == weights["NACLIP"] != weights["TCL"]
+    assert all((tmp_path / method / "results.json").is_file() for method in ("tcl", "sclip"))
+    text = (tmp_path / "results.md").read_text()
+    assert "NACLIP, measured" in text and "TCL, published" in text
+    clip_alone = MODEL.with_method("maskclip")
+    assert clip_alone.with_method("naclip").method == "naclip"
+    with pytest.raises(InputError, match="needs TCL's weights"):
+        clip_alone.with_method("tcl")
+    with pytest.raises(InputError, match="'proxyclip' is unknown; choose one of tcl, maskclip"):
+        MODEL.with_method("proxyclip")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stride": 65}, "stride=65 must be from 1 to the window"),
+        ({"threshold": 1.5}, "threshold=1.5 must be between"),
+        ({"short_side": 0}, "window=0|short_side=0"),
+        ({"templates": "nonsense"}, "templates='nonsense'"),
+        ({"dtype": "float8"}, "dtype='float8' is unknown"),
+        ({"methods": ["tcl", "tcl"]}, "given more than once"),
+    ],
+)
+def test_impossible_protocols(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, ("voc",), **options)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------- data of one's own
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Model:
+    return model_from_torch("builtin:shapes_clip")
+
+
+def write_photos(folder: Path, sizes: Sequence[tuple[int, int]], classes: int = 3) -> None:
+    """Images and labels of the classes in stripes, with a frame that is ignored."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for i, (height, width) in enumerate(sizes):
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        label = np.broadcast_to(np.arange(width) * classes // width, (height, width))
+        label = label.astype(np.uint8)
+        label[:1] = 255
+        Image.fromarray(image).save(folder / f"images/{i:03}.png")
+        Image.fromarray(label).save(folder / f"labels/{i:03}.png")
+
+
+def own_listing(folder: Path, classes: Sequence[Any], **settings: Any) -> Listing:
+    benchmark = custom_benchmark(folder / "images", folder / "labels", classes, **settings)
+    return list_examples(benchmark, folder)
+
+
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """One entry for every program that XLA compiles."""
+    events: list[str] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event == COMPILED:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.clear_event_listeners()
+
+
+def test_forty_sizes_compile_three_programs_at_most(
+    shapes: Model, tmp_path: Path, compiled: list[str]
+) -> None:
+    sizes = [(40 + 3 * i, 160 - 2 * i) for i in range(40)]
+    assert len(set(sizes)) == 40
+    write_photos(tmp_path, sizes)
+    listing = own_listing(tmp_path, ["plain red", ["dotted blue", "blue"], "plain green"])
+    found = evaluate(shapes, [listing], tmp_path / "out", progress=False, batch_size=4)
+    assert len(found["MaskCLIP + PAMR"].results["custom"].images) == 40
+    assert 1 <= len(compiled) <= 3
+
+
+def test_every_problem_is_told_before_anything_is_scored(shapes: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path, [(40, 60)] * 6)
+    label = np.asarray(Image.open(tmp_path / "labels/001.png")).copy()
+    label[3, 4:9] = 7
+    Image.fromarray(label).save(tmp_path / "labels/001.png")
+    whole = tmp_path / "images/002.png"
+    whole.write_bytes(whole.read_bytes()[:-400])
+    (tmp_path / "labels/003.png").unlink()
+    Image.fromarray(label[:, :30]).save(tmp_path / "labels/004.png")
+    (tmp_path / "images/Thumbs.db").write_bytes(b"x")
+    listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
+    with pytest.raises(InputError) as caught:
+        evaluate(shapes, [listing], tmp_path / "out", progress=False)
+    message = str(caught.value)
+    for part in ("002.png", "label values 7 (5 pixels)", "003.png", "004.png", "wrong label"):
+        assert part in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_goes_bad_while_it_runs(
+    shapes: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tcl_jax.evaluation import run as run_module
+
+    write_photos(tmp_path, [(40, 60)] * 3)
+    listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
+    (tmp_path / "images/002.png").write_bytes(b"not an image")
+    monkeypatch.setattr(run_module, "verify_examples", lambda *a, **k: ())
+    with pytest.raises(RunError, match=r"002\.png cannot be decoded"):
+        evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
+    write_photos(tmp_path / "again", [(40, 60)] * 3)
+    (tmp_path / "images/002.png").write_bytes((tmp_path / "again/images/002.png").read_bytes())
+    found = evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
+    assert len(found["MaskCLIP"].results["custom"].images) == 3
+
+
+def test_labels_that_change_are_scored_again(shapes: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path, [(40, 60)] * 2)
+    names = ["plain red", "dotted blue", "plain green"]
+
+    def counts() -> BenchmarkResult:
+        listing = own_listing(tmp_path, names)
+        found = evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
+        return found["MaskCLIP"].results["custom"]
+
+    before = counts()
+    label = np.zeros((40, 60), np.uint8)
+    Image.fromarray(label).save(tmp_path / "labels/001.png")
+    after = counts()
+    assert_same_counts(after.images[0].counts, before.images[0].counts)
+    assert after.images[1].counts.labelled.tolist() == [2400, 0, 0]
+
+
+def test_thresholds_of_a_benchmark_of_ones_own(shapes: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path, [(40, 60)], classes=2)
+    listing = own_listing(tmp_path, ["plain red"], background=True)
+    everything = dataclasses.replace(listing.benchmark, threshold=0.0)
+    nothing = dataclasses.replace(listing.benchmark, threshold=1.0)
+    shares = []
+    for i, benchmark in enumerate((everything, nothing)):
+        changed = dataclasses.replace(listing, benchmark=benchmark)
+        found = evaluate(shapes, [changed], tmp_path / f"{i}", progress=False, pamr=False)
+        shares.append(found["MaskCLIP"].results["custom"].counts.predicted.tolist())
+    assert shares == [[0, 2340], [2340, 0]]

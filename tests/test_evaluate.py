@@ -1,0 +1,183 @@
+"""`python -m tcl_jax.evaluate` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcl_jax.data.shapes import ShapesSource, class_names
+from tcl_jax.errors import InputError
+from tcl_jax.evaluate import run
+from tests.reference import GOLDEN
+
+CLIP = "--clip=builtin:shapes_clip"
+DATA = GOLDEN / "eval" / "data"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark of one's own: drawn scenes, their labels and the names of the classes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    source = ShapesSource("test", num_examples=24, image_size=64)
+    for i in range(len(source)):
+        Image.fromarray(source[i]["image"]).save(folder / f"images/{i:02}.png")
+        Image.fromarray(source[i]["label"]).save(folder / f"labels/{i:02}.png")
+    (folder / "names.txt").write_text("\n".join(class_names()))
+    names = ", ".join(f'"{name}"' for name in class_names())
+    (folder / "scenes.toml").write_text(
+        'title = "Drawn scenes"\nimages = "images"\nlabels = "labels"\n'
+        f"classes = [{names}]\nbackground = true\n"
+    )
+    return folder
+
+
+def own(scenes: Path) -> list[str]:
+    return [
+        f"--images={scenes}/images", f"--labels={scenes}/labels", f"--classes={scenes}/names.txt",
+        "--background",
+    ]  # fmt: skip
+
+
+def test_a_benchmark_of_ones_own(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run([CLIP, f"--output={tmp_path}/flags", *own(scenes), "--no-pamr", "--templates=shapes"])
+    out = capsys.readouterr().out
+    assert "MaskCLIP, measured" in out and f"{tmp_path}/flags/report.html" in out
+    results = json.loads((tmp_path / "flags/results.json").read_text())
+    scores = results["benchmarks"]["custom"]
+    assert scores["images"] == 24 and 15 < scores["miou"] < 60
+    assert list(scores["per_class"]) == ["background", *class_names()]
+    assert results["fingerprint"]["templates"] == "shapes"
+
+    toml = f"--benchmark={scenes}/scenes.toml"
+    run([CLIP, f"--output={tmp_path}/toml", toml, "--no-pamr", "--templates=shapes"])
+    again = json.loads((tmp_path / "toml/results.json").read_text())
+    assert again["benchmarks"]["scenes"]["miou"] == scores["miou"]
+
+
+def test_methods_and_comparison(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [CLIP, f"--output={tmp_path}", *own(scenes), "--no-pamr"]
+    run([*flags, "--method=maskclip,sclip"])
+    assert "SCLIP, measured" in capsys.readouterr().out
+    run(["--compare", str(tmp_path / "maskclip"), str(tmp_path / "sclip")])
+    out = capsys.readouterr().out
+    assert "maskclip" in out and "sclip" in out and "custom" in out
+
+
+def test_all_benchmarks_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(DATA / "ade", tmp_path / "data/ade")
+    shutil.copytree(DATA / "cityscapes/gtFine", tmp_path / "elsewhere")
+    base = [CLIP, f"--data={tmp_path}/data", "--no-pamr", "--batch-size=4"]
+    run([*base, f"--output={tmp_path}/out"])
+    out = capsys.readouterr().out
+    assert "left out: voc, context, coco_object, voc20, context59, coco_stuff, cityscapes" in out
+    table = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(table["benchmarks"]) == ["ade20k"] and table["mean_miou"] is None
+    run([
+        *base, f"--output={tmp_path}/city", "--benchmarks=cityscapes",
+        f"--path=cityscapes.images={DATA}/cityscapes/leftImg8bit/val",
+        f"--path=cityscapes.labels={tmp_path}/elsewhere/val",
+    ])  # fmt: skip
+    assert "city" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--output is needed"),
+        (["--output=o", "--data=nowhere"], "'nowhere' holds none of the benchmarks"),
+        (["--output=o", f"--data={DATA}"], "give either --checkpoint"),
+        (["--output=o", "--benchmarks=vok"], "benchmark 'vok' is not known"),
+        (["--output=o", "--benchmarks=voc,voc", CLIP], "voc is given more than once"),
+        (["--output=o", "--benchmark=no.toml"], "no.toml"),
+        (["--output=o", "--images=x", CLIP], "--labels, --classes is missing"),
+        (["--output=o", "--background", CLIP], "--background and --reduce-zero-label belong"),
+        (["--output=o", "--path=voc=x"], "'voc=x' must be NAME.WHAT=PATH"),
+        (["--output=o", "--path=voc.masks=x"], "WHAT one of images, labels, list"),
+        (["--output=o", "--batch-size=0"], "--batch-size=0"),
+        (["--output=o", f"--data={DATA}", CLIP, "--method=tcl"], "needs TCL's weights"),
+        (["--output=o", f"--data={DATA}", CLIP, "--split=test"], "'test'"),
+        (
+            ["--output=o", "--benchmarks=ade20k", "--data=nowhere", CLIP],
+            "nowhere/ade/ADEChallengeData2016/images",
+        ),
+        (["--compare", "nowhere", "nothere"], "nowhere"),
+    ],
+)
+def test_mistakes(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run(flags)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of a benchmark of eighty pictures with nineteen windows each."""
+    folder = tmp_path_factory.mktemp("stripes")
+    rng = np.random.default_rng(0)
+    for name, shape, top in (("images", (64, 640, 3), 256), ("labels", (64, 640), 2)):
+        (folder / name).mkdir()
+        for i in range(80):
+            pixels = rng.integers(0, top, shape, np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}/{i:03}.png")
+    (folder / "names.txt").write_text("plain red\ndotted blue, blue\n")
+    return [
+        CLIP, f"--images={folder}/images", f"--labels={folder}/labels",
+        f"--classes={folder}/names.txt", "--no-pamr",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(stripes: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of a run that was not stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    run([*stripes, f"--output={folder}"])
+    return read(folder)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    results = json.loads((folder / "results.json").read_text())
+    del results["benchmarks"]["custom"]["seconds"]
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_and_continued(
+    kind: signal.Signals, stripes: list[str], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tcl_jax.evaluate", *stripes, f"--output={tmp_path}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    log = tmp_path / "progress/custom.0of1.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() or len(log.read_text().splitlines()) < 8:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(kind)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == (-9 if kind is signal.SIGKILL else 130)
+    assert kind is signal.SIGKILL or ("interrupted" in error and "Traceback" not in error)
+    assert 8 <= len(log.read_text().splitlines()) < 81
+    assert not (tmp_path / "results.json").exists()
+    run([*stripes, f"--output={tmp_path}"])
+    assert read(tmp_path) == whole
