@@ -42,7 +42,7 @@ class Model:
 
     @property
     def method(self) -> str:
-        """ "tcl", or how CLIP alone is used."""
+        """What makes the masks: "tcl", or how CLIP alone is used."""
         return self.dense if self.tap_layer is None else "tcl"
 
     def with_method(self, method: str) -> Model:

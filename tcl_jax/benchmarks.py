@@ -1,0 +1,158 @@
+r"""The data of the benchmarks: what is there, and the labels that have to be made.
+
+    python -m tcl_jax.benchmarks check --data=data               all eight: what is missing where
+    python -m tcl_jax.benchmarks check --data=data voc my.toml   these alone
+    python -m tcl_jax.benchmarks prepare --data=data coco_object cityscapes
+
+`check` goes by names and takes seconds; with --deep it looks into all files. `prepare` derives the
+labels of context, context59, coco_object, coco_stuff and cityscapes from the published ones, into
+the same folders; stopped, it goes on where it was. Exit codes: 0 all there; 1 something is missing
+or could not be made, and the rest is done; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tcl_jax.commands import command_parser
+from tcl_jax.errors import InputError, RunError, run_command
+
+if TYPE_CHECKING:
+    from tcl_jax.evaluation.benchmark import Benchmark
+    from tcl_jax.evaluation.prepare import Plan
+
+
+def parser() -> argparse.ArgumentParser:
+    """The sub-commands and their flags."""
+    p = command_parser("benchmarks", __doc__)
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="what is there, what is missing and where it goes")
+    prepare = commands.add_parser("prepare", help="make the labels that are not published as such")
+    check.add_argument("names", nargs="*", metavar="NAME", help="or a .toml; all eight if none")
+    prepare.add_argument("names", nargs="+", metavar="NAME")
+    for command in (check, prepare):
+        command.add_argument("--data", default="data", metavar="DIR", help="default: data")
+        command.add_argument("--split", help="val, train or all; default: the benchmark's, val")
+    check.add_argument("--deep", action="store_true", help="look into all images and labels too")
+    prepare.add_argument("--mat", metavar="DIR", help="of context: the folder of the .mat files")
+    prepare.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="default: one a processor"
+    )
+    return p
+
+
+def load(names: Sequence[str], split: str | None) -> list[Benchmark]:
+    """The benchmarks of --split; all of their splits if it is "all"."""
+    from tcl_jax.evaluation.benchmark import load_benchmark
+
+    loaded: list[Benchmark] = []
+    for name in dict.fromkeys(names):
+        if split != "all":
+            loaded.append(load_benchmark(name, split=split))
+            continue
+        one = load_benchmark(name)
+        loaded += [load_benchmark(name, split=each) for each in one.splits or (one.split,)]
+    return loaded
+
+
+def check(flags: argparse.Namespace) -> None:
+    """`check`."""
+    from tcl_jax.evaluation.benchmark import BENCHMARKS
+    from tcl_jax.evaluation.stock import describe_stock, take_stock
+
+    incomplete = 0
+    benchmarks = load(flags.names or BENCHMARKS, flags.split)
+    for i, benchmark in enumerate(benchmarks):
+        stock = take_stock(benchmark, flags.data, deep=flags.deep)
+        print("\n" * bool(i) + describe_stock(stock), flush=True)
+        incomplete += not stock.is_complete
+    if incomplete:
+        raise RunError(f"{incomplete} of {len(benchmarks)} are incomplete, see above")
+
+
+def prepare(flags: argparse.Namespace) -> None:
+    """`prepare`."""
+    from tcl_jax.evaluation.prepare import SHOWN_FAILURES, make_labels, needs_preparation
+
+    if flags.threads < 1:
+        raise InputError(f"--threads={flags.threads} must be 1 or more")
+    plans: list[Plan] = []
+    for benchmark in load(flags.names, flags.split):
+        name = f"{benchmark.name} {benchmark.split}"
+        if not needs_preparation(benchmark):
+            print(f"{name}: nothing to prepare, its labels are published")
+            continue
+        plan = find_plan(benchmark, flags)
+        if plan is None:
+            print(f"{name}: nothing to prepare, all labels are there")
+        elif any(plan.sources == other.sources for other in plans):  # context and context59
+            print(f"{name}: has the same labels as the other")
+        else:
+            plans.append(plan)
+    wrong = []
+    for plan in plans:
+        name = f"{plan.benchmark.name} {plan.benchmark.split}"
+        try:
+            done = make_labels(plan, threads=flags.threads, progress=True)
+        except KeyboardInterrupt:
+            print(f"{name}: the same command goes on from here", file=sys.stderr)
+            raise
+        there = done.made + done.kept
+        before = f", {done.kept} of them before" if done.kept else ""
+        print(f"{name}: {there} of {plan.expected} labels are there{before}, in {plan.folder}")
+        if plan.image_list is not None:
+            print(describe_list(plan))
+        if done.failed:
+            few = len(done.failed) <= SHOWN_FAILURES
+            shown = "see" if few else f"the first {SHOWN_FAILURES} are"
+            wrong.append(f"{name}: {len(done.failed)} could not be made, {shown} above")
+        if len(plan.sources) != plan.expected:
+            wrong.append(
+                f"{name}: {len(plan.sources)} sources are there, and {plan.expected} should be"
+            )
+    if wrong:
+        raise RunError("; ".join(wrong) + ". All others are done")
+
+
+def find_plan(benchmark: Benchmark, flags: argparse.Namespace) -> Plan | None:
+    """How to make the labels; None if they are there while their sources are not."""
+    from tcl_jax.evaluation.prepare import plan_labels
+    from tcl_jax.evaluation.stock import take_stock
+
+    try:
+        return plan_labels(benchmark, flags.data, mat=flags.mat)
+    except InputError:
+        stock = take_stock(benchmark, flags.data)
+        if stock.total is None or stock.labels < stock.total:
+            raise
+        return None
+
+
+def describe_list(plan: Plan) -> str:
+    """What to know of a list of images that was made from PASCAL VOC's."""
+    assert plan.image_list is not None
+    path, keys = plan.image_list
+    usual = plan.benchmark.splits[plan.benchmark.split]
+    return (
+        f"the list {path} is that of PASCAL VOC 2010 with {len(keys)} images; mmsegmentation's, "
+        f"made of trainval_merged.json, has {usual}: if you have it, put it there"
+    )
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """From flags to files."""
+    flags = parser().parse_args(argv)
+    {"check": check, "prepare": prepare}[flags.command](flags)
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()
