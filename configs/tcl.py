@@ -3,12 +3,14 @@ r"""The paper's run: TCL on ViT-B/16 with CC3M + CC12M (Cha et al., CVPR 2023, s
     python -m tcl_jax.main --config=configs/tcl.py --workdir=runs/tcl \
         --config.data.shards="('data/cc3m/{00000..00331}.tar','data/cc12m/{00000..01242}.tar')"
 
-Needs two things. CLIP ViT-B/16 (`model.weights`): by name it is downloaded once; without internet
-put OpenAI's own ViT-B-16.pt into weights/, or give the path of any CLIP file. And the image-text
-pairs as webdataset tar shards (`data.shards`). 50,001 steps of 1,024 pairs; the
-paper used 16 GPUs of 64 pairs each. Published zero-shot mIoU, mean of eight benchmarks: 33.9 (37.2
-with PAMR). This project has not measured that run yet, and two parts of the recipe are still to
-come: RandAugment with random erasing, and the two training-time benchmarks (`eval.tasks`).
+Needs three things. CLIP ViT-B/16 (`model.weights`): by name it is downloaded once; without internet
+put OpenAI's own ViT-B-16.pt into weights/, or give the path of any CLIP file. The image-text
+pairs as webdataset tar shards (`data.shards`). And the train splits of PASCAL VOC 2012 and PASCAL
+Context in data/, on which it is judged every 2,500 steps (`python -m tcl_jax.benchmarks check
+--split=train voc20 context59` says what is missing; `--config.eval.tasks="()"` does without).
+50,001 steps of 1,024 pairs; the paper used 16 GPUs of 64 pairs each. Published zero-shot mIoU, mean
+of eight benchmarks: 33.9 (37.2 with PAMR). This project has not measured that run yet, and one part
+of the recipe is still to come: RandAugment with random erasing.
 """
 
 from ml_collections import ConfigDict

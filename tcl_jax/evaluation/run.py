@@ -144,6 +144,7 @@ def _evaluate_method(
                 benchmark.texts,
                 protocol.templates,
                 tokenizer_file,
+                progress=progress,
             )
 
     # ---------------------------------------------------------------------------------- images
@@ -186,6 +187,8 @@ def embed_texts(
     texts: Sequence[str],
     templates: str,
     tokenizer_file: str | None = None,
+    *,
+    progress: bool = False,
 ) -> np.ndarray:
     """Embeddings of class names, float32 [n, d].
 
@@ -199,7 +202,7 @@ def embed_texts(
             "OpenAI's, so class names cannot be tokenised here"
         )
     tokenizer = ClipTokenizer(config.context_length, tokenizer_file=tokenizer_file)
-    return embed_class_names(clip, params, tokenizer, texts, templates)
+    return embed_class_names(clip, params, tokenizer, texts, templates, progress=progress)
 
 
 def _open_log(output: Path, benchmark: Benchmark, found: Mapping[str, Any]) -> ScoreLog:

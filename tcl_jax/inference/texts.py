@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
+from tqdm import tqdm
 
 from tcl_jax.data.templates import fill
 from tcl_jax.models.clip import CLIP, encode_text
@@ -16,7 +17,7 @@ from tcl_jax.ops.masking import l2_normalize
 
 Tokenizer = Callable[[Sequence[str]], np.ndarray]
 
-_TOGETHER = 8
+_TOGETHER, _TOKENS = 8, 16
 
 
 def class_embeddings(
@@ -41,7 +42,8 @@ def class_embeddings(
 class TextEmbedder:
     """`class_embeddings` of texts, some at a time, so that any number of them fits in memory.
 
-    Compiled once per number of sentences and per padded number of texts.
+    Texts see nothing that comes after them, so no more tokens are computed than the longest has.
+    Compiled once per number of sentences, padded number of texts, and length in steps of 16 tokens.
 
     Args:
         model: CLIP.
@@ -57,22 +59,26 @@ class TextEmbedder:
         self._compiled = jax.jit(embed)
 
     def __call__(
-        self, params: Any, sentences: Sequence[Sequence[str]]
+        self, params: Any, sentences: Sequence[Sequence[str]], *, progress: bool = False
     ) -> Float32[np.ndarray, "n d"]:
         """Embeddings, [n, d].
 
         Args:
             params: of the CLIP.
             sentences: of each text, as many for one as for the other.
+            progress: whether to show a bar.
         """
         size = min(padded_count(len(sentences)), _TOGETHER)
-        embedded = []
-        for start in range(0, len(sentences), size):
-            part = sentences[start : start + size]
-            tokens = np.stack([self._tokenizer(list(texts)) for texts in part])
-            padded = np.pad(tokens, ((0, size - len(part)), (0, 0), (0, 0)))
-            embedded.append(np.asarray(self._compiled(params, padded))[: len(part)])
-        return np.concatenate(embedded)
+        tokens = np.stack([self._tokenizer(list(texts)) for texts in sentences])
+        longest = int(tokens.argmax(axis=-1).max()) + 1  # the end of a text has the largest id
+        tokens = tokens[..., : -(-longest // _TOKENS) * _TOKENS]
+        tokens = np.pad(tokens, ((0, -len(tokens) % size), (0, 0), (0, 0)))
+        starts = range(0, len(tokens), size)
+        embedded = [
+            np.asarray(self._compiled(params, tokens[start : start + size]))
+            for start in tqdm(starts, "class names", leave=False, disable=not progress)
+        ]
+        return np.concatenate(embedded)[: len(sentences)]
 
 
 def embed_class_names(
@@ -81,9 +87,12 @@ def embed_class_names(
     tokenizer: Tokenizer,
     names: Sequence[str],
     templates: str | Sequence[str],
+    *,
+    progress: bool = False,
 ) -> Float32[np.ndarray, "classes d"]:
     """`class_embeddings` of names in a set of templates, see `data.templates.fill`."""
-    return TextEmbedder(model, tokenizer)(params, [fill(templates, name) for name in names])
+    sentences = [fill(templates, name) for name in names]
+    return TextEmbedder(model, tokenizer)(params, sentences, progress=progress)
 
 
 def padded_count(count: int) -> int:
