@@ -37,6 +37,8 @@ def get_config() -> ConfigDict:
     config.data.source = "shapes"
     config.data.num_examples = 2_000_000
     config.data.max_objects = 3
+    config.data.rand_augment.operations = 0  # captions name colours and places
+    config.data.random_erasing = 0.0
     config.data.num_workers = 1
 
     config.optim.base_lr = 1.5e-3

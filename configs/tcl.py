@@ -4,13 +4,16 @@ r"""The paper's run: TCL on ViT-B/16 with CC3M + CC12M (Cha et al., CVPR 2023, s
         --config.data.shards="('data/cc3m/{00000..00331}.tar','data/cc12m/{00000..01242}.tar')"
 
 Needs three things. CLIP ViT-B/16 (`model.weights`): by name it is downloaded once; without internet
-put OpenAI's own ViT-B-16.pt into weights/, or give the path of any CLIP file. The image-text
-pairs as webdataset tar shards (`data.shards`). And the train splits of PASCAL VOC 2012 and PASCAL
-Context in data/, on which it is judged every 2,500 steps (`python -m tcl_jax.benchmarks check
---split=train voc20 context59` says what is missing; `--config.eval.tasks="()"` does without).
+put OpenAI's own ViT-B-16.pt into weights/, or give the path of any CLIP file. The image-text pairs
+as webdataset tar shards (`data.shards`), as img2dataset writes them: CC3M with 2,881,393 and CC12M
+with 11,286,526 pairs, up to 10,000 a shard. It trains on whatever shards are there, and the log says
+by their numbers which are not; `data.allow_missing_shards=False` insists on all of them. And the
+train splits of PASCAL VOC 2012 and PASCAL Context in data/, on which it is judged every 2,500 steps
+(`python -m tcl_jax.benchmarks check --split=train voc20 context59` says what is missing;
+`--config.eval.tasks="()"` does without).
+
 50,001 steps of 1,024 pairs; the paper used 16 GPUs of 64 pairs each. Published zero-shot mIoU, mean
-of eight benchmarks: 33.9 (37.2 with PAMR). This project has not measured that run yet, and one part
-of the recipe is still to come: RandAugment with random erasing.
+of eight benchmarks: 33.9 (37.2 with PAMR). This project has not measured that run yet.
 """
 
 from ml_collections import ConfigDict
@@ -30,11 +33,28 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
 
     config.data = ConfigDict()
-    config.data.source = "tar"  # a key of data.sources.SOURCES
-    config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")
+    config.data.source = "tar"  # a key of data.sources.SOURCES: tar, tfds, mixture, shapes
+    config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")  # paths or gs://... ; {000..331}
+    config.data.allow_missing_shards = True  # train on what is there; the log says what is not
+    config.data.index_dir = ""  # folder of the shards' index files; "": beside the shards
+    config.data.tfds = ConfigDict()  # what source="tfds" reads
+    config.data.tfds.name = "coco_captions"
+    config.data.tfds.split = "train"
+    config.data.tfds.data_dir = ""  # "": where tensorflow-datasets keeps its own
+    config.data.tfds.image = "image"  # features, nested ones with slashes
+    config.data.tfds.text = "captions/text"  # of several captions one is drawn each time
+    config.data.tfds.key = ""  # feature that names an example in messages
+    config.data.mixture = ConfigDict()  # what source="mixture" mixes: NAME = {source, ..., weight}
+    config.data.max_bad_share = 0.05  # of samples that cannot be used; more stop the run
     config.data.crop_scale = (0.08, 1.0)  # share of the image's area
     config.data.crop_ratio = (3 / 4, 4 / 3)
     config.data.flip = 0.5
+    config.data.rand_augment = ConfigDict()  # timm's rand-m9-mstd0.5-inc1
+    config.data.rand_augment.operations = 2  # drawn per image; 0: none
+    config.data.rand_augment.probability = 0.5  # that one that is drawn is applied
+    config.data.rand_augment.magnitude = 9.0  # mean strength, 0 to 10
+    config.data.rand_augment.magnitude_std = 0.5
+    config.data.random_erasing = 0.25  # share of the images that lose a rectangle to noise
     config.data.num_workers = 8  # processes; 0 reads in the main process
 
     config.loss = ConfigDict()

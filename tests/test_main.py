@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -158,3 +159,58 @@ def test_stopped_killed_and_continued_equals_uninterrupted(tmp_path: Path) -> No
     assert ours == theirs and max(ours) == 13
     assert json.loads((parts / "results.json").read_text()) == results
     assert np.isfinite(list(ours.values())).all()
+
+
+def quick(devices: int) -> dict[str, str]:
+    """Compiled as tests are (tests/conftest.py), which takes half the time."""
+    count = environment(devices)["XLA_FLAGS"]
+    return {**environment(devices), "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
+
+
+def run_quick(*arguments: str) -> None:
+    done = subprocess.run(command(*arguments), cwd=ROOT, env=quick(4), capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """Interrupted as two processes of two devices and continued as one of four: the same run."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    unjudged = "--config.eval.tasks=()"
+    run_quick(*small(tmp_path, alone, unjudged))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = [f"--coordinator={address}", "--num_processes=2"]
+    processes = [
+        subprocess.Popen(
+            command(*small(tmp_path, shared, unjudged, *flags, f"--process_id={index}")),
+            cwd=ROOT,
+            env=quick(2),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    deadline = time.monotonic() + 240
+    while not any((shared / "checkpoints").glob("[3-9]")):
+        assert time.monotonic() < deadline
+        assert [p.poll() for p in processes] == [None, None], [p.communicate() for p in processes]
+        time.sleep(0.2)
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert "the same command goes on" in errors[0]
+    run_quick(*small(tmp_path, shared, unjudged))
+    ours, theirs = (
+        {line["step"]: line["train/total"] for line in metrics(folder) if "train/total" in line}
+        for folder in (shared, alone)
+    )
+    assert ours.keys() == theirs.keys() == set(range(1, 14))
+    np.testing.assert_allclose(
+        [ours[step] for step in sorted(ours)], [theirs[step] for step in sorted(theirs)], rtol=1e-3
+    )
+
+
+def metrics(workdir: Path) -> list[dict[str, float]]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]

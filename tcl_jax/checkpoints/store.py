@@ -58,8 +58,8 @@ class Restored:
     Attributes:
       step: the step it was saved at.
       state: as `abstract_state`, with jax.Array leaves in the shardings asked for.
-      data_state: what this process gave to `save`, through JSON (tuples are lists now); None
-        where none was given, or where the number of processes was another (logged as a warning).
+      data_state: what this process gave to `save`, through JSON (tuples are lists now); of another
+        number of processes what all of them gave, or None, with a warning, if they differed.
       config: the config given to `save`, through JSON.
     """
 
@@ -265,11 +265,10 @@ class CheckpointStore:
             return items["state"], items["info"]
 
         found, (leaves, info) = self.first_readable(step, read)
-        data_states, data_state = info["data_states"], None
-        if len(data_states) == jax.process_count():
-            data_state = data_states[jax.process_index()]
-        else:
-            count = f"{len(data_states)} processes, there are {jax.process_count()} now"
+        data_states = info["data_states"]
+        data_state = data_states[jax.process_index() % len(data_states)]
+        if (n := len(data_states)) != jax.process_count() and data_states != [data_state] * n:
+            data_state, count = None, f"{n} processes, there are {jax.process_count()} now"
             logging.warning("%s: saved by %s: data positions left out.", self._path(found), count)
         state = jax.tree.unflatten(
             jax.tree.structure(abstract_state), [leaves[name] for name in wanted]

@@ -12,34 +12,25 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int32
 
+from tcl_jax.data.bad_samples import BadSampleLog
+from tcl_jax.data.mixture import Mixture
+from tcl_jax.data.order import EpochOrder, Part
+from tcl_jax.data.random_erasing import RandomErasing
+from tcl_jax.data.rows import BAD, Fingerprinted, Rows, Source, Tokenizer
 from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import InputError
 
 Batch: TypeAlias = dict[str, np.ndarray]
-Tokenizer: TypeAlias = Callable[[Sequence[str]], Int32[np.ndarray, "n length"]]
 
 _BUFFERED_BATCHES = 2
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Random access to examples with `image` and `text` (training) or `label` (evaluation)."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        """Example `index`."""
-        ...
+_ENDLESS = 1 << 62
 
 
 # --------------------------------------------------------------------------------------- training
@@ -50,6 +41,7 @@ def make_iterator(
     *,
     tokenizer: Tokenizer,
     transform: Transform,
+    erasing: RandomErasing | None = None,
     global_batch_size: int,
     seed: int,
     process_index: int = 0,
@@ -57,29 +49,33 @@ def make_iterator(
     num_workers: int = 0,
     shuffle: bool = True,
     repeat: bool = True,
+    bad_samples: BadSampleLog | None = None,
 ) -> BatchIterator:
     """Endless (or one epoch of) shuffled, augmented batches of this process.
 
-    An epoch is one random order of all examples, another one each time; what is left over after its
-    last complete global batch is dropped (other examples each epoch), so that no example comes
-    twice in an epoch or in a batch.
+    The order is that of `EpochOrder`: every example once in an epoch (or as a mixture's weights
+    say), epochs one after the other without a gap. A bad sample is replaced by another of its
+    source; which one depends on the seed and its place alone.
 
     Args:
-      source: items with `image` (bytes or uint8 array, whatever `transform` takes) and `text`.
-        Picklable where there are workers, as are tokenizer and transform.
+      source: items with `image` (bytes or uint8 array, whatever `transform` takes) and `text`, as
+        `Rows` takes them. Picklable where there are workers, as are tokenizer and transform.
       tokenizer: texts to int32 [n, L].
       transform: `(image, rng)` to uint8 [S, S, 3]; S must be the same for all.
+      erasing: draws what part of each picture the training step erases; None: no part of any.
       global_batch_size: examples per batch over all processes.
       seed: of the order and of the augmentation.
       process_index: this process; it gets rows [p b, (p + 1) b) of each global batch.
       process_count: number of processes, which share each global batch evenly.
       num_workers: operating system processes that make batches ahead; 0 makes them in a thread.
       shuffle: False keeps the source's order.
-      repeat: False ends after one epoch.
+      repeat: False ends after the last whole batch of one epoch.
+      bad_samples: is told of bad samples, batch by batch as they are handed out.
 
     Returns:
       Iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, L]}, with
-      b = global_batch_size / process_count. Close it when done: workers live as long as it does.
+      b = global_batch_size / process_count; with `erasing` also "erase", int32 [b, 4], each row
+      as `RandomErasing` gives it. Close it when done: workers live as long as it does.
 
     Raises:
       InputError: the batch does not divide over the processes, the source has fewer examples than
@@ -94,44 +90,85 @@ def make_iterator(
             f"global_batch_size={global_batch_size}: {source!r} has only {examples} examples, "
             "which does not fill one batch. Use a smaller batch or more data."
         )
-    rows = global_batch_size // process_count
-    order_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2, np.uint32)
-    dataset = grain.MapDataset.source(source)
-    if shuffle:
-        dataset = dataset.shuffle(seed=int(order_seed))
-    dataset = dataset[: examples // global_batch_size * global_batch_size]
-    dataset = dataset.random_map(_MakeRow(tokenizer, transform), seed=int(augment_seed))
-    # Batches of `rows` in the global order; each process takes every process_count-th of them.
-    batches = dataset.batch(rows, drop_remainder=True)[process_index::process_count]
-    if repeat:
-        batches = batches.repeat()
-    identity = {"seed": seed, "examples": examples, "global_batch_size": global_batch_size}
-    return BatchIterator(batches, num_workers, identity)
+    parts = source.parts if isinstance(source, Mixture) else (Part(0, examples, examples),)
+    order_seed, row_seed = np.random.SeedSequence(seed).generate_state(2, np.uint32)
+    rows = Rows(
+        source,
+        EpochOrder(parts, batch_size=global_batch_size, seed=int(order_seed), shuffle=shuffle),
+        tokenizer=tokenizer,
+        transform=transform,
+        erasing=erasing,
+        seed=int(row_seed),
+        length=_ENDLESS if repeat else examples // global_batch_size * global_batch_size,
+    )
+    # Batches of `share` rows in the global order; each process takes every process_count-th.
+    batches = grain.MapDataset.source(_RowBatches(rows, global_batch_size // process_count))
+    identity: dict[str, int | str] = {
+        "seed": seed,
+        "examples": examples,
+        "global_batch_size": global_batch_size,
+    }
+    if isinstance(source, Fingerprinted):
+        identity["data"] = source.fingerprint
+    return BatchIterator(
+        batches[process_index::process_count],
+        num_workers,
+        identity,
+        BadSampleLog() if bad_samples is None else bad_samples,
+    )
+
+
+class _RowBatches:
+    """Rows in batches: arrays stacked, bad samples in one list; what is left over is not used.
+
+    Grain sees whole batches, since what it does for each element would be done for each row.
+    """
+
+    def __init__(self, rows: Rows, size: int) -> None:
+        self._rows = rows
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._rows) // self._size
+
+    def __getitem__(self, k: int) -> dict[str, Any]:
+        rows = [self._rows[place] for place in range(k * self._size, (k + 1) * self._size)]
+        batch: dict[str, Any] = {
+            name: np.stack([row[name] for row in rows]) for name in rows[0] if name != BAD
+        }
+        return {**batch, BAD: [sample for row in rows for sample in row[BAD]]}
 
 
 class BatchIterator(grain.DatasetIterator[Batch]):
     """Iterator over batches whose state is a position. Made by `make_iterator`.
 
-    The state is a flat dict of ints, the same on all processes and with any number of workers:
-    `next_batch`, counted from the start of the run, and `seed`, `examples` and `global_batch_size`,
-    without which the position means nothing.
+    The state is a flat dict of ints and texts, the same on all processes and with any number of
+    processes and workers: `next_batch`, counted from the start of the run, and what it means
+    nothing without (`identity`): `seed`, `examples`, `global_batch_size`, and `data`, the
+    fingerprint of a source that has one.
     """
 
     def __init__(
-        self, batches: grain.MapDataset[Batch], num_workers: int, identity: dict[str, int]
+        self,
+        batches: grain.MapDataset[dict[str, Any]],
+        num_workers: int,
+        identity: dict[str, int | str],
+        bad_samples: BadSampleLog,
     ) -> None:
         super().__init__()
+        self.identity = identity
         self._batches = batches
         self._num_workers = num_workers
-        self._identity = identity
+        self._bad_samples = bad_samples
         self._next_batch = 0
-        self._running: grain.DatasetIterator[Batch] | None = None
+        self._running: grain.DatasetIterator[dict[str, Any]] | None = None
 
     def __next__(self) -> Batch:
         """The next batch.
 
         Raises:
           RuntimeError: a worker process died.
+          RunError: bad samples could not be replaced.
           Exception: whatever source, tokenizer or transform raised. The position stays: the next
             call tries the same batch again, with new workers.
         """
@@ -149,14 +186,21 @@ class BatchIterator(grain.DatasetIterator[Batch]):
                     "--shm-size); fewer workers need less of both."
                 ) from error
             raise
+        good = len(batch["image"])
+        self._bad_samples.add(batch.pop(BAD), good=good, batch=self._next_batch)
         self._next_batch += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
-        """The position, as a JSON-able dict; changes with the batches handed out, not made."""
-        return {"next_batch": self._next_batch, **self._identity}
+    @property
+    def next_batch(self) -> int:
+        """Number of the batch that comes next, from 0 at the start of the run."""
+        return self._next_batch
 
-    def set_state(self, state: Mapping[str, int]) -> None:
+    def get_state(self) -> dict[str, int | str]:
+        """The position, as a JSON-able dict; changes with the batches handed out, not made."""
+        return {"next_batch": self._next_batch, **self.identity}
+
+    def set_state(self, state: Mapping[str, int | str]) -> None:
         """Goes to a position; what was made ahead is thrown away.
 
         Raises:
@@ -165,7 +209,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         position = state.get("next_batch")
         changed = [
             f"{name} was {state.get(name)}, is {value}"
-            for name, value in self._identity.items()
+            for name, value in self.identity.items()
             if state.get(name) != value
         ]
         if changed or not isinstance(position, int) or position < 0:
@@ -186,7 +230,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         self._closed = True
         self._stop()
 
-    def _start(self) -> grain.DatasetIterator[Batch]:
+    def _start(self) -> grain.DatasetIterator[dict[str, Any]]:
         if self._closed:
             raise ValueError("the data iterator is closed; make a new one.")
         if self._running is None:
@@ -207,21 +251,6 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         running, self._running = getattr(self, "_running", None), None
         if running is not None:
             running.close()
-
-
-class _MakeRow:
-    """Example to row: {"image": uint8 [S, S, 3], "tokens": int32 [L]}."""
-
-    def __init__(self, tokenizer: Tokenizer, transform: Transform) -> None:
-        self._tokenizer = tokenizer
-        self._transform = transform
-
-    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Batch:
-        try:
-            image = self._transform(example["image"], rng)
-        except ValueError as error:
-            raise ValueError(f"example {example.get('key', '?')!r}: {error}") from error
-        return {"image": image, "tokens": self._tokenizer([example["text"]])[0]}
 
 
 def _allow_unparsed_flags() -> None:

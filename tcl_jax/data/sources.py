@@ -6,14 +6,19 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from tcl_jax.data.pipeline import Source
+from tcl_jax.data.mixture import Mixture
+from tcl_jax.data.rand_augment import RandAugment
+from tcl_jax.data.random_erasing import RandomErasing
+from tcl_jax.data.rows import Source
 from tcl_jax.data.shapes import ShapesSource
 from tcl_jax.data.tar_source import TarSource
+from tcl_jax.data.tfds_source import TfdsSource
 from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop, Transform
 from tcl_jax.errors import InputError, as_input_error
 
 
-def _shapes(data: ConfigDict, image_size: int) -> Source:
+def _shapes(data: ConfigDict, image_size: int, **processes: int) -> Source:
+    del processes
     return ShapesSource(
         "train",
         num_examples=data.num_examples,
@@ -22,20 +27,66 @@ def _shapes(data: ConfigDict, image_size: int) -> Source:
     )
 
 
-def _tar(data: ConfigDict, image_size: int) -> Source:
+def _tar(data: ConfigDict, image_size: int, **processes: int) -> Source:
     del image_size
-    return TarSource(tuple(data.shards))
+    return TarSource(
+        tuple(data.shards),
+        allow_missing=data.allow_missing_shards,
+        index_dir=data.index_dir or None,
+        **processes,
+    )
 
 
-SOURCES: dict[str, Callable[[ConfigDict, int], Source]] = {"shapes": _shapes, "tar": _tar}
+def _tfds(data: ConfigDict, image_size: int, **processes: int) -> Source:
+    del image_size, processes
+    t = data.tfds
+    return TfdsSource(
+        t.name,
+        t.split,
+        data_dir=t.data_dir or None,
+        image=t.image,
+        text=t.text,
+        key=t.key or None,
+    )
 
 
-def make_source(data: ConfigDict, image_size: int) -> Source:
+def _mixture(data: ConfigDict, image_size: int, **processes: int) -> Source:
+    """`data.mixture` has the fields of each source by a name, and `weight`; others are `data`'s."""
+    if not data.mixture:
+        raise InputError(
+            'data.mixture is empty; name the sources in it, as in config.data.mixture.cc3m = {"sour'
+            'ce": "tar", "shards": ("data/cc3m/*.tar",), "weight": 1.0}, all or none with a weight'
+        )
+    sources, weights = {}, {}
+    for name, part in data.mixture.items():
+        fields = ConfigDict({**data.to_dict(), **part.to_dict()})
+        if fields.source == "mixture":
+            raise InputError(f"data.mixture.{name}.source must be another source than a mixture")
+        with as_input_error(f"data.mixture.{name}"):
+            sources[name] = make_source(fields, image_size, **processes)
+        if "weight" in part:
+            weights[name] = part.weight
+    return Mixture(sources, weights or None)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "mixture": _mixture,
+    "shapes": _shapes,
+    "tar": _tar,
+    "tfds": _tfds,
+}
+
+
+def make_source(
+    data: ConfigDict, image_size: int, *, process_index: int = 0, process_count: int = 1
+) -> Source:
     """The training pairs that `config.data` describes.
 
     Args:
         data: `source` (a key of `SOURCES`) and the fields that this source reads.
         image_size: side of the model's images in pixels, for sources that draw theirs.
+        process_index, process_count: which of several processes this is; all get the same source,
+            and share what work there is before.
 
     Raises:
         InputError: if the source is unknown, or cannot be read.
@@ -45,17 +96,40 @@ def make_source(data: ConfigDict, image_size: int) -> Source:
             f"data.source={data.source!r} is unknown; choose one of {', '.join(SOURCES)}"
         )
     with as_input_error(f"data.source={data.source!r}"):
-        return SOURCES[data.source](data, image_size)
+        return SOURCES[data.source](
+            data, image_size, process_index=process_index, process_count=process_count
+        )
 
 
 def make_transform(data: ConfigDict, image_size: int) -> Transform:
-    """The random crop and flip that `config.data` describes; drawn images are taken as they are.
+    """What `config.data` does to an image: random crop, flip, RandAugment.
+
+    Drawn images are neither cropped nor flipped, as that would make their captions wrong.
 
     Raises:
         InputError: if a range is impossible.
     """
-    if data.source == "shapes":
-        return Chain(())
-    with as_input_error("data.crop_scale, data.crop_ratio or data.flip"):
-        crop = RandomResizedCrop(image_size, tuple(data.crop_scale), tuple(data.crop_ratio))
-        return Chain((crop, HorizontalFlip(data.flip)))
+    steps: list[Transform] = []
+    if data.source != "shapes":
+        with as_input_error("data.crop_scale or data.crop_ratio"):
+            steps.append(
+                RandomResizedCrop(image_size, tuple(data.crop_scale), tuple(data.crop_ratio))
+            )
+        with as_input_error("data.flip"):
+            steps.append(HorizontalFlip(data.flip))
+    if data.rand_augment.operations:
+        with as_input_error("data.rand_augment"):
+            steps.append(RandAugment(**data.rand_augment))
+    return Chain(tuple(steps))
+
+
+def make_erasing(data: ConfigDict) -> RandomErasing | None:
+    """The rectangles that `config.data` has erased from images; None where there are none.
+
+    Raises:
+        InputError: if the probability is impossible.
+    """
+    if not data.random_erasing:
+        return None
+    with as_input_error("data.random_erasing"):
+        return RandomErasing(data.random_erasing)

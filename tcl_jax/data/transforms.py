@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tcl_jax.data.images import Rgb, decode, exif_turn, load_rgb, open_bytes
+from tcl_jax.data.images import Rgb, Turn, decode, exif_turn, load_rgb, open_bytes
 
 Edge: TypeAlias = int | float
 Transform: TypeAlias = Callable[[bytes | Rgb, np.random.Generator], Rgb]
@@ -82,7 +83,22 @@ class RandomResizedCrop:
         if not isinstance(image, bytes):
             height, width = image.shape[:2]
             box = self.sample_box(height, width, rng)
-            return self._resize(Image.fromarray(image), box)
+            return self.resize_part(Image.fromarray(image), box)
+        stored, box, turn = self.decode_part(image, rng)
+        return turn.apply(self.resize_part(stored, box))
+
+    def decode_part(
+        self, image: bytes, rng: np.random.Generator
+    ) -> tuple[Image.Image, tuple[Edge, Edge, Edge, Edge], Turn]:
+        """Draws a part and decodes a file no larger than it takes.
+
+        Returns:
+          The image as stored, maybe at reduced scale; (left, top, right, bottom) of the part in its
+          pixels; and the turn that makes it upright.
+
+        Raises:
+          ImageDecodeError: bytes that cannot be decoded.
+        """
         opened = open_bytes(image)
         turn = exif_turn(opened)
         width, height = opened.size
@@ -94,7 +110,7 @@ class RandomResizedCrop:
         )
         shrink = _draft(opened, needed)
         left, top, right, bottom = (edge / shrink for edge in box)
-        return turn.apply(self._resize(load_rgb(opened), (left, top, right, bottom)))
+        return load_rgb(opened), (left, top, right, bottom), turn
 
     def sample_box(
         self, height: int, width: int, rng: np.random.Generator
@@ -114,7 +130,10 @@ class RandomResizedCrop:
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
 
-    def _resize(self, image: Image.Image, box: tuple[Edge, Edge, Edge, Edge]) -> Rgb:
+    def resize_part(
+        self, image: Image.Image, box: tuple[Edge, Edge, Edge, Edge]
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        """The part at (left, top, right, bottom), in pixels, as a square."""
         # Cropped before it is resized: pixels outside of the box must not bleed in.
         left, top = math.floor(box[0]), math.floor(box[1])
         right = min(image.width, math.ceil(box[2]))
@@ -150,7 +169,7 @@ class HorizontalFlip:
         """
         flip = rng.random() < self.probability
         pixels = decode(image) if isinstance(image, bytes) else image
-        return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
+        return np.asarray(cv2.flip(pixels, 1)) if flip else pixels
 
 
 def _draft(image: Image.Image, needed: tuple[int, int]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,6 +22,24 @@ def normalize(image: UInt8[Array, "... 3"] | Float[Array, "... 3"]) -> Float[Arr
     if jnp.issubdtype(image.dtype, jnp.floating):
         return jnp.asarray(image, jnp.float32)
     return (image.astype(jnp.float32) - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
+
+
+def erase(
+    image: Float[Array, "b h w c"], boxes: Int[Array, "b 4"], key: jax.Array
+) -> Float[Array, "b h w c"]:
+    """Replaces a rectangle of each image by standard normal noise, drawn for every value.
+
+    Args:
+        image: normalised.
+        boxes: (top, left, height, width) in pixels; an empty one erases nothing.
+        key: of the noise of the whole batch.
+    """
+    rows, columns = jnp.arange(image.shape[1]), jnp.arange(image.shape[2])
+    top, left, height, width = boxes.T[:, :, None]
+    row_inside = (rows >= top) & (rows < top + height)
+    column_inside = (columns >= left) & (columns < left + width)
+    inside = row_inside[:, :, None, None] & column_inside[:, None, :, None]
+    return jnp.where(inside, jax.random.normal(key, image.shape, image.dtype), image)
 
 
 def center_offset(size: int, multiple: int) -> tuple[int, int]:

@@ -17,13 +17,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.checkpoints.store import CheckpointStore
-from tcl_jax.data.pipeline import make_iterator
-from tcl_jax.data.sources import make_source, make_transform
-from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError, RunError, as_input_error
 from tcl_jax.files import write_json
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated, replicated
-from tcl_jax.parallel.processes import any_process
+from tcl_jax.parallel.processes import any_process, sum_over_processes
+from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import Task, build_optimizer
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
@@ -85,6 +84,7 @@ def train(
         InputError: for a config, a data source or a workdir that cannot be used; nothing is
             written then.
         NonFiniteError: the run stops at once and keeps the last good checkpoint.
+        RunError: more samples cannot be used than `data.max_bad_share` allows.
     """
     t, is_writer = config.train, jax.process_index() == 0
     settings = json.loads(json.dumps(config.to_dict()))
@@ -92,20 +92,11 @@ def train(
     # ------------------------------------------------------------------ mesh, data, what to check
     mesh = data_mesh()
     check_batch_size(t.global_batch_size, mesh, t.accumulation_steps)
-    clip = task.clip.config
-    source = make_source(config.data, clip.resolution)
-    with as_input_error("the training data"):
-        batches = make_iterator(
-            source,
-            tokenizer=ClipTokenizer(clip.context_length),
-            transform=make_transform(config.data, clip.resolution),
-            global_batch_size=t.global_batch_size,
-            seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_workers=config.data.num_workers,
-        )
     root = open_workdir(workdir, settings)
+    bad_samples = BadSampleLog(
+        root / _name_of_process("bad_samples", ".jsonl"), max_share=config.data.max_bad_share
+    )
+    batches = open_batches(config, task.clip.config, bad_samples)
 
     # -------------------------------------------------------------------------- state, old or new
     adamw, schedule = build_optimizer(config)
@@ -124,11 +115,12 @@ def train(
             state, first = restored.state, restored.step
             if restored.data_state is None:
                 raise InputError(
-                    "it was trained by another number of processes, so its place in the data is "
-                    "not known here; continue with as many processes as before"
+                    "it was trained by another number of processes, which were not at one place in "
+                    "the data; continue with as many processes as before"
                 )
             batches.set_state(restored.data_state)
             logging.info("continuing from step %d", first)
+    bad_samples.rewind(batches.next_batch)
     if first == 0 and is_writer:
         write_json(root / "config.json", settings)
     last = number_of_updates(t.total_steps, config.eval.every)
@@ -174,7 +166,7 @@ def train(
             writer.scalars(step, scores)
         return scores
 
-    interrupted = False
+    interrupted = leave = False
     with (
         contextlib.closing(batches),
         store,
@@ -196,10 +188,11 @@ def train(
             if done % t.log_every == 0 or done == last:
                 values = window.compute()
                 _check_finite(failure, root)
+                values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 values |= _speed(progress, take_step.flops * mesh.size, t.global_batch_size, mesh)
                 writer.scalars(done, {f"train/{k}": v for k, v in values.items()})
                 progress.update(done, values["total"])
-                interrupt.requested = any_process(interrupt.requested)
+                leave = any_process(interrupt.requested)
             scores = None
             with progress.paused():
                 if step and step % config.eval.every == 0:
@@ -207,9 +200,11 @@ def train(
                         scores = evaluate(done)
                 if scores is not None or done % t.checkpoint_every == 0 or done == last:
                     save(done, scores)
-            # Several processes leave together, at a step where they have compared notes.
-            agreed = jax.process_count() == 1 or done % t.log_every == 0
-            if interrupt.requested and agreed and done < last:
+            # Several processes leave together: at the step where they have compared notes, and by
+            # what was noted then.
+            if jax.process_count() == 1:
+                leave = interrupt.requested
+            if leave and done < last:
                 save(done, wait=True)
                 interrupted = True
                 break
@@ -223,6 +218,12 @@ def noise_key(seed: int, mesh: Mesh) -> jax.Array:
         lambda: jax.random.fold_in(jax.random.key(seed), 1), out_shardings=replicated(mesh)
     )
     return key()
+
+
+def _name_of_process(stem: str, suffix: str) -> str:
+    """A file name of this process alone; process 0 needs no number."""
+    index = jax.process_index()
+    return f"{stem}-{index}{suffix}" if index else stem + suffix
 
 
 def _check_finite(failure: Failure | None, root: Path) -> None:

@@ -13,12 +13,16 @@ from jaxtyping import Array, Float
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.models.tcl import TCL, ground
 from tcl_jax.ops import losses
-from tcl_jax.ops.images import normalize
+from tcl_jax.ops.images import erase, normalize
 from tcl_jax.ops.masking import diagonal, l2_normalize, masked_pool, straight_through_mask
 from tcl_jax.ops.resize import upsample_nearest
 
 Batch = dict[str, jax.Array]
-"""`image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32."""
+"""`image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32; `erase` [b, 4]
+int32 where rectangles of the normalised images are to become noise, as in `ops.images.erase`."""
+
+_ERASE_STREAM = 1
+"""Folded into a step's key for the noise in erased rectangles; masks are drawn from the key."""
 
 
 @struct.dataclass
@@ -69,6 +73,7 @@ class TCLObjective:
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
         """Loss with fresh mask noise; `frozen` is CLIP's parameter tree."""
+        batch = with_erased(batch, key)
         size, (height, width) = batch["image"].shape[0], batch["image"].shape[1:3]
         patch = self.model.config.patch_size
         shape = (size, 4 * height // patch, 4 * width // patch)
@@ -80,7 +85,7 @@ class TCLObjective:
     def with_noise(
         self, params: Any, frozen: Any, batch: Batch, uniform: Float[Array, "b h w"]
     ) -> LossOutput:
-        """Loss with the given uniform mask noise, one map per image."""
+        """Loss with the given uniform mask noise, one map per image; nothing is erased."""
         clip = self.model.clip_model
         image = normalize(batch["image"])
         texts = encode_text(clip, frozen, batch["tokens"])
@@ -130,7 +135,8 @@ class CLIPObjective:
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
         """Symmetric InfoNCE of image and text embeddings over the global batch."""
-        del frozen, key
+        del frozen
+        batch = with_erased(batch, key)
         images = encode_image(self.model, params, normalize(batch["image"])).embedding
         texts = encode_text(self.model, params, batch["tokens"])
         log_scale = params["logit_scale"]
@@ -139,3 +145,12 @@ class CLIPObjective:
         hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
         measures = {"accuracy": jnp.mean(hits), "logit_scale": log_scale}
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)
+
+
+def with_erased(batch: Batch, key: jax.Array) -> Batch:
+    """A batch whose images are normalised and erased, if it says what to erase; else the same."""
+    if "erase" not in batch:
+        return batch
+    noise = jax.random.fold_in(key, _ERASE_STREAM)
+    rest = {name: rows for name, rows in batch.items() if name != "erase"}
+    return {**rest, "image": erase(normalize(batch["image"]), batch["erase"], noise)}

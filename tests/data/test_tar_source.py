@@ -1,31 +1,20 @@
-"""Shards written by the standard library, read back by position; damaged ones are refused."""
+"""Shards read back by position: conventions, quirks, what is missing, what is damaged."""
 
 from __future__ import annotations
 
-import io
+import json
 import pickle
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tcl_jax.data.tar_source import TarSource, TarSourceError, expand_braces
-
-
-def write_shard(path: Path, members: dict[str, bytes], tar_format: int = tarfile.GNU_FORMAT) -> str:
-    with tarfile.open(path, "w", format=tar_format) as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return str(path)
-
-
-def pairs(*keys: str) -> dict[str, bytes]:
-    members = {}
-    for key in keys:
-        members |= {f"{key}.jpg": b"image of " + key.encode(), f"{key}.txt": f"é {key}".encode()}
-    return members
+from tcl_jax.data.shard_names import expand_braces, number_ranges
+from tcl_jax.data.tar_members import find_pairs, regular_members
+from tcl_jax.data.tar_source import TarSource, TarSourceError
+from tcl_jax.errors import InputError
+from tests.data.shards import pairs, wait_for_another_time, write_shard
 
 
 @pytest.fixture
@@ -35,30 +24,46 @@ def shards(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+def read(*patterns: str, **options) -> dict[str, tuple[bytes, str | None]]:
+    source = TarSource(patterns, **options)
+    return {pair["key"]: (pair["image"], pair["text"]) for pair in source}
+
+
 def test_pairs_in_order(shards):
     source = TarSource([shards + "/part-{000..002}.tar"])
     assert len(source) == 6
     assert [item["key"] for item in source] == ["0a", "0b", "1a", "1b", "2a", "2b"]
-    assert source[3] == {"image": b"image of 1b", "text": "é 1b", "key": "1b"}
-    with pytest.raises(IndexError):
-        source[6]
-    with pytest.raises(IndexError):
-        source[-1]
+    assert source[3] == {
+        "image": b"image of 1b",
+        "text": "é 1b",
+        "key": "1b",
+        "shard": f"{shards}/part-001.tar",
+    }
+    assert source[np.int64(3)] == source[3]
+    assert source.ranges == [range(0, 2), range(2, 4), range(4, 6)]
+    for outside in (6, -1):
+        with pytest.raises(IndexError):
+            source[outside]
 
 
 def test_globs_lists_and_repeated_files(shards):
     assert len(TarSource([shards + "/part-*.tar", shards + "/part-{000,002}.tar"])) == 6
     listed = TarSource([shards + "/part-{002,000}.tar"])
     assert [item["key"] for item in listed] == ["2a", "2b", "0a", "0b"]
+    assert len(TarSource([shards + "/part-{000..001}.t[a]r"])) == 4
+    (Path(shards) / "deep").mkdir()
+    write_shard(Path(shards) / "deep" / "x[1].tar", pairs("deep"))
+    assert len(TarSource([shards + "/**/*.tar"])) == 7
+    assert len(TarSource([shards + "/deep/x[1].tar"])) == 1  # a name before it is a pattern
 
 
 def test_expand_braces():
     assert expand_braces("a{08..10}{x,y}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
     assert expand_braces("plain") == ["plain"]
-    for pattern in ("a{1..", "a{3..1}"):
-        with pytest.raises(ValueError, match="pattern"):
+    for pattern in ("a{1..", "a{3..1}", "a}b", "a{b{1..2}}"):
+        with pytest.raises(InputError, match="pattern"):
             expand_braces(pattern)
-        with pytest.raises(TarSourceError, match="pattern"):
+        with pytest.raises(InputError, match="pattern"):
             TarSource([pattern])
 
 
@@ -66,7 +71,12 @@ def test_pickle_and_repr(shards):
     source = TarSource([shards + "/part-*.tar"])
     copy = pickle.loads(pickle.dumps(source))
     assert list(copy) == list(source)
+    assert list(pickle.loads(pickle.dumps(source))) == list(source)  # also after it was used
+    assert copy.fingerprint == source.fingerprint
     assert repr(copy) == repr(source) == f"TarSource(['{shards}/part-*.tar'])"
+
+
+# ------------------------------------------------------------------------------------ conventions
 
 
 @pytest.mark.parametrize(
@@ -74,19 +84,58 @@ def test_pickle_and_repr(shards):
 )
 def test_formats_and_folders(tmp_path, tar_format):
     folder = "/".join(["x" * 60] * 2)
-    members = pairs("plain", f"{folder}/deep")
+    members = pairs("plain", f"{folder}/deep", "./from/here")
     if tar_format != tarfile.USTAR_FORMAT:
-        members |= pairs("y" * 150, "schön")
-    write_shard(tmp_path / "a.tar", members, tar_format)
-    source = TarSource([str(tmp_path / "a.tar")])
-    found = {item["key"]: (item["image"], item["text"]) for item in source}
+        members |= pairs("y" * 150, "schön", "長い" * 60)
+    path = write_shard(tmp_path / "a.tar", members, tar_format)
     expected = {
         k[:-4]: (v, members[k[:-4] + ".txt"].decode()) for k, v in members.items() if ".jpg" in k
     }
-    assert found == expected
+    assert read(path) == expected
 
 
-def test_other_members_are_passed_over(tmp_path):
+def test_both_conventions(tmp_path):
+    """KEY.jpg, KEY.txt, KEY.json, as img2dataset writes; KEY.JPEG and KEY.text; JSON alone."""
+    members = {
+        "0.jpg": b"0", "0.txt": b"text", "0.json": b'{"caption": "json"}',
+        "1.JPEG": b"1", "1.text": "Ünï ☕".encode(),
+        "2.WebP": b"2", "2.JSON": json.dumps({"caption": "käse", "url": "x"}).encode(),
+        "3.png": b"3", "3.json": b'{"caption": null}',
+        "4.Png": b"4", "4.json": b'["caption"]',
+        "5.jpg": b"5", "5.json": b"{not json",
+        "6.jpg": b"6", "6.json": b"\xff\xfe\x00",
+        "7.jpg": b"7", "7.TXT": b"",
+    }  # fmt: skip
+    found = read(write_shard(tmp_path / "a.tar", members))
+    assert {key: text for key, (_, text) in found.items()} == {
+        "0": "text", "1": "Ünï ☕", "2": "käse", "3": None, "4": None, "5": None, "6": None,
+        "7": "",
+    }  # fmt: skip
+    assert all(image == key.encode() for key, (image, _) in found.items())
+
+
+def test_members_of_a_pair_may_lie_apart(tmp_path):
+    members = pairs("a", "b", "c")
+    names = sorted(members, key=lambda name: (name.endswith(".jpg"), name), reverse=True)
+    split = [(name, members[name]) for name in names]
+    assert read(write_shard(tmp_path / "a.tar", split)) == read(
+        write_shard(tmp_path / "b.tar", members)
+    )
+
+
+def test_equal_keys(tmp_path, caplog):
+    """In a shard the first counts; in two shards they are two pairs; folders tell keys apart."""
+    again = [("k.jpg", b"first"), ("k.txt", b"one"), ("k.jpg", b"second"), ("k.txt", b"two"),
+             ("k.png", b"third"), ("a/k.jpg", b"other"), ("a/k.txt", b"folder")]  # fmt: skip
+    paths = [write_shard(tmp_path / f"{i}.tar", again) for i in range(2)]
+    with caplog.at_level("INFO"):
+        source = TarSource(paths)
+    found = [(pair["key"], pair["image"], pair["text"]) for pair in source]
+    assert found == [("k", b"first", "one"), ("a/k", b"other", "folder")] * 2
+    assert "4 images whose key had come before" in caplog.text
+
+
+def test_other_members_are_passed_over(tmp_path, caplog):
     members = {
         "a.png": b"A",
         "a.json": b"{}",
@@ -97,29 +146,83 @@ def test_other_members_are_passed_over(tmp_path):
         "b.txt": b"b",
         "b.WEBP": b"B",
         "c.d.txt": b"c",
+        "lonely too.txt": b"l",
+        "00000_stats.json": b"{}",
+        "._b.jpg": b"of a file system",
+        ".hidden.jpg": b"",
     }
-    source = TarSource([write_shard(tmp_path / "a.tar", members)])
+    path = tmp_path / "a.tar"
+    write_shard(path, members)
+    with tarfile.open(path, "a") as tar:
+        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE):
+            info = tarfile.TarInfo(f"special-{kind.decode()}.jpg")
+            info.type, info.linkname = kind, "a.png"
+            tar.addfile(info)
+    with caplog.at_level("INFO"):
+        source = TarSource([str(path)])
     assert [(item["key"], item["image"]) for item in source] == [("a", b"A"), ("b", b"B")]
     assert source[0]["text"] == "\ufffd caption"
+    assert "2 images or captions without partner" in caplog.text
 
 
-def test_missing_shards_are_named(shards):
+# --------------------------------------------------------------------------------- what is missing
+
+
+def test_missing_shards_are_told_by_their_numbers(shards):
     with pytest.raises(
-        TarSourceError, match=r"2 tar shards are missing: .*part-003.tar, .*part-004"
+        TarSourceError, match=r"2 tar shards are missing: .*\{000\.\.004\}.tar: 2 of 5.*: 003-004,"
     ):
         TarSource([shards + "/part-{000..004}.tar"])
-    with pytest.raises(TarSourceError, match="nothing-"):
+    with pytest.raises(TarSourceError, match=r"\{part,other\}|other-000.tar the first"):
+        TarSource([shards + "/{part,other}-{000..001}.tar"])
+    with pytest.raises(TarSourceError, match="nothing-.* matches nothing"):
         TarSource([shards + "/nothing-*.tar"])
+    with pytest.raises(TarSourceError, match="part-9.tar is not there"):
+        TarSource([shards + "/part-{000,9}.tar"])
     with pytest.raises(TarSourceError, match="at least one"):
         TarSource([])
 
 
+def test_missing_shards_may_be_allowed(shards, tmp_path, caplog):
+    for i in (3, 17, 18, 19, 20):
+        write_shard(tmp_path / f"{i:05d}.tar", pairs(f"n{i}"))
+    pattern = f"{tmp_path}/{{00002..00022}}.tar"
+    with caplog.at_level("WARNING"):
+        source = TarSource([pattern, shards + "/none/*.tar"], allow_missing=True)
+    assert [pair["key"] for pair in source] == ["n3", "n17", "n18", "n19", "n20"]
+    assert "16 of 21 are missing: 00002, 00004-00016, 00021-00022," in caplog.text
+    assert "none/*.tar matches nothing" in caplog.text
+    with pytest.raises(TarSourceError, match="3 tar shards are missing.*/none/0.tar the first"):
+        TarSource([shards + "/none/{0..2}.tar"], allow_missing=True)
+
+
+def test_gaps_between_matched_shards_are_told(tmp_path, caplog):
+    for i in (0, 1, 4, 7):
+        write_shard(tmp_path / f"cc3m-train-{i:04d}.tar", pairs(str(i)))
+    with caplog.at_level("WARNING"):
+        assert len(TarSource([f"{tmp_path}/*.tar"])) == 4
+    assert "4 numbers between" in caplog.text
+    assert "cc3m-train-0000.tar and 0007 are missing: 0002-0003, 0005-0006" in caplog.text
+
+
+def test_number_ranges():
+    assert number_ranges([7, 3, 5, 4, 19], 3) == "003-005, 007, 019"
+    assert number_ranges(range(0, 40, 2)).endswith("12, 14 and 12 more")
+
+
+# --------------------------------------------------------------------------------- what is damaged
+
+
 @pytest.mark.parametrize("keep", [0, 100, 700, 1024, 2000, 4096])
-def test_truncated_shard_is_named(shards, keep):
+def test_truncated_shard_is_named(shards, keep, caplog):
     path = Path(shards) / "part-001.tar"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(TarSourceError, match=r"1 of 3 .*part-001\.tar \((cut short|not a tar)"):
         TarSource([shards + "/part-*.tar"])
+    with caplog.at_level("WARNING"):
+        source = TarSource([shards + "/part-*.tar"], allow_missing=True)
+    assert [pair["key"] for pair in source] == ["0a", "0b", "2a", "2b"]
+    assert "part-001.tar (" in caplog.text
 
 
 def test_other_files_are_refused(tmp_path):
@@ -129,19 +232,74 @@ def test_other_files_are_refused(tmp_path):
             TarSource([str(tmp_path / name)])
 
 
-def test_no_pairs_is_an_error(tmp_path):
+def test_no_pairs_is_an_error(tmp_path, caplog):
     path = write_shard(tmp_path / "images-only.tar", {"a.jpg": b"A"})
     with pytest.raises(TarSourceError, match=r"no image-caption pairs in .*images-only\.tar"):
         TarSource([path])
+    write_shard(tmp_path / "full.tar", pairs("a"))
+    with caplog.at_level("WARNING"):
+        assert len(TarSource([path, str(tmp_path / "full.tar")])) == 1
+    assert "no image-caption pairs in" in caplog.text
 
 
-def test_shard_that_shrinks_later_is_named(shards):
+def test_shard_that_changes_later_is_named(shards):
     source = TarSource([shards + "/part-*.tar"])
     path = Path(shards) / "part-002.tar"
     path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(TarSourceError, match=r"part-002\.tar: pair '2b' .*changed"):
+    with pytest.raises(TarSourceError, match=r"part-002\.tar: pair '2b' .*another file.*changed"):
         source[5]
     path.unlink()
-    with pytest.raises(TarSourceError, match=r"part-002\.tar"):
+    with pytest.raises(TarSourceError, match=r"part-002\.tar: pair '2a' cannot be read"):
         source[4]
+    # Of the same size, and other bytes.
+    write_shard(Path(shards) / "part-001.tar", pairs("3a", "3b"))
+    wait_for_another_time(Path(shards) / "part-001.tar")
+    with pytest.raises(TarSourceError, match=r"part-001\.tar"):
+        source[2]
     assert source[0]["key"] == "0a"
+
+
+def test_large_sizes_are_read_from_headers(tmp_path):
+    """A member beyond 8 GiB has its size in binary; the file has a hole there."""
+    path = tmp_path / "a.tar"
+    big = tarfile.TarInfo("big.jpg")
+    big.size = 9 << 30
+    write_shard(path, {"big.txt": b"too big", **pairs("after")})
+    content = path.read_bytes()
+    first = 1024  # header and content of big.txt
+    with path.open("wb") as file:
+        file.write(content[:first] + big.tobuf(tarfile.GNU_FORMAT))
+        file.seek(first + 512 + big.size)
+        file.write(content[first:])
+    source = TarSource([str(path)])
+    assert [pair["key"] for pair in source] == ["after"]
+    assert source[0]["image"] == b"image of after"
+
+
+def test_damaged_headers_end_in_an_error_or_in_pairs(tmp_path):
+    rng = np.random.default_rng(0)
+    seen = {"error": 0, "pairs": 0}
+    for tar_format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        path = tmp_path / "a.tar"
+        write_shard(path, pairs("a", "y" * 150, "schön"), tar_format)
+        whole = path.read_bytes()
+        for _ in range(400):
+            data = bytearray(whole)
+            for place in rng.integers(0, len(data) // 3, int(rng.integers(1, 6))):
+                data[place] = int(rng.integers(256))
+            if rng.random() < 0.7:  # with a right checksum, so that the fields are looked at
+                header = tarfile.BLOCKSIZE * int(rng.integers(4))
+                data[header + 148 : header + 156] = b" " * 8
+                data[header + 148 : header + 156] = b"%06o\0 " % sum(data[header : header + 512])
+            copy = bytes(data)
+            try:
+                found = find_pairs(
+                    regular_members(lambda size, at, copy=copy: copy[at : at + size], len(copy))
+                )
+            except ValueError:
+                seen["error"] += 1
+                continue
+            seen["pairs"] += 1
+            for pair in found.pairs:
+                assert 0 <= pair.image_offset <= pair.image_offset + pair.image_size <= len(copy)
+    assert min(seen.values()) > 100

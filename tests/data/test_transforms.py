@@ -1,4 +1,4 @@
-"""Decoding of awkward files, the random crop and the flip."""
+"""Decoding of awkward files, the random crop, the flip, and what a config makes of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import pickle
 
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image, ImageOps
 
+from configs.shapes import get_config as shapes_config
+from configs.shapes_clip import get_config as shapes_clip_config
+from configs.tcl import get_config as paper_config
+from tcl_jax.data import transforms
 from tcl_jax.data.images import ImageDecodeError, decode
+from tcl_jax.data.rand_augment import RandAugment
+from tcl_jax.data.random_erasing import RandomErasing
+from tcl_jax.data.sources import make_erasing, make_transform
 from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
+from tcl_jax.errors import InputError
 
 
 def encode(image: Image.Image, file_format: str, **options) -> bytes:
@@ -201,6 +210,57 @@ def test_large_jpeg_is_not_decoded_in_full(monkeypatch):
     assert sizes == [(50, 50)]
 
 
+def decoded_and_used(data: bytes, crop: RandomResizedCrop, seed: int, monkeypatch):
+    """Size that was decoded, and size of the part of it that became the crop."""
+    decoded, used = [], []
+    load, resize = transforms.load_rgb, Image.Image.resize
+
+    def spy_load(image):
+        loaded = load(image)
+        decoded.append(loaded.size)
+        return loaded
+
+    def spy_resize(self, size, resample, box):
+        used.append((box[2] - box[0], box[3] - box[1]))
+        return resize(self, size, resample, box)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transforms, "load_rgb", spy_load)
+        patch.setattr(Image.Image, "resize", spy_resize)
+        crop(data, generator(seed))
+    return decoded[0], used[0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (1200, 1601), (2449, 1777)])
+def test_decoded_size_is_the_smallest_that_keeps_the_detail(height, width, monkeypatch):
+    """At least one decoded pixel for each of the result, and less than two where that can be."""
+    data = encode(Image.fromarray(smooth_image(height, width)), "JPEG")
+    crop = RandomResizedCrop(112)
+    shrinks = set()
+    for seed in range(12):
+        left, top, right, bottom = crop.sample_box(height, width, generator(seed))
+        decoded, used = decoded_and_used(data, crop, seed, monkeypatch)
+        shrink = round(width / decoded[0])
+        shrinks.add(shrink)
+        assert decoded == (-(-width // shrink), -(-height // shrink))
+        assert used == pytest.approx(((right - left) / shrink, (bottom - top) / shrink), rel=2e-2)
+        if shrink > 1:
+            assert min(used) >= 112 * (1 - 1e-6)
+        if shrink < 8:
+            assert min(used) < 2 * 112 * (1 + 1e-2)
+    assert len(shrinks) > 1
+
+
+def test_detail_of_a_photo_survives_smaller_decoding():
+    photo = Image.fromarray(skimage.data.astronaut()).resize((1024, 1024))
+    data = encode(photo, "JPEG", quality=90)
+    whole = decode(data)
+    crop = RandomResizedCrop(160, scale=(0.3, 1.0))
+    for seed in range(6):
+        difference = crop(data, generator(seed)).astype(int) - crop(whole, generator(seed))
+        assert np.sqrt(np.mean(difference**2)) < 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -237,3 +297,60 @@ def test_chain():
     np.testing.assert_array_equal(chain(data, generator(3)), expected)
     np.testing.assert_array_equal(Chain(())(data, generator()), image)
     np.testing.assert_array_equal(Chain((HorizontalFlip(1.0),))(data, generator()), image[:, ::-1])
+
+
+# ---------------------------------------------------------------------------------- from a config
+
+
+def test_paper_config_gives_the_papers_augmentation():
+    data = paper_config().data
+    expected = (
+        RandomResizedCrop(224, (0.08, 1.0), (3 / 4, 4 / 3)),
+        HorizontalFlip(0.5),
+        RandAugment(operations=2, probability=0.5, magnitude=9.0, magnitude_std=0.5),
+    )
+    assert make_transform(data, 224) == Chain(expected)
+    assert make_erasing(data) == RandomErasing(0.25, (0.02, 1 / 3), (0.3, 1 / 0.3))
+
+
+@pytest.mark.parametrize("config", [shapes_config, shapes_clip_config])
+def test_drawn_scenes_stay_as_they_are(config):
+    assert make_transform(config().data, 64) == Chain(())
+    assert make_erasing(config().data) is None
+
+
+def test_drawn_scenes_can_be_augmented_but_are_not_cropped():
+    data = shapes_config().data
+    data.rand_augment.operations, data.random_erasing = 1, 0.5
+    assert make_transform(data, 64) == Chain((RandAugment(operations=1),))
+    assert make_erasing(data) == RandomErasing(0.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop_scale", (0.5, 2.0)),
+        ("flip", 1.5),
+        ("rand_augment.operations", -2),
+        ("rand_augment.magnitude", 30.0),
+        ("random_erasing", 25.0),
+    ],
+)
+def test_impossible_config_is_refused_by_the_name_of_the_field(field, value):
+    data = paper_config().data
+    data.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=field.split(".")[0]):
+        make_transform(data, 224)
+        make_erasing(data)
+
+
+def test_augmented_photo_is_a_function_of_the_random_stream():
+    data = encode(Image.fromarray(skimage.data.astronaut()), "JPEG")
+    transform = pickle.loads(pickle.dumps(make_transform(paper_config().data, 224)))
+    first = [transform(data, generator(seed)) for seed in range(8)]
+    assert {image.shape for image in first} == {(224, 224, 3)}
+    assert {image.dtype for image in first} == {np.dtype(np.uint8)}
+    np.testing.assert_array_equal(first, [transform(data, generator(seed)) for seed in range(8)])
+    cropped = Chain(transform.steps[:2])
+    changed = [(cropped(data, generator(s)) != first[s]).any() for s in range(8)]
+    assert 2 < sum(changed) < 8

@@ -1,0 +1,186 @@
+"""Samples that cannot be used: what is wrong with each, how many there are, and how many may be."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Int64
+from PIL import Image
+
+from tcl_jax.data.images import ImageDecodeError, open_bytes
+from tcl_jax.errors import InputError, RunError
+from tcl_jax.files import whole_file
+
+KINDS = (
+    "zero_bytes",
+    "not_an_image",
+    "damaged_image",
+    "too_large",
+    "no_caption",
+    "empty_caption",
+)
+"""What can be wrong: an image member of no bytes; of another format; cut short or damaged; of more
+pixels than `images.MAX_PIXELS`; no caption at all; one of white space alone."""
+
+MIN_SEEN = 500
+"""Samples that must have been looked at before their bad share can stop a run."""
+
+
+class BadSampleError(ValueError):
+    """A sample that cannot be used; `kind` is one of `KINDS`, `reason` a sentence."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind, self.reason = kind, reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclasses.dataclass(frozen=True)
+class BadSample:
+    """A sample that was replaced.
+
+    Attributes:
+        key: its name, or its number where the source gives none.
+        shard: the file it is in; empty where the source does not tell.
+        kind: one of `KINDS`.
+        reason: a sentence.
+    """
+
+    key: str
+    shard: str
+    kind: str
+    reason: str
+
+
+def bad_image(data: bytes, error: ImageDecodeError) -> BadSampleError:
+    """Why an image file could not be decoded, which ended with `error`."""
+    if not data:
+        return BadSampleError("zero_bytes", "the image has no bytes")
+    kind = "damaged_image"
+    try:
+        open_bytes(data)
+    except ImageDecodeError as at_header:
+        # What Pillow can open and is refused for its size has no cause, or this one.
+        large = isinstance(at_header.__cause__, Image.DecompressionBombError | None)
+        kind = "too_large" if large else "not_an_image"
+    return BadSampleError(kind, str(error))
+
+
+def choose_caption(text: Any, rng: np.random.Generator) -> str:
+    """The caption, or one of several that are not empty, drawn at random.
+
+    Args:
+        text: a string, a sequence of them, or None.
+        rng: used only where there is a choice.
+
+    Raises:
+        BadSampleError: there is none, or it is empty.
+    """
+    captions = [] if text is None else [text] if isinstance(text, str) else list(text)
+    if not captions:
+        raise BadSampleError("no_caption", "there is no caption")
+    usable = [caption for caption in captions if caption.strip()]
+    if not usable:
+        raise BadSampleError("empty_caption", "the caption is empty")
+    return usable[int(rng.integers(len(usable)))] if len(usable) > 1 else usable[0]
+
+
+class BadSampleLog:
+    """Counts bad samples, writes each to a file, and stops a run that has too many.
+
+    The file has one JSON object a line: `batch`, `kind`, `key`, `shard`, `reason`. It is written by
+    the process that trains, not by its workers, in the order of the batches: so it has exactly
+    what those batches met, once.
+
+    Args:
+        path: file to add to, made with the first bad sample; None: only count.
+        max_share: largest share of bad samples among those looked at, in [0, 1].
+
+    Raises:
+        InputError: `max_share` is no share.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, max_share: int | float = 1.0
+    ) -> None:
+        if not 0 <= max_share <= 1:
+            raise InputError(
+                f"data.max_bad_share={max_share}: must be between 0 (stop at any bad sample) and 1"
+            )
+        self.path = None if path is None else Path(path)
+        self.max_share = max_share
+        self._good = 0
+        self._bad: collections.Counter[str] = collections.Counter()
+        self._told = 0
+
+    def add(self, samples: Sequence[BadSample], *, good: int, batch: int) -> None:
+        """Takes what batch number `batch` met: bad samples, and the `good` ones it consists of."""
+        self._good += good
+        self._bad.update(sample.kind for sample in samples)
+        if samples and self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                for sample in samples:
+                    file.write(json.dumps({"batch": batch, **dataclasses.asdict(sample)}) + "\n")
+
+    def rewind(self, batch: int) -> None:
+        """Drops the lines of this batch and later ones, which are going to come again."""
+        if self.path is None or not self.path.exists():
+            return
+        with (
+            whole_file(self.path) as temporary,
+            self.path.open("rb") as old,
+            temporary.open("wb") as new,
+        ):
+            new.writelines(line for line in old if _batch_of(line) < batch)
+
+    def totals(self) -> Int64[np.ndarray, "n"]:
+        """Good samples, then bad ones by `KINDS`; those of several processes may be added up."""
+        return np.array([self._good, *(self._bad[kind] for kind in KINDS)], np.int64)
+
+    def check(self, totals: Int64[np.ndarray, "n"]) -> float:
+        """Tells of new bad samples, and refuses too many.
+
+        Args:
+            totals: of this process, or the sum over all.
+
+        Returns:
+            The bad share of the samples looked at, in [0, 1].
+
+        Raises:
+            RunError: it is above `max_share`, and at least `MIN_SEEN` were looked at.
+        """
+        seen, bad = int(totals.sum()), int(totals[1:].sum())
+        if not bad:
+            return 0.0
+        kinds = [f"{n} {kind}" for kind, n in zip(KINDS, totals[1:], strict=True) if n]
+        told = f"{bad} of {seen} samples are bad ({bad / seen:.2%}): {', '.join(kinds)}"
+        where = "" if self.path is None else f"; their keys are in {self.path}"
+        if bad / seen > self.max_share and seen >= MIN_SEEN:
+            raise RunError(
+                f"{told}{where}. No more than {self.max_share:.2%} are allowed "
+                "(data.max_bad_share). Look whether the shards were downloaded whole; checkpoints "
+                "written so far are good"
+            )
+        if bad > self._told:
+            logging.warning("%s; others take their places%s", told, where)
+            self._told = bad
+        return bad / seen
+
+
+def _batch_of(line: bytes) -> float:
+    """The batch of a line; infinite where the line is torn."""
+    try:
+        return float(json.loads(line)["batch"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

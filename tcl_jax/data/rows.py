@@ -1,0 +1,136 @@
+"""The rows of training batches: an example augmented and tokenised, with its place in the stream.
+
+A row is a pure function of the seed and its place, whatever process or worker makes it. A sample
+that cannot be used is replaced by another of the same source, drawn from the place too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int32
+
+from tcl_jax.data.bad_samples import BadSample, BadSampleError, bad_image, choose_caption
+from tcl_jax.data.images import ImageDecodeError
+from tcl_jax.data.order import EpochOrder
+from tcl_jax.data.random_erasing import RandomErasing
+from tcl_jax.data.transforms import Transform
+from tcl_jax.errors import RunError
+
+Tokenizer: TypeAlias = Callable[[Sequence[str]], Int32[np.ndarray, "n length"]]
+
+MAX_TRIES = 20
+"""Samples looked at for one row before the run gives up."""
+
+BAD = "bad"
+"""Field of a row, and of a batch before it is handed out: the `BadSample`s it met."""
+
+_ROW, _REPLACEMENT = 0, 1
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to examples with `image` and `text` (training) or `label` (evaluation)."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """Example `index`."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that can tell whether it has the same examples as another."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal examples in equal order."""
+        ...
+
+
+class Rows:
+    """{"image": uint8 [S, S, 3], "tokens": int32 [L], "bad": tuple of `BadSample`} by place.
+
+    With `erasing` also "erase", int32 [4].
+
+    Args:
+        source: has `image` (bytes or uint8 array, whatever `transform` takes), `text` (a caption,
+            several to draw from, or None), and may have `key` and `shard`.
+        order: which example is at a place.
+        tokenizer, transform, erasing: as in `pipeline.make_iterator`.
+        seed: of everything random in a row.
+        length: number of places.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        order: EpochOrder,
+        *,
+        tokenizer: Tokenizer,
+        transform: Transform,
+        erasing: RandomErasing | None,
+        seed: int,
+        length: int,
+    ) -> None:
+        self._source = source
+        self._order = order
+        self._tokenizer = tokenizer
+        self._transform = transform
+        self._erasing = erasing
+        self._seed = seed
+        self._length = length
+
+    def __len__(self) -> int:
+        """Number of places."""
+        return self._length
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """The row at a place.
+
+        Raises:
+            RunError: `MAX_TRIES` samples one after the other are bad.
+            ValueError: the transform fails for another reason than a bad image; names the example.
+            Exception: whatever the source raises.
+        """
+        index = self._order(place)
+        bad: list[BadSample] = []
+        for attempt in range(MAX_TRIES):
+            example = self._source[index]
+            try:
+                row = self._make(example, self._rng(place, attempt, _ROW))
+                return {**row, BAD: tuple(bad)}
+            except BadSampleError as error:
+                key, shard = str(example.get("key", index)), str(example.get("shard", ""))
+                bad.append(BadSample(key, shard, error.kind, error.reason))
+            part = self._order.part_of(index)
+            index = part.begin + int(self._rng(place, attempt, _REPLACEMENT).integers(part.size))
+        told = ", ".join(f"{sample.key} ({sample.kind})" for sample in bad[:5])
+        raise RunError(
+            f"{MAX_TRIES} samples drawn one after the other from {self._source!r} are all bad: "
+            f"{told} and so on. Look at the data; checkpoints written so far are good"
+        )
+
+    def _make(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        text = choose_caption(example["text"], rng)
+        image = example["image"]
+        try:
+            pixels = self._transform(image, rng)
+        except ImageDecodeError as error:
+            raise bad_image(image if isinstance(image, bytes) else b"?", error) from error
+        except ValueError as error:
+            raise ValueError(f"example {example.get('key', '?')!r}: {error}") from error
+        row = {"image": pixels, "tokens": self._tokenizer([text])[0]}
+        if self._erasing is not None:
+            row["erase"] = self._erasing(pixels.shape[0], pixels.shape[1], rng)
+        return row
+
+    def _rng(self, place: int, attempt: int, purpose: int) -> np.random.Generator:
+        """Random numbers of one try; no two tries share any, as Philox counts up the first word."""
+        counter = np.array([0, purpose, attempt, place], np.uint64)
+        return np.random.Generator(np.random.Philox(key=self._seed, counter=counter))

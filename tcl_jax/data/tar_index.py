@@ -1,0 +1,293 @@
+"""Index files: where each image-caption pair of a tar shard is, found out once and kept.
+
+An index lies beside its shard (`X.tar.index`) or, where that folder cannot be written, in a cache
+folder. It is written whole or not at all, and holds for one size and time of change of the shard;
+one that is stale or damaged is made anew. It is read through a memory map, so that its pages are
+shared by all processes of a machine and cost none of their own memory.
+
+The layout, little-endian: a header (`_HEADER`, then its CRC-32), one `_RECORD` for each pair, and
+the keys one after the other.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import mmap
+import os
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from tcl_jax.data import remote
+from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
+from tcl_jax.data.tar_members import Pair, Pairs, find_pairs, regular_members
+from tcl_jax.errors import InputError
+from tcl_jax.files import whole_file
+
+_MAGIC = b"TCLTAR1\n"
+# Magic; size and stamp of the shard; pairs, unpaired, repeated; CRC-32 of what follows.
+_HEADER = struct.Struct("<8sqqIIII")
+_CHECK = struct.Struct("<I")
+# Image offset and size, caption offset and size, whether the caption is JSON, end of the key.
+_RECORD = struct.Struct("<QIQIBI")
+_BEGIN = _HEADER.size + _CHECK.size
+_THREADS = 16
+_REMOTE_CHUNK = 1 << 22
+_SECONDS_BETWEEN_REPORTS = 15.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardIndex:
+    """An index file that fits its shard.
+
+    Attributes:
+        path: the index file on this machine.
+        pairs: number of pairs.
+        unpaired, repeated: as in `Pairs`.
+        checksum: CRC-32 of the pairs: equal where keys and places are.
+    """
+
+    path: str
+    pairs: int
+    unpaired: int
+    repeated: int
+    checksum: int
+
+
+class PairTable:
+    """The pairs of an index file, by number.
+
+    Raises:
+        OSError: the file is gone.
+        ValueError: it is not the file that `index` describes.
+    """
+
+    def __init__(self, index: ShardIndex) -> None:
+        with open(index.path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._keys = _BEGIN + index.pairs * _RECORD.size
+        if len(self._map) < self._keys or self._map[: len(_MAGIC)] != _MAGIC:
+            raise ValueError(f"{index.path} is no longer the index it was at the start")
+
+    def __getitem__(self, number: int) -> Pair:
+        """Pair `number`, from 0; the caller stays in the range."""
+        at = _BEGIN + number * _RECORD.size
+        image, image_size, text, text_size, is_json, end = _RECORD.unpack_from(self._map, at)
+        begin = _RECORD.unpack_from(self._map, at - _RECORD.size)[-1] if number else 0
+        key = self._map[self._keys + begin : self._keys + end]
+        return Pair(key, image, image_size, text, text_size, bool(is_json))
+
+
+def open_indexes(
+    shards: Sequence[Shard],
+    *,
+    index_dir: str | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> tuple[list[ShardIndex | None], list[str]]:
+    """The index of every shard, made where there is none that fits.
+
+    Each process begins with its own share of what is to be made, and takes over from the others
+    what they have finished by then, so that a shared folder saves work and an own one does no harm.
+
+    Args:
+        shards: the tar files.
+        index_dir: folder for the index files; None: beside the shards, or the cache folder.
+        process_index, process_count: which of several processes this is.
+
+    Returns:
+        The indexes in the order of the shards, None for a shard that cannot be read, and a
+        sentence about each of those.
+
+    Raises:
+        InputError: there is no folder to keep an index in.
+    """
+    indexes: list[ShardIndex | None] = [None] * len(shards)
+    problems: dict[int, str] = {}
+    with _threads() as pool:
+        for i, index in enumerate(pool.map(lambda s: _find(s, index_dir), shards)):
+            indexes[i] = index
+        lacking = [i for i, index in enumerate(indexes) if index is None]
+        if not lacking:
+            return indexes, []
+        logging.info(
+            "%d of %d tar shards have no index yet; reading their headers, once", len(lacking),
+            len(shards),
+        )  # fmt: skip
+        order = [
+            i for p in range(process_count) for i in lacking[(process_index + p) % process_count
+            :: process_count]
+        ]  # fmt: skip
+        jobs = {pool.submit(_find_or_make, shards[i], index_dir): i for i in order}
+        reported = time.monotonic()
+        try:
+            for done, job in enumerate(concurrent.futures.as_completed(jobs), 1):
+                try:
+                    indexes[jobs[job]] = job.result()
+                except InputError:
+                    raise
+                except (OSError, ValueError) as error:
+                    problems[jobs[job]] = f"{shards[jobs[job]].address} ({error})"
+                if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+                    logging.info("indexed %d of %d tar shards", done, len(lacking))
+                    reported = time.monotonic()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return indexes, [problems[i] for i in sorted(problems)]
+
+
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(_THREADS, "tar_index")
+
+
+# ------------------------------------------------------------------------------ where an index is
+
+
+def cache_folder() -> Path:
+    """Where indexes go that can lie neither beside their shard nor in a folder that was named."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "tcl_jax" / "index"
+
+
+def _places(shard: Shard, index_dir: str | None) -> list[Path]:
+    """Index files of a shard on this machine, the preferred one first."""
+    address = shard.address
+    if not remote.is_remote(address):
+        address = os.path.abspath(address)
+    name = address.rpartition("/")[2]
+    # Shards of several data sets may have one name.
+    unique = hashlib.blake2b(address.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    if index_dir is not None:
+        return [Path(index_dir).expanduser() / f"{name}.{unique}{INDEX_SUFFIX}"]
+    cached = cache_folder() / f"{name}.{unique}{INDEX_SUFFIX}"
+    return [cached] if remote.is_remote(address) else [Path(address + INDEX_SUFFIX), cached]
+
+
+def _find(shard: Shard, index_dir: str | None) -> ShardIndex | None:
+    """An index on this machine that fits the shard."""
+    for path in _places(shard, index_dir):
+        with contextlib.suppress(OSError):
+            if index := _parse(path, path.read_bytes(), shard):
+                return index
+            logging.info("%s does not fit its shard any more", path)
+    return None
+
+
+def _find_or_make(shard: Shard, index_dir: str | None) -> ShardIndex:
+    """The index of a shard, by another process, from beside a remote shard, or made now."""
+    if index := _find(shard, index_dir):
+        return index
+    if not remote.is_remote(shard.address):
+        return _save(shard, index_dir, _make(shard))
+    beside = shard.address + INDEX_SUFFIX
+    with contextlib.suppress(OSError):
+        data = remote.read_file(beside)
+        if _parse(Path(beside), data, shard):
+            return _save(shard, index_dir, data)
+    data = _make(shard)
+    try:
+        if index_dir is None and remote.takes_files(beside):
+            remote.write_file(beside, data)
+    except OSError as error:
+        logging.info("%s is kept on this machine only: %s", beside, error)
+    return _save(shard, index_dir, data)
+
+
+def _save(shard: Shard, index_dir: str | None, data: bytes) -> ShardIndex:
+    reasons = []
+    for path in _places(shard, index_dir):
+        # Process numbers are not unique over the machines that share a folder.
+        unique = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
+        try:
+            with whole_file(unique) as temporary:
+                temporary.write_bytes(data)
+            unique.replace(path)
+        except OSError as error:
+            reasons.append(f"{path} ({error.strerror or error})")
+            continue
+        index = _parse(path, data, shard)
+        assert index is not None
+        return index
+    raise InputError(
+        f"the index of {shard.address} cannot be written to {' or '.join(reasons)}; set "
+        "data.index_dir to a folder with space that can be written"
+    )
+
+
+# ------------------------------------------------------------------------------- what is in a file
+
+
+def _make(shard: Shard) -> bytes:
+    """The content of the index of a shard.
+
+    Raises:
+        OSError: the shard cannot be read.
+        ValueError: it is not a complete plain tar file.
+    """
+    with _opened(shard) as read:
+        return _encode(shard, find_pairs(regular_members(read, shard.size)))
+
+
+def _encode(shard: Shard, found: Pairs) -> bytes:
+    """Pairs in the layout of a file."""
+    records, end = [], 0
+    for p in found.pairs:
+        end += len(p.key)
+        where = (p.image_offset, p.image_size, p.text_offset, p.text_size)
+        records.append(_RECORD.pack(*where, p.is_json, end))
+    content = b"".join(records) + b"".join(pair.key for pair in found.pairs)
+    counts = (len(found.pairs), found.unpaired, found.repeated)
+    header = _HEADER.pack(_MAGIC, shard.size, shard.stamp, *counts, zlib.crc32(content))
+    return header + _CHECK.pack(zlib.crc32(header)) + content
+
+
+def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
+    """What an index says in short, if it is whole and of this shard as it is now."""
+    header, content = data[: _HEADER.size], memoryview(data)[_BEGIN:]
+    if len(data) < _BEGIN or data[_HEADER.size : _BEGIN] != _CHECK.pack(zlib.crc32(header)):
+        return None
+    magic, size, stamp, pairs, unpaired, repeated, checksum = _HEADER.unpack(header)
+    if (magic, size, stamp) != (_MAGIC, shard.size, shard.stamp):
+        return None
+    if zlib.crc32(content) != checksum:
+        return None
+    return ShardIndex(os.fspath(path), pairs, unpaired, repeated, checksum)
+
+
+@contextlib.contextmanager
+def _opened(shard: Shard) -> Iterator[Any]:
+    """A function that reads (size, offset) of a shard."""
+    if remote.is_remote(shard.address):
+        yield _Chunks(shard.address).read
+        return
+    descriptor = os.open(shard.address, os.O_RDONLY)
+    try:
+        yield lambda size, offset: os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)
+
+
+class _Chunks:
+    """Reads a remote file from the front, many headers by one request."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._begin, self._chunk = 0, b""
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer at the end of the file."""
+        begin = offset - self._begin
+        if begin < 0 or begin + size > len(self._chunk):
+            (self._chunk,) = remote.read_ranges(self._address, [(offset, max(size, _REMOTE_CHUNK))])
+            self._begin, begin = offset, 0
+        return self._chunk[begin : begin + size]

@@ -1,0 +1,68 @@
+"""The training batches of this process, once all processes agree on what they train on."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+from ml_collections import ConfigDict
+
+from tcl_jax.data.bad_samples import BadSampleLog
+from tcl_jax.data.pipeline import BatchIterator, make_iterator
+from tcl_jax.data.sources import make_erasing, make_source, make_transform
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.parallel.processes import gather_texts
+
+
+def open_batches(config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog) -> BatchIterator:
+    """The batches that `config.data` and `config.train` describe; every process must call it.
+
+    Args:
+        config: of the run.
+        clip: sizes of the model's images and texts.
+        bad_samples: is told of samples that cannot be used.
+
+    Raises:
+        InputError: the data cannot be used, here or on another process, or processes see different
+            data; on all processes alike.
+    """
+    batches, problem = None, ""
+    try:
+        batches = _open(config, clip, bad_samples)
+    except InputError as error:
+        if jax.process_count() == 1:
+            raise
+        problem = str(error)
+    identity = batches.identity if batches is not None else {}
+    told = [json.loads(text) for text in gather_texts(json.dumps([problem, identity]))]
+    for process, (theirs, _) in enumerate(told):
+        if theirs:
+            raise InputError(problem or f"process {process} reports: {theirs}")
+    for process, (_, theirs) in enumerate(told):
+        if theirs != told[0][1]:
+            raise InputError(
+                f"process {process} sees other training data than process 0: {theirs} there, "
+                f"{told[0][1]} here. Every process must read the same shards: use a shared folder, "
+                "or copy all of them to every machine"
+            )
+    assert batches is not None
+    return batches
+
+
+def _open(config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog) -> BatchIterator:
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    source = make_source(config.data, clip.resolution, **processes)
+    with as_input_error("the training data"):
+        return make_iterator(
+            source,
+            tokenizer=ClipTokenizer(clip.context_length),
+            transform=make_transform(config.data, clip.resolution),
+            erasing=make_erasing(config.data),
+            global_batch_size=config.train.global_batch_size,
+            seed=config.seed,
+            num_workers=config.data.num_workers,
+            bad_samples=bad_samples,
+            **processes,
+        )

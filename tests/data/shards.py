@@ -1,0 +1,50 @@
+"""Tar shards for tests, written by the standard library."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def write_shard(
+    path: Path,
+    members: dict[str, bytes] | Iterable[tuple[str, bytes]],
+    tar_format: int = tarfile.GNU_FORMAT,
+) -> str:
+    """A tar file of these members, in their order."""
+    listed = members.items() if isinstance(members, dict) else members
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        for name, data in listed:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+def pairs(*keys: str) -> dict[str, bytes]:
+    """Members KEY.jpg and KEY.txt of each key; the images are none."""
+    members = {}
+    for key in keys:
+        members |= {f"{key}.jpg": b"image of " + key.encode(), f"{key}.txt": f"é {key}".encode()}
+    return members
+
+
+@functools.cache
+def picture(number: int, file_format: str = "JPEG", side: int = 16) -> bytes:
+    """A small picture whose colour tells its number, 0 to 255."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((side, side, 3), number, np.uint8)).save(buffer, file_format)
+    return buffer.getvalue()
+
+
+def wait_for_another_time(path: Path) -> None:
+    """Gives a file another time of change, however coarse the clock is."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))

@@ -1,0 +1,305 @@
+"""Samples that cannot be used: replaced alike everywhere, counted, written down, limited."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tcl_jax.data.bad_samples import (
+    KINDS,
+    MIN_SEEN,
+    BadSample,
+    BadSampleError,
+    BadSampleLog,
+    bad_image,
+    choose_caption,
+)
+from tcl_jax.data.images import ImageDecodeError, decode
+from tcl_jax.data.mixture import Mixture
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.tar_source import TarSource
+from tcl_jax.data.transforms import Chain, RandomResizedCrop
+from tcl_jax.errors import InputError, RunError
+from tests.data.shards import picture, write_shard
+
+SIDE = 8
+
+
+def bomb() -> bytes:
+    """A PNG that promises more pixels than are allowed."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+BAD_IMAGES = {
+    "zero_bytes": b"",
+    "not_an_image": b"<html>404 Not Found</html>",
+    "damaged_image": picture(9, "PNG", 64)[:-40],
+    "too_large": bomb(),
+}
+BAD_CAPTIONS = {"empty_caption": " \n", "no_caption": None}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """240 pairs in 4 shards; every 20th is bad, each kind in turn. Captions are the numbers."""
+    folder = tmp_path_factory.mktemp("shards")
+    kinds = [*BAD_IMAGES, *BAD_CAPTIONS]
+    for shard in range(4):
+        members = {}
+        for i in range(60 * shard, 60 * (shard + 1)):
+            kind = kinds[i // 20 % 6] if i % 20 == 7 else ""
+            image = BAD_IMAGES.get(kind, picture(i, ("JPEG", "PNG", "WEBP")[i % 3]))
+            caption = BAD_CAPTIONS.get(kind, str(i))
+            members[f"{i:05d}.jpg"] = image
+            if caption is None:
+                members[f"{i:05d}.json"] = b'{"url": "x"}'
+            else:
+                members[f"{i:05d}.txt"] = caption.encode()
+        write_shard(folder / f"{shard:02d}.tar", members)
+    return f"{folder}/{{00..03}}.tar"
+
+
+def number_tokens(texts):
+    return np.array([[int(text), len(text)] for text in texts], np.int32)
+
+
+def batches_of(source, log=None, **options):
+    return make_iterator(
+        source,
+        tokenizer=number_tokens,
+        transform=options.pop("transform", Chain((RandomResizedCrop(SIDE),))),
+        global_batch_size=16,
+        seed=1,
+        bad_samples=log,
+        **options,
+    )
+
+
+def take(iterator, count):
+    batches = [{k: np.array(v) for k, v in next(iterator).items()} for _ in range(count)]
+    iterator.close()
+    return batches
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def reference(shards, tmp_path_factory):
+    """Two epochs in one process without workers, and the bad samples met."""
+    path = tmp_path_factory.mktemp("log") / "bad_samples.jsonl"
+    batches = take(batches_of(TarSource([shards]), BadSampleLog(path)), 30)
+    return batches, lines(path)
+
+
+def assert_same(batches, expected):
+    assert len(batches) == len(expected)
+    for ours, theirs in zip(batches, expected, strict=True):
+        assert ours.keys() == theirs.keys() == {"image", "tokens"}
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+# ------------------------------------------------------------------------------ kinds and captions
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_kinds_of_images(kind):
+    with pytest.raises(ImageDecodeError) as caught:
+        decode(BAD_IMAGES[kind])
+    error = bad_image(BAD_IMAGES[kind], caught.value)
+    assert error.kind == kind
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.kind, str(copy)) == (kind, str(error))
+
+
+def test_captions():
+    rng = np.random.default_rng(0)
+    assert choose_caption("a cat", rng) == "a cat"
+    drawn = [choose_caption(["a", "", "b", " ", "c"], rng) for _ in range(300)]
+    assert {c: drawn.count(c) > 70 for c in set(drawn)} == {"a": True, "b": True, "c": True}
+    for text, kind in ((None, "no_caption"), ([], "no_caption"), ("\t ", "empty_caption"),
+                       (["", " "], "empty_caption")):  # fmt: skip
+        with pytest.raises(BadSampleError) as caught:
+            choose_caption(text, rng)
+        assert caught.value.kind == kind
+
+
+# ------------------------------------------------------------------------------------- replacement
+
+
+def test_bad_samples_are_replaced_and_written_down(reference):
+    batches, written = reference
+    numbers = [int(n) for batch in batches for n in batch["tokens"][:, 0]]
+    assert all(n % 20 != 7 for n in numbers)
+    # Each of the 12 comes once in each of the two epochs, and may be drawn as a replacement too.
+    assert len(written) >= 24
+    assert {(row["key"], row["kind"]) for row in written} == {
+        (f"{20 * i + 7:05d}", [*BAD_IMAGES, *BAD_CAPTIONS][i % 6]) for i in range(12)
+    }
+    assert all(row["shard"].endswith(f"{int(row['key']) // 60:02d}.tar") for row in written)
+    assert all(row["reason"] for row in written)
+    assert [row["batch"] for row in written] == sorted(row["batch"] for row in written)
+    # What is not bad comes once an epoch, plus where it replaces.
+    counts = np.bincount(numbers, minlength=240)
+    good = [n for n in range(240) if n % 20 != 7]
+    assert counts[good].min() == 2 and counts.sum() == 480
+
+
+def test_replacements_are_spread_out(reference):
+    batches, _ = reference
+    numbers = [int(n) for batch in batches for n in batch["tokens"][:, 0]]
+    counts = np.bincount(numbers, minlength=240)
+    assert (counts > 2).sum() >= 20  # 24 replacements, hardly one like another
+
+
+def test_processes_and_workers_replace_alike(reference, shards, tmp_path):
+    expected, written = reference
+    source = TarSource([shards])
+    logs = [BadSampleLog(tmp_path / f"{p}.jsonl") for p in range(2)]
+    parts = [
+        take(batches_of(source, logs[p], process_index=p, process_count=2, num_workers=p), 30)
+        for p in range(2)
+    ]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, expected)
+    both = [row for log in logs for row in lines(log.path)]
+    assert sorted(both, key=json.dumps) == sorted(written, key=json.dumps)
+    total = sum(log.totals() for log in logs)
+    assert total[0] == 480 and total[1:].sum() == len(written)
+
+
+def test_resume_with_two_workers_among_bad_samples(reference, shards, tmp_path):
+    expected, written = reference
+    path = tmp_path / "bad.jsonl"
+    first = batches_of(TarSource([shards]), BadSampleLog(path))
+    for _ in range(21):
+        next(first)
+    state = first.get_state()
+    for _ in range(3):  # these are lost with the process, and their lines come again
+        next(first)
+    first.close()
+    path.write_bytes(path.read_bytes() + b'{"batch": 2')  # torn as it was killed
+    log = BadSampleLog(path)
+    again = batches_of(TarSource([shards]), log, num_workers=2)
+    again.set_state(state)
+    log.rewind(again.next_batch)
+    assert_same(take(again, 9), expected[21:])
+    assert lines(path) == written
+
+
+def test_replacement_is_of_the_same_source(shards):
+    good = Numbers(1000)
+    mixed = Mixture({"bad": TarSource([shards]), "good": good}, {"bad": 1, "good": 9})
+    log = BadSampleLog()
+    batches = take(batches_of(mixed, log, transform=crop_or_keep), 155)  # two epochs
+    numbers = np.array([n for batch in batches for n in batch["tokens"][:, 0]])
+    assert log.totals()[1:].sum() >= 10
+    assert (numbers[:2480] < 1000).sum() == 2 * 124
+
+
+class Numbers:
+    """Pictures of numbers from 1000."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index):
+        return {"image": np.zeros((SIDE, SIDE, 3), np.uint8), "text": [str(1000 + index)]}
+
+
+def crop_or_keep(image, rng):
+    return RandomResizedCrop(SIDE)(image, rng) if isinstance(image, bytes) else image
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_nothing_but_bad_samples_is_an_error(tmp_path, num_workers):
+    members = {}
+    for i in range(40):
+        members |= {f"{i}.jpg": b"", f"{i}.txt": b"1"}
+    source = TarSource([write_shard(tmp_path / "a.tar", members)])
+    iterator = batches_of(source, num_workers=num_workers)
+    with pytest.raises(RunError, match=r"20 samples .*a\.tar.* all bad: \d+ \(zero_bytes\)"):
+        next(iterator)
+    iterator.close()
+
+
+def test_other_errors_are_not_bad_samples():
+    def broken(image, rng):
+        raise ValueError("a mistake in the code")
+
+    with pytest.raises(ValueError, match=r"example '\?': a mistake"):
+        next(batches_of(Numbers(20), transform=broken))
+
+
+# ------------------------------------------------------------------------------------------- limit
+
+
+def test_too_many_stop_a_run(tmp_path):
+    log = BadSampleLog(tmp_path / "deep" / "bad.jsonl", max_share=0.05)
+    bad = [BadSample("k", "s", "zero_bytes", "r"), BadSample("ö", "s", "too_large", "r")]
+    log.add(bad * 10, good=100, batch=0)
+    assert log.check(log.totals()) == pytest.approx(20 / 120)  # too few seen to tell
+    log.add([], good=MIN_SEEN, batch=1)
+    assert log.check(log.totals()) == pytest.approx(20 / 620)
+    log.add(bad * 7, good=0, batch=2)
+    with pytest.raises(
+        RunError,
+        match=r"34 of 634 samples are bad \(5.36%\): 17 zero_bytes, 17 too_large; their keys are in"
+        r" .*bad.jsonl. No more than 5.00% .*max_bad_share",
+    ):
+        log.check(log.totals())
+    assert lines(log.path)[1] == {
+        "batch": 0, "key": "ö", "shard": "s", "kind": "too_large", "reason": "r",
+    }  # fmt: skip
+
+
+def test_shares_of_processes_add_up():
+    logs = [BadSampleLog(max_share=0.1) for _ in range(2)]
+    logs[0].add([BadSample("k", "", KINDS[0], "")] * 90, good=310, batch=0)
+    logs[1].add([], good=600, batch=0)
+    assert logs[0].check(logs[0].totals() + logs[1].totals()) == pytest.approx(0.09)
+    logs[0].add([BadSample("k", "", KINDS[0], "")] * 30, good=0, batch=1)
+    for log in logs:
+        with pytest.raises(RunError, match="120 of 1030"):
+            log.check(logs[0].totals() + logs[1].totals())
+
+
+def test_new_bad_samples_are_told_once(caplog):
+    log = BadSampleLog()
+    log.add([], good=8, batch=0)
+    with caplog.at_level("WARNING"):
+        assert log.check(log.totals()) == 0
+        assert not caplog.records
+        log.add([BadSample("k", "", "no_caption", "")], good=7, batch=1)
+        for _ in range(2):
+            log.check(log.totals())
+    assert [r.getMessage() for r in caplog.records] == [
+        "1 of 16 samples are bad (6.25%): 1 no_caption; others take their places"
+    ]
+
+
+def test_impossible_share():
+    for share in (-0.1, 5, float("nan")):
+        with pytest.raises(InputError, match="max_bad_share"):
+            BadSampleLog(max_share=share)

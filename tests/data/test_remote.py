@@ -1,0 +1,195 @@
+"""Shards at fsspec addresses: the same pairs as from local files, and an end to every wait."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from tcl_jax.data import remote, tar_index
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.remote import RemoteError, read_ranges
+from tcl_jax.data.tar_source import TarSource, TarSourceError
+from tcl_jax.errors import InputError
+from tests.data.shards import pairs, write_shard
+
+
+class Unreliable(MemoryFileSystem):
+    """A store that fails or hangs as often as it is told to, and counts what it is asked for."""
+
+    protocol = "unreliable"
+    store: dict = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+    failures = 0
+    silences = 0
+    reads: list[tuple[str, int]] = []  # noqa: RUF012
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("unreliable://"))
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        kind = type(self)
+        data = super().cat_file(path, start=start, end=end, **kwargs)
+        kind.reads.append((path, len(data)))
+        if kind.failures:
+            kind.failures -= 1
+            raise OSError("503 Service Unavailable")
+        if kind.silences:
+            kind.silences -= 1
+            time.sleep(30)
+        return data
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Unreliable]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "_FIRST_WAIT_SECONDS", 0.0)
+    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+    Unreliable.store, Unreliable.pseudo_dirs, Unreliable.reads = {}, [""], []
+    Unreliable.failures = Unreliable.silences = 0
+    MemoryFileSystem.store.clear()
+    return Unreliable
+
+
+def upload(tmp_path: Path, protocol: str, count: int = 3) -> str:
+    """Shards 00000.tar, ... of three pairs each in a folder; its address."""
+    folder = f"{protocol}://{tmp_path}/bucket" if protocol == "file" else f"{protocol}://bucket/a"
+    system, path = fsspec.core.url_to_fs(folder)
+    system.makedirs(path, exist_ok=True)
+    for i in range(count):
+        local = write_shard(tmp_path / "local.tar", pairs(*(f"{i}-{j}é" for j in range(3))))
+        system.pipe_file(f"{path}/{i:05d}.tar", Path(local).read_bytes())
+    return folder
+
+
+def number_tokens(texts):
+    return np.array([[len(text)] for text in texts], np.int32)
+
+
+def as_picture(image, rng):
+    return np.full((2, 2, 3), image[-3], np.uint8)
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_patterns_and_pairs(tmp_path: Path, protocol: str, monkeypatch) -> None:
+    folder = upload(tmp_path, protocol)
+    expected = [f"{i}-{j}é" for i in range(3) for j in range(3)]
+    for pattern in (f"{folder}/{{00000..00002}}.tar", f"{folder}/*.tar", f"{folder}/*"):
+        source = TarSource([pattern])
+        assert [pair["key"] for pair in source] == expected
+    assert len(TarSource([f"{folder}/*.tar", f"{folder}/00001.tar"])) == 9
+    assert source[4]["text"] == "é 1-1é" and source[4]["shard"].startswith(f"{protocol}://")
+    with pytest.raises(TarSourceError, match="2 of 5 are missing: 00003-00004"):
+        TarSource([f"{folder}/{{00000..00004}}.tar"])
+    assert len(TarSource([f"{folder}/{{00000..00004}}.tar"], allow_missing=True)) == 9
+    with pytest.raises(TarSourceError, match="none of the 2 is there"):
+        TarSource([f"{folder}/nothing/{{0..1}}.tar"])
+    # Small chunks: headers are found across their borders.
+    monkeypatch.setattr(tar_index, "_REMOTE_CHUNK", 700)
+    index_dir = str(tmp_path / "indexes")
+    assert [p["key"] for p in TarSource([f"{folder}/*.tar"], index_dir=index_dir)] == expected
+
+
+def test_workers_read_remote_shards(tmp_path: Path) -> None:
+    folder = upload(tmp_path, "file")
+    options = {"tokenizer": number_tokens, "transform": as_picture, "global_batch_size": 3}
+    images = []
+    for workers in (0, 1):
+        batches = make_iterator(
+            TarSource([f"{folder}/*.tar"]), seed=0, num_workers=workers, **options
+        )
+        images.append([np.array(next(batches)["image"]) for _ in range(3)])
+        batches.close()
+    np.testing.assert_array_equal(*images)
+
+
+def test_index_is_kept_beside_and_here(tmp_path: Path, store, monkeypatch) -> None:
+    folder = upload(tmp_path, "unreliable")
+    first = TarSource([f"{folder}/*.tar"])
+    assert "/bucket/a/00001.tar.index" in store.store
+    tars = [path for path, _ in store.reads if path.endswith(".tar")]
+    assert sorted(tars) == [f"/bucket/a/{i:05d}.tar" for i in range(3)]  # one request each
+    store.reads.clear()
+    assert TarSource([f"{folder}/*.tar"]).fingerprint == first.fingerprint
+    assert store.reads == []  # from this machine
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    assert TarSource([f"{folder}/*.tar"]).fingerprint == first.fingerprint
+    assert {path.rpartition(".")[2] for path, _ in store.reads} == {"index"}
+    # A new shard of another size: neither index fits any more.
+    local = write_shard(tmp_path / "local.tar", pairs(*"abcdefghijklmnop"))
+    store.store.pop("/bucket/a/00001.tar")
+    store.current().pipe_file("/bucket/a/00001.tar", Path(local).read_bytes())
+    assert len(TarSource([f"{folder}/*.tar"])) == 22
+
+
+def test_a_pair_is_read_by_one_request(tmp_path: Path, store) -> None:
+    source = TarSource([upload(tmp_path, "unreliable") + "/*.tar"])
+    store.reads.clear()
+    assert source[8]["key"] == "2-2é"
+    assert len(store.reads) == 1
+
+
+def test_ranges_near_and_far(store) -> None:
+    data = bytes(range(256)) * 2000
+    store.current().pipe_file("/f", data)
+    store.reads.clear()
+    for ranges in ([(10, 20), (40, 5)], [(40, 5), (10, 20)], [(0, 9), (400_000, 9)], [(5, 0)]):
+        parts = read_ranges("unreliable://f", ranges)
+        assert parts == [data[offset : offset + size] for offset, size in ranges]
+    assert sum(size for _, size in store.reads) < 200
+    (tail,) = read_ranges("unreliable://f", [(len(data) - 5, 100)])
+    assert tail == data[-5:]
+
+
+def test_failures_are_tried_again(tmp_path: Path, store) -> None:
+    source = TarSource([upload(tmp_path, "unreliable") + "/*.tar"])
+    store.failures = remote.TRIES - 1
+    assert source[0]["key"] == "0-0é"
+    store.failures = 100
+    with pytest.raises(TarSourceError, match="00000.tar: .*in 4 tries: OSError: 503 Service Unav"):
+        source[0]
+    store.failures = 0
+    store.store.clear()
+    with pytest.raises(TarSourceError, match="00002.tar: pair '2-2é' cannot be read"):
+        source[8]
+
+
+def test_a_silent_store_does_not_stall(tmp_path: Path, store, monkeypatch) -> None:
+    source = TarSource([upload(tmp_path, "unreliable") + "/*.tar"])
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.1)
+    store.silences = 1
+    begin = time.monotonic()
+    assert source[0]["key"] == "0-0é"
+    store.silences = 100
+    with pytest.raises(TarSourceError, match="TimeoutError: not answered within 0.1 seconds"):
+        source[0]
+    assert time.monotonic() - begin < 5
+
+
+def test_a_store_that_cannot_be_written(tmp_path: Path, store, monkeypatch, caplog) -> None:
+    folder = upload(tmp_path, "unreliable")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("403")
+
+    monkeypatch.setattr(store, "pipe_file", refuse)
+    with caplog.at_level("INFO"):
+        assert len(TarSource([f"{folder}/*.tar"])) == 9
+    assert "00001.tar.index is kept on this machine only" in caplog.text
+    store.reads.clear()
+    assert len(TarSource([f"{folder}/*.tar"])) == 9 and store.reads == []
+
+
+def test_unreadable_store_is_named(tmp_path: Path, store) -> None:
+    with pytest.raises(InputError, match="nosuch:// are read by fsspec.*pip install"):
+        TarSource(["nosuch://bucket/{0..1}.tar"])
+    folder = upload(tmp_path, "unreliable")
+    store.failures = 1000
+    with pytest.raises(TarSourceError, match="3 of 3 tar shards cannot be read.*503"):
+        TarSource([f"{folder}/*.tar"])
+    assert issubclass(RemoteError, OSError)

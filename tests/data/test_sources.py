@@ -1,0 +1,113 @@
+"""Sources as configs/tcl.py describes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.tcl import get_config
+from tcl_jax.data.mixture import Mixture
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.sources import make_source, make_transform
+from tcl_jax.data.tar_source import TarSource
+from tcl_jax.data.tfds_builder import prepare
+from tcl_jax.data.tfds_source import TfdsSource
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.errors import InputError
+from tests.data.shards import picture, write_shard
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> ConfigDict:
+    """`config.data` with shards 0 to 2 of four pairs each."""
+    for shard in range(3):
+        members = {}
+        for i in range(4):
+            members |= {f"{shard}{i}.jpg": picture(i), f"{shard}{i}.txt": b"a cat"}
+        write_shard(tmp_path / f"{shard}.tar", members)
+    config = get_config()
+    config.data.shards = (f"{tmp_path}/{{0..2}}.tar",)
+    return config.lock().data
+
+
+def test_papers_config_trains_on_what_is_there(data, tmp_path, caplog):
+    data.shards = (f"{tmp_path}/{{0..5}}.tar", f"{tmp_path}/cc12m/*.tar")
+    with caplog.at_level("WARNING"):
+        source = make_source(data, 32)
+    assert isinstance(source, TarSource) and len(source) == 12
+    assert "3 of 6 are missing: 3-5" in caplog.text
+    assert "cc12m/*.tar matches nothing" in caplog.text
+    batches = make_iterator(
+        source,
+        tokenizer=ClipTokenizer(),
+        transform=make_transform(data, 32),
+        global_batch_size=4,
+        seed=0,
+    )
+    assert next(batches)["image"].shape == (4, 32, 32, 3)
+    data.allow_missing_shards = False
+    with pytest.raises(InputError, match="data.source='tar': 4 tar shards are missing: .*3-5"):
+        make_source(data, 32)
+
+
+def test_index_dir(data, tmp_path):
+    data.index_dir = str(tmp_path / "indexes")
+    make_source(data, 32, process_index=1, process_count=2)
+    assert len(list((tmp_path / "indexes").iterdir())) == 3
+    assert not list(tmp_path.glob("*.index"))
+
+
+def test_tfds(data, tmp_path):
+    prepare(data.shards, name="cc", data_dir=str(tmp_path / "tfds"))
+    data.source = "tfds"
+    data.tfds.update(
+        name="image_text_pairs/cc", data_dir=str(tmp_path / "tfds"), text="text", key="key"
+    )
+    source = make_source(data, 32)
+    assert isinstance(source, TfdsSource) and len(source) == 12
+    assert source[5]["key"] == "11" and source[5]["text"] == ["a cat"]
+    data.tfds.split = "nothing"
+    with pytest.raises(InputError, match="data.source='tfds'.*split 'nothing'"):
+        make_source(data, 32)
+
+
+def test_mixture(data, tmp_path):
+    prepare(data.shards, name="cc", data_dir=str(tmp_path / "tfds"))
+    with data.unlocked():
+        data.source = "mixture"
+        data.mixture.small = ConfigDict({"source": "tar", "shards": (f"{tmp_path}/0.tar",)})
+        data.mixture.records = ConfigDict(
+            {"source": "tfds", "tfds": data.tfds.copy_and_resolve_references()}
+        )
+    data.mixture.records.tfds.update(
+        name="image_text_pairs/cc", data_dir=str(tmp_path / "tfds"), text="text"
+    )
+    source = make_source(data, 32)
+    assert isinstance(source, Mixture)
+    assert [part.draws for part in source.parts] == [12, 4]
+    assert source[0]["key"] == "records/0" and source[12]["key"] == "small/00"
+    with data.unlocked():
+        data.mixture.small.weight = 1.0
+    with pytest.raises(InputError, match="one for each of records, small"):
+        make_source(data, 32)
+    with data.unlocked():
+        data.mixture.records.weight = 1
+    assert [part.draws for part in make_source(data, 32).parts] == [8, 8]
+    data.mixture.small.shards = (f"{tmp_path}/none.tar",)
+    with pytest.raises(InputError, match="data.mixture.small: .*none.tar is not there"):
+        make_source(data, 32)
+
+
+def test_bad_sources(data):
+    data.source = "csv"
+    with pytest.raises(InputError, match="'csv' is unknown; choose one of mixture, shapes, tar"):
+        make_source(data, 32)
+    data.source = "mixture"
+    with pytest.raises(InputError, match="data.mixture is empty"):
+        make_source(data, 32)
+    with data.unlocked():
+        data.mixture.inner = ConfigDict({"source": "mixture"})
+    with pytest.raises(InputError, match="data.mixture.inner.source must be another"):
+        make_source(data, 32)

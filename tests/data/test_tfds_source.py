@@ -1,0 +1,184 @@
+"""Data sets that tensorflow-datasets really prepares here, from tar shards and by its own means."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tcl_jax.data.images import decode
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.tar_source import TarSource, TarSourceError
+from tcl_jax.data.tfds_builder import prepare
+from tcl_jax.data.tfds_source import TfdsSource
+from tcl_jax.data.transforms import RandomResizedCrop
+from tcl_jax.errors import InputError
+from tests.data.shards import picture, write_shard
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class ManyCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """As coco_captions: several captions an image, in a sequence of pairs with an id."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "meta": {"picture": tfds.features.Image(encoding_format="png")},
+            "captions": tfds.features.Sequence({"text": np.str_, "id": np.int64}),
+            "title": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(range(12)), "val": self._generate_examples([3])}
+
+    def _generate_examples(self, numbers):
+        for i in numbers:
+            texts = [{"text": f"{100 * i + k}", "id": k} for k in range(i % 4)]
+            yield (
+                i,
+                {
+                    "image": picture(20 * i),
+                    "meta": {"picture": picture(20 * i + 1, "PNG")},
+                    "captions": texts,
+                    "title": f"{i} é",
+                },
+            )
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    ManyCaptions(data_dir=folder).download_and_prepare(file_format="array_record")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(3):
+        members = {}
+        for i in range(5 * shard, 5 * shard + 5):
+            members[f"{i:04d}.jpg"] = picture(10 * i, ("JPEG", "PNG", "WEBP")[i % 3])
+            members[f"{i:04d}.txt"] = f"{i} ☕".encode()
+        write_shard(folder / f"{shard}.tar", members)
+    return f"{folder}/{{0..2}}.tar"
+
+
+def test_fields_of_a_data_set(captions):
+    source = TfdsSource("many_captions", "train", data_dir=captions, text="captions/text")
+    assert len(source) == 12
+    for example in source:
+        assert isinstance(example["image"], bytes)
+        number = round(decode(example["image"]).mean() / 20)
+        assert example["text"] == [f"{100 * number + k}" for k in range(number % 4)]
+        assert example["shard"] == "many_captions/train"
+    nested = TfdsSource(
+        "many_captions", "val", data_dir=captions, image="meta/picture", text="title", key="title"
+    )
+    (example,) = nested
+    assert example == {
+        "image": picture(61, "PNG"), "text": ["3 é"], "key": "3 é", "shard": "many_captions/val",
+    }  # fmt: skip
+    assert len(TfdsSource("many_captions", "train[:25%]", data_dir=captions, text="title")) == 3
+    for outside in (12, -1):
+        with pytest.raises(IndexError):
+            source[outside]
+
+
+def test_one_of_several_captions_is_drawn(captions):
+    """By the place in the stream: alike with workers, another one each epoch."""
+    source = TfdsSource("many_captions", "train", data_dir=captions, text="captions/text")
+    options = {"transform": RandomResizedCrop(8), "global_batch_size": 6, "seed": 0}
+    tokens = []
+    for workers in (0, 1):
+        batches = make_iterator(source, tokenizer=number_tokens, num_workers=workers, **options)
+        tokens.append(np.concatenate([np.array(next(batches)["tokens"]) for _ in range(20)])[:, 0])
+        batches.close()
+    np.testing.assert_array_equal(*tokens)
+    # Images without captions are replaced; of the others all captions come.
+    assert set(tokens[0]) == {100 * i + k for i in range(12) for k in range(i % 4)}
+
+
+def number_tokens(texts):
+    return np.array([[int(text)] for text in texts], np.int32)
+
+
+def test_tar_shards_become_array_records(shards, tmp_path):
+    tars = TarSource([shards])
+    folder = prepare([shards], name="cc", data_dir=str(tmp_path))
+    files = [path.name for path in Path(folder).glob("*array_record*")]
+    assert sorted(files) == [
+        f"image_text_pairs-train.array_record-0000{i}-of-00003" for i in range(3)
+    ]
+    source = TfdsSource("image_text_pairs/cc", "train", data_dir=str(tmp_path), key="key")
+    assert len(source) == len(tars) == 15
+    for ours, theirs in zip(source, tars, strict=True):
+        assert ours["image"] == theirs["image"]  # not encoded anew
+        assert (ours["text"], ours["key"]) == ([theirs["text"]], theirs["key"])
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy[7] == source[7] and copy.fingerprint == source.fingerprint
+    # Any program reads it.
+    plain = tfds.data_source("image_text_pairs/cc", split="train", data_dir=str(tmp_path))
+    np.testing.assert_array_equal(plain[4]["image"], decode(tars[4]["image"]))
+
+
+def test_prepared_data_is_kept_and_not_mixed_up(shards, tmp_path):
+    folder = prepare([shards], name="cc", data_dir=str(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in Path(folder).iterdir()}
+    assert prepare([shards], name="cc", data_dir=str(tmp_path)) == folder
+    assert {path: path.stat().st_mtime_ns for path in Path(folder).iterdir()} == before
+    fewer = shards.replace("0..2", "0..1")
+    with pytest.raises(InputError, match="other shards, of 15 pairs, where these have 10"):
+        prepare([fewer], name="cc", data_dir=str(tmp_path))
+    for name in ("a/b", "", "a-b"):
+        with pytest.raises(InputError, match="letters, digits and _"):
+            prepare([shards], name=name, data_dir=str(tmp_path))
+    with pytest.raises(TarSourceError, match="1 of 4 are missing: 3"):
+        prepare([shards.replace("0..2", "0..3")], name="more", data_dir=str(tmp_path))
+
+
+def test_command_needs_no_tensorflow(shards, tmp_path):
+    code = (
+        "import sys; from tcl_jax.data.tfds_builder import run; run(sys.argv[1:]);"
+        "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules"
+    )
+    arguments = [f"--shards={shards}", "--name=cc", f"--data-dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--config.data.tfds.name=image_text_pairs/cc reads it" in done.stdout
+    assert len(TfdsSource("image_text_pairs/cc", "train", data_dir=str(tmp_path))) == 15
+
+
+def test_what_cannot_be_read_is_named(captions):
+    for name, split, message in (
+        ("many_captions", "test", "'many_captions', split 'test'.*Unknown split"),
+        ("never_prepared", "train", "'never_prepared'.*not found.*Prepare it first, as ArrayRec"),
+        ("mnist", "train", "'mnist'.*Prepare it first"),
+    ):
+        with pytest.raises(InputError, match=message):
+            TfdsSource(name, split, data_dir=captions)
+    for field in ("caption", "captions/words", "title/deep", "captions/text/deep"):
+        with pytest.raises(InputError, match=f"no feature '{field}'; its features are"):
+            TfdsSource("many_captions", "train", data_dir=captions, text=field)
+    with pytest.raises(InputError, match="no feature 'picture'"):
+        TfdsSource("many_captions", "train", data_dir=captions, image="picture", text="title")
+
+
+def test_other_split_is_another_fingerprint(captions):
+    options = {"data_dir": captions, "text": "title"}
+    prints = {
+        TfdsSource("many_captions", split, **options).fingerprint
+        for split in ("train", "val", "train[:50%]")
+    }
+    assert len(prints) == 3

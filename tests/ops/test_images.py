@@ -1,0 +1,121 @@
+"""Normalisation, padding, and noise in erased rectangles."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, center_pad, erase, normalize
+
+ROOT = Path(__file__).parent.parent.parent
+KEY = jax.random.key(7)
+
+
+def images(count: int = 4, height: int = 24, width: int = 20) -> jax.Array:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
+    return normalize(jnp.asarray(pixels))
+
+
+def test_normalize() -> None:
+    pixels = np.array([[[0, 128, 255]]], np.uint8)
+    expected = (pixels - PIXEL_MEAN) / PIXEL_STD
+    np.testing.assert_allclose(normalize(jnp.asarray(pixels)), expected, rtol=1e-6)
+    done = jnp.asarray(expected, jnp.float32)
+    np.testing.assert_array_equal(normalize(done), done)
+
+
+def test_center_pad() -> None:
+    padded, (top, left) = center_pad(jnp.ones((1, 17, 16, 2)), 16)
+    assert padded.shape == (1, 32, 16, 2) and (top, left) == (7, 0)
+    np.testing.assert_array_equal(np.flatnonzero(padded[0, :, 0, 0]), np.arange(7, 24))
+
+
+# ---------------------------------------------------------------------------------------- erasing
+
+
+def test_what_lies_outside_stays_and_all_inside_is_replaced() -> None:
+    image = images()
+    boxes = jnp.array([[3, 5, 7, 9], [0, 0, 24, 20], [0, 0, 0, 0], [22, 18, 2, 2]], jnp.int32)
+    result = np.asarray(erase(image, boxes, KEY))
+    assert result.dtype == np.float32
+    for row, (top, left, height, width) in enumerate(np.asarray(boxes)):
+        inside = np.zeros((24, 20), bool)
+        inside[top : top + height, left : left + width] = True
+        same = result[row] == np.asarray(image[row])
+        assert same[~inside].all()
+        assert not same[inside].any()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 0), (5, 5, 0, 4), (5, 5, 4, 0)])
+def test_empty_box_erases_nothing(box: tuple[int, ...]) -> None:
+    image = images(1)
+    np.testing.assert_array_equal(erase(image, jnp.array([box], jnp.int32), KEY), image)
+
+
+def test_noise_is_standard_normal_beyond_the_range_of_bytes() -> None:
+    """Values of every pixel and channel of their own, mean 0, variance 1, unclipped."""
+    boxes = jnp.tile(jnp.array([[0, 0, 64, 64]], jnp.int32), (8, 1))
+    noise = np.asarray(erase(jnp.zeros((8, 64, 64, 3)), boxes, KEY))
+    count = noise.size
+    assert abs(noise.mean()) < 4 / np.sqrt(count)
+    assert abs(noise.var() - 1) < 4 * np.sqrt(2 / count)
+    assert abs(np.mean(np.abs(noise) < 1) - 0.6827) < 4 * 0.4654 / np.sqrt(count)
+    bytes_range = (255 - PIXEL_MEAN) / PIXEL_STD
+    assert (noise.max(axis=(0, 1, 2)) > bytes_range).all()
+    assert len(np.unique(noise)) > 0.98 * count
+    channels = np.corrcoef(noise.reshape(-1, 3).T)
+    assert np.abs(channels[np.triu_indices(3, 1)]).max() < 4 / np.sqrt(count / 3)
+    pictures = np.corrcoef(noise.reshape(8, -1))
+    assert np.abs(pictures[np.triu_indices(8, 1)]).max() < 5 / np.sqrt(count / 8)
+
+
+def test_noise_depends_on_the_key_alone() -> None:
+    image = images(2)
+    whole = jnp.array([[0, 0, 24, 20]] * 2, jnp.int32)
+    part = jnp.array([[2, 3, 10, 11]] * 2, jnp.int32)
+    everything = erase(image, whole, KEY)
+    np.testing.assert_array_equal(everything, erase(-image, whole, KEY))
+    np.testing.assert_array_equal(erase(image, part, KEY)[:, 2:12, 3:14], everything[:, 2:12, 3:14])
+    assert (everything != erase(image, whole, jax.random.key(8))).all()
+
+
+EIGHT_DEVICES = """
+import jax, numpy as np
+from tcl_jax.ops.images import erase
+from tcl_jax.parallel.mesh import batch_sharded, data_mesh, replicated
+
+mesh = data_mesh()
+assert mesh.size == 8
+rng = np.random.default_rng(0)
+image = rng.normal(size=(16, 24, 20, 3)).astype(np.float32)
+boxes = rng.integers(0, 12, (16, 4)).astype(np.int32)
+key = jax.random.key(7)
+rows = batch_sharded(mesh)
+split = jax.jit(erase, in_shardings=(rows, rows, replicated(mesh)), out_shardings=rows)
+compiled = split.lower(image, boxes, key).compile()
+arguments = jax.device_put((image, boxes, key), compiled.input_shardings[0])
+np.testing.assert_array_equal(compiled(*arguments), erase(image, boxes, key))
+text = compiled.as_text()
+assert "[2,24,20,3]" in text, "a device works on its rows"
+assert "[16,24,20,3]" not in text, "no device draws the noise of the whole batch"
+assert "all-" not in text, "devices exchange nothing"
+"""
+
+
+def test_noise_on_eight_devices_is_that_of_one() -> None:
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT_DEVICES],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

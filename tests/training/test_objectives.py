@@ -1,0 +1,99 @@
+"""Erased rectangles on their way from the batch into the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tcl_jax.models.clip import CLIP
+from tcl_jax.ops.images import normalize
+from tcl_jax.training import loop
+from tcl_jax.training.build import build_task
+from tcl_jax.training.objectives import CLIPObjective, TCLObjective, with_erased
+from tests.reference import arrays, reference_model
+from tests.tiny import tiny_clip_config
+
+KEY = jax.random.key(3)
+BOXES = np.array([[0, 0, 40, 30], [0, 0, 0, 0], [20, 10, 44, 54], [5, 6, 7, 8]], np.int32)
+
+
+def plain_batch() -> dict[str, jax.Array]:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    return {"image": jnp.asarray(pixels), "tokens": arrays("forward")["tokens"][:4]}
+
+
+def erased_batch(boxes: np.ndarray = BOXES) -> dict[str, jax.Array]:
+    return {**plain_batch(), "erase": jnp.asarray(boxes)}
+
+
+def objectives() -> dict[str, tuple[Any, Any, Any]]:
+    model, learned, clip = reference_model()
+    return {
+        "tcl": (TCLObjective(model), learned, clip),
+        "clip": (CLIPObjective(CLIP(model.config)), clip, {}),
+    }
+
+
+def test_batch_without_boxes_is_the_same_batch() -> None:
+    batch = plain_batch()
+    assert with_erased(batch, KEY) is batch
+
+
+def test_noise_is_written_after_normalisation() -> None:
+    batch, result = erased_batch(), with_erased(erased_batch(), KEY)
+    assert set(result) == {"image", "tokens"}
+    image, before = np.asarray(result["image"]), np.asarray(normalize(batch["image"]))
+    assert image.dtype == np.float32
+    changed = (image != before).any(axis=-1)
+    for row, (top, left, height, width) in enumerate(BOXES):
+        assert changed[row, top : top + height, left : left + width].all()
+        assert changed[row].sum() == height * width
+    noise = image[2, 20:, 10:]
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+
+
+def test_noise_is_not_that_of_the_masks() -> None:
+    """Two streams of one key: as values of one place they must not go together."""
+    boxes = np.tile(np.array([[0, 0, 64, 64]], np.int32), (4, 1))
+    noise = np.asarray(with_erased(erased_batch(boxes), KEY)["image"]).ravel()
+    masks = np.asarray(jax.random.uniform(KEY, (noise.size,)))
+    assert abs(np.corrcoef(noise, masks)[0, 1]) < 4 / np.sqrt(noise.size)
+    same_key = np.asarray(jax.random.normal(KEY, (noise.size,)))
+    assert np.corrcoef(same_key, masks)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["tcl", "clip"])
+def test_loss_sees_the_erased_image(name: str) -> None:
+    objective, params, frozen = objectives()[name]
+    loss = jax.jit(lambda batch: objective(params, frozen, batch, KEY).terms)
+    plain = {**plain_batch(), "image": normalize(plain_batch()["image"])}
+    seen, by_hand = loss(erased_batch()), loss(with_erased(erased_batch(), KEY))
+    nothing, unchanged = loss(erased_batch(np.zeros_like(BOXES))), loss(plain)
+    for term, value in seen.items():
+        np.testing.assert_allclose(value, by_hand[term], rtol=1e-5, err_msg=term)
+        np.testing.assert_allclose(nothing[term], unchanged[term], rtol=1e-5, err_msg=term)
+    assert any(abs(seen[term] - nothing[term]) > 1e-4 * abs(seen[term]) for term in seen)
+    assert loss._cache_size() == 2  # other boxes are no reason to compile again
+
+
+def test_a_run_with_all_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the config through the loop."""
+    config = tiny_clip_config()
+    config.data.rand_augment.operations = 2
+    config.data.random_erasing = 0.5
+    boxes, put = [], loop.put_batch
+
+    def spy(batch: Any, *rest: Any) -> Any:
+        boxes.append(np.array(batch["erase"]))
+        return put(batch, *rest)
+
+    monkeypatch.setattr(loop, "put_batch", spy)
+    outcome = loop.train(config, str(tmp_path / "run"), build_task(config), {})
+    assert outcome.finished
+    erased = np.concatenate(boxes).any(axis=1)
+    assert len(erased) == 9 * 8 and 18 < erased.sum() < 54
