@@ -144,8 +144,8 @@ def list_examples(
     problems = list(_missing_places(benchmark, paths, images, labels))
     keys: list[str] = sorted(images.by_key)
     if paths.list is not None:
-        keys, twice = _read_list(Path(paths.list))
-        problems += twice
+        keys, wrong = _read_list(Path(paths.list))
+        problems += wrong
     for path, other in [*images.doubles, *labels.doubles]:
         detail = f"it has the key of {other}; remove one of them"
         problems.append(Problem("same key twice", path, detail, True))
@@ -230,12 +230,17 @@ def describe_problems(problems: Sequence[Problem]) -> str:
 
 
 def _read_list(path: Path) -> tuple[list[str], list[Problem]]:
-    """Keys of a list file, each once, and those that it has twice."""
+    """Keys of a list file, each once, and what is wrong with it."""
     if not path.is_file():
         return [], []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        detail = f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        return [], [Problem("unreadable list", path, detail, True)]
     keys: dict[str, int] = {}
     twice = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         key = line.strip()
         if key in keys:
             detail = f"lines {keys[key]} and {number} are {key!r}; it counts once"

@@ -411,3 +411,15 @@ def test_a_link_to_nothing_is_a_problem(own: Benchmark, tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(tmp_path / "gone")
     found = verify_examples(list_examples(own, tmp_path), progress=False)
     assert kinds(found) == [("damaged image", "a.jpg", True), ("unreadable label", "b.png", True)]
+
+
+def test_a_list_that_is_no_text(tmp_path: Path) -> None:
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "list.txt").write_bytes("Bäume\n".encode("latin-1"))
+    benchmark = custom_benchmark(
+        tmp_path / "images", tmp_path / "labels", ["a"], image_list=tmp_path / "list.txt"
+    )
+    problems = list_examples(benchmark, tmp_path).problems
+    unreadable = [problem for problem in problems if problem.kind == "unreadable list"]
+    assert len(unreadable) == 1 and unreadable[0].fatal and "UTF-8" in unreadable[0].detail
