@@ -63,6 +63,7 @@ def get_config() -> ConfigDict:
     config.loss.tv = 1.0
     config.loss.area_prior = 0.4  # expected share of the image that a caption's mask covers
     config.loss.temperature = 1.0
+    config.loss.text_tile = 0  # texts whose masks are computed together; 0: what suits the memory
 
     config.optim = ConfigDict()
     config.optim.base_lr = 3e-4

@@ -85,13 +85,19 @@ class TCL(nn.Module):
         self, image: Float[Array, "b H W 3"], text_embeddings: Float[Array, "n d"]
     ) -> Grounding:
         """Grounds texts in normalised images; see `Grounding`."""
-        vision = self.clip.encode_image(image)
-        grid = patch_grid(image.shape, self.config.patch_size)
-        pixels = self.grounder(vision.tap, grid)
+        vision, pixels = self.embed_pixels(image)
         similarity = pixel_text_similarity(pixels, text_embeddings)
         return Grounding(
             vision=vision, pixel_embeddings=pixels, mask_logits=self.sim2mask(similarity)
         )
+
+    def embed_pixels(
+        self, image: Float[Array, "b H W 3"]
+    ) -> tuple[VisionOutput, Float[Array, "b h w d"]]:
+        """The part of `__call__` that needs no text: features of CLIP and pixel embeddings."""
+        vision = self.clip.encode_image(image)
+        grid = patch_grid(image.shape, self.config.patch_size)
+        return vision, self.grounder(vision.tap, grid)
 
     def initialize(self, image: Float[Array, "b H W 3"], tokens: Int[Array, "n l"]) -> Grounding:
         # Touches every parameter, the text tower's too; for `init` alone.
@@ -117,3 +123,16 @@ def ground(
     output = model.apply({"params": params}, image, text_embeddings)
     assert isinstance(output, Grounding)
     return output
+
+
+def embed_pixels(
+    model: TCL, params: Any, image: Float[Array, "b H W 3"]
+) -> Float[Array, "b h w d"]:
+    """Pixel embeddings of images, as in `Grounding`, without any mask.
+
+    Args:
+        model, params, image: as in `ground`.
+    """
+    _, pixels = model.apply({"params": params}, image, method=TCL.embed_pixels)
+    assert isinstance(pixels, jax.Array)
+    return pixels

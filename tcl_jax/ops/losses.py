@@ -81,3 +81,68 @@ def total_variation(x: Float[Array, "... h w"]) -> Float[Array, ""]:
     down = jnp.mean(jnp.abs(x[..., 1:, :] - x[..., :-1, :]))
     right = jnp.mean(jnp.abs(x[..., :, 1:] - x[..., :, :-1]))
     return down + right
+
+
+def variation_of_each(x: Float[Array, "b n h w"]) -> Float[Array, "b n"]:
+    """`total_variation` of every map by itself; their mean is that of all."""
+    down = jnp.mean(jnp.abs(x[..., 1:, :] - x[..., :-1, :]), axis=(2, 3))
+    right = jnp.mean(jnp.abs(x[..., :, 1:] - x[..., :, :-1]), axis=(2, 3))
+    return down + right
+
+
+def strip_info_nce(
+    similarity: Float[Array, "b n"], log_scale: Float[Array, ""], axis: str | None = None
+) -> Float[Array, ""]:
+    """`info_nce` of the [n, n] matrix of which each device along a mesh axis has b rows.
+
+    Over columns the devices exchange [n] maxima and [n] sums.
+
+    Args:
+        similarity: the rows of this device's images, in the order of the devices.
+        log_scale: as in `info_nce`.
+        axis: name of the mesh axis inside `jax.shard_map`; None if all rows are here.
+    """
+    logits = similarity * jnp.minimum(jnp.exp(log_scale), MAX_LOGIT_SCALE)
+    count = similarity.shape[1]
+    matched = _total(jnp.where(_is_own(similarity, axis), logits, 0.0), axis)
+    rows = _total(jax.nn.logsumexp(logits, axis=1), axis)
+    # Any number near the maximum will do, and its gradient cancels.
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
+    top = top if axis is None else jax.lax.pmax(top, axis)
+    sums = jnp.sum(jnp.exp(logits - top), axis=0)
+    sums = sums if axis is None else jax.lax.psum(sums, axis)
+    columns = jnp.sum(top + jnp.log(sums))
+    return (0.5 * (rows + columns) - matched) / count
+
+
+def strip_area_losses(
+    areas: Float[Array, "b n"], prior: float, axis: str | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """`area_losses` from the mean of each mask, and the mean own mask itself.
+
+    Args:
+        areas: the rows of this device's images, as in `strip_info_nce`.
+        prior: as in `area_losses`.
+        axis: as in `strip_info_nce`.
+    """
+    count = areas.shape[1]
+    is_own = _is_own(areas, axis)
+    own = _total(jnp.where(is_own, areas, 0.0), axis) / count
+    others = _total(jnp.where(is_own, 0.0, areas), axis) / max(count * (count - 1), 1)
+    return jnp.abs(own - prior), others, own
+
+
+def strip_mean(x: Float[Array, "b n"], axis: str | None = None) -> Float[Array, ""]:
+    """Mean of the [n, n] matrix of which each device along a mesh axis has b rows."""
+    return _total(x, axis) / x.shape[1] ** 2
+
+
+def _total(x: jax.Array, axis: str | None) -> jax.Array:
+    total = jnp.sum(x)
+    return total if axis is None else jax.lax.psum(total, axis)
+
+
+def _is_own(strip: jax.Array, axis: str | None) -> jax.Array:
+    first = 0 if axis is None else jax.lax.axis_index(axis) * strip.shape[0]
+    rows, columns = (jax.lax.broadcasted_iota(jnp.int32, strip.shape, i) for i in (0, 1))
+    return rows + first == columns

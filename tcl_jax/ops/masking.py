@@ -25,6 +25,13 @@ def pixel_text_similarity(
     return jnp.einsum("bhwd,nd->bnhw", l2_normalize(pixels), l2_normalize(texts))
 
 
+def own_similarity(
+    pixels: Float[Array, "b h w d"], texts: Float[Array, "b d"]
+) -> Float[Array, "b h w"]:
+    """Cosine similarity of every pixel with the text of its own image, float32 in [-1, 1]."""
+    return jnp.einsum("bhwd,bd->bhw", l2_normalize(pixels), l2_normalize(texts))
+
+
 def straight_through_mask(
     logits: Float[Array, "..."], uniform: Float[Array, "..."], temperature: float = 1.0
 ) -> Float[Array, "..."]:

@@ -98,7 +98,9 @@ def build_tcl(config: ConfigDict) -> Task:
         tv=config.loss.tv,
         area_prior=config.loss.area_prior,
     )
-    objective = TCLObjective(model, weights, config.loss.temperature)
+    objective = TCLObjective(
+        model, weights, config.loss.temperature, text_tile=config.loss.text_tile or None
+    )
     return Task(objective, params, clip, CLIP(sizes, tap, dtype))
 
 

@@ -28,6 +28,7 @@ NOT_NEGATIVE = (
     "optim.min_lr",
     "optim.weight_decay",
     "data.num_workers",
+    "loss.text_tile",
     "model.tap_layer",
 )
 SHARES = ("loss.area_prior", "eval.kp_weight", "data.flip")

@@ -11,10 +11,11 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
-from tcl_jax.models.tcl import TCL, ground
+from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.ops import losses
+from tcl_jax.ops.grounding import grounding_losses
 from tcl_jax.ops.images import erase, normalize
-from tcl_jax.ops.masking import diagonal, l2_normalize, masked_pool, straight_through_mask
+from tcl_jax.ops.masking import l2_normalize, own_similarity, straight_through_mask
 from tcl_jax.ops.resize import upsample_nearest
 
 Batch = dict[str, jax.Array]
@@ -61,11 +62,13 @@ class TCLObjective:
         model: the network.
         weights: of the terms.
         temperature: of the straight-through mask.
+        text_tile: texts whose masks exist at a time, see `ops.grounding`; chosen by size if None.
     """
 
     model: TCL
     weights: losses.LossWeights = losses.LossWeights()
     temperature: float = 1.0
+    text_tile: int | None = None
 
     def group_of(self, path: str) -> str:
         """The copy of CLIP's blocks is the backbone."""
@@ -89,33 +92,39 @@ class TCLObjective:
         clip = self.model.clip_model
         image = normalize(batch["image"])
         texts = encode_text(clip, frozen, batch["tokens"])
-        grounding = ground(self.model, {**params, "clip": frozen}, image, texts)
+        pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
+        sim2mask = params["sim2mask"]
+        weight, bias = sim2mask["w"], sim2mask["b"]
 
-        soft = jax.nn.sigmoid(grounding.mask_logits)
-        hard = straight_through_mask(diagonal(grounding.mask_logits), uniform, self.temperature)[
-            ..., None
-        ]
-        pixels = grounding.pixel_embeddings
-        regions = masked_pool(pixels, soft)
+        own_logits = weight * own_similarity(pixels, texts) + bias
+        hard = straight_through_mask(own_logits, uniform, self.temperature)[..., None]
         masked = image * upsample_nearest(hard, image.shape[1] // hard.shape[1])
         vision = encode_image(clip, frozen, masked)
 
         w = self.weights
-        area, neg_area = losses.area_losses(soft, w.area_prior)
+        pairs = grounding_losses(
+            pixels,
+            texts,
+            weight,
+            bias,
+            params["tclf_logit_scale"],
+            area_prior=w.area_prior,
+            text_tile=self.text_tile,
+        )
         channels_first = jnp.moveaxis(pixels, -1, 1)
         terms = {
-            "tclf": w.tcl * losses.region_text_loss(regions, texts, params["tclf_logit_scale"]),
+            "tclf": w.tcl * pairs.tclf,
             "tcli": w.tcl
             * losses.image_text_loss(vision.embedding, texts, params["tcli_logit_scale"]),
-            "area": w.area * area,
-            "neg_area": w.area * neg_area,
+            "area": w.area * pairs.area,
+            "neg_area": w.area * pairs.neg_area,
             "tv_img": w.tv * losses.total_variation(channels_first),
-            "tv_mask": w.tv * losses.total_variation(soft),
+            "tv_mask": w.tv * pairs.tv_mask,
         }
         measures = {
-            "mask_area": jnp.mean(diagonal(soft)),
-            "sim2mask_w": params["sim2mask"]["w"],
-            "sim2mask_b": params["sim2mask"]["b"],
+            "mask_area": pairs.mask_area,
+            "sim2mask_w": weight,
+            "sim2mask_b": bias,
         }
         return LossOutput(
             total=sum(terms.values(), start=jnp.zeros(())), terms=terms, measures=measures
