@@ -10,12 +10,12 @@ the same command goes on from there. Exit codes: 0 finished, or interrupted and 
 from __future__ import annotations
 
 import sys
-from logging import INFO
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from tcl_jax.config_flags import find_bases, parse_flags, show_own_log
 from tcl_jax.errors import InputError, run_command
 
 EXAMPLE = "python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes"
@@ -52,32 +52,13 @@ def run(argv: list[str]) -> None:
         evaluator.report(outcome.params, outcome.frozen, Path(workdir))
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Flags and config, with mistakes as `InputError`."""
-    try:
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is not None:
-            CONFIG.value.to_dict()  # a config that failed to load says so only when it is read
-        return rest
-    except (KeyError, AttributeError) as error:
-        message = f"a --config.FIELD flag names a field that the config does not have: {error}"
-    except (flags.Error, TypeError, ValueError, OSError) as error:
-        message = str(error)
-    raise InputError(f"{message}\nThe flags: python -m tcl_jax.main --help")
-
-
 def main() -> None:
     """Entry point."""
-    # Configs import their base as `configs.NAME`, wherever this is started from.
-    named = [a.split("=", 1)[1] for a in sys.argv if a.startswith("--config=")]
-    sys.path += [str(Path(name).resolve().parent.parent) for name in named]
-    logging.set_verbosity(logging.INFO)
-    # Libraries tell much; what is not a warning is shown if it is ours.
-    ours = Path(__file__).parent
-    logging.get_absl_handler().addFilter(
-        lambda record: record.levelno > INFO or ours in Path(record.pathname).parents
+    find_bases(sys.argv)
+    show_own_log()
+    run_command(
+        lambda: app.run(run, flags_parser=lambda argv: parse_flags(flags.FLAGS, argv, "main"))
     )
-    run_command(lambda: app.run(run, flags_parser=parse_flags))
 
 
 if __name__ == "__main__":

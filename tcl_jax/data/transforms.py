@@ -82,8 +82,8 @@ class RandomResizedCrop:
         """
         if not isinstance(image, bytes):
             height, width = image.shape[:2]
-            box = self.sample_box(height, width, rng)
-            return self.resize_part(Image.fromarray(image), box)
+            drawn = self.sample_box(height, width, rng)
+            return self.resize_part(Image.fromarray(image), drawn)
         stored, box, turn = self.decode_part(image, rng)
         return turn.apply(self.resize_part(stored, box))
 

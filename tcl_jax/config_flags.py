@@ -1,0 +1,87 @@
+"""--config=FILE and --config.FIELD=VALUE, as all commands that take a config read them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from logging import INFO
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from tcl_jax.errors import InputError
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    """--config; `parse_known_args` leaves --config.FIELD=VALUE to `read_config`."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a config file; --config.FIELD=VALUE overrides any of its fields",
+    )
+
+
+def read_config(file: str | None, overrides: Sequence[str], command: str) -> ConfigDict | None:
+    """A config with its overrides; None without a file.
+
+    Args:
+        file: the value of --config.
+        overrides: --config.FIELD=VALUE; whatever else is refused.
+        command: whose help a message names, as in `python -m tcl_jax.COMMAND`.
+
+    Raises:
+        InputError: the file cannot be read or has no such field, or there is an unknown argument.
+    """
+    if file is None and any(override.startswith("--config.") for override in overrides):
+        raise InputError(
+            f"{', '.join(overrides)}: there is no config to override; give one with --config=FILE"
+        )
+    argv = [command, *([] if file is None else [f"--config={file}"]), *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, lock_config=True, flag_values=values, sys_argv=argv
+    )
+    find_bases(argv)
+    rest = parse_flags(values, argv, command)[1:]
+    if rest:
+        raise InputError(f"arguments {rest} are not flags; every flag begins with --")
+    config: ConfigDict | None = values["config"].value
+    return config
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str], command: str) -> list[str]:
+    """Parses flags with a config among them; what is no flag is returned, the program's name first.
+
+    Raises:
+        InputError: for any mistake.
+    """
+    try:
+        rest = values(argv)
+        config = values["config"].value
+        if config is not None:
+            config.to_dict()  # a config that failed to load says so only when it is read
+        return rest
+    except (KeyError, AttributeError) as error:
+        message = f"a --config.FIELD flag names a field that the config does not have: {error}"
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        message = str(error)
+    raise InputError(f"{message}\nThe flags: python -m tcl_jax.{command} --help")
+
+
+def find_bases(argv: Sequence[str]) -> None:
+    """Lets configs import their base as `configs.NAME`, wherever the command is started from."""
+    named = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
+    sys.path += [str(Path(name).resolve().parent.parent) for name in named]
+
+
+def show_own_log() -> None:
+    """Logs what this package tells, and of other libraries the warnings only."""
+    logging.use_absl_handler()
+    flags.FLAGS.mark_as_parsed()  # absl complains of what is logged before
+    logging.set_verbosity(logging.INFO)
+    ours = Path(__file__).parent
+    logging.get_absl_handler().addFilter(
+        lambda record: record.levelno > INFO or ours in Path(record.pathname).parents
+    )

@@ -1,0 +1,127 @@
+"""The page of training images: everything is on it, where it belongs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tcl_jax.inference.contact_sheet import PART, Card, contact_sheet
+from tcl_jax.inference.pictures import PAPER
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Dark, so that it is not taken for paper, letters or frames."""
+    return np.random.default_rng(seed).integers(40, 90, (height, width, 3), np.uint8)
+
+
+def place_of(page: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
+    """Top left corner of a picture that is on the page once, unchanged."""
+    height, width = picture.shape[:2]
+    corners = [
+        (int(y), int(x))
+        for y, x in np.argwhere((page == picture[0, 0]).all(-1))
+        if np.array_equal(page[y : y + height, x : x + width], picture)
+    ]
+    assert len(corners) == 1
+    return corners[0]
+
+
+def test_images_stand_in_rows_of_columns() -> None:
+    images = [noise(224, 224, seed) for seed in range(5)]
+    page = contact_sheet([Card(image, "a caption") for image in images], title="t", columns=2)
+    places = [place_of(page, image) for image in images]
+    (top, left), (_, right) = places[:2]
+    assert [x for _, x in places] == [left, right, left, right, left]
+    assert places[1][0] == top < places[2][0] == places[3][0] < places[4][0]
+    assert right >= left + 224 and places[2][0] >= top + 224
+    assert page.shape[1] == right + 224 + left  # equal margins
+    assert (page[[0, -1]] == PAPER).all() and (page[:, [0, -1]] == PAPER).all()
+
+
+def test_an_original_stands_left_with_its_part_framed_and_the_rest_faded() -> None:
+    original, image = noise(168, 224, 1), noise(224, 224, 2)
+    card = Card(image, "c", original=original, part=(50, 30, 150, 130))
+    page = contact_sheet([card], title="t")
+    top, left = place_of(page, image)
+    inner = original[32:128, 52:148]
+    y, x = place_of(page, inner)
+    assert x < left and (y - 32, x - 52) == (top + 28, left - 6 - 224)
+    frame = np.argwhere((page == PART).all(-1))
+    corner = np.array([y - 32, x - 52])
+    np.testing.assert_array_equal(frame.min(0) - corner, [30, 50])
+    np.testing.assert_array_equal(frame.max(0) - corner, [129, 149])
+    outside = page[y - 32 : y - 32 + 168, x - 52 : x - 52 + 224][:25]
+    np.testing.assert_array_equal(outside, np.rint(0.35 * original[:25].astype(float) + 165.75))
+
+
+def test_a_whole_original_is_not_faded() -> None:
+    original = noise(224, 200, 1)
+    page = contact_sheet([Card(noise(224, 224, 2), "c", original=original)], title="t")
+    place_of(page, original)
+    assert not (page == PART).all(-1).any()
+
+
+def test_a_part_of_a_large_original_is_framed_where_it_is() -> None:
+    original = np.full((900, 1200, 3), 60, np.uint8)
+    original[300:600, 400:800] = (20, 40, 200)
+    card = Card(noise(224, 224), "c", original=original, part=(400, 300, 800, 600))
+    page = contact_sheet([card], title="t")
+    blue, frame = (np.argwhere((page == color).all(-1)) for color in ((20, 40, 200), PART))
+    assert np.abs(blue.min(0) - frame.min(0)).max() <= 3
+    assert np.abs(blue.max(0) - frame.max(0)).max() <= 3
+    assert len(blue) > 60 * 50
+
+
+def test_small_images_have_their_pixels_repeated() -> None:
+    image = noise(48, 48)
+    page = contact_sheet([Card(image, "c")], title="t")
+    place_of(page, image.repeat(4, axis=0).repeat(4, axis=1))
+    large = contact_sheet([Card(np.full((500, 300, 3), 7, np.uint8), "c")], title="t")
+    place = np.argwhere((large == 7).all(-1))
+    np.testing.assert_array_equal(place.max(0) - place.min(0) + 1, [224, 134])
+
+
+def test_text_takes_the_room_it_needs() -> None:
+    def page(caption: str, note: str = "", subtitle: str = "") -> np.ndarray:
+        return contact_sheet([Card(noise(224, 224), caption, note)], title="t", subtitle=subtitle)
+
+    short = page("a cat")
+    assert len(page("a cat " * 10)) > len(short)
+    assert len(page("a cat " * 1000)) == len(page("a cat " * 100))  # cut, not endless
+    assert len(page("a cat", "flipped")) > len(short)
+    assert len(page("a cat", subtitle="of many")) > len(short)
+    top, _ = place_of(short, noise(224, 224))
+    assert (short[top + 224 :] < 100).any() and (short[:top] < 100).any()  # caption and title
+
+
+def test_the_longest_caption_of_a_row_makes_its_height() -> None:
+    images = [noise(224, 224, seed) for seed in range(4)]
+    captions = ["x", "word " * 40, "y", "z"]
+    cards = [Card(image, caption) for image, caption in zip(images, captions, strict=True)]
+    page = contact_sheet(cards, title="t", columns=2)
+    third = place_of(page, images[2])
+    under = page[third[0] - 20 : third[0]]
+    assert (under == PAPER).all()
+    plain = contact_sheet([*cards[:1], *cards[2:]], title="t", columns=2)
+    assert third[0] > place_of(plain, images[3])[0]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "",
+        "\n\t",
+        "Grüße aus Köln",
+        "猫が窓辺で寝ている",
+        "قطة نائمة",
+        "एक बिल्ली",
+        "🐱🐱",
+        "a\0b",
+        "w" * 900,
+    ],
+)
+def test_any_caption_can_be_shown(caption: str) -> None:
+    page = contact_sheet([Card(noise(224, 224), caption, caption)], title=caption)
+    top, _ = place_of(page, noise(224, 224))
+    assert (page[top + 224 :] < 200).any()
+    assert page.shape[0] < 600

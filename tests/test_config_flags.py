@@ -1,0 +1,57 @@
+"""--config and its overrides, apart from the commands that read them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from tcl_jax.config_flags import add_config_flag, read_config
+from tcl_jax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+TCL = str(ROOT / "configs/tcl.py")
+
+
+def test_fields_are_overridden_and_a_second_config_is_another() -> None:
+    config = read_config(
+        TCL, ["--config.data.flip=0.25", "--config.data.shards=('a.tar','b.tar')"], "x"
+    )
+    assert config is not None and config.data.flip == 0.25
+    assert tuple(config.data.shards) == ("a.tar", "b.tar")
+    other = read_config(TCL, [], "x")
+    assert other is not None and other.data.flip == 0.5
+    assert read_config(None, [], "x") is None
+
+
+def test_bases_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = read_config(str(ROOT / "configs/shapes.py"), ["--config.seed", "7"], "x")
+    assert config is not None and config.seed == 7 and config.data.source == "shapes"
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides", "message"),
+    [
+        ("none.py", [], "none.py"),
+        (TCL, ["--config.data.flop=1"], "flop"),
+        (TCL, ["--config.data.flip=much"], "flip"),
+        (TCL, ["--confg=1"], "confg"),
+        (TCL, ["more"], r"\['more'\] are not flags"),
+        (None, ["--config.seed=1"], "give one with --config=FILE"),
+        (None, ["--secnds=1"], "secnds"),
+    ],
+)
+def test_mistakes_are_explained(file: str | None, overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_config(file, overrides, "x")
+
+
+def test_the_flag_leaves_overrides_to_read_config() -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_config_flag(parser)
+    flags, rest = parser.parse_known_args(["--config.seed=3", f"--config={TCL}"])
+    assert (flags.config, rest) == (TCL, ["--config.seed=3"])
+    config = read_config(flags.config, rest, "x")
+    assert config is not None and config.seed == 3

@@ -1,0 +1,255 @@
+"""The preview: what it shows is what training gets."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from tcl_jax.config_flags import read_config
+from tcl_jax.data import preview
+from tcl_jax.data.made_photos import make_photo, write_photos
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.preview import Preview, take_preview, with_noise
+from tcl_jax.data.rand_augment import OPERATIONS
+from tcl_jax.data.sources import make_erasing, make_source, make_transform
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.data.transforms import RandomResizedCrop
+from tcl_jax.errors import InputError
+from tests.data.shards import write_shard
+
+ROOT = Path(__file__).parent.parent
+TCL, SHAPES = (str(ROOT / f"configs/{name}.py") for name in ("tcl", "shapes"))
+SIDE, LENGTH = 64, 77
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shards") / "photos.tar"
+    write_photos(path, 24)
+    return path
+
+
+def config_of(shard: Path | str, *overrides: str, batch: int = 8) -> ConfigDict:
+    config = read_config(
+        TCL,
+        [
+            f"--config.data.shards=('{shard}',)",
+            f"--config.train.global_batch_size={batch}",
+            *overrides,
+        ],
+        "x",
+    )
+    assert config is not None
+    return config
+
+
+def take(config: ConfigDict, count: int) -> Preview:
+    return take_preview(config, count, image_size=SIDE, context_length=LENGTH)
+
+
+def training(config: ConfigDict, batches: int) -> dict[str, np.ndarray]:
+    """Whole global batches, one after the other."""
+    iterator = make_iterator(
+        make_source(config.data, SIDE),
+        tokenizer=ClipTokenizer(LENGTH),
+        transform=make_transform(config.data, SIDE),
+        erasing=make_erasing(config.data),
+        global_batch_size=config.train.global_batch_size,
+        seed=config.seed,
+    )
+    taken = [next(iterator) for _ in range(batches)]
+    iterator.close()
+    return {name: np.concatenate([batch[name] for batch in taken]) for name in taken[0]}
+
+
+def assert_as_trained(taken: Preview, expected: dict[str, np.ndarray], rows: list[int]) -> None:
+    np.testing.assert_array_equal(taken.images, expected["image"][rows])
+    np.testing.assert_array_equal(taken.tokens, expected["tokens"][rows])
+    np.testing.assert_array_equal(ClipTokenizer(LENGTH)(taken.captions), taken.tokens)
+    if "erase" in expected:
+        np.testing.assert_array_equal(taken.erase, expected["erase"][rows])
+    assert len(taken.captions) == len(taken.origins) == len(rows)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 11, 20])
+def test_rows_are_the_first_of_training(shard: Path, count: int) -> None:
+    config = config_of(shard)
+    taken = take(config, count)
+    assert taken.pairs == 24
+    assert_as_trained(taken, training(config, 3), list(range(count)))
+
+
+def test_originals_and_changes_are_those_of_the_images(shard: Path) -> None:
+    taken = take(config_of(shard, "--config.data.rand_augment.probability=1.0"), 24)
+    assert sum("flipped" in origin.changes for origin in taken.origins) not in (0, 24)
+    drawn = [make_photo(number) for number in range(24)]
+    for image, caption, origin in zip(taken.images, taken.captions, taken.origins, strict=True):
+        assert origin.original is not None and origin.part is not None
+        error, told = min(
+            (float(np.abs(picture.astype(int) - origin.original).mean()), text)
+            for picture, text in drawn
+        )
+        assert error < 6 and told == caption
+        remade = RandomResizedCrop(SIDE).resize_part(Image.fromarray(origin.original), origin.part)
+        names = list(origin.changes)
+        if names[:1] == ["flipped"]:
+            remade = remade[:, ::-1].copy()
+            names = names[1:]
+        assert len(names) == 2
+        for change in names:
+            name, *arguments = change.split()
+            numbers = [int(a) if a.lstrip("-").isdigit() else float(a) for a in arguments]
+            remade = OPERATIONS[name].apply(remade, *numbers)
+        # Decoded at reduced scale where that will do, and arguments are told to three digits.
+        assert np.abs(remade.astype(int) - image).mean() < 12
+        assert np.median(np.abs(remade.astype(int) - image)) <= 4
+
+
+def test_bad_samples_are_told_and_captions_stay_with_their_images(
+    shard: Path, tmp_path: Path
+) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(40):
+        color = 6 * number
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((80, 80, 3), color, np.uint8)).save(buffer, "PNG")
+        image = buffer.getvalue()
+        members[f"{number}.png"] = image[: len(image) // 2] if number % 5 == 0 else image
+        members[f"{number}.txt"] = b" " if number % 5 == 1 else f"colour {color}".encode()
+    config = config_of(
+        write_shard(tmp_path / "bad.tar", members), "--config.data.rand_augment.operations=0",
+        "--config.data.random_erasing=0.0", batch=40,
+    )  # fmt: skip
+    taken = take(config, 40)
+    assert_as_trained(taken, training(config, 1), list(range(40)))
+    for image, caption in zip(taken.images, taken.captions, strict=True):
+        assert caption == f"colour {image[0, 0, 0]}"
+    bad = sum(taken.totals[1:])
+    assert taken.totals[0] == 40 and bad >= 16
+    told = taken.describe()
+    assert f"bad samples: {bad} of {40 + bad} looked at" in told
+    assert "damaged_image" in told and "empty_caption" in told
+    assert "changes to 40 images: flipped" in told and "erased" not in told
+
+
+def test_erased_rectangles_are_noise_and_nothing_else_is() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    boxes = np.array([[4, 6, 20, 10], [0, 0, 0, 0], [0, 0, 32, 31]], np.int32)
+    shown = with_noise(images, boxes)
+    erased = np.zeros(images.shape[:3], bool)
+    erased[0, 4:24, 6:16] = erased[2, :, :31] = True
+    np.testing.assert_array_equal(shown[~erased], images[~erased])
+    pixels = shown[erased].astype(float)
+    np.testing.assert_allclose(pixels.mean(0), [124, 116, 104], atol=8)
+    np.testing.assert_allclose(pixels.std(0), [56, 55, 56], atol=6)  # less than 58: clipped
+    assert (shown[erased] != images[erased]).mean() > 0.9
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def run(tmp_path: Path, *arguments: str) -> np.ndarray:
+    output = tmp_path / "new/page.png"
+    preview.run([f"--output={output}", *arguments])
+    return np.asarray(Image.open(output))
+
+
+def test_a_page_of_photos(shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"--config.data.shards=('{shard}',)", "--config.train.global_batch_size=8"]
+    page = run(tmp_path, f"--config={TCL}", "--count=6", *flags)
+    told = capsys.readouterr().out
+    config = config_of(shard)
+    taken = take_preview(config, 6, image_size=224, context_length=LENGTH)
+    assert "pairs: 24" in told and taken.captions[0] in told and "bad samples: 0 of" in told
+    assert "new/page.png" in told
+    shown = [card.image for card in taken.cards()]
+    assert on_page(page, shown) == len(shown)
+
+
+def on_page(page: np.ndarray, images: list[np.ndarray]) -> int:
+    """How many images are on the page, pixel by pixel."""
+    found = 0
+    for image in images:
+        height, width = image.shape[:2]
+        corners = np.argwhere((page == image[0, 0]).all(-1))
+        found += any(np.array_equal(page[y : y + height, x : x + width], image) for y, x in corners)
+    return found
+
+
+def test_a_page_of_drawn_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = run(tmp_path, f"--config={SHAPES}", "--count=3")
+    config = read_config(SHAPES, [], "x")
+    assert config is not None
+    assert "pairs: 2,000,000" in capsys.readouterr().out
+    side = config.model.sizes.resolution
+    taken = take_preview(config, 3, image_size=side, context_length=32)
+    assert all(origin.original is None and not origin.changes for origin in taken.origins)
+    factor = 224 // side
+    large = [image.repeat(factor, 0).repeat(factor, 1) for image in taken.images]
+    assert on_page(page, large) == 3
+
+
+def test_a_page_of_a_mixture(shard: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path / "more.tar", 4)
+    base = tmp_path / "configs"
+    base.mkdir()
+    (base / "mixed.py").write_text(
+        f"""
+from importlib.util import module_from_spec, spec_from_file_location
+
+def get_config():
+    spec = spec_from_file_location("base_of_mixed", {TCL!r})
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.data.source = "mixture"
+    config.data.mixture.a = {{"source": "tar", "shards": ({str(shard)!r},)}}
+    config.data.mixture.b = {{"source": "tar", "shards": ({str(tmp_path / "more.tar")!r},)}}
+    config.train.global_batch_size = 4
+    return config
+"""
+    )
+    page = run(tmp_path, f"--config={base / 'mixed.py'}", "--count=4")
+    assert page.shape[1] > 4 * 448
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is needed"),
+        ([f"--config={SHAPES}", "--count=0"], "--count=0: must be 1 to 400"),
+        ([f"--config={SHAPES}", "--output=page.jpg"], "must name a file that ends in .png"),
+        ([f"--config={SHAPES}", "--config.data.nothing=1"], "nothing"),
+        ([f"--config={SHAPES}", "--cuont=3"], "cuont"),
+        ([f"--config={TCL}", "--config.data.shards=('none.tar',)"], "none.tar"),
+        ([f"--config={SHAPES}", "--config.data.num_examples=5"], "does not fill one batch"),
+    ],
+)
+def test_mistakes_are_explained(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        preview.run(arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_words_are_cut_and_that_is_told(tmp_path: Path) -> None:
+    taken = Preview(
+        pairs=1234,
+        images=np.zeros((2, 8, 8, 3), np.uint8),
+        erase=np.zeros((2, 4), np.int32),
+        tokens=np.array([[1, 1, 1, 1], [1, 1, 0, 0]], np.int32),
+        captions=["two\nlines", "b"],
+        origins=[preview.Origin(None, None, ())] * 2,
+        totals=[2, 0, 0, 0, 0, 0, 0],
+    )
+    told = taken.describe()
+    assert "pairs: 1,234" in told and "\n  two lines\n" in told
+    assert "3.0 on average, 4 at most; 50% fill all 4" in told
+    assert "changes to 2 images: none" in told and "bad samples: 0 of 2" in told
