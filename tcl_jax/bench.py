@@ -190,8 +190,8 @@ def run(argv: Sequence[str]) -> None:
         return
     if not argv or argv[0] not in COMMANDS:
         raise InputError(
-            f"{'nothing' if not argv else repr(argv[0])} to measure; choose one of "
-            f"{', '.join(COMMANDS)}, as in\n  python -m tcl_jax.bench input"
+            (f"there is no benchmark {argv[0]!r}" if argv else "say what is to be measured")
+            + f": one of {', '.join(COMMANDS)}, as in\n  python -m tcl_jax.bench input"
         )
     COMMANDS[argv[0]](argv[1:])
 

@@ -167,8 +167,8 @@ def test_drawn_pictures_are_like_photographs_to_a_decoder(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to measure; choose one of input"),
-        (["inptu"], "'inptu' to measure; choose one of input"),
+        ([], "say what is to be measured: one of input"),
+        (["inptu"], "there is no benchmark 'inptu': one of input"),
         (["input", "--seconds=0"], "--seconds=0.0: must be a positive number"),
         (["input", "--seconds=nan"], "--seconds=nan"),
         (["input", "--workers=-1"], "--workers=-1: must be at least 0"),

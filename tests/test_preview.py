@@ -227,7 +227,6 @@ def get_config():
         ([f"--config={SHAPES}", "--config.data.nothing=1"], "nothing"),
         ([f"--config={SHAPES}", "--cuont=3"], "cuont"),
         ([f"--config={TCL}", "--config.data.shards=('none.tar',)"], "none.tar"),
-        ([f"--config={SHAPES}", "--config.data.num_examples=5"], "does not fill one batch"),
     ],
 )
 def test_mistakes_are_explained(
@@ -253,3 +252,14 @@ def test_many_words_are_cut_and_that_is_told(tmp_path: Path) -> None:
     assert "pairs: 1,234" in told and "\n  two lines\n" in told
     assert "3.0 on average, 4 at most; 50% fill all 4" in told
     assert "changes to 2 images: none" in told and "bad samples: 0 of 2" in told
+
+
+def test_fewer_pairs_than_a_batch_are_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "few.png"
+    preview.run(
+        [f"--config={SHAPES}", "--config.data.num_examples=5", "--count=5", f"--output={output}"]
+    )
+    assert output.is_file()
+    assert "5 pairs do not fill a batch of 32" in caplog.text

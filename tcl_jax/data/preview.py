@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Int32, UInt8
 
 from tcl_jax.commands import command_parser
@@ -187,7 +188,7 @@ def take_preview(
     """The first `count` images of the training that a config describes.
 
     Raises:
-        InputError: the data cannot be used, or is less than a batch.
+        InputError: the data cannot be used.
         RunError: samples are bad, and so are those drawn in their place.
     """
     source = make_source(config.data, image_size)
@@ -195,6 +196,13 @@ def take_preview(
     assert isinstance(chain, Chain)
     log, bad = _Log(chain, ClipTokenizer(context_length)), BadSampleLog()
     batch = config.train.global_batch_size
+    if len(source) < batch:
+        logging.warning(
+            "%d pairs do not fill a batch of %d (train.global_batch_size), which training refuses",
+            len(source),
+            batch,
+        )
+        batch = len(source)
     # The first rows of each global batch, as if there were as many processes as need be.
     enough = min(count, batch)
     share = next(n for n in range(enough, batch + 1) if batch % n == 0)
