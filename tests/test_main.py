@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -125,7 +126,7 @@ def stop_at(step: int, number: signal.Signals, arguments: list[str], workdir: Pa
     """Starts the run, sends the signal once the step is logged, and returns the exit code."""
     with (workdir.parent / "log").open("w") as log:
         process = subprocess.Popen(
-            command(*arguments), cwd=ROOT, env=environment(), stderr=log, stdout=log
+            command(*arguments), cwd=ROOT, env=quick(), stderr=log, stdout=log
         )
     deadline = time.time() + 240
     while process.poll() is None and time.time() < deadline:
@@ -136,47 +137,58 @@ def stop_at(step: int, number: signal.Signals, arguments: list[str], workdir: Pa
     return process.wait(timeout=120)
 
 
-def test_stopped_killed_and_continued_equals_uninterrupted(tmp_path: Path) -> None:
-    whole = run(*small(tmp_path, tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    assert "Traceback" not in whole.stderr
-    results = json.loads((tmp_path / "whole/results.json").read_text())
+def quick(devices: int = 1) -> dict[str, str]:
+    """Compiled as tests are (tests/conftest.py), and what is the same only once."""
+    count = environment(devices)["XLA_FLAGS"]
+    return {
+        **environment(devices),
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}",
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+
+
+def run_quick(*arguments: str, devices: int = 1) -> str:
+    done = subprocess.run(
+        command(*arguments), cwd=ROOT, env=quick(devices), capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work directory of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_quick(*small(folder, folder / "run"))
+    return folder / "run"
+
+
+def test_a_whole_run(whole: Path) -> None:
+    results = json.loads((whole / "results.json").read_text())
     assert set(results["clip"]) == {"miou", "miou_unseen", "retrieval_at_1"}
     assert set(results["tcl"]) == {"miou", "miou_unseen"}
-    assert (tmp_path / "whole/shapes.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "whole/scene.png").read_bytes().startswith(b"\x89PNG")
-    assert not list((tmp_path / "whole").glob(".*"))
+    for name in ("shapes.png", "scene.png"):
+        assert (whole / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(whole.glob(".*"))
+    assert max(losses(whole)) == 13 and np.isfinite(list(losses(whole).values())).all()
 
+
+def test_stopped_killed_and_continued_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     arguments = small(tmp_path, parts)
     assert stop_at(3, signal.SIGTERM, arguments, parts) == 0
     assert "saved at step" in (tmp_path / "log").read_text()
     assert not (parts / "results.json").exists()
     assert stop_at(7, signal.SIGKILL, arguments, parts) == -signal.SIGKILL
-    rest = run(*arguments)
-    assert rest.returncode == 0, rest.stderr
-    ours, theirs = losses(parts), losses(tmp_path / "whole")
-    assert ours == theirs and max(ours) == 13
-    assert json.loads((parts / "results.json").read_text()) == results
-    assert np.isfinite(list(ours.values())).all()
+    run_quick(*arguments)
+    assert losses(parts) == losses(whole)
+    assert (parts / "results.json").read_text() == (whole / "results.json").read_text()
 
 
-def quick(devices: int) -> dict[str, str]:
-    """Compiled as tests are (tests/conftest.py), which takes half the time."""
-    count = environment(devices)["XLA_FLAGS"]
-    return {**environment(devices), "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
-
-
-def run_quick(*arguments: str) -> None:
-    done = subprocess.run(command(*arguments), cwd=ROOT, env=quick(4), capture_output=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does(whole: Path, tmp_path: Path) -> None:
     """Interrupted as two processes of two devices and continued as one of four: the same run."""
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    unjudged = "--config.eval.tasks=()"
-    run_quick(*small(tmp_path, alone, unjudged))
+    shared, unjudged = tmp_path / "shared", "--config.eval.tasks=()"
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -200,17 +212,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert "the same command goes on" in errors[0]
-    run_quick(*small(tmp_path, shared, unjudged))
-    ours, theirs = (
-        {line["step"]: line["train/total"] for line in metrics(folder) if "train/total" in line}
-        for folder in (shared, alone)
-    )
-    assert ours.keys() == theirs.keys() == set(range(1, 14))
-    np.testing.assert_allclose(
-        [ours[step] for step in sorted(ours)], [theirs[step] for step in sorted(theirs)], rtol=1e-3
-    )
-
-
-def metrics(workdir: Path) -> list[dict[str, float]]:
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    run_quick(*small(tmp_path, shared, unjudged), devices=4)
+    ours, theirs = losses(shared), losses(whole)
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose([ours[step] for step in theirs], list(theirs.values()), rtol=1e-3)
