@@ -52,7 +52,10 @@ def run_command(command: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # At once: a program that XLA is still computing would crash the interpreter's own way out.
+        os._exit(130)
 
 
 def first_cause(error: BaseException) -> str:

@@ -17,6 +17,7 @@ each. Stop it and give the same command again to go on. Exit codes: 0 done, 1 fa
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--threshold", type=share, help="score of the background")
     how.add_argument("--templates", help="set of prompts, such as custom, simple, full")
     how.add_argument("--short-side", type=int, help="pixels the short side is resized to")
-    how.add_argument("--window", type=int, help="side of the sliding windows in pixels")
-    how.add_argument("--stride", type=int, help="their distance in pixels")
+    how.add_argument("--window", type=int, help="side of the sliding windows; the short side")
+    how.add_argument("--stride", type=int, help="their distance; half a window")
     how.add_argument("--dtype", choices=("float32", "bfloat16"), help="default float32")
     p.add_argument("--batch-size", type=int, help="windows that a device computes together")
     add_process_flags(p)
@@ -97,17 +98,26 @@ def run(argv: Sequence[str] | None = None) -> None:
         )
     if flags.batch_size is not None and flags.batch_size < 1:
         raise InputError(f"--batch-size={flags.batch_size} must be at least 1")
+    # Images are scored by several threads, each with products too small to share among more.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.commands import load_model_from
     from tcl_jax.evaluation.report import summary_table
     from tcl_jax.evaluation.run import evaluate
-    from tcl_jax.parallel.processes import start_processes
+    from tcl_jax.parallel.processes import agree_on_problem, start_processes
 
     listings = find_benchmarks(flags)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     import jax
 
-    model = load_model_from(flags)
+    problem, model = None, None
+    try:
+        model = load_model_from(flags)
+    except InputError as error:
+        problem = str(error)
+    if (problem := agree_on_problem(problem)) is not None:
+        raise InputError(problem)
+    assert model is not None
     found = evaluate(
         model,
         listings,
@@ -147,6 +157,12 @@ def find_benchmarks(flags: argparse.Namespace) -> list[Listing]:
     names = flags.benchmarks.split(",") if flags.benchmarks else [] if own else list(BENCHMARKS)
     benchmarks = [*(load_benchmark(name, split=flags.split) for name in names), *own]
     _check_names([benchmark.name for benchmark in benchmarks])
+    for benchmark in own if flags.split else ():
+        if "{split}" not in f"{benchmark.images} {benchmark.labels} {benchmark.list}":
+            raise InputError(
+                f"--split={flags.split!r}: benchmark {benchmark.name!r} has no {{split}} in its "
+                "paths, so there is no other part of it"
+            )
     overrides = _read_paths(flags.path, [benchmark.name for benchmark in benchmarks])
     listings = [
         list_examples(benchmark, flags.data, overrides=overrides.get(benchmark.name))

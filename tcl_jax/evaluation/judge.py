@@ -30,10 +30,13 @@ from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import data_mesh, put_locally
+from tcl_jax.parallel.processes import agree_on_problem
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
+MAX_THREADS = 8
+"""Threads that decode, and threads that score, at most."""
 _DECODED_AHEAD = 4
 _SCORES_WAITING = 4
 
@@ -74,7 +77,8 @@ class Judge:
     ) -> Iterator[Result]:
         """Label maps of images, each handed to a function in a thread; yields what it returns.
 
-        At most some ten images and the mask grids of as many are held at a time.
+        With w threads (`MAX_THREADS`, or the cores there are), at most w + 4 images and the mask
+        grids of w + 4 more are held at a time.
 
         Args:
             examples: the images, in any order.
@@ -94,10 +98,13 @@ class Judge:
             return Task(example, mosaic, resize_pixels(image, mosaic.size))
 
         def score(example: Example, mosaic: Mosaic, grids: list[np.ndarray]) -> Result:
-            return then(example, mosaic.labels(grids, background))
+            try:
+                return then(example, mosaic.labels(grids, background))
+            except (RunError, ValueError) as error:
+                raise RunError(f"{example.image}: {error}") from error
 
         waiting: collections.deque[Future[Result]] = collections.deque()
-        workers = os.cpu_count() or 1
+        workers = min(len(os.sched_getaffinity(0)), MAX_THREADS)
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as scorers:
             try:
                 tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)
@@ -141,8 +148,7 @@ def judge_benchmark(
     benchmark = listing.benchmark
     names = benchmark.names
     log.keep(example.key for example in listing.examples)
-    todo = remaining(listing.examples, log)
-    mine = todo[jax.process_index() :: jax.process_count()]
+    mine = remaining(share_of(listing.examples), log)
 
     def score(example: Example, labels: np.ndarray) -> tuple[Example, Counts]:
         return example, count_pixels(labels, read_classes(example, benchmark), len(names))
@@ -150,13 +156,20 @@ def judge_benchmark(
     total = Counts.zeros(len(names))
     log.start()
     bar = tqdm(desc=benchmark.name, total=len(mine), unit="image", disable=not progress)
+    problem = None
     with bar:
-        for example, counts in judge.label_maps(mine, benchmark, texts, score):
-            log.add(example.key, describe_files(example), counts)
-            total = total + counts
-            bar.update()
-            bar.set_postfix_str(f"mIoU {100 * total.scores().miou:.1f}", refresh=False)
-    records = log.gather()
+        try:
+            for example, counts in judge.label_maps(mine, benchmark, texts, score):
+                log.add(example.key, describe_files(example), counts)
+                total = total + counts
+                bar.update()
+                bar.set_postfix_str(f"mIoU {100 * total.scores().miou:.1f}", refresh=False)
+        except (InputError, RunError) as error:
+            problem = str(error)
+    # Told to all, so that none waits for a process that has ended.
+    if (problem := agree_on_problem(problem)) is not None:
+        raise RunError(problem)
+    records = log.gather([example.key for example in share_of(listing.examples)])
     images = tuple(ImageResult(e.key, records[e.key].counts) for e in listing.examples)
     seconds = sum(records[e.key].seconds for e in listing.examples) / jax.process_count()
     pictures: tuple[ShownImage, ...] = ()
@@ -196,7 +209,7 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     except (OSError, cv2.error) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if image is None:
-        raise RunError(f"{path} cannot be decoded any more; what was scored so far is kept")
+        raise RunError(f"{path} cannot be decoded by OpenCV; what was scored so far is kept")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -210,6 +223,11 @@ def read_classes(example: Example, benchmark: Benchmark) -> Int32[np.ndarray, "h
         return to_classes(read_label(example.label), benchmark)
     except InputError as error:
         raise RunError(f"{example.label}: {error}; what was scored so far is kept") from error
+
+
+def share_of(examples: Sequence[Example]) -> Sequence[Example]:
+    """The images that this process scores, of those of all processes."""
+    return examples[jax.process_index() :: jax.process_count()]
 
 
 def remaining(examples: Sequence[Example], log: ScoreLog) -> list[Example]:

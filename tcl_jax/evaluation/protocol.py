@@ -15,6 +15,7 @@ import numpy as np
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import Listing
+from tcl_jax.files import sha256_of
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.mosaic import Mosaic
@@ -91,14 +92,24 @@ class Protocol:
 
     def mosaic(self, benchmark: Benchmark, size: tuple[int, int], patch_size: int) -> Mosaic:
         """The windows of an image of `size` rows and columns."""
-        return Mosaic(
-            *size,
-            short_side=benchmark.short_side or self.short_side,
-            window=benchmark.window or self.window,
-            stride=benchmark.stride or self.stride,
-            patch_size=patch_size,
-            max_long_side=self.max_long_side,
-        )
+        return Mosaic(*size, *self.sizes(benchmark), patch_size, self.max_long_side)
+
+    def sizes(self, benchmark: Benchmark) -> tuple[int, int, int]:
+        """Short side, window and stride for a benchmark, which may override them.
+
+        Raises:
+            InputError: if windows would leave gaps.
+        """
+        short_side = benchmark.short_side or self.short_side
+        window = benchmark.window or benchmark.short_side or self.window
+        usual = self.stride if window == self.window else max(window // 2, 1)
+        stride = benchmark.stride or usual
+        if stride > window:
+            raise InputError(
+                f"benchmark {benchmark.name!r}: windows of {window} pixels at a stride of {stride} "
+                "leave gaps; make the stride at most the window"
+            )
+        return short_side, window, stride
 
 
 def make_protocol(model: Model, **choices: Any) -> Protocol:
@@ -107,7 +118,7 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
     Args:
         model: the one that is judged, already of its method.
         choices: fields of `Protocol`; None leaves the model's own. A short side alone makes the
-            windows as large, with half of that as stride.
+            windows as large, and other windows have half their side as stride.
 
     Raises:
         InputError: if a value is out of its range.
@@ -120,7 +131,7 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
     threshold = THRESHOLDS[pamr] if settings.threshold is None else settings.threshold
     defaults = {
         "method": model.method,
-        "short_side": window,
+        "short_side": settings.window,
         "window": window,
         "stride": settings.stride if same else max(window // 2, 1),
         "threshold": threshold,
@@ -145,30 +156,53 @@ def hash_weights(params: Any) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(protocol: Protocol, weights: str, listings: Sequence[Listing]) -> dict[str, Any]:
+def fingerprint(
+    protocol: Protocol,
+    model: Model,
+    weights: str,
+    listings: Sequence[Listing],
+    *,
+    tokenizer_file: str | None = None,
+    text_embeddings: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """What two results must have in common to be compared, as a nested dict for JSON.
 
     Args:
         protocol: how is judged.
-        weights: `hash_weights` of the model.
+        model: what is judged.
+        weights: `hash_weights` of it.
         listings: the benchmarks and their images.
+        tokenizer_file: if class names are tokenised by one.
+        text_embeddings: those that were given instead of being made, by name of the benchmark.
     """
+    given = text_embeddings or {}
     fields: dict[str, Any] = {
         **dataclasses.asdict(protocol),
         "weights": weights,
+        "architecture": _short_hash([dataclasses.asdict(model.config), model.tap_layer]),
         "resize": f"OpenCV {cv2.__version__}, bilinear",
-        "benchmarks": {listing.benchmark.name: _describe(listing) for listing in listings},
+        "benchmarks": {
+            listing.benchmark.name: _describe(listing, given.get(listing.benchmark.name))
+            for listing in listings
+        },
     }
+    if tokenizer_file is not None:
+        fields["tokenizer"] = sha256_of(tokenizer_file)[:16]
     return {"hash": _short_hash(fields), **fields}
 
 
-def _describe(listing: Listing) -> dict[str, Any]:
+def _describe(listing: Listing, texts: np.ndarray | None) -> dict[str, Any]:
     benchmark = listing.benchmark
-    overrides = {
+    overrides: dict[str, Any] = {
         name: getattr(benchmark, name) for name in ("short_side", "window", "stride", "threshold")
     }
+    if texts is not None:
+        array = np.ascontiguousarray(texts, np.float32)
+        overrides["text_embeddings"] = hashlib.sha256(array.tobytes()).hexdigest()[:16]
+    labels = [benchmark.background, benchmark.reduce_zero_label, benchmark.ignore]
     return {
         "classes": benchmark.classes_hash,
+        "labels": _short_hash(labels),
         "split": benchmark.split,
         "images": len(listing.examples),
         "image_list": _short_hash([example.key for example in listing.examples]),

@@ -20,13 +20,13 @@ from tcl_jax.evaluation.examples import (
     describe_problems,
     verify_examples,
 )
-from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining
+from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining, share_of
 from tcl_jax.evaluation.protocol import Protocol, fingerprint, hash_weights, make_protocol
 from tcl_jax.evaluation.report import write_markdown
 from tcl_jax.evaluation.report_html import write_html
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, write_results
-from tcl_jax.evaluation.score_log import ScoreLog
+from tcl_jax.evaluation.score_log import ScoreLog, check_folder
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.clip import CLIP
@@ -89,17 +89,21 @@ def evaluate(
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output, texts = Path(output).expanduser(), dict(text_embeddings or {})
+    given = dict(texts)
     models = [model.with_method(method) for method in methods or [model.method]]
     protocols = [make_protocol(chosen, **choices) for chosen in models]
     if len({chosen.method for chosen in models}) < len(models):
         raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
+    for protocol in protocols:
+        for listing in listings:
+            protocol.sizes(listing.benchmark)
     if notes := [p for listing in listings for p in listing.problems if not p.fatal]:
         logging.warning("of the data:\n%s", describe_problems(notes))
     found: dict[str, Evaluated] = {}
     for chosen, protocol in zip(models, protocols, strict=True):
         folder = output / chosen.method if len(models) > 1 else output
         found[protocol.title] = _evaluate_method(
-            chosen, protocol, listings, folder, texts, batch_size, tokenizer_file, progress
+            chosen, protocol, listings, folder, given, texts, batch_size, tokenizer_file, progress
         )
     if jax.process_index() == 0:
         rows = {title: one.results for title, one in found.items()}
@@ -116,14 +120,22 @@ def _evaluate_method(
     protocol: Protocol,
     listings: Sequence[Listing],
     folder: Path,
+    given: Mapping[str, np.ndarray],
     texts: dict[str, np.ndarray],
     batch_size: int | None,
     tokenizer_file: str | None,
     progress: bool,
 ) -> Evaluated:
-    """One method, to results.json and pictures; text embeddings are added to `texts`."""
+    """One method, to results.json and pictures; embeddings are added to `texts`, now `given`."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.weights)
-    print_ = fingerprint(protocol, hash_weights(params), listings)
+    print_ = fingerprint(
+        protocol,
+        model,
+        hash_weights(params),
+        listings,
+        tokenizer_file=tokenizer_file,
+        text_embeddings=given,
+    )
     progress = progress and jax.process_index() == 0
     dtype = COMPUTE_DTYPES[protocol.dtype]
 
@@ -170,8 +182,7 @@ def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress
     """
     problems = [p for listing in listings for p in listing.problems if p.fatal]
     for listing in listings:
-        todo = remaining(listing.examples, logs[listing.benchmark.name])
-        mine = tuple(todo[jax.process_index() :: jax.process_count()])
+        mine = tuple(remaining(share_of(listing.examples), logs[listing.benchmark.name]))
         problems += verify_examples(
             dataclasses.replace(listing, examples=mine, problems=()), progress=progress
         )
@@ -214,4 +225,5 @@ def _open_log(output: Path, benchmark: Benchmark, found: Mapping[str, Any]) -> S
     }
     common = {k: v for k, v in found.items() if k not in ("hash", "benchmarks")}
     judged = {**common, benchmark.name: described}
+    check_folder(output / "progress", common)
     return ScoreLog(output / "progress", benchmark.name, len(benchmark.names), judged)

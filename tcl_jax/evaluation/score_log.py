@@ -6,17 +6,19 @@ as soon as it is scored. A line that was cut short counts as not written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 import numpy as np
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.examples import Example
 from tcl_jax.evaluation.protocol import differences
 from tcl_jax.evaluation.scores import Counts
@@ -83,6 +85,47 @@ def describe_files(example: Example) -> tuple[int, ...]:
     return tuple(values)
 
 
+def check_folder(folder: Path, common: Mapping[str, Any]) -> None:
+    """Refuses a folder with counts of other benchmarks that were judged otherwise.
+
+    Args:
+        folder: of the records.
+        common: what is judged, without what concerns single benchmarks.
+
+    Raises:
+        InputError: if something differs; the message names it.
+    """
+    for path in sorted(folder.glob("*.jsonl")):
+        judged = _read_header(path.read_text(encoding="utf-8", errors="replace").splitlines())
+        if judged is not None:
+            theirs = {name: v for name, v in judged.items() if not isinstance(v, dict)}
+            _refuse_if_changed(path, theirs, common)
+
+
+def _read_header(lines: Sequence[str]) -> dict[str, Any] | None:
+    try:
+        judged = json.loads(lines[0])["judged"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        return None
+    return judged if isinstance(judged, dict) else None
+
+
+def _refuse_if_changed(path: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if changed := differences(there, now):
+        raise InputError(
+            f"{path.parent.parent} holds an evaluation of something else, which differs in "
+            + "; ".join(f"{'.'.join(k)}: {a} and {b}" for k, (a, b) in changed.items())
+            + " (there and now). Choose another folder, or delete that one"
+        )
+
+
+def _files_of(folder: Path | None, name: str) -> list[Path]:
+    if folder is None:
+        return []
+    named = re.compile(re.escape(name) + r"\.\d+of\d+\.jsonl")
+    return [path for path in sorted(folder.glob("*.jsonl")) if named.fullmatch(path.name)]
+
+
 class ScoreLog:
     """The records of a benchmark, in a folder that all processes may share or not.
 
@@ -108,7 +151,7 @@ class ScoreLog:
         found: dict[str, Record] = {}
         self._own: dict[str, Record] = {}
         try:
-            for path in sorted(folder.glob(f"{name}.*.jsonl")) if folder else ():
+            for path in _files_of(folder, name):
                 records = self._read(path, classes)
                 found |= records
                 if path == self._path:
@@ -126,16 +169,10 @@ class ScoreLog:
 
     def _read(self, path: Path, classes: int) -> dict[str, Record]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        try:
-            judged = json.loads(lines[0])["judged"]
-        except (IndexError, ValueError, KeyError, TypeError):
+        judged = _read_header(lines)
+        if judged is None:
             return {}
-        if changed := differences(judged, json.loads(self._judged)):
-            raise InputError(
-                f"{path.parent.parent} holds an evaluation of something else, which differs in "
-                + "; ".join(f"{'.'.join(k)}: {a} and {b}" for k, (a, b) in changed.items())
-                + " (there and now). Choose another folder, or delete that one"
-            )
+        _refuse_if_changed(path, judged, json.loads(self._judged))
         found: dict[str, Record] = {}
         for line in lines[1:]:
             try:
@@ -157,6 +194,14 @@ class ScoreLog:
 
     def add(self, key: str, files: tuple[int, ...], counts: Counts) -> None:
         """Keeps an image's counts, on disk at once."""
+        try:
+            self._write(key, files, counts)
+        except OSError as error:
+            raise RunError(
+                f"{self._path} cannot be written: {error}; what is in it is kept"
+            ) from error
+
+    def _write(self, key: str, files: tuple[int, ...], counts: Counts) -> None:
         if self._file is None and self._path is not None:
             # Once more from the start, without what was cut short or is no longer wanted.
             with whole_file(self._path) as temporary:
@@ -172,9 +217,14 @@ class ScoreLog:
             self._file.write(record.to_json() + "\n")
             self._file.flush()
 
-    def gather(self) -> dict[str, Record]:
-        """The records of all processes; every process calls it."""
-        for text in gather_texts("\n".join(record.to_json() for record in self._own.values())):
+    def gather(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The records of all processes; every process calls it.
+
+        Args:
+            keys: of the images that this process answers for; no other does.
+        """
+        own = "\n".join(self.records[key].to_json() for key in keys)
+        for text in gather_texts(own):
             for line in text.splitlines():
                 record = Record.from_json(line, self._classes)
                 self.records[record.key] = record
@@ -183,5 +233,6 @@ class ScoreLog:
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # which `add` has told of
+                self._file.close()
             self._file = None

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int64, Integer
 
 from tcl_jax.evaluation.labels import IGNORE
 
+_PART = 1 << 20
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
@@ -102,6 +104,14 @@ def count_pixels(
             f"prediction of shape {predicted.shape} and label of shape {label.shape} differ; "
             "resize the prediction to the label"
         )
+    total = Counts.zeros(classes)
+    for start in range(0, label.size, _PART):
+        part = slice(start, start + _PART)
+        total += _count(predicted.reshape(-1)[part], label.reshape(-1)[part], classes)
+    return total
+
+
+def _count(predicted: np.ndarray, label: np.ndarray, classes: int) -> Counts:
     valid = label != IGNORE
     truth, found = label[valid].astype(np.int64), predicted[valid].astype(np.int64)
     for name, values in (("label", truth), ("prediction", found)):

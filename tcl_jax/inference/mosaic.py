@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, UInt16
 
+from tcl_jax.errors import RunError
 from tcl_jax.inference.settings import MAX_LONG_SIDE
 from tcl_jax.inference.windows import Window, sliding_windows, working_size
 from tcl_jax.ops.images import center_offset
@@ -62,6 +63,9 @@ class Mosaic:
         Args:
             grids: masks of each of `windows` on a grid that spans the padded window.
             constant: if given, the score of a further class put before the others.
+
+        Raises:
+            RunError: if masks are not finite.
         """
         starts = (sorted({w.top for w in self.windows}), sorted({w.left for w in self.windows}))
         sides = (self.windows[0].height, self.windows[0].width)
@@ -110,7 +114,7 @@ def _part(weights: np.ndarray, start: int) -> _Part:
     return _Part(cells, np.concatenate(kept, axis=1))
 
 
-@functools.lru_cache(64)
+@functools.lru_cache(16)
 def _weights(
     original: int, working: int, starts: tuple[int, ...], side: int, patch_size: int, cells: int
 ) -> Float32[np.ndarray, "original windows cells"]:
@@ -127,7 +131,9 @@ def _weights(
 
 
 def _bilinear(in_size: int, out_size: int) -> np.ndarray:
-    matrix = resize_matrix(in_size, out_size, method="bilinear", align_corners=False)
+    # Not by way of its cache, which would keep a matrix for every size of an image.
+    uncached = resize_matrix.__wrapped__
+    matrix = uncached(in_size, out_size, method="bilinear", align_corners=False)
     return matrix.astype(np.float64)
 
 
@@ -138,6 +144,8 @@ def _best(
     # A mean lies between the values it is taken of: a class whose highest cell is below another's
     # lowest wins nowhere in the tile, which is so of most where there are many.
     low, high = cells.min(axis=(0, 1)), cells.max(axis=(0, 1))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise RunError("masks are not finite; the model's weights may be damaged")
     bar = low.max() if constant is None else max(low.max(), np.float32(constant))
     candidates = np.flatnonzero(high >= bar - 1e-5 * (1 + abs(bar)))
     if not candidates.size:

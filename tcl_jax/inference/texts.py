@@ -39,6 +39,10 @@ def class_embeddings(
     return l2_normalize(features.mean(axis=1))
 
 
+# One for all, so that the same CLIP is not compiled again for other texts.
+_compiled = jax.jit(class_embeddings, static_argnums=0)
+
+
 class TextEmbedder:
     """`class_embeddings` of texts, some at a time, so that any number of them fits in memory.
 
@@ -51,12 +55,7 @@ class TextEmbedder:
     """
 
     def __init__(self, model: CLIP, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-
-        def embed(params: Any, tokens: jax.Array) -> jax.Array:
-            return class_embeddings(model, params, tokens)
-
-        self._compiled = jax.jit(embed)
+        self._model, self._tokenizer = model, tokenizer
 
     def __call__(
         self, params: Any, sentences: Sequence[Sequence[str]], *, progress: bool = False
@@ -73,9 +72,10 @@ class TextEmbedder:
         longest = int(tokens.argmax(axis=-1).max()) + 1  # the end of a text has the largest id
         tokens = tokens[..., : -(-longest // _TOKENS) * _TOKENS]
         tokens = np.pad(tokens, ((0, -len(tokens) % size), (0, 0), (0, 0)))
+        params = jax.device_put(params)
         starts = range(0, len(tokens), size)
         embedded = [
-            np.asarray(self._compiled(params, tokens[start : start + size]))
+            np.asarray(_compiled(self._model, params, tokens[start : start + size]))
             for start in tqdm(starts, "class names", leave=False, disable=not progress)
         ]
         return np.concatenate(embedded)[: len(sentences)]

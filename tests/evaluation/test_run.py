@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.monitoring
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, custom_benchmark, load_benchmark
 from tcl_jax.evaluation.examples import Listing, list_examples
+from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.results import BenchmarkResult, read_results
 from tcl_jax.evaluation.run import Evaluated, evaluate
 from tcl_jax.evaluation.scores import Counts
@@ -285,3 +287,82 @@ def test_thresholds_of_a_benchmark_of_ones_own(shapes: Model, tmp_path: Path) ->
         found = evaluate(shapes, [changed], tmp_path / f"{i}", progress=False, pamr=False)
         shares.append(found["MaskCLIP"].results["custom"].counts.predicted.tolist())
     assert shares == [[0, 2340], [2340, 0]]
+
+
+def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: Path) -> None:
+    """A changed field gives another hash, so that nothing is resumed or compared that differs."""
+    write_photos(tmp_path, [(40, 60)])
+    base = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
+    protocol = make_protocol(shapes)
+
+    def hash_of(listing: Listing = base, model: Model = shapes, **changes: Any) -> str:
+        weights = changes.pop("weights", "w")
+        options = {k: changes.pop(k) for k in ("text_embeddings",) if k in changes}
+        changed = dataclasses.replace(protocol, **changes)
+        return fingerprint(changed, model, weights, [listing], **options)["hash"]
+
+    others: list[str] = [
+        hash_of(dataclasses.replace(base, benchmark=dataclasses.replace(base.benchmark, **change)))
+        for change in (
+            {"background": True}, {"reduce_zero_label": True}, {"ignore": 7}, {"window": 32},
+            {"short_side": 32}, {"stride": 8}, {"threshold": 0.1}, {"split": "train"},
+            {"classes": (("plain red",), ("blue",), ("plain green",))},
+        )
+    ]  # fmt: skip
+    changes: tuple[dict[str, Any], ...] = (
+        {"method": "sclip"}, {"short_side": 63}, {"window": 63}, {"stride": 31},
+        {"threshold": 0.3}, {"pamr": False}, {"kp_weight": 0.1}, {"templates": "simple"},
+        {"dtype": "bfloat16"}, {"max_long_side": 99}, {"weights": "v"},
+        {"text_embeddings": {"custom": np.zeros((3, 64), np.float32)}},
+    )  # fmt: skip
+    others += [hash_of(**change) for change in changes]
+    assert {field.name for field in dataclasses.fields(protocol)} <= {k for c in changes for k in c}
+    gelu = dataclasses.replace(shapes.config, activation="gelu")
+    others.append(hash_of(model=dataclasses.replace(shapes, config=gelu)))
+    others.append(hash_of(dataclasses.replace(base, examples=base.examples * 2)))
+    assert len({hash_of(), *others}) == 1 + len(others)
+
+
+def test_label_rules_are_not_mixed_up_on_resume(shapes: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path, [(40, 60)] * 2)
+    names = ["plain red", "dotted blue", "plain green"]
+    listing = own_listing(tmp_path, names)
+    evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
+    other = own_listing(tmp_path, names, reduce_zero_label=True)
+    with pytest.raises(InputError, match=r"custom\.labels: "):
+        evaluate(shapes, [other], tmp_path / "out", progress=False, pamr=False)
+    renamed = dataclasses.replace(listing.benchmark, name="custom.v2")
+    again = dataclasses.replace(listing, benchmark=renamed)
+    evaluate(shapes, [again], tmp_path / "out", progress=False, pamr=False)
+    evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
+    with pytest.raises(InputError, match="method: maskclip and sclip"):
+        third = dataclasses.replace(listing, benchmark=dataclasses.replace(renamed, name="third"))
+        evaluate(shapes, [third], tmp_path / "out", methods=["sclip"], progress=False, pamr=False)
+
+
+def test_windows_of_a_benchmark_leave_no_gaps(shapes: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path, [(40, 60)])
+    listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"], window=16)
+    protocol = make_protocol(shapes)
+    assert protocol.sizes(listing.benchmark) == (64, 16, 8)
+    smaller = dataclasses.replace(listing.benchmark, window=None, short_side=32)
+    assert protocol.sizes(smaller) == (32, 32, 16)
+    assert make_protocol(shapes, window=32).short_side == 64
+    assert make_protocol(shapes, short_side=32).window == 32
+    apart = dataclasses.replace(listing.benchmark, stride=17)
+    with pytest.raises(InputError, match="windows of 16 pixels at a stride of 17 leave gaps"):
+        changed = dataclasses.replace(listing, benchmark=apart)
+        evaluate(shapes, [changed], tmp_path / "out", progress=False, pamr=False)
+
+
+def test_damaged_weights_get_no_score(shapes: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path, [(40, 60)])
+    listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
+    damaged = dataclasses.replace(
+        shapes, params=jax.tree.map(lambda x: x * np.float16(np.nan), shapes.params)
+    )
+    texts = {"custom": np.eye(3, 64, dtype=np.float32)}
+    with pytest.raises(RunError, match=r"000\.png: masks are not finite"):
+        evaluate(
+            damaged, [listing], tmp_path / "out", progress=False, pamr=False, text_embeddings=texts
+        )
