@@ -15,7 +15,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import mmap
 import os
 import secrets
 import struct
@@ -72,18 +71,36 @@ class PairTable:
     """
 
     def __init__(self, index: ShardIndex) -> None:
-        with open(index.path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._path = index.path
         self._keys = _BEGIN + index.pairs * _RECORD.size
-        if len(self._map) < self._keys or self._map[: len(_MAGIC)] != _MAGIC:
-            raise ValueError(f"{index.path} is no longer the index it was at the start")
+        with open(index.path, "rb") as file:
+            whole = os.fstat(file.fileno()).st_size >= self._keys
+            if not whole or file.read(len(_MAGIC)) != _MAGIC:
+                raise ValueError(f"{index.path} is no longer the index it was at the start")
 
     def __getitem__(self, number: int) -> Pair:
-        """Pair `number`, from 0; the caller stays in the range."""
-        at = _BEGIN + number * _RECORD.size
-        image, image_size, text, text_size, is_json, end = _RECORD.unpack_from(self._map, at)
-        begin = _RECORD.unpack_from(self._map, at - _RECORD.size)[-1] if number else 0
-        key = self._map[self._keys + begin : self._keys + end]
+        """Pair `number`, from 0; the caller stays in the range.
+
+        The file is opened for each: a set has more shards than a process may hold files open, and a
+        map of a file holds it open too.
+
+        Raises:
+            OSError: the file is gone.
+            ValueError: it is shorter than at the start.
+        """
+        before = min(number, 1)
+        at, size = _BEGIN + (number - before) * _RECORD.size, (before + 1) * _RECORD.size
+        descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            records = os.pread(descriptor, size, at)
+            if len(records) < size:
+                raise ValueError(f"{self._path} is shorter than at the start")
+            *_, end = own = _RECORD.unpack_from(records, before * _RECORD.size)
+            begin = _RECORD.unpack_from(records)[-1] if before else 0
+            key = os.pread(descriptor, end - begin, self._keys + begin)
+        finally:
+            os.close(descriptor)
+        image, image_size, text, text_size, is_json, _ = own
         return Pair(key, image, image_size, text, text_size, bool(is_json))
 
 

@@ -81,7 +81,7 @@ class TarSource:
             raise TarSourceError("no tar shards were given: name at least one path or pattern.")
         if index_dir is not None and remote.is_remote(index_dir):
             raise InputError(
-                f"index_dir={index_dir!r}: index files are mapped into memory and need a local "
+                f"index_dir={index_dir!r}: index files are read at random and need a local "
                 "folder; leave it out to keep them beside the shards as well"
             )
         shards = _find(self.patterns, allow_missing)
@@ -162,7 +162,7 @@ class TarSource:
         return {"image": image, "text": caption, "key": key, "shard": shard.address}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out what is mapped into memory."""
+        """Leaves out what is opened when needed."""
         return {**self.__dict__, "_tables": {}}
 
     def __repr__(self) -> str:

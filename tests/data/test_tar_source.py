@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import resource
 import tarfile
 from pathlib import Path
 
@@ -303,3 +305,16 @@ def test_damaged_headers_end_in_an_error_or_in_pairs(tmp_path):
             for pair in found.pairs:
                 assert 0 <= pair.image_offset <= pair.image_offset + pair.image_size <= len(copy)
     assert min(seen.values()) > 100
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    for i in range(40):
+        write_shard(tmp_path / f"{i:03}.tar", [(f"{i}.jpg", b"x"), (f"{i}.txt", b"a text")])
+    source = TarSource([str(tmp_path / "*.tar")])
+    source[0]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, limits[1]))
+    try:
+        assert [source[i]["key"] for i in range(40)] == [str(i) for i in range(40)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
