@@ -13,7 +13,7 @@ from tcl_jax.evaluation.protocol import Field, differences
 from tcl_jax.evaluation.report import UNKNOWN, align, printable_line
 from tcl_jax.evaluation.results import read_results
 
-INTENDED = ("method", "weights")
+INTENDED = ("method", "weights", "architecture")
 """Fields of a fingerprint that one compares on purpose."""
 METHODS_OWN = ("kp_weight",)
 """Fields that mean something to TCL alone, and differ with the method."""

@@ -40,6 +40,8 @@ _FIELDS = {
     "hash": "fingerprint",
     "method": "method",
     "weights": "weights, SHA-256",
+    "architecture": "sizes and activation of the network",
+    "tokenizer": "tokenizer file",
     "window": "window",
     "stride": "stride",
     "short_side": "short side",
@@ -51,6 +53,8 @@ _FIELDS = {
     "templates": "prompt templates",
     "dtype": "computed in",
     "classes": "class names",
+    "labels": "label rules",
+    "text_embeddings": "given text embeddings",
     "images": "images",
     "image_list": "image list",
 }

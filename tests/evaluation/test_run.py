@@ -16,6 +16,7 @@ from PIL import Image
 
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, custom_benchmark, load_benchmark
+from tcl_jax.evaluation.comparison import compare
 from tcl_jax.evaluation.examples import Listing, list_examples
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.results import BenchmarkResult, read_results
@@ -143,6 +144,8 @@ def test_methods_side_by_side(tmp_path: Path) -> None:
     weights = {title: one.fingerprint["weights"] for title, one in found.items()}
     assert weights["MaskCLIP"] == weights["SCLIP"] == weights["NACLIP"] != weights["TCL"]
     assert all((tmp_path / method / "results.json").is_file() for method in ("tcl", "sclip"))
+    assert "WARNING" not in compare(tmp_path / "tcl", tmp_path / "maskclip")
+    assert "WARNING" not in compare(tmp_path / "maskclip", tmp_path / "naclip")
     text = (tmp_path / "results.md").read_text()
     assert "NACLIP, measured" in text and "TCL, published" in text
     clip_alone = MODEL.with_method("maskclip")
