@@ -62,14 +62,14 @@ def load(names: Sequence[str], split: str | None) -> list[Benchmark]:
 def check(flags: argparse.Namespace) -> None:
     """`check`."""
     from tcl_jax.evaluation.benchmark import BENCHMARKS
-    from tcl_jax.evaluation.stock import describe_stock, take_stock
+    from tcl_jax.evaluation.stock import describe_stock, is_complete, take_stock
 
     incomplete = 0
     benchmarks = load(flags.names or BENCHMARKS, flags.split)
     for i, benchmark in enumerate(benchmarks):
-        stock = take_stock(benchmark, flags.data, deep=flags.deep)
-        print("\n" * bool(i) + describe_stock(stock), flush=True)
-        incomplete += not stock.is_complete
+        listing = take_stock(benchmark, flags.data, deep=flags.deep)
+        print("\n" * bool(i) + describe_stock(listing), flush=True)
+        incomplete += not is_complete(listing)
     if incomplete:
         raise RunError(f"{incomplete} of {len(benchmarks)} are incomplete, see above")
 
@@ -120,14 +120,14 @@ def prepare(flags: argparse.Namespace) -> None:
 
 def find_plan(benchmark: Benchmark, flags: argparse.Namespace) -> Plan | None:
     """How to make the labels; None if they are there while their sources are not."""
+    from tcl_jax.evaluation.examples import list_examples
     from tcl_jax.evaluation.prepare import plan_labels
-    from tcl_jax.evaluation.stock import take_stock
 
     try:
         return plan_labels(benchmark, flags.data, mat=flags.mat)
     except InputError:
-        stock = take_stock(benchmark, flags.data)
-        if stock.total is None or stock.labels < stock.total:
+        listing = list_examples(benchmark, flags.data)
+        if listing.total is None or listing.labels < listing.total:
             raise
         return None
 

@@ -62,12 +62,26 @@ class Paths:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What there is of a benchmark: `examples` have both their files, `problems` say the rest."""
+    """What there is of a benchmark.
+
+    Attributes:
+        benchmark, root: what was listed, and where.
+        paths: where its files are expected.
+        examples: images that have their labels.
+        problems: what is missing, ambiguous, or belongs to nothing.
+        images: number of images that are there, of those in the list if there is one.
+        labels: the same of labels; without a list, those of images that are there.
+        total: number of images that should be: of the list, or as the benchmark says, or None.
+    """
 
     benchmark: Benchmark
     root: Path
+    paths: Paths
     examples: tuple[Example, ...]
     problems: tuple[Problem, ...]
+    images: int
+    labels: int
+    total: int | None
 
 
 def resolve_paths(
@@ -143,9 +157,13 @@ def list_examples(
     labels.scan(other=images)
     problems = list(_missing_places(benchmark, paths, images, labels))
     keys: list[str] = sorted(images.by_key)
+    counted = {*images.by_key} if images.exists else {*labels.by_key}
+    total = expected = benchmark.splits.get(benchmark.split)
     if paths.list is not None:
         keys, wrong = _read_list(Path(paths.list))
         problems += wrong
+        if os.path.isfile(paths.list):
+            counted, total = {*keys}, len(keys)
     for path, other in [*images.doubles, *labels.doubles]:
         detail = f"it has the key of {other}; remove one of them"
         problems.append(Problem("same key twice", path, detail, True))
@@ -160,7 +178,6 @@ def list_examples(
         elif label is None and labels.exists:
             problems.append(Problem("missing label", labels.expected(key), benchmark.hint, True))
     problems += _strays(images, labels)
-    expected = benchmark.splits.get(benchmark.split)
     where = Path(paths.list or images.folder)
     if expected not in (None, len(keys)) and keys:
         problems.append(
@@ -169,7 +186,16 @@ def list_examples(
     if not keys and where.exists():
         why = f"nothing here is named as {paths.images}" if paths.list is None else "it is empty"
         problems.append(Problem("no images", where, f"{why}. {benchmark.hint}".strip(), True))
-    return Listing(benchmark, Path(root), tuple(examples), tuple(problems))
+    return Listing(
+        benchmark=benchmark,
+        root=Path(root),
+        paths=paths,
+        examples=tuple(examples),
+        problems=tuple(problems),
+        images=len(counted & images.by_key.keys()),
+        labels=len(counted & labels.by_key.keys()),
+        total=total,
+    )
 
 
 def verify_examples(listing: Listing, *, progress: bool) -> tuple[Problem, ...]:

@@ -22,6 +22,7 @@ from tcl_jax.evaluation.examples import (
 )
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.labels import IGNORE, read_label, to_classes
+from tcl_jax.evaluation.stock import describe_stock, take_stock
 
 DATA = Path(__file__).parent.parent / "golden" / "eval" / "data"
 EXPECTED_KEYS = {
@@ -420,6 +421,7 @@ def test_a_list_that_is_no_text(tmp_path: Path) -> None:
     benchmark = custom_benchmark(
         tmp_path / "images", tmp_path / "labels", ["a"], image_list=tmp_path / "list.txt"
     )
+    assert "unreadable list" in describe_stock(take_stock(benchmark, tmp_path))
     problems = list_examples(benchmark, tmp_path).problems
     unreadable = [problem for problem in problems if problem.kind == "unreadable list"]
     assert len(unreadable) == 1 and unreadable[0].fatal and "UTF-8" in unreadable[0].detail
