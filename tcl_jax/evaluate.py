@@ -104,22 +104,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.commands import load_model_from
     from tcl_jax.evaluation.report import summary_table
     from tcl_jax.evaluation.run import evaluate
-    from tcl_jax.parallel.processes import agree_on_problem, start_processes
+    from tcl_jax.parallel.processes import agreed, start_processes
 
     listings = find_benchmarks(flags)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     import jax
 
-    problem, model = None, None
-    try:
-        model = load_model_from(flags)
-    except InputError as error:
-        problem = str(error)
-    if (problem := agree_on_problem(problem)) is not None:
-        raise InputError(problem)
-    assert model is not None
     found = evaluate(
-        model,
+        agreed(lambda: load_model_from(flags)),
         listings,
         flags.output,
         methods=flags.method.split(",") if flags.method else None,

@@ -30,7 +30,7 @@ from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import data_mesh, put_locally
-from tcl_jax.parallel.processes import agree_on_problem
+from tcl_jax.parallel.processes import agreed
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -153,22 +153,17 @@ def judge_benchmark(
     def score(example: Example, labels: np.ndarray) -> tuple[Example, Counts]:
         return example, count_pixels(labels, read_classes(example, benchmark), len(names))
 
-    total = Counts.zeros(len(names))
-    log.start()
-    bar = tqdm(desc=benchmark.name, total=len(mine), unit="image", disable=not progress)
-    problem = None
-    with bar:
-        try:
+    def score_all() -> None:
+        total = Counts.zeros(len(names))
+        log.start()
+        with tqdm(desc=benchmark.name, total=len(mine), unit="image", disable=not progress) as bar:
             for example, counts in judge.label_maps(mine, benchmark, texts, score):
                 log.add(example.key, describe_files(example), counts)
                 total = total + counts
                 bar.update()
                 bar.set_postfix_str(f"mIoU {100 * total.scores().miou:.1f}", refresh=False)
-        except (InputError, RunError) as error:
-            problem = str(error)
-    # Told to all, so that none waits for a process that has ended.
-    if (problem := agree_on_problem(problem)) is not None:
-        raise RunError(problem)
+
+    agreed(score_all)
     records = log.gather([example.key for example in share_of(listing.examples)])
     images = tuple(ImageResult(e.key, records[e.key].counts) for e in listing.examples)
     seconds = sum(records[e.key].seconds for e in listing.examples) / jax.process_count()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from tcl_jax.data.tokenizer import END_ID, ClipTokenizer
+from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import (
@@ -28,10 +28,10 @@ from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, write_results
 from tcl_jax.evaluation.score_log import ScoreLog, check_folder
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.texts import embed_class_names
+from tcl_jax.inference.texts import check_vocabulary, embed_class_names
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.layers import COMPUTE_DTYPES
-from tcl_jax.parallel.processes import agree_on_problem
+from tcl_jax.parallel.processes import agreed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,9 @@ def evaluate(
             folder holds an evaluation of something else, or a choice is out of its range.
         RunError: if a file cannot be read any more; what was scored is kept.
     """
-    output, texts = Path(output).expanduser(), dict(text_embeddings or {})
-    given = dict(texts)
+    output, embedded = Path(output).expanduser(), dict(text_embeddings or {})
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
+    model = dataclasses.replace(model, params=params)
     models = [model.with_method(method) for method in methods or [model.method]]
     protocols = [make_protocol(chosen, **choices) for chosen in models]
     if len({chosen.method for chosen in models}) < len(models):
@@ -99,11 +100,34 @@ def evaluate(
             protocol.sizes(listing.benchmark)
     if notes := [p for listing in listings for p in listing.problems if not p.fatal]:
         logging.warning("of the data:\n%s", describe_problems(notes))
+    progress = progress and jax.process_index() == 0
+
+    def texts_of(benchmark: Benchmark) -> np.ndarray:
+        # The methods have one CLIP, and differ in nothing that its texts depend on.
+        if benchmark.name not in embedded:
+            clip = CLIP(model.config, dtype=COMPUTE_DTYPES[protocols[0].dtype])
+            templates = protocols[0].templates
+            embedded[benchmark.name] = embed_texts(
+                clip, params["clip"], benchmark.texts, templates, tokenizer_file, progress=progress
+            )
+        return embedded[benchmark.name]
+
     found: dict[str, Evaluated] = {}
     for chosen, protocol in zip(models, protocols, strict=True):
+        print_ = fingerprint(
+            protocol,
+            chosen,
+            hash_weights(chosen.weights),
+            listings,
+            tokenizer_file=tokenizer_file,
+            text_embeddings=text_embeddings,
+        )
         folder = output / chosen.method if len(models) > 1 else output
+        judge = Judge(
+            chosen.module(COMPUTE_DTYPES[protocol.dtype]), chosen.weights, protocol, batch_size
+        )
         found[protocol.title] = _evaluate_method(
-            chosen, protocol, listings, folder, given, texts, batch_size, tokenizer_file, progress
+            judge, listings, texts_of, print_, folder, progress=progress
         )
     if jax.process_index() == 0:
         rows = {title: one.results for title, one in found.items()}
@@ -116,62 +140,30 @@ def evaluate(
 
 
 def _evaluate_method(
-    model: Model,
-    protocol: Protocol,
+    judge: Judge,
     listings: Sequence[Listing],
+    texts_of: Callable[[Benchmark], np.ndarray],
+    print_: dict[str, Any],
     folder: Path,
-    given: Mapping[str, np.ndarray],
-    texts: dict[str, np.ndarray],
-    batch_size: int | None,
-    tokenizer_file: str | None,
+    *,
     progress: bool,
 ) -> Evaluated:
-    """One method, to results.json and pictures; embeddings are added to `texts`, now `given`."""
-    params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.weights)
-    print_ = fingerprint(
-        protocol,
-        model,
-        hash_weights(params),
-        listings,
-        tokenizer_file=tokenizer_file,
-        text_embeddings=given,
-    )
-    progress = progress and jax.process_index() == 0
-    dtype = COMPUTE_DTYPES[protocol.dtype]
-
-    # -------------------------------------------------------- what is done already, and can be
-    logs = {
-        listing.benchmark.name: _open_log(folder, listing.benchmark, print_) for listing in listings
-    }
+    """One method, to results.json and pictures."""
+    logs = _open_logs(folder / "progress", listings, print_)
     check(listings, logs, progress=progress)
-
-    # ----------------------------------------------------------------------------- class names
-    clip = CLIP(model.config, dtype=dtype)
-    for listing in listings:
-        benchmark = listing.benchmark
-        if benchmark.name not in texts:
-            texts[benchmark.name] = embed_texts(
-                clip,
-                params.get("clip", params),
-                benchmark.texts,
-                protocol.templates,
-                tokenizer_file,
-                progress=progress,
-            )
-
-    # ---------------------------------------------------------------------------------- images
-    judge = Judge(model.module(dtype), params, protocol, batch_size)
     results = {}
     for listing in listings:
-        name = listing.benchmark.name
-        with contextlib.closing(logs[name]) as log:
-            results[name] = judge_benchmark(judge, listing, texts[name], log, progress=progress)
+        benchmark = listing.benchmark
+        with contextlib.closing(logs[benchmark.name]) as log:
+            results[benchmark.name] = judge_benchmark(
+                judge, listing, texts_of(benchmark), log, progress=progress
+            )
     pictures: dict[str, dict[str, Path]] = {}
     if jax.process_index() == 0:
         with as_input_error(f"the results cannot be written to {str(folder)!r}"):
             pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
             write_results(folder / RESULTS_FILE, list(results.values()), print_)
-    return Evaluated(protocol, results, print_, pictures)
+    return Evaluated(judge.protocol, results, print_, pictures)
 
 
 def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress: bool) -> None:
@@ -180,16 +172,18 @@ def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress
     Raises:
         InputError: if something cannot be scored; the message lists all that was found.
     """
-    problems = [p for listing in listings for p in listing.problems if p.fatal]
-    for listing in listings:
-        mine = tuple(remaining(share_of(listing.examples), logs[listing.benchmark.name]))
-        problems += verify_examples(
-            dataclasses.replace(listing, examples=mine, problems=()), progress=progress
-        )
-    text = f"the data cannot be scored as it is:\n{describe_problems(problems)}"
-    problem = agree_on_problem(text if any(problem.fatal for problem in problems) else None)
-    if problem is not None:
-        raise InputError(problem)
+
+    def look() -> None:
+        problems = [p for listing in listings for p in listing.problems if p.fatal]
+        for listing in listings:
+            mine = tuple(remaining(share_of(listing.examples), logs[listing.benchmark.name]))
+            problems += verify_examples(
+                dataclasses.replace(listing, examples=mine, problems=()), progress=progress
+            )
+        if any(problem.fatal for problem in problems):
+            raise InputError(f"the data cannot be scored as it is:\n{describe_problems(problems)}")
+
+    agreed(look)
 
 
 def embed_texts(
@@ -206,24 +200,25 @@ def embed_texts(
     Raises:
         InputError: if the CLIP has another vocabulary than OpenAI's.
     """
-    config = clip.config
-    if config.vocab_size != END_ID + 1:
-        raise InputError(
-            f"this CLIP has a vocabulary of {config.vocab_size} and not the {END_ID + 1} of "
-            "OpenAI's, so class names cannot be tokenised here"
-        )
-    tokenizer = ClipTokenizer(config.context_length, tokenizer_file=tokenizer_file)
+    check_vocabulary(clip.config)
+    tokenizer = ClipTokenizer(clip.config.context_length, tokenizer_file=tokenizer_file)
     return embed_class_names(clip, params, tokenizer, texts, templates, progress=progress)
 
 
-def _open_log(output: Path, benchmark: Benchmark, found: Mapping[str, Any]) -> ScoreLog:
-    # Which images there are does not change the counts of one.
-    described = {
-        name: value
-        for name, value in found["benchmarks"][benchmark.name].items()
-        if name not in ("images", "image_list", "split")
-    }
-    common = {k: v for k, v in found.items() if k not in ("hash", "benchmarks")}
-    judged = {**common, benchmark.name: described}
-    check_folder(output / "progress", common)
-    return ScoreLog(output / "progress", benchmark.name, len(benchmark.names), judged)
+def _open_logs(
+    folder: Path, listings: Sequence[Listing], print_: Mapping[str, Any]
+) -> dict[str, ScoreLog]:
+    common = {k: v for k, v in print_.items() if k not in ("hash", "benchmarks")}
+    agreed(lambda: check_folder(folder, common))
+    logs = {}
+    for listing in listings:
+        name = listing.benchmark.name
+        # Which images there are does not change the counts of one.
+        described = {
+            field: value
+            for field, value in print_["benchmarks"][name].items()
+            if field not in ("images", "image_list", "split")
+        }
+        classes = len(listing.benchmark.names)
+        logs[name] = ScoreLog(folder, name, classes, {**common, name: described})
+    return logs

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,7 +23,7 @@ from tcl_jax.evaluation.examples import Example
 from tcl_jax.evaluation.protocol import differences
 from tcl_jax.evaluation.scores import Counts
 from tcl_jax.files import whole_file
-from tcl_jax.parallel.processes import agree_on_problem, gather_texts
+from tcl_jax.parallel.processes import agreed, gather_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,16 +96,17 @@ def check_folder(folder: Path, common: Mapping[str, Any]) -> None:
         InputError: if something differs; the message names it.
     """
     for path in sorted(folder.glob("*.jsonl")):
-        judged = _read_header(path.read_text(encoding="utf-8", errors="replace").splitlines())
+        with path.open(encoding="utf-8", errors="replace") as file:
+            judged = _read_header(file.readline())
         if judged is not None:
             theirs = {name: v for name, v in judged.items() if not isinstance(v, dict)}
             _refuse_if_changed(path, theirs, common)
 
 
-def _read_header(lines: Sequence[str]) -> dict[str, Any] | None:
+def _read_header(line: str) -> dict[str, Any] | None:
     try:
-        judged = json.loads(lines[0])["judged"]
-    except (IndexError, ValueError, KeyError, TypeError):
+        judged = json.loads(line)["judged"]
+    except (ValueError, KeyError, TypeError):
         return None
     return judged if isinstance(judged, dict) else None
 
@@ -144,23 +145,13 @@ class ScoreLog:
     def __init__(
         self, folder: Path | None, name: str, classes: int, judged: Mapping[str, Any]
     ) -> None:
-        self._judged = json.dumps(judged)
+        self._judged = json.loads(json.dumps(judged))  # as it reads in a file
         process, count = jax.process_index(), jax.process_count()
         self._path = None if folder is None else folder / f"{name}.{process}of{count}.jsonl"
-        problem: str | None = None
-        found: dict[str, Record] = {}
-        self._own: dict[str, Record] = {}
-        try:
-            for path in _files_of(folder, name):
-                records = self._read(path, classes)
-                found |= records
-                if path == self._path:
-                    self._own = records
-        except InputError as error:
-            problem = str(error)
-        if (problem := agree_on_problem(problem)) is not None:
-            raise InputError(problem)
-        everyones = gather_texts("\n".join(record.to_json() for record in found.values()))
+        files = agreed(lambda: {p: self._read(p, classes) for p in _files_of(folder, name)})
+        self._own = dict(files.get(self._path, {})) if self._path is not None else {}
+        found = [record for records in files.values() for record in records.values()]
+        everyones = gather_texts("\n".join(record.to_json() for record in found))
         lines = [line for text in everyones for line in text.splitlines()]
         self.records = {r.key: r for r in (Record.from_json(line, classes) for line in lines)}
         self._classes = classes
@@ -169,10 +160,10 @@ class ScoreLog:
 
     def _read(self, path: Path, classes: int) -> dict[str, Record]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        judged = _read_header(lines)
+        judged = _read_header(lines[0]) if lines else None
         if judged is None:
             return {}
-        _refuse_if_changed(path, judged, json.loads(self._judged))
+        _refuse_if_changed(path, judged, self._judged)
         found: dict[str, Record] = {}
         for line in lines[1:]:
             try:
@@ -205,7 +196,7 @@ class ScoreLog:
         if self._file is None and self._path is not None:
             # Once more from the start, without what was cut short or is no longer wanted.
             with whole_file(self._path) as temporary:
-                lines = [json.dumps({"judged": json.loads(self._judged)})]
+                lines = [json.dumps({"judged": self._judged})]
                 lines += [record.to_json() for record in self._own.values()]
                 temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
             self._file = self._path.open("a", encoding="utf-8")

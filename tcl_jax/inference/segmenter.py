@@ -16,14 +16,14 @@ from jaxtyping import Float, Float32, UInt8
 from tcl_jax.convert.load import Source
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.templates import fill
-from tcl_jax.data.tokenizer import END_ID, ClipTokenizer
+from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.inference.batched import default_batch_size
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import TextEmbedder, padded_count
+from tcl_jax.inference.texts import TextEmbedder, check_vocabulary, padded_count
 from tcl_jax.inference.upsampling import upsample
 from tcl_jax.inference.windows import (
     MergedScores,
@@ -170,11 +170,7 @@ class Segmenter:
                 unknown.
         """
         texts = check_texts(texts)
-        if self.config.vocab_size != END_ID + 1:
-            raise InputError(
-                f"this CLIP has a vocabulary of {self.config.vocab_size} and not the {END_ID + 1} "
-                "of OpenAI's, so its texts cannot be tokenised here; give text embeddings instead"
-            )
+        check_vocabulary(self.config)
         templates = self.settings.templates if templates is None else templates
         try:
             sentences = {text: tuple(fill(templates, text)) for text in texts}

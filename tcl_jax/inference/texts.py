@@ -12,7 +12,9 @@ from jaxtyping import Array, Float, Float32, Int
 from tqdm import tqdm
 
 from tcl_jax.data.templates import fill
-from tcl_jax.models.clip import CLIP, encode_text
+from tcl_jax.data.tokenizer import END_ID
+from tcl_jax.errors import InputError
+from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
 from tcl_jax.ops.masking import l2_normalize
 
 Tokenizer = Callable[[Sequence[str]], np.ndarray]
@@ -37,6 +39,19 @@ def class_embeddings(
     with jax.default_matmul_precision("highest" if exact else "default"):
         features = encode_text(model, params, flat).reshape(classes, templates, -1)
     return l2_normalize(features.mean(axis=1))
+
+
+def check_vocabulary(config: CLIPConfig) -> None:
+    """Refuses a CLIP whose texts are not those of OpenAI's tokenizer.
+
+    Raises:
+        InputError: if it has another vocabulary.
+    """
+    if config.vocab_size != END_ID + 1:
+        raise InputError(
+            f"this CLIP has a vocabulary of {config.vocab_size} and not the {END_ID + 1} of "
+            "OpenAI's, so its texts cannot be tokenised here; give text embeddings instead"
+        )
 
 
 # One for all, so that the same CLIP is not compiled again for other texts.

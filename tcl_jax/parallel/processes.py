@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError
+
+Result = TypeVar("Result")
 
 
 def start_processes(
@@ -71,6 +76,32 @@ def agree_on_problem(problem: str | None) -> str | None:
     if problem is None and bad.any():
         return f"process {int(bad.argmax())} could not read it; its log says why"
     return problem
+
+
+def agreed(function: Callable[[], Result]) -> Result:
+    """What a function returns, unless it fails on some process: then it fails on all.
+
+    So that none waits for a process that has ended. Every process must call it.
+
+    Raises:
+        InputError, RunError: what the function raises here; or of the same kind, with the words of
+            another process, where it is that one's.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, failure = None, None
+    try:
+        result = function()
+    except (InputError, RunError) as error:
+        failure = error
+    told = gather_texts("" if failure is None else f"{isinstance(failure, InputError):d}{failure}")
+    if failure is not None:
+        raise failure
+    for process, words in enumerate(told):
+        if words:
+            kind = InputError if words[0] == "1" else RunError
+            raise kind(f"process {process} reports: {words[1:]}")
+    return cast(Result, result)
 
 
 def _allgather(row: np.ndarray) -> np.ndarray:
