@@ -17,7 +17,7 @@ from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
-from tcl_jax.ops.images import center_offset, normalize
+from tcl_jax.ops.images import center_offset, inside_boxes, normalize
 from tcl_jax.parallel.mesh import batch_sharded, replicated
 
 Item = TypeVar("Item")
@@ -79,7 +79,9 @@ class BatchedMasks:
             synonyms: Synonyms,
         ) -> Float[Array, "b g f classes"]:
             image = jnp.where(
-                _inside(boxes, pixels.shape[1], pixels.shape[2])[..., None], normalize(pixels), 0.0
+                inside_boxes(boxes, pixels.shape[1], pixels.shape[2])[..., None],
+                normalize(pixels),
+                0.0,
             )
             return _best_synonym(grid_masks(model, params, image, texts, options), synonyms)
 
@@ -178,15 +180,6 @@ def _finish(
         done = [masks for masks in piece.job.masks if masks is not None]
         if len(done) == len(piece.job.masks):
             yield piece.job.task, done
-
-
-def _inside(boxes: Int32[Array, "b 4"], height: int, width: int) -> jax.Array:
-    """Which pixels [b, h, w] are of the window and not of its padding."""
-    top, left, rows, columns = (boxes[:, i, None] for i in range(4))
-    y, x = jnp.arange(height)[None], jnp.arange(width)[None]
-    down = (y >= top) & (y < top + rows)
-    across = (x >= left) & (x < left + columns)
-    return down[:, :, None] & across[:, None, :]
 
 
 def _best_synonym(

@@ -18,6 +18,7 @@ from jaxtyping import Float32, UInt16
 
 from tcl_jax.errors import RunError
 from tcl_jax.inference.settings import MAX_LONG_SIDE
+from tcl_jax.inference.upsampling import largest, possible_winners
 from tcl_jax.inference.windows import Window, sliding_windows, working_size
 from tcl_jax.ops.images import center_offset
 from tcl_jax.ops.resize import resize_matrix
@@ -141,24 +142,13 @@ def _best(
     cells: np.ndarray, rows: np.ndarray, columns: np.ndarray, constant: int | float | None
 ) -> UInt16[np.ndarray, "h w"]:
     """Labels of a tile from its cells [r, c, n] and weights [h, r] and [w, c]."""
-    # A mean lies between the values it is taken of: a class whose highest cell is below another's
-    # lowest wins nowhere in the tile, which is so of most where there are many.
     low, high = cells.min(axis=(0, 1)), cells.max(axis=(0, 1))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise RunError("masks are not finite; the model's weights may be damaged")
-    bar = low.max() if constant is None else max(low.max(), np.float32(constant))
-    candidates = np.flatnonzero(high >= bar - 1e-5 * (1 + abs(bar)))
-    if not candidates.size:
-        return np.zeros((len(rows), len(columns)), np.uint16)
+    candidates = possible_winners(low, high, constant)
     # Two large products; many small ones, one per class, would be slower several times.
     planes = np.moveaxis(cells[..., candidates], -1, 1)
     wide = planes.reshape(-1, planes.shape[2]) @ columns.T
     scores = (rows @ wide.reshape(len(planes), -1)).reshape(len(rows), -1, len(columns))
-    best = np.array(scores[:, 0])
-    labels = np.full(best.shape, candidates[0], np.uint16)
-    for k in range(1, len(candidates)):
-        np.copyto(labels, candidates[k], where=scores[:, k] > best, casting="unsafe")
-        np.maximum(best, scores[:, k], out=best)
-    if constant is not None:
-        labels = np.where(best > np.float32(constant), labels + np.uint16(1), np.uint16(0))
-    return labels
+    each = ((k, scores[:, i]) for i, k in enumerate(candidates))
+    return largest(each, (len(rows), len(columns)), constant)

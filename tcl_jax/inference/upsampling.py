@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float32, UInt16
+from jaxtyping import Float32, Integer, UInt16
 
 _BAND_VALUES = 1 << 22
 _TILE_COLUMNS, _TILE_PIXELS = 1024, 1 << 17
@@ -63,7 +63,7 @@ def upsampled_argmax(
         constant: if given, the value of a further class put before the others.
     """
     (height, width), (rows, columns) = scores.shape[:2], shape
-    labels = np.zeros(shape, np.uint16)
+    labels = np.empty(shape, np.uint16)
     across = min(columns, max(_TILE_COLUMNS, _TILE_PIXELS // rows))
     down = max(_TILE_PIXELS // across, 1)
 
@@ -93,24 +93,49 @@ def _fill_tile(
     columns: _Taps,
     constant: int | float | None,
 ) -> None:
-    """Writes the labels, which are zeros before, of a tile made from planes [n, h, w]."""
-    # Interpolated values stay between those around them: a class whose highest value is below
-    # another's lowest wins nowhere in this tile, which is so of most where there are many.
-    low, high = planes.min(axis=(1, 2)), planes.max(axis=(1, 2))
+    """Writes the labels of a tile made from planes [n, h, w]."""
+    candidates = possible_winners(planes.min(axis=(1, 2)), planes.max(axis=(1, 2)), constant)
+    scores = (
+        rows.along_rows(columns.along_columns(planes[k, ..., None]))[..., 0] for k in candidates
+    )
+    labels[:] = largest(zip(candidates, scores, strict=True), labels.shape, constant)
+
+
+def possible_winners(
+    low: Float32[np.ndarray, " n"], high: Float32[np.ndarray, " n"], constant: int | float | None
+) -> Integer[np.ndarray, " k"]:
+    """Classes that may have the largest mean somewhere, ascending.
+
+    A mean lies between the values it is taken of: a class whose highest value is below another's
+    lowest wins nowhere, which is so of most where there are many.
+
+    Args:
+        low, high: smallest and largest value of each class.
+        constant: if given, the value of a further class.
+    """
     bar = low.max() if constant is None else max(low.max(), np.float32(constant))
-    candidates = np.flatnonzero(high >= bar - 1e-5 * (1 + abs(bar)))
-    first = 0
-    if constant is None:
-        best = rows.along_rows(columns.along_columns(planes[candidates[0], ..., None]))[..., 0]
-        labels[:] = candidates[0]
-        candidates = candidates[1:]
-    else:
-        best = np.full(labels.shape, constant, np.float32)
-        first = 1
-    for k in candidates:
-        values = rows.along_rows(columns.along_columns(planes[k, ..., None]))[..., 0]
+    return np.flatnonzero(high >= bar - 1e-5 * (1 + abs(bar)))
+
+
+def largest(
+    scores: Iterable[tuple[int | np.integer, Float32[np.ndarray, "h w"]]],
+    shape: tuple[int, ...],
+    constant: int | float | None,
+) -> UInt16[np.ndarray, "h w"]:
+    """The class with the largest score per pixel; the first of equal ones.
+
+    Args:
+        scores: classes, ascending, and their scores; without a constant at least one.
+        shape: of the scores.
+        constant: if given, the score of a further class put before the others.
+    """
+    first = 0 if constant is None else 1
+    best = np.full(shape, -np.inf if constant is None else constant, np.float32)
+    labels = np.zeros(shape, np.uint16)
+    for k, values in scores:
         np.copyto(labels, k + first, where=values > best, casting="unsafe")
         np.maximum(best, values, out=best)
+    return labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,12 +34,24 @@ def erase(
         boxes: (top, left, height, width) in pixels; an empty one erases nothing.
         key: of the noise of the whole batch.
     """
-    rows, columns = jnp.arange(image.shape[1]), jnp.arange(image.shape[2])
-    top, left, height, width = boxes.T[:, :, None]
-    row_inside = (rows >= top) & (rows < top + height)
-    column_inside = (columns >= left) & (columns < left + width)
-    inside = row_inside[:, :, None, None] & column_inside[:, None, :, None]
+    inside = inside_boxes(boxes, image.shape[1], image.shape[2])[..., None]
     return jnp.where(inside, jax.random.normal(key, image.shape, image.dtype), image)
+
+
+def inside_boxes(
+    boxes: Int[Array, "b 4"], rows: int, columns: int
+) -> Bool[Array, "b rows columns"]:
+    """Which pixels of images of a size are inside of a rectangle, one for each image.
+
+    Args:
+        boxes: (top, left, height, width) in pixels.
+        rows, columns: of the images.
+    """
+    y, x = jnp.arange(rows), jnp.arange(columns)
+    top, left, height, width = boxes.T[:, :, None]
+    down = (y >= top) & (y < top + height)
+    across = (x >= left) & (x < left + width)
+    return down[:, :, None] & across[:, None, :]
 
 
 def center_offset(size: int, multiple: int) -> tuple[int, int]:
