@@ -41,6 +41,12 @@ def _sha256(path: str, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def short_hash(content: Any) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of a value, as JSON with its keys sorted."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     with whole_file(path) as temporary:

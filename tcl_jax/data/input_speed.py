@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from tcl_jax.data.cores import available_cores
 from tcl_jax.data.images import ImageDecodeError, decode
 from tcl_jax.data.pipeline import BatchIterator, make_iterator
 from tcl_jax.data.random_erasing import RandomErasing
@@ -178,11 +179,6 @@ def measure(
         shares=shares,
         scaling=_measure_workers(start, counts, seconds, tell),
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_worker_counts(cores: int) -> tuple[int, ...]:

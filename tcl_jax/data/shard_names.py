@@ -93,11 +93,7 @@ def expand_braces(pattern: str) -> list[str]:
     Raises:
         InputError: a brace is not closed, holds another, or a range runs backwards.
     """
-    texts, choices = _parse(pattern)
-    return [
-        "".join(itertools.chain(*zip(texts, chosen, strict=False), texts[-1:]))
-        for chosen in itertools.product(*choices)
-    ]
+    return _fill(*_parse(pattern))
 
 
 def shorten(names: Sequence[str]) -> str:
@@ -191,9 +187,14 @@ def _without_lists(pattern: str) -> list[str]:
         [f"{{{inner}}}"] if _RANGE.fullmatch(inner) else inner.split(",")
         for inner in _BRACE.findall(pattern)
     ]
+    return _fill(texts, ways)
+
+
+def _fill(texts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[str]:
+    """The texts with every choice for what is between them."""
     return [
         "".join(itertools.chain(*zip(texts, chosen, strict=False), texts[-1:]))
-        for chosen in itertools.product(*ways)
+        for chosen in itertools.product(*choices)
     ]
 
 

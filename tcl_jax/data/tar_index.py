@@ -2,8 +2,7 @@
 
 An index lies beside its shard (`X.tar.index`) or, where that folder cannot be written, in a cache
 folder. It is written whole or not at all, and holds for one size and time of change of the shard;
-one that is stale or damaged is made anew. It is read through a memory map, so that its pages are
-shared by all processes of a machine and cost none of their own memory.
+one that is stale or damaged is made anew. It is read a pair at a time, and costs no memory.
 
 The layout, little-endian: a header (`_HEADER`, then its CRC-32), one `_RECORD` for each pair, and
 the keys one after the other.

@@ -7,8 +7,6 @@ The eight built-in ones are TOML files; a user's own is one of the same schema, 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from tcl_jax.evaluation.benchmark_schema import (
     read_class_names,
     read_table,
 )
+from tcl_jax.files import short_hash
 
 BENCHMARKS: tuple[str, ...] = (
     "voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k",
@@ -97,8 +96,7 @@ class Benchmark:
     @property
     def classes_hash(self) -> str:
         """16 hexadecimal digits of the SHA-256 of names and synonyms."""
-        content = json.dumps([self.names, self.classes])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return short_hash([self.names, self.classes])
 
 
 def load_benchmark(name_or_path: str | os.PathLike[str], *, split: str | None = None) -> Benchmark:

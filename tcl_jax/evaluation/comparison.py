@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.evaluation.protocol import Field, differences
-from tcl_jax.evaluation.report import UNKNOWN, align, printable_line
+from tcl_jax.evaluation.report import UNKNOWN, align
 from tcl_jax.evaluation.results import read_results
+from tcl_jax.inference.lettering import one_line
 
 INTENDED = ("method", "weights", "architecture")
 """Fields of a fingerprint that one compares on purpose."""
@@ -58,11 +59,11 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
     concerned = set(common) if everywhere else {field[1] for field in warned}
 
     paragraphs = [
-        [f"A: {printable_line(str(Path(a)))}", f"B: {printable_line(str(Path(b)))}"],
+        [f"A: {one_line(str(Path(a)))}", f"B: {one_line(str(Path(b)))}"],
         _table(scores[0], scores[1], concerned),
     ]
     only = [
-        f"Only in {letter}: {', '.join(printable_line(name) for name in own if name not in other)}."
+        f"Only in {letter}: {', '.join(one_line(name) for name in own if name not in other)}."
         for letter, own, other in (("A", *scores), ("B", scores[1], scores[0]))
         if set(own) - set(other)
     ]
@@ -81,7 +82,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
     else:
         kept = [name for name in common if name not in concerned]
         what = (
-            f"are comparable only for {', '.join(printable_line(name) for name in kept)}"
+            f"are comparable only for {', '.join(one_line(name) for name in kept)}"
             if kept
             else "are not comparable"
         )
@@ -125,14 +126,14 @@ def _lines(fields: Mapping[Field, tuple[Any, Any]]) -> list[str]:
         first, second = _words(a), _words(b)
         if min(len(first), len(second)) > 40 and first[:16] != second[:16]:  # hashes
             first, second = f"{first[:16]}...", f"{second[:16]}..."
-        lines.append(f"  {printable_line(': '.join(place))}: {first} in A, {second} in B")
+        lines.append(f"  {one_line(': '.join(place))}: {first} in A, {second} in B")
     return lines
 
 
 def _words(value: Any) -> str:
     if value is None:
         return "nothing"
-    return printable_line(value if isinstance(value, str) else json.dumps(value))
+    return one_line(value if isinstance(value, str) else json.dumps(value))
 
 
 def _cell(value: float | None) -> str:

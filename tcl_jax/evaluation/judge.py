@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 from tqdm import tqdm
 
+from tcl_jax.data.cores import available_cores
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import Example, Listing
@@ -104,7 +104,7 @@ class Judge:
                 raise RunError(f"{example.image}: {error}") from error
 
         waiting: collections.deque[Future[Result]] = collections.deque()
-        workers = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+        workers = min(available_cores(), MAX_THREADS)
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as scorers:
             try:
                 tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)

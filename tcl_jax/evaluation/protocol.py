@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +14,12 @@ import numpy as np
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import Listing
-from tcl_jax.files import sha256_of
+from tcl_jax.files import sha256_of, short_hash
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
-from tcl_jax.models.layers import COMPUTE_DTYPES
+from tcl_jax.models.layers import compute_dtype
 
 Field = tuple[str, ...]
 """Where a value stands in a fingerprint; one of a single benchmark is ("benchmarks", name, ...)."""
@@ -70,9 +69,7 @@ class Protocol:
         )
         if self.short_side < 1:
             raise InputError(f"short_side={self.short_side} must be a positive number of pixels")
-        if self.dtype not in COMPUTE_DTYPES:
-            known = ", ".join(COMPUTE_DTYPES)
-            raise InputError(f"dtype={self.dtype!r} is unknown; choose one of {known}")
+        compute_dtype(self.dtype)
 
     @property
     def title(self) -> str:
@@ -179,7 +176,7 @@ def fingerprint(
     fields: dict[str, Any] = {
         **dataclasses.asdict(protocol),
         "weights": weights,
-        "architecture": _short_hash([dataclasses.asdict(model.config), model.tap_layer]),
+        "architecture": short_hash([dataclasses.asdict(model.config), model.tap_layer]),
         "resize": f"OpenCV {cv2.__version__}, bilinear",
         "benchmarks": {
             listing.benchmark.name: _describe(listing, given.get(listing.benchmark.name))
@@ -188,7 +185,7 @@ def fingerprint(
     }
     if tokenizer_file is not None:
         fields["tokenizer"] = sha256_of(tokenizer_file)[:16]
-    return {"hash": _short_hash(fields), **fields}
+    return {"hash": short_hash(fields), **fields}
 
 
 def _describe(listing: Listing, texts: np.ndarray | None) -> dict[str, Any]:
@@ -202,10 +199,10 @@ def _describe(listing: Listing, texts: np.ndarray | None) -> dict[str, Any]:
     labels = [benchmark.background, benchmark.reduce_zero_label, benchmark.ignore]
     return {
         "classes": benchmark.classes_hash,
-        "labels": _short_hash(labels),
+        "labels": short_hash(labels),
         "split": benchmark.split,
         "images": len(listing.examples),
-        "image_list": _short_hash([example.key for example in listing.examples]),
+        "image_list": short_hash([example.key for example in listing.examples]),
         **{name: value for name, value in overrides.items() if value is not None},
     }
 
@@ -232,7 +229,3 @@ def _flatten(fingerprint: Mapping[str, Any]) -> dict[Field, Any]:
         elif field != ("hash",):
             flat[field] = value
     return flat
-
-
-def _short_hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

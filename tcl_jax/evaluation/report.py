@@ -14,7 +14,7 @@ import numpy as np
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, load_benchmark
 from tcl_jax.evaluation.results import BenchmarkResult, published_mean
 from tcl_jax.files import whole_file
-from tcl_jax.inference.lettering import printable
+from tcl_jax.inference.lettering import one_line, printable
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
 
 Rows = Mapping[str, Mapping[str, BenchmarkResult]]
@@ -123,12 +123,12 @@ def summarize(rows: Rows, fingerprints: Fingerprints | None = None) -> Summary:
             if part := part_of_set(result):
                 parts[f"{HEADS.get(name, name)} ({part})"] = None
             notes |= dict.fromkeys(_protocol_caveats(result.benchmark, print_))
-        cells = tuple(_cell(scores[label].get(c), mark=c in marked) for c in columns)
+        cells = tuple(per_cent(scores[label].get(c), mark=c in marked) for c in columns)
         lines.append(SummaryRow(f"{method_name(label)}, measured", "measured", cells))
     if len(rows) == 2:
         first, second = rows
         gains = {c: _minus(scores[first].get(c), scores[second].get(c)) for c in columns}
-        cells = tuple(_cell(gains[c], signed=True) for c in columns)
+        cells = tuple(per_cent(gains[c], signed=True) for c in columns)
         label = f"{method_name(first)} - {method_name(second)}"
         lines.append(SummaryRow(label, "difference", cells))
     methods = dict.fromkeys(m for name in benchmarks for m in benchmarks[name].published)
@@ -138,7 +138,7 @@ def summarize(rows: Rows, fingerprints: Fingerprints | None = None) -> Summary:
             for name, benchmark in benchmarks.items()
             if method in benchmark.published
         }
-        cells = tuple(_cell(_with_mean(values).get(c)) for c in columns)
+        cells = tuple(per_cent(_with_mean(values).get(c)) for c in columns)
         lines.append(SummaryRow(f"{method}, published", "published", cells))
     if parts:
         first = f"Not the full set, so not comparable with other figures: {', '.join(parts)}."
@@ -279,11 +279,13 @@ def score_rows(results: Mapping[str, BenchmarkResult]) -> list[tuple[str, ...]]:
         if full is not None and full != len(result.images):
             images += f" of {full:,}"
         scores = result.scores
-        cells = (_cell(100 * value) for value in (scores.miou, scores.macc, scores.aacc))
+        cells = (per_cent(100 * value) for value in (scores.miou, scores.macc, scores.aacc))
         table.append((f"{method_name(label)}, measured", *cells, images, duration(result.seconds)))
     published = next(iter(results.values())).benchmark.published
     blank = (UNKNOWN,) * (len(SCORE_HEADS) - 2)
-    return table + [(f"{method}, published", _cell(v), *blank) for method, v in published.items()]
+    return table + [
+        (f"{method}, published", per_cent(v), *blank) for method, v in published.items()
+    ]
 
 
 def class_table(
@@ -298,7 +300,7 @@ def class_table(
         heads += [f"IoU{of}", f"acc{of}"]
         columns += [result.scores.per_class_iou, result.scores.per_class_acc]
     table = [
-        (name, *(_cell(100 * float(column[i])) for column in columns))
+        (name, *(per_cent(100 * float(column[i])) for column in columns))
         for i, name in enumerate(names)
     ]
     return tuple(heads), table
@@ -331,6 +333,14 @@ def _value(value: Any, key: str = "") -> str:
     return f"{text} px" if key in _PIXELS else text
 
 
+def per_cent(value: float | None, *, signed: bool = False, mark: bool = False) -> str:
+    """Per cent with one digit, a dash where not known."""
+    if value is None or np.isnan(value):
+        return UNKNOWN
+    value = round(value, 1) + 0.0  # no -0.0
+    return (f"{value:+.1f}" if signed else f"{value:.1f}") + ("*" if mark else "")
+
+
 def duration(seconds: int | float) -> str:
     """A time span for people."""
     if seconds < 60:
@@ -341,12 +351,7 @@ def duration(seconds: int | float) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text in one line that a Markdown reader shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", printable_line(text)).replace("&", "&amp;")
-
-
-def printable_line(text: str) -> str:
-    """Text of any length in one line without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", one_line(text)).replace("&", "&amp;")
 
 
 def method_name(label: str) -> str:
@@ -368,14 +373,6 @@ def _with_mean(scores: Mapping[str, float]) -> dict[str, float]:
 
 def _minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
-
-
-def _cell(value: float | None, *, signed: bool = False, mark: bool = False) -> str:
-    """Per cent with one digit, a dash where not known."""
-    if value is None or np.isnan(value):
-        return UNKNOWN
-    value = round(value, 1) + 0.0  # no -0.0
-    return (f"{value:+.1f}" if signed else f"{value:.1f}") + ("*" if mark else "")
 
 
 def _hang(cell: str) -> str:

@@ -21,12 +21,12 @@ from tcl_jax.evaluation.report import (
     class_table,
     describe_fingerprint,
     method_name,
-    printable_line,
     score_rows,
     summarize,
 )
 from tcl_jax.evaluation.results import RANKS, BenchmarkResult
 from tcl_jax.files import whole_file
+from tcl_jax.inference.lettering import one_line
 
 Pictures = Mapping[str, Mapping[str, Mapping[str, Path]]]
 """PNG files by row, benchmark, and "classes" or rank, as `report_pictures.write_pictures` says."""
@@ -231,4 +231,4 @@ def _anchor(name: str) -> str:
 
 def _text(text: str) -> str:
     """Any text, so that a browser shows it as it is."""
-    return html.escape(printable_line(text))
+    return html.escape(one_line(text))

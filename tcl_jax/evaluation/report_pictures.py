@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.labels import IGNORE
+from tcl_jax.evaluation.report import per_cent
 from tcl_jax.evaluation.results import BenchmarkResult, ShownImage
 from tcl_jax.evaluation.scores import count_pixels
 from tcl_jax.inference.legend import LegendEntry, legend_page
@@ -92,7 +93,7 @@ def class_chart(result: BenchmarkResult) -> UInt8[np.ndarray, "H W 3"]:
     title = wrap(f"{printable(result.benchmark.title)}: IoU per class", width - 2 * _MARGIN, 24, 1)
     draw.text((_MARGIN, _MARGIN - 8), title[0], INK, font_for(title[0], 24))
     over = f"{len(known):,} of {len(names):,} classes"
-    facts = f"mean {_score(scores.miou)} % over {over}" if known.size else "no class occurs"
+    facts = f"mean {per_cent(100 * scores.miou)} % over {over}" if known.size else "no class occurs"
     facts += f"; images of {printable(result.benchmark.split)}: {len(result.images):,}"
     facts = wrap(facts, width - 2 * _MARGIN, _FONT, 1)[0]
     draw.text((_MARGIN, _MARGIN + 26), facts, FAINT, font_for(facts, _FONT))
@@ -115,7 +116,7 @@ def class_chart(result: BenchmarkResult) -> UInt8[np.ndarray, "H W 3"]:
             middle = top + i * _ROW + _ROW // 2
             ink, label = FAINT if math.isnan(value) else INK, labels[start + i]
             draw.text((zero - 10, middle), label, ink, font_for(label, _FONT), anchor="rm")
-            _draw_value(draw, (end + 6, middle), _score(value / 100), ink)
+            _draw_value(draw, (end + 6, middle), per_cent(value), ink)
     if left_out:
         note = f"{left_out:,} classes between the best and the worst have no bar here"
         draw.text((_MARGIN, height - _MARGIN // 2 - 26), note, FAINT, load_font(_FONT))
@@ -194,7 +195,7 @@ def shown_picture(benchmark: Benchmark, shown: ShownImage) -> UInt8[np.ndarray, 
             names[i],
             None if benchmark.background and i == 0 else _color(palette[i]),
             float(counts.union[i] / total),
-            f"IoU {_score(scores.per_class_iou[i])}",
+            f"IoU {per_cent(100 * scores.per_class_iou[i])}",
         )
         for i in order
     ]
@@ -205,12 +206,12 @@ def shown_picture(benchmark: Benchmark, shown: ShownImage) -> UInt8[np.ndarray, 
         "image": image,
         "true labels": truth,
         "prediction": found,
-        "right" if np.isnan(scores.aacc) else f"right {_score(scores.aacc)} %": judged,
+        "right" if np.isnan(scores.aacc) else f"right {per_cent(100 * scores.aacc)} %": judged,
     }
     page = _compose(
         f"{wrap(printable(benchmark.title), 640, _HEADING_FONT, 1)[0]}, {shown.rank} image: "
         f"{printable(shown.key)}",
-        f"mIoU {_score(shown.miou)}",
+        f"mIoU {per_cent(100 * shown.miou)}",
         panels,
         columns,
     )
@@ -320,8 +321,3 @@ def _hatch(
 def _color(row: UInt8[np.ndarray, " 3"]) -> Color:
     red, green, blue = (int(c) for c in row)
     return red, green, blue
-
-
-def _score(fraction: float | np.floating) -> str:
-    """In per cent with one digit, a dash where not known."""
-    return "-" if np.isnan(fraction) else f"{100 * fraction:.1f}"

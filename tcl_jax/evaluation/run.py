@@ -30,7 +30,7 @@ from tcl_jax.evaluation.score_log import ScoreLog, check_folder
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.texts import check_vocabulary, embed_class_names
 from tcl_jax.models.clip import CLIP
-from tcl_jax.models.layers import COMPUTE_DTYPES
+from tcl_jax.models.layers import compute_dtype
 from tcl_jax.parallel.processes import agreed
 
 
@@ -105,7 +105,7 @@ def evaluate(
     def texts_of(benchmark: Benchmark) -> np.ndarray:
         # The methods have one CLIP, and differ in nothing that its texts depend on.
         if benchmark.name not in embedded:
-            clip = CLIP(model.config, dtype=COMPUTE_DTYPES[protocols[0].dtype])
+            clip = CLIP(model.config, dtype=compute_dtype(protocols[0].dtype))
             templates = protocols[0].templates
             embedded[benchmark.name] = embed_texts(
                 clip, params["clip"], benchmark.texts, templates, tokenizer_file, progress=progress
@@ -124,7 +124,7 @@ def evaluate(
         )
         folder = output / chosen.method if len(models) > 1 else output
         judge = Judge(
-            chosen.module(COMPUTE_DTYPES[protocol.dtype]), chosen.weights, protocol, batch_size
+            chosen.module(compute_dtype(protocol.dtype)), chosen.weights, protocol, batch_size
         )
         found[protocol.title] = _evaluate_method(
             judge, listings, texts_of, print_, folder, progress=progress

@@ -18,9 +18,13 @@ _OTHER_FONTS = (
 
 
 def printable(name: str) -> str:
-    """A name in one line without control characters."""
-    shown = "".join(c if c.isprintable() else " " for c in name[:_NAME_CHARACTERS])
-    return " ".join(shown.split()) or "?"
+    """A name in one line without control characters; never empty, and not endless."""
+    return one_line(name[:_NAME_CHARACTERS]) or "?"
+
+
+def one_line(text: str) -> str:
+    """Text of any length in one line without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def wrap(text: str, width: int, font_size: int, max_lines: int) -> list[str]:

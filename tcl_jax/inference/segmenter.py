@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +16,7 @@ from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
+from tcl_jax.files import short_hash
 from tcl_jax.inference.batched import default_batch_size
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
@@ -34,7 +33,7 @@ from tcl_jax.inference.windows import (
     working_size,
 )
 from tcl_jax.models.clip import CLIP
-from tcl_jax.models.layers import COMPUTE_DTYPES
+from tcl_jax.models.layers import compute_dtype
 from tcl_jax.ops.images import center_offset
 
 MODES = ("auto", "whole", "slide")
@@ -80,9 +79,7 @@ class Segmenter:
         batch_size: int | None = None,
         tokenizer_file: str | None = None,
     ) -> None:
-        if dtype not in COMPUTE_DTYPES:
-            known = ", ".join(COMPUTE_DTYPES)
-            raise InputError(f"dtype={dtype!r} is unknown; choose one of {known}")
+        chosen = compute_dtype(dtype)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         self.config, self.settings, self.origin = model.config, model.settings, model.origin
@@ -95,9 +92,9 @@ class Segmenter:
         self._batch_size = batch_size or default_batch_size()
         self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
 
-        clip = CLIP(model.config, dtype=COMPUTE_DTYPES[dtype])
+        clip = CLIP(model.config, dtype=chosen)
         self._embed = TextEmbedder(clip, self._tokenizer)
-        masks = functools.partial(make_masks, model.module(COMPUTE_DTYPES[dtype]))
+        masks = functools.partial(make_masks, model.module(chosen))
         self._compiled_masks = jax.jit(masks, static_argnames="options")
 
     @classmethod
@@ -150,8 +147,7 @@ class Segmenter:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that differ where weights or settings differ."""
         described = [self.is_tcl, self.origin, dataclasses.asdict(self.config)]
-        text = json.dumps([*described, self.settings.to_json()], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return short_hash([*described, self.settings.to_json()])
 
     # -------------------------------------------------------------------------------------- texts
 

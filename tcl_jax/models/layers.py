@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from tcl_jax.errors import InputError
 from tcl_jax.models.attention import AttentionFn
 
 LAYER_NORM_EPS = 1e-5
@@ -28,6 +29,19 @@ def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 COMPUTE_DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """What a network may compute in, by the name that configs and flags give."""
+
+
+def compute_dtype(name: str, field: str = "dtype") -> Any:
+    """The dtype of a name in `COMPUTE_DTYPES`.
+
+    Raises:
+        InputError: if there is none; it calls the name by its field.
+    """
+    if name not in COMPUTE_DTYPES:
+        known = ", ".join(COMPUTE_DTYPES)
+        raise InputError(f"{field}={name!r} is unknown; choose one of {known}")
+    return COMPUTE_DTYPES[name]
+
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,

@@ -78,16 +78,19 @@ def area_losses(
 
 def total_variation(x: Float[Array, "... h w"]) -> Float[Array, ""]:
     """Mean absolute difference of neighbours along rows plus that along columns."""
-    down = jnp.mean(jnp.abs(x[..., 1:, :] - x[..., :-1, :]))
-    right = jnp.mean(jnp.abs(x[..., :, 1:] - x[..., :, :-1]))
-    return down + right
+    down, right = _steps(x)
+    return jnp.mean(down) + jnp.mean(right)
 
 
 def variation_of_each(x: Float[Array, "b n h w"]) -> Float[Array, "b n"]:
     """`total_variation` of every map by itself; their mean is that of all."""
-    down = jnp.mean(jnp.abs(x[..., 1:, :] - x[..., :-1, :]), axis=(2, 3))
-    right = jnp.mean(jnp.abs(x[..., :, 1:] - x[..., :, :-1]), axis=(2, 3))
-    return down + right
+    down, right = _steps(x)
+    return jnp.mean(down, axis=(2, 3)) + jnp.mean(right, axis=(2, 3))
+
+
+def _steps(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Absolute differences of neighbours, of rows and of columns."""
+    return jnp.abs(x[..., 1:, :] - x[..., :-1, :]), jnp.abs(x[..., :, 1:] - x[..., :, :-1])
 
 
 def strip_info_nce(

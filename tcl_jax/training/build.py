@@ -13,7 +13,7 @@ from tcl_jax.convert.load import load_clip
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.models.grounder import grounder_from_clip
-from tcl_jax.models.layers import COMPUTE_DTYPES
+from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
@@ -49,22 +49,9 @@ def clip_config(config: ConfigDict) -> CLIPConfig:
     return choose_sizes(config.model.variant, config.model.sizes.to_dict())
 
 
-def compute_dtype(config: ConfigDict) -> Any:
-    """The dtype that `model.dtype` names.
-
-    Raises:
-        InputError: if it is neither float32 nor bfloat16.
-    """
-    if config.model.dtype not in COMPUTE_DTYPES:
-        raise InputError(
-            f"model.dtype={config.model.dtype!r} is unknown; choose float32 or bfloat16"
-        )
-    return COMPUTE_DTYPES[config.model.dtype]
-
-
 def build_clip(config: ConfigDict) -> Task:
     """CLIP from scratch, everything learned."""
-    model = CLIP(clip_config(config), dtype=compute_dtype(config))
+    model = CLIP(clip_config(config), dtype=compute_dtype(config.model.dtype, "model.dtype"))
     side, length = model.config.resolution, model.config.context_length
     image, tokens = jnp.zeros((1, side, side, 3)), jnp.zeros((1, length), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(config.seed), image, tokens)["params"]
@@ -75,7 +62,7 @@ def build_tcl(config: ConfigDict) -> Task:
     """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
     pretrained = load_clip(config.model.weights, expected=clip_config(config))
     sizes, clip = pretrained.config, pretrained.params
-    dtype = compute_dtype(config)
+    dtype = compute_dtype(config.model.dtype, "model.dtype")
     tap = config.model.tap_layer or sizes.vision_layers - 1
     if not 0 < tap < sizes.vision_layers:
         raise InputError(

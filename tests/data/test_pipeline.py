@@ -205,10 +205,10 @@ def test_killed_worker_is_an_error_and_can_be_replaced():
         begin = time.monotonic()
         taken = 1
         with pytest.raises(RuntimeError, match="data worker died .* exit code -9"):
-            for _ in range(10):
+            for _ in range(200):  # What was made before the kill may fill every buffer.
                 take(iterator, 1)
                 taken += 1
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 60
         assert iterator.get_state()["next_batch"] == taken
         assert_same(take(iterator, 1), take(iterate(), taken + 1)[taken:])
     finally:
