@@ -80,7 +80,9 @@ def get_config() -> ConfigDict:
     config.train.global_batch_size = 1024
     config.train.total_steps = 50_000  # of the schedule; the loop makes one step more
     config.train.backbone_from_step = 30_000  # phase 2: the grounder's blocks train too
-    config.train.accumulation_steps = 1  # parts of a batch; each contrasts within itself
+    config.train.accumulation_steps = 1  # parts of a batch: less memory, same loss, more time
+    config.train.remat = "none"  # what is computed again, not kept: none, activations, blocks
+    config.train.fsdp = False  # split parameters over the devices, too
     config.train.log_every = 50
     config.train.checkpoint_every = 1000
     config.train.keep_latest = 2

@@ -109,7 +109,9 @@ def load_segmenter(flags: argparse.Namespace) -> Segmenter:
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
     """--coordinator, --num_processes and --process_id."""
-    group = parser.add_argument_group("several processes")
+    group = parser.add_argument_group(
+        "several processes", "found by themselves on TPU pods and in SLURM, GKE and Open MPI jobs"
+    )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
     group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")

@@ -3,8 +3,9 @@
     python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes
 
 Any field may be overridden (`--config.train.total_steps=200`). Ctrl-C or SIGTERM saves and exits;
-the same command goes on from there. Exit codes: 0 finished, or interrupted and saved; 1 failure;
-2 bad input.
+the same command goes on from there. Started on every host of a TPU pod, or by srun, mpirun or GKE,
+the processes find each other; elsewhere give each --coordinator, --num_processes and --process_id.
+Exit codes: 0 finished, or interrupted and saved; 1 failure; 2 bad input.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from tcl_jax.errors import InputError, run_command
 EXAMPLE = "python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes"
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config file.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run and its results.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, if no cluster tells."
+)
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 

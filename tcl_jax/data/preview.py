@@ -287,9 +287,8 @@ def with_noise(
 
     from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, erase, normalize
 
-    erased = np.asarray(
-        erase(normalize(jnp.asarray(images)), jnp.asarray(boxes), jax.random.key(0))
-    )
+    keys = jax.random.split(jax.random.key(0), len(images))
+    erased = np.asarray(erase(normalize(jnp.asarray(images)), jnp.asarray(boxes), keys))
     return np.clip(np.rint(erased * PIXEL_STD + PIXEL_MEAN), 0, 255).astype(np.uint8)
 
 

@@ -116,12 +116,14 @@ class CLIP(nn.Module):
         tap_layer: block after which `VisionOutput.tap` is read; the one before the last if None.
         dtype: compute dtype; parameters are float32.
         dense: a key of `dense.DENSE`, how `VisionOutput.patches` are made.
+        remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
     """
 
     config: CLIPConfig
     tap_layer: int | None = None
     dtype: Any = jnp.float32
     dense: str = "maskclip"
+    remat: str = "none"
 
     def setup(self) -> None:
         c = self.config
@@ -137,6 +139,7 @@ class CLIP(nn.Module):
             activation=c.activation,
             dtype=self.dtype,
             dense=self.dense,
+            remat=self.remat,
         )
         self.text = TextTower(
             vocab_size=c.vocab_size,
@@ -147,6 +150,7 @@ class CLIP(nn.Module):
             embed_dim=c.embed_dim,
             activation=c.activation,
             dtype=self.dtype,
+            remat=self.remat,
         )
         self.logit_scale = self.param(
             "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ()

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import LayerNorm, exact_gelu
+from tcl_jax.models.layers import LayerNorm, exact_gelu, rematerialized
 from tcl_jax.ops.resize import upsample_nearest
 
 
@@ -30,9 +30,11 @@ class Decoder(nn.Module):
 
     stages: int = 2
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     def setup(self) -> None:
-        self.convs = [(GatedConv(self.dtype), GatedConv(self.dtype)) for _ in range(self.stages)]
+        conv = rematerialized(GatedConv, self.remat)
+        self.convs = [(conv(self.dtype), conv(self.dtype)) for _ in range(self.stages)]
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
         """[b, h, w, c] -> [b, 4h, 4w, c] with two stages."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from tcl_jax.models.attention import full_attention, self_only_attention
 from tcl_jax.models.decoder import Decoder
-from tcl_jax.models.layers import Block, LayerNorm
+from tcl_jax.models.layers import Block, LayerNorm, rematerialized
 
 
 class Grounder(nn.Module):
@@ -20,7 +20,7 @@ class Grounder(nn.Module):
         width, heads: of CLIP's vision tower.
         blocks_after_tap: number of blocks copied, those after the tap; at least 1.
         embed_dim: size of the space shared with text.
-        activation, dtype: as in the vision tower.
+        activation, dtype, remat: as in the vision tower.
     """
 
     width: int
@@ -29,12 +29,14 @@ class Grounder(nn.Module):
     embed_dim: int
     activation: str = "quick_gelu"
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     def setup(self) -> None:
+        block = rematerialized(Block, self.remat, static=(2,))
         self.blocks = [
-            Block(self.heads, self.activation, self.dtype) for _ in range(self.blocks_after_tap)
+            block(self.heads, self.activation, self.dtype) for _ in range(self.blocks_after_tap)
         ]
-        self.decoder = Decoder(dtype=self.dtype)
+        self.decoder = Decoder(dtype=self.dtype, remat=self.remat)
         self.ln_post = LayerNorm()
         self.proj = self.param(
             "proj", nn.initializers.normal(self.width**-0.5), (self.width, self.embed_dim)

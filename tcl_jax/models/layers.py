@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -41,6 +41,30 @@ def compute_dtype(name: str, field: str = "dtype") -> Any:
         known = ", ".join(COMPUTE_DTYPES)
         raise InputError(f"{field}={name!r} is unknown; choose one of {known}")
     return COMPUTE_DTYPES[name]
+
+
+REMAT: dict[str, Any] = {
+    "none": None,
+    "activations": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+"""What a block computes again for the gradient instead of keeping it: nothing; norms, softmax and
+activation functions, but no dense layer or convolution; everything but the block's input."""
+
+LayerClass = TypeVar("LayerClass", bound=type[nn.Module])
+
+
+def rematerialized(layer: LayerClass, remat: str, static: tuple[int, ...] = ()) -> LayerClass:
+    """A layer that keeps for its gradient what a row of `REMAT` lets it.
+
+    Args:
+        layer: the class; parameters and results stay the same.
+        remat: a key of `REMAT`.
+        static: positions of arguments of its call that are no arrays, `self` being 0.
+    """
+    if remat == "none":
+        return layer
+    return nn.remat(layer, policy=REMAT[remat], static_argnums=static)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -53,11 +53,13 @@ class TCL(nn.Module):
         tap_layer: CLIP block (counted from 1) whose output feeds the grounder, `ie_freeze` in the
             original code: 11 of 12 for ViT-B/16. The one before the last if None.
         dtype: compute dtype; parameters, norms, softmax and similarities are float32.
+        remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
     """
 
     config: CLIPConfig
     tap_layer: int | None = None
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     def setup(self) -> None:
         c = self.config
@@ -67,7 +69,7 @@ class TCL(nn.Module):
                 f"tap_layer={tap} leaves the grounder no block to copy; choose 1 to "
                 f"{c.vision_layers - 1} for this CLIP of {c.vision_layers} blocks"
             )
-        self.clip = CLIP(c, tap, self.dtype)
+        self.clip = CLIP(c, tap, self.dtype, remat=self.remat)
         self.grounder = Grounder(
             width=c.vision_width,
             heads=c.vision_heads,
@@ -75,6 +77,7 @@ class TCL(nn.Module):
             embed_dim=c.embed_dim,
             activation=c.activation,
             dtype=self.dtype,
+            remat=self.remat,
         )
         self.sim2mask = Sim2Mask()
         temperature = nn.initializers.constant(INITIAL_LOGIT_SCALE)
@@ -107,7 +110,7 @@ class TCL(nn.Module):
     @property
     def clip_model(self) -> CLIP:
         """The CLIP inside as a module of its own, for the parameters under `clip`."""
-        return CLIP(self.config, self.tap_layer, self.dtype, parent=None)
+        return CLIP(self.config, self.tap_layer, self.dtype, remat=self.remat, parent=None)
 
 
 def ground(

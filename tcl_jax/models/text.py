@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.models.attention import causal_attention
-from tcl_jax.models.layers import Block, LayerNorm
+from tcl_jax.models.layers import Block, LayerNorm, rematerialized
 
 
 class TextTower(nn.Module):
@@ -22,6 +22,7 @@ class TextTower(nn.Module):
         embed_dim: size of the space shared with images.
         activation: "quick_gelu" (OpenAI) or "gelu" (OpenCLIP).
         dtype: compute dtype; parameters are float32.
+        remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
     """
 
     vocab_size: int
@@ -32,6 +33,7 @@ class TextTower(nn.Module):
     embed_dim: int
     activation: str = "quick_gelu"
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     def setup(self) -> None:
         normal = nn.initializers.normal
@@ -41,7 +43,8 @@ class TextTower(nn.Module):
         self.positional_embedding = self.param(
             "positional_embedding", normal(0.01), (self.context_length, self.width)
         )
-        self.blocks = [Block(self.heads, self.activation, self.dtype) for _ in range(self.layers)]
+        block = rematerialized(Block, self.remat, static=(2,))
+        self.blocks = [block(self.heads, self.activation, self.dtype) for _ in range(self.layers)]
         self.ln_final = LayerNorm()
         self.text_projection = self.param(
             "text_projection", normal(self.width**-0.5), (self.width, self.embed_dim)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from tcl_jax.models.attention import full_attention
 from tcl_jax.models.dense import DENSE
-from tcl_jax.models.layers import Block, LayerNorm
+from tcl_jax.models.layers import Block, LayerNorm, rematerialized
 from tcl_jax.ops.resize import resize
 
 
@@ -46,6 +46,7 @@ class VisionTower(nn.Module):
         activation: "quick_gelu" (OpenAI) or "gelu" (OpenCLIP).
         dtype: compute dtype; parameters are float32.
         dense: a key of `dense.DENSE`, what the last block yields for the patches.
+        remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
     """
 
     resolution: int
@@ -58,6 +59,7 @@ class VisionTower(nn.Module):
     activation: str = "quick_gelu"
     dtype: Any = jnp.float32
     dense: str = "maskclip"
+    remat: str = "none"
 
     def setup(self) -> None:
         if self.dense not in DENSE:
@@ -74,7 +76,8 @@ class VisionTower(nn.Module):
             "positional_embedding", normal, (1 + grid * grid, self.width)
         )
         self.ln_pre = LayerNorm()
-        self.blocks = [Block(self.heads, self.activation, self.dtype) for _ in range(self.layers)]
+        block = rematerialized(Block, self.remat, static=(2,))
+        self.blocks = [block(self.heads, self.activation, self.dtype) for _ in range(self.layers)]
         self.ln_post = LayerNorm()
         self.proj = self.param("proj", normal, (self.width, self.embed_dim))
 

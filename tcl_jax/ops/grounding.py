@@ -94,9 +94,6 @@ def grounding_losses(
 ) -> GroundingLosses:
     """The losses of a global batch (paper, section 3.3) in memory that hardly grows with it.
 
-    Where the images are split over the data axis of a mesh (that of `jax.set_mesh`, or the one the
-    arguments of the enclosing `jit` lie on) each device takes its own images with all texts.
-
     Args:
         pixels: pixel embeddings, not normalised.
         texts: text embeddings, text i of image i; normalised or not.
@@ -105,17 +102,8 @@ def grounding_losses(
         area_prior: of `losses.area_losses`.
         text_tile: texts of a tile; by `tile_sizes` if None.
     """
-    local = partial(_strip_losses, area_prior=area_prior, text_tile=text_tile)
-    mesh = _mesh_of(pixels)
-    if mesh is None:
-        return local(pixels, texts, w, b, log_scale, axis=None)
-    rows, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
-    return jax.shard_map(
-        partial(local, axis=DATA_AXIS),
-        mesh=mesh,
-        in_specs=(rows, rows, everywhere, everywhere, everywhere),
-        out_specs=everywhere,
-    )(pixels, texts, w, b, log_scale)
+    pairs = pair_statistics(pixels, texts, w, b, text_tile=text_tile)
+    return pair_losses(pairs, log_scale, area_prior=area_prior)
 
 
 def pair_statistics(
@@ -128,27 +116,50 @@ def pair_statistics(
 ) -> PairStatistics:
     """Statistics of the soft masks of all pairs; the masks of one tile exist at a time.
 
+    Where images and texts are split over the data axis of a mesh (that of `jax.set_mesh`, or the
+    one the arguments of the enclosing `jit` lie on) each device takes its own images with all
+    texts.
+
     Args:
         pixels, texts, w, b, text_tile: as in `grounding_losses`, but of any numbers of images and
             texts.
     """
-    images, height, width, size = pixels.shape
-    count = texts.shape[0]
-    image_tile, text_tile = tile_sizes(images, count, height * width, text_tile)
-    padding = -count % text_tile
-    # A zero text gives finite numbers, and what they are is cut off.
-    text_tiles = jnp.pad(texts, ((0, padding), (0, 0))).reshape(-1, text_tile, size)
-    image_tiles = pixels.reshape(-1, image_tile, height, width, size)
-    # Without this the gradient would keep every tile's masks after all.
-    of_tile = jax.checkpoint(_tile_statistics, prevent_cse=False)
+    strip = partial(_strip_statistics, text_tile=text_tile)
+    mesh = _mesh_of(pixels, texts)
+    if mesh is None:
+        return strip(pixels, texts, w, b)
 
-    def of_images(pixels: jax.Array) -> PairStatistics:
-        tiles = jax.lax.map(lambda texts: of_tile(pixels, texts, w, b), text_tiles)
-        strips = (jnp.moveaxis(x, 0, 1).reshape(image_tile, -1)[:, :count] for x in tiles)
-        return PairStatistics(*strips)
+    def local(pixels: jax.Array, texts: jax.Array, w: jax.Array, b: jax.Array) -> PairStatistics:
+        texts = jax.lax.all_gather(texts, DATA_AXIS, tiled=True)
+        # Here and not in the loops, where every tile would sum its gradient over the devices.
+        w, b = jax.lax.pcast((w, b), DATA_AXIS, to="varying")
+        return strip(pixels, texts, w, b)
 
-    strips = jax.lax.map(of_images, image_tiles)
-    return PairStatistics(*(x.reshape(images, count) for x in strips))
+    rows, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(rows, rows, everywhere, everywhere), out_specs=rows
+    )(pixels, texts, w, b)
+
+
+def pair_losses(
+    pairs: PairStatistics, log_scale: Float[Array, ""], *, area_prior: float = 0.4
+) -> GroundingLosses:
+    """The losses of a global batch from the statistics [n, n] of all of its pairs.
+
+    Over a mesh each device keeps the rows of its own images, and [n] numbers cross it.
+
+    Args:
+        pairs: of n images and their n texts.
+        log_scale, area_prior: as in `grounding_losses`.
+    """
+    mesh = _mesh_of(*pairs)
+    local = partial(_strip_losses, area_prior=area_prior, axis=None if mesh is None else DATA_AXIS)
+    if mesh is None:
+        return local(pairs, log_scale)
+    rows, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+    return jax.shard_map(local, mesh=mesh, in_specs=(rows, everywhere), out_specs=everywhere)(
+        pairs, log_scale
+    )
 
 
 def tile_sizes(
@@ -185,6 +196,33 @@ def tile_sizes(
     return image_tile, text_tile
 
 
+def _strip_statistics(
+    pixels: Float[Array, "b h w d"],
+    texts: Float[Array, "n d"],
+    w: Float[Array, ""],
+    b: Float[Array, ""],
+    text_tile: int | None,
+) -> PairStatistics:
+    # Of one device's images with all texts.
+    images, height, width, size = pixels.shape
+    count = texts.shape[0]
+    image_tile, text_tile = tile_sizes(images, count, height * width, text_tile)
+    padding = -count % text_tile
+    # A zero text gives finite numbers, and what they are is cut off.
+    text_tiles = jnp.pad(texts, ((0, padding), (0, 0))).reshape(-1, text_tile, size)
+    image_tiles = pixels.reshape(-1, image_tile, height, width, size)
+    # Without this the gradient would keep every tile's masks after all.
+    of_tile = jax.checkpoint(_tile_statistics, prevent_cse=False)
+
+    def of_images(pixels: jax.Array) -> PairStatistics:
+        tiles = jax.lax.map(lambda texts: of_tile(pixels, texts, w, b), text_tiles)
+        strips = (jnp.moveaxis(x, 0, 1).reshape(image_tile, -1)[:, :count] for x in tiles)
+        return PairStatistics(*strips)
+
+    strips = jax.lax.map(of_images, image_tiles)
+    return PairStatistics(*(x.reshape(images, count) for x in strips))
+
+
 def _tile_statistics(
     pixels: Float[Array, "b h w d"],
     texts: Float[Array, "n d"],
@@ -201,22 +239,9 @@ def _tile_statistics(
 
 
 def _strip_losses(
-    pixels: Float[Array, "b h w d"],
-    texts: Float[Array, "b d"],
-    w: Float[Array, ""],
-    b: Float[Array, ""],
-    log_scale: Float[Array, ""],
-    *,
-    area_prior: float,
-    text_tile: int | None,
-    axis: str | None,
+    pairs: PairStatistics, log_scale: Float[Array, ""], *, area_prior: float, axis: str | None
 ) -> GroundingLosses:
-    # One device's part: its images and their texts, of the batch that `axis` splits.
-    if axis is not None:
-        texts = jax.lax.all_gather(texts, axis, tiled=True)
-        # Here and not in the loops, where every tile would sum its gradient over the devices.
-        w, b = jax.lax.pcast((w, b), axis, to="varying")
-    pairs = pair_statistics(pixels, texts, w, b, text_tile=text_tile)
+    # One device's part: the rows of its images, of the batch that `axis` splits.
     area, neg_area, mask_area = losses.strip_area_losses(pairs.area, area_prior, axis)
     return GroundingLosses(
         tclf=losses.strip_info_nce(pairs.similarity, log_scale, axis),
@@ -227,13 +252,13 @@ def _strip_losses(
     )
 
 
-def _mesh_of(pixels: jax.Array) -> AbstractMesh | None:
-    # The mesh whose data axis splits the images, if there is one to split them here.
+def _mesh_of(*arrays: jax.Array) -> AbstractMesh | None:
+    # The mesh whose data axis splits the rows of the arrays, if there is one to split them here.
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        mesh = jax.typeof(pixels).sharding.mesh
+        mesh = jax.typeof(arrays[0]).sharding.mesh
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if types.get(DATA_AXIS) != AxisType.Auto:
         return None
     devices = mesh.shape[DATA_AXIS]
-    return None if devices == 1 or pixels.shape[0] % devices else mesh
+    return None if devices == 1 or any(x.shape[0] % devices for x in arrays) else mesh

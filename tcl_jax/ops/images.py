@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,17 +27,18 @@ def normalize(image: UInt8[Array, "... 3"] | Float[Array, "... 3"]) -> Float[Arr
 
 
 def erase(
-    image: Float[Array, "b h w c"], boxes: Int[Array, "b 4"], key: jax.Array
+    image: Float[Array, "b h w c"], boxes: Int[Array, "b 4"], keys: Key[Array, "b"]
 ) -> Float[Array, "b h w c"]:
     """Replaces a rectangle of each image by standard normal noise, drawn for every value.
 
     Args:
         image: normalised.
         boxes: (top, left, height, width) in pixels; an empty one erases nothing.
-        key: of the noise of the whole batch.
+        keys: of the noise of each image.
     """
     inside = inside_boxes(boxes, image.shape[1], image.shape[2])[..., None]
-    return jnp.where(inside, jax.random.normal(key, image.shape, image.dtype), image)
+    draw = partial(jax.random.normal, shape=image.shape[1:], dtype=image.dtype)
+    return jnp.where(inside, jax.vmap(draw)(keys), image)
 
 
 def inside_boxes(

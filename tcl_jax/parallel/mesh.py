@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from tcl_jax.errors import InputError
 
 DATA_AXIS = "data"
 """Mesh axis over which batches are split."""
+SMALLEST_SHARDED = 2**14
+"""Entries of the smallest parameter worth splitting: less than 64 KiB of float32 is not."""
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -62,6 +65,45 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """A tree that every process holds alike, copied to every device."""
     sharding = replicated(mesh)
     return jax.tree.map(lambda x: _put(np.asarray(x), sharding), tree)
+
+
+def put_parameters(tree: Any, mesh: Mesh, *, sharded: bool) -> Any:
+    """Parameters or an optimiser's state that every process holds alike, to the devices.
+
+    Args:
+        tree: arrays.
+        mesh: the devices.
+        sharded: each device holds its part alone, see `parameter_sharding`; else each holds all.
+    """
+
+    def put(x: Any) -> jax.Array:
+        whole = np.asarray(x)
+        sharding = parameter_sharding(whole.shape, mesh) if sharded else replicated(mesh)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    with jax.transfer_guard("allow"):
+        return jax.tree.map(put, tree)
+
+
+def parameter_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Fully sharded data parallelism: how a parameter is split over the devices of the batch.
+
+    The largest axis that the number of devices divides is split, the last of equal ones. Arrays of
+    fewer than `SMALLEST_SHARDED` entries, and those without such an axis, are whole everywhere.
+    """
+    divisible = [i for i, n in enumerate(shape) if n and n % mesh.size == 0]
+    if mesh.size == 1 or math.prod(shape) < SMALLEST_SHARDED or not divisible:
+        return replicated(mesh)
+    axis = max(divisible, key=lambda i: (shape[i], i))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA_AXIS))
+
+
+def gather_parameters(tree: Any, mesh: Mesh) -> Any:
+    """A tree with every array whole on every device; all processes must call it."""
+    everywhere = replicated(mesh)
+    if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.jit(lambda x: x, out_shardings=everywhere)(tree)
 
 
 def put_locally(tree: Any, mesh: Mesh) -> Any:

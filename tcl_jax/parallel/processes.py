@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from tcl_jax.errors import InputError, RunError
+from tcl_jax.parallel.clusters import Cluster, find_cluster
 
 Result = TypeVar("Result")
 
@@ -19,28 +21,73 @@ def start_processes(
 ) -> None:
     """Joins the other processes of the run; call it before anything else touches a device.
 
+    With no argument they are found by what started them: a TPU pod, SLURM, GKE or Open MPI (see
+    `clusters.find_cluster`), or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID (in an indexed Kubernetes job also JOB_COMPLETION_INDEX).
+
     Args:
-        coordinator: `host:port` of process 0, or None for a run of one process.
-        num_processes, process_id: how many there are and which this is.
+        coordinator: `host:port` of process 0.
+        num_processes, process_id: how many there are and which this is; 1 process alone means that
+            nothing is looked for.
 
     Raises:
         InputError: if only some of the three are given, or they contradict each other.
+        RunError: if the others could not be joined.
     """
-    given = [coordinator is not None, num_processes is not None, process_id is not None]
-    if not any(given):
+    if num_processes == 1 and process_id in (None, 0):
         return
-    if not all(given):
+    if coordinator is None and num_processes is None and process_id is None:
+        environment = os.environ
+        coordinator = environment.get("JAX_COORDINATOR_ADDRESS")
+        if coordinator is None:
+            _join_cluster(find_cluster(environment))
+            return
+        num_processes = _number_from(environment, "JAX_NUM_PROCESSES")
+        process_id = _number_from(environment, "JAX_PROCESS_ID", "JOB_COMPLETION_INDEX")
+        if num_processes == 1:
+            return
+    if coordinator is None or num_processes is None or process_id is None:
         raise InputError(
-            "--coordinator, --num_processes and --process_id belong together: give all three, on "
-            "every process, or none"
+            "--coordinator, --num_processes and --process_id (or JAX_COORDINATOR_ADDRESS, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID) belong together: give all three, on every "
+            "process, or none"
         )
-    assert num_processes is not None and process_id is not None
     if not 0 <= process_id < num_processes:
         raise InputError(
             f"--process_id={process_id} is not one of the {num_processes} process(es); they are "
             f"numbered from 0 to {num_processes - 1}"
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(
+            f"process {process_id} could not join the {num_processes} processes at {coordinator}: "
+            f"{error}"
+        ) from error
+
+
+def _join_cluster(cluster: Cluster | None) -> None:
+    if cluster is None:
+        return
+    try:
+        jax.distributed.initialize(cluster_detection_method=cluster.method)
+    except Exception as error:  # Each way of asking fails in its own way.
+        count = "" if cluster.processes is None else f" of {cluster.processes} processes"
+        raise RunError(
+            f"this is a job{count} of {cluster.name}, but they could not be joined: {error}. Give "
+            "--coordinator, --num_processes and --process_id on every process, or "
+            "--num_processes=1 to run alone"
+        ) from error
+
+
+def _number_from(environment: Mapping[str, str], *names: str) -> int | None:
+    for name in names:
+        text = environment.get(name)
+        if text is not None:
+            if not text.isdecimal():
+                raise InputError(f"{name}={text!r} in the environment is not a number")
+            return int(text)
+    return None
 
 
 def any_process(flag: bool) -> bool:

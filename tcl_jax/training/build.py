@@ -13,7 +13,7 @@ from tcl_jax.convert.load import load_clip
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.models.grounder import grounder_from_clip
-from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.layers import REMAT, compute_dtype
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
@@ -51,7 +51,11 @@ def clip_config(config: ConfigDict) -> CLIPConfig:
 
 def build_clip(config: ConfigDict) -> Task:
     """CLIP from scratch, everything learned."""
-    model = CLIP(clip_config(config), dtype=compute_dtype(config.model.dtype, "model.dtype"))
+    model = CLIP(
+        clip_config(config),
+        dtype=compute_dtype(config.model.dtype, "model.dtype"),
+        remat=_remat(config),
+    )
     side, length = model.config.resolution, model.config.context_length
     image, tokens = jnp.zeros((1, side, side, 3)), jnp.zeros((1, length), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(config.seed), image, tokens)["params"]
@@ -69,7 +73,7 @@ def build_tcl(config: ConfigDict) -> Task:
             f"model.tap_layer={tap} leaves the grounder nothing to copy; choose 1 to "
             f"{sizes.vision_layers - 1}, or 0 for the block before the last"
         )
-    model = TCL(sizes, tap, dtype)
+    model = TCL(sizes, tap, dtype, _remat(config))
     image = jnp.zeros((1, sizes.resolution, sizes.resolution, 3))
     tokens = jnp.zeros((1, sizes.context_length), jnp.int32)
 
@@ -89,6 +93,13 @@ def build_tcl(config: ConfigDict) -> Task:
         model, weights, config.loss.temperature, text_tile=config.loss.text_tile or None
     )
     return Task(objective, params, clip, CLIP(sizes, tap, dtype))
+
+
+def _remat(config: ConfigDict) -> str:
+    remat = config.train.remat
+    if remat not in REMAT:
+        raise InputError(f"train.remat={remat!r} is unknown; choose one of {', '.join(REMAT)}")
+    return remat
 
 
 TASKS = {"tcl": build_tcl, "clip": build_clip}

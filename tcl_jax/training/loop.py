@@ -20,7 +20,15 @@ from tcl_jax.checkpoints.store import CheckpointStore
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError, RunError, as_input_error
 from tcl_jax.files import write_json
-from tcl_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated, replicated
+from tcl_jax.parallel.mesh import (
+    check_batch_size,
+    data_mesh,
+    gather_parameters,
+    put_batch,
+    put_parameters,
+    put_replicated,
+    replicated,
+)
 from tcl_jax.parallel.processes import any_process, sum_over_processes
 from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import Task, build_optimizer
@@ -51,7 +59,7 @@ class Outcome:
     Attributes:
         step: updates made in all.
         finished: False if it was interrupted.
-        params, frozen: learned and frozen parameters on the devices.
+        params, frozen: learned and frozen parameters, whole on every device.
     """
 
     step: int
@@ -100,8 +108,8 @@ def train(
 
     # -------------------------------------------------------------------------- state, old or new
     adamw, schedule = build_optimizer(config)
-    frozen = put_replicated(task.frozen, mesh)
-    state = put_replicated(create_state(task.params, task.objective, adamw), mesh)
+    frozen = put_parameters(task.frozen, mesh, sharded=t.fsdp)
+    state = put_parameters(create_state(task.params, task.objective, adamw), mesh, sharded=t.fsdp)
     first = 0
     with as_input_error(f"workdir {workdir!r}"):
         store = CheckpointStore(
@@ -141,7 +149,6 @@ def train(
         task.objective,
         adamw,
         schedule,
-        mesh,
         backbone_from_step=t.backbone_from_step,
         accumulation_steps=t.accumulation_steps,
     )
@@ -157,11 +164,12 @@ def train(
 
     def evaluate(step: int) -> dict[str, float]:
         scores: dict[str, float] = {}
+        params, fixed = gather_parameters((state.params, frozen), mesh)
         for name, evaluator in evaluators.items():
-            result = evaluator(state.params, frozen)
+            result = evaluator(params, fixed)
             scores.update({f"{name}/{score}": value for score, value in result.scores.items()})
             writer.images(step, {f"{name}/{k}": v for k, v in result.images.items()})
-        writer.images(step, examples.pictures(state.params, frozen))
+        writer.images(step, examples.pictures(params, fixed))
         if scores:
             writer.scalars(step, scores)
         return scores
@@ -209,7 +217,8 @@ def train(
                 interrupted = True
                 break
         progress.close()
-    return Outcome(int(jax.device_get(state.step)), not interrupted, state.params, frozen)
+    params, fixed = gather_parameters((state.params, frozen), mesh)
+    return Outcome(int(jax.device_get(state.step)), not interrupted, params, fixed)
 
 
 def noise_key(seed: int, mesh: Mesh) -> jax.Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +15,18 @@ from jaxtyping import Array, Float
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.ops import losses
-from tcl_jax.ops.grounding import grounding_losses
+from tcl_jax.ops.grounding import PairStatistics, pair_losses, pair_statistics
 from tcl_jax.ops.images import erase, normalize
 from tcl_jax.ops.masking import l2_normalize, own_similarity, straight_through_mask
 from tcl_jax.ops.resize import upsample_nearest
 
 Batch = dict[str, jax.Array]
-"""`image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32; `erase` [b, 4]
-int32 where rectangles of the normalised images are to become noise, as in `ops.images.erase`."""
+"""Rows by name: `image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32;
+`erase` [b, 4] int32 where rectangles of the normalised images are to become noise, as in
+`ops.images.erase`; `uniform` [b, h, w] float32 in (0, 1) where the masks' noise is given."""
 
 _ERASE_STREAM = 1
-"""Folded into a step's key for the noise in erased rectangles; masks are drawn from the key."""
+"""Folded into a row's key for the noise in erased rectangles; masks are drawn from the key."""
 
 
 @struct.dataclass
@@ -41,21 +44,71 @@ class LossOutput:
     measures: dict[str, jax.Array]
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """A loss over learned and frozen parameters, and the order in which the learned ones join."""
+class Objective(abc.ABC):
+    """A loss over learned and frozen parameters, and the order in which the learned ones join.
 
+    The loss of a batch is computed in three parts, so that a large one can be taken piece by piece
+    without becoming another loss: `prepare` and `embed` look at any of its rows, and only
+    `combine`, which is cheap, needs them all.
+    """
+
+    @abc.abstractmethod
     def group_of(self, path: str) -> str:
         """Group of a learned parameter: "head" trains from the start, "backbone" may join later."""
-        ...
+
+    @abc.abstractmethod
+    def prepare(self, frozen: Any, rows: Batch) -> Batch:
+        """What `embed` and other rows need that no learned parameter changes.
+
+        Args:
+            frozen: frozen parameters.
+            rows: of a batch, with the `keys` of each row.
+        """
+
+    @abc.abstractmethod
+    def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> Any:
+        """A tree of floating arrays [b, ...], one row for each example.
+
+        Args:
+            params, frozen: learned and frozen parameters.
+            rows: prepared.
+            batch: all rows, prepared; `rows` are some of them, or all.
+        """
+
+    @abc.abstractmethod
+    def combine(self, params: Any, embedded: Any) -> LossOutput:
+        """The loss of a global batch from what `embed` returned for all of its rows."""
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
         """The loss of a global batch."""
-        ...
+        prepared = self.prepare(frozen, with_keys(batch, key))
+        return self.combine(params, self.embed(params, frozen, prepared, prepared))
+
+
+def with_keys(batch: Batch, key: jax.Array) -> Batch:
+    """A batch with a key for each row, on which all noise of that row depends."""
+    return {**batch, "keys": jax.random.split(key, batch["image"].shape[0])}
+
+
+@struct.dataclass
+class GroundedRows:
+    """What TCL's terms need of each image; float32.
+
+    Attributes:
+        pairs: its masks of all texts, [b, n] each.
+        image: [b, d] embedding of the masked image.
+        text: [b, d] embedding of its own text.
+        variation: [b] total variation of its pixel embeddings.
+    """
+
+    pairs: PairStatistics
+    image: jax.Array
+    text: jax.Array
+    variation: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TCLObjective:
+class TCLObjective(Objective):
     """TCL's objective (paper section 3.3); learned: all of `models.tcl.TCL` but its CLIP.
 
     Attributes:
@@ -74,65 +127,70 @@ class TCLObjective:
         """The copy of CLIP's blocks is the backbone."""
         return "backbone" if path.startswith("grounder/blocks_") else "head"
 
-    def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
-        """Loss with fresh mask noise; `frozen` is CLIP's parameter tree."""
-        batch = with_erased(batch, key)
-        size, (height, width) = batch["image"].shape[0], batch["image"].shape[1:3]
-        patch = self.model.config.patch_size
-        shape = (size, 4 * height // patch, 4 * width // patch)
-        # Noise of exactly 0 or 1 would be infinite.
-        tiny = float(jnp.finfo(jnp.float32).tiny)
-        uniform = jax.random.uniform(key, shape, minval=tiny)
-        return self.with_noise(params, frozen, batch, uniform)
+    def prepare(self, frozen: Any, rows: Batch) -> Batch:
+        """Embeds the texts and draws the masks' noise, unless the rows bring it."""
+        rows = dict(rows)
+        tokens = rows.pop("tokens")
+        rows["text"] = encode_text(self.model.clip_model, frozen, tokens)
+        if "uniform" not in rows:
+            patch = self.model.config.patch_size
+            height, width = (4 * side // patch for side in rows["image"].shape[1:3])
+            # Noise of exactly 0 or 1 would be infinite.
+            tiny = float(jnp.finfo(jnp.float32).tiny)
+            draw = partial(jax.random.uniform, shape=(height, width), minval=tiny)
+            rows["uniform"] = jax.vmap(draw)(rows["keys"])
+        return rows
 
-    def with_noise(
-        self, params: Any, frozen: Any, batch: Batch, uniform: Float[Array, "b h w"]
-    ) -> LossOutput:
-        """Loss with the given uniform mask noise, one map per image; nothing is erased."""
+    def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> GroundedRows:
+        """Grounds all texts in each image, and encodes each image under its own mask."""
         clip = self.model.clip_model
-        image = normalize(batch["image"])
-        texts = encode_text(clip, frozen, batch["tokens"])
+        image, texts = augmented(rows), rows["text"]
         pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
-        sim2mask = params["sim2mask"]
-        weight, bias = sim2mask["w"], sim2mask["b"]
+        weight, bias = params["sim2mask"]["w"], params["sim2mask"]["b"]
 
         own_logits = weight * own_similarity(pixels, texts) + bias
-        hard = straight_through_mask(own_logits, uniform, self.temperature)[..., None]
+        hard = straight_through_mask(own_logits, rows["uniform"], self.temperature)[..., None]
         masked = image * upsample_nearest(hard, image.shape[1] // hard.shape[1])
-        vision = encode_image(clip, frozen, masked)
-
-        w = self.weights
-        pairs = grounding_losses(
-            pixels,
-            texts,
-            weight,
-            bias,
-            params["tclf_logit_scale"],
-            area_prior=w.area_prior,
-            text_tile=self.text_tile,
+        return GroundedRows(
+            pairs=pair_statistics(pixels, batch["text"], weight, bias, text_tile=self.text_tile),
+            image=encode_image(clip, frozen, masked).embedding.astype(jnp.float32),
+            text=texts,
+            variation=jax.vmap(losses.total_variation)(jnp.moveaxis(pixels, -1, 1)),
         )
-        channels_first = jnp.moveaxis(pixels, -1, 1)
+
+    def combine(self, params: Any, embedded: GroundedRows) -> LossOutput:
+        """All terms over the global batch."""
+        w = self.weights
+        pairs = pair_losses(embedded.pairs, params["tclf_logit_scale"], area_prior=w.area_prior)
+        own = losses.image_text_loss(embedded.image, embedded.text, params["tcli_logit_scale"])
         terms = {
             "tclf": w.tcl * pairs.tclf,
-            "tcli": w.tcl
-            * losses.image_text_loss(vision.embedding, texts, params["tcli_logit_scale"]),
+            "tcli": w.tcl * own,
             "area": w.area * pairs.area,
             "neg_area": w.area * pairs.neg_area,
-            "tv_img": w.tv * losses.total_variation(channels_first),
+            "tv_img": w.tv * jnp.mean(embedded.variation),
             "tv_mask": w.tv * pairs.tv_mask,
         }
         measures = {
             "mask_area": pairs.mask_area,
-            "sim2mask_w": weight,
-            "sim2mask_b": bias,
+            "sim2mask_w": params["sim2mask"]["w"],
+            "sim2mask_b": params["sim2mask"]["b"],
         }
         return LossOutput(
             total=sum(terms.values(), start=jnp.zeros(())), terms=terms, measures=measures
         )
 
 
+@struct.dataclass
+class ImagesAndTexts:
+    """Embeddings of images and of their texts, [b, d] float32, not normalised."""
+
+    image: jax.Array
+    text: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
-class CLIPObjective:
+class CLIPObjective(Objective):
     """CLIP's own contrastive objective (Radford et al., 2021); everything is learned."""
 
     model: CLIP
@@ -142,24 +200,35 @@ class CLIPObjective:
         del path
         return "head"
 
-    def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
-        """Symmetric InfoNCE of image and text embeddings over the global batch."""
+    def prepare(self, frozen: Any, rows: Batch) -> Batch:
+        """The rows as they are."""
         del frozen
-        batch = with_erased(batch, key)
-        images = encode_image(self.model, params, normalize(batch["image"])).embedding
-        texts = encode_text(self.model, params, batch["tokens"])
+        return rows
+
+    def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> ImagesAndTexts:
+        """Both towers."""
+        del frozen, batch
+        return ImagesAndTexts(
+            image=encode_image(self.model, params, augmented(rows)).embedding.astype(jnp.float32),
+            text=encode_text(self.model, params, rows["tokens"]),
+        )
+
+    def combine(self, params: Any, embedded: ImagesAndTexts) -> LossOutput:
+        """Symmetric InfoNCE of image and text embeddings over the global batch."""
         log_scale = params["logit_scale"]
-        loss = losses.image_text_loss(images, texts, log_scale)
-        similarity = jnp.einsum("id,jd->ij", l2_normalize(images), l2_normalize(texts))
+        loss = losses.image_text_loss(embedded.image, embedded.text, log_scale)
+        similarity = jnp.einsum(
+            "id,jd->ij", l2_normalize(embedded.image), l2_normalize(embedded.text)
+        )
         hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
         measures = {"accuracy": jnp.mean(hits), "logit_scale": log_scale}
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)
 
 
-def with_erased(batch: Batch, key: jax.Array) -> Batch:
-    """A batch whose images are normalised and erased, if it says what to erase; else the same."""
-    if "erase" not in batch:
-        return batch
-    noise = jax.random.fold_in(key, _ERASE_STREAM)
-    rest = {name: rows for name, rows in batch.items() if name != "erase"}
-    return {**rest, "image": erase(normalize(batch["image"]), batch["erase"], noise)}
+def augmented(rows: Batch) -> Float[Array, "b h w 3"]:
+    """Normalised images, with noise in the rectangles that the rows say to erase."""
+    image = normalize(rows["image"])
+    if "erase" not in rows:
+        return image
+    keys = jax.vmap(partial(jax.random.fold_in, data=_ERASE_STREAM))(rows["keys"])
+    return erase(image, rows["erase"], keys)

@@ -8,13 +8,10 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from tcl_jax.parallel.mesh import batch_sharded, replicated
-from tcl_jax.training.objectives import Batch, LossOutput, Objective
+from tcl_jax.training.objectives import Batch, LossOutput, Objective, with_keys
 from tcl_jax.training.optim import (
     AdamW,
-    Flat,
     Schedule,
     apply_updates,
     merge_groups,
@@ -22,7 +19,9 @@ from tcl_jax.training.optim import (
 )
 from tcl_jax.training.state import Failure, TrainState
 
-LossFn = Callable[[Any, Batch, jax.Array], LossOutput]
+PHASES = (("head",), ("head", "backbone"))
+"""Groups of parameters that train in each phase."""
+
 StepFn = Callable[
     [TrainState, Failure, Any, Batch, jax.Array],
     tuple[TrainState, Failure, dict[str, jax.Array]],
@@ -43,8 +42,7 @@ def make_step(
         objective: loss and parameter groups.
         adamw, schedule: of the update.
         train_groups: groups that train in this phase; no gradient is computed for the others.
-        accumulation_steps: the batch is taken in this many parts and their gradients averaged.
-            Each part contrasts within itself, so for contrastive terms this is a smaller batch.
+        accumulation_steps: parts that the batch is taken in, see `loss_and_gradient`.
 
     Returns:
         `(state, failure, frozen, batch, key) -> (state, failure, metrics)`; `key` is the run's
@@ -58,11 +56,14 @@ def make_step(
         fixed = {name: group for name, group in groups.items() if name not in train_groups}
         trained = {name: group for name, group in groups.items() if name in train_groups}
 
-        def loss(trained: dict[str, Flat], batch: Batch, key: jax.Array) -> LossOutput:
-            return objective(merge_groups({**fixed, **trained}), frozen, batch, key)
-
-        key = jax.random.fold_in(key, state.step)
-        output, gradients = accumulated_gradient(loss, trained, batch, key, accumulation_steps)
+        output, gradients = loss_and_gradient(
+            objective,
+            lambda trained: merge_groups({**fixed, **trained}),
+            trained,
+            frozen,
+            with_keys(batch, jax.random.fold_in(key, state.step)),
+            parts=accumulation_steps,
+        )
         learning_rate = schedule(state.step)
         new_groups, new_opt_state, norm = apply_updates(
             adamw, groups, gradients, state.opt_state, learning_rate
@@ -88,36 +89,75 @@ def make_step(
     return step
 
 
-def accumulated_gradient(
-    loss: LossFn, trained: Any, batch: Batch, key: jax.Array, parts: int
+def loss_and_gradient(
+    objective: Objective,
+    params_of: Callable[[Any], Any],
+    trained: Any,
+    frozen: Any,
+    batch: Batch,
+    *,
+    parts: int = 1,
 ) -> tuple[LossOutput, Any]:
-    """Loss output and gradient, averaged over `parts` of the batch (every parts-th row each)."""
+    """The loss of a global batch and its gradient, in the memory that a part of the batch takes.
 
-    def value(trained: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, LossOutput]:
-        output = loss(trained, batch, key)
+    With more than one part every example is embedded twice: first without a gradient, for what the
+    loss needs of all rows; then part by part again, to carry the loss's gradient with respect to
+    its row on to the parameters (Gao et al., "Scaling deep contrastive learning batch size under
+    memory limited setup", 2021). Loss and gradient are those of the whole batch, up to rounding.
+
+    Args:
+        objective: the loss.
+        params_of: `trained` to the objective's learned parameters.
+        trained: what the gradient is taken of.
+        frozen: frozen parameters.
+        batch: rows with their `keys`.
+        parts: number of parts; each takes every parts-th row.
+    """
+
+    def combine(trained: Any, embedded: Any) -> tuple[jax.Array, LossOutput]:
+        output = objective.combine(params_of(trained), embedded)
         return output.total, output
 
-    gradient = jax.grad(value, has_aux=True)
     if parts == 1:
-        grads, output = gradient(trained, batch, key)
-        return output, grads
+        prepared = objective.prepare(frozen, batch)
 
-    # Strided parts keep every device's rows on that device.
-    split = jax.tree.map(
+        def loss(trained: Any) -> tuple[jax.Array, LossOutput]:
+            embedded = objective.embed(params_of(trained), frozen, prepared, prepared)
+            return combine(trained, embedded)
+
+        gradient, output = jax.grad(loss, has_aux=True)(trained)
+        return output, gradient
+
+    pieces = jax.lax.map(lambda rows: objective.prepare(frozen, rows), _split(batch, parts))
+    prepared = _join(pieces)
+
+    def embed(trained: Any, rows: Batch) -> Any:
+        return objective.embed(params_of(trained), frozen, rows, prepared)
+
+    embedded = _join(jax.lax.map(lambda rows: embed(trained, rows), pieces))
+    (gradient, towards_rows), output = jax.grad(combine, argnums=(0, 1), has_aux=True)(
+        trained, embedded
+    )
+
+    def add(gradient: Any, piece: tuple[Batch, Any]) -> tuple[Any, None]:
+        rows, towards = piece
+        _, pull = jax.vjp(lambda trained: embed(trained, rows), trained)
+        return jax.tree.map(jnp.add, gradient, *pull(towards)), None
+
+    gradient, _ = jax.lax.scan(add, gradient, (pieces, _split(towards_rows, parts)))
+    return output, gradient
+
+
+def _split(batch: Any, parts: int) -> Any:
+    """[b, ...] to [parts, b / parts, ...]; strided, so that every device's rows stay there."""
+    return jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
     )
 
-    def body(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-        grads, output = gradient(trained, *part)
-        return jax.tree.map(jnp.add, total, (output, grads)), None
 
-    keys = jax.random.split(key, parts)
-    first = jax.tree.map(lambda x: x[0], split)
-    shapes = jax.eval_shape(lambda: gradient(trained, first, keys[0])[::-1])
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(body, zeros, (split, keys))
-    output, grads = jax.tree.map(lambda x: x / parts, total)
-    return output, grads
+def _join(pieces: Any) -> Any:
+    """Inverse of `_split`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), pieces)
 
 
 def no_failure(
@@ -138,7 +178,6 @@ class PhasedStep:
 
     Args:
         objective, adamw, schedule, accumulation_steps: see `make_step`.
-        mesh: batches are split over it by rows, everything else is replicated.
         backbone_from_step: first step of phase 2.
     """
 
@@ -147,31 +186,22 @@ class PhasedStep:
         objective: Objective,
         adamw: AdamW,
         schedule: Schedule,
-        mesh: Mesh,
         *,
         backbone_from_step: int,
         accumulation_steps: int = 1,
     ) -> None:
         self._backbone_from_step = backbone_from_step
-        everywhere, rows = replicated(mesh), batch_sharded(mesh)
-
-        def jitted(groups: tuple[str, ...]) -> Any:
-            step = make_step(
+        self._steps = tuple(
+            make_step(
                 objective,
                 adamw,
                 schedule,
                 train_groups=groups,
                 accumulation_steps=accumulation_steps,
             )
-            return jax.jit(
-                step,
-                in_shardings=(everywhere, everywhere, everywhere, rows, everywhere),
-                out_shardings=everywhere,
-                donate_argnums=(0, 1),
-            )
-
-        self._jitted = (jitted(("head",)), jitted(("head", "backbone")))
-        self._compiled: dict[int, Any] = {}
+            for groups in PHASES
+        )
+        self._compiled: dict[int, jax.stages.Compiled] = {}
         self.flops = 0.0
         """FLOPs of the last phase's step on one device, as XLA counts them."""
 
@@ -188,6 +218,29 @@ class PhasedStep:
         phase = int(step >= self._backbone_from_step)
         arguments = (state, failure, frozen, batch, key)
         if phase not in self._compiled:
-            self._compiled = {phase: self._jitted[phase].lower(*arguments).compile()}
-            self.flops = self._compiled[phase].cost_analysis().get("flops", 0.0)
+            self._compiled = {phase: self.lower(phase, *arguments).compile()}
+            cost = self._compiled[phase].cost_analysis() or {}
+            self.flops = cost.get("flops", 0.0)
         return self._compiled[phase](*arguments)
+
+    def lower(
+        self,
+        phase: int,
+        state: TrainState,
+        failure: Failure,
+        frozen: Any,
+        batch: Batch,
+        key: jax.Array,
+    ) -> jax.stages.Lowered:
+        """The step of a phase (0 or 1) for arguments placed like these; shapes will do.
+
+        What it returns lies as what it is given: state and failure record as they were, metrics
+        like the failure record on every device.
+        """
+        placed = jax.tree.map(lambda x: x.sharding, (state, failure))
+        step = jax.jit(
+            self._steps[phase],
+            out_shardings=(*placed, failure.step.sharding),
+            donate_argnums=(0, 1),
+        )
+        return step.lower(state, failure, frozen, batch, key)

@@ -29,12 +29,9 @@ def forward() -> dict[str, np.ndarray]:
     batch = len(image)
     others = [[masks[i, j] for j in range(batch) if j != i] for i in range(batch)]
     objective = TCLObjective(model)
-    output = objective.with_noise(
-        learned,
-        clip,
-        {"image": image, "tokens": golden["tokens"]},
-        golden["uniform"][np.arange(batch), np.arange(batch)],
-    )
+    uniform = golden["uniform"][np.arange(batch), np.arange(batch)]
+    rows = {"image": image, "tokens": golden["tokens"], "uniform": uniform}
+    output = objective(learned, clip, rows, jax.random.key(0))
     return {
         "clip_spatial": np.moveaxis(grounding.vision.patches, -1, 1),
         "clip_feature_for_masker": grounding.vision.tap,

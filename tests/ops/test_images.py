@@ -15,7 +15,7 @@ import pytest
 from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, center_pad, erase, normalize
 
 ROOT = Path(__file__).parent.parent.parent
-KEY = jax.random.key(7)
+KEYS = jax.random.split(jax.random.key(7), 8)
 
 
 def images(count: int = 4, height: int = 24, width: int = 20) -> jax.Array:
@@ -43,7 +43,7 @@ def test_center_pad() -> None:
 def test_what_lies_outside_stays_and_all_inside_is_replaced() -> None:
     image = images()
     boxes = jnp.array([[3, 5, 7, 9], [0, 0, 24, 20], [0, 0, 0, 0], [22, 18, 2, 2]], jnp.int32)
-    result = np.asarray(erase(image, boxes, KEY))
+    result = np.asarray(erase(image, boxes, KEYS[:4]))
     assert result.dtype == np.float32
     for row, (top, left, height, width) in enumerate(np.asarray(boxes)):
         inside = np.zeros((24, 20), bool)
@@ -56,13 +56,13 @@ def test_what_lies_outside_stays_and_all_inside_is_replaced() -> None:
 @pytest.mark.parametrize("box", [(0, 0, 0, 0), (5, 5, 0, 4), (5, 5, 4, 0)])
 def test_empty_box_erases_nothing(box: tuple[int, ...]) -> None:
     image = images(1)
-    np.testing.assert_array_equal(erase(image, jnp.array([box], jnp.int32), KEY), image)
+    np.testing.assert_array_equal(erase(image, jnp.array([box], jnp.int32), KEYS[:1]), image)
 
 
 def test_noise_is_standard_normal_beyond_the_range_of_bytes() -> None:
     """Values of every pixel and channel of their own, mean 0, variance 1, unclipped."""
     boxes = jnp.tile(jnp.array([[0, 0, 64, 64]], jnp.int32), (8, 1))
-    noise = np.asarray(erase(jnp.zeros((8, 64, 64, 3)), boxes, KEY))
+    noise = np.asarray(erase(jnp.zeros((8, 64, 64, 3)), boxes, KEYS))
     count = noise.size
     assert abs(noise.mean()) < 4 / np.sqrt(count)
     assert abs(noise.var() - 1) < 4 * np.sqrt(2 / count)
@@ -76,32 +76,34 @@ def test_noise_is_standard_normal_beyond_the_range_of_bytes() -> None:
     assert np.abs(pictures[np.triu_indices(8, 1)]).max() < 5 / np.sqrt(count / 8)
 
 
-def test_noise_depends_on_the_key_alone() -> None:
-    image = images(2)
+def test_noise_of_an_image_depends_on_its_key_alone() -> None:
+    image, keys = images(2), KEYS[:2]
     whole = jnp.array([[0, 0, 24, 20]] * 2, jnp.int32)
     part = jnp.array([[2, 3, 10, 11]] * 2, jnp.int32)
-    everything = erase(image, whole, KEY)
-    np.testing.assert_array_equal(everything, erase(-image, whole, KEY))
-    np.testing.assert_array_equal(erase(image, part, KEY)[:, 2:12, 3:14], everything[:, 2:12, 3:14])
-    assert (everything != erase(image, whole, jax.random.key(8))).all()
+    everything = erase(image, whole, keys)
+    np.testing.assert_array_equal(everything, erase(-image, whole, keys))
+    np.testing.assert_array_equal(everything[1:], erase(image[1:], whole[1:], keys[1:]))
+    inside = erase(image, part, keys)[:, 2:12, 3:14]
+    np.testing.assert_array_equal(inside, everything[:, 2:12, 3:14])
+    assert (everything != erase(image, whole, KEYS[2:4])).all()
 
 
 EIGHT_DEVICES = """
 import jax, numpy as np
 from tcl_jax.ops.images import erase
-from tcl_jax.parallel.mesh import batch_sharded, data_mesh, replicated
+from tcl_jax.parallel.mesh import batch_sharded, data_mesh
 
 mesh = data_mesh()
 assert mesh.size == 8
 rng = np.random.default_rng(0)
 image = rng.normal(size=(16, 24, 20, 3)).astype(np.float32)
 boxes = rng.integers(0, 12, (16, 4)).astype(np.int32)
-key = jax.random.key(7)
+keys = jax.random.split(jax.random.key(7), 16)
 rows = batch_sharded(mesh)
-split = jax.jit(erase, in_shardings=(rows, rows, replicated(mesh)), out_shardings=rows)
-compiled = split.lower(image, boxes, key).compile()
-arguments = jax.device_put((image, boxes, key), compiled.input_shardings[0])
-np.testing.assert_array_equal(compiled(*arguments), erase(image, boxes, key))
+split = jax.jit(erase, in_shardings=(rows, rows, rows), out_shardings=rows)
+compiled = split.lower(image, boxes, keys).compile()
+arguments = jax.device_put((image, boxes, keys), compiled.input_shardings[0])
+np.testing.assert_array_equal(compiled(*arguments), erase(image, boxes, keys))
 text = compiled.as_text()
 assert "[2,24,20,3]" in text, "a device works on its rows"
 assert "[16,24,20,3]" not in text, "no device draws the noise of the whole batch"

@@ -53,7 +53,7 @@ def main(weights: str, out: str, port: str = "", processes: str = "1", index: st
         state.params, frozen, batch, key
     )
     failure = put_replicated(no_failure(task.objective, state, frozen, batch, key), mesh)
-    step = PhasedStep(task.objective, adamw, schedule, mesh, backbone_from_step=2)
+    step = PhasedStep(task.objective, adamw, schedule, backbone_from_step=2)
     results = {f"gradient/{k}": v for k, v in split_groups(gradient, lambda _: "")[""].items()}
     for i in range(4):
         state, failure, metrics = step(i, state, failure, frozen, batch, key)

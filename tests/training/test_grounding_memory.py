@@ -18,8 +18,8 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from tcl_jax.ops import grounding, losses, masking
 from tcl_jax.parallel.mesh import DATA_AXIS
-from tcl_jax.training.objectives import TCLObjective
-from tcl_jax.training.step import accumulated_gradient
+from tcl_jax.training.objectives import TCLObjective, with_keys
+from tcl_jax.training.step import loss_and_gradient
 from tests.reference import reference_model
 from tests.training.grounding_compile import ENVIRONMENT
 
@@ -132,13 +132,8 @@ def test_objective_splits_the_pairs_over_the_mesh_of_its_batch(parts: int) -> No
     }
 
     def gradient(params: Any, frozen: Any, batch: Any, key: jax.Array) -> Any:
-        return accumulated_gradient(
-            lambda params, batch, key: objective(params, frozen, batch, key),
-            params,
-            batch,
-            key,
-            parts,
-        )
+        rows = with_keys(batch, key)
+        return loss_and_gradient(objective, lambda p: p, params, frozen, rows, parts=parts)
 
     traced = jax.jit(gradient).trace(
         placed(learned), placed(clip), placed(batch, DATA_AXIS), placed(jax.random.key(0))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -182,33 +181,6 @@ def test_clip_trains_with_the_same_loop(tmp_path: Path) -> None:
     outcome = run(tiny_clip_config(), tmp_path / "run")
     assert outcome.finished
     assert "train/contrastive" in records(tmp_path / "run")[0]
-
-
-def test_accumulation_of_identical_parts_equals_one_part(tmp_path: Path) -> None:
-    from tcl_jax.training.optim import split_groups
-    from tcl_jax.training.step import accumulated_gradient
-
-    task = build_task(tiny_clip_config())
-    rng = np.random.default_rng(0)
-    batch = {
-        "image": jnp.asarray(rng.integers(0, 255, (4, 32, 32, 3), np.uint8)),
-        "tokens": jnp.asarray(rng.integers(1, 49000, (4, 8)), jnp.int32),
-    }
-    twice = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), batch)
-
-    def loss(params: Any, batch: Any, key: Any) -> Any:
-        return task.objective(params, {}, batch, key)
-
-    assert split_groups(task.params, task.objective.group_of).keys() == {"head"}
-    key = jax.random.key(0)
-    one, gradient = accumulated_gradient(loss, task.params, batch, key, 1)
-    two, same = accumulated_gradient(loss, task.params, twice, key, 2)
-    np.testing.assert_allclose(one.total, two.total, rtol=1e-6)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(abs(b).max())),
-        gradient,
-        same,
-    )
 
 
 def write_shard(path: Path, pairs: int) -> None:

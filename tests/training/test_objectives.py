@@ -14,7 +14,7 @@ from tcl_jax.models.clip import CLIP
 from tcl_jax.ops.images import normalize
 from tcl_jax.training import loop
 from tcl_jax.training.build import build_task
-from tcl_jax.training.objectives import CLIPObjective, TCLObjective, with_erased
+from tcl_jax.training.objectives import CLIPObjective, TCLObjective, augmented, with_keys
 from tests.reference import arrays, reference_model
 from tests.tiny import tiny_clip_config
 
@@ -39,15 +39,14 @@ def objectives() -> dict[str, tuple[Any, Any, Any]]:
     }
 
 
-def test_batch_without_boxes_is_the_same_batch() -> None:
-    batch = plain_batch()
-    assert with_erased(batch, KEY) is batch
+def test_without_boxes_nothing_is_erased() -> None:
+    batch = with_keys(plain_batch(), KEY)
+    np.testing.assert_array_equal(augmented(batch), normalize(batch["image"]))
 
 
 def test_noise_is_written_after_normalisation() -> None:
-    batch, result = erased_batch(), with_erased(erased_batch(), KEY)
-    assert set(result) == {"image", "tokens"}
-    image, before = np.asarray(result["image"]), np.asarray(normalize(batch["image"]))
+    batch = with_keys(erased_batch(), KEY)
+    image, before = np.asarray(augmented(batch)), np.asarray(normalize(batch["image"]))
     assert image.dtype == np.float32
     changed = (image != before).any(axis=-1)
     for row, (top, left, height, width) in enumerate(BOXES):
@@ -60,11 +59,15 @@ def test_noise_is_written_after_normalisation() -> None:
 def test_noise_is_not_that_of_the_masks() -> None:
     """Two streams of one key: as values of one place they must not go together."""
     boxes = np.tile(np.array([[0, 0, 64, 64]], np.int32), (4, 1))
-    noise = np.asarray(with_erased(erased_batch(boxes), KEY)["image"]).ravel()
-    masks = np.asarray(jax.random.uniform(KEY, (noise.size,)))
+    batch = with_keys(erased_batch(boxes), KEY)
+
+    def row_by_row(draw: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(draw(key, (64 * 64 * 3,))) for key in batch["keys"]])
+
+    noise = np.asarray(augmented(batch)).ravel()
+    masks = row_by_row(jax.random.uniform)
     assert abs(np.corrcoef(noise, masks)[0, 1]) < 4 / np.sqrt(noise.size)
-    same_key = np.asarray(jax.random.normal(KEY, (noise.size,)))
-    assert np.corrcoef(same_key, masks)[0, 1] > 0.9
+    assert np.corrcoef(row_by_row(jax.random.normal), masks)[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("name", ["tcl", "clip"])
@@ -72,10 +75,11 @@ def test_loss_sees_the_erased_image(name: str) -> None:
     objective, params, frozen = objectives()[name]
     loss = jax.jit(lambda batch: objective(params, frozen, batch, KEY).terms)
     plain = {**plain_batch(), "image": normalize(plain_batch()["image"])}
-    seen, by_hand = loss(erased_batch()), loss(with_erased(erased_batch(), KEY))
+    by_hand = {**plain, "image": augmented(with_keys(erased_batch(), KEY))}
+    seen, expected = loss(erased_batch()), loss(by_hand)
     nothing, unchanged = loss(erased_batch(np.zeros_like(BOXES))), loss(plain)
     for term, value in seen.items():
-        np.testing.assert_allclose(value, by_hand[term], rtol=1e-5, err_msg=term)
+        np.testing.assert_allclose(value, expected[term], rtol=1e-5, err_msg=term)
         np.testing.assert_allclose(nothing[term], unchanged[term], rtol=1e-5, err_msg=term)
     assert any(abs(seen[term] - nothing[term]) > 1e-4 * abs(seen[term]) for term in seen)
     assert loss._cache_size() == 2  # other boxes are no reason to compile again

@@ -1,0 +1,230 @@
+"""The step's gradient in parts, its rematerialisation, and what is split over the devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tcl_jax.errors import InputError
+from tcl_jax.models.clip import CLIP, CLIPConfig
+from tcl_jax.models.layers import REMAT
+from tcl_jax.models.tcl import TCL
+from tcl_jax.training.build import build_task
+from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective, with_keys
+from tcl_jax.training.step import loss_and_gradient
+from tests.tiny import tiny_clip_config
+
+ROOT = Path(__file__).parent.parent.parent
+ROWS, SIDE, LENGTH = 8, 32, 12
+SIZES = CLIPConfig(
+    embed_dim=16, resolution=SIDE, patch_size=8, vision_width=64, vision_layers=2,
+    text_width=64, text_layers=1, context_length=LENGTH, vocab_size=50,
+)  # fmt: skip
+
+
+def batch_of(rows: int = ROWS) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (rows, SIDE, SIDE, 3), np.uint8)),
+        "tokens": jnp.asarray(rng.integers(1, 50, (rows, LENGTH)), jnp.int32),
+        "erase": jnp.asarray(rng.integers(0, SIDE // 2, (rows, 4)), jnp.int32),
+    }
+
+
+@cache
+def subjects() -> dict[str, tuple[Objective, Any, Any]]:
+    """Objective, learned and frozen parameters; gates are open, so that all layers count."""
+    image, tokens = jnp.zeros((1, SIDE, SIDE, 3)), jnp.zeros((1, LENGTH), jnp.int32)
+    model = TCL(SIZES)
+    init = jax.jit(lambda key: model.init(key, image, tokens, method=TCL.initialize)["params"])
+    learned = dict(init(jax.random.key(0)))
+    clip = learned.pop("clip")
+    learned = jax.tree.map_with_path(
+        lambda path, x: jnp.full_like(x, 0.5) if "gate" in str(path[-1]) else x, learned
+    )
+    return {
+        "tcl": (TCLObjective(model, text_tile=3), learned, clip),
+        "clip": (CLIPObjective(CLIP(SIZES)), clip, {}),
+    }
+
+
+def gradient(objective: Objective, params: Any, frozen: Any, parts: int) -> Any:
+    return loss_and_gradient(
+        objective,
+        lambda params: params,
+        params,
+        frozen,
+        with_keys(batch_of(), jax.random.key(1)),
+        parts=parts,
+    )
+
+
+@cache
+def whole(name: str) -> Any:
+    return jax.jit(gradient, static_argnums=(0, 3))(*subjects()[name], 1)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    output, gradients = found
+    for name, term in {**expected[0].terms, **expected[0].measures}.items():
+        value = {**output.terms, **output.measures}[name]
+        np.testing.assert_allclose(value, term, rtol=1e-5, atol=1e-7, err_msg=name)
+    norm = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(expected[1])))
+    assert norm > 1e-3
+    jax.tree.map_with_path(
+        lambda path, a, b: np.testing.assert_allclose(a, b, atol=1e-5 * norm, err_msg=str(path)),
+        gradients,
+        expected[1],
+    )
+
+
+@pytest.mark.parametrize(("name", "parts"), [("tcl", 2), ("tcl", 8), ("clip", 4)])
+def test_parts_give_the_loss_and_gradient_of_the_whole_batch(name: str, parts: int) -> None:
+    found = jax.jit(gradient, static_argnums=(0, 3))(*subjects()[name], parts)
+    assert_same(found, whole(name))
+
+
+def with_remat(objective: Objective, remat: str) -> Objective:
+    assert isinstance(objective, TCLObjective | CLIPObjective)
+    model = dataclasses.replace(objective.model, remat=remat)
+    return dataclasses.replace(objective, model=model)
+
+
+@pytest.mark.parametrize("name", ["tcl", "clip"])
+@pytest.mark.parametrize("remat", sorted(set(REMAT) - {"none"}))
+def test_rematerialisation_changes_no_result(name: str, remat: str) -> None:
+    objective, params, frozen = subjects()[name]
+    found = jax.jit(gradient, static_argnums=(0, 3))(
+        with_remat(objective, remat), params, frozen, 1
+    )
+    assert_same(found, whole(name))
+
+
+def temporary(objective: Objective, params: Any, frozen: Any, rows: int, parts: int) -> int:
+    def program(params: Any, frozen: Any, batch: Any, key: jax.Array) -> Any:
+        return loss_and_gradient(
+            objective, lambda p: p, params, frozen, with_keys(batch, key), parts=parts
+        )
+
+    shapes = jax.eval_shape(lambda: (params, frozen, batch_of(rows), jax.random.key(0)))
+    memory = jax.jit(program).lower(*shapes).compile().memory_analysis()
+    return memory.temp_size_in_bytes
+
+
+def test_parts_keep_the_memory_of_a_part() -> None:
+    tcl, clip = subjects()["tcl"], subjects()["clip"]
+    assert temporary(*tcl, 64, 8) < 1.6 * temporary(*tcl, 8, 1)
+    few = temporary(*clip, 32, 1)
+    assert temporary(*clip, 256, 8) < 1.6 * few
+    assert temporary(*clip, 256, 1) > 4 * few
+
+
+def kept_bytes(objective: Objective, params: Any, frozen: Any) -> int:
+    """Bytes that the forward pass keeps for the gradient, beside what it was given."""
+
+    def forward(params: Any, frozen: Any, batch: Any) -> Any:
+        prepared = objective.prepare(frozen, with_keys(batch, jax.random.key(0)))
+        embed = lambda params: objective.embed(params, frozen, prepared, prepared)  # noqa: E731
+        return jax.vjp(embed, params)[1]
+
+    kept = jax.eval_shape(forward, params, frozen, batch_of())
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+
+
+# The CPU's compiler undoes rematerialisation, so its memory tells nothing.
+@pytest.mark.parametrize("name", ["tcl", "clip"])
+def test_rematerialisation_keeps_less(name: str) -> None:
+    objective, params, frozen = subjects()[name]
+    given = sum(x.nbytes for x in jax.tree.leaves((params, frozen)))
+    kept = [
+        kept_bytes(with_remat(objective, remat), params, frozen) - given
+        for remat in ("none", "activations", "blocks")
+    ]
+    assert kept[2] < kept[1] < kept[0], kept
+    assert kept[2] < 0.6 * kept[0], kept
+
+
+def test_unknown_remat_is_refused() -> None:
+    config = tiny_clip_config()
+    config.train.remat = "all"
+    with pytest.raises(InputError, match=r"train.remat='all' is unknown; choose one of none"):
+        build_task(config)
+
+
+def test_remat_keeps_names_and_shapes_of_parameters() -> None:
+    image, tokens = jnp.zeros((1, SIDE, SIDE, 3)), jnp.zeros((1, LENGTH), jnp.int32)
+    shapes = [
+        jax.eval_shape(
+            lambda remat=remat: TCL(SIZES, remat=remat).init(
+                jax.random.key(0), image, tokens, method=TCL.initialize
+            )
+        )
+        for remat in REMAT
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+OVER_EIGHT_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from tcl_jax.parallel.mesh import (
+    data_mesh, gather_parameters, put_batch, put_parameters, put_replicated)
+from tcl_jax.training.optim import AdamW
+from tcl_jax.training.state import create_state
+from tcl_jax.training.step import PhasedStep, no_failure
+from tests.training.test_step import batch_of, subjects
+
+mesh = data_mesh()
+assert mesh.size == 8
+objective, params, clip = subjects()["tcl"]
+adamw = AdamW()
+found = {}
+for name, fsdp, parts in (("whole", False, 1), ("parts", True, 2)):
+    take = PhasedStep(objective, adamw, lambda step: jnp.float32(1e-3), backbone_from_step=1,
+                      accumulation_steps=parts)
+    state = put_parameters(create_state(params, objective, adamw), mesh, sharded=fsdp)
+    frozen = put_parameters(clip, mesh, sharded=fsdp)
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    batch = put_batch({k: np.asarray(v) for k, v in batch_of(16).items()}, mesh)
+    key = put_replicated(np.asarray(jax.random.key_data(jax.random.key(0))), mesh)
+    key = jax.random.wrap_key_data(key)
+    failure = put_replicated(no_failure(objective, state, frozen, batch, key), mesh)
+    sizes = []
+    for step in range(3):
+        state, failure, metrics = take(step, state, failure, frozen, batch, key)
+        assert jax.tree.map(lambda x: x.sharding, state) == placed, "the state stays in its place"
+    held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves((state, frozen)))
+    total = sum(x.nbytes for x in jax.tree.leaves((state, frozen)))
+    assert held == total if not fsdp else held < total / 3, (name, held, total)
+    whole = gather_parameters(state.params, mesh)
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(whole))
+    found[name] = {k: float(v) for k, v in metrics.items()}, jax.device_get(whole)
+    assert int(failure.step) == -1
+for term, value in found["whole"][0].items():
+    np.testing.assert_allclose(found["parts"][0][term], value, rtol=2e-3, atol=1e-5, err_msg=term)
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
+             found["parts"][1], found["whole"][1])
+"""
+
+
+@pytest.mark.slow
+def test_parameters_split_over_eight_devices_train_alike() -> None:
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", OVER_EIGHT_DEVICES],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
