@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from tcl_jax.checkpoints.store import CheckpointStore
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel.clusters import TPU_DEVICES, Cluster, find_cluster
 from tcl_jax.parallel.processes import start_processes
@@ -110,15 +113,25 @@ def test_failure_names_the_cluster_and_the_way_out(monkeypatch: pytest.MonkeyPat
 
 
 JOIN = """
-import jax
+import sys, jax, numpy as np
+from tcl_jax.checkpoints.store import CheckpointStore
+from tcl_jax.parallel.mesh import data_mesh, gather_parameters, put_parameters
 from tcl_jax.parallel.processes import gather_texts, start_processes
 start_processes(None, None, None)
+mesh = data_mesh()
+full = {"kernel": np.arange(128 * 256, dtype=np.float32).reshape(128, 256), "gate": np.float32(1)}
+state = put_parameters(full, mesh, sharded=True)
+assert state["kernel"].addressable_shards[0].data.shape == (128, 64)
+whole = gather_parameters(state, mesh)
+np.testing.assert_array_equal(whole["kernel"].addressable_shards[0].data, full["kernel"])
+with CheckpointStore(sys.argv[1], keep_latest=1) as store:
+    store.save(3, state, data_state={"next_batch": 3}, config={})
 print(gather_texts(f"{jax.process_index()} of {jax.process_count()}"))
 """
 
 
 @pytest.mark.slow
-def test_four_processes_of_slurm_find_each_other() -> None:
+def test_four_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> None:
     port = int(process_arguments(2)[0][0])
     shared = {
         "JAX_PLATFORMS": "cpu",
@@ -131,7 +144,7 @@ def test_four_processes_of_slurm_find_each_other() -> None:
     }
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", JOIN],
+            [sys.executable, "-c", JOIN, str(tmp_path)],
             cwd=ROOT,
             env=os.environ | shared | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
             stdout=subprocess.PIPE,
@@ -142,4 +155,16 @@ def test_four_processes_of_slurm_find_each_other() -> None:
     ]
     told = [worker.communicate(timeout=200) for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4, told
-    assert [out.splitlines()[-1] for out, _ in told] == [str([f"{i} of 4" for i in range(4)])] * 4
+    expected = str([f"{i} of 4" for i in range(4)])
+    assert [out.splitlines()[-1] for out, _ in told] == [expected] * 4
+
+    wanted = {
+        "kernel": jax.ShapeDtypeStruct((128, 256), jnp.float32),
+        "gate": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    with CheckpointStore(tmp_path, read_only=True) as store:
+        restored = store.restore(wanted)
+    assert restored.step == 3
+    kernel = restored.state["kernel"]
+    assert len(kernel.addressable_shards) == 1
+    np.testing.assert_array_equal(kernel, np.arange(128 * 256).reshape(128, 256))
