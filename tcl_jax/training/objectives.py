@@ -20,7 +20,8 @@ from tcl_jax.ops.resize import upsample_nearest
 
 Batch = dict[str, jax.Array]
 """`image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32; `erase` [b, 4]
-int32 where rectangles of the normalised images are to become noise, as in `ops.images.erase`."""
+int32 where rectangles of the normalised images are to become noise, as in `ops.images.erase`. For
+TCL, `text_embedding` [b, d] float32 may be there instead of `tokens`."""
 
 _ERASE_STREAM = 1
 """Folded into a step's key for the noise in erased rectangles; masks are drawn from the key."""
@@ -91,7 +92,7 @@ class TCLObjective:
         """Loss with the given uniform mask noise, one map per image; nothing is erased."""
         clip = self.model.clip_model
         image = normalize(batch["image"])
-        texts = encode_text(clip, frozen, batch["tokens"])
+        texts = embed_texts(clip, frozen, batch)
         pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
         sim2mask = params["sim2mask"]
         weight, bias = sim2mask["w"], sim2mask["b"]
@@ -154,6 +155,13 @@ class CLIPObjective:
         hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
         measures = {"accuracy": jnp.mean(hits), "logit_scale": log_scale}
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)
+
+
+def embed_texts(clip: CLIP, frozen: Any, batch: Batch) -> Float[Array, "b d"]:
+    """Embeddings of a batch's texts: those it brings along, or else the frozen CLIP's."""
+    if "text_embedding" in batch:
+        return batch["text_embedding"]
+    return encode_text(clip, frozen, batch["tokens"])
 
 
 def with_erased(batch: Batch, key: jax.Array) -> Batch:
