@@ -91,7 +91,8 @@ def test_once_and_not_again(
     # Another text tower has files of its own.
     flags.append("--config.model.dtype=bfloat16")
     embed_captions.run(flags)
-    assert len(written(tmp_path)) == 6
+    sizes = [(tmp_path / name).stat().st_size for name in written(tmp_path)]
+    assert sorted(sizes) == [44 + 12 * (2 * 16 + 4)] * 3 + [44 + 12 * (4 * 16 + 4)] * 3
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_two_processes_on_two_devices_each(config_file: str, tmp_path: Path) -> 
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         for port, count, index in process_arguments(2)
     ]
     told = [worker.communicate(timeout=300) for worker in workers]

@@ -6,9 +6,9 @@ r"""Embeds the captions of tar shards once, so that training need not compute th
 
 Takes the same --config.FIELD=VALUE as the training. For each shard of `data.shards`, or of the tar
 shards in a mixture, one file is written beside its index (in `data.index_dir`, if that is set): for
-CC3M + CC12M and ViT-B/16 29 GB in all, or 15 GB where bfloat16 holds the embeddings exactly. They
-hold for one text tower: other weights, another context length or another `model.dtype` have files
-of their own.
+CC3M + CC12M and ViT-B/16 15 GB in all, or 29 GB with `model.dtype=float32`. They hold for one text
+tower: other weights, another context length or another `model.dtype` have files of their own. The
+losses are those of a training without, up to rounding: as by another batch size.
 
 Ctrl-C stops at once, and the same command goes on with the shards that lack their file. Several
 processes (--coordinator and so on) share the shards, where they share the folder; where each has a
@@ -135,11 +135,11 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
     )
     jobs = [_Job(tar, number) for tar in _tar_sources(source) for number in range(len(tar.indexes))]
     lacking = [job for job in jobs if not _is_there(job, tower)]
-    count = sum(job.size for job in lacking)
+    count, width = sum(job.size for job in lacking), np.dtype(clip.dtype).itemsize
     logging.info(
         "%d of %d tar shards lack the embeddings of their captions by text tower %s: %d captions, "
-        "up to %.3g GB", len(lacking), len(jobs), tower, count,
-        count * (4 * clip.config.embed_dim + 4) / 1e9,
+        "%.3g GB", len(lacking), len(jobs), tower, count,
+        count * (width * clip.config.embed_dim + 4) / 1e9,
     )  # fmt: skip
     own = lacking[process::processes]
     # What is left of the others' shares, from the end, where they have not come yet.

@@ -57,25 +57,28 @@ class CaptionEmbedder:
 
     def __init__(self, clip: CLIP, params: Any, batch_size: int = 512) -> None:
         mesh = data_mesh(jax.local_devices())
-        self._clip, self._rows = clip, batch_sharded(mesh)
+        self._dimension, self._rows = clip.config.embed_dim, batch_sharded(mesh)
         self._batch_size = batch_size * mesh.size
         # CLIP's module asks for all parameters that lie beside the towers.
         used = {name: params[name] for name in ("text", "logit_scale")}
         self._params = put_replicated(used, mesh)
-        self._encode = jax.jit(encode_text, static_argnums=0, out_shardings=self._rows)
+        self._encode = jax.jit(
+            lambda params, tokens: encode_text(clip, params, tokens).astype(clip.dtype),
+            out_shardings=self._rows,
+        )
 
     def __call__(
         self,
         tokens: Int32[np.ndarray, "n length"],
         told: Callable[[int], object] = lambda _: None,
     ) -> Float32[np.ndarray, "n d"]:
-        """Embeddings, float32 and not normalised.
+        """Embeddings, not normalised: float32, of values that the tower's compute dtype has.
 
         Args:
             tokens: ids of each caption, zeros after its end.
             told: is given the number of captions that are done since the last call.
         """
-        embedded = np.zeros((len(tokens), self._clip.config.embed_dim), np.float32)
+        embedded = np.zeros((len(tokens), self._dimension), np.float32)
         # The end of a text has the largest id.
         lengths = tokens.argmax(axis=-1) + 1
         order = np.argsort(lengths, kind="stable")
@@ -91,7 +94,7 @@ class CaptionEmbedder:
             longest = -(-int(lengths[rows[-1]]) // _TOKENS) * _TOKENS
             batch = np.pad(tokens[rows, :longest], ((0, self._batch_size - len(rows)), (0, 0)))
             placed = jax.device_put(batch, self._rows)
-            running.append((rows, self._encode(self._clip, self._params, placed)))
+            running.append((rows, self._encode(self._params, placed)))
             if len(running) > _AHEAD:
                 finish()
         while running:
