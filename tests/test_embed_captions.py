@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -18,9 +19,12 @@ from ml_collections import ConfigDict
 from tcl_jax.config_flags import read_config
 from tcl_jax.data import embed_captions
 from tcl_jax.data.embed_captions import Done, embed
+from tcl_jax.data.sources import make_source
+from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import encode_text
 from tcl_jax.training import loop
+from tcl_jax.training.batches import cached_text_tower
 from tcl_jax.training.build import Task, build_task
 from tcl_jax.training.loop import Outcome, train
 from tcl_jax.training.step import PhasedStep
@@ -108,6 +112,31 @@ def test_once_and_not_again(
 def test_what_cannot_be_embedded(flags: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         embed_captions.run(flags)
+
+
+def test_mixtures_and_remote_shards(config_file: str, tmp_path: Path) -> None:
+    """Their files lie in `data.index_dir`; a part without shards is refused."""
+    config = read(config_file).unlock()
+    config.data.update(source="mixture", index_dir=str(tmp_path / "indexes"))
+    config.data.mixture.near = {"source": "tar", "shards": (f"{tmp_path}/0.tar",)}
+    config.data.mixture.far = {"source": "tar", "shards": (f"file://{tmp_path}/{{1..2}}.tar",)}
+    assert embed(config).shards == 3
+    assert len(written(tmp_path / "indexes")) == 3 and not written(tmp_path)
+    task = build_task(config)
+    tower = cached_text_tower(cached(config), task)
+    source = make_source(config.data, 32, text_tower=tower)
+    tokens = jnp.asarray(ClipTokenizer(40)([source[i]["text"] for i in (0, 23, 35)]))
+    texts = np.asarray(encode_text(task.clip, task.frozen, tokens))
+    for i, text in zip((0, 23, 35), texts, strict=True):
+        np.testing.assert_allclose(source[i]["text_embedding"], text, atol=1e-5)
+    assert source[27]["text"] is None and not source[27]["text_embedding"].any()
+    config.data.mixture.drawn = {"source": "shapes"}
+    with pytest.raises(InputError, match="ShapesSource.* cannot be embedded in advance"):
+        embed(config)
+    with pytest.raises(
+        InputError, match="mixture.drawn: .*embeddings of captions are kept for tar"
+    ):
+        make_source(config.data, 32, text_tower=tower)
 
 
 # ------------------------------------------------------------------------- interrupted, and shared

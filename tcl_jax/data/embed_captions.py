@@ -151,11 +151,11 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
     with tqdm(
         desc="captions", total=sum(job.size for job in own), unit=" captions", unit_scale=True
     ) as bar:
-        for job, loaded in _read_ahead([*own, *left], tower, tokenizer):
+        for i, (job, loaded) in enumerate(_read_ahead([*own, *left], tower, tokenizer)):
+            if (loaded is None) == (i < len(own)):  # other work than was expected
+                bar.total += job.size if loaded else -job.size
             if loaded is None:
                 continue
-            if shards >= len(own):
-                bar.total += job.size
             embeddings = np.zeros((job.size, clip.config.embed_dim), np.float32)
             embeddings[loaded.usable] = embedder(loaded.tokens, bar.update)
             bar.update(job.size - len(loaded.usable))
