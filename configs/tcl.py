@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")  # paths or gs://... ; {000..331}
     config.data.allow_missing_shards = True  # train on what is there; the log says what is not
     config.data.index_dir = ""  # folder of the shards' index files; "": beside the shards
+    config.data.caption_cache = False  # read what tcl_jax.data.embed_captions computed once
     config.data.tfds = ConfigDict()  # what source="tfds" reads
     config.data.tfds.name = "coco_captions"
     config.data.tfds.split = "train"

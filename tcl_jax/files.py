@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path to write to, which takes the place of `path` when the body ends well.
 
     Folders are made as needed. If the body fails, `path` is as it was and nothing is left behind.
+    Several processes may write one file; the last one counts.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Process numbers are not unique over the machines that share a folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         yield temporary
         temporary.replace(path)

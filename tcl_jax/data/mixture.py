@@ -66,6 +66,11 @@ class Mixture:
         """What `EpochOrder` draws from."""
 
     @property
+    def sources(self) -> Mapping[str, Source]:
+        """What is mixed, by name."""
+        return dict(zip(self._names, self._sources, strict=True))
+
+    @property
     def fingerprint(self) -> str:
         """Tells one mixture from another."""
         told = [s.fingerprint if isinstance(s, Fingerprinted) else "" for s in self._sources]

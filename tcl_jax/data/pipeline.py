@@ -75,7 +75,9 @@ def make_iterator(
     Returns:
       Iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, L]}, with
       b = global_batch_size / process_count; with `erasing` also "erase", int32 [b, 4], each row
-      as `RandomErasing` gives it. Close it when done: workers live as long as it does.
+      as `RandomErasing` gives it. A source with embeddings of its captions makes it
+      "text_embedding", float32 [b, d], instead of "tokens". Close it when done: workers live as
+      long as it does.
 
     Raises:
       InputError: the batch does not divide over the processes, the source has fewer examples than

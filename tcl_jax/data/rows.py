@@ -56,11 +56,13 @@ class Fingerprinted(Protocol):
 class Rows:
     """{"image": uint8 [S, S, 3], "tokens": int32 [L], "bad": tuple of `BadSample`} by place.
 
-    With `erasing` also "erase", int32 [4].
+    With `erasing` also "erase", int32 [4]. Where the source gives the embeddings of its captions,
+    "text_embedding", float32 [d], takes the place of "tokens".
 
     Args:
         source: has `image` (bytes or uint8 array, whatever `transform` takes), `text` (a caption,
-            several to draw from, or None), and may have `key` and `shard`.
+            several to draw from, or None), and may have `key`, `shard` and, of its one caption,
+            `text_embedding`.
         order: which example is at a place.
         tokenizer, transform, erasing: as in `pipeline.make_iterator`.
         seed: of everything random in a row.
@@ -125,7 +127,11 @@ class Rows:
             raise bad_image(image if isinstance(image, bytes) else b"?", error) from error
         except ValueError as error:
             raise ValueError(f"example {example.get('key', '?')!r}: {error}") from error
-        row = {"image": pixels, "tokens": self._tokenizer([text])[0]}
+        row = {"image": pixels}
+        if "text_embedding" in example:
+            row["text_embedding"] = example["text_embedding"]
+        else:
+            row["tokens"] = self._tokenizer([text])[0]
         if self._erasing is not None:
             row["erase"] = self._erasing(pixels.shape[0], pixels.shape[1], rng)
         return row

@@ -19,6 +19,9 @@ from tcl_jax.errors import InputError
 INDEX_SUFFIX = ".index"
 """Ends the names of index files, which patterns such as `folder/*` must not take for shards."""
 
+CAPTIONS_SUFFIX = ".captions"
+"""Ends those of files with the embeddings of captions, which are no shards either."""
+
 _BRACE = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)")
@@ -148,7 +151,7 @@ class _Files:
 
 
 def _is_shard(name: str) -> bool:
-    return not name.endswith(INDEX_SUFFIX)
+    return not name.endswith((INDEX_SUFFIX, CAPTIONS_SUFFIX))
 
 
 def _local(path: str) -> Shard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,8 +18,8 @@ from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop, Tr
 from tcl_jax.errors import InputError, as_input_error
 
 
-def _shapes(data: ConfigDict, image_size: int, **processes: int) -> Source:
-    del processes
+def _shapes(data: ConfigDict, image_size: int, **shared: Any) -> Source:
+    del shared
     return ShapesSource(
         "train",
         num_examples=data.num_examples,
@@ -27,18 +28,18 @@ def _shapes(data: ConfigDict, image_size: int, **processes: int) -> Source:
     )
 
 
-def _tar(data: ConfigDict, image_size: int, **processes: int) -> Source:
+def _tar(data: ConfigDict, image_size: int, **shared: Any) -> Source:
     del image_size
     return TarSource(
         tuple(data.shards),
         allow_missing=data.allow_missing_shards,
         index_dir=data.index_dir or None,
-        **processes,
+        **shared,
     )
 
 
-def _tfds(data: ConfigDict, image_size: int, **processes: int) -> Source:
-    del image_size, processes
+def _tfds(data: ConfigDict, image_size: int, **shared: Any) -> Source:
+    del image_size, shared
     t = data.tfds
     return TfdsSource(
         t.name,
@@ -50,7 +51,7 @@ def _tfds(data: ConfigDict, image_size: int, **processes: int) -> Source:
     )
 
 
-def _mixture(data: ConfigDict, image_size: int, **processes: int) -> Source:
+def _mixture(data: ConfigDict, image_size: int, **shared: Any) -> Source:
     """`data.mixture` has the fields of each source by a name, and `weight`; others are `data`'s."""
     if not data.mixture:
         raise InputError(
@@ -63,7 +64,7 @@ def _mixture(data: ConfigDict, image_size: int, **processes: int) -> Source:
         if fields.source == "mixture":
             raise InputError(f"data.mixture.{name}.source must be another source than a mixture")
         with as_input_error(f"data.mixture.{name}"):
-            sources[name] = make_source(fields, image_size, **processes)
+            sources[name] = make_source(fields, image_size, **shared)
         if "weight" in part:
             weights[name] = part.weight
     return Mixture(sources, weights or None)
@@ -78,7 +79,12 @@ SOURCES: dict[str, Callable[..., Source]] = {
 
 
 def make_source(
-    data: ConfigDict, image_size: int, *, process_index: int = 0, process_count: int = 1
+    data: ConfigDict,
+    image_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    text_tower: str | None = None,
 ) -> Source:
     """The training pairs that `config.data` describes.
 
@@ -87,17 +93,28 @@ def make_source(
         image_size: side of the model's images in pixels, for sources that draw theirs.
         process_index, process_count: which of several processes this is; all get the same source,
             and share what work there is before.
+        text_tower: the one whose embeddings of the captions come with the pairs, see
+            `caption_cache`; None: no embeddings.
 
     Raises:
-        InputError: if the source is unknown, or cannot be read.
+        InputError: if the source is unknown, cannot be read, or has no such embeddings.
     """
     if data.source not in SOURCES:
         raise InputError(
             f"data.source={data.source!r} is unknown; choose one of {', '.join(SOURCES)}"
         )
+    if text_tower is not None and data.source not in ("tar", "mixture"):
+        raise InputError(
+            f"data.caption_cache=True, but data.source={data.source!r}: embeddings of captions are "
+            "kept for tar shards alone (source='tar', or a mixture of such); set it to False"
+        )
     with as_input_error(f"data.source={data.source!r}"):
         return SOURCES[data.source](
-            data, image_size, process_index=process_index, process_count=process_count
+            data,
+            image_size,
+            process_index=process_index,
+            process_count=process_count,
+            text_tower=text_tower,
         )
 
 

@@ -15,19 +15,17 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import secrets
 import struct
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 
 from tcl_jax.data import remote
 from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
-from tcl_jax.data.tar_members import Pair, Pairs, find_pairs, regular_members
+from tcl_jax.data.tar_members import Pair, Pairs, Read, find_pairs, regular_members
 from tcl_jax.errors import InputError
 from tcl_jax.files import whole_file
 
@@ -129,7 +127,7 @@ def open_indexes(
     """
     indexes: list[ShardIndex | None] = [None] * len(shards)
     problems: dict[int, str] = {}
-    with _threads() as pool:
+    with index_threads() as pool:
         for i, index in enumerate(pool.map(lambda s: _find(s, index_dir), shards)):
             indexes[i] = index
         lacking = [i for i, index in enumerate(indexes) if index is None]
@@ -162,7 +160,8 @@ def open_indexes(
     return indexes, [problems[i] for i in sorted(problems)]
 
 
-def _threads() -> concurrent.futures.ThreadPoolExecutor:
+def index_threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Threads to look at many files, each of which may be slow to answer."""
     return concurrent.futures.ThreadPoolExecutor(_THREADS, "tar_index")
 
 
@@ -222,12 +221,9 @@ def _find_or_make(shard: Shard, index_dir: str | None) -> ShardIndex:
 def _save(shard: Shard, index_dir: str | None, data: bytes) -> ShardIndex:
     reasons = []
     for path in _places(shard, index_dir):
-        # Process numbers are not unique over the machines that share a folder.
-        unique = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
         try:
-            with whole_file(unique) as temporary:
+            with whole_file(path) as temporary:
                 temporary.write_bytes(data)
-            unique.replace(path)
         except OSError as error:
             reasons.append(f"{path} ({error.strerror or error})")
             continue
@@ -250,7 +246,7 @@ def _make(shard: Shard) -> bytes:
         OSError: the shard cannot be read.
         ValueError: it is not a complete plain tar file.
     """
-    with _opened(shard) as read:
+    with open_shard(shard) as read:
         return _encode(shard, find_pairs(regular_members(read, shard.size)))
 
 
@@ -281,13 +277,21 @@ def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
 
 
 @contextlib.contextmanager
-def _opened(shard: Shard) -> Iterator[Any]:
-    """A function that reads (size, offset) of a shard."""
+def open_shard(shard: Shard) -> Iterator[Read]:
+    """A function that reads (size, offset) of a shard, best from the front to the back.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has changed since it was found.
+    """
     if remote.is_remote(shard.address):
         yield _Chunks(shard.address).read
         return
     descriptor = os.open(shard.address, os.O_RDONLY)
     try:
+        status = os.fstat(descriptor)
+        if (status.st_size, status.st_mtime_ns) != (shard.size, shard.stamp):
+            raise ValueError("it is another file than at the start")
         yield lambda size, offset: os.pread(descriptor, size, offset)
     finally:
         os.close(descriptor)

@@ -12,15 +12,16 @@ import bisect
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypedDict
+from typing import Any, NotRequired, SupportsIndex, TypedDict
 
+import numpy as np
 from absl import logging
 
 from tcl_jax.data import remote
+from tcl_jax.data.caption_cache import CaptionFile, open_caption_files
 from tcl_jax.data.shard_names import Shard, find_shards, shorten
-from tcl_jax.data.tar_index import PairTable, ShardIndex, open_indexes
+from tcl_jax.data.tar_index import PairTable, ShardIndex, open_indexes, open_shard
 from tcl_jax.data.tar_members import IMAGE_EXTENSIONS, TEXT_EXTENSIONS
 from tcl_jax.errors import InputError
 
@@ -30,12 +31,14 @@ class CaptionedImage(TypedDict):
 
     `image` has the bytes of an image file, `text` the caption, None where a JSON member has none;
     `key` is the name in the shard, and `shard` the path or address of the tar file.
+    `text_embedding`, float32 [d], is there where the source was asked for it.
     """
 
     image: bytes
     text: str | None
     key: str
     shard: str
+    text_embedding: NotRequired[np.ndarray]
 
 
 class TarSourceError(InputError):
@@ -58,12 +61,14 @@ class TarSource:
             written, else the user's cache folder.
         process_index, process_count: which of several processes this is; they share the work of
             indexing.
+        text_tower: the one whose embeddings of the captions come with the pairs, as
+            `caption_cache` keeps them; None: no embeddings.
 
     Raises:
         TarSourceError: a pattern names a file that is not there, a shard cannot be read, is cut
             short or is not a plain tar file (unless `allow_missing`), or there is no pair at all.
-        InputError: a pattern is none, its protocol is not installed, or there is no place for
-            index files.
+        InputError: a pattern is none, its protocol is not installed, there is no place for
+            index files, or a shard has no embeddings of that text tower.
         OSError: a remote folder cannot be listed.
     """
 
@@ -75,6 +80,7 @@ class TarSource:
         index_dir: str | None = None,
         process_index: int = 0,
         process_count: int = 1,
+        text_tower: str | None = None,
     ) -> None:
         self.patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
         if not self.patterns:
@@ -109,6 +115,9 @@ class TarSource:
         self._indexes: list[ShardIndex] = [index for _, index in found]
         self._ends = list(itertools.accumulate(index.pairs for index in self._indexes))
         self._tables: dict[int, PairTable] = {}
+        self._caption_files: list[CaptionFile] | None = None
+        if text_tower is not None:
+            self._caption_files = open_caption_files(self._shards, self._indexes, text_tower)
         logging.info(
             "%d pairs in %d shards (left out: %d images or captions without partner, %d images "
             "whose key had come before in their shard)",
@@ -123,6 +132,11 @@ class TarSource:
         """Tells one set of pairs from another, wherever the shards are."""
         told = ",".join(f"{index.pairs}:{index.checksum}" for index in self._indexes)
         return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+    @property
+    def indexes(self) -> Sequence[ShardIndex]:
+        """The index of each shard that has pairs, in their order."""
+        return self._indexes
 
     @property
     def ranges(self) -> list[range]:
@@ -140,16 +154,18 @@ class TarSource:
             IndexError: outside of 0 to len - 1.
             TarSourceError: the shard is gone, cannot be read, or is not as it was when it was
                 indexed.
+            InputError: the embedding of the caption is not as it was when it was written.
         """
         i = index.__index__()
         if not 0 <= i < len(self):
             raise IndexError(f"pair {i}: there are {len(self)}.")
         number = bisect.bisect_right(self._ends, i)
         shard, key = self._shards[number], "?"
+        place = i - (self._ends[number - 1] if number else 0)
         try:
             if number not in self._tables:
                 self._tables[number] = PairTable(self._indexes[number])
-            pair = self._tables[number][i - (self._ends[number - 1] if number else 0)]
+            pair = self._tables[number][place]
             key = pair.key.decode("utf-8", "replace")
             places = [(pair.image_offset, pair.image_size), (pair.text_offset, pair.text_size)]
             image, text = _read(shard, places)
@@ -158,8 +174,37 @@ class TarSource:
                 f"{shard.address}: pair {key!r} cannot be read ({error}); has the file changed "
                 "since the start?"
             ) from error
-        caption = _caption(text) if pair.is_json else text.decode("utf-8", "replace")
-        return {"image": image, "text": caption, "key": key, "shard": shard.address}
+        caption = _caption(text, pair.is_json)
+        example: CaptionedImage = {
+            "image": image, "text": caption, "key": key, "shard": shard.address,
+        }  # fmt: skip
+        if self._caption_files is not None:
+            example["text_embedding"] = self._caption_files[number].read(place, caption)
+        return example
+
+    def captions(self, number: int) -> list[str | None]:
+        """The captions of shard `number`, from 0, as the pairs have them; images are not read.
+
+        Raises:
+            TarSourceError: as for a pair.
+        """
+        shard, index = self._shards[number], self._indexes[number]
+        try:
+            table = PairTable(index)
+            found = []
+            with open_shard(shard) as read:
+                for i in range(index.pairs):
+                    pair = table[i]
+                    text = read(pair.text_size, pair.text_offset)
+                    if len(text) != pair.text_size:
+                        raise ValueError(f"it is cut short at byte {pair.text_offset}")
+                    found.append(_caption(text, pair.is_json))
+        except (OSError, ValueError) as error:
+            raise TarSourceError(
+                f"{shard.address}: its captions cannot be read ({error}); has the file changed "
+                "since the start?"
+            ) from error
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what is opened when needed."""
@@ -190,22 +235,18 @@ def _read(shard: Shard, places: list[tuple[int, int]]) -> list[bytes]:
     if remote.is_remote(shard.address):
         parts = remote.read_ranges(shard.address, places)
     else:
-        descriptor = os.open(shard.address, os.O_RDONLY)
-        try:
-            status = os.fstat(descriptor)
-            if (status.st_size, status.st_mtime_ns) != (shard.size, shard.stamp):
-                raise ValueError("it is another file than the one that was indexed")
-            parts = [os.pread(descriptor, size, offset) for offset, size in places]
-        finally:
-            os.close(descriptor)
+        with open_shard(shard) as read:
+            parts = [read(size, offset) for offset, size in places]
     for part, (offset, size) in zip(parts, places, strict=True):
         if len(part) != size:
             raise ValueError(f"{len(part)} of {size} bytes at {offset}")
     return parts
 
 
-def _caption(data: bytes) -> str | None:
-    """The field `caption` of a JSON object, if it is a string."""
+def _caption(data: bytes, is_json: bool) -> str | None:
+    """The text, or the field `caption` of a JSON object, if it is a string."""
+    if not is_json:
+        return data.decode("utf-8", "replace")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):

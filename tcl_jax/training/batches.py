@@ -12,17 +12,32 @@ from tcl_jax.data.pipeline import BatchIterator, make_iterator
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.inference.captions import text_tower_id
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.parallel.processes import gather_texts
+from tcl_jax.training.build import Task
 
 
-def open_batches(config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog) -> BatchIterator:
+def cached_text_tower(config: ConfigDict, task: Task) -> str | None:
+    """The text tower whose embeddings of captions a run reads; None where it computes its own."""
+    return text_tower_id(task.clip, task.frozen) if config.data.caption_cache else None
+
+
+def open_batches(
+    config: ConfigDict,
+    clip: CLIPConfig,
+    bad_samples: BadSampleLog,
+    *,
+    text_tower: str | None = None,
+) -> BatchIterator:
     """The batches that `config.data` and `config.train` describe; every process must call it.
 
     Args:
         config: of the run.
         clip: sizes of the model's images and texts.
         bad_samples: is told of samples that cannot be used.
+        text_tower: as `cached_text_tower` tells it; batches then have `text_embedding` instead of
+            `tokens`.
 
     Raises:
         InputError: the data cannot be used, here or on another process, or processes see different
@@ -30,7 +45,7 @@ def open_batches(config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog
     """
     batches, problem = None, ""
     try:
-        batches = _open(config, clip, bad_samples)
+        batches = _open(config, clip, bad_samples, text_tower)
     except InputError as error:
         if jax.process_count() == 1:
             raise
@@ -51,9 +66,11 @@ def open_batches(config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog
     return batches
 
 
-def _open(config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog) -> BatchIterator:
+def _open(
+    config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog, text_tower: str | None
+) -> BatchIterator:
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    source = make_source(config.data, clip.resolution, **processes)
+    source = make_source(config.data, clip.resolution, **processes, text_tower=text_tower)
     with as_input_error("the training data"):
         return make_iterator(
             source,

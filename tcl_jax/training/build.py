@@ -62,11 +62,21 @@ def build_clip(config: ConfigDict) -> Task:
     return Task(CLIPObjective(model), jax.device_get(params), {}, model)
 
 
+def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
+    """The pretrained CLIP that TCL builds on, and its parameters on the host.
+
+    Raises:
+        InputError: if it cannot be read or is of other sizes.
+    """
+    pretrained = load_clip(config.model.weights, expected=clip_config(config))
+    dtype = compute_dtype(config.model.dtype, "model.dtype")
+    return CLIP(pretrained.config, dtype=dtype), pretrained.params
+
+
 def build_tcl(config: ConfigDict) -> Task:
     """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
-    pretrained = load_clip(config.model.weights, expected=clip_config(config))
-    sizes, clip = pretrained.config, pretrained.params
-    dtype = compute_dtype(config.model.dtype, "model.dtype")
+    module, clip = build_frozen_clip(config)
+    sizes, dtype = module.config, module.dtype
     tap = config.model.tap_layer or sizes.vision_layers - 1
     if not 0 < tap < sizes.vision_layers:
         raise InputError(

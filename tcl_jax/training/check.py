@@ -59,6 +59,21 @@ def check_config(config: ConfigDict) -> None:
     ]
     if wrong:
         raise InputError(f"the config has impossible values: {'; '.join(wrong)}")
+    if config.data.caption_cache:
+        check_caption_cache(config)
+
+
+def check_caption_cache(config: ConfigDict) -> None:
+    """Refuses a config whose captions cannot be embedded once and for all.
+
+    Raises:
+        InputError: its text tower is trained.
+    """
+    if config.objective == "clip":
+        raise InputError(
+            "objective='clip' trains the text tower, so no embedding of a caption stays as it is; "
+            "data.caption_cache is for objective='tcl'"
+        )
 
 
 def _values(config: ConfigDict, names: tuple[str, ...]) -> list[tuple[str, Any]]:

@@ -8,13 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tcl_jax.models.clip import encode_text
 from tcl_jax.models.tcl import ground
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.masking import diagonal
 from tcl_jax.ops.resize import resize
 from tcl_jax.parallel.mesh import replicated
-from tcl_jax.training.objectives import Batch, Objective, TCLObjective
+from tcl_jax.training.objectives import Batch, Objective, TCLObjective, embed_texts
 
 
 class ExampleMasks:
@@ -53,7 +52,7 @@ class ExampleMasks:
     def _compute(self, params: Any, batch: Batch) -> jax.Array:
         assert isinstance(self._objective, TCLObjective)
         model = self._objective.model
-        texts = encode_text(model.clip_model, params["clip"], batch["tokens"])
+        texts = embed_texts(model.clip_model, params["clip"], batch)
         grounding = ground(model, params, normalize(batch["image"]), texts)
         soft = jax.nn.sigmoid(diagonal(grounding.mask_logits))[..., None]
         return resize(soft, batch["image"].shape[1:3])

@@ -30,7 +30,7 @@ from tcl_jax.parallel.mesh import (
     replicated,
 )
 from tcl_jax.parallel.processes import any_process, sum_over_processes
-from tcl_jax.training.batches import open_batches
+from tcl_jax.training.batches import cached_text_tower, open_batches
 from tcl_jax.training.build import Task, build_optimizer
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
@@ -104,7 +104,9 @@ def train(
     bad_samples = BadSampleLog(
         root / _name_of_process("bad_samples", ".jsonl"), max_share=config.data.max_bad_share
     )
-    batches = open_batches(config, task.clip.config, bad_samples)
+    batches = open_batches(
+        config, task.clip.config, bad_samples, text_tower=cached_text_tower(config, task)
+    )
 
     # -------------------------------------------------------------------------- state, old or new
     adamw, schedule = build_optimizer(config)

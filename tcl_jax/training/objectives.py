@@ -21,9 +21,11 @@ from tcl_jax.ops.masking import l2_normalize, own_similarity, straight_through_m
 from tcl_jax.ops.resize import upsample_nearest
 
 Batch = dict[str, jax.Array]
-"""Rows by name: `image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32;
-`erase` [b, 4] int32 where rectangles of the normalised images are to become noise, as in
-`ops.images.erase`; `uniform` [b, h, w] float32 in (0, 1) where the masks' noise is given."""
+"""Rows by name: `image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32.
+
+TCL also takes `text_embedding` [b, d] float32 instead of tokens. `erase` [b, 4] int32 are there
+where rectangles of the normalised images are to become noise, as in `ops.images.erase`; `uniform`
+[b, h, w] float32 in (0, 1) where the masks' noise is given."""
 
 _ERASE_STREAM = 1
 """Folded into a row's key for the noise in erased rectangles; masks are drawn from the key."""
@@ -129,9 +131,7 @@ class TCLObjective(Objective):
 
     def prepare(self, frozen: Any, rows: Batch) -> Batch:
         """Embeds the texts and draws the masks' noise, unless the rows bring it."""
-        rows = dict(rows)
-        tokens = rows.pop("tokens")
-        rows["text"] = encode_text(self.model.clip_model, frozen, tokens)
+        rows = {**rows, "text_embedding": embed_texts(self.model.clip_model, frozen, rows)}
         if "uniform" not in rows:
             patch = self.model.config.patch_size
             height, width = (4 * side // patch for side in rows["image"].shape[1:3])
@@ -144,7 +144,7 @@ class TCLObjective(Objective):
     def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> GroundedRows:
         """Grounds all texts in each image, and encodes each image under its own mask."""
         clip = self.model.clip_model
-        image, texts = augmented(rows), rows["text"]
+        image, texts = augmented(rows), rows["text_embedding"]
         pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
         weight, bias = params["sim2mask"]["w"], params["sim2mask"]["b"]
 
@@ -152,7 +152,9 @@ class TCLObjective(Objective):
         hard = straight_through_mask(own_logits, rows["uniform"], self.temperature)[..., None]
         masked = image * upsample_nearest(hard, image.shape[1] // hard.shape[1])
         return GroundedRows(
-            pairs=pair_statistics(pixels, batch["text"], weight, bias, text_tile=self.text_tile),
+            pairs=pair_statistics(
+                pixels, batch["text_embedding"], weight, bias, text_tile=self.text_tile
+            ),
             image=encode_image(clip, frozen, masked).embedding.astype(jnp.float32),
             text=texts,
             variation=jax.vmap(losses.total_variation)(jnp.moveaxis(pixels, -1, 1)),
@@ -232,3 +234,10 @@ def augmented(rows: Batch) -> Float[Array, "b h w 3"]:
         return image
     keys = jax.vmap(partial(jax.random.fold_in, data=_ERASE_STREAM))(rows["keys"])
     return erase(image, rows["erase"], keys)
+
+
+def embed_texts(clip: CLIP, frozen: Any, batch: Batch) -> Float[Array, "b d"]:
+    """Embeddings of a batch's texts: those it brings along, or else the frozen CLIP's."""
+    if "text_embedding" in batch:
+        return batch["text_embedding"]
+    return encode_text(clip, frozen, batch["tokens"])

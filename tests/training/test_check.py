@@ -29,6 +29,15 @@ def test_every_impossible_value_is_listed() -> None:
         assert part in str(error.value)
 
 
+def test_captions_are_embedded_once_for_a_frozen_text_tower_alone() -> None:
+    config = get_config()
+    config.data.caption_cache = True
+    check_config(config)
+    config.objective = "clip"
+    with pytest.raises(InputError, match="objective='clip' trains the text tower"):
+        check_config(config)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

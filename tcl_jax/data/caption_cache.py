@@ -1,0 +1,206 @@
+"""Embeddings of captions, computed once by a frozen text tower and kept beside the shards' indexes.
+
+A file belongs to one shard and one text tower, and has both in its name: `X.tar.TOWER.captions`. It
+is written whole or not at all, is read a row at a time, and costs no memory.
+
+The layout, little-endian: a header (`_HEADER`, then its CRC-32), and a row for each pair of the
+index. A row is the embedding as float32, or as the upper two bytes of float32 where in the whole
+file the lower two are zero, as where a tower computes in bfloat16; and then the CRC-32 of caption
+and embedding, so that each row shows that it is whole and of that caption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import os
+import shlex
+import struct
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from tcl_jax.data.shard_names import CAPTIONS_SUFFIX, INDEX_SUFFIX, Shard, shorten
+from tcl_jax.data.tar_index import ShardIndex, index_threads
+from tcl_jax.errors import InputError
+from tcl_jax.files import whole_file
+
+_MAGIC = b"TCLTEXT1"
+# Magic; text tower; pairs and checksum of the index; dimension; bytes of a number.
+_HEADER = struct.Struct("<8s16sIIII")
+_CHECK = struct.Struct("<I")
+_BEGIN = _HEADER.size + _CHECK.size
+_LOOKED_AT = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionFile:
+    """The embeddings of one shard's captions.
+
+    Attributes:
+        path: the file on this machine.
+        dimension: of the embeddings.
+        width: bytes of a number, 4 or 2.
+    """
+
+    path: str
+    dimension: int
+    width: int
+
+    @property
+    def row_size(self) -> int:
+        """Bytes of a row."""
+        return self.dimension * self.width + _CHECK.size
+
+    def read(self, number: int, caption: str | None) -> Float32[np.ndarray, "d"]:
+        """The embedding of the caption of pair `number`; zeros where there is nothing to embed.
+
+        The file is opened for each, as `PairTable` does.
+
+        Raises:
+            InputError: the file is gone, or the row is damaged or of another caption.
+        """
+        size = self.row_size
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                row = os.pread(descriptor, size, _BEGIN + number * size)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise InputError(
+                f"the caption embeddings {self.path} cannot be read ({error.strerror}); make them "
+                f"again: {embed_command()}"
+            ) from error
+        values, check = row[: -_CHECK.size], row[-_CHECK.size :]
+        if len(row) < size or check != _CHECK.pack(_checksum(caption, values)):
+            raise InputError(
+                f"{self.path}: row {number} is damaged, or of another caption than {caption!r}; "
+                f"remove the file and make it again: {embed_command()}"
+            )
+        if self.width == 4:
+            return np.frombuffer(values, "<f4").astype(np.float32)
+        return (np.frombuffer(values, "<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+def caption_path(index: ShardIndex, text_tower: str) -> Path:
+    """Where the embeddings of a shard are: beside its index."""
+    return Path(f"{index.path.removesuffix(INDEX_SUFFIX)}.{text_tower}{CAPTIONS_SUFFIX}")
+
+
+def embed_command() -> str:
+    """The command that makes what is missing, with the config's flags of the command that runs."""
+    given = [a for a in sys.argv[1:] if a.startswith(("--config=", "--config."))]
+    return shlex.join(
+        ["python", "-m", "tcl_jax.data.embed_captions", *(given or ["--config=FILE"])]
+    )
+
+
+def find_caption_file(index: ShardIndex, text_tower: str) -> CaptionFile | None:
+    """The embeddings of a shard by a text tower, if they are there, whole, and of that index.
+
+    Args:
+        index: of the shard.
+        text_tower: 16 characters that tell it from others.
+    """
+    path = caption_path(index, text_tower)
+    try:
+        with path.open("rb") as file:
+            start, size = file.read(_BEGIN), os.fstat(file.fileno()).st_size
+    except OSError:
+        return None
+    header = start[: _HEADER.size]
+    if len(start) < _BEGIN or start[_HEADER.size :] != _CHECK.pack(zlib.crc32(header)):
+        return None
+    magic, tower, pairs, checksum, dimension, width = _HEADER.unpack(header)
+    found = CaptionFile(os.fspath(path), dimension, width)
+    expected = (_MAGIC, text_tower.encode(), index.pairs, index.checksum)
+    if (magic, tower, pairs, checksum) != expected or size != _BEGIN + pairs * found.row_size:
+        return None
+    return found
+
+
+def open_caption_files(
+    shards: Sequence[Shard], indexes: Sequence[ShardIndex], text_tower: str
+) -> list[CaptionFile]:
+    """The embeddings of every shard by a text tower.
+
+    Raises:
+        InputError: shards have none; says how many and what to do.
+    """
+    with index_threads() as pool:
+        found = list(pool.map(lambda index: find_caption_file(index, text_tower), indexes))
+    lacking = [i for i, file in enumerate(found) if file is None]
+    if lacking:
+        told = ""
+        if any(_has_others(indexes[i], text_tower) for i in lacking[:_LOOKED_AT]):
+            told = (
+                " Embeddings by another text tower are there: the weights, the tokenizer, the "
+                "context length or model.dtype were others."
+            )
+        raise InputError(
+            f"data.caption_cache=True, but {len(lacking)} of {len(shards)} tar shards have no "
+            f"embeddings of their captions by this run's text tower: "
+            f"{shorten([shards[i].address for i in lacking])}.{told} Make them once: "
+            f"{embed_command()}"
+        )
+    return [file for file in found if file is not None]
+
+
+def write_caption_file(
+    index: ShardIndex,
+    text_tower: str,
+    captions: Sequence[str | None],
+    embeddings: Float32[np.ndarray, "n d"],
+) -> int:
+    """Writes the embeddings of a shard.
+
+    Args:
+        index: of the shard.
+        text_tower: as in `find_caption_file`.
+        captions: of its pairs, in order.
+        embeddings: a row for each.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    bits = np.ascontiguousarray(embeddings).view(np.uint32)
+    dimension, width = embeddings.shape[1], 4
+    if not np.any(bits & 0xFFFF):
+        bits, width = (bits >> 16).astype(np.uint16), 2
+    header = _HEADER.pack(
+        _MAGIC, text_tower.encode(), index.pairs, index.checksum, dimension, width
+    )
+    parts = [header, _CHECK.pack(zlib.crc32(header))]
+    for caption, row in zip(captions, bits.astype(f"<u{width}"), strict=True):
+        values = row.tobytes()
+        parts += [values, _CHECK.pack(_checksum(caption, values))]
+    content = b"".join(parts)
+    path = caption_path(index, text_tower)
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"the caption embeddings cannot be written to {path} ({error.strerror or error}); set "
+            "data.index_dir to a folder with space that can be written"
+        ) from error
+    return len(content)
+
+
+def _checksum(caption: str | None, values: bytes) -> int:
+    # A caption in JSON may hold halves of a character, which plain UTF-8 refuses.
+    return zlib.crc32(values, zlib.crc32((caption or "").encode("utf-8", "surrogatepass")))
+
+
+def _has_others(index: ShardIndex, text_tower: str) -> bool:
+    """Whether there are embeddings of this shard by another text tower."""
+    any_tower = glob.escape(index.path.removesuffix(INDEX_SUFFIX)) + f".*{CAPTIONS_SUFFIX}"
+    return any(Path(name) != caption_path(index, text_tower) for name in glob.glob(any_tower))

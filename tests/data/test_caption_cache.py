@@ -1,0 +1,287 @@
+"""Embeddings of captions: written whole, read for their own example only, refused when stale."""
+
+from __future__ import annotations
+
+import pickle
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tcl_jax.data.bad_samples import BadSampleLog
+from tcl_jax.data.caption_cache import (
+    caption_path,
+    embed_command,
+    find_caption_file,
+    open_caption_files,
+    write_caption_file,
+)
+from tcl_jax.data.mixture import Mixture
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.shard_names import find_shards
+from tcl_jax.data.tar_index import ShardIndex, open_indexes
+from tcl_jax.data.tar_source import TarSource, TarSourceError
+from tcl_jax.data.transforms import Chain, RandomResizedCrop
+from tcl_jax.errors import InputError
+from tests.data.shards import pairs, picture, wait_for_another_time, write_shard
+
+TOWER, OTHER = "0123456789abcdef", "fedcba9876543210"
+DIMENSION = 5
+
+
+def embedding(caption: str | None) -> np.ndarray:
+    """One that no other caption has; zeros for what is no caption."""
+    if caption is None or not caption.strip():
+        return np.zeros(DIMENSION, np.float32)
+    rng = np.random.default_rng(list(caption.encode("utf-8", "surrogatepass")))
+    return rng.normal(size=DIMENSION).astype(np.float32)
+
+
+def embed(source: TarSource, tower: str = TOWER) -> None:
+    for number, index in enumerate(source.indexes):
+        captions = source.captions(number)
+        write_caption_file(index, tower, captions, np.stack([embedding(c) for c in captions]))
+
+
+def members(*numbers: int, bad: bool = False) -> dict[str, bytes]:
+    """Pictures whose captions are their numbers; of bad ones every fifth cannot be used."""
+    found = {}
+    for i in numbers:
+        kind = i // 5 % 4 if bad and i % 5 == 3 else -1
+        found[f"{i:03d}.jpg"] = b"<html>" if kind in (0, 1) else picture(i)
+        if kind == 2:
+            found[f"{i:03d}.json"] = b'{"url": "x"}'
+        else:
+            found[f"{i:03d}.txt"] = b" \n" if kind == 3 else str(i).encode()
+    return found
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> tuple[TarSource, ShardIndex]:
+    """Five pairs, one without caption and one whose caption is no whole text."""
+    content = {**pairs("a", "b", "c"), "d.jpg": b"D", "d.json": b"{}", "e.jpg": b"E"}
+    content["e.json"] = b'{"caption": "half \\ud83d"}'
+    source = TarSource([write_shard(tmp_path / "a.tar", content)])
+    return source, source.indexes[0]
+
+
+# -------------------------------------------------------------------------------------- the file
+
+
+@pytest.mark.parametrize("width", [4, 2])
+def test_rows_come_back_bit_by_bit(shard: tuple[TarSource, ShardIndex], width: int) -> None:
+    source, index = shard
+    captions = source.captions(0)
+    assert captions == ["é a", "é b", "é c", None, "half \ud83d"]
+    assert captions == [source[i]["text"] for i in range(5)]
+    rows = np.stack([embedding(caption) for caption in captions])
+    if width == 2:  # as bfloat16 has them
+        rows = (rows.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    size = write_caption_file(index, TOWER, captions, rows)
+    path = caption_path(index, TOWER)
+    assert path.stat().st_size == size == 44 + 5 * (DIMENSION * width + 4)
+    assert path.name == f"a.tar.{TOWER}.captions" and path.parent == Path(index.path).parent
+    file = find_caption_file(index, TOWER)
+    assert file is not None and (file.dimension, file.width) == (DIMENSION, width)
+    for i, caption in enumerate(captions):
+        read = file.read(i, caption)
+        assert read.dtype == np.float32 and read.flags.writeable
+        np.testing.assert_array_equal(read, rows[i])
+    with pytest.raises(InputError, match="another caption than 'é b'; .*embed_captions"):
+        file.read(0, "é b")
+    with pytest.raises(InputError, match="row 5 is damaged"):
+        file.read(5, None)
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read .*embed_captions"):
+        file.read(0, "é a")
+
+
+def test_no_damage_goes_unseen(shard: tuple[TarSource, ShardIndex]) -> None:
+    source, index = shard
+    embed(source)
+    captions, path = source.captions(0), caption_path(index, TOWER)
+    whole = path.read_bytes()
+    seen = {"file": 0, "row": 0}
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(bytes(damaged))
+        file = find_caption_file(index, TOWER)
+        if file is None:
+            seen["file"] += 1
+            continue
+        refused = 0
+        for i, caption in enumerate(captions):
+            try:
+                np.testing.assert_array_equal(file.read(i, caption), embedding(caption))
+            except InputError:
+                refused += 1
+        assert refused == 1
+        seen["row"] += 1
+    assert seen == {"file": 44, "row": len(whole) - 44}
+    for content in (b"", whole[:20], whole[:-1], whole + b"x"):
+        path.write_bytes(content)
+        assert find_caption_file(index, TOWER) is None
+
+
+def test_what_cannot_be_written_leaves_nothing(
+    shard: tuple[TarSource, ShardIndex], tmp_path: Path
+) -> None:
+    source, index = shard
+    caption_path(index, TOWER).mkdir()
+    with pytest.raises(InputError, match="cannot be written to .*data.index_dir"):
+        embed(source)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "a.tar", f"a.tar.{TOWER}.captions", "a.tar.index",
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+def test_shards_without_embeddings_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(12):
+        write_shard(tmp_path / f"{i:02d}.tar", pairs(f"{i}a", f"{i}b"))
+    pattern = f"{tmp_path}/*"
+    source = TarSource([pattern])
+    monkeypatch.setattr(sys, "argv", ["main", "--config=c.py", "--config.data.shards=('a b',)",
+                                      "--workdir=w"])  # fmt: skip
+    command = "python -m tcl_jax.data.embed_captions --config=c.py '--config.data.shards=("
+    assert embed_command().startswith(command) and "workdir" not in embed_command()
+    with pytest.raises(InputError) as error:
+        TarSource([pattern], text_tower=TOWER)
+    assert "12 of 12 tar shards have no embeddings" in str(error.value)
+    assert "00.tar" in str(error.value) and "and 4 more" in str(error.value)
+    assert embed_command() in str(error.value) and "another text tower" not in str(error.value)
+
+    embed(source, OTHER)
+    with pytest.raises(InputError, match="12 of 12 .* by another text tower are there"):
+        TarSource([pattern], text_tower=TOWER)
+    embed(source)
+    # Files of embeddings lie where a pattern looks, and are no shards.
+    whole = TarSource([pattern], text_tower=TOWER)
+    assert len(whole) == 24 and whole.fingerprint == source.fingerprint
+    caption_path(source.indexes[3], TOWER).unlink()
+    write_shard(tmp_path / "07.tar", pairs("7a", "7bb"))
+    wait_for_another_time(tmp_path / "07.tar")
+    with pytest.raises(InputError, match=r"2 of 12 .*03\.tar, .*07\.tar\."):
+        TarSource([pattern], text_tower=TOWER)
+
+
+def test_a_renamed_file_is_refused(shard: tuple[TarSource, ShardIndex]) -> None:
+    source, index = shard
+    embed(source, OTHER)
+    caption_path(index, OTHER).rename(caption_path(index, TOWER))
+    assert find_caption_file(index, TOWER) is None
+
+
+def test_captions_changed_in_place_are_refused(tmp_path: Path) -> None:
+    """Of equal lengths, so that the pairs are at equal places."""
+    path = tmp_path / "a.tar"
+    write_shard(path, members(10, 11, 12))
+    embed(TarSource([str(path)]))
+    content = members(10, 11, 12)
+    write_shard(path, {**content, "011.txt": b"99"})
+    wait_for_another_time(path)
+    source = TarSource([str(path)], text_tower=TOWER)
+    np.testing.assert_array_equal(source[0]["text_embedding"], embedding("10"))
+    with pytest.raises(InputError, match="of another caption than '99'"):
+        source[1]
+
+
+def test_captions_of_a_changed_shard_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    source = TarSource([write_shard(path, pairs("a"))])
+    wait_for_another_time(path)
+    with pytest.raises(TarSourceError, match=r"a\.tar: its captions cannot be read .*another file"):
+        source.captions(0)
+
+
+# ----------------------------------------------------------------------------------- in batches
+
+
+def number_tokens(texts):
+    return np.array([[int(text)] for text in texts], np.int32)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> list[Mixture]:
+    """The same mixture without and with embeddings: 45 and 20 pairs, every fifth of 45 is bad."""
+    folder = tmp_path_factory.mktemp("mixture")
+    for name, shard, numbers in (("x", 0, range(20)), ("x", 1, range(20, 45)),
+                                 ("y", 0, range(100, 120))):  # fmt: skip
+        content = members(*numbers, bad=name == "x")
+        write_shard(folder / f"{name}{shard}.tar", content)
+    patterns = {"x": f"{folder}/x*.tar", "y": f"{folder}/y*.tar"}
+    for pattern in patterns.values():
+        embed(TarSource([pattern]))
+    return [
+        Mixture({n: TarSource([p], text_tower=t) for n, p in patterns.items()}, {"x": 1, "y": 2})
+        for t in (None, TOWER)
+    ]
+
+
+def batches_of(source, **options):
+    return make_iterator(
+        source,
+        tokenizer=number_tokens,
+        transform=Chain((RandomResizedCrop(8),)),
+        global_batch_size=8,
+        seed=2,
+        **options,
+    )
+
+
+def take(iterator, count):
+    return [{k: np.array(v) for k, v in next(iterator).items()} for _ in range(count)]
+
+
+def test_each_row_has_the_embedding_of_its_own_caption(mixture: list[Mixture]) -> None:
+    """Of the example that is used in the end, by any number of workers, also when resumed."""
+    plain, cached = mixture
+    log = BadSampleLog()
+    with_tokens = batches_of(plain, bad_samples=log)
+    expected = take(with_tokens, 16)
+    assert log.totals()[1:].sum() >= 4  # and others took their places
+    numbers = {int(n) for batch in expected for n in batch["tokens"][:, 0]}
+    assert min(numbers) < 20 and numbers & set(range(20, 45)) and max(numbers) >= 100
+    for workers, begin in ((0, 0), (2, 0), (0, 7)):
+        iterator = batches_of(cached, num_workers=workers)
+        iterator.set_state({**with_tokens.get_state(), "next_batch": begin})
+        for ours, theirs in zip(take(iterator, 16 - begin), expected[begin:], strict=True):
+            assert set(ours) == {"image", "text_embedding"}
+            np.testing.assert_array_equal(ours["image"], theirs["image"])
+            assert ours["text_embedding"].dtype == np.float32
+            texts = [embedding(str(number)) for number in theirs["tokens"][:, 0]]
+            np.testing.assert_array_equal(ours["text_embedding"], np.stack(texts))
+        iterator.close()
+    with_tokens.close()
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    for i in range(40):
+        write_shard(tmp_path / f"{i:03}.tar", pairs(str(i)))
+    embed(TarSource([f"{tmp_path}/*.tar"]))
+    source = pickle.loads(pickle.dumps(TarSource([f"{tmp_path}/*.tar"], text_tower=TOWER)))
+    source[0]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 8,
+                                                limits[1]))  # fmt: skip
+    try:
+        for i in range(40):
+            np.testing.assert_array_equal(source[i]["text_embedding"], embedding(f"é {i}"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_opening_looks_at_headers_alone(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", pairs(*"abc"))
+    shards = find_shards([f"{tmp_path}/a.tar"]).shards
+    indexes = [index for index in open_indexes(shards)[0] if index]
+    embed(TarSource([f"{tmp_path}/a.tar"]))
+    (file,) = open_caption_files(shards, indexes, TOWER)
+    assert len(pickle.dumps(file)) < 400

@@ -1,0 +1,63 @@
+"""Captions embedded ahead of training: as the training would, and under a name of their tower."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.inference import captions as captions_module
+from tcl_jax.inference.captions import CaptionEmbedder, text_tower_id
+from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
+
+SIZES = CLIPConfig(16, 16, 8, 64, 2, 64, 1, context_length=40)
+
+
+@pytest.fixture(scope="module")
+def clip() -> tuple[CLIP, Any]:
+    model = CLIP(SIZES)
+    image, tokens = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 40), jnp.int32)
+    return model, jax.device_get(jax.jit(model.init)(jax.random.key(0), image, tokens)["params"])
+
+
+def test_short_and_long_captions_in_any_order(clip: tuple[CLIP, Any]) -> None:
+    model, params = clip
+    texts = ["a dog " * n for n in (1, 30, 4, 9, 0, 17, 2, 6, 12)]
+    tokens = ClipTokenizer(40)(texts)
+    assert len({int(n) // 16 for n in tokens.argmax(axis=1)}) == 3
+    told: list[int] = []
+    embedder = CaptionEmbedder(model, params, batch_size=2)
+    embedded = embedder(tokens, told.append)
+    assert told == [2, 2, 2, 2, 1] and embedded.dtype == np.float32
+    whole = np.asarray(jax.jit(encode_text, static_argnums=0)(model, params, tokens))
+    np.testing.assert_allclose(embedded, whole, atol=1e-6 * float(abs(whole).max()))
+    assert np.abs(whole[0] - whole[1]).max() > 0.01
+    assert embedder(tokens[:0]).shape == (0, 16)
+
+
+def test_towers_are_told_apart(clip: tuple[CLIP, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, params = clip
+    known = text_tower_id(model, params)
+    assert len(known) == 16 and known == text_tower_id(CLIP(SIZES, tap_layer=1), params)
+    vision = jax.tree.map(lambda x: x + 1, params["visual"])
+    assert text_tower_id(model, {**params, "visual": vision}) == known
+    changed = jax.tree.map(np.array, params["text"])
+    changed["ln_final"]["norm"]["bias"][3] += 1e-6
+    others = [text_tower_id(model, {**params, "text": changed})]
+    for sizes in ({"context_length": 39}, {"activation": "gelu"}):
+        other = CLIP(dataclasses.replace(SIZES, **sizes))
+        others.append(text_tower_id(other, params))
+    others.append(text_tower_id(CLIP(SIZES, dtype=jnp.bfloat16), params))
+
+    class Unclean(ClipTokenizer):
+        def __call__(self, texts: Any) -> Any:
+            return super().__call__([text.replace("Ã", "A") for text in texts])
+
+    monkeypatch.setattr(captions_module, "ClipTokenizer", Unclean)
+    others.append(text_tower_id(model, params))
+    assert len({known, *others}) == 6

@@ -1,0 +1,313 @@
+"""Captions embedded by the command, and a training that reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from tcl_jax.config_flags import read_config
+from tcl_jax.data import embed_captions
+from tcl_jax.data.embed_captions import Done, embed
+from tcl_jax.data.sources import make_source
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.errors import InputError
+from tcl_jax.models.clip import encode_text
+from tcl_jax.training import loop
+from tcl_jax.training.batches import cached_text_tower
+from tcl_jax.training.build import Task, build_task
+from tcl_jax.training.loop import Outcome, train
+from tcl_jax.training.step import PhasedStep
+from tests.data.shards import picture, write_shard
+from tests.parallel.test_same_answer import process_arguments
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+from tests.tiny import tiny_settings
+
+def get_config():
+    config = tiny_settings({weights!r}).unlock()
+    config.data.update(source="tar", shards=({shards!r},))
+    return config
+"""
+
+
+def members(begin: int, end: int) -> dict[str, bytes]:
+    """Pictures with captions of several lengths; of number 3 there is none, that of 4 is empty."""
+    found = {}
+    for i in range(begin, end):
+        found[f"{i}.jpg"] = picture(i)
+        text = " " if i == 4 else f"picture {i} " + "of a thing " * (i % 9)
+        content = {"url": "x"} if i == 3 else {"caption": text}
+        found[f"{i}.json"] = json.dumps(content).encode()
+    return found
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a tiny CLIP."""
+    return str(tiny_config(tmp_path_factory.mktemp("weights")).model.weights)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, weights: str) -> str:
+    """Three shards of 12 pairs, and a config that trains on them."""
+    for shard in range(3):
+        write_shard(tmp_path / f"{shard}.tar", members(12 * shard, 12 * shard + 12))
+    (tmp_path / "configs").mkdir()
+    path = tmp_path / "configs" / "c.py"
+    path.write_text(CONFIG.format(weights=weights, shards=f"{tmp_path}/*.tar"))
+    return str(path)
+
+
+def read(config_file: str, *overrides: str) -> ConfigDict:
+    config = read_config(config_file, overrides, "main")
+    assert config is not None
+    return config
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if ".captions" in p.name)
+
+
+def test_once_and_not_again(
+    config_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--config={config_file}", "--batch-size=5"]
+    embed_captions.run(flags)
+    assert "embedded 36 captions of 3 tar shards" in capsys.readouterr().out
+    assert len(written(tmp_path)) == 3
+    times = [(tmp_path / name).stat().st_mtime_ns for name in written(tmp_path)]
+    embed_captions.run(flags)
+    assert "embedded 0 captions of 0 tar shards (0 GB); 3 shards had" in capsys.readouterr().out
+    assert times == [(tmp_path / name).stat().st_mtime_ns for name in written(tmp_path)]
+    # Another text tower has files of its own.
+    flags.append("--config.model.dtype=bfloat16")
+    embed_captions.run(flags)
+    sizes = [(tmp_path / name).stat().st_size for name in written(tmp_path)]
+    assert sorted(sizes) == [44 + 12 * (2 * 16 + 4)] * 3 + [44 + 12 * (4 * 16 + 4)] * 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--config is needed"),
+        (["--config=configs/tcl.py", "--batch-size=0"], "--batch-size=0 must be at least 1"),
+        (["--config=configs/shapes_clip.py"], "objective='clip' trains the text tower"),
+        (["--config=configs/shapes.py"], "ShapesSource.* cannot be embedded in advance"),
+        (["--config=configs/tcl.py", "--config.train.total_steps=0"], "total_steps=0"),
+    ],
+)
+def test_what_cannot_be_embedded(flags: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        embed_captions.run(flags)
+
+
+def test_mixtures_and_remote_shards(config_file: str, tmp_path: Path) -> None:
+    """Their files lie in `data.index_dir`; a part without shards is refused."""
+    config = read(config_file).unlock()
+    config.data.update(source="mixture", index_dir=str(tmp_path / "indexes"))
+    config.data.mixture.near = {"source": "tar", "shards": (f"{tmp_path}/0.tar",)}
+    config.data.mixture.far = {"source": "tar", "shards": (f"file://{tmp_path}/{{1..2}}.tar",)}
+    assert embed(config).shards == 3
+    assert len(written(tmp_path / "indexes")) == 3 and not written(tmp_path)
+    task = build_task(config)
+    tower = cached_text_tower(cached(config), task)
+    source = make_source(config.data, 32, text_tower=tower)
+    tokens = jnp.asarray(ClipTokenizer(40)([source[i]["text"] for i in (0, 23, 35)]))
+    texts = np.asarray(encode_text(task.clip, task.frozen, tokens))
+    for i, text in zip((0, 23, 35), texts, strict=True):
+        np.testing.assert_allclose(source[i]["text_embedding"], text, atol=1e-5)
+    assert source[27]["text"] is None and not source[27]["text_embedding"].any()
+    config.data.mixture.drawn = {"source": "shapes"}
+    with pytest.raises(InputError, match="ShapesSource.* cannot be embedded in advance"):
+        embed(config)
+    with pytest.raises(
+        InputError, match="mixture.drawn: .*embeddings of captions are kept for tar"
+    ):
+        make_source(config.data, 32, text_tower=tower)
+
+
+# ------------------------------------------------------------------------- interrupted, and shared
+
+
+def stop_at_write(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, count = embed_captions.write_caption_file, 0
+
+    def write(*arguments: Any) -> int:
+        nonlocal count
+        count += 1
+        if count == number:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(embed_captions, "write_caption_file", write)
+
+
+def test_interrupted_work_is_kept(
+    config_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read(config_file)
+    with monkeypatch.context() as patch:
+        stop_at_write(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            embed(config)
+    assert [name[:5] for name in written(tmp_path)] == ["0.tar", "1.tar"]
+    with pytest.raises(InputError, match=r"1 of 3 tar shards have no embeddings .*2\.tar"):
+        run(cached(config), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    done = embed(config)
+    assert (done.shards, done.captions, done.there) == (1, 12, 2)
+
+
+def test_processes_begin_with_their_own_share(
+    config_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others write meanwhile is not made again, and what they do not is."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    names: list[str] = []
+    real = embed_captions.write_caption_file
+
+    def write(index: Any, *arguments: Any) -> int:
+        names.append(Path(index.path).name[:5])
+        return real(index, *arguments)
+
+    monkeypatch.setattr(embed_captions, "write_caption_file", write)
+    assert embed(read(config_file)).shards == 3
+    assert names == ["1.tar", "2.tar", "0.tar"]  # its own; then the other's, the last one first
+    for name in written(tmp_path):
+        if name[0] != "0":
+            (tmp_path / name).unlink()
+    assert embed(read(config_file)) == Done(2, 24, 2 * (44 + 12 * 68), 1)
+
+
+@pytest.mark.slow
+def test_two_processes_on_two_devices_each(config_file: str, tmp_path: Path) -> None:
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    workers = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tcl_jax.data.embed_captions",
+                f"--config={config_file}",
+                "--batch-size=3",
+                f"--coordinator=localhost:{port}",
+                f"--num_processes={count}",
+                f"--process_id={index}",
+            ],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for port, count, index in process_arguments(2)
+    ]
+    told = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], told
+    assert all("captions of" in out for out, _ in told)
+    shared = {name: (tmp_path / name).read_bytes() for name in written(tmp_path)}
+    assert len(shared) == 3
+    for name in shared:
+        (tmp_path / name).unlink()
+    embed(read(config_file))
+    assert sorted(shared) == written(tmp_path)
+    for name, content in shared.items():
+        ours, theirs = (np.frombuffer(c[44:], "<u4").reshape(12, 17)[:, :16].view("<f4")
+                        for c in ((tmp_path / name).read_bytes(), content))  # fmt: skip
+        np.testing.assert_allclose(ours, theirs, atol=1e-6 * float(abs(ours).max()))
+
+
+# ----------------------------------------------------------------------------------- in training
+
+
+def cached(config: ConfigDict) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.data.caption_cache = True
+    return config.lock()
+
+
+def run(config: ConfigDict, workdir: Path) -> Outcome:
+    return train(config, str(workdir), build_task(config), {})
+
+
+def losses(workdir: Path) -> dict[str, np.ndarray]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "train/total" in row]
+    names = ("total", "tclf", "tcli", "area", "neg_area", "tv_img", "tv_mask", "grad_norm")
+    return {name: np.array([row[f"train/{name}"] for row in rows]) for name in names}
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The compiled programs of the runs, one after the other."""
+    programs: list[Any] = []
+
+    class Watched(PhasedStep):
+        def __call__(self, *arguments: Any) -> Any:
+            result = super().__call__(*arguments)
+            programs.extend(p for p in self._compiled.values() if p not in programs)
+            return result
+
+    monkeypatch.setattr(loop, "PhasedStep", Watched)
+    return programs
+
+
+def text_tower_costs(config: ConfigDict, task: Task) -> tuple[float, int]:
+    """FLOPs of a batch's texts, and bytes of the tower."""
+    batch = config.train.global_batch_size
+    tokens = jax.ShapeDtypeStruct((batch, task.clip.config.context_length), np.int32)
+    encode: Callable[..., Any] = jax.jit(encode_text, static_argnums=0)
+    flops = encode.lower(task.clip, task.frozen, tokens).compile().cost_analysis()["flops"]
+    return flops, sum(x.nbytes for x in jax.tree.leaves(task.frozen["text"]))
+
+
+def test_same_losses_without_the_text_tower(
+    config_file: str, tmp_path: Path, steps: list[Any]
+) -> None:
+    config = read(config_file)
+    config.train.backbone_from_step = 0
+    plain = run(config, tmp_path / "plain")
+    embed(config)
+    ours = run(cached(config), tmp_path / "cached")
+    for name, expected in losses(tmp_path / "plain").items():
+        np.testing.assert_allclose(
+            losses(tmp_path / "cached")[name], expected, rtol=1e-5, atol=1e-6, err_msg=name
+        )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours.params, plain.params
+    )
+    bad = [(tmp_path / run / "bad_samples.jsonl").read_text() for run in ("plain", "cached")]
+    assert bad[0] == bad[1] and "no_caption" in bad[0] and "empty_caption" in bad[0]
+
+    flops, size = text_tower_costs(config, build_task(config))
+    with_tower, without = steps
+    saved = with_tower.cost_analysis()["flops"] - without.cost_analysis()["flops"]
+    assert 0.98 * flops < saved < 1.02 * flops
+    sizes = [step.memory_analysis().argument_size_in_bytes for step in steps]
+    assert sizes[0] - sizes[1] > 0.99 * size
+
+
+def test_other_weights_are_refused(config_file: str, tmp_path: Path) -> None:
+    config = read(config_file)
+    embed(config)
+    config.model.dtype = "bfloat16"
+    with pytest.raises(InputError, match="3 of 3 .* by another text tower are there"):
+        run(cached(config), tmp_path / "run")
+    with config.unlocked():
+        config.data.source = "shapes"
+    with pytest.raises(InputError, match="data.source='shapes': embeddings of captions are kept"):
+        run(cached(config), tmp_path / "run")
