@@ -189,7 +189,7 @@ objective, params, clip = subjects()["tcl"]
 adamw = AdamW()
 found = {}
 for name, fsdp, parts in (("whole", False, 1), ("parts", True, 2)):
-    take = PhasedStep(objective, adamw, lambda step: jnp.float32(1e-3), backbone_from_step=1,
+    take = PhasedStep(objective, adamw, lambda step: jnp.float32(1e-3), backbone_from_step=0,
                       accumulation_steps=parts)
     state = put_parameters(create_state(params, objective, adamw), mesh, sharded=fsdp)
     frozen = put_parameters(clip, mesh, sharded=fsdp)
@@ -199,7 +199,7 @@ for name, fsdp, parts in (("whole", False, 1), ("parts", True, 2)):
     key = jax.random.wrap_key_data(key)
     failure = put_replicated(no_failure(objective, state, frozen, batch, key), mesh)
     sizes = []
-    for step in range(3):
+    for step in range(2):
         state, failure, metrics = take(step, state, failure, frozen, batch, key)
         assert jax.tree.map(lambda x: x.sharding, state) == placed, "the state stays in its place"
     held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves((state, frozen)))
