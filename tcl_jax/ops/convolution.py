@@ -16,8 +16,9 @@ Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 TILE = 4
 """Rows and columns of the result that one tile of the bilinear algorithms makes."""
-STRIP_TILES = 1024
-"""Largest number of tiles transformed at a time, rows of the matrix products."""
+STRIP_TILES = 256
+"""Tiles transformed at a time: this many, or as many as channels, where they take as much memory as
+the transformed kernel does. Matrix products of fewer rows are slower."""
 
 
 class Bilinear(NamedTuple):
@@ -131,29 +132,34 @@ class _Tiling(NamedTuple):
     columns: int
 
 
-def _tiling(form: Bilinear, x: jax.Array) -> _Tiling:
+def _tiling(form: Bilinear, x: jax.Array, kernel: jax.Array) -> _Tiling:
     images, height, width, _ = x.shape
     if not isinstance(images, int):  # a symbolic size, of an export
         images = 1
     rows, columns = -(-height // form.step), -(-width // form.step)
-    strips = min(rows, -(-images * rows * columns // STRIP_TILES))
+    most = max(STRIP_TILES, *kernel.shape[2:])
+    strips = min(rows, -(-images * rows * columns // most))
     rows = -(-rows // strips)
     return _Tiling(strips, rows, columns)
 
 
 def _bilinear(form: Bilinear, x: jax.Array, kernel: jax.Array) -> jax.Array:
     images, height, width, _ = x.shape
-    tiling = _tiling(form, x)
+    tiling = _tiling(form, x, kernel)
     padded, matrices = _pad(form, x, tiling), _transform_kernel(form, kernel)
 
-    def strip(index: jax.Array) -> jax.Array:
-        tiles = _transform(form, _strip(padded, index, form.step * tiling.rows, 2), tiling)
-        return _results(form, jnp.einsum("pqbrsc,pqcd->pqbrsd", tiles, matrices))
+    shape = (images, TILE * tiling.strips * tiling.rows, TILE * tiling.columns, kernel.shape[3])
 
-    y = jax.lax.map(strip, jnp.arange(tiling.strips))
-    y = jnp.moveaxis(y, 0, 1).reshape(images, -1, *y.shape[3:])
+    def strip(y: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+        tiles = _transform(form, _strip(padded, index, form.step * tiling.rows, 2), tiling)
+        results = _results(form, jnp.einsum("pqbrsc,pqcd->pqbrsd", tiles, matrices))
+        results = results.astype(y.dtype)
+        start = index * TILE * tiling.rows
+        return jax.lax.dynamic_update_slice_in_dim(y, results, start, axis=1), None
+
+    y, _ = jax.lax.scan(strip, jnp.zeros(shape, x.dtype), jnp.arange(tiling.strips))
     scale = TILE // form.step
-    return y[:, : scale * height, : scale * width].astype(x.dtype)
+    return y[:, : scale * height, : scale * width]
 
 
 def _bilinear_gradients(
@@ -161,7 +167,7 @@ def _bilinear_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     # The transpose of every step of `_bilinear`; as many products for each of the two gradients.
     _, height, width, _ = x.shape
-    tiling = _tiling(form, x)
+    tiling = _tiling(form, x, kernel)
     padded, matrices = _pad(form, x, tiling), _transform_kernel(form, kernel)
     rows, columns = TILE * tiling.strips * tiling.rows, TILE * tiling.columns
     dy = dy.astype(jnp.float32)
