@@ -132,20 +132,25 @@ class _Tiling(NamedTuple):
     columns: int
 
 
-def _tiling(form: Bilinear, x: jax.Array, kernel: jax.Array) -> _Tiling:
+def _tiling(form: Bilinear, x: jax.Array, most: int) -> _Tiling:
     images, height, width, _ = x.shape
     if not isinstance(images, int):  # a symbolic size, of an export
         images = 1
     rows, columns = -(-height // form.step), -(-width // form.step)
-    most = max(STRIP_TILES, *kernel.shape[2:])
     strips = min(rows, -(-images * rows * columns // most))
-    rows = -(-rows // strips)
-    return _Tiling(strips, rows, columns)
+    # Strips of equal size may hold rows that are not there; no more than an eighth.
+    while 8 * (-(-rows // strips) * strips - rows) > rows:
+        strips += 1
+    return _Tiling(strips, -(-rows // strips), columns)
+
+
+def _strip_tiles(kernel: jax.Array) -> int:
+    return max(STRIP_TILES, *kernel.shape[2:])
 
 
 def _bilinear(form: Bilinear, x: jax.Array, kernel: jax.Array) -> jax.Array:
     images, height, width, _ = x.shape
-    tiling = _tiling(form, x, kernel)
+    tiling = _tiling(form, x, _strip_tiles(kernel))
     padded, matrices = _pad(form, x, tiling), _transform_kernel(form, kernel)
 
     shape = (images, TILE * tiling.strips * tiling.rows, TILE * tiling.columns, kernel.shape[3])
@@ -167,7 +172,8 @@ def _bilinear_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     # The transpose of every step of `_bilinear`; as many products for each of the two gradients.
     _, height, width, _ = x.shape
-    tiling = _tiling(form, x, kernel)
+    # A strip's part of the kernel's gradient takes memory too; so have fewer of them.
+    tiling = _tiling(form, x, 2 * _strip_tiles(kernel))
     padded, matrices = _pad(form, x, tiling), _transform_kernel(form, kernel)
     rows, columns = TILE * tiling.strips * tiling.rows, TILE * tiling.columns
     dy = dy.astype(jnp.float32)
