@@ -43,9 +43,15 @@ def compute_dtype(name: str, field: str = "dtype") -> Any:
     return COMPUTE_DTYPES[name]
 
 
+CONVOLUTION = "convolution"
+"""Name of what convolutions return, by which rematerialisation knows it."""
+
 REMAT: dict[str, Any] = {
     "none": None,
-    "activations": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "activations": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
+    ),
     "blocks": jax.checkpoint_policies.nothing_saveable,
 }
 """What a block computes again for the gradient instead of keeping it: nothing; norms, softmax and

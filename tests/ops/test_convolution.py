@@ -1,0 +1,201 @@
+"""Convolutions in fewer multiplications against XLA's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from tcl_jax.ops import convolution
+from tcl_jax.ops.convolution import ORDINARY, UPSAMPLED, conv3x3, upsampled_conv3x3
+from tcl_jax.ops.resize import upsample_nearest
+from tests.reference import relative_error
+
+ROOT = Path(__file__).parent.parent.parent
+Convolution = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def plain_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return plain(upsample_nearest(x, 2), kernel)
+
+
+def inputs(*shape: int, results: int = 5) -> tuple[jax.Array, jax.Array]:
+    x = jax.random.normal(jax.random.key(0), shape)
+    return x, jax.random.normal(jax.random.key(1), (3, 3, shape[-1], results))
+
+
+def with_gradients(f: Convolution) -> Callable[[jax.Array, jax.Array], list[jax.Array]]:
+    def both(x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
+        y, gradients = jax.vjp(f, x, kernel)
+        return [y, *gradients(jax.random.normal(jax.random.key(2), y.shape).astype(y.dtype))]
+
+    return jax.jit(both)
+
+
+PAIRS = [(conv3x3, plain), (upsampled_conv3x3, plain_upsampled)]
+both_operations = pytest.mark.parametrize(("f", "expected"), PAIRS, ids=["3x3", "upsampled"])
+
+
+def test_algorithms_of_one_dimension_are_exact() -> None:
+    rng = np.random.default_rng(0)
+    kernel, samples, few = rng.normal(size=3), rng.normal(size=6), rng.normal(size=4)
+    for form, given, whole in (
+        (ORDINARY, samples, samples),
+        (UPSAMPLED, few, np.repeat(few, 2)[1:-1]),
+    ):
+        found = form.outputs @ ((form.kernels @ kernel) * (form.inputs @ given))
+        np.testing.assert_allclose(found, np.correlate(whole, kernel), rtol=1e-12)
+    assert len(ORDINARY.kernels) ** 2 == 36
+    assert len(UPSAMPLED.kernels) ** 2 == 25
+
+
+@both_operations
+@pytest.mark.parametrize(
+    ("tiles", "shape"), [(256, (2, 8, 7, 4)), (256, (3, 1, 2, 4)), (3, (2, 9, 7, 4))], ids=str
+)
+def test_values_and_gradients(
+    f: Convolution,
+    expected: Convolution,
+    tiles: int,
+    shape: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(convolution, "STRIP_TILES", tiles)
+    x, kernel = inputs(*shape)
+    # Not `f` itself: what it was traced to with another STRIP_TILES would be taken again.
+    found = with_gradients(lambda x, kernel: f(x, kernel))(x, kernel)
+    for a, b in zip(found, with_gradients(expected)(x, kernel), strict=True):
+        assert relative_error(a, np.asarray(b)) < 2e-6
+
+
+def test_sub_pixel_form_of_accelerators() -> None:
+    x, kernel = inputs(2, 5, 4, 4)
+    found = with_gradients(convolution._sub_pixel)(x, kernel)
+    for a, b in zip(found, with_gradients(plain_upsampled)(x, kernel), strict=True):
+        assert relative_error(a, np.asarray(b)) < 2e-6
+
+
+@both_operations
+def test_float32_is_enough_for_many_channels(f: Convolution, expected: Convolution) -> None:
+    x, kernel = inputs(1, 8, 8, 768, results=3)
+    with jax.enable_x64(True):
+        exact = expected(jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64))
+        exact = np.asarray(exact)
+    assert exact.dtype == np.float64
+    assert relative_error(f(x, kernel), exact) < (1e-5 if f is conv3x3 else 2e-6)
+
+
+@both_operations
+def test_bfloat16(f: Convolution, expected: Convolution) -> None:
+    x, kernel = inputs(2, 5, 6, 16)
+    found = with_gradients(f)(x.astype(jnp.bfloat16), kernel)
+    assert [a.dtype for a in found] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+    for a, b in zip(found, with_gradients(expected)(x, kernel), strict=True):
+        assert relative_error(a, np.asarray(b)) < 1e-2
+
+
+@both_operations
+def test_each_platform_gets_its_form(f: Convolution, expected: Convolution) -> None:
+    del expected
+    traced = with_gradients(f).trace(*inputs(1, 8, 8, 4))
+    texts = {
+        name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")
+    }
+    assert "stablehlo.convolution" not in texts["cpu"]
+    assert "stablehlo.dot_general" in texts["cpu"]
+    for name in ("cuda", "tpu"):
+        # The result and the two gradients.
+        assert texts[name].count("stablehlo.convolution(") == 3
+        assert "stablehlo.dot_general" not in texts[name]
+
+
+@both_operations
+def test_one_export_for_all_platforms_and_batches(f: Convolution, expected: Convolution) -> None:
+    x, kernel = inputs(3, 5, 6, 4)
+    (batch,) = export.symbolic_shape("b")
+    shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), kernel]
+    exported = export.export(jax.jit(f), platforms=("cpu", "cuda", "tpu"))(*shapes)
+    found = export.deserialize(exported.serialize()).call(x, kernel)
+    assert relative_error(found, np.asarray(expected(x, kernel))) < 2e-6
+
+
+def flops(f: Convolution, *arrays: jax.Array) -> float:
+    return jax.jit(f).lower(*arrays).compile().cost_analysis()["flops"]
+
+
+def test_fewer_multiplications() -> None:
+    # In one strip, for XLA counts the body of a loop once.
+    x, kernel = inputs(1, 32, 32, 128, results=128)
+    whole = flops(plain_upsampled, x, kernel)
+    # 4/9 of them; a little less, as what meets the padding is not counted.
+    assert 0.40 < flops(convolution._sub_pixel, x, kernel) / whole < 0.46
+    # 25/144 and 1/4, and the transforms.
+    assert 0.17 < flops(upsampled_conv3x3, x, kernel) / whole < 0.22
+    assert 0.25 < flops(conv3x3, x, kernel) / flops(plain, x, kernel) < 0.35
+
+
+@both_operations
+def test_memory_does_not_grow_with_the_transformed_tiles(
+    f: Convolution, expected: Convolution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del expected
+    x, kernel = inputs(1, 128, 128, 16, results=16)
+
+    def temporary() -> int:
+        program = jax.jit(lambda x, kernel: f(x, kernel)).lower(x, kernel).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    in_strips = temporary()
+    monkeypatch.setattr(convolution, "STRIP_TILES", 10**6)
+    assert in_strips < temporary() / 2
+
+
+ON_EIGHT_DEVICES = """
+import jax, numpy as np
+from tcl_jax.ops.convolution import conv3x3, upsampled_conv3x3
+from tcl_jax.parallel.mesh import batch_sharded, data_mesh, replicated
+from tests.ops.test_convolution import PAIRS, inputs, with_gradients
+
+mesh = data_mesh()
+assert mesh.size == 8
+rows, everywhere = batch_sharded(mesh), replicated(mesh)
+given = inputs(16, 11, 12, 4)
+placed = [jax.device_put(a, s) for a, s in zip(given, (rows, everywhere))]
+for f, expected in PAIRS:
+    forward = jax.jit(f, out_shardings=rows).lower(*placed).compile().as_text()
+    assert "f32[2,11,12,4]" in forward
+    shardings = [rows, rows, everywhere]
+    both = jax.jit(with_gradients(f), out_shardings=shardings).lower(*placed).compile()
+    for text, kinds in ((forward, ["all-reduce"]), (both.as_text(), [])):
+        for kind in ("all-gather", "all-to-all", "collective-permute", *kinds):
+            assert kind not in text, (f, kind)
+    assert "all-reduce" in both.as_text()
+    for a, b in zip(both(*placed), with_gradients(expected)(*given), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+"""
+
+
+def test_no_pixel_crosses_eight_devices() -> None:
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", ON_EIGHT_DEVICES],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
