@@ -188,6 +188,19 @@ class PhasedStep:
         phase = int(step >= self._backbone_from_step)
         arguments = (state, failure, frozen, batch, key)
         if phase not in self._compiled:
-            self._compiled = {phase: self._jitted[phase].lower(*arguments).compile()}
+            self._compiled = {phase: self.trace(phase, *arguments).lower().compile()}
             self.flops = self._compiled[phase].cost_analysis().get("flops", 0.0)
         return self._compiled[phase](*arguments)
+
+    def trace(
+        self,
+        phase: int,
+        state: TrainState,
+        failure: Failure,
+        frozen: Any,
+        batch: Batch,
+        key: jax.Array,
+    ) -> jax.stages.Traced:
+        """The step of a phase (0 or 1) for arguments placed like these; shapes will do."""
+        traced: jax.stages.Traced = self._jitted[phase].trace(state, failure, frozen, batch, key)
+        return traced
