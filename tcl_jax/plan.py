@@ -38,7 +38,9 @@ def plan_parser() -> argparse.ArgumentParser:
         "--topology", metavar="NAME", help=f"what to plan for, such as {', '.join(EXAMPLES)}"
     )
     p.add_argument(
-        "--compare", metavar="A,B,...", help="topologies to show in one table, instead of --topology"
+        "--compare",
+        metavar="A,B,...",
+        help="topologies to show in one table, instead of --topology",
     )
     p.add_argument(
         "--batch_per_chip",

@@ -73,7 +73,7 @@ class BestClass:
     def trace(
         self, params: Any, image: tuple[int, int, int, int], texts: tuple[int, int]
     ) -> jax.stages.Traced:
-        """The program for a batch of `image`'s and texts of `texts`' shape; shapes for parameters."""
+        """The program for arguments of these shapes; of parameters, shapes will do too."""
         shape = jax.ShapeDtypeStruct
         return self._best.trace(
             params,

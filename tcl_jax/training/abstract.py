@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from tcl_jax.data.sources import make_erasing
 from tcl_jax.parallel.mesh import batch_sharded, replicated
 from tcl_jax.training.build import Task, build_optimizer
-from tcl_jax.training.objectives import Batch
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import PhasedStep, no_failure
 
@@ -44,8 +43,8 @@ def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.st
     return step.trace(phase, state, failure, frozen, batch, key)
 
 
-def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh) -> Batch:
-    """Shapes of a global batch on the mesh."""
+def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh) -> Any:
+    """Shapes of a `Batch` on the mesh."""
     clip, size = task.clip.config, config.train.global_batch_size
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((size, clip.resolution, clip.resolution, 3), jnp.uint8),
@@ -62,6 +61,4 @@ def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh) -> Batch:
 
 def placed(tree: Any, sharding: NamedSharding) -> Any:
     """A tree's shapes on devices."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -128,7 +128,8 @@ def _in_background(compile_: Callable[[], Any], tick: Callable[[float], None]) -
 
 
 def _report(compiled: jax.stages.Compiled, devices: int, seconds: float) -> Compiled:
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    memory: Any = compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes,
@@ -149,9 +150,7 @@ def _too_large(error: jax.errors.JaxRuntimeError, seconds: float) -> Compiled:
     match = next((m for pattern in _TOO_LARGE if (m := pattern.search(text))), None)
     needed = available = None
     if match is not None:
-        needed, available = (
-            float(match.group(i)) * _UNITS[match.group(i + 1)] for i in (1, 3)
-        )
+        needed, available = (float(match.group(i)) * _UNITS[match.group(i + 1)] for i in (1, 3))
     return Compiled(
         seconds=round(seconds, 1),
         needed=needed,

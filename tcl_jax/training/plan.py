@@ -294,7 +294,7 @@ def largest_batch(
             low = good[-1][0]
             if not low < guess < high:
                 guess = (low + high) // 2 // grain * grain
-        if guess <= good[-1][0] or not fits(guess) and guess - grain <= good[-1][0]:
+        if guess <= good[-1][0] or (not fits(guess) and guess - grain <= good[-1][0]):
             break
     return max(size for size, value in tried.items() if value is not None)
 

@@ -20,22 +20,15 @@ CAVEAT = (
 
 def page(plan: Plan) -> str:
     """All that is known of a run on a topology."""
-    chip = plan.chip
     share = plan.batch / plan.devices
     lines = [
-        f"{plan.topology}: {plan.devices} x {plan.kind}; each "
-        + ", ".join((
-            f"{_gib(chip.memory)} GiB",
-            f"{_scaled(chip.flops, 1e12, 0)} TFLOP/s",
-            f"{_scaled(chip.bandwidth, 1e9, 0)} GB/s to memory",
-            f"{_scaled(chip.interconnect, 1e9, 0)} GB/s to other chips",
-        )),
+        f"{plan.topology}: {plan.devices} x {plan.kind}; {_figures(plan)}",
         f"global batch {plan.batch:,}, {share:g} images a chip",
         "",
         _row("", [step.name for step in plan.steps]),
         _row("images (windows) a chip", [f"{step.rows:g}" for step in plan.steps]),
         "",
-        "memory of a chip, GiB",
+        f"memory of a chip, {_memory_unit(plan)[0]}",
         *_memory(plan),
         "",
         "work of a chip",
@@ -44,7 +37,6 @@ def page(plan: Plan) -> str:
         "exchanged by a chip, MB (operations)",
         *_exchanged(plan),
         "",
-        "least time, ms",
         *_times(plan),
         "",
         *_notes(plan),
@@ -122,10 +114,31 @@ def _step_to_json(plan: Plan, step: PlannedStep) -> dict[str, Any]:
 # --------------------------------------------------------------------------------- parts of a page
 
 
+def _figures(plan: Plan) -> str:
+    chip = plan.chip
+    known = (
+        (chip.memory, GIB, "GiB"),
+        (chip.flops, 1e12, "TFLOP/s"),
+        (chip.bandwidth, 1e9, "GB/s to memory"),
+        (chip.interconnect, 1e9, "GB/s to other chips"),
+    )
+    told = [f"{value / unit:,.4g} {name}" for value, unit, name in known if value is not None]
+    return "each " + ", ".join(told) if told else "memory and speed unknown"
+
+
+def _memory_unit(plan: Plan) -> tuple[str, int]:
+    largest = max((step.peak or GIB for step in plan.steps), default=GIB)
+    return ("GiB", GIB) if largest >= GIB else ("MiB", 2**20)
+
+
 def _memory(plan: Plan) -> list[str]:
+    _, unit = _memory_unit(plan)
+
     def part(title: str, size: Callable[[PlannedStep], float]) -> str:
         return _row(
-            title, ["-" if s.compiled.problem else _gib(size(s)) for s in plan.steps], indent=2
+            title,
+            ["-" if s.compiled.problem else f"{size(s) / unit:,.2f}" for s in plan.steps],
+            indent=2,
         )
 
     lines = [
@@ -133,12 +146,15 @@ def _memory(plan: Plan) -> list[str]:
         part("results in new memory", lambda s: s.compiled.outputs - s.compiled.aliased),
         part("temporary", lambda s: s.compiled.temporary),
         part("program", lambda s: s.compiled.program),
-        _row("together", [_needed(step) for step in plan.steps], indent=2),
-        _row(f"of {_gib(plan.chip.memory)}", [_verdict(plan, s) for s in plan.steps], indent=2),
+        _row("together", [_needed(step, unit) for step in plan.steps], indent=2),
     ]
+    if plan.chip.memory is not None:
+        verdicts = [_verdict(plan, step) for step in plan.steps]
+        lines.append(_row(f"of {plan.chip.memory / unit:,.2f}", verdicts, indent=2))
     lines += [
-        f"  {step.name} does not fit: needs {_gib(step.compiled.needed)} of "
-        f"{_gib(step.compiled.available)} GiB that the compiler has"
+        f"  {step.name} does not fit: needs {_gib(step.compiled.needed)} GiB, and "
+        f"{_gib(step.compiled.available)} GiB are free for it; the compiler says\n"
+        f"    {step.compiled.problem}"
         for step in plan.steps
         if step.compiled.problem
     ]
@@ -146,13 +162,18 @@ def _memory(plan: Plan) -> list[str]:
 
 
 def _work(plan: Plan) -> list[str]:
+    name, unit = "TFLOP", 1e12
+    if max(step.method_flops for step in plan.steps) < unit:
+        name, unit = "GFLOP", 1e9
+
     def row(title: str, value: Callable[[PlannedStep], float | None], unit: float) -> str:
-        return _row(title, [_scaled(value(step), unit) for step in plan.steps], indent=2)
+        cells = ["-" if (v := value(s)) is None else f"{v / unit:,.2f}" for s in plan.steps]
+        return _row(title, cells, indent=2)
 
     return [
-        row("TFLOP of the method, by formula", lambda s: s.method_flops, 1e12),
-        row("TFLOP computed, loops counted", lambda s: s.executed, 1e12),
-        row("TFLOP by XLA, loops once", lambda s: s.compiled.flops or None, 1e12),
+        row(f"{name} of the method, by formula", lambda s: s.method_flops, unit),
+        row(f"{name} computed, loops counted", lambda s: s.executed, unit),
+        row(f"{name} by XLA, loops once", lambda s: s.compiled.flops or None, unit),
         row("GB accessed by XLA, loops once", lambda s: s.compiled.bytes_accessed or None, 1e9),
     ]
 
@@ -170,25 +191,24 @@ def _exchanged(plan: Plan) -> list[str]:
 
 
 def _times(plan: Plan) -> list[str]:
-    def row(title: str, value: Callable[[PlannedStep], float | None], unit: float = 1e-3) -> str:
-        return _row(title, [_scaled(value(step), unit) for step in plan.steps], indent=2)
+    if plan.chip.flops is None:
+        return ["least time: unknown, as this kind of device is not in the table of peak rates"]
 
-    def of(name: str) -> Callable[[PlannedStep], float | None]:
-        return lambda step: None if step.roofline is None else getattr(step.roofline, name)
+    def row(title: str, name: str) -> str:
+        times = [None if s.roofline is None else getattr(s.roofline, name) for s in plan.steps]
+        return _row(title, ["-" if t is None else f"{1e3 * t:,.2f}" for t in times], indent=2)
 
-    lines = [
-        row("computing", of("compute")),
-        row("memory (estimate)", of("memory")),
-        row("links to other chips", of("interconnect")),
-    ]
-    bounds = [step.roofline.bound if step.roofline else None for step in plan.steps]
     rates = [plan.images_per_second(step) for step in plan.steps]
     shares = [step.mfu(plan.chip) for step in plan.steps]
+    bounds = [step.roofline.bound if step.roofline else None for step in plan.steps]
     return [
-        *lines,
-        _row("bound by", [bound or UNKNOWN for bound in bounds], indent=2),
-        _row("images/s, all chips", [_scaled(rate, 1, 0) for rate in rates], indent=2),
-        _row("MFU", [UNKNOWN if s is None else f"{s:.0%}" for s in shares], indent=2),
+        "least time, ms",
+        row("computing", "compute"),
+        row("memory (estimate)", "memory"),
+        row("links to other chips", "interconnect"),
+        _row("bound by", [bound or "-" for bound in bounds], indent=2),
+        _row("images/s, all chips", [_count(rate) for rate in rates], indent=2),
+        _row("MFU at most", ["-" if s is None else f"{s:.0%}" for s in shares], indent=2),
     ]
 
 
@@ -206,13 +226,9 @@ def _notes(plan: Plan) -> list[str]:
             if plan.largest
             else "not even the smallest batch fits"
         )
-    samples = sum(plan.samples.values())
-    days = UNKNOWN if plan.days is None else f"{plan.days:.2f} days"
-    lines += [
-        f"{_samples(samples)} samples of training at the roofline: {days}",
-        "",
-        CAVEAT,
-    ]
+    if plan.days is not None:
+        samples = _samples(sum(plan.samples.values()))
+        lines += [f"{samples} samples of training: {plan.days:.2f} days at the least", "", CAVEAT]
     return lines
 
 
@@ -233,7 +249,7 @@ def _cells(plan: Plan) -> tuple[str, ...]:
         _gib(plan.chip.memory),
         {True: "yes", False: "NO", None: UNKNOWN}[plan.fits],
         bound or UNKNOWN,
-        _scaled(rate, 1, 0),
+        _count(rate),
         UNKNOWN if share is None else f"{share:.0%}",
         UNKNOWN if plan.days is None else f"{plan.days:.2f}",
         "not tried" if plan.largest is None else str(plan.largest),
@@ -243,10 +259,10 @@ def _cells(plan: Plan) -> tuple[str, ...]:
 # ----------------------------------------------------------------------------------------- numbers
 
 
-def _needed(step: PlannedStep) -> str:
+def _needed(step: PlannedStep, unit: int = GIB) -> str:
     if step.peak is not None:
-        return _gib(step.peak)
-    return "> limit" if step.compiled.needed is None else f"> {_gib(step.compiled.needed)}"
+        return f"{step.peak / unit:,.2f}"
+    return "too much" if step.compiled.needed is None else f"> {step.compiled.needed / unit:,.2f}"
 
 
 def _verdict(plan: Plan, step: PlannedStep) -> str:
@@ -262,8 +278,8 @@ def _gib(size: float | None) -> str:
     return UNKNOWN if size is None else f"{size / GIB:.2f}"
 
 
-def _scaled(value: float | None, unit: float, digits: int = 2) -> str:
-    return UNKNOWN if value is None else f"{value / unit:,.{digits}f}"
+def _count(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:,.0f}"
 
 
 def _samples(count: float) -> str:

@@ -30,14 +30,15 @@ def _flops_of(equation: JaxprEqn) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
+        left = _shape(equation.invars[0])
         return 2.0 * _size(equation.outvars[0]) * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
+        kernel = _shape(equation.invars[1])
         _, inputs, *spatial = params["dimension_numbers"].rhs_spec
         taps = math.prod(kernel[axis] for axis in spatial) * kernel[inputs]
         return 2.0 * _size(equation.outvars[0]) * taps
-    inner = [_flops(getattr(jaxpr, "jaxpr", jaxpr)) for jaxpr in _inner(params)]
+    # Whether closed or not depends on the primitive.
+    inner = [_flops(getattr(jaxpr, "jaxpr", jaxpr)) for jaxpr in jaxprs_in_params(params)]
     if not inner:
         return 0.0
     if name == "cond":
@@ -45,14 +46,14 @@ def _flops_of(equation: JaxprEqn) -> float:
     if name == "scan":
         return params["length"] * sum(inner)
     if name == "shard_map":
-        mesh, axes = params["mesh"], params["manual_axes"]
+        mesh, axes = params["mesh"], params["newly_manual_axes"]
         return math.prod(mesh.shape[axis] for axis in axes) * sum(inner)
     return sum(inner)
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
-    return list(jaxprs_in_params(params))
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(variable.aval.shape)
 
 
 def _size(variable: Any) -> int:
-    return math.prod(variable.aval.shape)
+    return math.prod(_shape(variable))
