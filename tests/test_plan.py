@@ -128,7 +128,7 @@ def test_tpus_are_compared_without_any(tmp_path: Path) -> None:
         (["--config=none.py", "--topology=local"], "none.py"),
         ([TCL, "--topology=local", "--config.train.total_steps=0"], "train.total_steps=0"),
         ([TCL, "--topology=local", "--config.eval.tasks=('moon',)"], "eval.tasks has 'moon'"),
-        ([TCL, "--topology=local", "--config.objective='x'"], "objective='x' is unknown"),
+        ([TCL, "--topology=local", "--config.objective=x"], "objective='x' is unknown"),
         ([*FLAGS, "--topology=local", "--config.train.accumulation_steps=3"], "does not divide"),
     ],
 )

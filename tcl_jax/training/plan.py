@@ -27,6 +27,8 @@ from tcl_jax.training.traced_flops import traced_flops
 PHASES = ("phase 1", "phase 2")
 GRAIN = 8
 """Images a chip to which the largest batch is found, where it is not small."""
+FREE = 0.98
+"""Share of a chip's memory that its compiler hands out, about; where guesses aim at."""
 MAX_TRIES = 4
 """Guesses of the largest batch that are compiled, at most."""
 
@@ -200,8 +202,8 @@ def make_plan(
         needs = training_flops(task.objective, size, phase == 1)
         return _planned(name, title, size / mesh.size, compiled, 0, needs, executed, chip)
 
+    judged = evaluation(config, task, devices)  # first, as it may find mistakes
     steps = [train_step(name, batch) for name in samples]
-    judged = evaluation(config, task, devices)
     if judged is not None:
         report = compile_step("evaluation", judged.traced, judged.devices)
         executed = traced_flops(judged.traced.jaxpr) / len(judged.devices)
@@ -220,7 +222,7 @@ def make_plan(
             return step.peak if step.fits(chip) else None
 
         known = {batch // mesh.size: worst.peak if worst.fits(chip) else None}
-        found = largest_batch(peak, chip.memory, known, multiple=parts)
+        found = largest_batch(peak, int(FREE * chip.memory), known, multiple=parts)
     return Plan(
         topology=topology,
         kind=devices[0].device_kind,
