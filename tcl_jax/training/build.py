@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from tcl_jax.convert.load import load_clip
@@ -81,13 +82,32 @@ def abstract_task(config: ConfigDict) -> Task:
     Raises:
         InputError: if something in the config does not fit.
     """
-    objective = _known_objective(config)
-    if objective == "clip":
-        return _clip_task(config, jax.eval_shape)
+    return _fresh_task(config, jax.eval_shape)
+
+
+def random_task(config: ConfigDict) -> Task:
+    """`build_task` with random weights in place of pretrained ones; none are read.
+
+    All are numbers that float16 has, too, as published CLIPs have them.
+
+    Raises:
+        InputError: if something in the config does not fit.
+    """
+
+    def rounded(function: Callable[..., Any], *arguments: Any) -> Any:
+        params = _on_host(function, *arguments)
+        return jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), params)
+
+    return _fresh_task(config, rounded)
+
+
+def _fresh_task(config: ConfigDict, run: Run) -> Task:
+    if _known_objective(config) == "clip":
+        return _clip_task(config, run)
     sizes = clip_config(config)
     image, tokens = _smallest_batch(sizes)
-    clip = jax.eval_shape(CLIP(sizes).init, jax.random.key(0), image, tokens)["params"]
-    return _tcl_task(config, sizes, clip, jax.eval_shape)
+    clip = run(CLIP(sizes).init, jax.random.key(config.seed), image, tokens)["params"]
+    return _tcl_task(config, sizes, clip, run)
 
 
 def _clip_task(config: ConfigDict, run: Run) -> Task:

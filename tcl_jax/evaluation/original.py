@@ -1,0 +1,120 @@
+"""The official PyTorch code in a process of its own, asked one thing at a time.
+
+PyTorch is not among this project's packages, and the official code is no part of it: both are the
+user's. `tcl_jax/bench_original.py` is what the process runs, and describes the requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tcl_jax.errors import InputError, RunError
+
+ADAPTER = Path(__file__).parent.parent / "bench_original.py"
+MARK = Path("models/tcl/tcl.py")
+"""A file by which a checkout of the official code is known."""
+_TOLD_LINES = 12
+
+
+class OriginalFailed(RunError):
+    """The official code, or its Python, could not do what it was asked."""
+
+
+class OriginalOutOfMemory(OriginalFailed):
+    """What it was asked does not fit into the device's memory."""
+
+
+class OriginalProcess:
+    """Starts the process; a context manager that ends it.
+
+    Args:
+        path: the checkout of the official code.
+        python: the Python that has its packages.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: there is no checkout at `path`, or `python` cannot be started.
+    """
+
+    def __init__(self, path: str, python: str, device: str) -> None:
+        root = Path(path).expanduser().absolute()
+        if not (root / MARK).is_file():
+            raise InputError(
+                f"--against={path!r} is no checkout of the official code: it has no {MARK}. Get "
+                "it with `git clone https://github.com/kakaobrain/tcl` and give its folder"
+            )
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        command = [os.path.expanduser(python), str(ADAPTER), f"--path={root}", f"--device={device}"]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._log.close()
+            raise InputError(
+                f"--against_python={python!r} cannot be started ({error.strerror}); give the "
+                "Python of an environment with PyTorch and what else the official code imports"
+            ) from error
+
+    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
+        """Sends a request and waits for what it yields.
+
+        Args:
+            do: its name.
+            fields: what belongs to it; JSON.
+
+        Raises:
+            OriginalOutOfMemory: it does not fit into memory; the process lives on.
+            OriginalFailed: anything else went wrong, or the process ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            code = self._process.wait() if not line else None
+            how = f"ended with exit code {code}" if not line else f"answered {line.strip()[:200]!r}"
+            raise OriginalFailed(
+                f"the official code's process {how} when asked to {do}. Its last lines:\n"
+                f"{self._last_lines()}"
+            ) from error
+        if "ok" in answer:
+            result: dict[str, Any] = answer["ok"]
+            return result
+        kind = OriginalOutOfMemory if answer["kind"] == "memory" else OriginalFailed
+        raise kind(f"the official code could not {do}: {answer['error']}")
+
+    def __enter__(self) -> OriginalProcess:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(timeout=20)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+    def _last_lines(self) -> str:
+        self._log.seek(0)
+        return "\n".join(f"  {line}" for line in self._log.read().splitlines()[-_TOLD_LINES:])
