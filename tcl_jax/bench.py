@@ -3,11 +3,33 @@ r"""Measures how fast parts of the method are on this machine.
     python -m tcl_jax.bench input
     python -m tcl_jax.bench input --config=configs/tcl.py \
         --config.data.shards="('data/cc3m/*.tar',)" --json=input.json
+    python -m tcl_jax.bench train --batch_sizes=64,256 --json=train.json
+    python -m tcl_jax.bench masks --classes=20,150 --json=masks.json
+    python -m tcl_jax.bench evaluate --classes=20,150 --json=evaluate.json
 
 `input`: images per second of one core for the making of training images, stage by stage, beside
 the bare loop (Pillow decodes, crops and resizes), where the time goes, and how the whole scales
 with worker processes. Without a config, or where its shards are not there, it draws pictures that
-cost as much as photographs. Takes about a minute. Exit codes: 0 done, 1 failure, 2 bad input.
+cost as much as photographs. Takes about a minute.
+
+`train`: time of a training step in both phases, images per second, MFU (the method's own FLOPs by
+formula over time and the device's peak), memory, and the time of the parts. `masks`: the same of a
+window's masks, with and without PAMR. `evaluate`: images per second of judging made-up images from
+file to counts, and what devices and host need of it. All take ViT-B/16 unless --variant, --config
+or weights say otherwise, and random weights unless they are given, so that nothing is downloaded.
+
+`train` and `masks` can measure the official PyTorch code beside this, with the same weights and
+batch on the same device, in alternation, and give ratios of times, once the float32 results of both
+agree. The code and a Python with its packages (PyTorch, torchvision, mmcv 1, omegaconf, einops,
+termcolor, ftfy, regex, setuptools below 70) are the user's:
+
+    git clone https://github.com/kakaobrain/tcl ../tcl
+    python -m tcl_jax.bench train --batch_sizes=64,256 --dtype=bfloat16 \
+        --against=../tcl --against_python=../tcl_env/bin/python --json=train.json
+    python -m tcl_jax.bench masks --classes=20,150 --dtype=bfloat16 \
+        --against=../tcl --against_python=../tcl_env/bin/python --json=masks.json
+
+Exit codes: 0 done, 1 failure, or results that differ from the official code's, 2 bad input.
 """
 
 from __future__ import annotations
@@ -21,6 +43,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tcl_jax.bench_evaluate import bench_evaluate
+from tcl_jax.bench_masks import bench_masks
+from tcl_jax.bench_train import bench_train
 from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
@@ -181,13 +206,18 @@ def _spread(spread: Spread) -> str:
 
 # -------------------------------------------------------------------------------------- the command
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {"input": bench_input}
+COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
+    "input": bench_input,
+    "train": lambda argv: bench_train(argv, __doc__),
+    "masks": lambda argv: bench_masks(argv, __doc__),
+    "evaluate": lambda argv: bench_evaluate(argv, __doc__),
+}
 
 
 def run(argv: Sequence[str]) -> None:
     """Chooses what to measure by the first argument."""
     if argv and argv[0] in ("-h", "--help"):
-        print(f"{__doc__}\nThe flags: python -m tcl_jax.bench input --help")
+        print(f"{__doc__}\nThe flags: python -m tcl_jax.bench {'|'.join(COMMANDS)} --help")
         return
     if not argv or argv[0] not in COMMANDS:
         raise InputError(

@@ -48,7 +48,9 @@ class OriginalProcess:
                 f"--against={path!r} is no checkout of the official code: it has no {MARK}. Get "
                 "it with `git clone https://github.com/kakaobrain/tcl` and give its folder"
             )
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = tempfile.TemporaryFile(  # noqa: SIM115
+            "w+", encoding="utf-8", errors="replace"
+        )
         command = [os.path.expanduser(python), str(ADAPTER), f"--path={root}", f"--device={device}"]
         try:
             self._process = subprocess.Popen(

@@ -1,0 +1,187 @@
+"""How fast a benchmark is judged, on made-up images, and what devices and host need of it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+
+from tcl_jax.data.cores import available_cores
+from tcl_jax.data.made_photos import make_photo
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark import Benchmark, custom_benchmark
+from tcl_jax.evaluation.examples import Example
+from tcl_jax.evaluation.judge import MAX_THREADS, Judge, read_classes, read_pixels, synonyms_of
+from tcl_jax.evaluation.protocol import make_protocol
+from tcl_jax.evaluation.scores import count_pixels
+from tcl_jax.inference.batched import BatchedMasks, default_batch_size
+from tcl_jax.inference.model import Model
+from tcl_jax.inference.windows import resize_pixels
+from tcl_jax.models.layers import compute_dtype
+from tcl_jax.ops.images import center_offset
+from tcl_jax.parallel.mesh import batch_sharded, data_mesh, put_locally
+from tcl_jax.parallel.timing import Program, compile_timed, time_calls
+
+_DIFFERENT = 8
+"""Drawn pictures; more images repeat them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeSpeed:
+    """Figures of judging; the shares overlap, and each is of the time of the whole.
+
+    Attributes:
+        height, width: of the images, in pixels.
+        images, windows: how many there were, and windows of all of them.
+        classes: number of texts.
+        pamr: whether masks are refined.
+        dtype: that the network computes in.
+        batch_size: windows that a device computes together.
+        images_per_second: of everything: reading, decoding, masks, label maps and counts.
+        device_share: time that the devices need for the masks alone, over that of everything.
+        host_share: time that the host's threads need for the rest alone, over that of everything.
+        program: what the compiler says.
+    """
+
+    height: int
+    width: int
+    images: int
+    windows: int
+    classes: int
+    pamr: bool
+    dtype: str
+    batch_size: int
+    images_per_second: float
+    device_share: float
+    host_share: float
+    program: Program
+
+
+def judge_speed(
+    model: Model,
+    size: tuple[int, int],
+    *,
+    images: int,
+    classes: int,
+    pamr: bool,
+    dtype: str,
+    batch_size: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> JudgeSpeed:
+    """Judges made-up images once for warm-up and once for the figures.
+
+    Args:
+        model: what is judged.
+        size: rows and columns of the images, in pixels.
+        images: how many, at least 1.
+        classes: number of classes, 2 to 254.
+        pamr: whether masks are refined.
+        dtype: a key of `models.layers.COMPUTE_DTYPES`.
+        batch_size: windows per device; None: the default.
+        tell: is told what is being done.
+
+    Raises:
+        InputError: if a number is out of its range.
+    """
+    if images < 1 or min(size) < 1 or not 2 <= classes <= 254:
+        raise InputError(
+            f"{images} images of {size[0]}x{size[1]} and {classes} classes cannot be judged; "
+            "give at least 1 image and pixel, and 2 to 254 classes"
+        )
+    protocol = make_protocol(model, pamr=pamr, dtype=dtype)
+    network, batch = model.module(compute_dtype(dtype)), batch_size or default_batch_size()
+    judge = Judge(network, model.weights, protocol, batch)
+    texts = np.random.default_rng(0).standard_normal((classes, model.config.embed_dim))
+    texts = texts.astype(np.float32)
+    with tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder:
+        benchmark, examples = _write(Path(folder), size, images, classes)
+        names, background = benchmark.names, protocol.background_of(benchmark)
+
+        def count(example: Example, labels: np.ndarray) -> None:
+            count_pixels(labels, read_classes(example, benchmark), len(names))
+
+        def judge_all(examples: Sequence[Example]) -> float:
+            start = time.perf_counter()
+            for _ in judge.label_maps(examples, benchmark, texts, count):
+                pass
+            return time.perf_counter() - start
+
+        tell("judging all")
+        judge_all(examples[:1])
+        seconds = judge_all(examples)
+
+        tell("the devices alone")
+        mosaic = protocol.mosaic(benchmark, size, model.config.patch_size)
+        windows = len(mosaic.windows) * images
+        mesh = data_mesh(jax.local_devices())
+        sides = {(w.height, w.width) for w in mosaic.windows}
+        height, width = max(sides)
+        masks = BatchedMasks(network, protocol.options, mesh, batch)
+        params = put_locally(model.weights, mesh)
+        traced = masks.trace(params, max(height, width), classes, synonyms_of(benchmark))
+        compiled, program = compile_timed(traced)
+        padded, rows = (
+            center_offset(max(height, width), model.config.patch_size)[0],
+            batch * mesh.size,
+        )
+        shapes = (np.zeros((rows, padded, padded, 3), np.uint8), np.zeros((rows, 4), np.int32))
+        inputs = (*jax.device_put(shapes, batch_sharded(mesh)), put_locally(texts, mesh))
+        call = partial(compiled, params, *inputs)
+        call()
+        device = time_calls(call, -(-windows // rows))
+
+        tell("the host alone")
+        patch = model.config.patch_size
+        grid = tuple(4 * center_offset(side, patch)[0] // patch for side in (height, width))
+        grids = [np.random.default_rng(k).random((*grid, classes), np.float32)
+                 for k in range(len(mosaic.windows))]  # fmt: skip
+
+        def host(example: Example) -> None:
+            resize_pixels(read_pixels(example.image), mosaic.size)
+            count(example, mosaic.labels(grids, background))
+
+        start = time.perf_counter()
+        workers = min(available_cores(), MAX_THREADS)
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            list(pool.map(host, examples))
+        alone = time.perf_counter() - start
+    return JudgeSpeed(
+        height=size[0],
+        width=size[1],
+        images=images,
+        windows=windows,
+        classes=classes,
+        pamr=pamr,
+        dtype=dtype,
+        batch_size=batch,
+        images_per_second=images / seconds,
+        device_share=device / seconds,
+        host_share=alone / seconds,
+        program=program,
+    )
+
+
+def _write(
+    folder: Path, size: tuple[int, int], images: int, classes: int
+) -> tuple[Benchmark, list[Example]]:
+    """Drawn pictures as JPEG, and label maps of blocks."""
+    rng, examples = np.random.default_rng(0), []
+    for number in range(min(images, _DIFFERENT)):
+        picture = cv2.resize(make_photo(number)[0], size[::-1], interpolation=cv2.INTER_LINEAR)
+        label = rng.integers(0, classes, (8, 8), np.uint8)
+        label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+        example = Example(str(number), folder / f"{number}.jpg", folder / f"{number}.png")
+        cv2.imwrite(str(example.image), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(str(example.label), label)
+        examples.append(example)
+    names = [f"thing {i}" for i in range(classes)]
+    benchmark = custom_benchmark(folder / "{key}.jpg", folder / "{key}.png", names, name="made_up")
+    return benchmark, [examples[i % len(examples)] for i in range(images)]

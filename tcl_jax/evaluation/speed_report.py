@@ -1,0 +1,149 @@
+"""Figures of speed as aligned tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tcl_jax.evaluation.against_original import Comparison
+from tcl_jax.evaluation.judge_speed import JudgeSpeed
+from tcl_jax.evaluation.report import align
+from tcl_jax.inference.mask_speed import MaskSpeed
+from tcl_jax.training.step_speed import StepSpeed
+
+NOTES = {
+    "MFU": "FLOPs of the plain method by formula over time and the device's bfloat16 peak; - where "
+    "the peak is not known, as of a CPU",
+    "XLA TFLOP": "of the whole program on one device as XLA counts, the bodies of loops once",
+    "program": "arguments, results, temporary memory and code of one device, as the compiler says",
+    "peak": "most memory of a device in use since the process began, as it says itself",
+    "parts": "programs of their own, fastest round: they do not add up to the whole, which fuses "
+    "and overlaps what these cannot",
+    "official": "the official code runs the same batch with the same weights on the same device, a "
+    "round after each round here, without its data loading, logging and wrapper for several "
+    "devices; the ratio is its time over ours, over pairs of rounds",
+}
+
+
+def step_table(speeds: Sequence[StepSpeed]) -> str:
+    """A row for each batch size and phase."""
+    head = ("batch", "dtype", "phase", "ms", "fastest", "images/s", "MFU", "GFLOP/image",
+            "XLA TFLOP", "program GiB", "peak GiB", "compile s")  # fmt: skip
+    rows = [
+        (
+            str(s.batch_size),
+            s.dtype,
+            str(s.phase),
+            _ms(s.seconds.median),
+            _ms(s.seconds.low),
+            f"{s.images_per_second:.4g}",
+            "-" if s.mfu is None else f"{s.mfu:.1%}",
+            f"{s.flops_per_image / 1e9:.1f}",
+            f"{s.program.flops / 1e12:.3g}",
+            _gib(s.program.bytes),
+            _gib(s.peak_bytes),
+            f"{s.program.compile_seconds:.1f}",
+        )
+        for s in speeds
+    ]
+    notes = ("MFU", "XLA TFLOP", "program", "peak")
+    return "\n".join([*align([head, *rows]), *(f"{name}: {NOTES[name]}." for name in notes)])
+
+
+def mask_table(speeds: Sequence[MaskSpeed]) -> str:
+    """A row for each window, number of classes and use of PAMR."""
+    head = ("window", "classes", "PAMR", "batch", "dtype", "ms/image", "fastest", "Segmenter ms",
+            "program GiB", "compile s")  # fmt: skip
+    rows = [
+        (
+            str(s.window),
+            str(s.classes),
+            "yes" if s.pamr else "no",
+            str(s.batch_size),
+            s.dtype,
+            _ms(s.seconds_per_image),
+            _ms(s.seconds.low / s.batch_size),
+            "-" if s.segmenter_seconds is None else _ms(s.segmenter_seconds),
+            _gib(s.program.bytes),
+            f"{s.program.compile_seconds:.1f}",
+        )
+        for s in speeds
+    ]
+    return "\n".join(
+        [
+            *align([head, *rows]),
+            "ms/image: on the device, masks left there; Segmenter: with texts padded and masks "
+            "brought to the host.",
+        ]
+    )
+
+
+def judge_table(speeds: Sequence[JudgeSpeed]) -> str:
+    """A row for each size of image and number of classes."""
+    head = ("image", "classes", "PAMR", "batch", "dtype", "images", "windows", "images/s",
+            "device alone", "host alone")  # fmt: skip
+    rows = [
+        (
+            f"{s.width}x{s.height}",
+            str(s.classes),
+            "yes" if s.pamr else "no",
+            str(s.batch_size),
+            s.dtype,
+            str(s.images),
+            str(s.windows),
+            f"{s.images_per_second:.3g}",
+            f"{s.device_share:.0%}",
+            f"{s.host_share:.0%}",
+        )
+        for s in speeds
+    ]
+    return "\n".join(
+        [
+            *align([head, *rows]),
+            "device alone, host alone: time that the masks, and everything else, need by "
+            "themselves, over the time of everything. They overlap, so both may be near 100%; on "
+            "a CPU they share its cores, and add up to it or more.",
+        ]
+    )
+
+
+def parts_table(parts: Mapping[str, Mapping[str, float]]) -> str:
+    """Milliseconds of parts, a column for each case."""
+    names = list(dict.fromkeys(name for found in parts.values() for name in found))
+    head = ("parts, ms", *parts)
+    rows = [
+        (name, *(_ms(found[name]) if name in found else "-" for found in parts.values()))
+        for name in names
+    ]
+    return "\n".join([*align([head, *rows]), f"parts: {NOTES['parts']}."])
+
+
+def against_table(comparisons: Sequence[Comparison]) -> str:
+    """A row for each case and variant of the official code."""
+    head = ("beside the official code", "variant", "precision", "ms here", "ms there", "ratio",
+            "lowest", "highest", "peak GiB there")  # fmt: skip
+    rows = []
+    for c in comparisons:
+        if c.ours is None or c.theirs is None:
+            rows.append((c.what, c.variant, c.precision, *["-"] * 6))
+            continue
+        ratios = ("-" if r is None else f"{r:.2f}" for r in (c.ratio, c.lowest, c.highest))
+        times = (_ms(c.ours.median), _ms(c.theirs.median))
+        rows.append((c.what, c.variant, c.precision, *times, *ratios, _gib(c.peak_bytes)))
+    problems = [
+        f"{c.what}, {c.variant}, {c.precision}: {c.problem}" for c in comparisons if c.problem
+    ]
+    return "\n".join([*align([head, *rows]), *problems, f"official: {NOTES['official']}."])
+
+
+def agreement(differences: Mapping[str, float]) -> str:
+    """The largest difference, in words."""
+    name = max(differences, key=lambda key: differences[key])
+    return f"float32 results agree; the largest difference is {differences[name]:.1e} ({name})"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.4g}"
+
+
+def _gib(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**30:.2f}"

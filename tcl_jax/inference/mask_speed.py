@@ -1,0 +1,190 @@
+"""How fast masks of a window are made, and where the time goes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
+
+from tcl_jax.inference.masks import MaskOptions, make_masks
+from tcl_jax.inference.model import Model
+from tcl_jax.models.clip import encode_image
+from tcl_jax.models.tcl import TCL
+from tcl_jax.models.vision import patch_grid
+from tcl_jax.ops.masking import pixel_text_similarity
+from tcl_jax.ops.pamr import pamr
+from tcl_jax.ops.resize import resize
+from tcl_jax.parallel.timing import Program, Timing, compile_timed, time_calls, time_rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSpeed:
+    """Figures of mask making.
+
+    Attributes:
+        window: side of the square windows, in pixels.
+        classes: number of texts.
+        pamr: whether the masks are refined.
+        batch_size: windows that are computed together.
+        dtype: that the network computes in.
+        seconds: of a batch, on the device.
+        seconds_per_image: in the middle round.
+        segmenter_seconds: of an image by `Segmenter.masks_normalized`, which pads the texts and
+            brings the masks to the host, in the middle round; None if not measured.
+        program: what the compiler says.
+        peak_bytes: most memory of a device in use since the process began; None if not told.
+    """
+
+    window: int
+    classes: int
+    pamr: bool
+    batch_size: int
+    dtype: str
+    seconds: Timing
+    seconds_per_image: float
+    segmenter_seconds: float | None
+    program: Program
+    peak_bytes: int | None
+
+
+class MaskRunner:
+    """Compiled mask making, again and again of one batch on one device.
+
+    Args:
+        model: TCL.
+        images: [b, H, W, 3] normalised.
+        texts: [n, d] embeddings.
+        options: post-processing.
+        dtype: compute dtype.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        images: Float32[np.ndarray, "b H W 3"],
+        texts: Float32[np.ndarray, "n d"],
+        options: MaskOptions,
+        dtype: Any = jnp.float32,
+    ) -> None:
+        make = jax.jit(partial(make_masks, model.module(dtype)), static_argnames="options")
+        self._arguments = jax.device_put((model.weights, images, texts))
+        traced = make.trace(*self._arguments, options=options)
+        self._compiled, self.program = compile_timed(traced)
+
+    def run(self, calls: int) -> float:
+        """Seconds that calls in a row take."""
+        return time_calls(lambda: self._compiled(*self._arguments), calls)
+
+    def masks(self) -> Float32[np.ndarray, "b H W n"]:
+        """What is made."""
+        return np.asarray(self._compiled(*self._arguments), np.float32)
+
+
+def made_up_windows(
+    model: Model, side: int, batch: int, classes: int, *, seed: int = 0
+) -> tuple[Float32[np.ndarray, "b H W 3"], Float32[np.ndarray, "n d"]]:
+    """Images and text embeddings of random numbers.
+
+    Args:
+        model: that they are for.
+        side: of the images, in pixels.
+        batch: number of images.
+        classes: number of texts.
+        seed: of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((batch, side, side, 3)).astype(np.float32)
+    texts = rng.standard_normal((classes, model.config.embed_dim)).astype(np.float32)
+    return images, texts
+
+
+def time_mask_parts(
+    model: Model,
+    images: Float32[np.ndarray, "b H W 3"],
+    texts: Float32[np.ndarray, "n d"],
+    dtype: Any = jnp.float32,
+    *,
+    calls: int,
+    rounds: int,
+    warm_up: int,
+) -> dict[str, float]:
+    """Seconds of the parts of mask making with PAMR, each a program of its own.
+
+    They do not add up to the whole, which fuses what these cannot.
+
+    Args:
+        model, images, texts, dtype: as of `MaskRunner`; sides are multiples of the patch size.
+        calls, rounds, warm_up: see `parallel.timing.time_rounds`.
+
+    Returns:
+        The fastest round of each part, for the whole batch.
+    """
+    found = {}
+    parts = _parts(model, jax.device_put(images), jax.device_put(texts), dtype)
+    for name, (function, arguments) in parts.items():
+        call = partial(jax.jit(function).lower(*arguments).compile(), *arguments)
+        timing = time_rounds(partial(time_calls, call), calls=calls, rounds=rounds, warm_up=warm_up)
+        found[name] = timing.low
+    return found
+
+
+def _parts(
+    model: Model, images: jax.Array, texts: jax.Array, dtype: Any
+) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    network = model.module(dtype)
+    assert isinstance(network, TCL)
+    params = jax.device_put(model.weights)
+    rows, columns = patch_grid(images.shape, model.config.patch_size)
+    fine = (4 * rows, 4 * columns)
+
+    def exact(function: Callable[..., Any]) -> Callable[..., Any]:
+        # As `inference.masks` computes.
+        def computed(*arguments: Any) -> Any:
+            full = jnp.dtype(dtype) == jnp.float32
+            with jax.default_matmul_precision("highest" if full else "default"):
+                return function(*arguments)
+
+        return computed
+
+    @exact
+    def tower(params: Any, images: jax.Array) -> Any:
+        vision = encode_image(network.clip_model, params["clip"], images)
+        return vision.tap, vision.patch_embeddings
+
+    @exact
+    def ground(params: Any, tap: jax.Array) -> Any:
+        return network.apply({"params": params}, tap, (rows, columns), method=_ground)
+
+    @exact
+    def similarity(params: Any, pixels: jax.Array, texts: jax.Array) -> Any:
+        w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
+        return jnp.moveaxis(jax.nn.sigmoid(w * pixel_text_similarity(pixels, texts) + b), 1, -1)
+
+    @exact
+    def refine(images: jax.Array, masks: jax.Array) -> Any:
+        return pamr(resize(images, fine, align_corners=True), masks)
+
+    @exact
+    def upsample(masks: jax.Array) -> Any:
+        return resize(masks, (images.shape[1], images.shape[2]))
+
+    tap, _ = jax.jit(tower)(params, images)
+    pixels = jax.jit(ground)(params, tap)
+    masks = jax.jit(similarity)(params, pixels, texts)
+    return {
+        "image tower": (tower, (params, images)),
+        "grounder with decoder": (ground, (params, tap)),
+        "similarity": (similarity, (params, pixels, texts)),
+        "PAMR": (refine, (images, masks)),
+        "upsampling": (upsample, (masks,)),
+    }
+
+
+def _ground(network: TCL, tap: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    return network.grounder(tap, grid)
