@@ -53,7 +53,10 @@ def start(
     flags: argparse.Namespace, rest: Sequence[str], command: str
 ) -> tuple[Subject, Report, Any]:
     """The subject, its report and the mesh."""
+    from tcl_jax.evaluation.original import find_checkout
+
     if flags.against is not None:
+        find_checkout(flags.against)
         # Both processes need memory of one GPU, of which JAX would take most at once.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     subject = read_subject(flags, rest, f"bench {command}")

@@ -47,6 +47,8 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
     from tcl_jax.inference.segmenter import Segmenter
     from tcl_jax.models.layers import compute_dtype
     from tcl_jax.parallel.timing import peak_bytes, time_rounds
+    from tcl_jax.training.flops import evaluation_flops, total
+    from tcl_jax.training.metrics import mfu
 
     model, dtype = subject.model, compute_dtype(subject.dtype)
     patch = model.config.patch_size
@@ -55,6 +57,7 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
         raise InputError(f"--windows={odd[0]}: is not a multiple of the patch size, {patch}")
     how = {"rounds": flags.rounds, "warm_up": flags.warmup}
     cases = [(w, n, b) for w in windows for n in flags.classes for b in flags.batch_sizes]
+    device = jax.devices()[:1]
     segmenter = Segmenter(model, dtype=subject.dtype)
     speeds, parts, comparisons = [], {}, []
     with open_original(flags, subject, report) as other:
@@ -65,6 +68,7 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
                 what = f"{side}, {classes} classes, {'PAMR' if pamr else 'no PAMR'}, batch {size}"
                 request: dict[str, Any] = {"pamr": pamr, "kp_weight": options.kp_weight}
                 with fitting(report, what):
+                    runner = None
                     if other is not None:
                         original, folder = other
                         request["file"] = str(folder / "windows.npz")
@@ -72,15 +76,18 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
                         tell_stage(f"{what}: comparing masks")
                         output = folder / "masks.npy"
                         original.ask("compare_masks", **request, output=str(output))
-                        exact = MaskRunner(model, images, texts, options)
-                        difference = check_masks(exact.masks(), np.load(output), what)
+                        runner = MaskRunner(model, images, texts, options)
+                        difference = check_masks(runner.masks(), np.load(output), what)
                         report.add("agreement", {what: {"masks": difference}})
                         print(f"{what}: {agreement({'masks': difference})}", flush=True)
                     tell_stage(what)
-                    runner = MaskRunner(model, images, texts, options, dtype)
+                    if runner is None or subject.dtype != "float32":
+                        runner = MaskRunner(model, images, texts, options, dtype)
                     timing = time_rounds(runner.run, calls=flags.calls, **how)
                     whole = partial(_segmenter_seconds, segmenter, images, texts, options)
                     by_segmenter = time_rounds(whole, calls=1, rounds=flags.rounds, warm_up=1)
+                    mixes = options.kp_weight > 0
+                    flops = total(evaluation_flops(model.module(), side, classes, mixes))
                     speed = MaskSpeed(
                         window=side,
                         classes=classes,
@@ -89,9 +96,11 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
                         dtype=subject.dtype,
                         seconds=timing,
                         seconds_per_image=timing.median / size,
+                        flops_per_image=flops,
+                        mfu=mfu(flops * size, timing.median, device),
                         segmenter_seconds=by_segmenter.median / size,
                         program=runner.program,
-                        peak_bytes=peak_bytes(jax.devices()[:1]),
+                        peak_bytes=peak_bytes(device),
                     )
                     speeds.append(speed)
                     report.add("masks", speed)

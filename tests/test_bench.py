@@ -167,8 +167,8 @@ def test_drawn_pictures_are_like_photographs_to_a_decoder(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what is to be measured: one of input"),
-        (["inptu"], "there is no benchmark 'inptu': one of input"),
+        ([], "say what is to be measured: one of input, train, masks, evaluate"),
+        (["inptu"], "there is no benchmark 'inptu': one of input, train"),
         (["input", "--seconds=0"], "--seconds=0.0: must be a positive number"),
         (["input", "--seconds=nan"], "--seconds=nan"),
         (["input", "--workers=-1"], "--workers=-1: must be at least 0"),

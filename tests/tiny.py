@@ -36,6 +36,16 @@ def tiny_settings(weights: str) -> ConfigDict:
     return config.lock()
 
 
+def tiny_config_file(folder: Path) -> str:
+    """The value of --config for `tiny_settings`, with random weights or none."""
+    file = folder / "tiny_run.py"
+    file.write_text(
+        "from tests.tiny import tiny_settings\n\n\ndef get_config():\n"
+        f"    return tiny_settings({str(folder / 'clip.safetensors')!r}).unlock()\n"
+    )
+    return str(file)
+
+
 def write_tiny_clip(config: ConfigDict) -> None:
     """Random weights of the config's sizes at `model.weights`."""
     model = CLIP(clip_config(config))

@@ -131,7 +131,7 @@ def check_losses(
 
 
 def check_masks(
-    ours: Float32[np.ndarray, "b h w n"], theirs: Float32[np.ndarray, "b n h w"], what: str
+    ours: Float32[np.ndarray, "b h w n"], theirs: Float32[np.ndarray, "B N H W"], what: str
 ) -> float:
     """Compares masks.
 

@@ -29,6 +29,21 @@ class OriginalOutOfMemory(OriginalFailed):
     """What it was asked does not fit into the device's memory."""
 
 
+def find_checkout(path: str) -> Path:
+    """The folder of a checkout, absolute.
+
+    Raises:
+        InputError: if `path` is none.
+    """
+    root = Path(path).expanduser().absolute()
+    if not (root / MARK).is_file():
+        raise InputError(
+            f"--against={path!r} is no checkout of the official code: it has no {MARK}. Get it "
+            "with `git clone https://github.com/kakaobrain/tcl` and give its folder"
+        )
+    return root
+
+
 class OriginalProcess:
     """Starts the process; a context manager that ends it.
 
@@ -42,12 +57,7 @@ class OriginalProcess:
     """
 
     def __init__(self, path: str, python: str, device: str) -> None:
-        root = Path(path).expanduser().absolute()
-        if not (root / MARK).is_file():
-            raise InputError(
-                f"--against={path!r} is no checkout of the official code: it has no {MARK}. Get "
-                "it with `git clone https://github.com/kakaobrain/tcl` and give its folder"
-            )
+        root = find_checkout(path)
         self._log = tempfile.TemporaryFile(  # noqa: SIM115
             "w+", encoding="utf-8", errors="replace"
         )

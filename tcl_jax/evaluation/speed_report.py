@@ -52,7 +52,7 @@ def step_table(speeds: Sequence[StepSpeed]) -> str:
 def mask_table(speeds: Sequence[MaskSpeed]) -> str:
     """A row for each window, number of classes and use of PAMR."""
     head = ("window", "classes", "PAMR", "batch", "dtype", "ms/image", "fastest", "Segmenter ms",
-            "program GiB", "compile s")  # fmt: skip
+            "MFU", "program GiB", "compile s")  # fmt: skip
     rows = [
         (
             str(s.window),
@@ -63,6 +63,7 @@ def mask_table(speeds: Sequence[MaskSpeed]) -> str:
             _ms(s.seconds_per_image),
             _ms(s.seconds.low / s.batch_size),
             "-" if s.segmenter_seconds is None else _ms(s.segmenter_seconds),
+            "-" if s.mfu is None else f"{s.mfu:.1%}",
             _gib(s.program.bytes),
             f"{s.program.compile_seconds:.1f}",
         )
@@ -72,7 +73,7 @@ def mask_table(speeds: Sequence[MaskSpeed]) -> str:
         [
             *align([head, *rows]),
             "ms/image: on the device, masks left there; Segmenter: with texts padded and masks "
-            "brought to the host.",
+            f"brought to the host. MFU: {NOTES['MFU']}; PAMR and resizing are not counted.",
         ]
     )
 

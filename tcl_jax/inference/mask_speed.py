@@ -35,6 +35,9 @@ class MaskSpeed:
         dtype: that the network computes in.
         seconds: of a batch, on the device.
         seconds_per_image: in the middle round.
+        flops_per_image: that the method needs by formula, PAMR and resizing left out.
+        mfu: those FLOPs over time and the device's bfloat16 peak, in 0..1; None if the peak is not
+            known.
         segmenter_seconds: of an image by `Segmenter.masks_normalized`, which pads the texts and
             brings the masks to the host, in the middle round; None if not measured.
         program: what the compiler says.
@@ -48,6 +51,8 @@ class MaskSpeed:
     dtype: str
     seconds: Timing
     seconds_per_image: float
+    flops_per_image: float
+    mfu: float | None
     segmenter_seconds: float | None
     program: Program
     peak_bytes: int | None
@@ -125,65 +130,40 @@ def time_mask_parts(
     Returns:
         The fastest round of each part, for the whole batch.
     """
-    found = {}
-    parts = _parts(model, jax.device_put(images), jax.device_put(texts), dtype)
-    for name, (function, arguments) in parts.items():
-        call = partial(jax.jit(function).lower(*arguments).compile(), *arguments)
-        timing = time_rounds(partial(time_calls, call), calls=calls, rounds=rounds, warm_up=warm_up)
-        found[name] = timing.low
-    return found
-
-
-def _parts(
-    model: Model, images: jax.Array, texts: jax.Array, dtype: Any
-) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-    network = model.module(dtype)
+    network, params = model.module(dtype), jax.device_put(model.weights)
     assert isinstance(network, TCL)
-    params = jax.device_put(model.weights)
     rows, columns = patch_grid(images.shape, model.config.patch_size)
-    fine = (4 * rows, 4 * columns)
+    fine, full = (4 * rows, 4 * columns), (images.shape[1], images.shape[2])
+    placed, placed_texts = jax.device_put((images, texts))
+    found = {}
 
-    def exact(function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         # As `inference.masks` computes.
-        def computed(*arguments: Any) -> Any:
-            full = jnp.dtype(dtype) == jnp.float32
-            with jax.default_matmul_precision("highest" if full else "default"):
-                return function(*arguments)
+        exact = jnp.dtype(dtype) == jnp.float32
+        with jax.default_matmul_precision("highest" if exact else "default"):
+            compiled = jax.jit(function).lower(*arguments).compile()
+        run = partial(time_calls, partial(compiled, *arguments))
+        found[name] = time_rounds(run, calls=calls, rounds=rounds, warm_up=warm_up).low
+        return compiled(*arguments)
 
-        return computed
-
-    @exact
     def tower(params: Any, images: jax.Array) -> Any:
         vision = encode_image(network.clip_model, params["clip"], images)
         return vision.tap, vision.patch_embeddings
 
-    @exact
-    def ground(params: Any, tap: jax.Array) -> Any:
-        return network.apply({"params": params}, tap, (rows, columns), method=_ground)
-
-    @exact
     def similarity(params: Any, pixels: jax.Array, texts: jax.Array) -> Any:
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
         return jnp.moveaxis(jax.nn.sigmoid(w * pixel_text_similarity(pixels, texts) + b), 1, -1)
 
-    @exact
     def refine(images: jax.Array, masks: jax.Array) -> Any:
         return pamr(resize(images, fine, align_corners=True), masks)
 
-    @exact
-    def upsample(masks: jax.Array) -> Any:
-        return resize(masks, (images.shape[1], images.shape[2]))
-
-    tap, _ = jax.jit(tower)(params, images)
-    pixels = jax.jit(ground)(params, tap)
-    masks = jax.jit(similarity)(params, pixels, texts)
-    return {
-        "image tower": (tower, (params, images)),
-        "grounder with decoder": (ground, (params, tap)),
-        "similarity": (similarity, (params, pixels, texts)),
-        "PAMR": (refine, (images, masks)),
-        "upsampling": (upsample, (masks,)),
-    }
+    tap, _ = timed("image tower", tower, params, placed)
+    ground = partial(network.apply, grid=(rows, columns), method=_ground)
+    pixels = timed("grounder with decoder", ground, {"params": params}, tap)
+    masks = timed("similarity", similarity, params, pixels, placed_texts)
+    timed("PAMR", refine, placed, masks)
+    timed("upsampling", lambda masks: resize(masks, full), masks)
+    return found
 
 
 def _ground(network: TCL, tap: jax.Array, grid: tuple[int, int]) -> jax.Array:

@@ -177,40 +177,15 @@ def time_parts(
     Returns:
         The fastest round of each part; "backward" is the gradient without the loss alone.
     """
-    parts = _parts(task, jax.device_put(batch), adamw)
-    found = {}
-    for name, (function, arguments) in parts.items():
-        compiled = jax.jit(function).lower(*arguments).compile()
-        call = partial(compiled, *arguments)
-        run = partial(time_calls, call)
-        found[name] = time_rounds(run, calls=calls, rounds=rounds, warm_up=warm_up).low
-    gradient = found.pop("loss and gradient")
-    loss, update = found.pop("loss"), found.pop("optimiser")
-    return {**found, "loss, all of it": loss, "backward": gradient - loss, "optimiser": update}
-
-
-def _parts(
-    task: Task, batch: dict[str, jax.Array], adamw: AdamW
-) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-    objective = task.objective
+    objective, found = task.objective, {}
     assert isinstance(objective, TCLObjective)
     model, clip = objective.model, objective.model.clip_model
-    params, frozen = jax.device_put((task.params, task.frozen))
-    images, tokens = jax.jit(normalize)(batch["image"]), batch["tokens"]
-    grid = patch_grid(images.shape, model.config.patch_size)
-    variables = {"params": {**params, "clip": frozen}}
 
-    def tower(frozen: Any, images: jax.Array) -> Any:
-        return encode_image(clip, frozen, images).tap
-
-    def ground(variables: Any, tap: jax.Array) -> Any:
-        return model.apply(variables, tap, grid, method=_ground)
-
-    def decode(variables: Any, patches: jax.Array) -> Any:
-        return model.apply(variables, patches, method=_decode)
-
-    def masked(frozen: Any, images: jax.Array) -> Any:
-        return encode_image(clip, frozen, images).embedding
+    def timed(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        compiled = jax.jit(function).lower(*arguments).compile()
+        run = partial(time_calls, partial(compiled, *arguments))
+        found[name] = time_rounds(run, calls=calls, rounds=rounds, warm_up=warm_up).low
+        return compiled(*arguments)
 
     def pairs(params: Any, pixels: jax.Array, texts: jax.Array) -> Any:
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
@@ -219,25 +194,25 @@ def _parts(
     def loss(params: Any, frozen: Any, batch: Any) -> jax.Array:
         return objective(params, frozen, batch, jax.random.key(0)).total
 
-    tap = jax.jit(tower)(frozen, images)
-    texts = jax.jit(partial(encode_text, clip))(frozen, tokens)
-    pixels = jax.jit(ground)(variables, tap)
-    width = model.config.vision_width
-    patches = jnp.zeros((images.shape[0], *grid, width), tap.dtype)
+    params, frozen, rows = jax.device_put((task.params, task.frozen, batch))
+    variables = {"params": {**params, "clip": frozen}}
+    images = jax.jit(normalize)(rows["image"])
+    grid = patch_grid(images.shape, model.config.patch_size)
+    patches = jnp.zeros((images.shape[0], *grid, model.config.vision_width), model.dtype)
+    tap = timed("image tower", lambda p, x: encode_image(clip, p, x).tap, frozen, images)
+    texts = timed("text tower", partial(encode_text, clip), frozen, rows["tokens"])
+    ground = partial(model.apply, grid=grid, method=_ground)
+    pixels = timed("grounder, decoder in it", ground, variables, tap)
+    timed("decoder", partial(model.apply, method=_decode), variables, patches)
+    timed("masks of all pairs", pairs, params, pixels, texts)
+    timed("masked image", lambda p, x: encode_image(clip, p, x).embedding, frozen, images)
+    timed("loss, all of it", loss, params, frozen, rows)
+    timed("backward", jax.value_and_grad(loss), params, frozen, rows)
+    found["backward"] -= found["loss, all of it"]
     groups = split_groups(params, objective.group_of)
     state = create_state(params, objective, adamw).opt_state
-    rate = jnp.float32(1e-4)
-    return {
-        "image tower": (tower, (frozen, images)),
-        "text tower": (partial(encode_text, clip), (frozen, tokens)),
-        "grounder, decoder in it": (ground, (variables, tap)),
-        "decoder": (decode, (variables, patches)),
-        "masks of all pairs": (pairs, (params, pixels, texts)),
-        "masked image": (masked, (frozen, images)),
-        "loss": (loss, (params, frozen, batch)),
-        "loss and gradient": (jax.value_and_grad(loss), (params, frozen, batch)),
-        "optimiser": (partial(apply_updates, adamw), (groups, groups, state, rate)),
-    }
+    timed("optimiser", partial(apply_updates, adamw), groups, groups, state, jnp.float32(1e-4))
+    return found
 
 
 def _ground(model: TCL, tap: jax.Array, grid: tuple[int, int]) -> jax.Array:
