@@ -77,13 +77,13 @@ def resize(
     """
     if x.shape[-3:-1] == tuple(shape):
         return x.astype(jnp.float32)
-    kind = {"shape": tuple(shape), "method": method, "align_corners": align_corners}
+    size = (shape[0], shape[1])
     # Gathers are slow on accelerators; on a CPU the products would take longer than all else that
     # follows the model.
     resized = jax.lax.platform_dependent(
         x.astype(jnp.float32),
-        cpu=functools.partial(gather, **kind),
-        default=functools.partial(multiply, **kind),
+        cpu=lambda x: gather(x, size, method, align_corners),
+        default=lambda x: multiply(x, size, method, align_corners),
     )
     assert isinstance(resized, jax.Array)
     return resized
@@ -108,10 +108,10 @@ def gather(
     """`resize` of float32 as weighted sums of gathered samples: one loop that stores nothing."""
     for axis, size in zip((-3, -2), shape, strict=True):
         sources, weights = _taps(x.shape[axis], size, method, align_corners)
-        columns = weights.astype(np.float32).reshape(*weights.shape, *(1,) * (-1 - axis))
+        columns = jnp.asarray(weights.T, jnp.float32).reshape(-1, size, *(1,) * (-1 - axis))
         taps = (
-            columns[:, tap] * jnp.take(x, source, axis=axis, mode="clip")
-            for tap, source in enumerate(sources.T)
+            weight * jnp.take(x, source, axis=axis, mode="clip")
+            for weight, source in zip(columns, sources.T, strict=True)
         )
         x = sum(taps, start=jnp.zeros((), jnp.float32))
     return x
