@@ -43,18 +43,7 @@ class BenchmarkEvaluator:
         del mesh
         self._name, self._task, self._eval = name, task, config.eval
         self._is_tcl = isinstance(task.objective, TCLObjective)
-        settings = default_settings(task.clip.config)
-        self._protocol = Protocol(
-            method="tcl" if self._is_tcl else "maskclip",
-            short_side=settings.window,
-            window=settings.window,
-            stride=settings.stride,
-            threshold=config.eval.background,
-            pamr=config.eval.pamr,
-            kp_weight=config.eval.kp_weight if self._is_tcl else 0.0,
-            templates=config.eval.templates,
-            dtype=config.model.dtype,
-        )
+        self._protocol = protocol_of(config, task)
         benchmark = load_benchmark(name, split=config.eval.split)
         self._listing = list_examples(benchmark, config.eval.data)
         check([self._listing], {name: self._log()}, progress=jax.process_index() == 0)
@@ -103,3 +92,20 @@ class BenchmarkEvaluator:
     def _log(self) -> ScoreLog:
         benchmark = self._listing.benchmark
         return ScoreLog(None, benchmark.name, len(benchmark.names), {})
+
+
+def protocol_of(config: ConfigDict, task: Task) -> Protocol:
+    """How a run judges what it trains."""
+    settings = default_settings(task.clip.config)
+    is_tcl = isinstance(task.objective, TCLObjective)
+    return Protocol(
+        method="tcl" if is_tcl else "maskclip",
+        short_side=settings.window,
+        window=settings.window,
+        stride=settings.stride,
+        threshold=config.eval.background,
+        pamr=config.eval.pamr,
+        kp_weight=config.eval.kp_weight if is_tcl else 0.0,
+        templates=config.eval.templates,
+        dtype=config.model.dtype,
+    )

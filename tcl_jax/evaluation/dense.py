@@ -47,7 +47,7 @@ class BestClass:
             values = scores(params, normalize(image), texts)
             return jnp.argmax(values, axis=-1).astype(jnp.uint16), jnp.max(values, axis=-1)
 
-        self._mesh = mesh
+        self._mesh, self._rows, self._everywhere = mesh, rows, everywhere
         self._best = jax.jit(best, in_shardings=(everywhere, rows, everywhere), out_shardings=rows)
 
     def __call__(
@@ -69,6 +69,17 @@ class BestClass:
             ahead = current
         if ahead is not None:
             yield ahead[0], _local_rows(ahead[1][0]), _local_rows(ahead[1][1])
+
+    def trace(
+        self, params: Any, image: tuple[int, int, int, int], texts: tuple[int, int]
+    ) -> jax.stages.Traced:
+        """The program for arguments of these shapes; of parameters, shapes will do too."""
+        shape = jax.ShapeDtypeStruct
+        return self._best.trace(
+            params,
+            shape(image, np.uint8, sharding=self._rows),
+            shape(texts, np.float32, sharding=self._everywhere),
+        )
 
 
 def _local_rows(x: jax.Array) -> np.ndarray:

@@ -108,7 +108,7 @@ class Judge:
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as scorers:
             try:
                 tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)
-                for task, grids in self._masks(self._params, tasks, texts, _synonyms(benchmark)):
+                for task, grids in self._masks(self._params, tasks, texts, synonyms_of(benchmark)):
                     waiting.append(scorers.submit(score, task.item, task.mosaic, grids))
                     while len(waiting) > workers + _SCORES_WAITING or (
                         waiting and waiting[0].done()
@@ -235,7 +235,8 @@ def remaining(examples: Sequence[Example], log: ScoreLog) -> list[Example]:
     ]
 
 
-def _synonyms(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
+def synonyms_of(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
+    """Texts of each class of a benchmark."""
     texts: list[list[int]] = [[] for _ in benchmark.classes]
     for text, label in enumerate(benchmark.class_of_text):
         texts[label].append(text)

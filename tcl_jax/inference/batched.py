@@ -25,9 +25,9 @@ Synonyms = tuple[tuple[int, ...], ...]
 """Per class the indices of its texts."""
 
 
-def default_batch_size() -> int:
-    """Windows that a device computes together, if nobody says."""
-    return 1 if jax.default_backend() == "cpu" else 8
+def default_batch_size(platform: str | None = None) -> int:
+    """Windows that a device computes together, if nobody says; None: of JAX's own platform."""
+    return 1 if (platform or jax.default_backend()) == "cpu" else 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class BatchedMasks:
         mesh: Mesh,
         batch_size: int | None = None,
     ) -> None:
-        self._patch = model.config.patch_size
+        self._patch, self._width = model.config.patch_size, model.config.embed_dim
         self._rows, everywhere = batch_sharded(mesh), replicated(mesh)
         self._everywhere = everywhere
         self._batch = mesh.size * (batch_size or default_batch_size())
@@ -139,6 +139,17 @@ class BatchedMasks:
                 yield from _finish(*running.popleft())
         while running:
             yield from _finish(*running.popleft())
+
+    def trace(self, params: Any, side: int, texts: int, synonyms: Synonyms) -> jax.stages.Traced:
+        """The program for square windows of `side` pixels; shapes will do as parameters."""
+        padded, shape = center_offset(side, self._patch)[0], jax.ShapeDtypeStruct
+        return self._compiled.trace(
+            params,
+            shape((self._batch, padded, padded, 3), np.uint8, sharding=self._rows),
+            shape((self._batch, 4), np.int32, sharding=self._rows),
+            shape((texts, self._width), np.float32, sharding=self._everywhere),
+            synonyms,
+        )
 
     def _stack(self, pieces: Sequence[_Piece[Item]]) -> tuple[jax.Array, jax.Array]:
         """A batch on the devices: padded pixels, and which of them are the windows."""

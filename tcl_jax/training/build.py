@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +23,9 @@ from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
 REFERENCE_BATCH = 4096
 """Batch for which TCL states its learning rates; others scale linearly."""
 
+Run = Callable[..., Any]
+"""(function, arguments) -> its result on the host, or that result's shapes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -29,8 +33,8 @@ class Task:
 
     Attributes:
         objective: the loss.
-        params: initial learned parameters, on the host.
-        frozen: frozen parameters (CLIP's for TCL, empty for CLIP), on the host.
+        params: initial learned parameters, on the host; shapes if the task is abstract.
+        frozen: frozen parameters (CLIP's for TCL, empty for CLIP), likewise.
         clip: the CLIP inside, for text embeddings and the baseline.
     """
 
@@ -51,15 +55,7 @@ def clip_config(config: ConfigDict) -> CLIPConfig:
 
 def build_clip(config: ConfigDict) -> Task:
     """CLIP from scratch, everything learned."""
-    model = CLIP(
-        clip_config(config),
-        dtype=compute_dtype(config.model.dtype, "model.dtype"),
-        remat=_remat(config),
-    )
-    side, length = model.config.resolution, model.config.context_length
-    image, tokens = jnp.zeros((1, side, side, 3)), jnp.zeros((1, length), jnp.int32)
-    params = jax.jit(model.init)(jax.random.key(config.seed), image, tokens)["params"]
-    return Task(CLIPObjective(model), jax.device_get(params), {}, model)
+    return _clip_task(config, _on_host)
 
 
 def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
@@ -76,7 +72,37 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
 def build_tcl(config: ConfigDict) -> Task:
     """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
     module, clip = build_frozen_clip(config)
-    sizes, dtype = module.config, module.dtype
+    return _tcl_task(config, module.config, clip, _on_host)
+
+
+def abstract_task(config: ConfigDict) -> Task:
+    """`build_task` with shapes in place of parameters; no weights are read or made.
+
+    Raises:
+        InputError: if something in the config does not fit.
+    """
+    objective = _known_objective(config)
+    if objective == "clip":
+        return _clip_task(config, jax.eval_shape)
+    sizes = clip_config(config)
+    image, tokens = _smallest_batch(sizes)
+    clip = jax.eval_shape(CLIP(sizes).init, jax.random.key(0), image, tokens)["params"]
+    return _tcl_task(config, sizes, clip, jax.eval_shape)
+
+
+def _clip_task(config: ConfigDict, run: Run) -> Task:
+    model = CLIP(
+        clip_config(config),
+        dtype=compute_dtype(config.model.dtype, "model.dtype"),
+        remat=_remat(config),
+    )
+    image, tokens = _smallest_batch(model.config)
+    params = run(model.init, jax.random.key(config.seed), image, tokens)["params"]
+    return Task(CLIPObjective(model), params, {}, model)
+
+
+def _tcl_task(config: ConfigDict, sizes: CLIPConfig, clip: Any, run: Run) -> Task:
+    dtype = compute_dtype(config.model.dtype, "model.dtype")
     tap = config.model.tap_layer or sizes.vision_layers - 1
     if not 0 < tap < sizes.vision_layers:
         raise InputError(
@@ -84,14 +110,13 @@ def build_tcl(config: ConfigDict) -> Task:
             f"{sizes.vision_layers - 1}, or 0 for the block before the last"
         )
     model = TCL(sizes, tap, dtype, _remat(config))
-    image = jnp.zeros((1, sizes.resolution, sizes.resolution, 3))
-    tokens = jnp.zeros((1, sizes.context_length), jnp.int32)
+    image, tokens = _smallest_batch(sizes)
 
     def init(key: jax.Array) -> Any:
         params = model.init(key, image, tokens, method=TCL.initialize)["params"]
         return {name: tree for name, tree in params.items() if name != "clip"}
 
-    params = jax.device_get(jax.jit(init)(jax.random.key(config.seed)))
+    params = run(init, jax.random.key(config.seed))
     params["grounder"] = grounder_from_clip(params["grounder"], clip, tap)
     weights = LossWeights(
         tcl=config.loss.tcl,
@@ -112,6 +137,16 @@ def _remat(config: ConfigDict) -> str:
     return remat
 
 
+def _on_host(function: Callable[..., Any], *arguments: Any) -> Any:
+    return jax.device_get(jax.jit(function)(*arguments))
+
+
+def _smallest_batch(sizes: CLIPConfig) -> tuple[jax.Array, jax.Array]:
+    """An image and a text, to initialise with."""
+    image = jnp.zeros((1, sizes.resolution, sizes.resolution, 3))
+    return image, jnp.zeros((1, sizes.context_length), jnp.int32)
+
+
 TASKS = {"tcl": build_tcl, "clip": build_clip}
 
 
@@ -121,11 +156,15 @@ def build_task(config: ConfigDict) -> Task:
     Raises:
         InputError: if something in the config or the weights does not fit.
     """
+    return TASKS[_known_objective(config)](config)
+
+
+def _known_objective(config: ConfigDict) -> str:
     if config.objective not in TASKS:
         raise InputError(
             f"objective={config.objective!r} is unknown; choose one of {', '.join(TASKS)}"
         )
-    return TASKS[config.objective](config)
+    return str(config.objective)
 
 
 def build_optimizer(config: ConfigDict) -> tuple[AdamW, Schedule]:

@@ -33,6 +33,7 @@ from tcl_jax.parallel.processes import any_process, sum_over_processes
 from tcl_jax.training.batches import cached_text_tower, open_batches
 from tcl_jax.training.build import Task, build_optimizer
 from tcl_jax.training.examples import ExampleMasks
+from tcl_jax.training.flops import total, training_flops
 from tcl_jax.training.interrupt import Interrupt
 from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
 from tcl_jax.training.state import Failure, create_state
@@ -199,7 +200,9 @@ def train(
                 values = window.compute()
                 _check_finite(failure, root)
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
-                values |= _speed(progress, take_step.flops * mesh.size, t.global_batch_size, mesh)
+                both = step >= t.backbone_from_step
+                flops = total(training_flops(task.objective, t.global_batch_size, both))
+                values |= _speed(progress, flops, t.global_batch_size, mesh)
                 writer.scalars(done, {f"train/{k}": v for k, v in values.items()})
                 progress.update(done, values["total"])
                 leave = any_process(interrupt.requested)
@@ -250,10 +253,11 @@ def _check_finite(failure: Failure | None, root: Path) -> None:
 
 
 def _speed(progress: Progress, flops: float, batch: int, mesh: Mesh) -> dict[str, float]:
+    """Images a second and MFU; `flops` are the method's for one image."""
     seconds = progress.seconds_per_step()
     if not seconds:
         return {}
-    used = mfu(flops, seconds, list(mesh.devices.flat))
+    used = mfu(flops * batch, seconds, list(mesh.devices.flat))
     return {"images_per_second": batch / seconds} | ({} if used is None else {"mfu": used})
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from absl import logging
 from clu import metrics as clu_metrics
 
 from tcl_jax.files import whole_file
+from tcl_jax.parallel.chips import peak_flops
 
 
 class TrainMetrics:
@@ -276,56 +276,14 @@ def _per_step(since: tuple[int, float] | None, step: int, now: float) -> float |
     return (now - since[1]) / (step - since[0])
 
 
-# TFLOP/s by device_kind, the first match counts.
-_PEAK_TFLOPS = tuple(
-    (re.compile(pattern, re.IGNORECASE), peak)
-    for pattern, peak in (
-        (r"TPU v2$", 45 / 2),
-        (r"TPU v3$", 123 / 2),
-        (r"TPU v4$", 275),
-        (r"TPU v5(e| lite)$", 197),
-        (r"TPU v5p?$", 459),
-        (r"TPU v6(e| lite)$", 918),
-        (r"TPU7x$", 2307 / 2),
-        (r"\bH[12]00 NVL\b", 835),
-        (r"\bH100 PCIe\b", 756),
-        (r"\b(GH200|H[12]00)\b", 989),
-        (r"\bGB200\b", 2500),
-        (r"\bB200\b", 2250),
-        (r"\bA100\b", 312),
-        (r"\bA10\b", 125),
-        (r"\bL40S\b", 362),
-        (r"\bL4\b", 121),
-        (r"\bV100.*PCIe\b", 112),
-        (r"\bV100\b", 125),
-        (r"\bT4\b", 65),
-    )
-)
-
-
-def peak_flops(device: jax.Device) -> float | None:
-    """Peak bfloat16 FLOP/s of a device, dense (no 2:4 sparsity), None if the chip is not known.
-
-    From the makers' data sheets: Google Cloud TPU, "System architecture" and the page of each
-    version (https://docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm, figures per chip:
-    v2 45, v3 123, v4 275, v5e 197, v5p 459, v6e 918, TPU7x 2307 TFLOP/s; a chip of v2, v3 and
-    TPU7x is two JAX devices); NVIDIA's data sheets of V100, T4, A10, A100, L4, L40S, H100, H200,
-    GH200, B200 and GB200, half of the figure wherever it is given with sparsity. V100 and T4
-    have no bfloat16 units; their float16 figure stands in.
-    """
-    for pattern, peak in _PEAK_TFLOPS:
-        if pattern.search(device.device_kind):
-            return peak * 1e12
-    return None
-
-
 def mfu(
     flops_per_step: float, seconds_per_step: float, devices: Sequence[jax.Device]
 ) -> float | None:
     """Model FLOPs utilisation in 0..1 (Chowdhery et al., PaLM, appendix B), None if unknown.
 
     Args:
-      flops_per_step: floating-point operations that the model itself needs for a global batch.
+      flops_per_step: floating-point operations that the method itself needs for a global batch,
+        see `training.flops`.
       seconds_per_step: measured time.
       devices: all devices that share the batch.
     """

@@ -218,12 +218,12 @@ class PhasedStep:
         phase = int(step >= self._backbone_from_step)
         arguments = (state, failure, frozen, batch, key)
         if phase not in self._compiled:
-            self._compiled = {phase: self.lower(phase, *arguments).compile()}
+            self._compiled = {phase: self.trace(phase, *arguments).lower().compile()}
             cost = self._compiled[phase].cost_analysis() or {}
             self.flops = cost.get("flops", 0.0)
         return self._compiled[phase](*arguments)
 
-    def lower(
+    def trace(
         self,
         phase: int,
         state: TrainState,
@@ -231,7 +231,7 @@ class PhasedStep:
         frozen: Any,
         batch: Batch,
         key: jax.Array,
-    ) -> jax.stages.Lowered:
+    ) -> jax.stages.Traced:
         """The step of a phase (0 or 1) for arguments placed like these; shapes will do.
 
         What it returns lies as what it is given: state and failure record as they were, metrics
@@ -243,4 +243,5 @@ class PhasedStep:
             out_shardings=(*placed, failure.step.sharding),
             donate_argnums=(0, 1),
         )
-        return step.lower(state, failure, frozen, batch, key)
+        traced: jax.stages.Traced = step.trace(state, failure, frozen, batch, key)
+        return traced

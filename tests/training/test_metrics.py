@@ -14,7 +14,7 @@ import pytest
 from absl import logging
 from tensorboardX.proto import event_pb2
 
-from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu, peak_flops
+from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
 
 
 def records(workdir: Path) -> list[dict]:
@@ -249,42 +249,6 @@ class TestProgress:
 
 def device(kind: str) -> jax.Device:
     return types.SimpleNamespace(device_kind=kind)  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize(
-    ("kind", "tflops"),
-    [
-        ("TPU v2", 22.5),
-        ("TPU v3", 61.5),
-        ("TPU v4", 275),
-        ("TPU v5 lite", 197),
-        ("TPU v5e", 197),
-        ("TPU v5", 459),
-        ("TPU v5p", 459),
-        ("TPU v6 lite", 918),
-        ("TPU7x", 1153.5),
-        ("NVIDIA A100-SXM4-80GB", 312),
-        ("NVIDIA A10G", None),
-        ("NVIDIA A10", 125),
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H100 NVL", 835),
-        ("NVIDIA H200", 989),
-        ("NVIDIA GH200 480GB", 989),
-        ("NVIDIA B200", 2250),
-        ("NVIDIA GB200", 2500),
-        ("NVIDIA L4", 121),
-        ("NVIDIA L40S", 362),
-        ("NVIDIA L40", None),
-        ("Tesla V100-SXM2-16GB", 125),
-        ("Tesla V100-PCIE-32GB", 112),
-        ("Tesla T4", 65),
-        ("TPU v4 lite", None),
-        ("cpu", None),
-    ],
-)
-def test_peak_flops(kind, tflops):
-    assert peak_flops(device(kind)) == (None if tflops is None else tflops * 1e12)
 
 
 def test_mfu():

@@ -1,0 +1,187 @@
+"""What chips exchange in a compiled program, read from its text (HLO)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
+"""Bits of an element whose type does not end with their number."""
+
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
+_CALLS = re.compile(
+    r"(?:calls|to_apply|body|condition|true_computation|false_computation|"
+    r"(?:branch|called)_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_NAME = re.compile(r"%?([\w.\-]+)")
+_ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collectives:
+    """All collective operations of one kind in a run of a program, on one chip.
+
+    Attributes:
+        kind: one of `KINDS`.
+        count: how many, those in loops as often as they run.
+        bytes: of what they yield (what goes in, for reduce-scatter).
+        sent: bytes that a chip sends if they are done in rings, the least that is possible.
+    """
+
+    kind: str
+    count: int
+    bytes: float
+    sent: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Operation:
+    """A collective operation: its kind, bytes, chips that take part, and how often it runs."""
+
+    kind: str
+    bytes: float
+    group: int
+    times: int
+
+    @property
+    def sent(self) -> float:
+        others = (self.group - 1) / self.group
+        factor = {"all-reduce": 2 * others, "collective-permute": 1.0, "collective-broadcast": 1.0}
+        return factor.get(self.kind, others) * self.bytes
+
+
+def collectives(hlo: str, devices: int) -> tuple[Collectives, ...]:
+    """The collective operations of a compiled program, summed by kind, the largest first.
+
+    The TPU compiler repeats an operation's text in all fusions that hide parts of it. What agrees
+    in channel, shape and source is counted as one operation.
+
+    Args:
+        hlo: `jax.stages.Compiled.as_text()`.
+        devices: that run it; the chips of an operation whose groups are not understood.
+    """
+    times = _times(computations := _computations(hlo))
+    operations: dict[tuple[Any, ...], _Operation] = {}
+    for name, lines in computations.items():
+        for line in lines:
+            match = _INSTRUCTION.match(line)
+            if match is None:
+                continue
+            instruction, shape, opcode = match.groups()
+            kind = opcode.removesuffix("-start")
+            if kind not in KINDS:
+                continue
+            group = _group_size(line, devices)
+            size = _size(shape, kind, opcode != kind)
+            if kind == "reduce-scatter":
+                size *= group
+            channel = re.search(r"channel_id=(\d+)", line)
+            source = re.search(r'op_name="([^"]*)"', line)
+            same = (shape.split("{")[0], source and source.group(1), channel and channel.group(1))
+            key = (kind, *(same if channel else (name, instruction)))
+            new = _Operation(kind, size, group, max(times.get(name, 1), 1))
+            old = operations.get(key)
+            operations[key] = max(old or new, new, key=lambda o: o.bytes * o.times)
+    found = {
+        kind: [o for o in operations.values() if o.kind == kind and o.group > 1] for kind in KINDS
+    }
+    sums = [
+        Collectives(
+            kind,
+            sum(o.times for o in ops),
+            sum(o.bytes * o.times for o in ops),
+            sum(o.sent * o.times for o in ops),
+        )
+        for kind, ops in found.items()
+        if ops
+    ]
+    return tuple(sorted(sums, key=lambda c: -c.bytes))
+
+
+def _computations(hlo: str) -> dict[str, list[str]]:
+    """Lines of every computation; the entry's are under ""."""
+    found: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for line in hlo.splitlines():
+        if current is None:
+            # Result shapes hold braces and equal signs, so only the name is read.
+            if line.endswith("{") and not line.startswith((" ", "HloModule")):
+                entry = line.startswith("ENTRY ")
+                match = _NAME.match(line.removeprefix("ENTRY "))
+                current = found.setdefault("" if entry or match is None else match.group(1), [])
+        elif line.startswith("}"):
+            current = None
+        else:
+            current.append(line)
+    return found
+
+
+def _times(computations: Mapping[str, list[str]]) -> dict[str, int]:
+    """How often each computation runs in a run of the program."""
+    times: dict[str, int] = {}
+
+    def visit(name: str, runs: int) -> None:
+        if runs <= times.get(name, 0):
+            return
+        times[name] = runs
+        for line in computations[name]:
+            loop = " while(" in line
+            trips = _trips(line, computations) if loop else 1
+            for called in _CALLS.findall(line):
+                for inner in _NAME.findall(called):
+                    if inner in computations:
+                        visit(inner, runs * trips)
+
+    if "" in computations:
+        visit("", 1)
+    return times
+
+
+def _trips(line: str, computations: Mapping[str, list[str]]) -> int:
+    """Trips of a loop: what the compiler says, or the bound that its condition counts up to."""
+    known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+    if known:
+        return int(known.group(1))
+    condition = re.search(r"condition=%?([\w.\-]+)", line)
+    lines = computations.get(condition.group(1), []) if condition else []
+    bounds = [re.search(r"= s\d+\[\]\S* constant\((\d+)\)", other) for other in lines]
+    numbers = [int(bound.group(1)) for bound in bounds if bound]
+    return max(numbers[0], 1) if len(numbers) == 1 else 1
+
+
+def _size(shape: str, kind: str, start: bool) -> float:
+    """Bytes of the result; one that is started also holds its operands and, maybe, its state."""
+    arrays = [_bytes(dtype, dimensions) for dtype, dimensions in _ARRAY.findall(shape)]
+    if start and kind in ("all-gather", "collective-permute") and len(arrays) > 1:
+        large = [size for size in arrays if size > 4] or arrays
+        return sum(large[len(large) // 2 :])
+    return sum(arrays)
+
+
+def _bytes(dtype: str, dimensions: str) -> float:
+    digits = re.search(r"\d+", dtype)
+    bits = BITS.get(dtype, int(digits.group()) if digits else 0)
+    return math.prod(int(n) for n in dimensions.split(",") if n) * bits / 8
+
+
+def _group_size(line: str, devices: int) -> int:
+    """Chips that take part together: as a list, as an array's shape, or as axes of a mesh."""
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return len(match.group(1).split(","))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(match.group(1))
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match.group(1)))
+        return math.prod(int(sizes.get(axis, 1)) for axis in re.findall(r"'(\w+)'", match.group(2)))
+    return devices

@@ -1,0 +1,146 @@
+r"""Says what a training run needs of a machine, before anyone pays for it.
+
+    python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4
+    python -m tcl_jax.plan --config=configs/tcl.py --compare=v5e:4x4,v6e:4x4,v4:2x2x4 \
+        --batch_per_chip=64
+
+Compiles the training steps and the evaluation for that topology and prints memory per chip against
+its HBM, FLOPs, bytes, what chips exchange, the least time of a step, and the days of the whole run.
+The compiler is the TPU's own (`pip install '.[tpu]'`); no TPU is needed, nor weights or data.
+`--topology=local` takes the GPUs or CPUs of this machine.
+
+For ViT-B/16 each program takes minutes to compile; what the compiler said is kept
+(`--cache`), so that the same question, or one that was interrupted, is answered from there. Exit
+codes: 0 done, also if something does not fit; 1 failure; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tcl_jax.commands import command_parser
+from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
+from tcl_jax.errors import InputError, run_command
+from tcl_jax.files import write_json
+from tcl_jax.parallel.topologies import EXAMPLES, prepare_environment
+
+EXAMPLE = "python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4"
+
+
+def plan_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = command_parser("plan", __doc__)
+    add_config_flag(p)
+    p.add_argument(
+        "--topology", metavar="NAME", help=f"what to plan for, such as {', '.join(EXAMPLES)}"
+    )
+    p.add_argument(
+        "--compare",
+        metavar="A,B,...",
+        help="topologies to show in one table, instead of --topology",
+    )
+    p.add_argument(
+        "--batch_per_chip",
+        type=int,
+        metavar="N",
+        help="images a chip; default: what the config's train.global_batch_size makes of it",
+    )
+    p.add_argument(
+        "--largest",
+        action="store_true",
+        help="also find the largest batch a chip that fits; compiles a few programs more",
+    )
+    p.add_argument("--json", metavar="FILE", help="also write all figures as JSON")
+    p.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="folder for what the compiler said (default ~/.cache/tcl_jax/plan); 'none': nowhere",
+    )
+    return p
+
+
+def run(argv: Sequence[str]) -> None:
+    """From flags to a report."""
+    flags, rest = plan_parser().parse_known_args(argv)
+    config = read_config(flags.config, rest, "plan")
+    if config is None:
+        raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
+    if (flags.topology is None) == (flags.compare is None):
+        raise InputError(f"give either --topology=NAME or --compare=A,B, as in\n  {EXAMPLE}")
+    if flags.batch_per_chip is not None and flags.batch_per_chip < 1:
+        raise InputError(f"--batch_per_chip={flags.batch_per_chip}: must be at least 1")
+    listed = [flags.topology] if flags.compare is None else flags.compare.split(",")
+    names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
+    if not names:
+        raise InputError(f"--compare={flags.compare!r} names no topology; see {EXAMPLE}")
+    prepare_environment(names)
+    # Imported here so that --help and mistakes in flags are answered at once, and JAX finds what
+    # was prepared.
+    from tcl_jax.evaluation.traced import trace_evaluation
+    from tcl_jax.parallel.topologies import topology_devices
+    from tcl_jax.training.check import check_config
+    from tcl_jax.training.compiled import records_folder
+    from tcl_jax.training.plan import make_plan
+    from tcl_jax.training.plan_report import page, table, to_json
+
+    check_config(config)
+    for name in names:
+        topology_devices(name)  # all mistakes before the first minute of compiling
+    cache = records_folder() if flags.cache is None else Path(flags.cache).expanduser()
+    told = Compiling()
+    plans = []
+    for name in names:
+        plan = make_plan(
+            config,
+            name,
+            trace_evaluation,
+            batch_per_chip=flags.batch_per_chip,
+            largest=flags.largest,
+            cache=None if flags.cache == "none" else cache,
+            tick=told,
+        )
+        told.close()
+        plans.append(plan)
+        print(f"{page(plan)}\n", flush=True)
+    if flags.compare is not None:
+        print(table(plans))
+    if flags.json is not None:
+        write_json(flags.json, [to_json(plan) for plan in plans])
+
+
+class Compiling:
+    """A line on stderr: what is being compiled, and since when."""
+
+    def __init__(self) -> None:
+        self._inplace, self._shown = sys.stderr.isatty(), ""
+
+    def __call__(self, what: str, seconds: float) -> None:
+        """Shows the time on a terminal; elsewhere says once what is being compiled."""
+        if self._inplace:
+            minutes, rest = divmod(int(seconds), 60)
+            print(
+                f"\r\x1b[Kcompiling {what}: {minutes}:{rest:02d}", end="", file=sys.stderr,
+                flush=True,
+            )  # fmt: skip
+        elif what != self._shown:
+            print(f"compiling {what} ...", file=sys.stderr, flush=True)
+        self._shown = what
+
+    def close(self) -> None:
+        """Takes the line away."""
+        if self._inplace and self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        self._shown = ""
+
+
+def main() -> None:
+    """Entry point."""
+    show_own_log()
+    run_command(lambda: run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The training step of a config, traced for devices that need not be there and without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from tcl_jax.data.sources import make_erasing
+from tcl_jax.parallel.mesh import batch_sharded, replicated
+from tcl_jax.training.build import Task, build_optimizer
+from tcl_jax.training.state import create_state
+from tcl_jax.training.step import PhasedStep, no_failure
+
+
+def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.stages.Traced:
+    """The step of a phase (0 or 1) as `training.loop.train` makes it.
+
+    Args:
+        config: as in configs/tcl.py; `train.global_batch_size` divides over the mesh.
+        task: an abstract one.
+        mesh: of the run.
+        phase: of `PhasedStep`.
+    """
+    adamw, schedule = build_optimizer(config)
+    step = PhasedStep(
+        task.objective,
+        adamw,
+        schedule,
+        backbone_from_step=config.train.backbone_from_step,
+        accumulation_steps=config.train.accumulation_steps,
+    )
+    everywhere = replicated(mesh)
+    state = jax.eval_shape(lambda params: create_state(params, task.objective, adamw), task.params)
+    state, frozen = placed(state, everywhere), placed(task.frozen, everywhere)
+    batch = abstract_batch(config, task, mesh)
+    key = placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    failure = placed(no_failure(task.objective, state, frozen, batch, key), everywhere)
+    return step.trace(phase, state, failure, frozen, batch, key)
+
+
+def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh) -> Any:
+    """Shapes of a `Batch` on the mesh."""
+    clip, size = task.clip.config, config.train.global_batch_size
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((size, clip.resolution, clip.resolution, 3), jnp.uint8),
+        "tokens": ((size, clip.context_length), jnp.int32),
+    }
+    if make_erasing(config.data) is not None:
+        shapes["erase"] = ((size, 4), jnp.int32)
+    rows = batch_sharded(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def placed(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree's shapes on devices."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -1,0 +1,155 @@
+"""The command as a user meets it: a plan for this machine, one for TPUs elsewhere, mistakes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tcl_jax import plan
+from tcl_jax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+TCL = f"--config={ROOT / 'configs/tcl.py'}"
+SHAPES = f"--config={ROOT / 'configs/shapes.py'}"
+SMALL = {
+    "model.weights": "'there/is/none.safetensors'",
+    "model.sizes.embed_dim": 16,
+    "model.sizes.resolution": 32,
+    "model.sizes.vision_width": 64,
+    "model.sizes.vision_layers": 2,
+    "model.sizes.text_layers": 1,
+    "train.global_batch_size": 8,
+    "eval.batch_size": 16,
+}
+FLAGS = [SHAPES, *(f"--config.{name}={value}" for name, value in SMALL.items())]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """What the command prints and writes of this machine."""
+    folder = tmp_path_factory.mktemp("plan")
+    file = folder / "out/plan.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "tcl_jax.plan", *FLAGS, "--topology=local", f"--json={file}",
+         f"--cache={folder / 'cache'}"],
+        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "compiling local, phase 1 at 8 a chip ..." in done.stderr
+    assert "Traceback" not in done.stderr
+    (written,) = json.loads(file.read_text())
+    return done.stdout, written
+
+
+def test_a_plan_for_this_machine_needs_no_weights(local: tuple[str, dict[str, Any]]) -> None:
+    told, written = local
+    assert written["device_kind"] == "cpu" and written["devices"] == 1
+    assert written["fits"] is None and written["days_at_roofline"] is None
+    assert written["samples"] == {"phase 1": 80 * 8, "phase 2": 161 * 8}
+    assert [step["name"] for step in written["steps"]] == ["phase 1", "phase 2", "evaluation"]
+    assert [step["rows_per_chip"] for step in written["steps"]] == [8, 8, 16]
+    assert "1 x cpu; memory and speed unknown" in told
+    assert "global batch 8, 8 images a chip" in told and "24 texts" in told
+    assert "least time: unknown" in told and "days" not in told
+
+
+def test_figures_of_a_plan_agree_with_each_other(local: tuple[str, dict[str, Any]]) -> None:
+    told, written = local
+    first, second, judging = written["steps"]
+    for step in written["steps"]:
+        flops, memory = step["flops"], step["memory"]
+        assert flops["executed"] == pytest.approx(flops["method"], rel=0.1)
+        per_row = sum(flops["method_per_row"].values())
+        assert flops["method"] == pytest.approx(step["rows_per_chip"] * per_row)
+        # One tile of texts, so that no loop hides anything; elementwise operations on top.
+        assert flops["xla"] == pytest.approx(flops["executed"], rel=0.15)
+        assert memory["peak"] == (
+            memory["arguments"] + memory["outputs"] - memory["aliased"] + memory["temporary"]
+            + memory["program"] + memory["resident"]
+        )  # fmt: skip
+        assert f"{memory['peak'] / 2**20:,.2f}" in told
+        assert step["collectives"] == [] and step["mfu"] is None
+    assert second["flops"]["executed"] > first["flops"]["executed"]
+    assert second["memory"]["temporary"] >= first["memory"]["temporary"]
+    # The state is donated, and its moments stay while the run evaluates.
+    assert first["memory"]["aliased"] > 0.9 * first["memory"]["outputs"]
+    assert judging["memory"]["resident"] > 0 == first["memory"]["resident"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
+)
+def test_tpus_are_compared_without_any(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tcl_jax.plan", *FLAGS, "--compare=v5e:2x2,v4:2x2x1",
+         "--batch_per_chip=2", "--config.eval.tasks=()", "--config.train.backbone_from_step=0",
+         f"--json={file}", "--cache=none"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    v5e, v4 = json.loads(file.read_text())
+    for found, kind, gibibytes in ((v5e, "TPU v5 lite", 16), (v4, "TPU v4", 32)):
+        assert (found["device_kind"], found["devices"]) == (kind, 4)
+        assert found["global_batch_size"] == 8 and found["fits"] is True
+        assert found["chip"]["memory"] == gibibytes * 2**30
+        (step,) = found["steps"]
+        assert step["name"] == "phase 2" and 0 < step["mfu"] < 1 and step["bound"]
+        assert step["memory"]["peak"] < 2**30 and found["days_at_roofline"] > 0
+        kinds = {kind["kind"]: kind for kind in step["collectives"]}
+        # Every learned parameter's gradient is summed over the chips, the texts are gathered.
+        assert kinds["all-gather"]["bytes"] >= 8 * 16 * 2
+        assert kinds["all-reduce"]["bytes"] > 4 * 9 * 64 * 64 * 2
+        assert kinds["all-reduce"]["sent"] == pytest.approx(1.5 * kinds["all-reduce"]["bytes"])
+    lines = done.stdout.strip().splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == ["v5e:2x2", "v4:2x2x1"]
+    assert all(" yes " in line for line in lines[-2:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is needed, as in"),
+        ([TCL], "give either --topology=NAME or --compare=A,B"),
+        ([TCL, "--topology=local", "--compare=local"], "give either"),
+        ([TCL, "--topology=local", "--batch_per_chip=0"], "--batch_per_chip=0: must be at least 1"),
+        ([TCL, "--compare=,"], "names no topology"),
+        ([TCL, "--topolgy=local"], "topolgy"),
+        (["--config=none.py", "--topology=local"], "none.py"),
+        ([TCL, "--topology=local", "--config.train.total_steps=0"], "train.total_steps=0"),
+        ([TCL, "--topology=local", "--config.eval.tasks=('moon',)"], "eval.tasks has 'moon'"),
+        ([TCL, "--topology=local", "--config.objective=x"], "objective='x' is unknown"),
+        ([*FLAGS, "--topology=local", "--config.train.accumulation_steps=3"], "does not divide"),
+    ],
+)
+def test_mistakes_are_explained(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("compiled something")
+
+    monkeypatch.setattr("tcl_jax.training.plan.compile_program", fail)
+    with pytest.raises(InputError, match=message):
+        plan.run(arguments)
+
+
+def test_progress_is_a_line_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    told = plan.Compiling()
+    for seconds in (1.0, 61.4):
+        told("v5e:4x4, phase 1", seconds)
+    told.close()
+    shown = capsys.readouterr().err
+    assert "compiling v5e:4x4, phase 1: 1:01" in shown and "\n" not in shown

@@ -1,0 +1,174 @@
+"""FLOPs by formula against the compiler's count, those of traces, and published figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from configs.tcl import get_config
+from tcl_jax.models.clip import VARIANTS, encode_image, encode_text
+from tcl_jax.parallel.mesh import DATA_AXIS, data_mesh
+from tcl_jax.training.abstract import trace_step
+from tcl_jax.training.build import Task, abstract_task
+from tcl_jax.training.flops import (
+    decoder,
+    evaluation_flops,
+    image_tower,
+    text_tower,
+    total,
+    training_flops,
+)
+from tcl_jax.training.plan import with_batch
+from tcl_jax.training.traced_flops import traced_flops
+from tests.tiny import tiny_clip_config, tiny_settings
+
+B16 = VARIANTS["ViT-B/16"]
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """The paper's."""
+    return abstract_task(get_config())
+
+
+def shallow() -> ConfigDict:
+    """ViT-B/16 of few blocks."""
+    config = get_config()
+    sizes = dataclasses.replace(B16, vision_layers=3, text_layers=1)
+    config.model.variant = "custom"
+    config.model.sizes.update(dataclasses.asdict(sizes))
+    config.model.tap_layer = 0
+    return with_batch(config, 16)
+
+
+def traced(function: Any, *shapes: Any) -> jax.stages.Traced:
+    return jax.jit(function).trace(*shapes)
+
+
+def floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def xla_flops(program: jax.stages.Traced) -> float:
+    return program.lower().cost_analysis()["flops"]
+
+
+def test_vit_b_16_takes_what_is_known_of_it() -> None:
+    assert image_tower(B16) / 1e9 == pytest.approx(35, rel=0.01)
+    assert text_tower(B16) / 1e9 == pytest.approx(6, rel=0.01)
+    assert decoder(B16) / 1e9 == pytest.approx(83, rel=0.01)
+
+
+def test_towers_agree_with_the_compiler_s_count(task: Task) -> None:
+    # Elementwise operations, which the compiler counts too, are a share of 1 / width.
+    images = traced(
+        lambda p, x: encode_image(task.clip, p, x).embedding, task.frozen, floats(1, 224, 224, 3)
+    )
+    tokens = jax.ShapeDtypeStruct((1, 77), jnp.int32)
+    texts = traced(lambda p, x: encode_text(task.clip, p, x), task.frozen, tokens)
+    for program, formula in ((images, image_tower(B16)), (texts, text_tower(B16))):
+        assert xla_flops(program) == pytest.approx(formula, rel=0.02)
+        assert traced_flops(program.jaxpr) == pytest.approx(formula, rel=1e-6)
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_a_step_of_the_paper_computes_what_the_formula_says(phase: int) -> None:
+    config = shallow()
+    task = abstract_task(config)
+    step = trace_step(config, task, data_mesh(), phase)
+    needed = 16 * total(training_flops(task.objective, 16, phase == 1))
+    # Tiles of masks and the queries that attend to nothing are computed over and above.
+    assert 1.0 <= traced_flops(step.jaxpr) / needed < 1.01
+
+
+def test_phases_and_batches_differ_as_they_should(task: Task) -> None:
+    objective = task.objective
+    first, second = (training_flops(objective, 1024, both) for both in (False, True))
+    differing = {name for name in first if first[name] != second[name]}
+    assert differing == {"grounder's blocks"}
+    assert second["grounder's blocks"] == 3 * first["grounder's blocks"]
+    larger = training_flops(objective, 2048, False)
+    pairs = "masks of all pairs"
+    assert larger[pairs] == 2 * first[pairs] == 4 * 5 * 3136 * 512 * 1024
+    assert larger["decoder"] == first["decoder"] == 3 * decoder(B16)
+
+
+def test_clip_s_own_step() -> None:
+    config = tiny_clip_config()
+    task = abstract_task(config)
+    step = trace_step(config, task, data_mesh(), 1)
+    needed = 8 * total(training_flops(task.objective, 8, True))
+    # Pixels and the first block's input have no gradient, and measures compare once more.
+    assert traced_flops(step.jaxpr) == pytest.approx(needed, rel=0.1)
+
+
+def test_evaluation_counts_texts_and_window(task: Task) -> None:
+    model = task.objective.model
+    few, many = (evaluation_flops(model, 448, texts, True) for texts in (20, 40))
+    assert {name for name in few if few[name] != many[name]} == {"masks"}
+    assert many["masks"] == 2 * few["masks"] == 17 * 2 * 784 * 512 * 40
+    assert few["decoder"] == 4 * decoder(B16)
+    alone = evaluation_flops(model.clip_model, 448, 20, True)
+    assert alone["image tower"] == few["image tower"] and "decoder" not in alone
+    assert evaluation_flops(model, 448, 20, False)["image tower"] < few["image tower"]
+
+
+def test_loops_count_as_often_as_they_run() -> None:
+    def looped(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda y, _: (y @ x, None), x, length=7)[0]
+
+    program = traced(looped, floats(16, 16))
+    assert traced_flops(program.jaxpr) == 7 * 2 * 16**3
+    assert xla_flops(program) < 2 * 2 * 16**3
+
+
+def test_what_no_result_needs_does_not_count_and_what_is_recomputed_does() -> None:
+    def unused(x: jax.Array) -> jax.Array:
+        del_me = x @ x
+        return jax.lax.cond(x[0, 0] > 0, lambda: x @ x, lambda: x) + 0 * del_me.shape[0]
+
+    assert traced_flops(traced(unused, floats(8, 8)).jaxpr) == 2 * 8**3
+
+    def loss(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(x @ w) @ w)
+
+    plain = traced(jax.value_and_grad(loss), floats(8, 8), floats(8, 8))
+    again = traced(jax.value_and_grad(jax.checkpoint(loss)), floats(8, 8), floats(8, 8))
+    assert traced_flops(again.jaxpr) == traced_flops(plain.jaxpr) + 2 * 8**3
+
+
+def test_each_device_s_part_counts() -> None:
+    mesh = AbstractMesh((4,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    rows, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+
+    def placed(spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=NamedSharding(mesh, spec))
+
+    product = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(rows, everywhere), out_specs=rows)
+    program = traced(product, placed(rows), placed(everywhere))
+    assert traced_flops(program.jaxpr) == 2 * 8**3
+
+
+def test_convolutions_and_their_gradients() -> None:
+    def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    shapes = floats(2, 6, 6, 4), floats(3, 3, 4, 5)
+    forward = 2 * 9 * 4 * 5 * 2 * 36
+    assert traced_flops(traced(convolved, *shapes).jaxpr) == forward
+    both = jax.grad(lambda x, k: jnp.sum(convolved(x, k) ** 2), argnums=(0, 1))
+    assert traced_flops(traced(both, *shapes).jaxpr) == 3 * forward
+
+
+def test_tiny_settings_need_no_weights() -> None:
+    task = abstract_task(tiny_settings("there/is/none.safetensors"))
+    leaves = jax.tree.leaves((task.params, task.frozen))
+    assert leaves and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
