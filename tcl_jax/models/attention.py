@@ -24,15 +24,21 @@ def _weights(
     key: Float[Array, "b k h d"],
     bias: Float[Array, "q k"] | None = None,
 ) -> Float[Array, "b h q k"]:
-    scale = query.shape[-1] ** -0.5
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
+    query, key = _heads_first(query * query.shape[-1] ** -0.5), _heads_first(key)
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     return jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
 
 
 def _mix(
     weights: Float[Array, "b h q k"], value: Float[Array, "b k h d"]
 ) -> Float[Array, "b q h d"]:
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), _heads_first(value))
+    return jnp.moveaxis(mixed, 1, 2)
+
+
+def _heads_first(x: Float[Array, "b l h d"]) -> Float[Array, "b h l d"]:
+    # Left to einsum, XLA on CPUs transposes the much larger weights instead.
+    return jnp.moveaxis(x, 2, 1)
 
 
 def full_attention(

@@ -106,9 +106,9 @@ def toom_cook(points: Sequence[float]) -> Bilinear:
     return Bilinear(inputs, kernels, outputs, TILE)
 
 
-ORDINARY = toom_cook((0.0, 0.75, -0.75, 1.5, -1.5))
-"""36 products for 16 results. Of 768 channels, float32's largest error is a quarter of what it is
-with the usual points 0, 1, -1, 2, -2."""
+ORDINARY = toom_cook((0.0, 1.0, -1.0, 0.5, -2.0))
+"""36 products for 16 results. Of 768 channels, float32's largest error is less than half of what it
+is with the usual points 0, 1, -1, 2, -2."""
 
 UPSAMPLED = Bilinear(
     inputs=np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),

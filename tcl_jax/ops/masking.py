@@ -22,7 +22,8 @@ def pixel_text_similarity(
     pixels: Float[Array, "b h w d"], texts: Float[Array, "n d"]
 ) -> Float[Array, "b n h w"]:
     """Cosine similarity of every pixel with every text, float32 in [-1, 1]."""
-    return jnp.einsum("bhwd,nd->bnhw", l2_normalize(pixels), l2_normalize(texts))
+    similarity = jnp.einsum("bhwd,nd->bhwn", l2_normalize(pixels), l2_normalize(texts))
+    return jnp.moveaxis(similarity, -1, 1)
 
 
 def own_similarity(

@@ -1,4 +1,17 @@
-"""Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020)."""
+"""Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020).
+
+An iteration takes 2 * 48 FLOPs per pixel and mask. What 10 of them cost on a CPU for a 448-pixel
+window of a ViT-B/16, whose grid has 112 x 112 cells, next to a plain sum over shifted maps: memory
+is what XLA reports beside arguments and result; seconds are CPU time, summed over threads, on two
+AVX-512 cores shared with other work, the least of several runs.
+
+    masks   GFLOP   padded masks   memory, plain   memory, here   seconds, plain   seconds, here
+       24    0.29         2.5 MB         11.2 MB         6.6 MB            0.058           0.017
+      150    1.81        15.4 MB         57.6 MB        28.5 MB            0.247           0.104
+
+Of the plain form's seconds 0.035 were the affinities, whatever the number of masks; here they are
+0.002. The sums run at about 20 GFLOP a second and core, a fifth of what matrix products reach.
+"""
 
 from __future__ import annotations
 
@@ -34,44 +47,60 @@ def pamr(
     image = image.astype(jnp.float32)
     mask = resize(mask, image.shape[1:3], align_corners=True)
     offsets = [(d * y, d * x) for d in dilations for y, x in NEIGHBOURS]
-    affinity = _affinity(image, offsets, len(dilations))
+    affinity = _affinity(jnp.moveaxis(image, -1, 0), offsets, len(dilations))
 
     def refine(_: Int[Array, ""], mask: jax.Array) -> jax.Array:
-        shifted = _Shifts(mask, max(dilations))
-        total = jnp.zeros_like(mask)
-        # One neighbour at a time: all 48 shifted copies would be 48 times the masks' memory.
-        for k, offset in enumerate(offsets):
-            total = total + affinity[k][..., None] * shifted[offset]
-        return total
+        # One sum that compiles to one loop: all 48 copies would be 48 times the masks' memory.
+        return sum(
+            (
+                weight[..., None] * neighbour
+                for weight, neighbour in zip(affinity, _shifted(mask, offsets, rows=1), strict=True)
+            ),
+            start=jnp.zeros_like(mask),
+        )
 
     return jax.lax.fori_loop(0, iterations, refine, mask)
 
 
 def _affinity(
-    image: Float[Array, "b H W 3"], offsets: list[tuple[int, int]], dilations: int
+    image: Float[Array, "3 b H W"], offsets: list[tuple[int, int]], dilations: int
 ) -> Float[Array, "k b H W"]:
     """Softmax over the neighbours of the mean over channels of -|I_p - I_q| / (1e-8 + 0.1 std)."""
-    shifted = _Shifts(image, max(abs(v) for offset in offsets for v in offset))
-    neighbours = [shifted[offset] for offset in offsets]
+    neighbours = _shifted(image, offsets, rows=2)
     # The centre counts once per dilation, as in the original.
     count = len(offsets) + dilations
-    mean = (sum(neighbours) + dilations * image) / count
+    mean = _whole((sum(neighbours) + dilations * image) / count)
     squares = sum(jnp.square(n - mean) for n in neighbours)
     squares = squares + dilations * jnp.square(image - mean)
-    std = jnp.sqrt(squares / (count - 1))
-    scale = 1.0 / (1e-8 + 0.1 * std)
-    logits = [-jnp.mean(jnp.abs(n - image) * scale, axis=-1) for n in neighbours]
-    return jax.nn.softmax(jnp.stack(logits), axis=0)
+    scale = _whole(1.0 / (1e-8 + 0.1 * jnp.sqrt(squares / (count - 1))))
+    distances = [jnp.abs(n - image) * scale for n in neighbours]
+    # Not a mean over the axis: XLA on CPUs makes 48 separate reductions of that, 20 times slower.
+    logits = jnp.stack([(red + green + blue) / -3.0 for red, green, blue in distances])
+    return jax.nn.softmax(_whole(logits), axis=0)
 
 
-class _Shifts:
-    """Copies of a map shifted by whole pixels, the border replicated."""
+def _shifted(x: jax.Array, offsets: list[tuple[int, int]], *, rows: int) -> list[jax.Array]:
+    """Copies of a map shifted by whole pixels, the border replicated.
 
-    def __init__(self, x: Float[Array, "b H W c"], reach: int) -> None:
-        self._reach, self._shape = reach, x.shape
-        self._padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    Args:
+        x: any map.
+        offsets: pixels (down, right) from which each copy takes its values.
+        rows: axis of rows; columns are the next.
+    """
+    reach = max(abs(v) for offset in offsets for v in offset)
+    height, width = x.shape[rows : rows + 2]
+    widths = [(reach, reach) if axis in (rows, rows + 1) else (0, 0) for axis in range(x.ndim)]
+    padded = _whole(jnp.pad(x, widths, mode="edge"))
+    before = (slice(None),) * rows
+    return [
+        padded[*before, reach + y : reach + y + height, reach + x : reach + x + width]
+        for y, x in offsets
+    ]
 
-    def __getitem__(self, offset: tuple[int, int]) -> Float[Array, "b H W c"]:
-        (top, left), (_, height, width, _) = offset, self._shape
-        top, left = top + self._reach, left + self._reach
-        return self._padded[:, top : top + height, left : left + width]
+
+def _whole(x: jax.Array) -> jax.Array:
+    """Has a CPU compute an array once and whole, not in parts for each of its readers."""
+    # XLA for TPUs needs up to twice the memory and traffic of batches if it is told so.
+    whole = jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+    assert isinstance(whole, jax.Array)
+    return whole

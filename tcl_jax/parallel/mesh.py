@@ -78,21 +78,23 @@ def put_parameters(tree: Any, mesh: Mesh, *, sharded: bool) -> Any:
 
     def put(x: Any) -> jax.Array:
         whole = np.asarray(x)
-        sharding = parameter_sharding(whole.shape, mesh) if sharded else replicated(mesh)
+        sharding = parameter_sharding(whole.shape, mesh, sharded=sharded)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
     with jax.transfer_guard("allow"):
         return jax.tree.map(put, tree)
 
 
-def parameter_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Fully sharded data parallelism: how a parameter is split over the devices of the batch.
+def parameter_sharding(shape: tuple[int, ...], mesh: Mesh, *, sharded: bool) -> NamedSharding:
+    """Where a parameter lies: on every device, or split over those that share the batch (FSDP).
 
-    The largest axis that the number of devices divides is split, the last of equal ones. Arrays of
-    fewer than `SMALLEST_SHARDED` entries, and those without such an axis, are whole everywhere.
+    Where it is `sharded`, the largest axis that the number of devices divides is split, the last of
+    equal ones. Arrays of fewer than `SMALLEST_SHARDED` entries, and those without such an axis, are
+    whole everywhere.
     """
     divisible = [i for i, n in enumerate(shape) if n and n % mesh.size == 0]
-    if mesh.size == 1 or math.prod(shape) < SMALLEST_SHARDED or not divisible:
+    small = math.prod(shape) < SMALLEST_SHARDED
+    if not sharded or mesh.size == 1 or small or not divisible:
         return replicated(mesh)
     axis = max(divisible, key=lambda i: (shape[i], i))
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA_AXIS))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from tcl_jax.data.sources import make_erasing
-from tcl_jax.parallel.mesh import batch_sharded, replicated
+from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
 from tcl_jax.training.build import Task, build_optimizer
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import PhasedStep, no_failure
@@ -33,9 +33,15 @@ def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.st
         backbone_from_step=config.train.backbone_from_step,
         accumulation_steps=config.train.accumulation_steps,
     )
-    everywhere = replicated(mesh)
+    everywhere, split = replicated(mesh), config.train.fsdp
+
+    def placed_parameters(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x: placed(x, parameter_sharding(x.shape, mesh, sharded=split)), tree
+        )
+
     state = jax.eval_shape(lambda params: create_state(params, task.objective, adamw), task.params)
-    state, frozen = placed(state, everywhere), placed(task.frozen, everywhere)
+    state, frozen = placed_parameters(state), placed_parameters(task.frozen)
     batch = abstract_batch(config, task, mesh)
     key = placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
     failure = placed(no_failure(task.objective, state, frozen, batch, key), everywhere)
@@ -47,8 +53,11 @@ def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh) -> Any:
     clip, size = task.clip.config, config.train.global_batch_size
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((size, clip.resolution, clip.resolution, 3), jnp.uint8),
-        "tokens": ((size, clip.context_length), jnp.int32),
     }
+    if config.data.caption_cache:
+        shapes["text_embedding"] = ((size, clip.embed_dim), jnp.float32)
+    else:
+        shapes["tokens"] = ((size, clip.context_length), jnp.int32)
     if make_erasing(config.data) is not None:
         shapes["erase"] = ((size, 4), jnp.int32)
     rows = batch_sharded(mesh)

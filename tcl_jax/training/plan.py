@@ -187,7 +187,7 @@ def make_plan(
         config = with_batch(config, batch_per_chip * mesh.size)
     batch = config.train.global_batch_size
     check_batch_size(batch, mesh, parts)
-    task = abstract_task(config)
+    task, platform = abstract_task(config), devices[0].platform
 
     def compile_step(name: str, traced: jax.stages.Traced, on: list[jax.Device]) -> Compiled:
         told = functools.partial(tick, f"{topology}, {name}")
@@ -196,7 +196,7 @@ def make_plan(
     def train_step(name: str, size: int) -> PlannedStep:
         phase = PHASES.index(name)
         traced = trace_step(with_batch(config, size), task, mesh, phase)
-        executed = traced_flops(traced.jaxpr) / mesh.size
+        executed = traced_flops(traced.jaxpr, platform) / mesh.size
         compiled = compile_step(f"{name} at {size // mesh.size} a chip", traced, devices)
         title = "head alone" if phase == 0 else "head and backbone"
         needs = training_flops(task.objective, size, phase == 1)
@@ -206,7 +206,7 @@ def make_plan(
     steps = [train_step(name, batch) for name in samples]
     if judged is not None:
         report = compile_step("evaluation", judged.traced, judged.devices)
-        executed = traced_flops(judged.traced.jaxpr) / len(judged.devices)
+        executed = traced_flops(judged.traced.jaxpr, platform) / len(judged.devices)
         rows, resident = judged.rows / len(judged.devices), _optimizer_bytes(config, task)
         steps.append(
             _planned(

@@ -202,8 +202,6 @@ class PhasedStep:
             for groups in PHASES
         )
         self._compiled: dict[int, jax.stages.Compiled] = {}
-        self.flops = 0.0
-        """FLOPs of the last phase's step on one device, as XLA counts them."""
 
     def __call__(
         self,
@@ -219,8 +217,6 @@ class PhasedStep:
         arguments = (state, failure, frozen, batch, key)
         if phase not in self._compiled:
             self._compiled = {phase: self.trace(phase, *arguments).lower().compile()}
-            cost = self._compiled[phase].cost_analysis() or {}
-            self.flops = cost.get("flops", 0.0)
         return self._compiled[phase](*arguments)
 
     def trace(

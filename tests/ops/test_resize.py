@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.ops.resize import resize, resize_matrix, upsample_nearest
+from tcl_jax.ops.resize import gather, multiply, resize, resize_matrix, upsample_nearest
 
 
 @pytest.mark.parametrize(("method", "flag"), [("bilinear", 1), ("bicubic", 2)])
@@ -32,6 +32,25 @@ def test_weights_sum_to_one(method: str, align_corners: bool, sizes: tuple[int, 
     matrix = resize_matrix(*sizes, method=method, align_corners=align_corners)
     assert matrix.shape == sizes[::-1]
     np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_products_of_accelerators_equal_gathers_of_cpus(method: str, align_corners: bool) -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8, 3)), jnp.float32)
+    products, gathers = (f(x, (11, 3), method, align_corners) for f in (multiply, gather))
+    np.testing.assert_allclose(products, gathers, atol=1e-5)
+    resized = jax.jit(lambda x: resize(x, (11, 3), method=method, align_corners=align_corners))
+    for platform in ("cpu", "tpu", "cuda"):
+        lowered = resized.trace(x).lower(lowering_platforms=(platform,)).as_text()
+        assert ("dot_general" in lowered) == (platform != "cpu")
+    np.testing.assert_allclose(resized(x), gathers, atol=1e-6)
+
+
+def test_memory_holds_nothing_but_the_result() -> None:
+    x = jax.ShapeDtypeStruct((1, 112, 112, 24), jnp.float32)
+    compiled = jax.jit(lambda x: resize(x, (448, 448))).lower(x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 448 * 112 * 24 / 10
 
 
 def test_same_size_and_unknown_method() -> None:
