@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from tcl_jax.bench.timing import Program, Timing, compile_timed, time_calls, time_rounds
 from tcl_jax.models.clip import CLIPConfig, encode_image, encode_text
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.vision import patch_grid
 from tcl_jax.ops.grounding import pair_statistics
 from tcl_jax.ops.images import normalize
 from tcl_jax.parallel.mesh import put_batch, put_parameters, put_replicated
-from tcl_jax.parallel.timing import Program, Timing, compile_timed, time_calls, time_rounds
 from tcl_jax.training.build import Task
 from tcl_jax.training.flops import total, training_flops
 from tcl_jax.training.metrics import mfu

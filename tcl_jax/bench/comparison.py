@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from tcl_jax.bench.process import OriginalOutOfMemory, OriginalProcess
+from tcl_jax.bench.timing import Timing
 from tcl_jax.convert.clip import clip_state_dict
 from tcl_jax.convert.tcl import tcl_state_dict
 from tcl_jax.errors import RunError
-from tcl_jax.evaluation.original import OriginalOutOfMemory, OriginalProcess
 from tcl_jax.inference.model import Model
 from tcl_jax.ops.losses import LossWeights
-from tcl_jax.parallel.timing import Timing
 from tcl_jax.training.optim import AdamW
 
 TOLERANCE = 1e-4

@@ -14,6 +14,7 @@ import cv2
 import jax
 import numpy as np
 
+from tcl_jax.bench.timing import Program, compile_timed, time_calls
 from tcl_jax.data.cores import available_cores
 from tcl_jax.data.made_photos import make_photo
 from tcl_jax.errors import InputError
@@ -28,7 +29,6 @@ from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.mesh import batch_sharded, data_mesh, put_locally
-from tcl_jax.parallel.timing import Program, compile_timed, time_calls
 
 _DIFFERENT = 8
 """Drawn pictures; more images repeat them."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tcl_jax import bench
+from tcl_jax.bench import __main__ as bench
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.training.build import abstract_task
 from tcl_jax.training.flops import evaluation_flops, total
-from tests.original_checkout import make_checkout, requests_of
+from tests.bench.original_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config_file, tiny_settings
 
 

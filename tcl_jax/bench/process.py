@@ -1,7 +1,7 @@
 """The official PyTorch code in a process of its own, asked one thing at a time.
 
 PyTorch is not among this project's packages, and the official code is no part of it: both are the
-user's. `tcl_jax/bench_original.py` is what the process runs, and describes the requests.
+user's. `tcl_jax/bench/original.py` is what the process runs, and describes the requests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from tcl_jax.errors import InputError, RunError
 
-ADAPTER = Path(__file__).parent.parent / "bench_original.py"
+ADAPTER = Path(__file__).parent / "original.py"
 MARK = Path("models/tcl/tcl.py")
 """A file by which a checkout of the official code is known."""
 _TOLD_LINES = 12

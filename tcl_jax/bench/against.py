@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.bench_subject import PRECISIONS, Report, Subject, choices, read_subject, tell_stage
+from tcl_jax.bench.subject import PRECISIONS, Report, Subject, choices, read_subject, tell_stage
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from tcl_jax.evaluation.original import OriginalProcess
+    from tcl_jax.bench.process import OriginalProcess
 
 
 def add_against_flags(p: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def start(
     flags: argparse.Namespace, rest: Sequence[str], command: str
 ) -> tuple[Subject, Report, Any]:
     """The subject, its report and the mesh."""
-    from tcl_jax.evaluation.original import find_checkout
+    from tcl_jax.bench.process import find_checkout
 
     if flags.against is not None:
         find_checkout(flags.against)
@@ -80,8 +80,8 @@ def open_original(
         return
     import jax
 
-    from tcl_jax.evaluation.against_original import write_weights
-    from tcl_jax.evaluation.original import OriginalProcess
+    from tcl_jax.bench.comparison import write_weights
+    from tcl_jax.bench.process import OriginalProcess
     from tcl_jax.training.build import build_optimizer
 
     platforms = {"cpu": "cpu", "gpu": "cuda"}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tcl_jax import bench
+from tcl_jax.bench import __main__ as bench
 from tcl_jax.data import input_speed
 from tcl_jax.data.images import decode
 from tcl_jax.data.input_speed import REST, default_worker_counts, measure
@@ -24,7 +24,7 @@ from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
 from tests.data.shards import picture, write_shard
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 TCL = f"--config={ROOT / 'configs/tcl.py'}"
 STAGES = ["bare loop", "decode", "crop and flip", "augment", "full pipeline"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from tcl_jax.bench_against import start
-from tcl_jax.bench_subject import bench_parser, choices, count, fitting, numbers, sizes, tell_stage
+from tcl_jax.bench.against import start
+from tcl_jax.bench.subject import bench_parser, choices, count, fitting, numbers, sizes, tell_stage
 
 
 def bench_evaluate(argv: Sequence[str], doc: str | None) -> None:
@@ -26,8 +26,8 @@ def bench_evaluate(argv: Sequence[str], doc: str | None) -> None:
     flags.against = None
     subject, report, _ = start(flags, rest, "evaluate")
 
-    from tcl_jax.evaluation.judge_speed import judge_speed
-    from tcl_jax.evaluation.speed_report import judge_table
+    from tcl_jax.bench.judge_speed import judge_speed
+    from tcl_jax.bench.report import judge_table
 
     speeds = []
     for size in flags.sizes:

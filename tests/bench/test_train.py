@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from tcl_jax import bench
-from tcl_jax.bench_subject import GATE, Subject, bench_parser, read_subject
+from tcl_jax.bench import __main__ as bench
+from tcl_jax.bench.comparison import COMPARED
+from tcl_jax.bench.subject import GATE, Subject, bench_parser, read_subject
 from tcl_jax.convert.load import load_clip
 from tcl_jax.errors import InputError, RunError
-from tcl_jax.evaluation.against_original import COMPARED
 from tcl_jax.inference.model import save_model
 from tcl_jax.training.build import abstract_task
 from tcl_jax.training.flops import total, training_flops
-from tests.original_checkout import make_checkout, requests_of
+from tests.bench.original_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config, tiny_config_file, tiny_settings
 
 FAST = ["--steps=1", "--rounds=2", "--warmup=1"]

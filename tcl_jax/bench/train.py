@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.bench_against import add_against_flags, cases_of, open_original, start
-from tcl_jax.bench_subject import Subject, bench_parser, count, fitting, numbers, tell_stage
+from tcl_jax.bench.against import add_against_flags, cases_of, open_original, start
+from tcl_jax.bench.subject import Subject, bench_parser, count, fitting, numbers, tell_stage
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from tcl_jax.evaluation.original import OriginalProcess
+    from tcl_jax.bench.process import OriginalProcess
 
 COMPARED_IMAGES = 4
 """Of a batch whose float32 losses are compared with the official code's."""
@@ -31,12 +31,12 @@ def bench_train(argv: Sequence[str], doc: str | None) -> None:
         raise InputError(f"--phases={','.join(map(str, flags.phases))}: there are 1 and 2")
     subject, report, mesh = start(flags, rest, "train")
 
-    from tcl_jax.evaluation.against_original import compare_times
-    from tcl_jax.evaluation.speed_report import against_table, agreement, parts_table, step_table
+    from tcl_jax.bench.comparison import compare_times
+    from tcl_jax.bench.report import against_table, agreement, parts_table, step_table
+    from tcl_jax.bench.step_speed import StepRunner, made_up_batch, step_speed, time_parts
+    from tcl_jax.bench.timing import peak_bytes, time_rounds
     from tcl_jax.parallel.mesh import check_batch_size
-    from tcl_jax.parallel.timing import peak_bytes, time_rounds
     from tcl_jax.training.build import build_optimizer
-    from tcl_jax.training.step_speed import StepRunner, made_up_batch, step_speed, time_parts
 
     task, config = subject.task, subject.config
     adamw, schedule = build_optimizer(config)
@@ -107,9 +107,9 @@ def _compare_losses(
     import jax
     import jax.numpy as jnp
 
-    from tcl_jax.evaluation.against_original import check_losses
+    from tcl_jax.bench.comparison import check_losses
+    from tcl_jax.bench.step_speed import StepRunner, made_up_batch
     from tcl_jax.training.build import build_optimizer
-    from tcl_jax.training.step_speed import StepRunner, made_up_batch
 
     task: Any = subject.task
     batch = made_up_batch(task.clip.config, COMPARED_IMAGES, seed=1, noise=True)
@@ -135,7 +135,7 @@ def _write_batch(folder: Path, batch: Any) -> Path:
     import jax.numpy as jnp
     import numpy as np
 
-    from tcl_jax.evaluation.against_original import write_images
+    from tcl_jax.bench.comparison import write_images
     from tcl_jax.ops.images import normalize
 
     rest = {name: rows for name, rows in batch.items() if name != "image"}

@@ -3,7 +3,7 @@
 The user's own Python starts this file, with the user's own checkout of the official code and
 packages: nothing of either is part of this project, and nothing here imports this project. Requests
 come as lines of JSON on stdin, and every one is answered by a line of JSON on what was stdout:
-`{"ok": {...}}`, or `{"error": text, "kind": "failed" | "memory"}`. `tcl_jax.evaluation.original` is
+`{"ok": {...}}`, or `{"error": text, "kind": "failed" | "memory"}`. `tcl_jax.bench.process` is
 the other end.
 
 Nothing of the official code is replaced. For the comparison of losses, and then alone, the uniform

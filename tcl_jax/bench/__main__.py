@@ -43,9 +43,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tcl_jax.bench_evaluate import bench_evaluate
-from tcl_jax.bench_masks import bench_masks
-from tcl_jax.bench_train import bench_train
+from tcl_jax.bench.evaluate import bench_evaluate
+from tcl_jax.bench.masks import bench_masks
+from tcl_jax.bench.train import bench_train
 from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tcl_jax.errors import RunError
-from tcl_jax.evaluation.against_original import (
+from tcl_jax.bench.comparison import (
     COMPARED,
     Comparison,
     alternate,
@@ -18,9 +17,10 @@ from tcl_jax.evaluation.against_original import (
     check_masks,
     compare_times,
 )
-from tcl_jax.evaluation.original import OriginalProcess
-from tcl_jax.evaluation.speed_report import against_table
-from tests.original_checkout import make_checkout, requests_of
+from tcl_jax.bench.process import OriginalProcess
+from tcl_jax.bench.report import against_table
+from tcl_jax.errors import RunError
+from tests.bench.original_checkout import make_checkout, requests_of
 
 LOSSES = {name: 1.0 + i for i, name in enumerate(COMPARED)}
 

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.bench_against import add_against_flags, cases_of, open_original, start
-from tcl_jax.bench_subject import bench_parser, choices, count, fitting, numbers, tell_stage
+from tcl_jax.bench.against import add_against_flags, cases_of, open_original, start
+from tcl_jax.bench.subject import bench_parser, choices, count, fitting, numbers, tell_stage
 from tcl_jax.errors import InputError
 
 
@@ -35,18 +35,18 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
     import jax
     import numpy as np
 
-    from tcl_jax.evaluation.against_original import check_masks, compare_times, write_images
-    from tcl_jax.evaluation.speed_report import against_table, agreement, mask_table, parts_table
-    from tcl_jax.inference.mask_speed import (
+    from tcl_jax.bench.comparison import check_masks, compare_times, write_images
+    from tcl_jax.bench.mask_speed import (
         MaskRunner,
         MaskSpeed,
         made_up_windows,
         time_mask_parts,
     )
+    from tcl_jax.bench.report import against_table, agreement, mask_table, parts_table
+    from tcl_jax.bench.timing import peak_bytes, time_rounds
     from tcl_jax.inference.masks import MaskOptions
     from tcl_jax.inference.segmenter import Segmenter
     from tcl_jax.models.layers import compute_dtype
-    from tcl_jax.parallel.timing import peak_bytes, time_rounds
     from tcl_jax.training.flops import evaluation_flops, total
     from tcl_jax.training.metrics import mfu
 

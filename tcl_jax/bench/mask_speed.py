@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
+from tcl_jax.bench.timing import Program, Timing, compile_timed, time_calls, time_rounds
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.model import Model
 from tcl_jax.models.clip import encode_image
@@ -20,7 +21,6 @@ from tcl_jax.models.vision import patch_grid
 from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
-from tcl_jax.parallel.timing import Program, Timing, compile_timed, time_calls, time_rounds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tcl_jax.bench_original import describe
-from tcl_jax.errors import InputError
-from tcl_jax.evaluation.original import (
+from tcl_jax.bench.original import describe
+from tcl_jax.bench.process import (
     ADAPTER,
     OriginalFailed,
     OriginalOutOfMemory,
     OriginalProcess,
 )
-from tests.original_checkout import make_checkout, requests_of
+from tcl_jax.errors import InputError
+from tests.bench.original_checkout import make_checkout, requests_of
 
 
 def test_requests_are_answered_in_order(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tcl_jax.evaluation.against_original import Comparison
-from tcl_jax.evaluation.judge_speed import JudgeSpeed
+from tcl_jax.bench.comparison import Comparison
+from tcl_jax.bench.judge_speed import JudgeSpeed
+from tcl_jax.bench.mask_speed import MaskSpeed
+from tcl_jax.bench.step_speed import StepSpeed
 from tcl_jax.evaluation.report import align
-from tcl_jax.inference.mask_speed import MaskSpeed
-from tcl_jax.training.step_speed import StepSpeed
 
 NOTES = {
     "MFU": "FLOPs of the plain method by formula over time and the device's bfloat16 peak; - where "
