@@ -42,10 +42,12 @@ def wait(workers: list[subprocess.Popen[str]]) -> None:
     assert [worker.returncode for worker in workers] == [0] * len(workers), errors
 
 
-def run(folder: Path, *, devices: int = 1, processes: int = 1) -> dict[str, np.ndarray]:
+def run(
+    folder: Path, *, devices: int = 1, processes: int = 1, parts: int = 1
+) -> dict[str, np.ndarray]:
     out, weights = folder / f"{devices}x{processes}.npz", str(folder / "clip.safetensors")
     workers = [
-        start([weights, str(out), *arguments], devices)
+        start([weights, str(out), str(parts), *arguments], devices)
         for arguments in process_arguments(processes)
     ]
     wait(workers)
@@ -83,8 +85,10 @@ def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> N
 
 
 @pytest.mark.slow
-def test_eight_devices_equal_one(folder: Path, alone: dict[str, np.ndarray]) -> None:
-    assert_same(run(folder, devices=8), alone)
+def test_four_devices_with_split_parameters_and_two_parts_of_a_batch_equal_one(
+    folder: Path, alone: dict[str, np.ndarray]
+) -> None:
+    assert_same(run(folder, devices=4, parts=2), alone)
 
 
 @pytest.mark.slow

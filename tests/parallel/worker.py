@@ -1,6 +1,8 @@
 """One process of a small run: trains a few steps and writes what it computed.
 
-usage: python -m tests.parallel.worker WEIGHTS OUT.npz [PORT PROCESSES INDEX]
+usage: python -m tests.parallel.worker WEIGHTS OUT.npz PARTS [PORT PROCESSES INDEX]
+
+With more than one part the batch is taken in so many, and parameters are split over the devices.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ import numpy as np
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.sources import make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.parallel.mesh import data_mesh, put_batch, put_replicated, replicated
+from tcl_jax.parallel.mesh import (
+    data_mesh,
+    gather_parameters,
+    put_batch,
+    put_parameters,
+    put_replicated,
+    replicated,
+)
 from tcl_jax.parallel.processes import any_process, start_processes, sum_over_processes
 from tcl_jax.training.build import build_optimizer, build_task
 from tcl_jax.training.loop import noise_key
@@ -23,7 +32,9 @@ from tcl_jax.training.step import PhasedStep, no_failure
 from tests.tiny import tiny_settings
 
 
-def main(weights: str, out: str, port: str = "", processes: str = "1", index: str = "0") -> None:
+def main(
+    weights: str, out: str, parts: str, port: str = "", processes: str = "1", index: str = "0"
+) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_default_matmul_precision", "highest")
     if port:
@@ -41,8 +52,10 @@ def main(weights: str, out: str, port: str = "", processes: str = "1", index: st
         process_count=jax.process_count(),
     )
     adamw, schedule = build_optimizer(config)
-    state = put_replicated(create_state(task.params, task.objective, adamw), mesh)
-    frozen = put_replicated(task.frozen, mesh)
+    split = int(parts) > 1
+    state = create_state(task.params, task.objective, adamw)
+    state, frozen = put_parameters((state, task.frozen), mesh, sharded=split)
+    placed = jax.tree.map(lambda x: x.sharding, state)
     key = noise_key(config.seed, mesh)
     batch = put_batch(next(batches), mesh)
 
@@ -53,12 +66,24 @@ def main(weights: str, out: str, port: str = "", processes: str = "1", index: st
         state.params, frozen, batch, key
     )
     failure = put_replicated(no_failure(task.objective, state, frozen, batch, key), mesh)
-    step = PhasedStep(task.objective, adamw, schedule, backbone_from_step=2)
+    step = PhasedStep(
+        task.objective, adamw, schedule, backbone_from_step=2, accumulation_steps=int(parts)
+    )
     results = {f"gradient/{k}": v for k, v in split_groups(gradient, lambda _: "")[""].items()}
     for i in range(4):
         state, failure, metrics = step(i, state, failure, frozen, batch, key)
         results |= {f"step{i}/{name}": value for name, value in metrics.items()}
         batch = put_batch(next(batches), mesh)
+    assert jax.tree.map(lambda x: x.sharding, state) == placed
+    whole, held = (
+        sum(array.nbytes for array in arrays)
+        for arrays in (
+            jax.tree.leaves((state, frozen)),
+            [x.addressable_shards[0].data for x in jax.tree.leaves((state, frozen))],
+        )
+    )
+    assert held < whole / (0.7 * mesh.size) if split else held == whole
+    state = gather_parameters(state, mesh)
     results |= {f"final/{k}": v for k, v in split_groups(state.params, lambda _: "")[""].items()}
     assert any_process(jax.process_index() == jax.process_count() - 1)
     counts = np.array([2**40 + jax.process_index(), 1])

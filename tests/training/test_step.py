@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -160,59 +157,3 @@ def test_remat_keeps_names_and_shapes_of_parameters() -> None:
         for remat in REMAT
     ]
     assert shapes[0] == shapes[1] == shapes[2]
-
-
-OVER_EIGHT_DEVICES = """
-import jax, jax.numpy as jnp, numpy as np
-from tcl_jax.parallel.mesh import (
-    data_mesh, gather_parameters, put_batch, put_parameters, put_replicated)
-from tcl_jax.training.optim import AdamW
-from tcl_jax.training.state import create_state
-from tcl_jax.training.step import PhasedStep, no_failure
-from tests.training.test_step import batch_of, subjects
-
-mesh = data_mesh()
-assert mesh.size == 8
-objective, params, clip = subjects()["tcl"]
-adamw = AdamW()
-found = {}
-for name, fsdp, parts in (("whole", False, 1), ("parts", True, 2)):
-    take = PhasedStep(objective, adamw, lambda step: jnp.float32(1e-3), backbone_from_step=0,
-                      accumulation_steps=parts)
-    state = put_parameters(create_state(params, objective, adamw), mesh, sharded=fsdp)
-    frozen = put_parameters(clip, mesh, sharded=fsdp)
-    placed = jax.tree.map(lambda x: x.sharding, state)
-    batch = put_batch({k: np.asarray(v) for k, v in batch_of(16).items()}, mesh)
-    key = put_replicated(np.asarray(jax.random.key_data(jax.random.key(0))), mesh)
-    key = jax.random.wrap_key_data(key)
-    failure = put_replicated(no_failure(objective, state, frozen, batch, key), mesh)
-    sizes = []
-    for step in range(2):
-        state, failure, metrics = take(step, state, failure, frozen, batch, key)
-        assert jax.tree.map(lambda x: x.sharding, state) == placed, "the state stays in its place"
-    held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves((state, frozen)))
-    total = sum(x.nbytes for x in jax.tree.leaves((state, frozen)))
-    assert held == total if not fsdp else held < total / 3, (name, held, total)
-    whole = gather_parameters(state.params, mesh)
-    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(whole))
-    found[name] = {k: float(v) for k, v in metrics.items()}, jax.device_get(whole)
-    assert int(failure.step) == -1
-for term, value in found["whole"][0].items():
-    np.testing.assert_allclose(found["parts"][0][term], value, rtol=2e-3, atol=1e-5, err_msg=term)
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
-             found["parts"][1], found["whole"][1])
-"""
-
-
-@pytest.mark.slow
-def test_parameters_split_over_eight_devices_train_alike() -> None:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", OVER_EIGHT_DEVICES],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
