@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, Tuple  # noqa: UP035  (the user's Python may be old)
 
 Request = Dict[str, Any]  # noqa: UP006
@@ -33,6 +34,8 @@ HINTS = {
     "MMCV_WITH_OPS=0 pip install 'mmcv<2'",
     "pkg_resources": "pip install 'setuptools<70'",
 }
+LONGEST = 2000
+"""Characters of an error that are told."""
 TERMS = {
     "tclf": "tclf_loss",
     "tcli": "tcli_loss",
@@ -58,6 +61,8 @@ class Original:
 
         if device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("its PyTorch sees no CUDA device")
+        if device == "cuda":
+            torch.cuda.set_device(0)
         self.torch, self.device, self.path = torch, device, path
         torch.backends.cudnn.benchmark = True  # as its main.py has it
         self.folder = tempfile.mkdtemp(prefix="tcl_original_")
@@ -204,7 +209,10 @@ class Original:
             "weight_decay": how["weight_decay"],
         }
         optimizer = self.utils.build_optimizer(OmegaConf.create(settings), model)
-        scaler = torch.amp.GradScaler(self.device, enabled=request["precision"] == "float16")
+        # Scaled as the official code does; where it is not float16 this does nothing.
+        old = not hasattr(torch.amp, "GradScaler")
+        make = torch.cuda.amp.GradScaler if old else partial(torch.amp.GradScaler, self.device)
+        scaler = make(enabled=request["precision"] == "float16")
         clip_norm = how["clip_norm"]
 
         def step() -> None:
@@ -330,7 +338,7 @@ def describe(error: BaseException) -> Request:
         what = f"the package {name} cannot be imported by {sys.executable} ({error})"
         hint = HINTS.get(name, f"pip install {name}" if name else "")
         return {"error": f"{what}; {hint or 'install it there'}", "kind": "failed"}
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {str(error)[:LONGEST]}"
     kind = "memory" if "out of memory" in text.lower() else "failed"
     return {"error": text, "kind": kind}
 

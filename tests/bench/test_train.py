@@ -52,23 +52,24 @@ def losses(train: list[str], folder: Path) -> dict[str, float]:
     return {name: float(value) for name, value in told}
 
 
+@pytest.mark.slow
 def test_a_step_and_its_parts_are_measured(
     train: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = folder / "alone.json"
-    bench.run([*train, "--batch_sizes=2", "--phases=2", f"--json={file}"])
+    bench.run([*train, "--batch_sizes=2", "--phases=1", f"--json={file}"])
     report, told = json.loads(file.read_text()), capsys.readouterr().out
     assert report["weights"] == "custom, weights random" and "against" not in report
     (step,) = report["steps"]
     rounds = step["seconds"]["seconds"]
     assert len(rounds) == 2 and min(rounds) > 0
     assert step["images_per_second"] == pytest.approx(2 / np.median(rounds))
-    flops = total(training_flops(abstract_task(tiny_settings("")).objective, 2, True))
+    flops = total(training_flops(abstract_task(tiny_settings("")).objective, 2, False))
     assert step["flops_per_image"] == flops
     # The compiler counts a loop's body once, and what is computed beyond the plain method.
     assert 0.3 < step["program"]["flops"] / (2 * flops) < 3
     assert step["program"]["bytes"] > 2**20
-    assert (step["batch_size"], step["phase"], step["dtype"]) == (2, 2, "float32")
+    assert (step["batch_size"], step["phase"], step["dtype"]) == (2, 1, "float32")
     assert step["mfu"] is None and f"{step['images_per_second']:.4g}" in told
     (parts,) = report["parts"].values()
     assert list(parts) == [
