@@ -18,7 +18,7 @@ from tcl_jax.evaluation.against_original import (
     check_masks,
     compare_times,
 )
-from tcl_jax.evaluation.original import OriginalProcess
+from tcl_jax.evaluation.original import OriginalFailed, OriginalProcess
 from tcl_jax.evaluation.speed_report import against_table
 from tests.original_checkout import make_checkout, requests_of
 
@@ -65,7 +65,7 @@ def test_both_are_timed_in_turn() -> None:
 def test_a_variant_that_does_not_fit_is_told_and_the_others_are_timed(tmp_path: Path) -> None:
     path, python = make_checkout(
         tmp_path,
-        prepare_train=[{"error": "out of memory", "kind": "memory"}, {"ok": {"seconds": 7.0}}],
+        prepare_train=[{"error": "out of memory"}, {"ok": {"seconds": 7.0}}],
         run=[{"ok": {"seconds": s}} for s in (6.0, 12.0, 9.0)],
     )
     with OriginalProcess(path, python, "cpu") as original:
@@ -96,6 +96,23 @@ def test_a_variant_that_does_not_fit_is_told_and_the_others_are_timed(tmp_path: 
         "compiled", "bfloat16", "1000", "3000", "3.00", "2.00", "4.00", "3.00",
     ]  # fmt: skip
     assert told[3].startswith("batch 2, eager, float32: the official code could not")
+
+
+def test_a_process_that_ended_is_not_asked_on(tmp_path: Path) -> None:
+    path, python = make_checkout(tmp_path, run={"exit": 1})
+    with OriginalProcess(path, python, "cpu") as original:
+        times = compare_times(
+            original,
+            "x",
+            {"do": "prepare_masks"},
+            lambda calls: 1.0,
+            cases=[("eager", "float32")],
+            calls=1,
+            rounds=1,
+            warm_up=1,
+        )
+        with pytest.raises(OriginalFailed, match="exit code 1"):
+            next(times)
 
 
 def test_nothing_is_told_of_what_was_not_measured() -> None:
