@@ -228,8 +228,8 @@ class Report:
         )
         if c["load"] > BUSY * c["cores"]:
             print(
-                "  others are using it: times come out too long, and most for threads that wait for "
-                "each other, as PyTorch's on a CPU",
+                "  others are using it: times come out too long, and most for threads that wait "
+                "for each other, as PyTorch's on a CPU",
                 flush=True,
             )
 

@@ -103,7 +103,7 @@ class OriginalProcess:
         if "ok" in answer:
             result: dict[str, Any] = answer["ok"]
             return result
-        raise OriginalFailed(f"the official code could not {do}: {answer['error']}")
+        raise OriginalFailed(f"the official code failed at {do}: {answer['error']}")
 
     def __enter__(self) -> OriginalProcess:
         """Returns itself."""

@@ -95,7 +95,7 @@ def test_a_variant_that_does_not_fit_is_told_and_the_others_are_timed(tmp_path: 
     assert told[2].split()[2:] == [
         "compiled", "bfloat16", "1000", "3000", "3.00", "2.00", "4.00", "3.00",
     ]  # fmt: skip
-    assert told[3].startswith("batch 2, eager, float32: the official code could not")
+    assert told[3].startswith("batch 2, eager, float32: the official code failed")
 
 
 def test_a_process_that_ended_is_not_asked_on(tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ def test_failures_say_what_happened(tmp_path: Path) -> None:
         release={"exit": 3},
     )
     with OriginalProcess(path, python, "cpu") as original:
-        with pytest.raises(OriginalFailed, match="could not load: KeyError: 'proj'"):
+        with pytest.raises(OriginalFailed, match="failed at load: KeyError: 'proj'"):
             original.ask("load")
-        with pytest.raises(OriginalFailed, match="could not run: CUDA out of memory"):
+        with pytest.raises(OriginalFailed, match="failed at run: CUDA out of memory"):
             original.ask("run", calls=1)
         with pytest.raises(OriginalFailed, match=r"answered 'Loading \.\.\.'"):
             original.ask("compare_train")
