@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING
 
 from tcl_jax.bench.evaluate import bench_evaluate
 from tcl_jax.bench.masks import bench_masks
+from tcl_jax.bench.subject import BUSY
 from tcl_jax.bench.train import bench_train
 from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
@@ -60,8 +61,6 @@ if TYPE_CHECKING:
     from tcl_jax.data.transforms import Chain
 
 DRAWN_PICTURES = 128
-BUSY = 0.5
-"""Load per core, before the start, from which figures by the clock are doubtful."""
 
 
 def input_parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from tcl_jax.bench.process import OriginalOutOfMemory, OriginalProcess
+from tcl_jax.bench.process import OriginalFailed, OriginalProcess
 from tcl_jax.bench.timing import Timing
 from tcl_jax.convert.clip import clip_state_dict
 from tcl_jax.convert.tcl import tcl_state_dict
@@ -186,6 +186,9 @@ def compare_times(
         cases: variants (keys of `VARIANTS`) and precisions of the official code.
         calls, rounds, warm_up: as of `parallel.timing.time_rounds`.
         tell: is told what is being done.
+
+    Raises:
+        OriginalFailed: its process ended.
     """
     for variant, precision in cases:
         tell(f"{what}: beside the official code, {variant}, {precision}")
@@ -201,7 +204,9 @@ def compare_times(
                 calls,
                 rounds,
             )
-        except OriginalOutOfMemory as error:
+        except OriginalFailed as error:
+            # Out of memory, or one that cannot be compiled: the others may do. Where the process
+            # has ended, this fails, too.
             original.ask("release")
             problem = str(error).splitlines()[0]
             yield Comparison(what, variant, precision, problem=problem)

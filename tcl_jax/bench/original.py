@@ -3,8 +3,7 @@
 The user's own Python starts this file, with the user's own checkout of the official code and
 packages: nothing of either is part of this project, and nothing here imports this project. Requests
 come as lines of JSON on stdin, and every one is answered by a line of JSON on what was stdout:
-`{"ok": {...}}`, or `{"error": text, "kind": "failed" | "memory"}`. `tcl_jax.bench.process` is
-the other end.
+`{"ok": {...}}`, or `{"error": text}`. `tcl_jax.bench.process` is the other end.
 
 Nothing of the official code is replaced. For the comparison of losses, and then alone, the uniform
 noise of the masks is taken from the request rather than drawn.
@@ -337,10 +336,8 @@ def describe(error: BaseException) -> Request:
         name = (error.name or "").split(".")[0]
         what = f"the package {name} cannot be imported by {sys.executable} ({error})"
         hint = HINTS.get(name, f"pip install {name}" if name else "")
-        return {"error": f"{what}; {hint or 'install it there'}", "kind": "failed"}
-    text = f"{type(error).__name__}: {str(error)[:LONGEST]}"
-    kind = "memory" if "out of memory" in text.lower() else "failed"
-    return {"error": text, "kind": kind}
+        return {"error": f"{what}; {hint or 'install it there'}"}
+    return {"error": f"{type(error).__name__}: {str(error)[:LONGEST]}"}
 
 
 def serve(path: str, device: str, answers: Any) -> None:

@@ -25,10 +25,6 @@ class OriginalFailed(RunError):
     """The official code, or its Python, could not do what it was asked."""
 
 
-class OriginalOutOfMemory(OriginalFailed):
-    """What it was asked does not fit into the device's memory."""
-
-
 def find_checkout(path: str) -> Path:
     """The folder of a checkout, absolute.
 
@@ -86,8 +82,7 @@ class OriginalProcess:
             fields: what belongs to it; JSON.
 
         Raises:
-            OriginalOutOfMemory: it does not fit into memory; the process lives on.
-            OriginalFailed: anything else went wrong, or the process ended.
+            OriginalFailed: it could not, and waits for other requests; or the process ended.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -108,8 +103,7 @@ class OriginalProcess:
         if "ok" in answer:
             result: dict[str, Any] = answer["ok"]
             return result
-        kind = OriginalOutOfMemory if answer["kind"] == "memory" else OriginalFailed
-        raise kind(f"the official code could not {do}: {answer['error']}")
+        raise OriginalFailed(f"the official code failed at {do}: {answer['error']}")
 
     def __enter__(self) -> OriginalProcess:
         """Returns itself."""

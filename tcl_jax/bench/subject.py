@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tcl_jax.training.build import Task
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+BUSY = 0.5
+"""Load per core, before the start, from which times are doubtful."""
 GATE = 0.5
 """Of the decoder's layers where weights are random: at 0, as they start, they would not count."""
 
@@ -224,6 +226,12 @@ class Report:
             f"load {c['load']:.1f} on {c['cores']} cores before the start",
             flush=True,
         )
+        if c["load"] > BUSY * c["cores"]:
+            print(
+                "  others are using it: times come out too long, and most for threads that wait "
+                "for each other, as PyTorch's on a CPU",
+                flush=True,
+            )
 
     def add(self, name: str, figures: Any) -> None:
         """Appends to a list of figures, or puts a dictionary's entries into one."""

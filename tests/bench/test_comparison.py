@@ -17,9 +17,8 @@ from tcl_jax.bench.comparison import (
     check_masks,
     compare_times,
 )
-from tcl_jax.bench.process import OriginalProcess
+from tcl_jax.bench.process import OriginalFailed, OriginalProcess
 from tcl_jax.bench.report import against_table
-from tcl_jax.errors import RunError
 from tests.bench.original_checkout import make_checkout, requests_of
 
 LOSSES = {name: 1.0 + i for i, name in enumerate(COMPARED)}
@@ -65,7 +64,7 @@ def test_both_are_timed_in_turn() -> None:
 def test_a_variant_that_does_not_fit_is_told_and_the_others_are_timed(tmp_path: Path) -> None:
     path, python = make_checkout(
         tmp_path,
-        prepare_train=[{"error": "out of memory", "kind": "memory"}, {"ok": {"seconds": 7.0}}],
+        prepare_train=[{"error": "out of memory"}, {"ok": {"seconds": 7.0}}],
         run=[{"ok": {"seconds": s}} for s in (6.0, 12.0, 9.0)],
     )
     with OriginalProcess(path, python, "cpu") as original:
@@ -95,7 +94,24 @@ def test_a_variant_that_does_not_fit_is_told_and_the_others_are_timed(tmp_path: 
     assert told[2].split()[2:] == [
         "compiled", "bfloat16", "1000", "3000", "3.00", "2.00", "4.00", "3.00",
     ]  # fmt: skip
-    assert told[3].startswith("batch 2, eager, float32: the official code could not")
+    assert told[3].startswith("batch 2, eager, float32: the official code failed")
+
+
+def test_a_process_that_ended_is_not_asked_on(tmp_path: Path) -> None:
+    path, python = make_checkout(tmp_path, run={"exit": 1})
+    with OriginalProcess(path, python, "cpu") as original:
+        times = compare_times(
+            original,
+            "x",
+            {"do": "prepare_masks"},
+            lambda calls: 1.0,
+            cases=[("eager", "float32")],
+            calls=1,
+            rounds=1,
+            warm_up=1,
+        )
+        with pytest.raises(OriginalFailed, match="exit code 1"):
+            next(times)
 
 
 def test_nothing_is_told_of_what_was_not_measured() -> None:
