@@ -19,6 +19,7 @@ from tcl_jax.bench.comparison import (
 )
 from tcl_jax.bench.process import OriginalFailed, OriginalProcess
 from tcl_jax.bench.report import against_table
+from tcl_jax.errors import RunError
 from tests.bench.original_checkout import make_checkout, requests_of
 
 LOSSES = {name: 1.0 + i for i, name in enumerate(COMPARED)}

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tcl_jax.bench import timing
 from tcl_jax.bench.timing import Timing, compile_timed, peak_bytes, time_calls, time_rounds
-from tcl_jax.parallel import timing
 
 
 def test_rounds_come_after_the_warm_up_and_are_divided_by_their_calls() -> None:

@@ -67,7 +67,7 @@ def main(
     )
     failure = put_replicated(no_failure(task.objective, state, frozen, batch, key), mesh)
     step = PhasedStep(
-        task.objective, adamw, schedule, backbone_from_step=2, accumulation_steps=int(parts)
+        task.objective, adamw, schedule, backbone_from_step=0, accumulation_steps=int(parts)
     )
     results = {f"gradient/{k}": v for k, v in split_groups(gradient, lambda _: "")[""].items()}
     for i in range(4):

@@ -204,7 +204,7 @@ def test_the_papers_config_on_tar_shards(tmp_path: Path) -> None:
     config.model.sizes.update(tiny.model.sizes)
     config.data.update(shards=(str(tmp_path / "pairs-{000..000}.tar"),), num_workers=0)
     config.train.update(
-        global_batch_size=8, total_steps=4, backbone_from_step=2, log_every=1, accumulation_steps=2
+        global_batch_size=8, total_steps=4, backbone_from_step=9, log_every=1, accumulation_steps=2
     )
     config.optim.warmup_steps = 2
     config.eval.every = 4
