@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +13,9 @@ from jax import export
 from tcl_jax.ops import convolution
 from tcl_jax.ops.convolution import ORDINARY, UPSAMPLED, conv3x3, upsampled_conv3x3
 from tcl_jax.ops.resize import upsample_nearest
+from tests.devices import run_on_eight_devices
 from tests.reference import relative_error
 
-ROOT = Path(__file__).parent.parent.parent
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -190,12 +186,4 @@ for f, expected in PAIRS:
 
 
 def test_no_pixel_crosses_eight_devices() -> None:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", ON_EIGHT_DEVICES],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_eight_devices(ON_EIGHT_DEVICES)

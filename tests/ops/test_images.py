@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, center_pad, erase, normalize
+from tests.devices import run_on_eight_devices
 
-ROOT = Path(__file__).parent.parent.parent
 KEYS = jax.random.split(jax.random.key(7), 8)
 
 
@@ -112,12 +107,4 @@ assert "all-" not in text, "devices exchange nothing"
 
 
 def test_noise_on_eight_devices_is_that_of_one() -> None:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_eight_devices(EIGHT_DEVICES)
