@@ -184,7 +184,7 @@ def compare_times(
         prepare: the request that makes the official code ready, without variant and precision.
         ours: seconds that so many calls take here.
         cases: variants (keys of `VARIANTS`) and precisions of the official code.
-        calls, rounds, warm_up: as of `parallel.timing.time_rounds`.
+        calls, rounds, warm_up: as of `timing.time_rounds`.
         tell: is told what is being done.
 
     Raises:
@@ -192,12 +192,10 @@ def compare_times(
     """
     for variant, precision in cases:
         tell(f"{what}: beside the official code, {variant}, {precision}")
-        first = None
         try:
             ready = original.ask(
                 **prepare, precision=precision, compiled=VARIANTS[variant], warm_up=warm_up
             )
-            first = float(ready["seconds"])
             here, there = alternate(
                 ours,
                 lambda calls: float(original.ask("run", calls=calls)["seconds"]),
@@ -221,7 +219,7 @@ def compare_times(
             ratio=float(np.median(ratios)),
             lowest=ratios[0],
             highest=ratios[-1],
-            first_seconds=first,
+            first_seconds=float(ready["seconds"]),
             peak_bytes=original.ask("release")["peak_bytes"],
         )
 

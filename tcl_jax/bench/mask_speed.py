@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from tcl_jax.bench.timing import Program, Timing, compile_timed, time_calls, time_rounds
+from tcl_jax.bench.timing import PartTimer, Program, Timing, compile_timed, time_calls
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.model import Model
 from tcl_jax.models.clip import encode_image
@@ -125,7 +124,7 @@ def time_mask_parts(
 
     Args:
         model, images, texts, dtype: as of `MaskRunner`; sides are multiples of the patch size.
-        calls, rounds, warm_up: see `parallel.timing.time_rounds`.
+        calls, rounds, warm_up: see `timing.time_rounds`.
 
     Returns:
         The fastest round of each part, for the whole batch.
@@ -135,16 +134,7 @@ def time_mask_parts(
     rows, columns = patch_grid(images.shape, model.config.patch_size)
     fine, full = (4 * rows, 4 * columns), (images.shape[1], images.shape[2])
     placed, placed_texts = jax.device_put((images, texts))
-    found = {}
-
-    def timed(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        # As `inference.masks` computes.
-        exact = jnp.dtype(dtype) == jnp.float32
-        with jax.default_matmul_precision("highest" if exact else "default"):
-            compiled = jax.jit(function).lower(*arguments).compile()
-        run = partial(time_calls, partial(compiled, *arguments))
-        found[name] = time_rounds(run, calls=calls, rounds=rounds, warm_up=warm_up).low
-        return compiled(*arguments)
+    timed = PartTimer(calls=calls, rounds=rounds, warm_up=warm_up)
 
     def tower(params: Any, images: jax.Array) -> Any:
         vision = encode_image(network.clip_model, params["clip"], images)
@@ -157,13 +147,16 @@ def time_mask_parts(
     def refine(images: jax.Array, masks: jax.Array) -> Any:
         return pamr(resize(images, fine, align_corners=True), masks)
 
-    tap, _ = timed("image tower", tower, params, placed)
     ground = partial(network.apply, grid=(rows, columns), method=_ground)
-    pixels = timed("grounder with decoder", ground, {"params": params}, tap)
-    masks = timed("similarity", similarity, params, pixels, placed_texts)
-    timed("PAMR", refine, placed, masks)
-    timed("upsampling", lambda masks: resize(masks, full), masks)
-    return found
+    # As `inference.masks` computes.
+    exact = jnp.dtype(dtype) == jnp.float32
+    with jax.default_matmul_precision("highest" if exact else "default"):
+        tap, _ = timed("image tower", tower, params, placed)
+        pixels = timed("grounder with decoder", ground, {"params": params}, tap)
+        masks = timed("similarity", similarity, params, pixels, placed_texts)
+        timed("PAMR", refine, placed, masks)
+        timed("upsampling", lambda masks: resize(masks, full), masks)
+    return timed.seconds
 
 
 def _ground(network: TCL, tap: jax.Array, grid: tuple[int, int]) -> jax.Array:

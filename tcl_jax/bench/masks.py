@@ -35,7 +35,7 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
     import jax
     import numpy as np
 
-    from tcl_jax.bench.comparison import check_masks, compare_times, write_images
+    from tcl_jax.bench.comparison import Comparison, check_masks, compare_times, write_images
     from tcl_jax.bench.mask_speed import (
         MaskRunner,
         MaskSpeed,
@@ -59,7 +59,8 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
     cases = [(w, n, b) for w in windows for n in flags.classes for b in flags.batch_sizes]
     device = jax.devices()[:1]
     segmenter = Segmenter(model, dtype=subject.dtype)
-    speeds, parts, comparisons = [], {}, []
+    speeds, parts = [], {}
+    comparisons: list[Comparison] = []
     with open_original(flags, subject, report) as other:
         for side, classes, size in cases:
             images, texts = made_up_windows(model, side, size, classes)
@@ -106,7 +107,7 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
                     report.add("masks", speed)
                     if other is None:
                         continue
-                    for comparison in compare_times(
+                    timed = compare_times(
                         original,
                         what,
                         {"do": "prepare_masks", **request},
@@ -115,9 +116,8 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
                         calls=flags.calls,
                         tell=tell_stage,
                         **how,
-                    ):
-                        comparisons.append(comparison)
-                        report.add("against", comparison)
+                    )
+                    comparisons += report.each("against", timed)
             if not flags.no_parts:
                 name = f"{side}, {classes} classes, batch {size}"
                 tell_stage(f"{name}: parts")

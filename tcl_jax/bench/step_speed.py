@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tcl_jax.bench.timing import Program, Timing, compile_timed, time_calls, time_rounds
+from tcl_jax.bench.timing import PartTimer, Program, Timing, compile_timed, time_calls
 from tcl_jax.models.clip import CLIPConfig, encode_image, encode_text
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.vision import patch_grid
@@ -177,15 +176,9 @@ def time_parts(
     Returns:
         The fastest round of each part; "backward" is the gradient without the loss alone.
     """
-    objective, found = task.objective, {}
+    objective, timed = task.objective, PartTimer(calls=calls, rounds=rounds, warm_up=warm_up)
     assert isinstance(objective, TCLObjective)
     model, clip = objective.model, objective.model.clip_model
-
-    def timed(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        compiled = jax.jit(function).lower(*arguments).compile()
-        run = partial(time_calls, partial(compiled, *arguments))
-        found[name] = time_rounds(run, calls=calls, rounds=rounds, warm_up=warm_up).low
-        return compiled(*arguments)
 
     def pairs(params: Any, pixels: jax.Array, texts: jax.Array) -> Any:
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
@@ -208,11 +201,11 @@ def time_parts(
     timed("masked image", lambda p, x: encode_image(clip, p, x).embedding, frozen, images)
     timed("loss, all of it", loss, params, frozen, rows)
     timed("backward", jax.value_and_grad(loss), params, frozen, rows)
-    found["backward"] -= found["loss, all of it"]
+    timed.seconds["backward"] -= timed.seconds["loss, all of it"]
     groups = split_groups(params, objective.group_of)
     state = create_state(params, objective, adamw).opt_state
     timed("optimiser", partial(apply_updates, adamw), groups, groups, state, jnp.float32(1e-4))
-    return found
+    return timed.seconds
 
 
 def _ground(model: TCL, tap: jax.Array, grid: tuple[int, int]) -> jax.Array:

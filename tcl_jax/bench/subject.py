@@ -7,8 +7,8 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tcl_jax.commands import add_model_flags, command_parser, load_model_from
 from tcl_jax.config_flags import add_config_flag, read_config
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tcl_jax.inference.model import Model
     from tcl_jax.training.build import Task
+
+Found = TypeVar("Found")
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 BUSY = 0.5
@@ -243,6 +245,12 @@ class Report:
             self.content.setdefault(name, []).append(figures)
         if self._file is not None:
             write_json(self._file, self.content)
+
+    def each(self, name: str, found: Iterable[Found]) -> Iterator[Found]:
+        """Figures as they come, each added before it is handed on."""
+        for one in found:
+            self.add(name, one)
+            yield one
 
 
 def tell_stage(line: str) -> None:

@@ -31,7 +31,7 @@ def bench_train(argv: Sequence[str], doc: str | None) -> None:
         raise InputError(f"--phases={','.join(map(str, flags.phases))}: there are 1 and 2")
     subject, report, mesh = start(flags, rest, "train")
 
-    from tcl_jax.bench.comparison import compare_times
+    from tcl_jax.bench.comparison import Comparison, compare_times
     from tcl_jax.bench.report import against_table, agreement, parts_table, step_table
     from tcl_jax.bench.step_speed import StepRunner, made_up_batch, step_speed, time_parts
     from tcl_jax.bench.timing import peak_bytes, time_rounds
@@ -44,7 +44,8 @@ def bench_train(argv: Sequence[str], doc: str | None) -> None:
     accumulation = int(config.train.accumulation_steps)
     for size in flags.batch_sizes:
         check_batch_size(size, mesh, accumulation)
-    speeds, parts, comparisons = [], {}, []
+    speeds, parts = [], {}
+    comparisons: list[Comparison] = []
     with open_original(flags, subject, report) as other:
         if other is not None:
             for phase in flags.phases:
@@ -75,7 +76,7 @@ def bench_train(argv: Sequence[str], doc: str | None) -> None:
                     if other is None:
                         continue
                     file = _write_batch(other[1], batch)
-                    for comparison in compare_times(
+                    timed = compare_times(
                         other[0],
                         what,
                         {"do": "prepare_train", "file": str(file), "phase": phase - 1},
@@ -84,9 +85,8 @@ def bench_train(argv: Sequence[str], doc: str | None) -> None:
                         calls=flags.steps,
                         tell=tell_stage,
                         **how,
-                    ):
-                        comparisons.append(comparison)
-                        report.add("against", comparison)
+                    )
+                    comparisons += report.each("against", timed)
             if not flags.no_parts:
                 tell_stage(f"batch {size}: parts")
                 with fitting(report, f"batch {size}, parts"):
