@@ -8,7 +8,15 @@ setup(
     description="Text-grounded Contrastive Learning (TCL, CVPR 2023) in JAX",
     license="MIT",
     packages=find_packages(include=["tcl_jax", "tcl_jax.*"]),
-    package_data={"tcl_jax": ["assets/*.safetensors", "assets/benchmarks/*.toml", "py.typed"]},
+    package_data={
+        "tcl_jax": [
+            "assets/*.safetensors",
+            "assets/benchmarks/*.toml",
+            "demo/*.css",
+            "demo/*.js",
+            "py.typed",
+        ]
+    },
     # instant-clip-tokenizer has wheels for 3.11 and 3.12.
     python_requires=">=3.11,<3.13",
     install_requires=[
