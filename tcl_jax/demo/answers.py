@@ -18,6 +18,8 @@ from tcl_jax.demo.shown import for_screen
 from tcl_jax.errors import InputError
 from tcl_jax.files import sha256_of
 from tcl_jax.inference.model import Model
+from tcl_jax.inference.palette import DISTINCT
+from tcl_jax.inference.pictures import save_png
 from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.settings import THRESHOLDS
@@ -30,6 +32,7 @@ _CACHE_BYTES = 512 << 20
 # Soft masks of a photo's own size in the files to take away, up to this many values; beyond it
 # those of the model's.
 _FULL_MASK_VALUES = 64_000_000
+_LONGEST_STEM = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Limits:
                 f"max_megapixels={self.max_megapixels} must be above 0 and at most "
                 f"{MAX_PIXELS / 1e6:g}"
             )
-        if self.max_words < 1:
-            raise InputError(f"max_words={self.max_words} must be at least 1")
+        if not 1 <= self.max_words <= DISTINCT:
+            raise InputError(f"max_words={self.max_words} must be from 1 to {DISTINCT}")
 
     @property
     def max_bytes(self) -> int:
@@ -266,9 +269,7 @@ class Answers:
         Returns:
             Path of the file, named after the photo.
         """
-        from tcl_jax.inference.pictures import save_png
-
-        stem = Path(question.photo).stem or "photo"
+        stem = Path(question.photo).stem[:_LONGEST_STEM] or "photo"
         with tempfile.TemporaryDirectory(dir=folder) as made:
             for method in question.methods:
                 threshold = None if thresholds is None else thresholds[method]

@@ -125,16 +125,16 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
                     threshold = gr.Slider(
                         0, 1, answers.threshold(answers.method, start), step=0.01,
                         label="Threshold",
-                        elem_id="threshold", min_width=220,
-                    )  # fmt: skip
-                    beside = gr.Slider(
-                        0, 1, _baseline_threshold(answers, start), step=0.01,
-                        label="MaskCLIP's threshold",
-                        elem_id="baseline-threshold", min_width=220, visible=False,
+                        elem_id="threshold", min_width=280,
                     )  # fmt: skip
                     opacity = gr.Slider(
                         0, 1, OPACITY, step=0.05, label="Opacity",
-                        elem_id="opacity", min_width=220,
+                        elem_id="opacity", min_width=280,
+                    )  # fmt: skip
+                    beside = gr.Slider(
+                        0, 1, _baseline_threshold(answers, start), step=0.01,
+                        label="Threshold of MaskCLIP",
+                        elem_id="baseline-threshold", min_width=280, visible=False,
                     )  # fmt: skip
                 with gr.Row(elem_classes="switches"):
                     background = gr.Checkbox(

@@ -148,7 +148,6 @@ function paint(built) {
   });
   const told = names.map((name, i) => `${name} ${percent(shares[i])}`).filter((_, i) => counts[i]);
   canvas.setAttribute("aria-label", `${built.panel.title}: ${told.join(", ")}`);
-  canvas.dataset.counts = JSON.stringify(counts);
   if (built.point) read(built);
 }
 
