@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,8 @@ class Limits:
         InputError: if a limit is out of range.
     """
 
-    max_megabytes: float = 20.0
-    max_megapixels: float = 25.0
+    max_megabytes: int | float = 20
+    max_megapixels: int | float = 25
     max_words: int = 50
     max_letters: int = 200
 
@@ -234,7 +235,7 @@ class Answers:
         return Answer(question, picture, scores)
 
     def segmentation(
-        self, question: Question, method: str, threshold: float | None
+        self, question: Question, method: str, threshold: int | float | None
     ) -> Segmentation:
         """The result for the photo in its own size, of the masks that are kept.
 
@@ -255,8 +256,8 @@ class Answers:
         self,
         question: Question,
         folder: str | os.PathLike[str],
-        thresholds: dict[str, float] | None,
-        opacity: float,
+        thresholds: Mapping[str, int | float] | None,
+        opacity: int | float,
     ) -> Path:
         """A zip file of what `Segmentation.save` writes and of the overlay without a legend.
 

@@ -11,7 +11,7 @@ import html
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
 
 # ------------------------------------------------------------------------------------------ answers
 
-_Update = tuple[Any, Question | None, str, Any]
+_Update = tuple[Any, Any, Any, Any]
 
 
 def _look(answers: Answers) -> Callable[[str | None], _Update]:
@@ -219,9 +219,9 @@ def _ask(answers: Answers) -> Callable[..., _Update]:
         words: str,
         pamr: bool,
         baseline: bool,
-        threshold: float,
-        beside: float,
-        opacity: float,
+        threshold: int | float,
+        beside: int | float,
+        opacity: int | float,
         background: bool,
     ) -> _Update:
         try:
@@ -229,7 +229,7 @@ def _ask(answers: Answers) -> Callable[..., _Update]:
             answer = answers.answer(question)
             shown = _content(answer, {answers.method: threshold, BASELINE: beside})
         except Exception as error:
-            return gr.skip(), gr.skip(), _explain(error), gr.skip()  # type: ignore[return-value]
+            return gr.skip(), gr.skip(), _explain(error), gr.skip()
         shown["state"] |= {"opacity": opacity, "background": background}
         return shown, question, "", gr.update(interactive=True)
 
@@ -241,13 +241,13 @@ def _again(ask: Callable[..., _Update]) -> Callable[..., _Update]:
 
     def again(question: Question | None, *inputs: Any) -> _Update:
         if question is None:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()  # type: ignore[return-value]
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         return ask(*inputs)
 
     return again
 
 
-def _content(answer: Answer, thresholds: dict[str, float]) -> dict[str, Any]:
+def _content(answer: Answer, thresholds: Mapping[str, int | float]) -> dict[str, Any]:
     """What stage.js draws."""
     content = photo_content(answer.picture)
     shape = answer.picture.shape[0], answer.picture.shape[1]
@@ -268,7 +268,11 @@ def _pack(answers: Answers, folder: str) -> Callable[..., tuple[str | None, str]
     """Makes the file to take away."""
 
     def pack(
-        question: Question | None, threshold: float, beside: float, opacity: float, background: bool
+        question: Question | None,
+        threshold: int | float,
+        beside: int | float,
+        opacity: int | float,
+        background: bool,
     ) -> tuple[str | None, str]:
         try:
             if question is None:
