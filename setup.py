@@ -54,7 +54,7 @@ setup(
             "beartype>=0.20,<1",
             "gradio>=6.31,<7",
             "mypy>=1.15,<3",
-            "playwright>=1.60,<2",  # drives the Chromium of the system
+            "playwright>=1.65,<2",  # drives the Chromium of the system
             "pre-commit>=4,<6",
             "pre-commit-hooks>=5,<7",
             "pytest>=8,<10",

@@ -28,6 +28,8 @@ _HERE = Path(__file__).parent
 _STAGE_JS = (_HERE / "stage.js").read_text(encoding="utf-8")
 CSS = (_HERE / "page.css").read_text(encoding="utf-8")
 _THUMBNAIL = 200
+# Seconds between two looks at uploads and files to take away, and the age at which they go.
+_CLEANING = (600, 6 * 3600)
 _STRIP_JS = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-number]");
@@ -80,13 +82,13 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
     Args:
         answers: what it asks.
         examples: pictures to click.
-        folder: for files to take away.
+        folder: for files to take away; in GRADIO_TEMP_DIR, so that they go with time.
     """
     start = answers.settings.pamr
     with gr.Blocks(
         title="TCL: segment what you can name",
         analytics_enabled=False,
-        delete_cache=(600, 3600),
+        delete_cache=_CLEANING,
     ) as page:
         question = gr.State(None)
         gr.HTML(

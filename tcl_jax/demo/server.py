@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import socket
 import tempfile
@@ -22,13 +23,11 @@ def check_gradio() -> None:
     Raises:
         InputError: if they are not.
     """
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
+    # Not imported before `serving` has said where its files go.
+    if importlib.util.find_spec("gradio") is None:
         raise InputError(
-            f"the page needs gradio, which cannot be imported ({error}); "
-            "install it with `pip install .[demo]`"
-        ) from error
+            "the page needs gradio, which is not installed; get it with `pip install .[demo]`"
+        )
 
 
 def check_address(host: str, port: int) -> None:
@@ -60,16 +59,18 @@ def serving(answers: Answers, host: str, port: int) -> Iterator[str]:
     Raises:
         InputError: if gradio is missing or the address cannot be used.
     """
+    check_gradio()
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="tcl_jax_demo_") as folder:
-        # gradio reads these when it is imported or a component is made.
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        check_gradio()
+        # Old files of its own folder are deleted by gradio; the examples must stay.
+        passing, lasting = os.path.join(folder, "passing"), os.path.join(folder, "examples")
+        os.mkdir(passing)
+        # gradio reads these when it is imported and when a component is made.
+        os.environ |= {"GRADIO_TEMP_DIR": passing, "GRADIO_ANALYTICS_ENABLED": "False"}
         from tcl_jax.demo.page import CSS, HEAD, build_page, theme
 
         plain = knows_shapes(answers.settings, answers.origin)
-        page = build_page(answers, draw_examples(folder, plain=plain), folder)
+        page = build_page(answers, draw_examples(lasting, plain=plain), passing)
         page.queue(max_size=QUEUE, default_concurrency_limit=4)
         try:
             page.launch(
