@@ -88,6 +88,7 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
     with gr.Blocks(
         title="TCL: segment what you can name",
         analytics_enabled=False,
+        fill_width=True,
         delete_cache=_CLEANING,
     ) as page:
         question = gr.State(None)
