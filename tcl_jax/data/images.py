@@ -68,21 +68,21 @@ def decode(data: bytes) -> Rgb:
     return _upright(open_bytes(data))
 
 
-def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Rgb:
+def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Rgb:
     """An image file as RGB: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, told by its content.
 
     Converted as `decode` does; grey values stored as floats must be in [0, 1].
 
     Args:
         path: of the file.
-        max_pixels: largest image that is decoded, at most `MAX_PIXELS`.
+        max_pixels: largest image that is decoded, if less than `MAX_PIXELS`.
 
     Returns:
         uint8 [h, w, 3].
 
     Raises:
         ImageDecodeError: if there is no such file, it cannot be opened, is empty, of another
-            format, damaged or cut short, or has more than `max_pixels`. The message names it.
+            format, damaged or cut short, or has more pixels than allowed. The message names it.
     """
     path = Path(path).expanduser()
     try:
@@ -234,11 +234,12 @@ def _open(file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...]) -> Ima
     return image
 
 
-def _check_size(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
-    if image.width * image.height > max_pixels:
+def _check_size(image: Image.Image, max_pixels: int | None = None) -> None:
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    if image.width * image.height > limit:
         raise ImageDecodeError(
             f"the image is too large: {image.width} x {image.height} pixels, and the limit is "
-            f"{max_pixels}; make it smaller or cut it into parts"
+            f"{limit}; make it smaller or cut it into parts"
         )
     if not image.width * image.height:
         raise ImageDecodeError(f"the image of {image.width} x {image.height} pixels is empty")
