@@ -63,9 +63,10 @@ def chip_of(device: jax.Device) -> Chip:
     From the makers' data sheets. Google Cloud TPU, the page of each version
     (https://docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm): figures per chip, halved
     for v2, v3 and TPU7x, whose chips are two JAX devices; interconnect is half of the two-way
-    figure, and for v4 the paper's six links of 50 GB/s (arXiv:2304.01433, Table 4). NVIDIA's data sheets of V100, T4, A10, A100, L4, L40S, H100, H200, GH200, B200 and
-    GB200: half of the FLOP/s wherever they are given with sparsity, half of NVLink's two-way
-    figure. V100 and T4 have no bfloat16 units; their float16 figure stands in.
+    figure, and for v4 the paper's six links of 50 GB/s (arXiv:2304.01433, Table 4). NVIDIA's data
+    sheets of V100, T4, A10, A100, L4, L40S, H100, H200, GH200, B200 and GB200: half of the FLOP/s
+    wherever they are given with sparsity, half of NVLink's two-way figure. V100 and T4 have no
+    bfloat16 units; their float16 figure stands in.
     """
     chip = next(
         (_from(figures) for pattern, figures in _CHIPS if pattern.search(device.device_kind)),
