@@ -8,7 +8,15 @@ setup(
     description="Text-grounded Contrastive Learning (TCL, CVPR 2023) in JAX",
     license="MIT",
     packages=find_packages(include=["tcl_jax", "tcl_jax.*"]),
-    package_data={"tcl_jax": ["assets/*.safetensors", "assets/benchmarks/*.toml", "py.typed"]},
+    package_data={
+        "tcl_jax": [
+            "assets/*.safetensors",
+            "assets/benchmarks/*.toml",
+            "demo/*.css",
+            "demo/*.js",
+            "py.typed",
+        ]
+    },
     # instant-clip-tokenizer has wheels for 3.11 and 3.12.
     python_requires=">=3.11,<3.13",
     install_requires=[
@@ -39,12 +47,14 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
-        "demo": ["gradio>=5,<7"],
+        "demo": ["gradio>=6.31,<7"],
         # Reads a CLIP's tokenizer.json, for where instant-clip-tokenizer has no wheel.
         "tokenizers": ["tokenizers>=0.20,<1"],
         "test": [
             "beartype>=0.20,<1",
+            "gradio>=6.31,<7",
             "mypy>=1.15,<3",
+            "playwright>=1.60,<2",  # drives the Chromium of the system
             "pre-commit>=4,<6",
             "pre-commit-hooks>=5,<7",
             "pytest>=8,<10",

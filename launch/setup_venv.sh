@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: makes .venv in the repository root and installs tcl_jax into it.
-# usage: source launch/setup_venv.sh; setup_venv '' | setup_venv '[test]'; setup_oracle
+# usage: source launch/setup_venv.sh; setup_venv '' | setup_venv '[test]'; setup_oracle;
+# setup_browser
 
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
 
@@ -59,4 +60,15 @@ setup_oracle() {
     .venv/bin/python -m pip install -qq --disable-pip-version-check --retries 0 --timeout 10 \
         --extra-index-url https://download.pytorch.org/whl/cpu "$pin" ||
         echo "$pin could not be installed; the tests against PyTorch are skipped"
+}
+
+# Chromium, in which the web page is tested; without it those tests are skipped.
+setup_browser() {
+    command -v chromium chromium-browser >/dev/null && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing Chromium for the tests of the web page"
+        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes \
+            --no-install-recommends chromium; } >/dev/null 2>&1 && return
+    fi
+    echo "Chromium is missing; the tests of the web page are skipped"
 }

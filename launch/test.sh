@@ -3,7 +3,7 @@
 # usage: bash launch/test.sh [arguments of pytest]
 # Makes .venv on the first run. TEST_PROCESSES=N spreads the tests over N processes, two if not
 # given; 0 is none but this one. CI or ORACLE=1 installs PyTorch for the CPU, against which some
-# tests compare; without it they are skipped.
+# tests compare, and CI Chromium, which shows the web page; without them those tests are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case "${1:-}" in -h | --help)
@@ -15,6 +15,9 @@ source launch/setup_venv.sh
 setup_venv '[test]'
 if [ -n "${CI:-}" ] || [ "${ORACLE:-}" = 1 ]; then
     setup_oracle
+fi
+if [ -n "${CI:-}" ]; then
+    setup_browser
 fi
 python=.venv/bin/python
 echo "ruff"

@@ -26,6 +26,8 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # Grain's worker processes read absl flags.
 flags.FLAGS.mark_as_parsed()
-# The rooms whose functions take arrays; Orbax's protocols elsewhere cannot be checked at run time.
+# The rooms whose functions take arrays; Orbax's protocols elsewhere cannot be checked at run time,
+# and Gradio looks at the page's functions itself.
 CHECKED = ("ops", "models", "convert", "data", "inference", "evaluation")
-install_import_hook([f"tcl_jax.{room}" for room in CHECKED], "beartype.beartype")
+CHECKED_FILES = ("demo.answers", "demo.examples", "demo.shown")
+install_import_hook([f"tcl_jax.{name}" for name in CHECKED + CHECKED_FILES], "beartype.beartype")

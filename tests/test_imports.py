@@ -13,17 +13,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tcl_jax"
 # A room imports from itself and from those before it. Files directly in tcl_jax/ come last, as do
-# the doors in rooms, but for errors.py and files.py, which every room may import. The last room is
-# one command, and reads flags as doors do.
+# the doors in rooms, but for errors.py and files.py, which every room may import. `bench` is one
+# command, and reads flags as doors do.
 ROOMS = (
     "parallel", "checkpoints", "ops", "models", "convert", "data", "inference", "training",
-    "evaluation", "bench",
+    "evaluation", "bench", "demo",
 )  # fmt: skip
 # What the user's own Python runs, with packages that are none of this project's.
 FOREIGN = {"bench/original.py"}
 DOORS = {
     "bench/__main__.py", "convert/__main__.py", "data/embed_captions.py", "data/preview.py",
-    "data/tfds_builder.py",
+    "data/tfds_builder.py", "demo/__main__.py",
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

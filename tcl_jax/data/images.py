@@ -68,17 +68,21 @@ def decode(data: bytes) -> Rgb:
     return _upright(open_bytes(data))
 
 
-def read_image(path: str | os.PathLike[str]) -> Rgb:
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Rgb:
     """An image file as RGB: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, told by its content.
 
     Converted as `decode` does; grey values stored as floats must be in [0, 1].
+
+    Args:
+        path: of the file.
+        max_pixels: largest image that is decoded, at most `MAX_PIXELS`.
 
     Returns:
         uint8 [h, w, 3].
 
     Raises:
         ImageDecodeError: if there is no such file, it cannot be opened, is empty, of another
-            format, damaged or cut short, or has more than `MAX_PIXELS`. The message names it.
+            format, damaged or cut short, or has more than `max_pixels`. The message names it.
     """
     path = Path(path).expanduser()
     try:
@@ -91,6 +95,7 @@ def read_image(path: str | os.PathLike[str]) -> Rgb:
                 raise ImageDecodeError("the file is empty")
             file.seek(0)
             with _open(file, FILE_FORMATS) as image:
+                _check_size(image, max_pixels)
                 return _upright(image)
     except ImageDecodeError as error:
         raise ImageDecodeError(f"{path}: {error}") from error.__cause__
@@ -229,11 +234,11 @@ def _open(file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...]) -> Ima
     return image
 
 
-def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+def _check_size(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
+    if image.width * image.height > max_pixels:
         raise ImageDecodeError(
             f"the image is too large: {image.width} x {image.height} pixels, and the limit is "
-            f"{MAX_PIXELS}; make it smaller or cut it into parts"
+            f"{max_pixels}; make it smaller or cut it into parts"
         )
     if not image.width * image.height:
         raise ImageDecodeError(f"the image of {image.width} x {image.height} pixels is empty")

@@ -1,0 +1,68 @@
+r"""A web page: drop a photo, type words, see where they are.
+
+    python -m tcl_jax.demo --checkpoint=runs/shapes
+    python -m tcl_jax.demo --clip=ViT-B/16 --tcl=tcl.pth --port=8000
+
+Needs `pip install .[demo]`. Only this machine can open the page, unless --host says otherwise;
+nobody is asked for a password. Ctrl-C stops it. Exit codes: 0 stopped; 2 bad input, such as a port
+that is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from collections.abc import Sequence
+
+from tcl_jax.commands import add_model_flags, command_parser, load_model_from
+from tcl_jax.errors import run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = command_parser("demo", __doc__)
+    add_model_flags(p)
+    p.add_argument("--host", default="127.0.0.1", help="address to serve at (default %(default)s)")
+    p.add_argument("--port", type=int, default=7860, metavar="N", help="default %(default)s")
+    p.add_argument(
+        "--max_megabytes", type=float, default=20.0, metavar="N",
+        help="largest file that is taken (default %(default)g)",
+    )  # fmt: skip
+    p.add_argument(
+        "--max_megapixels", type=float, default=25.0, metavar="N",
+        help="largest photo that is taken (default %(default)g)",
+    )  # fmt: skip
+    p.add_argument(
+        "--max_words", type=int, default=50, metavar="N",
+        help="most words at a time (default %(default)s)",
+    )  # fmt: skip
+    return p
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """From flags to a page that is served until Ctrl-C."""
+    flags = parser().parse_args(argv)
+    # Imported here so that --help and mistakes in flags are answered at once.
+    from tcl_jax.demo.answers import Answers, Limits
+    from tcl_jax.demo.server import check_address, check_gradio, serving
+
+    limits = Limits(flags.max_megabytes, flags.max_megapixels, flags.max_words)
+    check_gradio()
+    check_address(flags.host, flags.port)
+    model = load_model_from(flags)
+    answers = Answers(model, limits=limits, tokenizer_file=flags.tokenizer_file)
+    try:
+        with serving(answers, flags.host, flags.port) as address:
+            print(f"the page is at {address}; Ctrl-C stops it", flush=True)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        print("stopped")
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Pictures to try the page with, drawn here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tcl_jax.data.made_photos import texture_scene
+from tcl_jax.data.shapes import CLASSES, ShapesSource
+from tcl_jax.inference.pictures import save_png
+from tcl_jax.inference.settings import InferenceSettings
+
+COUNT = 4
+_SCENE_SIDE = 384
+_LOOKED_AT = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A picture file, words that fit it, one per line, and what it is called."""
+
+    path: Path
+    words: str
+    title: str
+
+
+def knows_shapes(settings: InferenceSettings, origin: Mapping[str, Any]) -> bool:
+    """Whether a model was made for drawn scenes, so that they suit it without texture."""
+    data = origin.get("run", {}).get("config", {}).get("data", {})
+    clip = str(origin.get("clip", {}).get("file", ""))
+    return (
+        data.get("source") == "shapes"
+        or settings.templates == "shapes"
+        or Path(clip).stem == "shapes_clip"
+    )
+
+
+def draw_examples(folder: str | os.PathLike[str], *, plain: bool) -> list[Example]:
+    """Writes scenes of the test split that show several classes.
+
+    Args:
+        folder: where the pictures go.
+        plain: as they are; or with the texture of photographs.
+    """
+    source = ShapesSource("test", num_examples=_LOOKED_AT, image_size=_SCENE_SIDE)
+    examples: list[Example] = []
+    for number in range(_LOOKED_AT):
+        scene = source[number]
+        if len(scene["class_ids"]) < 3:
+            continue
+        shapes = [CLASSES[i - 1] for i in scene["class_ids"]]
+        # Of a textured scene the colours are left, of which any CLIP has heard.
+        names = dict.fromkeys(shape.name if plain else shape.color for shape in shapes)
+        if len(names) < 2:
+            continue
+        image = scene["image"] if plain else texture_scene(scene["image"], number)
+        path = Path(folder) / f"scene{len(examples) + 1}.png"
+        save_png(path, image)
+        examples.append(Example(path, "\n".join(names), " and ".join(names)))
+        if len(examples) == COUNT:
+            break
+    return examples

@@ -1,0 +1,81 @@
+"""What the browser needs to draw masks by itself, so that no slider waits for the server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8, UInt16
+from PIL import Image
+
+from tcl_jax.inference.palette import class_palette
+from tcl_jax.inference.upsampling import upsampled_bands
+
+LONG_SIDE = 1024
+"""Long side of a picture on the page, in pixels; larger photos are reduced."""
+STEPS = 1000
+"""Scores are sent in thousandths, so that thresholds of the slider mean the same here and there."""
+
+_JPEG_QUALITY = 92
+
+
+def for_screen(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Image with a long side of at most `LONG_SIDE` pixels, each side at least one."""
+    reduction = LONG_SIDE / max(image.shape[:2])
+    if reduction >= 1:
+        return image
+    size = [max(round(side * reduction), 1) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def best_words(
+    scores: Float32[np.ndarray, "h w n"], shape: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "H W"], UInt16[np.ndarray, "H W"]]:
+    """Word with the largest score per pixel, and the score in thousandths, rounded up.
+
+    A pixel is background from a threshold of k thousandths on if its value is k or less, as in
+    `Segmentation.labels`.
+
+    Args:
+        scores: soft masks in [0, 1] of up to 256 words.
+        shape: rows and columns of the result.
+    """
+    words, values = np.empty(shape, np.uint8), np.empty(shape, np.uint16)
+    top = 0
+    for band in upsampled_bands(scores, shape):
+        rows = slice(top, top + len(band))
+        words[rows] = band.argmax(-1)
+        best = band.max(-1).astype(np.float64) * STEPS
+        # A float32 a hair above a threshold, such as 0.7, is that threshold.
+        values[rows] = np.ceil(np.clip(best - 1e-4, 0, STEPS))
+        top += len(band)
+    return words, values
+
+
+def photo_content(picture: UInt8[np.ndarray, "H W 3"]) -> dict[str, Any]:
+    """A picture for the page's stage, without masks."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return {
+        "photo": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        "height": picture.shape[0],
+        "width": picture.shape[1],
+        "panels": [],
+    }
+
+
+def mask_content(scores: Float32[np.ndarray, "h w n"], shape: tuple[int, int]) -> str:
+    """Base64 of zlib-compressed planes: `best_words`' words, then low and high bytes of values."""
+    words, values = best_words(scores, shape)
+    planes = (words, values & 0xFF, values >> 8)
+    data = b"".join(plane.astype(np.uint8).tobytes() for plane in planes)
+    return base64.b64encode(zlib.compress(data, 6)).decode()
+
+
+def word_colors(count: int) -> list[str]:
+    """Colour of each word, as in the files to take away: #rrggbb."""
+    return ["#{:02x}{:02x}{:02x}".format(*color) for color in class_palette(count, False).tolist()]

@@ -1,0 +1,44 @@
+"""A TCL with random weights on the CLIP that ships, and pictures to ask it about."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from tcl_jax.data.shapes import ShapesSource
+from tcl_jax.inference.model import Model, model_from_torch
+from tcl_jax.models.tcl import TCL
+
+WORDS = ("striped red", "plain blue", "dotted green")
+
+
+@functools.cache
+def random_tcl() -> Model:
+    """Its masks mean nothing, but differ from word to word and from picture to picture."""
+    clip = model_from_torch("builtin:shapes_clip")
+    config = clip.config
+    side, length = config.resolution, config.context_length
+    image, tokens = np.zeros((1, side, side, 3), np.float32), np.zeros((1, length), np.int32)
+    model = TCL(config, config.vision_layers - 1)
+    init = jax.jit(functools.partial(model.init, method="initialize"))
+    learned = dict(init(jax.random.key(0), image, tokens)["params"])
+    settings = dataclasses.replace(clip.settings, pamr=False, threshold=0.3, templates="shapes")
+    return dataclasses.replace(
+        clip,
+        tap_layer=config.vision_layers - 1,
+        params={**learned, "clip": clip.params["clip"]},
+        settings=settings,
+    )
+
+
+def write_scene(path: Path, number: int, size: int = 96) -> Path:
+    """A drawn scene as a file."""
+    Image.fromarray(ShapesSource("test", num_examples=9, image_size=size)[number]["image"]).save(
+        path
+    )
+    return path
