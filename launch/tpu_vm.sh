@@ -13,20 +13,20 @@
 #   delete   deletes the TPU, and with it the disks of its hosts
 # options: --zone=ZONE and --project=PROJECT (else those of gcloud config), --type=v5litepod-16,
 #   --runtime=v2-alpha-tpuv5-lite (v6e: v2-alpha-tpuv6e, v5p: v2-alpha-tpuv5, v4:
-#   tpu-ubuntu2204-base), --spot, --queued (ask by a queued resource), --bucket=BUCKET (Cloud Storage
-#   mounted as ~/bucket on each host), --internal-ip, --delete-after (run: delete the TPU when the
-#   training has ended well), --poll=60 (seconds), --restarts=3 (run: of a training that fails),
-#   --dry-run (print the commands and run none)
+#   tpu-ubuntu2204-base), --spot, --queued (by a queued resource; give it to every command),
+#   --bucket=BUCKET (Cloud Storage mounted as the folder bucket on each host), --internal-ip,
+#   --delete-after (run: delete the TPU when the training has ended well), --poll=60 (seconds),
+#   --restarts=3 (run: of a training that fails), --dry-run (print the commands and run none)
 #
 #   bash launch/tpu_vm.sh run --name=tcl --zone=us-west4-a --spot --queued --bucket=my-runs -- \
 #       --config=configs/tcl.py --workdir=bucket/tcl --config.train.fsdp=True
 #
-# Relative paths begin at the home folder of a host. The work directory must be one folder that all
-# hosts share and that outlives them: in the bucket (made with --enable-hierarchical-namespace, since
-# a checkpoint is renamed into place) or on a Filestore share; gs:// itself is not understood by
-# --workdir. Every host reads its own part of the data, from the bucket or from gs:// shards. A spot
-# TPU ends half a minute after its notice: what is newer than the last checkpoint may be lost, so
-# keep train.checkpoint_every small.
+# Relative paths begin at the checkout on a host (~/tcl_jax). The work directory must be one folder
+# that all hosts share and that outlives them: in the bucket (made with
+# --enable-hierarchical-namespace, since a checkpoint is renamed into place) or on a Filestore share;
+# gs:// itself is not understood by --workdir. Every host reads its own part of the data, which all
+# of them have to see. A spot TPU ends half a minute after its notice: what is newer than the last
+# checkpoint may be lost, so keep train.checkpoint_every small.
 # Tested with a stand-in for gcloud (tests/launch), not yet on Google Cloud.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -216,19 +216,21 @@ create() {
 }
 
 install() {
-    local archive commit
-    commit="$(git rev-parse --short HEAD)"
+    local archive=tcl_jax.tar.gz commit folder
+    commit="$(git rev-parse --short HEAD)" || return
     git diff --quiet HEAD -- || say "what is not committed is left out: installing $commit"
-    if [ -n "$dry_run" ]; then
-        archive=tcl_jax.tar.gz
-    else
-        archive="$(mktemp --suffix=.tar.gz)"
+    if [ -z "$dry_run" ]; then
+        folder="$(mktemp -d)" || return
+        archive="$folder/$archive"
     fi
-    try git archive --format=tar.gz "--output=$archive" HEAD
-    nodes scp "$archive" "$name:tcl_jax.tar.gz" --worker=all ${internal_ip:+--internal-ip}
-    on_hosts "mkdir -p tcl_jax && tar -xzf tcl_jax.tar.gz -C tcl_jax && \
+    {
+        try git archive --format=tar.gz "--output=$archive" HEAD &&
+            nodes scp "$archive" "$name:tcl_jax.tar.gz" --worker=all \
+                ${internal_ip:+--internal-ip} &&
+            on_hosts "mkdir -p tcl_jax && tar -xzf tcl_jax.tar.gz -C tcl_jax && \
 bash tcl_jax/launch/tpu_host.sh install $bucket"
-    [ -n "$dry_run" ] || rm "$archive"
+    } || return
+    [ -n "$dry_run" ] || rm -r "$folder"
 }
 
 train() {
@@ -244,6 +246,8 @@ progress() {
     failed="$(sed -n 's/^main ended with code \([1-9][0-9]*\)$/\1/p' <<<"$told" | sort -n | head -1)"
     if [ -n "$failed" ]; then
         echo "FAILED $failed"
+    elif grep -q '^main is not running' <<<"$told"; then
+        echo "FAILED 137" # killed with what attended it
     elif grep -q '^main is running$' <<<"$told"; then
         echo RUNNING
     elif grep -q '^main ended with code 0$' <<<"$told"; then
@@ -258,7 +262,6 @@ run() {
     while :; do
         create
         if ! { install && train; }; then
-            [ -z "$dry_run" ] || return
             now="$(state)" || now=UNKNOWN
             failures=$((failures + 1))
             [ "$now" = GONE ] || [ "$failures" -le "$restarts" ] ||
