@@ -60,10 +60,10 @@ SMALL: dict[str, Any] = {
     "data.num_workers": 0,
     "optim.warmup_steps": 1,
     "train.global_batch_size": 16,
-    "train.total_steps": 2,
+    "train.total_steps": 1,
     "train.backbone_from_step": 0,  # there is one phase, and one step to compile
     "train.log_every": 1,
-    "train.checkpoint_every": 2,
+    "train.checkpoint_every": 1,
     "eval.every": 2,
     "eval.num_scenes": 128,
     "eval.batch_size": 16,
@@ -130,22 +130,27 @@ def _write_photos(folder: Path) -> None:
 
 
 def _write_benchmarks(data: Path) -> None:
-    """The miniatures; their train splits are the same as val, and sources of derived labels."""
+    """An image of each for val, and one for train of those that training is judged on.
+
+    Of labels that have to be derived there are the sources.
+    """
     shutil.copytree(GOLDEN / "eval/data", data, dirs_exist_ok=True)
+    for path in data.rglob("*_000001*"):
+        if "VOCdevkit" not in path.parts:
+            path.unlink()
     voc = data / "VOCdevkit"
     context = voc / "VOC2010/ImageSets/SegmentationContext/val.txt"
     for split in (context, voc / "VOC2012/ImageSets/Segmentation/val.txt"):
-        first, *_ = split.read_text().split()
-        split.with_name("train.txt").write_text(f"{first}\n")
+        train, val = split.read_text().split()
+        split.write_text(f"{val}\n")
+        split.with_name("train.txt").write_text(f"{train}\n")
+    val = context.read_text().strip()
+    (voc / f"VOC2010/SegmentationClassContext/{val}.png").unlink()
+    with Image.open(voc / f"VOC2010/JPEGImages/{val}.jpg") as image:
+        values = np.full(image.size[::-1], 2, np.uint16)
+    values[: len(values) // 2] = 9
     (voc / "VOC2010/trainval").mkdir()
-    labels = voc / "VOC2010/SegmentationClassContext"
-    for i, key in enumerate(context.read_text().split()):
-        if i:  # those of the train split are there already
-            (labels / f"{key}.png").unlink()
-        with Image.open(voc / f"VOC2010/JPEGImages/{key}.jpg") as image:
-            values = np.full(image.size[::-1], 2, np.uint16)
-        values[: len(values) // 2] = 9
-        scipy.io.savemat(voc / f"VOC2010/trainval/{key}.mat", {"LabelMap": values})
+    scipy.io.savemat(voc / f"VOC2010/trainval/{val}.mat", {"LabelMap": values})
     annotations = data / "coco_stuff164k/annotations/val2017"
     for path in [*annotations.glob("*_instanceTrainIds.png")]:
         raw = np.asarray(Image.open(path)) % 2  # 0 is a person, 1 a bicycle
