@@ -27,7 +27,7 @@ wait $!
     "scancel": 'echo scancel "$@" >> "$CALLS"\nkill -TERM "$(cat "$CALLS.task")"\n',
     "scontrol": 'echo scontrol "$@" >> "$CALLS"\n',
 }
-SAVES = "trap 'sleep 0.3; echo saved; exit 0' TERM; while :; do sleep 0.02; done"
+SAVES = "trap 'sleep 0.3; echo saved; exit 0' TERM; for i in $(seq 1500); do sleep 0.02; done"
 
 
 @pytest.fixture
