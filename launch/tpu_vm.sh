@@ -224,7 +224,7 @@ install() {
         archive="$folder/$archive"
     fi
     {
-        try git archive --format=tar.gz "--output=$archive" HEAD &&
+        try git archive --format=tar.gz -1 "--output=$archive" HEAD . ':!tests' &&
             nodes scp "$archive" "$name:tcl_jax.tar.gz" --worker=all \
                 ${internal_ip:+--internal-ip} &&
             on_hosts "mkdir -p tcl_jax && tar -xzf tcl_jax.tar.gz -C tcl_jax && \
