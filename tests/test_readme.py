@@ -277,7 +277,8 @@ def run(words: list[str], folder: Path) -> str:
             return f"there is no rule for {words[0]!r}: give it one in PROGRAMS of {__file__}"
         program = run_process if special.alone else PROGRAMS[words[0]]
         kept = words if special.instead is None else [*words[:2], *special.instead]
-        promised = _promised(words, special)
+        only_told = program is check_files or "--dry-run" in words
+        promised = [] if only_told else _promised(words, special)
         before = {pattern: _state(folder, pattern) for pattern in promised}
         done = program([*kept, *special.more], folder)
         for pattern in promised if done.code == special.code else ():

@@ -140,7 +140,8 @@ def put_locally(tree: Any, mesh: Mesh) -> Any:
 
     def put(x: Any) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            shards = [shard.data for shard in x.addressable_shards]
+            mine = sharding.device_set
+            shards = [shard.data for shard in x.addressable_shards if shard.device in mine]
             return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
         return jax.device_put(x, sharding)
 
