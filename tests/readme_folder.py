@@ -65,7 +65,7 @@ SMALL: dict[str, Any] = {
     "train.log_every": 1,
     "train.checkpoint_every": 1,
     "eval.every": 2,
-    "eval.num_scenes": 128,
+    "eval.num_scenes": 16,
     "eval.batch_size": 16,
 }
 
