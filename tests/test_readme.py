@@ -68,6 +68,10 @@ FEW = ("--rounds=1", "--warmup=1")
 # By the words that a command begins with; of several that fit, the longest.
 SPECIAL = {
     "bash launch/test.sh": Special("it runs these tests", instead=("--help",), says="usage:"),
+    "bash launch/tpu_vm.sh": Special(
+        "it asks gcloud, and sends the commit of a checkout; tests/launch has both",
+        instead=("--help",), says="usage:",
+    ),
     "python -m tcl_jax.segment": Special(
         "README says what a picture gets",
         writes=("{output}/*_overlay.png", "{output}/*_labels.png", "{output}/*_masks.npz"),

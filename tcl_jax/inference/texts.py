@@ -16,6 +16,7 @@ from tcl_jax.data.tokenizer import END_ID
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
 from tcl_jax.ops.masking import l2_normalize
+from tcl_jax.parallel.mesh import data_mesh, put_locally
 
 Tokenizer = Callable[[Sequence[str]], np.ndarray]
 
