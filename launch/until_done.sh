@@ -8,10 +8,11 @@ case "${1:-}" in '' | -h | --help)
     exit
     ;;
 esac
+told='' child=''
+trap '[ -n "$told" ] || [ -z "$child" ] || kill -TERM "$child"; told=143' TERM INT
 "$@" &
 child=$!
-told=''
-trap '[ -n "$told" ] || kill -TERM "$child"; told=143' TERM INT
+[ -z "$told" ] || kill -TERM "$child"
 code=0
 wait "$child" || code=$?
 while kill -0 "$child" 2>/dev/null; do # a trap ends `wait`

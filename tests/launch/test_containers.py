@@ -117,7 +117,7 @@ def test_undisturbed_the_exit_code_is_the_command_s(code: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_saved_and_ended_is_not_done(number: signal.Signals) -> None:
-    wait = "echo ready; for i in $(seq 1500); do sleep 0.02; done"
+    wait = "echo ready; for ((i = 0; i < 1500; i++)); do sleep 0.02; done"
     body = f"trap 'sleep 0.3; echo saved; exit 0' TERM; {wait}"
     process = subprocess.Popen([*UNTIL_DONE, body], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
