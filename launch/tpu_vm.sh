@@ -262,6 +262,7 @@ run() {
     while :; do
         create
         if ! { install && train; }; then
+            [ -z "$dry_run" ] || fail "not all commands could be told; the message is above" 1
             now="$(state)" || now=UNKNOWN
             failures=$((failures + 1))
             [ "$now" = GONE ] || [ "$failures" -le "$restarts" ] ||

@@ -32,6 +32,7 @@ SIZES = CLIPConfig(
 """Of what is called ViT-B/16 in the folder."""
 TAP_LAYER = 1
 NAME = "ViT-B-16.pt"
+OUTSIDE = ("gcloud", "gsutil", "sbatch", "srun", "kubectl", "docker", "ssh", "scp")
 
 # Sizes and lengths are all that changes, so that a command finds the fields of the real config.
 CONFIG = """
@@ -94,6 +95,11 @@ def make_folder(home: Path) -> tuple[Path, str]:
         write_shard(folder / "data" / name / "00000.tar", members)
     _write_official_code(home)
     _write_venv(folder)
+    _write_tools(home / "bin")
+    # A clone, as launch/tpu_vm.sh brings its commit to other machines.
+    identity = ["-c", "user.name=reader", "-c", "user.email=reader@example.org"]
+    for arguments in (["init", "--quiet"], ["add", "setup.py"], ["commit", "--quiet", "--message=Clone"]):
+        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
     return folder, sha256_of(folder / NAME)
 
 
@@ -177,3 +183,11 @@ def _write_venv(folder: Path) -> None:
     python.chmod(0o755)
     stamp = ["bash", "-c", 'echo "$(cksum <setup.py) $PWD" >.venv/installed']
     subprocess.run(stamp, cwd=folder, check=True)
+
+
+def _write_tools(folder: Path) -> None:
+    """Programs of clouds and clusters, which no test may start: these fail."""
+    folder.mkdir()
+    for name in OUTSIDE:
+        (folder / name).write_text(f'#!/bin/sh\necho "{name} was started: $*"\nexit 97\n')
+        (folder / name).chmod(0o755)

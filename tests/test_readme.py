@@ -45,7 +45,7 @@ class Special:
 
     Attributes:
         why: the reason.
-        more: flags after those of README, which make it shorter.
+        first, more: flags before and after those of README, which make it shorter.
         code: its exit code.
         says: what it prints, whatever the code.
         writes: files that it leaves, besides those that its flags name.
@@ -54,6 +54,7 @@ class Special:
     """
 
     why: str
+    first: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
     code: int = 0
     says: str = ""
@@ -68,10 +69,12 @@ FEW = ("--rounds=1", "--warmup=1")
 # By the words that a command begins with; of several that fit, the longest.
 SPECIAL = {
     "bash launch/test.sh": Special("it runs these tests", instead=("--help",), says="usage:"),
-    "bash launch/tpu_vm.sh": Special(
-        "it asks gcloud, and sends the commit of a checkout; tests/launch has both",
-        instead=("--help",), says="usage:",
+    "bash launch/local_processes.sh": Special(
+        "each process compiles everything; tests/launch lets them train",
+        first=("--dry-run",), says="--process_id=1 --config=configs/shapes.py",
     ),
+    "bash launch/tpu_vm.sh": Special("README's is a dry run", says="gcloud compute tpus"),
+    "sbatch": Special("there is no cluster", says="-m tcl_jax.main"),
     "python -m tcl_jax.segment": Special(
         "README says what a picture gets",
         writes=("{output}/*_overlay.png", "{output}/*_labels.png", "{output}/*_masks.npz"),
@@ -82,19 +85,14 @@ SPECIAL = {
     ),
     "python -m tcl_jax.main": Special(
         "README says what the work directory gets",
-        writes=("{workdir}/metrics.jsonl", "{workdir}/tensorboard/*", "{workdir}/*.json"),
+        writes=tuple(f"{{workdir}}/{name}" for name in ("metrics.jsonl", "tensorboard/*", "*.json")),
     ),
     "python -m tcl_jax.data.preview": Special("the default of --output", writes=("preview.png",)),
     "python -m tcl_jax.bench input": Special(
         "ten seconds for each number of workers", more=("--seconds=0.1", "--workers=0")
     ),
-    "python -m tcl_jax.bench train": Special(
-        "large batches take long",
-        more=(*FEW, "--steps=1", "--batch_sizes=2", "--phases=1", "--no_parts"),
-    ),
-    "python -m tcl_jax.bench masks": Special(
-        "it is measured for long", more=(*FEW, "--calls=1", "--no_parts", "--pamr=yes")
-    ),
+    "python -m tcl_jax.bench train": Special("large batches take long", more=(*FEW, "--steps=1", "--batch_sizes=2", "--phases=1", "--no_parts")),
+    "python -m tcl_jax.bench masks": Special("it is measured for long", more=(*FEW, "--calls=1", "--no_parts", "--pamr=yes")),
     "python -m tcl_jax.plan": Special(
         "the TPU's compiler is not everywhere, and wants other settings of JAX",
         more=("--config.eval.tasks=()", "--cache=none"),
@@ -200,7 +198,7 @@ def run_module(words: list[str], folder: Path) -> Done:
     return Done(code, said.getvalue())
 
 
-def environment(words: list[str]) -> dict[str, str]:
+def environment(words: list[str], folder: Path) -> dict[str, str]:
     """Of a process in the folder."""
     # The TPU's compiler refuses flags of the CPU's.
     left_out = ("XLA_FLAGS",) if "tcl_jax.plan" in words else ()
@@ -208,6 +206,7 @@ def environment(words: list[str]) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if name not in left_out},
         "JAX_PLATFORMS": "cpu",
         "HF_HUB_OFFLINE": "1",
+        "PATH": f"{folder.parent / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -219,7 +218,7 @@ def run_process(words: list[str], folder: Path) -> Done:
     """In a process of its own."""
     program = [sys.executable] if words[0] == "python" else words[:1]
     done = subprocess.run(
-        [*program, *words[1:]], cwd=folder, env=environment(words), stdout=subprocess.PIPE,
+        [*program, *words[1:]], cwd=folder, env=environment(words, folder), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
     )  # fmt: skip
     return Done(done.returncode, done.stdout)
@@ -239,7 +238,7 @@ def run_server(words: list[str], folder: Path) -> Done:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, *words[1:], f"--port={port}"], cwd=folder, env=environment(words),
+        [sys.executable, *words[1:], f"--port={port}"], cwd=folder, env=environment(words, folder),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -262,15 +261,23 @@ def check_files(words: list[str], folder: Path) -> Done:
     """What needs a cluster or another program: the files that it names are there."""
     named = [word for word in words[1:] if "/" in word and "=" not in word and ":" not in word]
     lacking = [word for word in named if not (ROOT / word).exists()]
-    if lacking or not named:
+    if lacking or not (named or "." in words):
         return Done(2, f"names no file of the repository, or these, which are not there: {lacking}")
     return Done(0, "")
+
+
+def run_batch_script(words: list[str], folder: Path) -> Done:
+    """What sbatch would start: the script tells what it would do."""
+    start = next((i for i, word in enumerate(words) if word.startswith("launch/")), None)
+    if start is None:
+        return Done(2, "names no script of launch/")
+    return run_process(["env", "DRY_RUN=1", "bash", *words[start:]], folder)
 
 
 PROGRAMS: dict[str, Callable[[list[str], Path], Done]] = {
     "python": run_module,
     "bash": run_script,
-    "sbatch": check_files,
+    "sbatch": run_batch_script,
     "kubectl": check_files,
     "docker": check_files,
 }
@@ -285,9 +292,9 @@ def run(words: list[str], folder: Path) -> str:
         if words[0] not in PROGRAMS:
             return f"there is no rule for {words[0]!r}: give it one in PROGRAMS of {__file__}"
         program = run_process if special.alone else PROGRAMS[words[0]]
-        kept = words if special.instead is None else [*words[:2], *special.instead]
-        only_told = program is check_files or "--dry-run" in words
-        promised = [] if only_told else _promised(words, special)
+        kept = [*words[:2], *special.first, *words[2:]]
+        kept = kept if special.instead is None else [*words[:2], *special.instead]
+        promised = _promised(kept, special)
         before = {pattern: _state(folder, pattern) for pattern in promised}
         done = program([*kept, *special.more], folder)
         for pattern in promised if done.code == special.code else ():
@@ -302,7 +309,9 @@ def run(words: list[str], folder: Path) -> str:
 
 
 def _promised(words: list[str], special: Special) -> list[str]:
-    """Patterns of what the command writes."""
+    """Patterns of what the command writes, if it runs here."""
+    if "--dry-run" in words or words[0] not in ("python", "bash"):
+        return []
     flags = dict(word[2:].split("=", 1) for word in words if re.match(r"--\w+=", word))
     named = [flags[name] for name in ("output", "json", "workdir") if name in flags]
     patterns = [pattern for pattern in special.writes if set(FLAG.findall(pattern)) <= {*flags}]
@@ -397,6 +406,7 @@ def test_commands_are_read_as_bash_reads_them() -> None:
         ("bash launch/none.sh", "exit code 127"),
         ("make all", "there is no rule for 'make'"),
         ("kubectl apply -f launch/none.yaml", "launch/none.yaml"),
+        ("sbatch launch/none.sbatch", "exit code 127"),
     ],
 )
 def test_commands_that_would_fail_for_a_reader_fail(
