@@ -98,7 +98,8 @@ def make_folder(home: Path) -> tuple[Path, str]:
     _write_tools(home / "bin")
     # A clone, as launch/tpu_vm.sh brings its commit to other machines.
     identity = ["-c", "user.name=reader", "-c", "user.email=reader@example.org"]
-    for arguments in (["init", "--quiet"], ["add", "setup.py"], ["commit", "--quiet", "--message=Clone"]):
+    commit = ["commit", "--quiet", "--message=Clone"]
+    for arguments in (["init", "--quiet"], ["add", "setup.py"], commit):
         subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
     return folder, sha256_of(folder / NAME)
 

@@ -85,14 +85,19 @@ SPECIAL = {
     ),
     "python -m tcl_jax.main": Special(
         "README says what the work directory gets",
-        writes=tuple(f"{{workdir}}/{name}" for name in ("metrics.jsonl", "tensorboard/*", "*.json")),
+        writes=("{workdir}/metrics.jsonl", "{workdir}/tensorboard/*", "{workdir}/*.json"),
     ),
     "python -m tcl_jax.data.preview": Special("the default of --output", writes=("preview.png",)),
     "python -m tcl_jax.bench input": Special(
         "ten seconds for each number of workers", more=("--seconds=0.1", "--workers=0")
     ),
-    "python -m tcl_jax.bench train": Special("large batches take long", more=(*FEW, "--steps=1", "--batch_sizes=2", "--phases=1", "--no_parts")),
-    "python -m tcl_jax.bench masks": Special("it is measured for long", more=(*FEW, "--calls=1", "--no_parts", "--pamr=yes")),
+    "python -m tcl_jax.bench train": Special(
+        "large batches and many programs take long",
+        more=(*FEW, "--steps=1", "--batch_sizes=2", "--phases=1", "--no_parts"),
+    ),
+    "python -m tcl_jax.bench masks": Special(
+        "many programs take long", more=(*FEW, "--calls=1", "--no_parts", "--pamr=yes")
+    ),
     "python -m tcl_jax.plan": Special(
         "the TPU's compiler is not everywhere, and wants other settings of JAX",
         more=("--config.eval.tasks=()", "--cache=none"),
