@@ -45,7 +45,7 @@ class Special:
 
     Attributes:
         why: the reason.
-        first, more: flags before and after those of README, which make it shorter.
+        more: flags after those of README, which make it shorter.
         code: its exit code.
         says: what it prints, whatever the code.
         writes: files that it leaves, besides those that its flags name.
@@ -54,7 +54,6 @@ class Special:
     """
 
     why: str
-    first: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
     code: int = 0
     says: str = ""
@@ -70,8 +69,7 @@ FEW = ("--rounds=1", "--warmup=1")
 SPECIAL = {
     "bash launch/test.sh": Special("it runs these tests", instead=("--help",), says="usage:"),
     "bash launch/local_processes.sh": Special(
-        "each process compiles everything; tests/launch lets them train",
-        first=("--dry-run",), says="--process_id=1 --config=configs/shapes.py",
+        "the processes report together at the end", writes=("{workdir}/results.json",)
     ),
     "bash launch/tpu_vm.sh": Special("README's is a dry run", says="gcloud compute tpus"),
     "sbatch": Special("there is no cluster", says="-m tcl_jax.main"),
@@ -297,8 +295,7 @@ def run(words: list[str], folder: Path) -> str:
         if words[0] not in PROGRAMS:
             return f"there is no rule for {words[0]!r}: give it one in PROGRAMS of {__file__}"
         program = run_process if special.alone else PROGRAMS[words[0]]
-        kept = [*words[:2], *special.first, *words[2:]]
-        kept = kept if special.instead is None else [*words[:2], *special.instead]
+        kept = words if special.instead is None else [*words[:2], *special.instead]
         promised = _promised(kept, special)
         before = {pattern: _state(folder, pattern) for pattern in promised}
         done = program([*kept, *special.more], folder)

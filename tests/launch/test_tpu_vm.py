@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -150,6 +151,18 @@ def test_dry_run_prints_the_commands_and_runs_none(cloud: Cloud) -> None:
     installed, started = (command[7].removeprefix("--command=") for command in commands[3:])
     assert installed.endswith("tpu_host.sh install runs")
     assert shlex.split(started)[2:] == ["start", *FLAGS[1:]]
+
+
+def test_dry_run_that_cannot_be_told_ends_and_asks_nothing(cloud: Cloud, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "launch", tmp_path / "no clone/launch")
+    script = str(tmp_path / "no clone/launch/tpu_vm.sh")
+    options = ["run", "--name=tcl", "--dry-run", "--zone=z", "--project=p", *FLAGS]
+    environment = {**cloud.environment, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", script, *options], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 1 and "not all commands could be told" in done.stderr
+    assert cloud.calls() == []
 
 
 def test_preempted_it_is_made_again_and_goes_on(cloud: Cloud) -> None:
