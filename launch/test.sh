@@ -23,6 +23,8 @@ python=.venv/bin/python
 echo "ruff"
 $python -m ruff check --quiet .
 $python -m ruff format --check --quiet .
+echo "shellcheck"
+.venv/bin/shellcheck --external-sources launch/*.sh launch/*.sbatch tests/launch/*.sh .ci/run
 echo "mypy"
 $python -m mypy --no-error-summary
 echo "pytest"

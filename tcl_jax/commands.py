@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,27 @@ ACTIVATIONS = ("quick_gelu", "gelu")
 """Keys of `models.layers.ACTIVATIONS`, which would bring JAX with it."""
 
 
-def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+class CommandParser(argparse.ArgumentParser):
+    """A parser that takes `--batch-size` for `--batch_size`, and `--no_pamr` for `--no-pamr`."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse's, of the same arguments in the spelling that the parser knows."""
+        spelling = {_plain(known): known for known in self._option_string_actions}
+        given = sys.argv[1:] if args is None else list(args)
+        end = given.index("--") if "--" in given else len(given)
+        for i, (name, equals, value) in enumerate(flag.partition("=") for flag in given[:end]):
+            if name.startswith("--"):
+                given[i] = spelling.get(_plain(name), name) + equals + value
+        return super().parse_known_args(given, namespace)
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def command_parser(name: str, doc: str | None) -> CommandParser:
     """A parser that shows a module's docstring as it is written."""
-    return argparse.ArgumentParser(
+    return CommandParser(
         prog=f"python -m tcl_jax.{name}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -36,7 +55,7 @@ def share(text: str) -> float:
 
 
 def read_texts(texts: Sequence[str], file: str | None) -> list[str]:
-    """The names of --text and --texts-file, in order.
+    """The names of --text and --texts_file, in order.
 
     Raises:
         InputError: if there is none or the file cannot be read.
@@ -46,11 +65,11 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[str]:
         try:
             lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
-            raise InputError(f"--texts-file={file!r} cannot be read: {error}") from error
+            raise InputError(f"--texts_file={file!r} cannot be read: {error}") from error
         names += [line.strip() for line in lines if line.strip()]
     if not names:
         raise InputError(
-            "no words to look for; give --text='a cat' (several times) or --texts-file"
+            "no words to look for; give --text='a cat' (several times) or --texts_file"
         )
     return names
 
@@ -77,7 +96,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="with --clip: its GELU, where no config file beside the weights says it",
     )
     parser.add_argument(
-        "--tokenizer-file",
+        "--tokenizer_file",
         metavar="FILE",
         help="a CLIP's tokenizer.json, where instant-clip-tokenizer cannot be installed",
     )

@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--labels", metavar="DIR", help="its labels, PNGs with a class a pixel")
     own.add_argument("--classes", metavar="FILE", help="a class a line, synonyms after commas")
     own.add_argument("--background", action="store_true", help="label 0 is none of the classes")
-    own.add_argument("--reduce-zero-label", action="store_true", help="label 0 is ignored")
+    own.add_argument("--reduce_zero_label", action="store_true", help="label 0 is ignored")
     how = p.add_argument_group("protocol, by default the model's own")
     how.add_argument(
         "--method",
@@ -71,14 +71,14 @@ def parser() -> argparse.ArgumentParser:
         help="tcl, or maskclip, sclip, naclip on its CLIP alone; several separated by commas",
     )
     how.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks")
-    how.add_argument("--kp-weight", type=share, help="share of CLIP's own dense prediction")
+    how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument("--threshold", type=share, help="score of the background")
     how.add_argument("--templates", help="set of prompts, such as custom, simple, full")
-    how.add_argument("--short-side", type=int, help="pixels the short side is resized to")
+    how.add_argument("--short_side", type=int, help="pixels the short side is resized to")
     how.add_argument("--window", type=int, help="side of the sliding windows; the short side")
     how.add_argument("--stride", type=int, help="their distance; half a window")
     how.add_argument("--dtype", choices=("float32", "bfloat16"), help="default float32")
-    p.add_argument("--batch-size", type=int, help="windows that a device computes together")
+    p.add_argument("--batch_size", type=int, help="windows that a device computes together")
     add_process_flags(p)
     return p
 
@@ -97,7 +97,7 @@ def run(argv: Sequence[str] | None = None) -> None:
             "--data=data --output=results"
         )
     if flags.batch_size is not None and flags.batch_size < 1:
-        raise InputError(f"--batch-size={flags.batch_size} must be at least 1")
+        raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Images are scored by several threads, each with products too small to share among more.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imported here so that --help and mistakes in flags are answered at once.
@@ -186,7 +186,7 @@ def _from_flags(flags: argparse.Namespace) -> list[Benchmark]:
     if len(missing) == len(given):
         if flags.background or flags.reduce_zero_label:
             raise InputError(
-                "--background and --reduce-zero-label belong to --images, --labels and --classes"
+                "--background and --reduce_zero_label belong to --images, --labels and --classes"
             )
         return []
     if missing:

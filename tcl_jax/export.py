@@ -1,7 +1,7 @@
 r"""A trained or converted model, ready to be used elsewhere.
 
     python -m tcl_jax.export --checkpoint=runs/tcl --output=models/tcl
-    python -m tcl_jax.export --checkpoint=runs/tcl --output=tcl.stablehlo --image-size=448 \
+    python -m tcl_jax.export --checkpoint=runs/tcl --output=tcl.stablehlo --image_size=448 \
         --text="a cat" --text="grass"
 
 The first writes a model directory: parameters without optimiser state, and config.json; it is what
@@ -42,15 +42,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output", metavar="DIR_OR_FILE.stablehlo")
     program = p.add_argument_group("of a program")
     program.add_argument(
-        "--image-size", type=image_size, help="side of the images, or ROWSxCOLUMNS, in pixels"
+        "--image_size", type=image_size, help="side of the images, or ROWSxCOLUMNS, in pixels"
     )
     program.add_argument("--batch", type=int, help="images in a call; any number if not given")
     program.add_argument("--text", action="append", default=[], help="a name to bake in")
-    program.add_argument("--texts-file", metavar="FILE", help="names to bake in, one a line")
+    program.add_argument("--texts_file", metavar="FILE", help="names to bake in, one a line")
     program.add_argument("--templates", help="set of prompts for the names")
-    program.add_argument("--num-texts", type=int, help="text embeddings in a call; default: any")
+    program.add_argument("--num_texts", type=int, help="text embeddings in a call; default: any")
     program.add_argument("--pamr", action=argparse.BooleanOptionalAction)
-    program.add_argument("--kp-weight", type=share)
+    program.add_argument("--kp_weight", type=share)
     program.add_argument(
         "--platforms", help="of cpu, cuda, rocm, tpu, with commas; default: cpu,cuda,tpu"
     )

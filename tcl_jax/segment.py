@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_flags(p)
     p.add_argument("--image", action="append", default=[], metavar="PATH_OR_GLOB_OR_DIR")
     p.add_argument("--text", action="append", default=[], help="a name; give it several times")
-    p.add_argument("--texts-file", metavar="FILE", help="a text file with one name a line")
+    p.add_argument("--texts_file", metavar="FILE", help="a text file with one name a line")
     p.add_argument("--output", metavar="DIR", help="folder for the results")
     p.add_argument(
         "--background",
@@ -48,10 +48,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--threshold", type=share, help="score of the background, 0 to 1")
     p.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks' edges")
-    p.add_argument("--kp-weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
+    p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
     p.add_argument("--templates", help="set of prompts, such as custom, simple, full, identity")
     p.add_argument("--mode", choices=("auto", "whole", "slide"), default="auto")
-    p.add_argument("--short-side", type=int, help="pixels that the short side is resized to")
+    p.add_argument("--short_side", type=int, help="pixels that the short side is resized to")
     p.add_argument(
         "--masks",
         choices=("full", "working", "none"),

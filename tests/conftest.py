@@ -4,6 +4,8 @@ Tests of several devices or processes start processes of their own (tests/parall
 """
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -24,6 +26,9 @@ jax.config.update("jax_default_matmul_precision", "highest")
 CACHE = Path(__file__).parent.parent / ".cache" / os.environ.get("PYTEST_XDIST_WORKER", "jax")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# Tests in the background have Ctrl-C ignored, and so would what they start.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Grain's worker processes read absl flags.
 flags.FLAGS.mark_as_parsed()
 # The rooms whose functions take arrays; Orbax's protocols elsewhere cannot be checked at run time,

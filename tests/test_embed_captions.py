@@ -84,7 +84,7 @@ def written(folder: Path) -> list[str]:
 def test_once_and_not_again(
     config_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = [f"--config={config_file}", "--batch-size=5"]
+    flags = [f"--config={config_file}", "--batch_size=5"]
     embed_captions.run(flags)
     assert "embedded 36 captions of 3 tar shards" in capsys.readouterr().out
     assert len(written(tmp_path)) == 3
@@ -103,7 +103,7 @@ def test_once_and_not_again(
     ("flags", "message"),
     [
         ([], "--config is needed"),
-        (["--config=configs/tcl.py", "--batch-size=0"], "--batch-size=0 must be at least 1"),
+        (["--config=configs/tcl.py", "--batch_size=0"], "--batch_size=0 must be at least 1"),
         (["--config=configs/shapes_clip.py"], "objective='clip' trains the text tower"),
         (["--config=configs/shapes.py"], "ShapesSource.* cannot be embedded in advance"),
         (["--config=configs/tcl.py", "--config.train.total_steps=0"], "total_steps=0"),
@@ -203,7 +203,7 @@ def test_two_processes_on_two_devices_each(config_file: str, tmp_path: Path) -> 
                 "-m",
                 "tcl_jax.data.embed_captions",
                 f"--config={config_file}",
-                "--batch-size=3",
+                "--batch_size=3",
                 f"--coordinator=localhost:{port}",
                 f"--num_processes={count}",
                 f"--process_id={index}",

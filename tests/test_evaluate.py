@@ -83,7 +83,7 @@ def test_methods_and_comparison(
 def test_all_benchmarks_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(DATA / "ade", tmp_path / "data/ade")
     shutil.copytree(DATA / "cityscapes/gtFine", tmp_path / "elsewhere")
-    base = [CLIP, f"--data={tmp_path}/data", "--no-pamr", "--batch-size=4"]
+    base = [CLIP, f"--data={tmp_path}/data", "--no-pamr", "--batch_size=4"]
     run([*base, f"--output={tmp_path}/out"])
     out = capsys.readouterr().out
     assert "left out: voc, context, coco_object, voc20, context59, coco_stuff, cityscapes" in out
@@ -107,10 +107,10 @@ def test_all_benchmarks_that_are_there(tmp_path: Path, capsys: pytest.CaptureFix
         (["--output=o", "--benchmarks=voc,voc", CLIP], "voc is given more than once"),
         (["--output=o", "--benchmark=no.toml"], "no.toml"),
         (["--output=o", "--images=x", CLIP], "--labels, --classes is missing"),
-        (["--output=o", "--background", CLIP], "--background and --reduce-zero-label belong"),
+        (["--output=o", "--background", CLIP], "--background and --reduce_zero_label belong"),
         (["--output=o", "--path=voc=x"], "'voc=x' must be NAME.WHAT=PATH"),
         (["--output=o", "--path=voc.masks=x"], "WHAT one of images, labels, list"),
-        (["--output=o", "--batch-size=0"], "--batch-size=0"),
+        (["--output=o", "--batch_size=0"], "--batch_size=0"),
         (["--output=o", f"--data={DATA}", CLIP, "--method=tcl"], "needs TCL's weights"),
         (["--output=o", f"--data={DATA}", CLIP, "--split=test"], "'test'"),
         (

@@ -43,7 +43,7 @@ def call_alone(program: Path, folder: Path, *inputs: np.ndarray) -> np.ndarray:
 
 def test_program_equals_the_segmenter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = tmp_path / "tcl.stablehlo"
-    export.run([*FILES, f"--output={program}", "--image-size=64x80"])
+    export.run([*FILES, f"--output={program}", "--image_size=64x80"])
     assert "MiB" in capsys.readouterr().out
     description = json.loads((tmp_path / "tcl.stablehlo.json").read_text())
     assert description["platforms"] == ["cpu", "cuda", "tpu"]
@@ -102,4 +102,4 @@ def test_sizes() -> None:
     assert export.image_size("448x672") == (448, 672)
     for wrong in ("0", "448x", "4x4x4", "-3", "big"):
         with pytest.raises(SystemExit):
-            export.run([f"--image-size={wrong}"])
+            export.run([f"--image_size={wrong}"])

@@ -95,7 +95,7 @@ def test_convert_segment_and_export(folder: Path) -> None:
 
     _, peak = command(
         "tcl_jax.export", f"--checkpoint={model}", f"--output={folder / 'tcl.stablehlo'}",
-        "--image-size=448",
+        "--image_size=448",
     )  # fmt: skip
     assert peak < 24 * 1024
     description = json.loads((folder / "tcl.stablehlo.json").read_text())

@@ -23,7 +23,7 @@ ROOMS = (
 FOREIGN = {"bench/original.py"}
 DOORS = {
     "bench/__main__.py", "convert/__main__.py", "data/embed_captions.py", "data/preview.py",
-    "demo/__main__.py",
+    "data/tfds_builder.py", "demo/__main__.py",
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

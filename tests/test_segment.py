@@ -74,8 +74,8 @@ def test_flags_reach_the_result(tmp_path: Path) -> None:
     image = scenes(tmp_path / "in", 1) / "scene0.png"
     (tmp_path / "words").write_text("\ufeffplain red\n\n  plain blue \n", encoding="utf-8")
     segment.run(
-        [CLIP, f"--image={image}", f"--texts-file={tmp_path / 'words'}", "--no-background",
-         "--templates=simple", "--mode=whole", "--short-side=128", "--masks=none",
+        [CLIP, f"--image={image}", f"--texts_file={tmp_path / 'words'}", "--no-background",
+         "--templates=simple", "--mode=whole", "--short_side=128", "--masks=none",
          f"--output={tmp_path / 'out'}"]
     )  # fmt: skip
     record = json.loads((tmp_path / "out/scene0.json").read_text())
@@ -128,7 +128,7 @@ def test_find_images(tmp_path: Path) -> None:
         (["--image=IN", "--output=OUT", *WORDS, "--checkpoint=x", "--tcl=y"], "belong to --clip"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--tcl=none.pth"], "none.pth"),
         (["--image=IN", "--output=IN/scene0.png", *WORDS, CLIP], "is a file"),
-        (["--image=IN", "--output=OUT", "--texts-file=none", CLIP], "--texts-file='none'"),
+        (["--image=IN", "--output=OUT", "--texts_file=none", CLIP], "--texts_file='none'"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--templates=odd"], "'odd': no such set"),
     ],
 )

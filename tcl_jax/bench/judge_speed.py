@@ -28,7 +28,7 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.ops.images import center_offset
-from tcl_jax.parallel.mesh import batch_sharded, data_mesh, put_locally
+from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_locally
 
 _DIFFERENT = 8
 """Drawn pictures; more images repeat them."""
@@ -121,7 +121,7 @@ def judge_speed(
         tell("the devices alone")
         mosaic = protocol.mosaic(benchmark, size, model.config.patch_size)
         windows = len(mosaic.windows) * images
-        mesh = data_mesh(jax.local_devices())
+        mesh = local_mesh()
         sides = {(w.height, w.width) for w in mosaic.windows}
         height, width = max(sides)
         masks = BatchedMasks(network, protocol.options, mesh, batch)

@@ -147,7 +147,7 @@ def time_mask_parts(
     def refine(images: jax.Array, masks: jax.Array) -> Any:
         return pamr(resize(images, fine, align_corners=True), masks)
 
-    ground = partial(network.apply, grid=(rows, columns), method=_ground)
+    ground = partial(network.apply, grid=(rows, columns), method=TCL.embed_tap)
     # As `inference.masks` computes.
     exact = jnp.dtype(dtype) == jnp.float32
     with jax.default_matmul_precision("highest" if exact else "default"):
@@ -157,7 +157,3 @@ def time_mask_parts(
         timed("PAMR", refine, placed, masks)
         timed("upsampling", lambda masks: resize(masks, full), masks)
     return timed.seconds
-
-
-def _ground(network: TCL, tap: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    return network.grounder(tap, grid)

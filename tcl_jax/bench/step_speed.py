@@ -194,7 +194,7 @@ def time_parts(
     patches = jnp.zeros((images.shape[0], *grid, model.config.vision_width), model.dtype)
     tap = timed("image tower", lambda p, x: encode_image(clip, p, x).tap, frozen, images)
     texts = timed("text tower", partial(encode_text, clip), frozen, rows["tokens"])
-    ground = partial(model.apply, grid=grid, method=_ground)
+    ground = partial(model.apply, grid=grid, method=TCL.embed_tap)
     pixels = timed("grounder, decoder in it", ground, variables, tap)
     timed("decoder", partial(model.apply, method=_decode), variables, patches)
     timed("masks of all pairs", pairs, params, pixels, texts)
@@ -206,10 +206,6 @@ def time_parts(
     state = create_state(params, objective, adamw).opt_state
     timed("optimiser", partial(apply_updates, adamw), groups, groups, state, jnp.float32(1e-4))
     return timed.seconds
-
-
-def _ground(model: TCL, tap: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    return model.grounder(tap, grid)
 
 
 def _decode(model: TCL, patches: jax.Array) -> jax.Array:

@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("data.embed_captions", __doc__)
     add_config_flag(p)
     p.add_argument(
-        "--batch-size",
+        "--batch_size",
         type=int,
         default=512,
         help="captions that a device computes together (default 512)",
@@ -63,7 +63,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if config is None:
         raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
     if flags.batch_size < 1:
-        raise InputError(f"--batch-size={flags.batch_size} must be at least 1")
+        raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.parallel.processes import start_processes
     from tcl_jax.training.check import check_caption_cache, check_config

@@ -1,6 +1,6 @@
 r"""Turns tar shards into a data set of tensorflow-datasets, stored as ArrayRecord.
 
-    python -m tcl_jax.data.tfds_builder --name=cc3m --data-dir=/data/tfds \
+    python -m tcl_jax.data.tfds_builder --name=cc3m --data_dir=/data/tfds \
         --shards='data/cc3m/{00000..00331}.tar'
     python -m tcl_jax.main --config=configs/tcl.py --workdir=runs/tcl --config.data.source=tfds \
         --config.data.tfds.name=image_text_pairs/cc3m --config.data.tfds.data_dir=/data/tfds
@@ -13,12 +13,12 @@ mounted. Exit codes: 0 done, 1 failure, 2 bad input.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import logging
 
+from tcl_jax.commands import command_parser
 from tcl_jax.data.shard_names import shorten
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError, run_command
@@ -132,17 +132,12 @@ def prepare(
 
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to files."""
-    p = argparse.ArgumentParser(
-        prog="python -m tcl_jax.data.tfds_builder",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    p = command_parser("data.tfds_builder", __doc__)
     p.add_argument("--shards", action="append", required=True, help="path or pattern of tar files")
     p.add_argument("--name", required=True, help="of the data set, as cc3m")
-    p.add_argument("--data-dir", required=True, metavar="DIR")
-    p.add_argument("--index-dir", metavar="DIR", help="where index files of the shards go")
-    p.add_argument("--allow-missing", action="store_true", help="go on without missing shards")
+    p.add_argument("--data_dir", required=True, metavar="DIR")
+    p.add_argument("--index_dir", metavar="DIR", help="where index files of the shards go")
+    p.add_argument("--allow_missing", action="store_true", help="go on without missing shards")
     flags = p.parse_args(argv)
     folder = prepare(
         flags.shards,

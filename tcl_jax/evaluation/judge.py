@@ -29,7 +29,7 @@ from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
-from tcl_jax.parallel.mesh import data_mesh, put_locally
+from tcl_jax.parallel.mesh import local_mesh, put_locally
 from tcl_jax.parallel.processes import agreed
 
 Argument = TypeVar("Argument")
@@ -58,7 +58,7 @@ class Judge:
     ) -> None:
         self.protocol = protocol
         self._patch_size = model.config.patch_size
-        self._mesh = data_mesh(jax.local_devices())
+        self._mesh = local_mesh()
         self._masks = BatchedMasks(model, protocol.options, self._mesh, batch_size)
         self._params = put_locally(params, self._mesh)
 

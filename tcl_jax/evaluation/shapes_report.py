@@ -160,7 +160,7 @@ class ShapesEvaluator:
         unseen = {name: f"{name} (unseen)" for name in UNSEEN}
         return comparison_grid(
             {title: pictures[:PICTURED] for title, pictures in columns.items()},
-            {unseen.get(names[i], names[i]): PALETTE[i] for i in sorted(occurring)},
+            {unseen.get(names[i], names[i]): PALETTE[i].tolist() for i in sorted(occurring)},
         )
 
     # ---------------------------------------------------------------------------------- the report

@@ -19,7 +19,7 @@ from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import center_offset
-from tcl_jax.parallel.mesh import data_mesh, replicated
+from tcl_jax.parallel.mesh import data_mesh, local_mesh, replicated
 from tcl_jax.training.abstract import placed
 from tcl_jax.training.build import Task
 from tcl_jax.training.flops import evaluation_flops
@@ -61,8 +61,7 @@ def _trace_windows(
     loaded = [load_benchmark(name, split=config.eval.split) for name in names]
     benchmark = max(loaded, key=lambda benchmark: len(benchmark.texts))
     protocol, model = protocol_of(config, task), _model(task)
-    mine = [d for d in devices if d.process_index == devices[0].process_index]
-    mesh, batch = data_mesh(mine), default_batch_size(mine[0].platform)
+    mesh, batch = local_mesh(devices), default_batch_size(devices[0].platform)
     texts, side = len(benchmark.texts), protocol.sizes(benchmark)[1]
     traced = BatchedMasks(model, protocol.options, mesh, batch).trace(
         placed(_parameters(task), replicated(mesh)), side, texts, synonyms_of(benchmark)
@@ -71,8 +70,8 @@ def _trace_windows(
     return TracedEvaluation(
         title=f"{benchmark.name}: windows of {side}, {texts} texts",
         traced=traced,
-        devices=mine,
-        rows=batch * len(mine),
+        devices=list(mesh.devices.flat),
+        rows=batch * mesh.size,
         parts=evaluation_flops(model, padded, texts, protocol.kp_weight > 0),
     )
 

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int32
 
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.models.clip import CLIP, encode_text
-from tcl_jax.parallel.mesh import batch_sharded, data_mesh, put_replicated
+from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_replicated
 
 _TOKENS = 16
 _AHEAD = 2
@@ -56,7 +56,7 @@ class CaptionEmbedder:
     """
 
     def __init__(self, clip: CLIP, params: Any, batch_size: int = 512) -> None:
-        mesh = data_mesh(jax.local_devices())
+        mesh = local_mesh()
         self._dimension, self._rows = clip.config.embed_dim, batch_sharded(mesh)
         self._batch_size = batch_size * mesh.size
         # CLIP's module asks for all parameters that lie beside the towers.

@@ -16,6 +16,7 @@ from tcl_jax.data.tokenizer import END_ID
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
 from tcl_jax.ops.masking import l2_normalize
+from tcl_jax.parallel.mesh import data_mesh, put_locally
 
 Tokenizer = Callable[[Sequence[str]], np.ndarray]
 
@@ -87,7 +88,10 @@ class TextEmbedder:
         longest = int(tokens.argmax(axis=-1).max()) + 1  # the end of a text has the largest id
         tokens = tokens[..., : -(-longest // _TOKENS) * _TOKENS]
         tokens = np.pad(tokens, ((0, -len(tokens) % size), (0, 0), (0, 0)))
-        params = jax.device_put(params)
+        if jax.process_count() > 1:  # parameters may be spread over processes
+            params = put_locally(params, data_mesh(jax.local_devices()[:1]))
+        else:
+            params = jax.device_put(params)
         starts = range(0, len(tokens), size)
         embedded = [
             np.asarray(_compiled(self._model, params, tokens[start : start + size]))

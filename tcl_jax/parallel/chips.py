@@ -35,7 +35,7 @@ _CHIPS = tuple(
         (r"TPU v5(e| lite)$", (197, 16, 819, 200)),
         (r"TPU v5p?$", (459, 95, 2765, 600)),
         (r"TPU v6(e| lite)$", (918, 32, 1638, 400)),
-        (r"TPU7x$", (2307 / 2, 192 / 2, None, None)),
+        (r"TPU7x$", (2307 / 2, 192 / 2, 7380 / 2, 600 / 2)),
         (r"\bH100 NVL\b", (835, 94, 3900, None)),
         (r"\bH200 NVL\b", (835, 141, 4800, None)),
         (r"\bH100 PCIe\b", (756, 80, 2000, None)),
@@ -63,9 +63,10 @@ def chip_of(device: jax.Device) -> Chip:
     From the makers' data sheets. Google Cloud TPU, the page of each version
     (https://docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm): figures per chip, halved
     for v2, v3 and TPU7x, whose chips are two JAX devices; interconnect is half of the two-way
-    figure. NVIDIA's data sheets of V100, T4, A10, A100, L4, L40S, H100, H200, GH200, B200 and
-    GB200: half of the FLOP/s wherever they are given with sparsity, half of NVLink's two-way
-    figure. V100 and T4 have no bfloat16 units; their float16 figure stands in.
+    figure, and for v4 the paper's six links of 50 GB/s (arXiv:2304.01433, Table 4). NVIDIA's data
+    sheets of V100, T4, A10, A100, L4, L40S, H100, H200, GH200, B200 and GB200: half of the FLOP/s
+    wherever they are given with sparsity, half of NVLink's two-way figure. V100 and T4 have no
+    bfloat16 units; their float16 figure stands in.
     """
     chip = next(
         (_from(figures) for pattern, figures in _CHIPS if pattern.search(device.device_kind)),

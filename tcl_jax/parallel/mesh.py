@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from tcl_jax.errors import InputError
 
 DATA_AXIS = "data"
 """Mesh axis over which batches are split."""
+_LIMITED_ROUTING = re.compile(r"TPU v5(e| lite)")
 SMALLEST_SHARDED = 2**14
 """Entries of the smallest parameter worth splitting: less than 64 KiB of float32 is not."""
 
@@ -22,6 +24,27 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A one-dimensional mesh over the given devices, by default every device of every process."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def local_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh of the first device's process, for programs that it runs on its own.
+
+    Args:
+        devices: all of a run; None: every device of every process.
+
+    Returns:
+        Over all devices of that process, but for v5e slices of more than 16 chips over one: their
+        compiler takes programs for a single chip or for the whole slice and for nothing between.
+    """
+    if devices is None:
+        everywhere, mine = jax.devices(), jax.local_devices()
+    else:
+        everywhere = devices
+        mine = [d for d in devices if d.process_index == devices[0].process_index]
+    limited = _LIMITED_ROUTING.fullmatch(mine[0].device_kind) is not None
+    if limited and len(everywhere) > 16 and len(mine) < len(everywhere):
+        mine = mine[:1]
+    return data_mesh(mine)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -117,7 +140,8 @@ def put_locally(tree: Any, mesh: Mesh) -> Any:
 
     def put(x: Any) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            shards = [shard.data for shard in x.addressable_shards]
+            mine = sharding.device_set
+            shards = [shard.data for shard in x.addressable_shards if shard.device in mine]
             return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
         return jax.device_put(x, sharding)
 

@@ -40,7 +40,8 @@ class Compiled:
             aliased take the place of arguments. All 0 if it does not fit.
         flops: that XLA counts on one chip, the bodies of loops once.
         bytes_accessed: that XLA counts, likewise.
-        exchanged: collective operations by kind.
+        exchanged: collective operations by kind; None if the compiler cannot print the program
+            (libtpu 0.0.52 fails at those it makes for v6e).
         seconds: that compiling took.
         needed, available: what the compiler says of a program that does not fit; of one that
             fits, None. `needed` is also None if it cannot be read from the message.
@@ -54,7 +55,7 @@ class Compiled:
     program: int = 0
     flops: float = 0.0
     bytes_accessed: float = 0.0
-    exchanged: tuple[Collectives, ...] = ()
+    exchanged: tuple[Collectives, ...] | None = ()
     seconds: float = 0.0
     needed: float | None = None
     available: float | None = None
@@ -138,9 +139,17 @@ def _report(compiled: jax.stages.Compiled, devices: int, seconds: float) -> Comp
         program=memory.generated_code_size_in_bytes,
         flops=float(cost.get("flops", 0.0)),
         bytes_accessed=float(cost.get("bytes accessed", 0.0)),
-        exchanged=collectives(compiled.as_text() or "", devices),
+        exchanged=_exchanged(compiled, devices),
         seconds=round(seconds, 1),
     )
+
+
+def _exchanged(compiled: jax.stages.Compiled, devices: int) -> tuple[Collectives, ...] | None:
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return collectives(text or "", devices)
 
 
 def _too_large(error: jax.errors.JaxRuntimeError, seconds: float) -> Compiled:
@@ -162,7 +171,8 @@ def _too_large(error: jax.errors.JaxRuntimeError, seconds: float) -> Compiled:
 def _read(path: Path) -> Compiled | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        exchanged = tuple(Collectives(**kind) for kind in fields.pop("exchanged"))
+        kinds = fields.pop("exchanged")
+        exchanged = None if kinds is None else tuple(Collectives(**kind) for kind in kinds)
         return Compiled(**fields, exchanged=exchanged)
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -67,6 +67,7 @@ class PlannedStep:
         name: a row of `PHASES`, or "evaluation".
         title: what it does.
         rows: images (windows, if it evaluates) on one chip.
+        chips: that do this at the same time.
         compiled: the compiler's report.
         resident: bytes of the run's state that lie on the chip besides its arguments.
         parts: FLOPs by formula of one row, by what they are for.
@@ -77,6 +78,7 @@ class PlannedStep:
     name: str
     title: str
     rows: float
+    chips: int
     compiled: Compiled
     resident: int
     parts: Parts
@@ -141,7 +143,7 @@ class Plan:
     def images_per_second(self, step: PlannedStep) -> float | None:
         """Of all chips together at the roofline; windows, if it evaluates."""
         seconds = None if step.roofline is None else step.roofline.seconds
-        return None if seconds is None else step.rows * self.devices / seconds
+        return None if seconds is None else step.rows * step.chips / seconds
 
     @property
     def days(self) -> float | None:
@@ -200,7 +202,8 @@ def make_plan(
         compiled = compile_step(f"{name} at {size // mesh.size} a chip", traced, devices)
         title = "head alone" if phase == 0 else "head and backbone"
         needs = training_flops(task.objective, size, phase == 1)
-        return _planned(name, title, size / mesh.size, compiled, 0, needs, executed, chip)
+        rows = size / mesh.size
+        return _planned(name, title, rows, mesh.size, compiled, 0, needs, executed, chip)
 
     judged = evaluation(config, task, devices)  # first, as it may find mistakes
     steps = [train_step(name, batch) for name in samples]
@@ -208,9 +211,14 @@ def make_plan(
         report = compile_step("evaluation", judged.traced, judged.devices)
         executed = traced_flops(judged.traced.jaxpr, platform) / len(judged.devices)
         rows, resident = judged.rows / len(judged.devices), _optimizer_bytes(config, task)
+        processes = len({device.process_index for device in devices})
+        chips = min(len(judged.devices) * processes, len(devices))
+        title = judged.title
+        if chips < len(devices):
+            title += f"; on {chips} of the chips, as this slice takes no program for a host's own"
         steps.append(
             _planned(
-                "evaluation", judged.title, rows, report, resident, judged.parts, executed, chip
+                "evaluation", title, rows, chips, report, resident, judged.parts, executed, chip
             )
         )
     found = None
@@ -313,6 +321,7 @@ def _planned(
     name: str,
     title: str,
     rows: float,
+    chips: int,
     compiled: Compiled,
     resident: int,
     parts: Parts,
@@ -320,7 +329,7 @@ def _planned(
     chip: Chip,
 ) -> PlannedStep:
     times = None if compiled.problem else roofline(executed, compiled, chip)
-    return PlannedStep(name, title, rows, compiled, resident, parts, executed, times)
+    return PlannedStep(name, title, rows, chips, compiled, resident, parts, executed, times)
 
 
 def _optimizer_bytes(config: ConfigDict, task: Task) -> int:

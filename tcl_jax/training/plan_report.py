@@ -14,7 +14,8 @@ _LABEL, _COLUMN = 34, 16
 CAVEAT = (
     "The roofline is what the chips could do at best, with computing, memory and links all at\n"
     "their peaks at once: an upper bound of speed, not a promise. Reading and augmenting images,\n"
-    "evaluations and checkpoints come on top."
+    "evaluations and checkpoints come on top. MFU takes the plain method's FLOPs; it passes 100%\n"
+    "where the forms computed here need fewer."
 )
 
 
@@ -82,6 +83,7 @@ def _step_to_json(plan: Plan, step: PlannedStep) -> dict[str, Any]:
         "name": step.name,
         "title": step.title,
         "rows_per_chip": step.rows,
+        "chips": step.chips,
         "fits": step.fits(plan.chip),
         "memory": {
             "arguments": report.arguments,
@@ -101,7 +103,7 @@ def _step_to_json(plan: Plan, step: PlannedStep) -> dict[str, Any]:
             "method_per_row": step.parts,
         },
         "bytes_accessed": report.bytes_accessed,
-        "collectives": [vars(kind) for kind in report.exchanged],
+        "collectives": None if report.exchanged is None else list(map(vars, report.exchanged)),
         "roofline_seconds": None if times is None else vars(times),
         "bound": None if times is None else times.bound,
         "rows_per_second": plan.images_per_second(step),
@@ -179,12 +181,19 @@ def _work(plan: Plan) -> list[str]:
 
 
 def _exchanged(plan: Plan) -> list[str]:
-    kinds = dict.fromkeys(kind.kind for step in plan.steps for kind in step.compiled.exchanged)
+    told = [step.compiled.exchanged for step in plan.steps]
+    kinds = dict.fromkeys(kind.kind for exchanged in told for kind in exchanged or ())
     lines = []
+    if None in told:
+        lines.append("  unknown where it says so: the compiler cannot print its program")
+        kinds = kinds or {"in all": None}
     for kind in kinds:
         cells = []
-        for step in plan.steps:
-            mine = [found for found in step.compiled.exchanged if found.kind == kind]
+        for exchanged in told:
+            if exchanged is None:
+                cells.append(UNKNOWN)
+                continue
+            mine = [found for found in exchanged if found.kind == kind]
             cells.append(f"{mine[0].bytes / 1e6:,.1f} ({mine[0].count})" if mine else "-")
         lines.append(_row(kind, cells, indent=2))
     return lines or ["  nothing"]

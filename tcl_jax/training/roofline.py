@@ -47,7 +47,8 @@ def roofline(executed: float, compiled: Compiled, chip: Chip) -> Roofline:
         chip: peak rates.
     """
     loops = max(executed / compiled.flops, 1.0) if compiled.flops else 1.0
-    sent = sum(kind.sent for kind in compiled.exchanged)
+    kinds = compiled.exchanged
+    sent = None if kinds is None else sum(kind.sent for kind in kinds)
     return Roofline(
         compute=_over(executed, chip.flops),
         memory=_over(compiled.bytes_accessed * loops, chip.bandwidth),
@@ -55,5 +56,5 @@ def roofline(executed: float, compiled: Compiled, chip: Chip) -> Roofline:
     )
 
 
-def _over(amount: float, rate: float | None) -> float | None:
-    return None if rate is None else amount / rate
+def _over(amount: float | None, rate: float | None) -> float | None:
+    return None if amount is None or rate is None else amount / rate

@@ -151,7 +151,7 @@ def test_command_needs_no_tensorflow(shards, tmp_path):
         "import sys; from tcl_jax.data.tfds_builder import run; run(sys.argv[1:]);"
         "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules"
     )
-    arguments = [f"--shards={shards}", "--name=cc", f"--data-dir={tmp_path}"]
+    arguments = [f"--shards={shards}", "--name=cc", f"--data_dir={tmp_path}"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
     )

@@ -44,7 +44,7 @@ class Site:
     def open(self, viewport: dict[str, int] = DESKTOP, **options: Any) -> Any:
         """A user's own page."""
         page = self.browser.new_context(viewport=viewport, **options).new_page()
-        page.set_default_timeout(8_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.address)

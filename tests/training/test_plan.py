@@ -96,7 +96,7 @@ def test_the_slowest_part_bounds_a_step() -> None:
 def step(name: str, **fields: Any) -> PlannedStep:
     compiled = report(**fields)
     times = None if compiled.problem else roofline(1e12, compiled, CHIP)
-    return PlannedStep(name, "head alone", 64, compiled, 2**29, {"a": 1e10}, 1e12, times)
+    return PlannedStep(name, "head alone", 64, 16, compiled, 2**29, {"a": 1e10}, 1e12, times)
 
 
 def plan(*steps: PlannedStep, **fields: Any) -> Plan:
@@ -121,6 +121,18 @@ def test_days_are_those_of_both_phases() -> None:
     assert two.steps[0].mfu(CHIP) == pytest.approx(64 * 1e10 / 10e-3 / 100e12)
     assert two.fits is True and two.steps[0].peak == 8 * 2**30
     assert dataclasses.replace(two, chip=Chip()).fits is None
+
+
+def test_what_the_compiler_cannot_print_is_unknown_and_not_nothing() -> None:
+    silent = plan(step("phase 1", exchanged=None))
+    times = silent.steps[0].roofline
+    assert times is not None and times.interconnect is None and times.compute == 10e-3
+    told = page(silent)
+    assert "in all" in told and "unknown" in told and "cannot print" in told
+    assert to_json(silent)["steps"][0]["collectives"] is None
+    mixed = page(plan(step("phase 1", exchanged=None), step("phase 2")))
+    (line,) = [line for line in mixed.splitlines() if "all-reduce" in line]
+    assert line.split()[1:] == ["unknown", "400.0", "(3)"]
 
 
 def test_a_page_a_table_and_json_say_what_does_not_fit() -> None:

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs a command and passes SIGTERM and SIGINT on to it. If one came, it ends with code 143 even where
+# the command saved and ended with 0, so that Kubernetes does not take what is to go on for done.
+# usage: bash launch/until_done.sh COMMAND [arguments]
+set -euo pipefail
+case "${1:-}" in '' | -h | --help)
+    sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
+    exit
+    ;;
+esac
+told='' child=''
+trap '[ -n "$told" ] || [ -z "$child" ] || kill -TERM "$child"; told=143' TERM INT
+"$@" &
+child=$!
+[ -z "$told" ] || kill -TERM "$child"
+code=0
+wait "$child" || code=$?
+while kill -0 "$child" 2>/dev/null; do # a trap ends `wait`
+    code=0
+    wait "$child" || code=$?
+done
+[ "$code" != 0 ] || code="${told:-0}"
+exit "$code"

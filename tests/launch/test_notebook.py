@@ -1,0 +1,152 @@
+"""launch/colab_tpu.ipynb runs from top to bottom, and is kept in git without results."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+ROOT = Path(__file__).parent.parent.parent
+NOTEBOOK = ROOT / "launch/colab_tpu.ipynb"
+
+
+def read() -> NotebookNode:
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def cell(name: str) -> NotebookNode:
+    return next(cell for cell in read().cells if cell.id == name)
+
+
+def with_parameters(values: dict[str, Any]) -> NotebookNode:
+    """The notebook with a cell after that of its parameters, which changes some of them."""
+    notebook = read()
+    place = next(
+        i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])
+    )
+    known = notebook.cells[place].source
+    assert all(re.search(rf"\b{name}\b.* = ", known) for name in values)
+    lines = [f"{name} = {value!r}" for name, value in values.items()]
+    notebook.cells.insert(place + 1, new_code_cell("\n".join(lines), id="injected"))
+    return notebook
+
+
+def outputs(notebook: NotebookNode, name: str, kind: str) -> list[Any]:
+    """Data of a MIME type that a cell displayed."""
+    shown = next(c for c in notebook.cells if c.id == name).outputs
+    return [output.data[kind] for output in shown if kind in output.get("data", {})]
+
+
+def text(notebook: NotebookNode, name: str) -> str:
+    shown = next(c for c in notebook.cells if c.id == name).outputs
+    return "".join(output.text for output in shown if output.output_type == "stream")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[NotebookNode, Path]:
+    """The notebook after it ran without a network, and the folder of what it made."""
+    folder = tmp_path_factory.mktemp("notebook")
+    work = folder / "work"
+    notebook = with_parameters({"INSTALL": False, "QUICK": True, "WORK": str(work)})
+    settings = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(folder / "hub"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources)
+    client.execute(env={**os.environ, **settings})
+    return notebook, work
+
+
+@pytest.mark.slow
+def test_it_runs_from_top_to_bottom(run: tuple[NotebookNode, Path]) -> None:
+    notebook, work = run
+    assert "[CpuDevice(id=0)]" in text(notebook, "install")
+    # The published weights cannot be had here.
+    converted = text(notebook, "convert")
+    assert "could not be downloaded" in converted and "builtin:shapes_clip" in converted
+    assert (work / "model/config.json").is_file()
+    for name in ("segment", "train", "segmenter"):
+        (picture,) = outputs(notebook, name, "image/png")
+        assert base64.b64decode(picture).startswith(b"\x89PNG"), name
+    assert (work / "masks/photo_overlay.png").is_file()
+    assert (work / "shapes/results.json").is_file()
+    (table,) = outputs(notebook, "evaluate", "text/markdown")
+    assert "TCL" in table
+    assert {path.name for path in (work / "results").iterdir()} >= {"tcl", "maskclip"}
+    assert (work / "shapes.stablehlo").is_file() and (work / "shapes.stablehlo.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_exported_program_gives_the_segmenters_masks(run: tuple[NotebookNode, Path]) -> None:
+    notebook, _ = run
+    assert "masks (1, 64, 64, 3), float32" in text(notebook, "run-export")
+    assert float(text(notebook, "segmenter").split()[-1]) < 1e-4
+
+
+def test_it_is_kept_without_results() -> None:
+    notebook = read()
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) <= {"accelerator", "colab", "kernelspec"}
+    for one in notebook.cells:
+        assert set(one.metadata) <= {"tags"}, f"metadata of {one.id}"
+        if one.cell_type == "code":
+            assert not one.outputs and one.execution_count is None, (
+                f"cell {one.id} has results: strip them with "
+                f"`jupyter nbconvert --clear-output --inplace {NOTEBOOK.relative_to(ROOT)}`"
+            )
+
+
+def test_what_it_names_is_there() -> None:
+    code = "\n".join(cell.source for cell in read().cells if cell.cell_type == "code")
+    files = re.findall(r"\b(?:configs|launch|tests)/[\w./]+", code)
+    assert files and all((ROOT / name).exists() for name in files)
+    doors = re.findall(r'run\(\s*f?"(\w+)', code)
+    assert {"convert", "segment", "main", "evaluate", "export"} <= set(doors)
+    assert all(importlib.util.find_spec(f"tcl_jax.{door}") for door in doors)
+
+
+def install(folder: Path, repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the cell that finds or clones the code."""
+    monkeypatch.chdir(folder)
+    values = {"REPOSITORY": repository, "INSTALL": False, "WORK": "work"}
+    exec(compile(cell("install").source, "install", "exec"), values)
+
+
+def test_without_code_and_address_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match="REPOSITORY is empty: set it to the address"):
+        install(tmp_path, "", monkeypatch)
+
+
+def test_code_is_cloned_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, here = tmp_path / "origin", tmp_path / "here"
+    here.mkdir()
+    origin.mkdir()
+    (origin / "setup.py").write_text('setup(name="tcl_jax")')
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["init"], ["add", "setup.py"], [*identity, "commit", "-m", "First"]):
+        subprocess.run(["git", *arguments], cwd=origin, check=True, capture_output=True)
+    install(here, origin.as_uri(), monkeypatch)
+    assert Path.cwd() == here / "tcl_jax" and Path("work").is_dir()
+    # Again, from within: nothing is cloned into the clone.
+    (here / "tcl_jax/deep").mkdir()
+    install(here / "tcl_jax/deep", "", monkeypatch)
+    assert Path.cwd() == here / "tcl_jax"

@@ -1,0 +1,271 @@
+"""launch/tpu_vm.sh with a stand-in for gcloud whose hosts are folders of this machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+MAIN = """#!/usr/bin/env bash
+host="$(basename ~)"
+echo "$*" >> "$FAKE/started.$host"
+plan="$(head -1 "$FAKE/main.$host")"
+sed -i 1d "$FAKE/main.$host"
+echo "this is main on $host"
+[ "$plan" = wait ] || exit "$plan"
+trap 'echo saved; exit 0' TERM
+for i in $(seq 1500); do sleep 0.02; done
+"""
+FLAGS = ("--", "--config=configs/tcl.py", "--workdir=bucket/my runs")
+
+
+class Cloud:
+    """What the stand-in is told, and what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "cloud"
+        (folder / "bin").mkdir()
+        self.folder.mkdir()
+        (folder / "bin" / "gcloud").symlink_to(ROOT / "tests" / "launch" / "fake_gcloud.sh")
+        self.file("main", MAIN).chmod(0o755)
+        self.file("calls", "")
+        self.environment = {
+            **os.environ,
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "FAKE": str(self.folder),
+            "CHECKOUT": str(ROOT),
+        }
+
+    def file(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def plan(self, lives: list[str], host0: list[str], host1: list[str]) -> None:
+        for name, lines in (("lives", lives), ("main.host0", host0), ("main.host1", host1)):
+            self.file(name, "".join(f"{line}\n" for line in lines))
+
+    def run(self, command: str, *arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["bash", "launch/tpu_vm.sh", command, "--name=tcl", "--poll=0", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        return done.returncode, done.stdout
+
+    def calls(self) -> list[list[str]]:
+        lines = (self.folder / "calls").read_text().splitlines()
+        return [call for call in map(shlex.split, lines) if call[0] != "config"]
+
+    def verbs(self) -> list[str]:
+        """What was asked for besides how things are."""
+        verbs = [call[3] for call in self.calls()]
+        commands = [call[6] if call[3] == "ssh" else "" for call in self.calls()]
+        told = [
+            verb if not command else command.split("tpu_host.sh ")[-1].split()[0]
+            for verb, command in zip(verbs, commands, strict=True)
+        ]
+        return [verb for verb in told if verb not in ("describe", "status")]
+
+    def started(self, host: str) -> list[str]:
+        return (self.folder / f"started.{host}").read_text().splitlines()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    cloud = Cloud(tmp_path)
+    yield cloud
+    cloud.run("delete")
+
+
+def eventually(cloud: Cloud, wanted: str) -> str:
+    deadline = time.monotonic() + 20
+    while (output := cloud.run("status")[1]).count(wanted) < 2:
+        assert time.monotonic() < deadline, output
+        time.sleep(0.05)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name=tcl"], "no command; one of run, create"),
+        (["fly", "--name=tcl"], "fly is no command"),
+        (["create"], "--name=NAME is needed"),
+        (["create", "--name=My_TPU"], "not 'My_TPU'"),
+        (["create", "--name=tcl", "--typo=3"], "--typo=3 is no option of this script"),
+        (["create", "train", "--name=tcl"], "two commands, create and train"),
+        (["run", "--name=tcl", "--poll=soon"], "--poll and --restarts are numbers"),
+        (["run", "--name=tcl"], "the flags of main are missing"),
+        (["train", "--name=tcl", "--", "--config=c", "--workdir=gs://b/w"], "cannot be gs://"),
+    ],
+)
+def test_mistakes_are_explained(arguments: list[str], message: str) -> None:
+    command = ["bash", "launch/tpu_vm.sh", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("unset", ["project", "zone"])
+def test_project_and_zone_are_needed(cloud: Cloud, unset: str) -> None:
+    cloud.environment[f"FAKE_{unset.upper()}"] = ""
+    code, output = cloud.run("create")
+    assert code == 2 and f"no {unset}: give --{unset}=" in output
+    assert cloud.calls() == []
+
+
+def test_gcloud_is_needed(cloud: Cloud, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "dirname", "git"):
+        (tools / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
+    cloud.environment["PATH"] = str(tools)
+    code, output = cloud.run("create")
+    assert code == 2 and "gcloud is not on PATH" in output
+
+
+def test_dry_run_prints_the_commands_and_runs_none(cloud: Cloud) -> None:
+    options = ["--dry-run", "--zone=z", "--project=p", "--spot", "--queued", "--bucket=runs"]
+    code, output = cloud.run("run", *options, *FLAGS)
+    assert code == 0 and cloud.calls() == []
+    commands = [shlex.split(line) for line in output.splitlines() if "left out" not in line]
+    assert [command[:5] for command in commands if command[0] == "gcloud"] == [
+        ["gcloud", "compute", "tpus", "queued-resources", "create"],
+        ["gcloud", "compute", "tpus", "tpu-vm", "scp"],
+        ["gcloud", "compute", "tpus", "tpu-vm", "ssh"],
+        ["gcloud", "compute", "tpus", "tpu-vm", "ssh"],
+    ]
+    assert {"--node-id=tcl", "--spot", "--zone=z", "--project=p"} < set(commands[0])
+    assert commands[1][:2] == ["git", "archive"]
+    installed, started = (command[7].removeprefix("--command=") for command in commands[3:])
+    assert installed.endswith("tpu_host.sh install runs")
+    assert shlex.split(started)[2:] == ["start", *FLAGS[1:]]
+
+
+def test_dry_run_that_cannot_be_told_ends_and_asks_nothing(cloud: Cloud, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "launch", tmp_path / "no clone/launch")
+    script = str(tmp_path / "no clone/launch/tpu_vm.sh")
+    options = ["run", "--name=tcl", "--dry-run", "--zone=z", "--project=p", *FLAGS]
+    environment = {**cloud.environment, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", script, *options], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 1 and "not all commands could be told" in done.stderr
+    assert cloud.calls() == []
+
+
+def test_preempted_it_is_made_again_and_goes_on(cloud: Cloud) -> None:
+    cloud.plan(["CREATING READY READY PREEMPTED", "READY"], ["wait", "0"], ["wait", "0"])
+    code, output = cloud.run("run", "--delete-after", *FLAGS)
+    assert code == 0, output
+    assert "tcl is gone; making it again" in output and "the training has ended" in output
+    once = ["create", "scp", "install", "start"]
+    assert cloud.verbs() == [*once, "delete", *once, "delete"]
+    for host in ("host0", "host1"):
+        assert (
+            cloud.started(host)
+            == ["-m tcl_jax.main --config=configs/tcl.py --workdir=bucket/my runs"] * 2
+        )
+    created = [call for call in cloud.calls() if call[3] == "create"]
+    assert created[0] == created[1]
+    assert {"--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite"} < set(created[0])
+    assert {"--zone=zone", "--project=project"} < set(created[0]) and "--spot" not in created[0]
+
+
+def test_queued_resource_is_waited_for_and_asked_for_again(cloud: Cloud) -> None:
+    lives = ["WAITING_FOR_RESOURCES PROVISIONING ACTIVE ACTIVE SUSPENDED", "ACTIVE"]
+    cloud.plan(lives, ["wait", "0"], ["wait", "0"])
+    code, output = cloud.run("run", "--queued", "--spot", *FLAGS)
+    assert code == 0 and output.count("is not ready yet") == 2, output
+    once = ["create", "scp", "install", "start"]
+    assert cloud.verbs() == [*once, "delete", *once]
+    changes = [call for call in cloud.calls() if call[3] in ("create", "delete")]
+    assert {call[2] for call in changes} == {"queued-resources"}
+    assert "--force" in changes[1]
+
+
+def test_one_that_is_there_is_kept(cloud: Cloud) -> None:
+    cloud.plan(["READY"], [], [])
+    assert cloud.run("create")[0] == 0 and cloud.verbs() == ["create"]
+    code, output = cloud.run("create")
+    assert code == 0 and "tcl is ready" in output and cloud.verbs() == ["create"]
+    assert cloud.run("delete")[0] == 0 and cloud.verbs() == ["create", "delete"]
+
+
+def test_capacity_is_asked_for_again_only_while_running(cloud: Cloud) -> None:
+    cloud.plan(["READY"], ["0"], ["0"])
+    cloud.file("refusals", "no\n")
+    code, output = cloud.run("create")
+    assert code == 1 and "no more capacity" in output and "tcl could not be made" in output
+    cloud.file("refusals", "no\nno\n")
+    assert cloud.run("run", *FLAGS)[0] == 0
+    cloud.run("delete")
+    cloud.file("refusals", "no\nno\n")
+    assert cloud.run("run", "--restarts=1", *FLAGS)[0] == 1
+
+
+def test_what_gcloud_cannot_say_is_no_absence(cloud: Cloud) -> None:
+    cloud.file("denied", "")
+    code, output = cloud.run("create")
+    assert code == 1 and "PERMISSION_DENIED: you may not" in output
+    assert cloud.verbs() == []
+
+
+def test_failure_on_one_host_starts_all_again(cloud: Cloud) -> None:
+    cloud.plan(["READY"], ["wait", "0"], ["1", "0"])
+    code, output = cloud.run("run", *FLAGS)
+    assert code == 0 and "main failed on a host (code 1)" in output, output
+    assert cloud.verbs() == ["create", *["scp", "install", "start"] * 2]
+    assert len(cloud.started("host0")) == len(cloud.started("host1")) == 2
+    log = (cloud.folder / "host0" / "tcl_jax_main.log").read_text().splitlines()
+    assert log == ["this is main on host0", "saved", "this is main on host0"]
+
+
+def test_failures_are_not_repeated_for_ever(cloud: Cloud) -> None:
+    cloud.plan(["READY"], ["1"] * 9, ["1"] * 9)
+    code, output = cloud.run("run", "--restarts=1", *FLAGS)
+    assert code == 1 and "main failed 2 times" in output
+    assert len(cloud.started("host0")) == 2
+
+
+def test_bad_input_is_not_repeated(cloud: Cloud) -> None:
+    cloud.plan(["READY"], ["2"] * 9, ["2"] * 9)
+    code, output = cloud.run("run", *FLAGS)
+    assert code == 2 and "main refused its input" in output
+    assert len(cloud.started("host0")) == 1
+
+
+def test_step_by_step(cloud: Cloud) -> None:
+    """main goes on when the command that started it has ended, and stop lets it save."""
+    cloud.plan(["READY"], ["wait"], ["wait"])
+    for command in ("create", "install"):
+        assert cloud.run(command)[0] == 0
+    assert cloud.run("train", *FLAGS)[0] == 0
+    assert eventually(cloud, "main is running").startswith("READY\n")
+    assert cloud.run("stop")[0] == 0
+    eventually(cloud, "main ended with code 0")
+    for host in ("host0", "host1"):
+        assert "saved" in (cloud.folder / host / "tcl_jax_main.log").read_text()
+
+
+def test_a_host_that_goes_down_does_not_count_as_done(cloud: Cloud) -> None:
+    cloud.plan(["READY"], ["wait"], ["wait"])
+    for command in ("create", "install"):
+        assert cloud.run(command)[0] == 0
+    assert cloud.run("train", *FLAGS)[0] == 0
+    eventually(cloud, "main is running")
+    for host in ("host0", "host1"):
+        for process in (cloud.folder / host / "tcl_jax_main.pid").read_text().split():
+            os.kill(int(process), 15)
+    eventually(cloud, "main ended with code 143")

@@ -1,0 +1,47 @@
+"""Which devices a program is for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import pytest
+
+from tcl_jax.parallel.mesh import data_mesh, local_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+    """As much of a device as a mesh looks at."""
+
+    id: int
+    process_index: int
+    device_kind: str
+    platform: str = "tpu"
+
+
+def slice_of(kind: str, devices: int, per_process: int) -> list[FakeDevice]:
+    return [FakeDevice(i, i // per_process, kind) for i in range(devices)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "per_process", "chosen"),
+    [
+        ("TPU v5 lite", 256, 4, 1),  # the compiler refuses 4 of 256
+        ("TPU v5e", 32, 8, 1),
+        ("TPU v5 lite", 16, 4, 4),
+        ("TPU v5 lite", 32, 32, 32),  # one process has them all
+        ("TPU v6 lite", 256, 4, 4),
+        ("NVIDIA H100 80GB HBM3", 64, 8, 8),
+    ],
+)
+def test_a_process_takes_its_own_devices_if_their_compiler_lets_it(
+    kind: str, devices: int, per_process: int, chosen: int
+) -> None:
+    everywhere = slice_of(kind, devices, per_process)
+    mesh = local_mesh(everywhere)  # type: ignore[arg-type]
+    assert list(mesh.devices.flat) == everywhere[:chosen]
+
+
+def test_here_they_are_all_devices() -> None:
+    assert local_mesh() == data_mesh(jax.local_devices())
