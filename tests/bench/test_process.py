@@ -60,8 +60,14 @@ def test_what_cannot_be_started_is_refused(tmp_path: Path) -> None:
         OriginalProcess(path, str(tmp_path / "none"), "cpu")
 
 
-def test_a_python_without_pytorch_is_told_so(tmp_path: Path) -> None:
+def test_a_python_without_pytorch_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, _ = make_checkout(tmp_path)
+    hidden = tmp_path / "hidden"  # this Python may have it
+    hidden.mkdir()
+    (hidden / "torch.py").write_text("raise ModuleNotFoundError('No torch', name='torch')")
+    monkeypatch.setenv("PYTHONPATH", str(hidden))
     with (
         OriginalProcess(path, sys.executable, "cpu") as original,
         pytest.raises(OriginalFailed, match="package torch cannot be imported by .*pip install"),
