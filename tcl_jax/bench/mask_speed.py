@@ -147,12 +147,16 @@ def time_mask_parts(
     def refine(images: jax.Array, masks: jax.Array) -> Any:
         return pamr(resize(images, fine, align_corners=True), masks)
 
-    ground = partial(network.apply, grid=(rows, columns), method=TCL.embed_tap)
     # As `inference.masks` computes.
     exact = jnp.dtype(dtype) == jnp.float32
     with jax.default_matmul_precision("highest" if exact else "default"):
         tap, _ = timed("image tower", tower, params, placed)
-        pixels = timed("grounder with decoder", ground, {"params": params}, tap)
+        pixels = timed(
+            "grounder with decoder",
+            lambda v, x: network.bind(v).grounder(x, (rows, columns)),
+            {"params": params},
+            tap,
+        )
         masks = timed("similarity", similarity, params, pixels, placed_texts)
         timed("PAMR", refine, placed, masks)
         timed("upsampling", lambda masks: resize(masks, full), masks)

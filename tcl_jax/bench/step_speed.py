@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from tcl_jax.bench.timing import PartTimer, Program, Timing, compile_timed, time_calls
 from tcl_jax.models.clip import CLIPConfig, encode_image, encode_text
-from tcl_jax.models.tcl import TCL
 from tcl_jax.models.vision import patch_grid
 from tcl_jax.ops.grounding import pair_statistics
 from tcl_jax.ops.images import normalize
@@ -194,9 +193,10 @@ def time_parts(
     patches = jnp.zeros((images.shape[0], *grid, model.config.vision_width), model.dtype)
     tap = timed("image tower", lambda p, x: encode_image(clip, p, x).tap, frozen, images)
     texts = timed("text tower", partial(encode_text, clip), frozen, rows["tokens"])
-    ground = partial(model.apply, grid=grid, method=TCL.embed_tap)
-    pixels = timed("grounder, decoder in it", ground, variables, tap)
-    timed("decoder", partial(model.apply, method=_decode), variables, patches)
+    pixels = timed(
+        "grounder, decoder in it", lambda v, x: model.bind(v).grounder(x, grid), variables, tap
+    )
+    timed("decoder", lambda v, x: model.bind(v).grounder.decoder(x), variables, patches)
     timed("masks of all pairs", pairs, params, pixels, texts)
     timed("masked image", lambda p, x: encode_image(clip, p, x).embedding, frozen, images)
     timed("loss, all of it", loss, params, frozen, rows)
@@ -206,7 +206,3 @@ def time_parts(
     state = create_state(params, objective, adamw).opt_state
     timed("optimiser", partial(apply_updates, adamw), groups, groups, state, jnp.float32(1e-4))
     return timed.seconds
-
-
-def _decode(model: TCL, patches: jax.Array) -> jax.Array:
-    return model.grounder.decoder(patches)

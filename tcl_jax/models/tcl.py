@@ -100,13 +100,7 @@ class TCL(nn.Module):
         """The part of `__call__` that needs no text: features of CLIP and pixel embeddings."""
         vision = self.clip.encode_image(image)
         grid = patch_grid(image.shape, self.config.patch_size)
-        return vision, self.embed_tap(vision.tap, grid)
-
-    def embed_tap(
-        self, tap: Float[Array, "b l v"], grid: tuple[int, int]
-    ) -> Float[Array, "b h w d"]:
-        """Pixel embeddings from what CLIP's tap layer gives for a grid of patches."""
-        return self.grounder(tap, grid)
+        return vision, self.grounder(vision.tap, grid)
 
     def initialize(self, image: Float[Array, "b H W 3"], tokens: Int[Array, "n l"]) -> Grounding:
         # Touches every parameter, the text tower's too; for `init` alone.
