@@ -88,10 +88,7 @@ class TextEmbedder:
         longest = int(tokens.argmax(axis=-1).max()) + 1  # the end of a text has the largest id
         tokens = tokens[..., : -(-longest // _TOKENS) * _TOKENS]
         tokens = np.pad(tokens, ((0, -len(tokens) % size), (0, 0), (0, 0)))
-        if jax.process_count() > 1:  # parameters may be spread over processes
-            params = put_locally(params, data_mesh(jax.local_devices()[:1]))
-        else:
-            params = jax.device_put(params)
+        params = put_locally(params, data_mesh(jax.local_devices()[:1]))
         starts = range(0, len(tokens), size)
         embedded = [
             np.asarray(_compiled(self._model, params, tokens[start : start + size]))

@@ -36,15 +36,11 @@ def local_mesh(devices: list[jax.Device] | None = None) -> Mesh:
         Over all devices of that process, but for v5e slices of more than 16 chips over one: their
         compiler takes programs for a single chip or for the whole slice and for nothing between.
     """
-    if devices is None:
-        everywhere, mine = jax.devices(), jax.local_devices()
-    else:
-        everywhere = devices
-        mine = [d for d in devices if d.process_index == devices[0].process_index]
-    limited = _LIMITED_ROUTING.fullmatch(mine[0].device_kind) is not None
-    if limited and len(everywhere) > 16 and len(mine) < len(everywhere):
-        mine = mine[:1]
-    return data_mesh(mine)
+    everywhere = jax.devices() if devices is None else devices
+    process = (jax.local_devices() if devices is None else devices)[0].process_index
+    mine = [device for device in everywhere if device.process_index == process]
+    limited = _LIMITED_ROUTING.fullmatch(mine[0].device_kind) and len(everywhere) > 16
+    return data_mesh(mine[:1] if limited and len(mine) < len(everywhere) else mine)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -137,10 +133,10 @@ def put_locally(tree: Any, mesh: Mesh) -> Any:
     Arrays that lie whole on every device of several processes are not copied.
     """
     sharding = replicated(mesh)
+    mine = sharding.device_set
 
     def put(x: Any) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            mine = sharding.device_set
             shards = [shard.data for shard in x.addressable_shards if shard.device in mine]
             return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
         return jax.device_put(x, sharding)
