@@ -94,8 +94,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
             if not file.read(1):
                 raise ImageDecodeError("the file is empty")
             file.seek(0)
-            with _open(file, FILE_FORMATS) as image:
-                _check_size(image, max_pixels)
+            with _open(file, FILE_FORMATS, max_pixels) as image:
                 return _upright(image)
     except ImageDecodeError as error:
         raise ImageDecodeError(f"{path}: {error}") from error.__cause__
@@ -122,7 +121,7 @@ def as_rgb(image: ImageLike) -> Rgb:
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        _check_size(image)
+        _check_size(image, MAX_PIXELS)
         return _upright(image)
     if isinstance(image, np.ndarray | SupportsArray):
         return _array_as_rgb(np.asarray(image))
@@ -211,7 +210,9 @@ def exif_turn(image: Image.Image) -> Turn:
         return Turn()
 
 
-def _open(file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...]) -> Image.Image:
+def _open(
+    file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...], max_pixels: int | None = None
+) -> Image.Image:
     try:
         with _WARNINGS_LOCK, warnings.catch_warnings():
             # Pillow warns of less than it is allowed here.
@@ -230,12 +231,11 @@ def _open(file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...]) -> Ima
             f"{size} bytes beginning {file.read(8)!r} are not a readable "
             f"{', '.join(names[:-1])} or {names[-1]} image."
         ) from error
-    _check_size(image)
+    _check_size(image, MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS))
     return image
 
 
-def _check_size(image: Image.Image, max_pixels: int | None = None) -> None:
-    limit = MAX_PIXELS if max_pixels is None else max_pixels
+def _check_size(image: Image.Image, limit: int) -> None:
     if image.width * image.height > limit:
         raise ImageDecodeError(
             f"the image is too large: {image.width} x {image.height} pixels, and the limit is "

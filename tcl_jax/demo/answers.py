@@ -152,7 +152,9 @@ class Answers:
         Raises:
             InputError: if it is no image, or larger than the limits.
         """
-        digest = self._check_file(path)
+        return self._picture(path, self._check_file(path))
+
+    def _picture(self, path: str | os.PathLike[str], digest: str) -> UInt8[np.ndarray, "H W 3"]:
         if (picture := self._pictures.get(digest)) is None:
             picture = for_screen(self._read(path))
             self._pictures.put(digest, picture, picture.nbytes)
@@ -230,7 +232,7 @@ class Answers:
         Raises:
             InputError: if the photo or a word cannot be used.
         """
-        picture = self.picture(question.photo)
+        picture = self._picture(question.photo, question.digest)
         scores = {method: self._scores(question, method) for method in question.methods}
         return Answer(question, picture, scores)
 

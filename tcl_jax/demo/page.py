@@ -11,7 +11,7 @@ import html
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +230,11 @@ def _ask(answers: Answers) -> Callable[..., _Update]:
         try:
             question = answers.question(path, words, pamr=pamr, baseline=baseline)
             answer = answers.answer(question)
-            shown = _content(answer, {answers.method: threshold, BASELINE: beside})
+            thresholds = {answers.method: threshold, BASELINE: beside}
+            state = {"thresholds": thresholds, "opacity": opacity, "background": background}
+            shown = _content(answer, state)
         except Exception as error:
             return gr.skip(), gr.skip(), _explain(error), gr.skip()
-        shown["state"] |= {"opacity": opacity, "background": background}
         return shown, question, "", gr.update(interactive=True)
 
     return ask
@@ -250,8 +251,8 @@ def _again(ask: Callable[..., _Update]) -> Callable[..., _Update]:
     return again
 
 
-def _content(answer: Answer, thresholds: Mapping[str, int | float]) -> dict[str, Any]:
-    """What stage.js draws."""
+def _content(answer: Answer, state: dict[str, Any]) -> dict[str, Any]:
+    """What stage.js draws, and how."""
     content = photo_content(answer.picture)
     shape = answer.picture.shape[0], answer.picture.shape[1]
     names = answer.question.words
@@ -263,7 +264,7 @@ def _content(answer: Answer, thresholds: Mapping[str, int | float]) -> dict[str,
             {"method": method, "title": TITLES.get(method, method), "masks": mask_content(s, shape)}
             for method, s in answer.scores.items()
         ],
-        "state": {"thresholds": thresholds},
+        "state": state,
     }
 
 

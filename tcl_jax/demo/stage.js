@@ -14,6 +14,10 @@ const make = (tag, className, parent) => {
   return node;
 };
 
+const inside = (place, size) => Math.min(Math.max(place, 0), size - 1);
+
+const allNames = () => [...content.names, "background"];
+
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 async function inflate(text) {
@@ -80,7 +84,7 @@ function build(panel, masks, photo) {
   built.reading.setAttribute("role", "status");
   canvas.tabIndex = 0;
   const legend = make("ul", "legend", figure);
-  built.chips = [...content.names, "background"].map((name, i) => chip(legend, name, i));
+  built.chips = allNames().map((name, i) => chip(legend, name, i));
   listen(built);
   return built;
 }
@@ -138,7 +142,7 @@ function paint(built) {
   built.tint.getContext("2d").putImageData(pixels, 0, 0);
   context.drawImage(built.photo, 0, 0, canvas.width, canvas.height);
   context.drawImage(built.tint, 0, 0);
-  const names = [...content.names, "background"];
+  const names = allNames();
   const shares = counts.map((count) => count / words.length);
   built.chips.forEach(({ item, button, share }, i) => {
     share.textContent = percent(shares[i]);
@@ -153,15 +157,16 @@ function paint(built) {
 
 function listen(built) {
   const { canvas } = built;
+  const move = (x, y) => {
+    built.point = [inside(x, canvas.width), inside(y, canvas.height)];
+    read(built);
+  };
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
-    const x = Math.floor(((event.clientX - box.left) / box.width) * canvas.width);
-    const y = Math.floor(((event.clientY - box.top) / box.height) * canvas.height);
-    built.point = [
-      Math.min(Math.max(x, 0), canvas.width - 1),
-      Math.min(Math.max(y, 0), canvas.height - 1),
-    ];
-    read(built);
+    move(
+      Math.floor(((event.clientX - box.left) / box.width) * canvas.width),
+      Math.floor(((event.clientY - box.top) / box.height) * canvas.height),
+    );
   };
   const leave = () => {
     built.point = null;
@@ -179,11 +184,7 @@ function listen(built) {
     const step = Math.max(Math.round(Math.max(canvas.width, canvas.height) / 50), 1);
     const [x, y] = built.point ?? [canvas.width >> 1, canvas.height >> 1];
     const [dx, dy] = moves[event.key];
-    built.point = [
-      Math.min(Math.max(x + step * dx, 0), canvas.width - 1),
-      Math.min(Math.max(y + step * dy, 0), canvas.height - 1),
-    ];
-    read(built);
+    move(x + step * dx, y + step * dy);
   });
 }
 

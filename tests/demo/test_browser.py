@@ -101,13 +101,18 @@ def shares(page: Any, panel: int = 0) -> dict[str, str]:
 
 
 def expected(
-    answers: Answers, photo: Path, words: str, threshold: float | None, method: str = "tcl"
+    answers: Answers,
+    photo: Path,
+    words: str,
+    threshold: float | None,
+    method: str = "tcl",
+    *,
+    pamr: bool = False,
 ) -> dict[str, str]:
     """The same, of the package."""
-    question = answers.question(photo, words, pamr=False, baseline=True)
+    question = answers.question(photo, words, pamr=pamr, baseline=True)
     result = answers.segmentation(question, method, threshold)
-    made = {name: f"{100 * share:.1f} %" for name, share in result.fractions.items()}
-    return made
+    return {name: f"{100 * share:.1f} %" for name, share in result.fractions.items()}
 
 
 def wait_for_shares(page: Any, wanted: dict[str, str], panel: int = 0) -> None:
@@ -295,10 +300,7 @@ def test_a_switch_of_the_masks_asks_again(site: Site, tmp_path: Path) -> None:
     wait_for_shares(page, expected(site.answers, photo, words, 0.3))
     runs = site.answers.model_runs
     page.check("#pamr input")
-    question = site.answers.question(photo, words, pamr=True, baseline=False)
-    result = site.answers.segmentation(question, "tcl", 0.3)
-    made = {name: f"{100 * share:.1f} %" for name, share in result.fractions.items()}
-    wait_for_shares(page, made)
+    wait_for_shares(page, expected(site.answers, photo, words, 0.3, pamr=True))
     assert site.answers.model_runs == runs + 1
     page.context.close()
 
