@@ -76,15 +76,13 @@ start() {
 # the machine goes down everything is told, this script too, and then the training is not done.
 attend() {
     local main code=0 going_down=''
+    # shellcheck source=launch/wait_for.sh
+    source launch/wait_for.sh
     trap 'going_down=143' TERM HUP
     PYTHONUNBUFFERED=1 .venv/bin/python -m tcl_jax.main "$@" &
     main=$!
     echo "$main $$" >"$pid_file"
-    wait "$main" || code=$?
-    while kill -0 "$main" 2>/dev/null; do # a trap ends `wait`
-        code=0
-        wait "$main" || code=$?
-    done
+    wait_for "$main" || code=$?
     echo "${going_down:-$code}" >"$code_file"
 }
 

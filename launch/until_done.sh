@@ -8,16 +8,14 @@ case "${1:-}" in '' | -h | --help)
     exit
     ;;
 esac
+# shellcheck source=launch/wait_for.sh
+source "$(dirname "${BASH_SOURCE[0]}")/wait_for.sh"
 told='' child=''
 trap '[ -n "$told" ] || [ -z "$child" ] || kill -TERM "$child"; told=143' TERM INT
 "$@" &
 child=$!
 [ -z "$told" ] || kill -TERM "$child"
 code=0
-wait "$child" || code=$?
-while kill -0 "$child" 2>/dev/null; do # a trap ends `wait`
-    code=0
-    wait "$child" || code=$?
-done
+wait_for "$child" || code=$?
 [ "$code" != 0 ] || code="${told:-0}"
 exit "$code"

@@ -75,7 +75,7 @@ case "$*" in
             mkdir -p "$host/tcl_jax/.venv/bin"
             cp "$FAKE/main" "$host/tcl_jax/.venv/bin/python"
             (cd "$host" && HOME="$host" bash -c "$command")
-            cp "$CHECKOUT/launch/tpu_host.sh" "$host/tcl_jax/launch/"
+            cp "$CHECKOUT"/launch/*.sh "$host/tcl_jax/launch/"
         else
             (cd "$host" && HOME="$host" bash -c "$command")
         fi
