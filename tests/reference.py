@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
+from tcl_jax.convert.readers import open_weights
 from tcl_jax.convert.tcl import tcl_params
 from tcl_jax.inference.model import Model, model_from_torch
 from tcl_jax.models.tcl import TCL
@@ -27,6 +28,19 @@ def load(name: str) -> dict[str, np.ndarray]:
 def arrays(name: str) -> dict[str, jax.Array]:
     """`load` as JAX arrays, token ids as int32."""
     return {k: jnp.asarray(v) for k, v in load(name).items() if v.dtype.kind in "fi"}
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a weight file by name."""
+    with open_weights(path) as file:
+        return dict(file)
+
+
+def label_map(masks: np.ndarray, background: float | None) -> np.ndarray:
+    """Class per pixel [h, w] of scores [h, w, n]; a `background` scores the same everywhere."""
+    if background is not None:
+        masks = np.insert(masks, 0, background, axis=-1)
+    return masks.argmax(axis=-1)
 
 
 def relative_error(actual: Any, expected: np.ndarray) -> float:

@@ -55,7 +55,7 @@ from tcl_jax.files import write_json
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from tcl_jax.data.input_speed import InputSpeed, Spread
+    from tcl_jax.bench.input_speed import InputSpeed, Spread
     from tcl_jax.data.random_erasing import RandomErasing
     from tcl_jax.data.rows import Source
     from tcl_jax.data.transforms import Chain
@@ -88,8 +88,8 @@ def bench_input(argv: Sequence[str]) -> None:
     flags, rest = input_parser().parse_known_args(argv)
     config = read_config(flags.config, rest, "bench input")
     # Imported here so that --help and mistakes in flags are answered at once.
+    from tcl_jax.bench.input_speed import default_worker_counts, measure
     from tcl_jax.data.cores import available_cores
-    from tcl_jax.data.input_speed import default_worker_counts, measure
     from tcl_jax.data.tokenizer import ClipTokenizer
 
     workers = available_cores() if flags.workers is None else flags.workers

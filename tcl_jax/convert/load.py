@@ -66,12 +66,7 @@ def load_clip(
     path = locate_clip(os.fspath(source))
     with open_weights(path) as file, _naming(path):
         tensors, style = to_openai_names(file)
-        origin = {
-            "file": path.name,
-            "sha256": sha256_of(path),
-            "format": file.format,
-            "style": style,
-        }
+        origin = _origin(file, style)
         if activation is None:
             told = find_activation(file, style, origin["sha256"])
             activation = told or (expected.activation if expected else "quick_gelu")
@@ -137,12 +132,7 @@ def load_tcl(
     with open_weights(path) as file, _naming(path):
         tap_layer = infer_tap_layer(file, config)
         params = tcl_params(file, config, tap_layer, dtype)
-        origin = {
-            "file": path.name,
-            "sha256": sha256_of(path),
-            "format": file.format,
-            "style": "tcl",
-        }
+        origin = _origin(file, "tcl")
     return Pretrained(config, params, origin), tap_layer
 
 

@@ -104,12 +104,6 @@ def _read_contents(file: ByteFile) -> Contents:
     )
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All tensors of a weight file by name; see `open_weights`."""
-    with open_weights(path) as file:
-        return dict(file)
-
-
 def write_safetensors(
     path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:

@@ -72,9 +72,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     if output.suffix.lower() != ".png" or output.is_dir():
         raise InputError(f"--output={flags.output!r}: must name a file that ends in .png")
     # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.inference.contact_sheet import contact_sheet
-    from tcl_jax.inference.pictures import save_png
     from tcl_jax.models.clip import choose_sizes
+    from tcl_jax.pictures.contact_sheet import contact_sheet
+    from tcl_jax.pictures.overlays import save_png
 
     clip = choose_sizes(config.model.variant, config.model.sizes.to_dict())
     preview = take_preview(
@@ -131,7 +131,7 @@ class Preview:
 
     def cards(self) -> list[Any]:
         """A `contact_sheet.Card` for each image."""
-        from tcl_jax.inference.contact_sheet import Card
+        from tcl_jax.pictures.contact_sheet import Card
 
         erased = np.any(self.erase[:, 2:] > 0, axis=1)
         shown = with_noise(self.images, self.erase) if erased.any() else self.images

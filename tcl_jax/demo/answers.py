@@ -19,11 +19,11 @@ from tcl_jax.demo.shown import for_screen
 from tcl_jax.errors import InputError
 from tcl_jax.files import sha256_of
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.palette import DISTINCT
-from tcl_jax.inference.pictures import save_png
 from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.settings import THRESHOLDS
+from tcl_jax.pictures.overlays import save_png
+from tcl_jax.pictures.palette import DISTINCT
 
 BASELINE = "maskclip"
 """Method that TCL is shown beside, a key of `models.dense.DENSE`."""

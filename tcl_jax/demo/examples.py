@@ -10,8 +10,8 @@ from typing import Any
 
 from tcl_jax.data.made_photos import texture_scene
 from tcl_jax.data.shapes import CLASSES, ShapesSource
-from tcl_jax.inference.pictures import save_png
 from tcl_jax.inference.settings import InferenceSettings
+from tcl_jax.pictures.overlays import save_png
 
 COUNT = 4
 _SCENE_SIDE = 384

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image
 
-from tcl_jax.inference.palette import class_palette
 from tcl_jax.inference.upsampling import upsampled_bands
+from tcl_jax.pictures.palette import class_palette
 
 LONG_SIDE = 1024
 """Long side of a picture on the page, in pixels; larger photos are reduced."""

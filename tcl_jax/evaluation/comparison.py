@@ -12,7 +12,7 @@ from typing import Any
 from tcl_jax.evaluation.protocol import Field, differences
 from tcl_jax.evaluation.report import UNKNOWN, align
 from tcl_jax.evaluation.results import read_results
-from tcl_jax.inference.lettering import one_line
+from tcl_jax.pictures.lettering import one_line
 
 INTENDED = ("method", "weights", "architecture")
 """Fields of a fingerprint that one compares on purpose."""

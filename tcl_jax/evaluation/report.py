@@ -14,8 +14,8 @@ import numpy as np
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, load_benchmark
 from tcl_jax.evaluation.results import BenchmarkResult, published_mean
 from tcl_jax.files import whole_file
-from tcl_jax.inference.lettering import one_line, printable
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
+from tcl_jax.pictures.lettering import one_line, printable
 
 Rows = Mapping[str, Mapping[str, BenchmarkResult]]
 """What was measured: a method's name, as "TCL + PAMR", to its results by benchmark."""

@@ -26,7 +26,7 @@ from tcl_jax.evaluation.report import (
 )
 from tcl_jax.evaluation.results import RANKS, BenchmarkResult
 from tcl_jax.files import whole_file
-from tcl_jax.inference.lettering import one_line
+from tcl_jax.pictures.lettering import one_line
 
 Pictures = Mapping[str, Mapping[str, Mapping[str, Path]]]
 """PNG files by row, benchmark, and "classes" or rank, as `report_pictures.write_pictures` says."""

@@ -15,10 +15,10 @@ from tcl_jax.evaluation.labels import IGNORE
 from tcl_jax.evaluation.report import per_cent
 from tcl_jax.evaluation.results import BenchmarkResult, ShownImage
 from tcl_jax.evaluation.scores import count_pixels
-from tcl_jax.inference.legend import LegendEntry, legend_page
-from tcl_jax.inference.lettering import font_for, printable, text_width, wrap
-from tcl_jax.inference.palette import class_palette
-from tcl_jax.inference.pictures import FAINT, INK, PAPER, load_font, overlay, save_png
+from tcl_jax.pictures.legend import LegendEntry, legend_page
+from tcl_jax.pictures.lettering import font_for, printable, text_width, wrap
+from tcl_jax.pictures.overlays import FAINT, INK, PAPER, load_font, overlay, save_png
+from tcl_jax.pictures.palette import class_palette
 
 Color = tuple[int, int, int]
 

@@ -31,7 +31,7 @@ from tcl_jax.evaluation.shapes import (
 )
 from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
-from tcl_jax.inference.pictures import colorize, comparison_grid, save_png
+from tcl_jax.pictures.overlays import colorize, comparison_grid, save_png
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 from tcl_jax.training.objectives import TCLObjective

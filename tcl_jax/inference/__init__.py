@@ -1,1 +1,1 @@
-"""From a trained model to masks and pictures."""
+"""From a trained model to masks."""

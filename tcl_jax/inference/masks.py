@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from tcl_jax.models.clip import CLIP, encode_image
 from tcl_jax.models.tcl import TCL, ground
@@ -137,19 +137,3 @@ def _at_image(
     """From the grid to the padded image, and what belongs to the image of it."""
     (top, left), (height, width) = offset, image.shape[1:3]
     return resize(x, padded.shape[1:3])[:, top : top + height, left : left + width]
-
-
-def label_map(masks: Float[Array, "b H W n"], background: float | None) -> Int[Array, "b H W"]:
-    """Class per pixel, int32.
-
-    Args:
-        masks: scores of n classes.
-        background: score of a background class placed before the others, or None for none.
-
-    Returns:
-        With a background 0 for it and 1 to n for the classes, else 0 to n - 1.
-    """
-    if background is not None:
-        constant = jnp.full((*masks.shape[:-1], 1), background, masks.dtype)
-        masks = jnp.concatenate([constant, masks], axis=-1)
-    return jnp.argmax(masks, axis=-1).astype(jnp.int32)

@@ -18,10 +18,10 @@ from PIL import Image
 
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import whole_file, write_json
-from tcl_jax.inference.legend import LegendEntry, for_display, legend_page
-from tcl_jax.inference.palette import class_palette
-from tcl_jax.inference.pictures import overlay, save_png
 from tcl_jax.inference.upsampling import upsample, upsampled_argmax, upsampled_bands
+from tcl_jax.pictures.legend import LegendEntry, for_display, legend_page
+from tcl_jax.pictures.overlays import overlay, save_png
+from tcl_jax.pictures.palette import class_palette
 
 FORMAT_VERSION = 1
 """Of the files that `Segmentation.save` writes."""

@@ -7,7 +7,7 @@ no gradient: a group that joins later starts its own count then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -120,8 +120,3 @@ def apply_updates(
         )
         new_groups[name] = jax.tree.map(lambda p, u: p - learning_rate * u, groups[name], update)
     return new_groups, new_state, norm
-
-
-def count_parameters(groups: dict[str, Flat], names: Iterable[str]) -> int:
-    """Number of scalars in the named groups."""
-    return sum(leaf.size for name in names for leaf in groups.get(name, {}).values())

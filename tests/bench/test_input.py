@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from tcl_jax.bench import __main__ as bench
-from tcl_jax.data import input_speed
+from tcl_jax.bench import input_speed
+from tcl_jax.bench.input_speed import REST, default_worker_counts, measure
+from tcl_jax.bench.timed_input import PARTS, Cycled, TimedTransform
 from tcl_jax.data.images import decode
-from tcl_jax.data.input_speed import REST, default_worker_counts, measure
 from tcl_jax.data.made_photos import HEIGHT, WIDTH, make_photo, write_photos
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.data.timed_input import PARTS, Cycled, TimedTransform
 from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
 from tests.data.shards import picture, write_shard

@@ -16,8 +16,8 @@ import pytest
 import safetensors.numpy
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import open_weights, read_state_dict, write_safetensors
-from tests.reference import load
+from tcl_jax.convert.readers import open_weights, write_safetensors
+from tests.reference import load, read_state_dict
 from tests.torch_files import (
     Call,
     Module,

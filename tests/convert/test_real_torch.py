@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import open_weights, read_state_dict
+from tcl_jax.convert.readers import open_weights
 from tests.convert.test_readers import BF16, contiguous, same, tensors
+from tests.reference import read_state_dict
 from tests.torch_files import save_state_dict
 
 pytestmark = pytest.mark.slow

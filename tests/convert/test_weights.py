@@ -9,9 +9,9 @@ import pytest
 
 from tcl_jax.convert.clip import clip_params, clip_state_dict, infer_clip_config
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import read_state_dict, resolve_weights, write_safetensors
+from tcl_jax.convert.readers import resolve_weights, write_safetensors
 from tcl_jax.convert.tcl import tcl_params, tcl_state_dict
-from tests.reference import GOLDEN, TAP_LAYER, load
+from tests.reference import GOLDEN, TAP_LAYER, load, read_state_dict
 
 
 def test_clip_round_trip_is_exact() -> None:

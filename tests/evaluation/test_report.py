@@ -36,7 +36,7 @@ from tcl_jax.evaluation.results import (
     write_results,
 )
 from tcl_jax.evaluation.scores import Counts
-from tcl_jax.inference.palette import class_palette
+from tcl_jax.pictures.palette import class_palette
 from tests.evaluation.made_results import (
     counts_of,
     fingerprint_of,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.inference.masks import MaskOptions, label_map, make_masks, maskclip_similarity
+from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_similarity
 from tcl_jax.inference.texts import class_embeddings
 from tcl_jax.models.clip import CLIP
 from tcl_jax.ops.masking import l2_normalize
@@ -65,12 +65,6 @@ def test_maskclip_similarity_is_a_cosine_of_the_image_size() -> None:
     assert float(jnp.abs(similarity).max()) <= 1.0
     scaled = maskclip_similarity(CLIP(model.config), clip, image, 3 * golden["text_emb"])
     np.testing.assert_allclose(similarity, scaled, atol=1e-6)
-
-
-def test_label_map_with_and_without_background() -> None:
-    masks = jnp.array([[[[0.2, 0.6], [0.1, 0.3], [0.7, 0.65]]]])
-    np.testing.assert_array_equal(label_map(masks, 0.5), [[[2, 0, 1]]])
-    np.testing.assert_array_equal(label_map(masks, None), [[[1, 1, 0]]])
 
 
 def test_normalising_a_zero_vector_has_a_finite_gradient() -> None:

@@ -16,11 +16,11 @@ from PIL import Image
 from tcl_jax.errors import InputError
 from tcl_jax.inference import segmentation as segmentation_module
 from tcl_jax.inference import upsampling
-from tcl_jax.inference.masks import label_map
-from tcl_jax.inference.palette import class_palette
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.upsampling import upsample, upsampled_argmax, upsampled_bands
 from tcl_jax.ops.resize import resize
+from tcl_jax.pictures.palette import class_palette
+from tests.reference import label_map
 
 SIZES = [
     ((7, 9), (7, 9)),
@@ -75,7 +75,7 @@ def test_labels_are_the_argmax_of_the_masks(
     for count in (1, 7):
         scores = np.random.default_rng(count).random((*small, count), np.float32)
         masks = upsample(scores, large)
-        expected = np.asarray(label_map(jnp.asarray(masks)[None], threshold))[0]
+        expected = label_map(masks, threshold)
         labels = upsampled_argmax(scores, large, threshold)
         assert labels.dtype == np.uint16
         np.testing.assert_array_equal(labels, expected)
@@ -89,7 +89,7 @@ def test_labels_are_the_argmax_of_the_masks(
 def test_classes_that_cannot_win_are_left_out_rightly(threshold: float | None) -> None:
     scores = smooth_scores(40, 30, 60)
     masks = upsample(scores, (200, 1300))
-    expected = np.asarray(label_map(jnp.asarray(masks)[None], threshold))[0]
+    expected = label_map(masks, threshold)
     labels = upsampled_argmax(scores, (200, 1300), threshold)
     np.testing.assert_array_equal(labels, expected)
     assert len(np.unique(labels)) > 8
@@ -121,7 +121,7 @@ def test_labels_names_and_fractions() -> None:
     result = result_of()
     assert result.names == ("background", "thing 0", "thing 1", "thing 2")
     assert result.labels.shape == (30, 40) and result.labels.dtype == np.uint16
-    expected = np.asarray(label_map(jnp.asarray(result.masks)[None], 0.5))[0]
+    expected = label_map(result.masks, 0.5)
     np.testing.assert_array_equal(result.labels, expected)
     assert result.labels is result.labels
     for i, name in enumerate(result.names):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcl_jax.inference import legend as legend_module
-from tcl_jax.inference import pictures
-from tcl_jax.inference.legend import LegendEntry, for_display, legend_page
-from tcl_jax.inference.lettering import text_width, wrap
-from tcl_jax.inference.palette import DISTINCT, class_palette
-from tcl_jax.inference.pictures import comparison_grid, enlarge, overlay, save_png
+from tcl_jax.pictures import legend as legend_module
+from tcl_jax.pictures import overlays
+from tcl_jax.pictures.legend import LegendEntry, for_display, legend_page
+from tcl_jax.pictures.lettering import text_width, wrap
+from tcl_jax.pictures.overlays import comparison_grid, enlarge, overlay, save_png
+from tcl_jax.pictures.palette import DISTINCT, class_palette
 
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
 
@@ -36,7 +36,7 @@ def test_overlay_of_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) 
         (label > 0)[..., None], np.rint(0.75 * image + 0.25 * PALETTE[label].astype(float)), image
     )
     np.testing.assert_array_equal(overlay(image, label, PALETTE, 0.25), expected)
-    monkeypatch.setattr(pictures, "_BAND_PIXELS", 10)
+    monkeypatch.setattr(overlays, "_BAND_PIXELS", 10)
     np.testing.assert_array_equal(overlay(image, label, PALETTE, 0.25), expected)
     turned = overlay(image[:, ::-1], label[:, ::-1], PALETTE, 0.25)
     np.testing.assert_array_equal(turned, expected[:, ::-1])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tcl_jax.inference.contact_sheet import PART, Card, contact_sheet
-from tcl_jax.inference.pictures import PAPER
+from tcl_jax.pictures.contact_sheet import PART, Card, contact_sheet
+from tcl_jax.pictures.overlays import PAPER
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,7 @@ import functools
 
 from PIL import ImageFont
 
-from tcl_jax.inference.pictures import load_font
+from tcl_jax.pictures.overlays import load_font
 
 _NAME_CHARACTERS = 300
 # Pillow's font has Latin, Greek and Cyrillic letters; of these, the first that is installed and

@@ -19,12 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from tcl_jax.data.cores import available_cores
-from tcl_jax.data.images import ImageDecodeError, decode
-from tcl_jax.data.pipeline import BatchIterator, make_iterator
-from tcl_jax.data.random_erasing import RandomErasing
-from tcl_jax.data.rows import Source, Tokenizer
-from tcl_jax.data.timed_input import (
+from tcl_jax.bench.timed_input import (
     PARTS,
     PLACES,
     Cycled,
@@ -33,6 +28,11 @@ from tcl_jax.data.timed_input import (
     TimedTransform,
     Times,
 )
+from tcl_jax.data.cores import available_cores
+from tcl_jax.data.images import ImageDecodeError, decode
+from tcl_jax.data.pipeline import BatchIterator, make_iterator
+from tcl_jax.data.random_erasing import RandomErasing
+from tcl_jax.data.rows import Source, Tokenizer
 from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
 

@@ -1,0 +1,1 @@
+"""Drawing: overlays, legends, pages of pictures, their colours and lettering."""
