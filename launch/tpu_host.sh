@@ -98,5 +98,9 @@ status() {
 
 case "${1:-}" in
 install | start | attend | status | stop) "$@" ;;
-*) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" ;;
+-h | --help) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" ;;
+*)
+    sed -n '3s/^# //p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+    ;;
 esac

@@ -19,7 +19,7 @@
 #   --restarts=3 (run: of a training that fails), --dry-run (print the commands and run none)
 #
 #   bash launch/tpu_vm.sh run --name=tcl --zone=us-west4-a --spot --queued --bucket=my-runs -- \
-#       --config=configs/tcl.py --workdir=bucket/tcl --config.train.fsdp=True
+#       --config=configs/tcl.py --workdir=bucket/tcl
 #
 # Relative paths begin at the checkout on a host (~/tcl_jax). The work directory must be one folder
 # that all hosts share and that outlives them: in the bucket (made with

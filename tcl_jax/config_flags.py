@@ -56,6 +56,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], command: str) -> 
 
     Raises:
         InputError: for any mistake.
+        SystemExit: with code 0, once --help is answered.
     """
     try:
         rest = values(argv)
@@ -63,6 +64,9 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], command: str) -> 
         if config is not None:
             config.to_dict()  # a config that failed to load says so only when it is read
         return rest
+    except SystemExit as ended:  # absl answers --help, and calls that a failure
+        asked = any(argument.lstrip("-").startswith("help") for argument in argv[1:])
+        sys.exit(0 if asked else ended.code)
     except (KeyError, AttributeError) as error:
         message = f"a --config.FIELD flag names a field that the config does not have: {error}"
     except (flags.Error, TypeError, ValueError, OSError) as error:

@@ -67,6 +67,7 @@ def small(folder: Path, workdir: Path, *more: str) -> list[str]:
 
 def test_help_names_the_flags() -> None:
     result = run("--help")
+    assert result.returncode == 0, result.stderr
     assert "--workdir" in result.stdout and "--config" in result.stdout
 
 
@@ -96,6 +97,10 @@ def test_help_names_the_flags() -> None:
         (
             ["--config=configs/shapes.py", "--workdir=setup.py"],
             "is a file; choose another directory",
+        ),
+        (
+            ["--config=configs/shapes.py", "--workdir=gs://bucket/run"],
+            "workdir 'gs://bucket/run' is an address, and a folder is needed",
         ),
     ],
 )

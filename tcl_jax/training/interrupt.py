@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import signal
+import time
 import types
 
 from absl import logging
 
 
 class Interrupt:
-    """While active, the first signal is noted and the second ends the process as usual."""
+    """While active, the first signal is noted, and one after `ECHO` seconds ends the process.
+
+    Sooner ones are the same wish: a terminal and a launcher both pass a Ctrl-C on.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    ECHO = 1.0
 
     def __init__(self) -> None:
         self.requested = False
+        self._requested_at = 0.0
         self._previous: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> Interrupt:
@@ -28,10 +34,13 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
-        del frame
+        if self.requested:
+            if time.monotonic() - self._requested_at >= self.ECHO:
+                signal.signal(number, self._previous[number])
+                signal.raise_signal(number)
+            return
+        self.requested, self._requested_at = True, time.monotonic()
         logging.warning(
             "%s: finishing this step and saving; once more to stop at once",
             signal.Signals(number).name,
         )
-        self.requested = True
-        signal.signal(number, self._previous[number])

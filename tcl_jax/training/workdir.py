@@ -17,6 +17,11 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
     Raises:
         InputError: if it is not a writable directory, or holds a run with other settings.
     """
+    if "://" in workdir:
+        raise InputError(
+            f"workdir {workdir!r} is an address, and a folder is needed; mount the bucket, as "
+            "`launch/tpu_vm.sh` does with gcsfuse, and name a folder in it"
+        )
     root = Path(workdir).expanduser().absolute()
     nearest = next(p for p in (root, *root.parents) if p.exists())
     if not nearest.is_dir():

@@ -53,11 +53,21 @@ def test_all_pods_run_at_once_and_start_again_together(accelerator: str) -> None
     assert spec["completions"] == spec["parallelism"] and spec["backoffLimit"] == 0
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
-    assert jobset["spec"]["failurePolicy"]["rules"][0]["onJobFailureReasons"] == [
-        "PodFailurePolicy"
-    ]
-    (rule,) = spec["podFailurePolicy"]["rules"]
-    assert rule["onPodConditions"][0]["type"] == "DisruptionTarget"
+    evicted, bad_input = spec["podFailurePolicy"]["rules"]
+    assert evicted["onPodConditions"][0]["type"] == "DisruptionTarget"
+    assert bad_input["onExitCodes"]["values"] == [2]
+    # What Kubernetes says of a job, by the rule that matched.
+    policy = {
+        next(
+            i
+            for i in (0, 1)
+            for pattern in rule["onJobFailureMessagePatterns"]
+            if re.search(pattern, f"Pod default/{i} matching FailJob rule at index {i}")
+        ): rule["action"]
+        for rule in jobset["spec"]["failurePolicy"]["rules"]
+        if rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+    }
+    assert policy == {0: "RestartJobSetAndIgnoreMaxRestarts", 1: "FailJobSet"}
 
 
 def test_hosts_have_the_chips_of_the_topology() -> None:
@@ -75,7 +85,7 @@ def test_command_and_its_flags_exist(accelerator: str, monkeypatch: pytest.Monke
     assert (ROOT / command[1]).is_file() and command[2:] == ["python", "-m", main.__name__]
     config, workdir, *overrides = container(accelerator)["args"]
     read = read_config(config.removeprefix("--config="), overrides, "main")
-    assert read is not None and read.train.fsdp
+    assert read is not None and read.data.shards
     mount = container(accelerator)["volumeMounts"][0]["mountPath"]
     assert workdir.startswith(f"--workdir={mount}/")
     assert all(path.startswith(mount) for path in (*read.data.shards, read.eval.data))

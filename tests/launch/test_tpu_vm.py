@@ -269,3 +269,11 @@ def test_a_host_that_goes_down_does_not_count_as_done(cloud: Cloud) -> None:
         for process in (cloud.folder / host / "tcl_jax_main.pid").read_text().split():
             os.kill(int(process), 15)
     eventually(cloud, "main ended with code 143")
+
+
+@pytest.mark.parametrize(("argument", "code"), [("strat", 2), ("", 2), ("--help", 0)])
+def test_host_refuses_what_it_does_not_know(argument: str, code: int) -> None:
+    script = ROOT / "launch" / "tpu_host.sh"
+    done = subprocess.run(["bash", str(script), argument], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "install" in (done.stderr if code else done.stdout)
