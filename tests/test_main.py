@@ -122,6 +122,31 @@ def test_batch_that_does_not_divide_over_devices(tmp_path: Path) -> None:
     )
 
 
+def test_a_mistake_of_one_process_ends_all(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        flags = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
+    weights = ["builtin:shapes_clip", str(tmp_path / "none.safetensors")]
+    processes = [
+        subprocess.Popen(
+            command(
+                *("--config=configs/shapes.py", f"--workdir={tmp_path / 'run'}", *flags),
+                *(f"--process_id={index}", f"--config.model.weights={weights[index]}"),
+            ),
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    assert "error: process 1 reports: weights" in errors[0] and "none.safetensors" in errors[0]
+    assert "error: weights" in errors[1] and not any("Traceback" in error for error in errors)
+    assert not (tmp_path / "run").exists()
+
+
 def losses(workdir: Path) -> dict[int, float]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {row["step"]: row["train/total"] for row in rows if "train/total" in row}

@@ -34,7 +34,7 @@ from tcl_jax.checkpoints.leaves import (
     name_leaves,
     place_leaves,
 )
-from tcl_jax.errors import first_cause
+from tcl_jax.errors import RunError, first_cause
 from tcl_jax.parallel.processes import agree_on_problem, gather_texts
 
 _COMMIT = "commit_success.txt"
@@ -45,6 +45,10 @@ _T = TypeVar("_T")
 
 class CheckpointError(ValueError):
     """A store or a step of it cannot be opened, read or written; names the directory and why."""
+
+
+class CheckpointWriteError(CheckpointError, RunError):
+    """A step could not be written, as on a full disk; names the directory and why."""
 
 
 class CheckpointMismatchError(CheckpointError):
@@ -164,7 +168,8 @@ class CheckpointStore:
           True if a write was started, False if the step was there already.
 
         Raises:
-          CheckpointError: this write, or the one before it, failed, or the store is read-only.
+          CheckpointWriteError: this write, or the one before it, failed.
+          CheckpointError: the store is read-only.
           ValueError: a leaf, `data_state` or `config` cannot be stored; it is named.
         """
         if self._read_only:
@@ -200,7 +205,7 @@ class CheckpointStore:
         return True
 
     def wait(self) -> None:
-        """Returns when the write under way is complete; raises CheckpointError if it failed."""
+        """Returns once the write under way is complete, or raises its CheckpointWriteError."""
         if self._pending is None:
             return
         step, kept, future = self._pending
@@ -357,8 +362,8 @@ class CheckpointStore:
         steps = [int(name) for name in names if _STEP_NAME.fullmatch(name)]
         return [step for step in steps if (self._path(step) / _COMMIT).exists()]
 
-    def _write_error(self, step: int, error: Exception) -> CheckpointError:
-        return CheckpointError(
+    def _write_error(self, step: int, error: Exception) -> CheckpointWriteError:
+        return CheckpointWriteError(
             f"{self.directory}: step {step} could not be written: {first_cause(error)}. Is the "
             "disk full or gone? The steps before it are as they were."
         )

@@ -19,7 +19,12 @@ from absl import logging
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tcl_jax.checkpoints.store import CheckpointError, CheckpointMismatchError, CheckpointStore
+from tcl_jax.checkpoints.store import (
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointStore,
+    CheckpointWriteError,
+)
 
 CONFIG = {"seed": 3, "model": {"width": 96, "taps": [1, 2]}, "note": None}
 
@@ -359,7 +364,7 @@ def test_a_failed_write_is_reported_and_the_older_steps_stay(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr("tcl_jax.checkpoints.store.ocp.save_checkpointables_async", fail)
-        with pytest.raises(CheckpointError, match="step 2 could not be written.*No space"):
+        with pytest.raises(CheckpointWriteError, match="step 2 could not be written.*No space"):
             save(store, 2)
     assert store.steps() == [1]
     assert save(store, 2, wait=True)
@@ -369,7 +374,7 @@ def test_a_failed_write_is_reported_and_the_older_steps_stay(tmp_path, monkeypat
             "tcl_jax.checkpoints.store.ocp.save_checkpointables_async", lambda *_, **__: broken
         )
         assert save(store, 3)
-        with pytest.raises(CheckpointError, match="step 3 could not be written.*No space"):
+        with pytest.raises(CheckpointWriteError, match="step 3 could not be written.*No space"):
             store.steps()
     assert store.steps() == [1, 2]
     store.close()
