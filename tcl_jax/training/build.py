@@ -123,7 +123,7 @@ def _clip_task(config: ConfigDict, run: Run) -> Task:
 
 def _tcl_task(config: ConfigDict, sizes: CLIPConfig, clip: Any, run: Run) -> Task:
     dtype = compute_dtype(config.model.dtype, "model.dtype")
-    tap = config.model.tap_layer or sizes.vision_layers - 1
+    tap = sizes.tap_of(config.model.tap_layer)
     if not 0 < tap < sizes.vision_layers:
         raise InputError(
             f"model.tap_layer={tap} leaves the grounder nothing to copy; choose 1 to "

@@ -131,17 +131,6 @@ class MetricWriter:
                 )
             self._board.add_image(name, picture, step, dataformats="HWC")
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """Shows a text (Markdown) in TensorBoard."""
-        if self._board is not None:
-            self._board.add_text(name, text, step)
-
-    def flush(self) -> None:
-        """Hands everything written so far to the operating system."""
-        if self._file is not None and self._board is not None:
-            self._file.flush()
-            self._board.flush()
-
     def close(self) -> None:
         """Flushes and closes; nothing is written afterwards."""
         if self._file is not None and self._board is not None:
