@@ -34,7 +34,7 @@ _WRITE_BUFFER = 64 * 2**20
 
 
 def check_absent(directory: str | os.PathLike[str]) -> Path:
-    """The path of a directory that is still to be made; an empty one may be there.
+    """The path of a file or directory that is still to be made; an empty directory may be there.
 
     Raises:
         InputError: if something else is there, or it cannot be made.

@@ -31,13 +31,13 @@ from tcl_jax.parallel.mesh import (
 )
 from tcl_jax.parallel.processes import agreed, any_process, sum_over_processes
 from tcl_jax.training.batches import cached_text_tower, open_batches
-from tcl_jax.training.build import Task, build_optimizer
+from tcl_jax.training.build import Task, build_optimizer, build_step
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.flops import total, training_flops
 from tcl_jax.training.interrupt import Interrupt
 from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
 from tcl_jax.training.state import Failure, create_state
-from tcl_jax.training.step import PhasedStep, no_failure
+from tcl_jax.training.step import no_failure
 from tcl_jax.training.workdir import open_workdir
 
 
@@ -115,7 +115,7 @@ def train(
     )
 
     # -------------------------------------------------------------------------- state, old or new
-    adamw, schedule = build_optimizer(config)
+    adamw, _ = build_optimizer(config)
     frozen = put_parameters(task.frozen, mesh, sharded=t.fsdp)
     state = put_parameters(create_state(task.params, task.objective, adamw), mesh, sharded=t.fsdp)
     first = 0
@@ -155,13 +155,7 @@ def train(
         )
 
     # ---------------------------------------------------------------------------------- the steps
-    take_step = PhasedStep(
-        task.objective,
-        adamw,
-        schedule,
-        backbone_from_step=t.backbone_from_step,
-        accumulation_steps=t.accumulation_steps,
-    )
+    take_step = build_step(config, task.objective)
     failure: Failure | None = None
     key = noise_key(config.seed, mesh)
 

@@ -204,13 +204,17 @@ class Progress:
         self._idle, self._shown = 0.0, -math.inf
 
     def update(self, step: int, loss: float | None = None) -> None:
-        """Notes that `step` steps are made; `loss` is a host number, the one before if None."""
+        """Notes that `step` steps are made; `loss` is a host number, the one before if None.
+
+        Shown now and then, and when the loss of the last step is known.
+        """
         self._step = step
         self._loss = self._loss if loss is None else loss
         if self._first is None:
             self._first = self._mark = step, self._active()
         now = self._clock()
-        if not self._silent and (now - self._shown >= self._interval or step >= self._total):
+        ended = step >= self._total and loss is not None
+        if not self._silent and (now - self._shown >= self._interval or ended):
             self._shown = now
             text = self.line()
             self._stream.write(f"\r\x1b[K{text}" if self._inplace else f"{text}\n")

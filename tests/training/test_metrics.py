@@ -216,12 +216,14 @@ class TestProgress:
         assert lines[-1].endswith("1 images/s  1:39:29 left")
         assert "\r" not in stream.getvalue()
 
-    def test_the_last_step_is_always_told(self):
+    def test_the_last_step_is_always_told_and_once(self):
         clock, stream = Clock(), io.StringIO()
         progress = Progress(3, 1, stream=stream, clock=clock)
         for step in (1, 2, 3):
             progress.update(step)
-        assert "step 3/3  100.0%" in stream.getvalue()
+        progress.update(3, 0.5)
+        assert stream.getvalue().count("step 3/3  100.0%  loss 0.5") == 1
+        assert stream.getvalue().count("step 3/3") == 1
 
     def test_a_terminal_line_is_written_over(self):
         clock, stream = Clock(), Terminal()
