@@ -133,6 +133,12 @@ def wait_for_names(page: Any, wanted: set[str]) -> None:
     assert set(shares(page)) == wanted
 
 
+def wait_for_example(page: Any) -> None:
+    """Its words come into the page before its masks."""
+    shares(page)
+    wait_for_names(page, {*page.input_value("#words textarea").split("\n"), "background"})
+
+
 def pixels(page: Any) -> np.ndarray:
     """What the stage shows, [h, w, 3]."""
     made = page.evaluate(
@@ -291,7 +297,7 @@ def test_examples_outlive_the_cleaning(site: Site) -> None:
     page = site.open()
     for _ in range(2):
         page.click("#examples button >> nth=0")
-        wait_for_names(page, {*page.input_value("#words textarea").split("\n"), "background"})
+        wait_for_example(page)
         delete_files_created_by_app(site.blocks[0], age=None)
     # What is on the page is only a copy, and that is gone.
     page.fill("#words textarea", "something else")
@@ -321,8 +327,7 @@ def test_on_a_phone(site: Site, scheme: str) -> None:
     fits = "document.documentElement.scrollWidth <= innerWidth"
     assert page.evaluate(fits)
     page.click("#examples button >> nth=2")
-    words = page.input_value("#words textarea")
-    wait_for_names(page, {*words.split("\n"), "background"})
+    wait_for_example(page)
     page.check("#baseline input")
     page.wait_for_selector(".panel >> nth=1")
     shares(page, 1)
