@@ -131,12 +131,8 @@ def test_mixtures_and_remote_shards(config_file: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(source[i]["text_embedding"], text, atol=1e-5)
     assert source[27]["text"] is None and not source[27]["text_embedding"].any()
     config.data.mixture.drawn = {"source": "shapes"}
-    with pytest.raises(InputError, match="ShapesSource.* cannot be embedded in advance"):
+    with pytest.raises(InputError, match="mixture.drawn.source: .* captions of drawn scenes wrong"):
         embed(config)
-    with pytest.raises(
-        InputError, match="mixture.drawn: .*embeddings of captions are kept for tar"
-    ):
-        make_source(config.data, 32, text_tower=tower)
 
 
 # ------------------------------------------------------------------------- interrupted, and shared
