@@ -22,7 +22,6 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "clu>=0.0.12,<0.1",
-        "etils[epath]>=1.9,<2",
         "flatbuffers>=24,<27",  # jax.export writes its files with it
         "flax>=0.12,<0.13",
         "ftfy>=6.2,<7",

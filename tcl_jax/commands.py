@@ -12,7 +12,6 @@ from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
     from tcl_jax.inference.model import Model
-    from tcl_jax.inference.segmenter import Segmenter
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 """Keys of `models.layers.ACTIVATIONS`, which would bring JAX with it."""
@@ -117,13 +116,6 @@ def load_model_from(flags: argparse.Namespace) -> Model:
     if flags.tcl is not None or flags.activation is not None:
         raise InputError("--tcl and --activation belong to --clip; --checkpoint has all in it")
     return load_model(flags.checkpoint)
-
-
-def load_segmenter(flags: argparse.Namespace) -> Segmenter:
-    """A `Segmenter` of `load_model_from`."""
-    from tcl_jax.inference.segmenter import Segmenter
-
-    return Segmenter(load_model_from(flags), tokenizer_file=flags.tokenizer_file)
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

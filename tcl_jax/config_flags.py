@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from logging import INFO
@@ -68,15 +69,18 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], command: str) -> 
         asked = any(argument.lstrip("-").startswith("help") for argument in argv[1:])
         sys.exit(0 if asked else ended.code)
     except (KeyError, AttributeError) as error:
-        message = f"a --config.FIELD flag names a field that the config does not have: {error}"
+        message = f"the config file, or a --config.FIELD flag, names what is not there: {error}"
     except (flags.Error, TypeError, ValueError, OSError) as error:
         message = str(error)
+    except Exception as error:  # whatever a config file does
+        message = f"the config file cannot be used: {type(error).__name__}: {error}"
     raise InputError(f"{message}\nThe flags: python -m tcl_jax.{command} --help")
 
 
 def find_bases(argv: Sequence[str]) -> None:
     """Lets configs import their base as `configs.NAME`, wherever the command is started from."""
     named = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
+    named += [after for a, after in itertools.pairwise(argv) if a == "--config"]
     sys.path += [str(Path(name).resolve().parent.parent) for name in named]
 
 

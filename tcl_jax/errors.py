@@ -33,8 +33,8 @@ def as_input_error(what: str) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Runs a command; exits with 2 after bad input, 1 after a failure it can explain, 130 if
-    interrupted.
+    """Runs a command; exits with 2 after bad input (also an OSError that names a file), 1 after a
+    failure it can explain, 130 if interrupted.
     """
     # A command that is told to end tidies up as it does after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

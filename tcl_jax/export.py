@@ -86,13 +86,18 @@ def export_directory(flags: argparse.Namespace) -> None:
 def export_program(flags: argparse.Namespace) -> None:
     """A StableHLO file."""
     from tcl_jax.checkpoints.model import check_absent
-    from tcl_jax.inference.export import PLATFORMS, export_masks, write_export
+    from tcl_jax.inference.export import PLATFORMS, check_platforms, export_masks, write_export
     from tcl_jax.inference.masks import MaskOptions
     from tcl_jax.inference.segmenter import Segmenter
     from tcl_jax.models.layers import COMPUTE_DTYPES
 
     check_absent(flags.output)
     names = read_texts(flags.text, flags.texts_file) if flags.text or flags.texts_file else None
+    if names is None and flags.templates is not None:
+        raise InputError("--templates is for names to bake in; give these, too (--text='a cat')")
+    if names is not None and flags.num_texts is not None:
+        raise InputError("--num_texts and --text exclude each other: names to bake in are counted")
+    platforms = check_platforms(flags.platforms.split(",") if flags.platforms else PLATFORMS)
     model = load_model_from(flags)
     dtype = flags.dtype or "float32"
     embeddings = None
@@ -115,7 +120,7 @@ def export_program(flags: argparse.Namespace) -> None:
         text_names=names,
         num_texts=flags.num_texts,
         threshold=own.threshold,
-        platforms=flags.platforms.split(",") if flags.platforms else PLATFORMS,
+        platforms=platforms,
     )
     description = write_export(flags.output, exported)
     size = exported.description["bytes"] / 2**20

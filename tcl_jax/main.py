@@ -2,7 +2,7 @@
 
     python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes
 
-Any field may be overridden (`--config.train.total_steps=200`). Ctrl-C or SIGTERM saves and exits;
+Any field may be overridden (`--config.train.total_steps=160`). Ctrl-C or SIGTERM saves and exits;
 the same command goes on from there. Started on every host of a TPU pod, or by srun, mpirun or GKE,
 the processes find each other; elsewhere give each --coordinator, --num_processes and --process_id.
 Exit codes: 0 finished, or interrupted and saved; 1 failure; 2 bad input.
@@ -37,7 +37,7 @@ def run(argv: list[str]) -> None:
         raise InputError(f"--config and --workdir are needed, as in\n  {EXAMPLE}")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.evaluation.tasks import make_evaluators
-    from tcl_jax.parallel.processes import start_processes
+    from tcl_jax.parallel.processes import agreed, start_processes
     from tcl_jax.training.build import build_task
     from tcl_jax.training.check import check_config
     from tcl_jax.training.loop import train
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> None:
     config, workdir = CONFIG.value, WORKDIR.value
     check_config(config)
     start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    task = build_task(config)
+    task = agreed(lambda: build_task(config))
     evaluators = make_evaluators(config, task)
     outcome = train(config, workdir, task, evaluators)
     if not outcome.finished:

@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> None:
 
     check_config(config)
     for name in names:
-        topology_devices(name)  # all mistakes before the first minute of compiling
+        topology_devices(name)  # names are looked at before a minute of compiling
     cache = records_folder() if flags.cache is None else Path(flags.cache).expanduser()
     told = Compiling()
     plans = []

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.commands import add_model_flags, command_parser, read_texts, share
+from tcl_jax.commands import add_model_flags, command_parser, load_model_from, read_texts, share
 from tcl_jax.errors import InputError, RunError, run_command
 
 SUFFIXES = (
@@ -83,11 +83,17 @@ def find_images(patterns: Sequence[str], output: Path) -> list[Path]:
         else:
             inside = [Path(p) for p in glob.glob(str(path), recursive=True)]
         results = output.resolve()
-        inside = sorted(p for p in inside if p.is_file() and results not in p.resolve().parents)
+        inside = sorted(p for p in inside if p.is_file())
         if not inside:
             what = "a folder without images" if path.is_dir() else "not there"
             raise InputError(f"--image={pattern!r} is {what}; give a file, a folder or a glob")
-        found |= dict.fromkeys(inside)
+        others = [p for p in inside if results not in p.resolve().parents]
+        if not others:
+            raise InputError(
+                f"all images of --image={pattern!r} are in --output={str(output)!r}, where results "
+                "go; choose another folder for these"
+            )
+        found |= dict.fromkeys(others)
     return list(found)
 
 
@@ -125,10 +131,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help and mistakes in flags are answered at once.
     from tqdm import tqdm
 
-    from tcl_jax.commands import load_segmenter
     from tcl_jax.data.images import ImageDecodeError
+    from tcl_jax.inference.segmenter import Segmenter
 
-    segmenter = load_segmenter(flags)
+    segmenter = Segmenter(load_model_from(flags), tokenizer_file=flags.tokenizer_file)
     options: dict[str, Any] = {
         "background": flags.background,
         "threshold": flags.threshold,

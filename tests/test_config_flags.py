@@ -48,6 +48,23 @@ def test_mistakes_are_explained(file: str | None, overrides: list[str], message:
         read_config(file, overrides, "x")
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError: .*nothing_of_that_name"),
+        ("def get_config(:", "SyntaxError"),
+        ("def get_config():\n    return undefined", "NameError: .*undefined"),
+        ("def get_config():\n    return [].absent", "names what is not there: .*absent"),
+        ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_mistakes_in_a_file_are_explained(code: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    with pytest.raises(InputError, match=message):
+        read_config(str(file), [], "x")
+
+
 def test_the_flag_leaves_overrides_to_read_config() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_config_flag(parser)

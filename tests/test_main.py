@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.in_process import run_module
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -71,45 +72,61 @@ def test_help_names_the_flags() -> None:
     assert "--workdir" in result.stdout and "--config" in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--config and --workdir are needed"),
-        (["--config=configs/none.py"], "configs/none.py"),
-        (["--confg=configs/shapes.py"], "confg"),
-        (["--config=configs/shapes.py", "--workdir=W", "train"], "are not flags"),
-        (
-            ["--config=configs/shapes.py", "--workdir=W", "--config.train.totl_steps=3"],
-            "totl_steps",
-        ),
-        (
-            ["--config=configs/shapes.py", "--workdir=W", "--config.train.total_steps=0"],
-            "train.total_steps=0 must be positive",
-        ),
-        (
-            ["--config=configs/tcl.py", "--workdir=W"],
-            "CLIP ViT-B/16 could not be downloaded from the Hugging Face hub",
-        ),
-        (
-            ["--config=configs/shapes.py", "--workdir=W", "--config.model.sizes.text_width=128"],
-            "tensor 'token_embedding.weight' has shape (49408, 64), which does not fit",
-        ),
-        (
-            ["--config=configs/shapes.py", "--workdir=setup.py"],
-            "is a file; choose another directory",
-        ),
-        (
-            ["--config=configs/shapes.py", "--workdir=gs://bucket/run"],
-            "workdir 'gs://bucket/run' is an address, and a folder is needed",
-        ),
-    ],
-)
+MISTAKES = [
+    ([], "--config and --workdir are needed"),
+    (["--config=configs/none.py"], "configs/none.py"),
+    (["--confg=configs/shapes.py"], "confg"),
+    (["--config=configs/shapes.py", "--workdir=W", "train"], "are not flags"),
+    (
+        ["--config=configs/shapes.py", "--workdir=W", "--config.train.totl_steps=3"],
+        "totl_steps",
+    ),
+    (
+        ["--config=configs/tcl.py", "--workdir=W"],
+        "CLIP ViT-B/16 could not be downloaded from the Hugging Face hub",
+    ),
+]
+MISTAKES_FOUND_LATE = [
+    (
+        ["--config=configs/shapes.py", "--workdir=W", "--config.train.total_steps=0"],
+        "train.total_steps=0 must be positive",
+    ),
+    (
+        ["--config=configs/shapes.py", "--workdir=W", "--config.model.sizes.text_width=128"],
+        "tensor 'token_embedding.weight' has shape (49408, 64), which does not fit",
+    ),
+    (
+        ["--config=configs/shapes.py", "--workdir=setup.py"],
+        "is a file; choose another directory",
+    ),
+    (
+        ["--config=configs/shapes.py", "--workdir=gs://bucket/run"],
+        "workdir 'gs://bucket/run' is an address, and a folder is needed",
+    ),
+]
+"""After what takes seconds to import, which is why one process answers them all."""
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
 def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     result = run(*(a.replace("--workdir=W", f"--workdir={workdir}") for a in arguments))
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES_FOUND_LATE)
+def test_mistakes_found_late_are_explained(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    kept = [a.replace("--workdir=W", f"--workdir={workdir}") for a in arguments]
+    done = run_module(["python", "-m", "tcl_jax.main", *kept], ROOT)
+    assert done.code == 2, done.said
+    assert message in done.said
+    assert "Traceback" not in done.said
     assert not workdir.exists()
 
 
@@ -120,6 +137,31 @@ def test_batch_that_does_not_divide_over_devices(tmp_path: Path) -> None:
     assert "does not divide over 8 device(s); choose a multiple of 8, such as 8 or 16" in (
         result.stderr
     )
+
+
+def test_a_mistake_of_one_process_ends_all(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        flags = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
+    weights = ["builtin:shapes_clip", str(tmp_path / "none.safetensors")]
+    processes = [
+        subprocess.Popen(
+            command(
+                *("--config=configs/shapes.py", f"--workdir={tmp_path / 'run'}", *flags),
+                *(f"--process_id={index}", f"--config.model.weights={weights[index]}"),
+            ),
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    assert "error: process 1 reports: weights" in errors[0] and "none.safetensors" in errors[0]
+    assert "error: weights" in errors[1] and not any("Traceback" in error for error in errors)
+    assert not (tmp_path / "run").exists()
 
 
 def losses(workdir: Path) -> dict[int, float]:

@@ -6,11 +6,9 @@ What it needs goes into tests/readme_folder.py; what is special about it, into S
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import io
 import os
 import re
 import shlex
@@ -18,18 +16,17 @@ import signal
 import socket
 import subprocess
 import sys
-import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import pytest
-from absl import flags
 
 from configs.tcl import get_config as paper_config
 from tcl_jax.convert.hub import OPENAI_SHA256
 from tcl_jax.models.clip import VARIANTS
+from tests.in_process import Done, run_module
 from tests.readme_folder import ROOT, SIZES, SMALL, make_folder
 
 README = ROOT / "README.md"
@@ -149,56 +146,6 @@ def find(words: list[str], table: dict[str, Special]) -> Special | None:
 
 
 # ------------------------------------------------------------------------------------ how it is run
-
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-    code: int
-    said: str
-
-
-@contextlib.contextmanager
-def as_before() -> Iterator[None]:
-    """Undoes what commands change in their process."""
-    kept = dict(os.environ), [*sys.path], signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(kept[0])
-        sys.path[:] = kept[1]
-        signal.signal(signal.SIGTERM, kept[2])
-        for name in ("config", "workdir"):
-            if name in flags.FLAGS:
-                flags.FLAGS[name].unparse()
-
-
-def run_module(words: list[str], folder: Path) -> Done:
-    """`python -m MODULE ...`, here rather than in a process that would have to import JAX."""
-    assert words[1] == "-m", f"README starts Python with {words[1]!r}; teach it to run_module"
-    name, arguments = words[2], words[3:]
-    if (found := importlib.util.find_spec(name)) and found.submodule_search_locations:
-        name += ".__main__"
-    module = importlib.import_module(name)
-    said = io.StringIO()
-    with (
-        as_before(),
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-    ):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", [str(module.__file__), *arguments])
-        patch.setattr(module, "show_own_log", lambda: None, raising=False)
-        try:
-            module.main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        except Exception:  # as Python itself would end
-            code = 1
-            traceback.print_exc(file=said)
-    return Done(code, said.getvalue())
 
 
 def environment(words: list[str], folder: Path) -> dict[str, str]:

@@ -110,8 +110,9 @@ def test_find_images(tmp_path: Path) -> None:
         == found[1:]
     )
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="without images"):
-        segment.find_images([str(tmp_path)], folder)  # all there is are results
+    for everything in (tmp_path, folder / "*.png"):
+        with pytest.raises(InputError, match="all images of .* are in --output=.*another folder"):
+            segment.find_images([str(everything)], folder)
     for nothing in ("none.png", "*.gif", "empty"):
         with pytest.raises(InputError, match="--image="):
             segment.find_images([str(tmp_path / nothing)], tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from configs.shapes import get_config as shapes_config
 from configs.shapes_clip import get_config as shapes_clip_config
 from tcl_jax.convert.clip import clip_state_dict
 from tcl_jax.convert.readers import write_safetensors
-from tcl_jax.models.clip import CLIP
+from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.training.build import clip_config
 
 
@@ -48,11 +49,17 @@ def tiny_config_file(folder: Path) -> str:
 
 def write_tiny_clip(config: ConfigDict) -> None:
     """Random weights of the config's sizes at `model.weights`."""
-    model = CLIP(clip_config(config))
-    side, length = model.config.resolution, model.config.context_length
-    image, tokens = np.zeros((1, side, side, 3), np.float32), np.zeros((1, length), np.int32)
-    params = jax.jit(model.init)(jax.random.key(1), image, tokens)["params"]
-    write_safetensors(config.model.weights, clip_state_dict(params, model.config), {})
+    sizes = clip_config(config)
+    write_safetensors(config.model.weights, _random_clip(sizes), {})
+
+
+@functools.cache
+def _random_clip(sizes: CLIPConfig) -> dict[str, np.ndarray]:
+    """Made once in a process: to trace and compile it takes longer than many a test."""
+    image = np.zeros((1, sizes.resolution, sizes.resolution, 3), np.float32)
+    tokens = np.zeros((1, sizes.context_length), np.int32)
+    params = jax.jit(CLIP(sizes).init)(jax.random.key(1), image, tokens)["params"]
+    return clip_state_dict(params, sizes)
 
 
 def _shrink(config: ConfigDict) -> ConfigDict:

@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 import zlib
-from typing import Any
+from pathlib import Path
 
-from etils import epath
+from tcl_jax.files import write_json
 
 _TABLE = "checksums.json"
 
 
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes a file in one step: whoever reads it finds the old content or all of the new."""
-    part = path.parent / f"{path.name}.{uuid.uuid4().hex}.part"
-    part.write_text(json.dumps(value))
-    part.replace(path)
-
-
-def write_checksums(directory: epath.Path) -> None:
-    """Records size (bytes) and CRC-32 of every file below a local directory in checksums.json."""
+def write_checksums(directory: Path) -> None:
+    """Records size (bytes) and CRC-32 of every file below a directory in checksums.json."""
     table = {}
     for root, _, names in os.walk(directory):
         for name in names:
             if name != _TABLE:
-                file = epath.Path(root) / name
+                file = Path(root) / name
                 table[os.fspath(file.relative_to(directory))] = _size_and_crc(file)
     write_json(directory / _TABLE, table)
 
 
-def has_checksums(directory: epath.Path) -> bool:
+def has_checksums(directory: Path) -> bool:
     """Whether `write_checksums` recorded the files of a directory."""
     return (directory / _TABLE).exists()
 
 
-def find_damage(directory: epath.Path, *, share: int = 0, shares: int = 1) -> str | None:
+def find_damage(directory: Path, *, share: int = 0, shares: int = 1) -> str | None:
     """Compares the files of a directory with what `write_checksums` recorded.
 
     Args:
@@ -64,7 +56,7 @@ def find_damage(directory: epath.Path, *, share: int = 0, shares: int = 1) -> st
     return None
 
 
-def _size_and_crc(path: epath.Path) -> tuple[int, int]:
+def _size_and_crc(path: Path) -> tuple[int, int]:
     size = crc = 0
     with path.open("rb") as file:
         while block := file.read(1 << 22):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,16 @@ def name_leaves(tree: Any) -> dict[str, Any]:
     if len(named) != len(leaves):
         raise ValueError("state: two leaves have the same path; names must not contain '/'.")
     return named
+
+
+def hash_leaves(tree: Any) -> str:
+    """SHA-256 in hexadecimal of arrays as float32, whatever dtype and order they came in."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(name_leaves(tree).items()):
+        array = np.ascontiguousarray(leaf, "<f4")
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def check_storable(leaves: Mapping[str, Any]) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
@@ -35,7 +34,7 @@ _WRITE_BUFFER = 64 * 2**20
 
 
 def check_absent(directory: str | os.PathLike[str]) -> Path:
-    """The path of a directory that is still to be made; an empty one may be there.
+    """The path of a file or directory that is still to be made; an empty directory may be there.
 
     Raises:
         InputError: if something else is there, or it cannot be made.
@@ -80,7 +79,7 @@ def write_model(
         with context:
             ocp.save_checkpointables(part / "params", {"params": flat})
         write_json(part / "config.json", {"format": FORMAT, "version": VERSION, **settings})
-        write_checksums(epath.Path(part / "params"))
+        write_checksums(part / "params")
         if path.exists():
             path.rmdir()
         part.rename(path)
@@ -124,7 +123,7 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
             f"{directory}: is a model of version {settings.get('version')!r}, and version "
             f"{VERSION} is read; install the tcl_jax that wrote it."
         )
-    if damage := find_damage(epath.Path(path / "params")):
+    if damage := find_damage(path / "params"):
         raise CheckpointError(f"{directory}: is damaged: {damage}. Copy or convert it again.")
     try:
         stored = ocp.checkpointables_metadata(path / "params").metadata["params"]

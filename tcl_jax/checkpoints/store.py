@@ -18,15 +18,16 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 from absl import logging
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from tcl_jax.checkpoints.checksums import find_damage, has_checksums, write_checksums, write_json
+from tcl_jax.checkpoints.checksums import find_damage, has_checksums, write_checksums
 from tcl_jax.checkpoints.leaves import (
     check_json,
     check_storable,
@@ -34,7 +35,8 @@ from tcl_jax.checkpoints.leaves import (
     name_leaves,
     place_leaves,
 )
-from tcl_jax.errors import first_cause
+from tcl_jax.errors import RunError, first_cause
+from tcl_jax.files import write_json
 from tcl_jax.parallel.processes import agree_on_problem, gather_texts
 
 _COMMIT = "commit_success.txt"
@@ -45,6 +47,10 @@ _T = TypeVar("_T")
 
 class CheckpointError(ValueError):
     """A store or a step of it cannot be opened, read or written; names the directory and why."""
+
+
+class CheckpointWriteError(CheckpointError, RunError):
+    """A step could not be written, as on a full disk; names the directory and why."""
 
 
 class CheckpointMismatchError(CheckpointError):
@@ -60,21 +66,19 @@ class Restored:
       state: as `abstract_state`, with jax.Array leaves in the shardings asked for.
       data_state: what this process gave to `save`, through JSON (tuples are lists now); of another
         number of processes what all of them gave, or None, with a warning, if they differed.
-      config: the config given to `save`, through JSON.
     """
 
     step: int
     state: Any
     data_state: Any
-    config: dict[str, Any]
 
 
 class CheckpointStore:
     """The checkpoints of one run; a context manager that waits for the write under way.
 
     Args:
-      directory: where the steps are; made if absent, unless `read_only`. Local or shared path,
-        or an object-store URL that `etils.epath` can open. All processes must see the same one.
+      directory: where the steps are; made if absent, unless `read_only`. All processes must see the
+        same one.
       keep_latest: how many of the newest steps to keep, at least 1.
       keep_best: how many of the best steps by `best_metric` to keep besides.
       best_metric: name in `metrics` of the number to rank by, higher is better; None: no ranking.
@@ -99,9 +103,7 @@ class CheckpointStore:
                 f"keep_latest={keep_latest}, keep_best={keep_best}: keep_latest must be at least 1 "
                 "(the step to resume from) and keep_best at least 0."
             )
-        self.directory = epath.Path(directory)
-        if self._is_local:
-            self.directory = epath.Path(os.path.abspath(self.directory))
+        self.directory = Path(directory).absolute()
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._best_metric, self._read_only = best_metric, read_only
         self._open_directory()
@@ -113,7 +115,7 @@ class CheckpointStore:
         self._context.pytree.loading.partial_load = True  # `restore` compares the leaves itself
         self._steps = set(self._scan())
         self._damaged: set[int] = set()
-        self._sound: set[epath.Path] = set()
+        self._sound: set[Path] = set()
         self._metrics = self._read_metrics()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, set[int], concurrent.futures.Future[None]] | None = None
@@ -164,7 +166,8 @@ class CheckpointStore:
           True if a write was started, False if the step was there already.
 
         Raises:
-          CheckpointError: this write, or the one before it, failed, or the store is read-only.
+          CheckpointWriteError: this write, or the one before it, failed.
+          CheckpointError: the store is read-only.
           ValueError: a leaf, `data_state` or `config` cannot be stored; it is named.
         """
         if self._read_only:
@@ -200,7 +203,7 @@ class CheckpointStore:
         return True
 
     def wait(self) -> None:
-        """Returns when the write under way is complete; raises CheckpointError if it failed."""
+        """Returns once the write under way is complete, or raises its CheckpointWriteError."""
         if self._pending is None:
             return
         step, kept, future = self._pending
@@ -255,7 +258,7 @@ class CheckpointStore:
         """
         wanted = place_leaves(name_leaves(abstract_state))
 
-        def read(path: epath.Path) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        def read(path: Path) -> tuple[dict[str, jax.Array], dict[str, Any]]:
             stored = ocp.checkpointables_metadata(path).metadata["state"]
             if stored is None:
                 raise OSError("the description of its arrays is missing or unreadable")
@@ -273,21 +276,9 @@ class CheckpointStore:
         state = jax.tree.unflatten(
             jax.tree.structure(abstract_state), [leaves[name] for name in wanted]
         )
-        return Restored(found, state, data_state, info["config"])
+        return Restored(found, state, data_state)
 
-    def read_config(self, step: int | None = None) -> dict[str, Any]:
-        """The config saved with `step`, or with the newest readable one.
-
-        Raises:
-          CheckpointError: as in `restore`.
-        """
-
-        def read(path: epath.Path) -> dict[str, Any]:
-            return ocp.load_checkpointables(path, {"info": None})["info"]["config"]
-
-        return self.first_readable(step, read)[1]
-
-    def first_readable(self, step: int | None, read: Callable[[epath.Path], _T]) -> tuple[int, _T]:
+    def first_readable(self, step: int | None, read: Callable[[Path], _T]) -> tuple[int, _T]:
         """What `read` makes of `step`, or of the newest sound step; errors as in `restore`."""
         if not (there := self.steps()):
             raise CheckpointError(f"{self.directory}: holds no complete checkpoint.")
@@ -322,16 +313,12 @@ class CheckpointStore:
 
     # ---------------------------------------------------------------------------- the directory
 
-    @property
-    def _is_local(self) -> bool:
-        return "://" not in os.fspath(self.directory)
-
-    def _find_damage(self, path: epath.Path) -> str | None:
-        if not self._is_local or path in self._sound:  # object stores check their own content
+    def _find_damage(self, path: Path) -> str | None:
+        if path in self._sound:
             return None
         return find_damage(path, share=jax.process_index(), shares=jax.process_count())
 
-    def _path(self, step: int) -> epath.Path:
+    def _path(self, step: int) -> Path:
         return self.directory / str(step)
 
     def _open_directory(self) -> None:
@@ -346,7 +333,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{where}: cannot be opened as a checkpoint directory: {error}."
             ) from error
-        if self._is_local and not os.access(where, os.W_OK | os.X_OK):
+        if not os.access(where, os.W_OK | os.X_OK):
             raise CheckpointError(f"{where}: is not writable; choose another directory.")
 
     def _scan(self) -> list[int]:
@@ -357,8 +344,8 @@ class CheckpointStore:
         steps = [int(name) for name in names if _STEP_NAME.fullmatch(name)]
         return [step for step in steps if (self._path(step) / _COMMIT).exists()]
 
-    def _write_error(self, step: int, error: Exception) -> CheckpointError:
-        return CheckpointError(
+    def _write_error(self, step: int, error: Exception) -> CheckpointWriteError:
+        return CheckpointWriteError(
             f"{self.directory}: step {step} could not be written: {first_cause(error)}. Is the "
             "disk full or gone? The steps before it are as they were."
         )
@@ -373,14 +360,13 @@ class CheckpointStore:
         if jax.process_index() != 0:
             return
         try:
-            if self._is_local:
-                write_checksums(self._path(step))
+            write_checksums(self._path(step))
             self._uncommit(self._steps - kept)
             for child in self.directory.iterdir():
                 # No write is under way now, so whatever is not committed is of a killed process.
                 half = _STEP_NAME.fullmatch(child.name) and not (child / _COMMIT).exists()
                 if half or ".orbax-checkpoint-tmp" in child.name or child.name.endswith(".part"):
-                    child.rmtree(missing_ok=True) if child.is_dir() else child.unlink()
+                    shutil.rmtree(child) if child.is_dir() else child.unlink()
         except OSError as error:
             logging.warning("%s: could not be tidied: %s", self.directory, error)
 

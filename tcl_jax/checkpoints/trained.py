@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
@@ -65,7 +64,7 @@ def read_trained(path: str | os.PathLike[str]) -> Trained:
         raise CheckpointError(f"{path}: holds no run (there is no checkpoints folder in it).")
     directory, step = found
 
-    def read(where: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def read(where: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         stored = ocp.checkpointables_metadata(where).metadata["state"]
         if stored is None:
             raise OSError("the description of its arrays is missing or unreadable")

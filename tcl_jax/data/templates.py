@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tcl_jax.data import shapes_captions
+from tcl_jax.errors import InputError
 
 _FULL = (
     "a bad photo of a {}.",
@@ -134,18 +135,18 @@ def fill(templates: str | Sequence[str], class_name: str) -> list[str]:
       class_name: put wherever a template has `{}`, as it is.
 
     Raises:
-      ValueError: no set of that name, no template at all, or one without `{}`.
+      InputError: no set of that name, no template at all, or one without `{}`.
     """
     if isinstance(templates, str):
         if templates not in TEMPLATES:
-            raise ValueError(
+            raise InputError(
                 f"templates={templates!r}: no such set; choose one of {', '.join(TEMPLATES)}, or "
                 "give a list of sentences with {} for the class name."
             )
         templates = TEMPLATES[templates]
     if not templates:
-        raise ValueError('templates: the list is empty; ["{}"] is the class name alone.')
+        raise InputError('templates: the list is empty; ["{}"] is the class name alone.')
     for template in templates:
         if "{}" not in template:
-            raise ValueError(f"template {template!r}: has no {{}} to put the class name into.")
+            raise InputError(f"template {template!r}: has no {{}} to put the class name into.")
     return [template.replace("{}", class_name) for template in templates]

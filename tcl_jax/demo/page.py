@@ -77,7 +77,7 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr.Blocks:
-    """The page, to be launched by `server.serve`.
+    """The page, to be launched by `server.serving`.
 
     Args:
         answers: what it asks.

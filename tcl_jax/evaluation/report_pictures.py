@@ -16,9 +16,9 @@ from tcl_jax.evaluation.report import per_cent
 from tcl_jax.evaluation.results import BenchmarkResult, ShownImage
 from tcl_jax.evaluation.scores import count_pixels
 from tcl_jax.pictures.legend import LegendEntry, legend_page
-from tcl_jax.pictures.lettering import font_for, printable, text_width, wrap
-from tcl_jax.pictures.overlays import FAINT, INK, PAPER, load_font, overlay, save_png
-from tcl_jax.pictures.palette import class_palette
+from tcl_jax.pictures.lettering import font_for, load_font, printable, text_width, wrap
+from tcl_jax.pictures.overlays import overlay, save_png
+from tcl_jax.pictures.palette import FAINT, INK, PAPER, class_palette
 
 Color = tuple[int, int, int]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.files import short_hash
 from tcl_jax.models.clip import CLIP, encode_text
 from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_replicated
 
@@ -31,15 +32,10 @@ def text_tower_id(clip: CLIP, params: Any) -> str:
         clip, params: CLIP and its parameters, on the host.
     """
     c = clip.config
-    digest = hashlib.blake2b(digest_size=8)
-    sizes = (c.text_width, c.text_heads, c.text_layers, c.context_length, c.embed_dim)
-    digest.update(repr((sizes, c.activation, jnp.dtype(clip.dtype).name)).encode())
-    digest.update(ClipTokenizer(c.context_length)(_PROBES).astype("<i4").tobytes())
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params["text"])
-    for path, leaf in leaves:
-        digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}".encode())
-        digest.update(np.asarray(leaf, "<f4").tobytes())
-    return digest.hexdigest()
+    sizes = [c.text_width, c.text_heads, c.text_layers, c.context_length, c.embed_dim]
+    tokens = ClipTokenizer(c.context_length)(_PROBES).tolist()
+    computed = [c.activation, jnp.dtype(clip.dtype).name]
+    return short_hash([sizes, computed, tokens, hash_leaves(params["text"])])
 
 
 class CaptionEmbedder:

@@ -86,11 +86,9 @@ def export_masks(
         platforms: of "cpu", "cuda", "rocm" and "tpu".
 
     Raises:
-        InputError: if an argument is impossible, the parameters are not the model's, or the
-            package flatbuffers is missing.
+        InputError: if an argument is impossible, or the parameters are not the model's.
     """
-    _require_flatbuffers()
-    platforms = _check_platforms(platforms)
+    platforms = check_platforms(platforms)
     size = _check_size(image_size)
     _check_count("batch", batch)
     _check_count("num_texts", num_texts)
@@ -134,7 +132,7 @@ def export_masks(
         "texts": names,
         "threshold": float(threshold),
         "options": dataclasses.asdict(options),
-        "method": "tcl" if isinstance(model, TCL) else "clip",
+        "method": "tcl" if isinstance(model, TCL) else model.dense,
         "clip": dataclasses.asdict(model.config),
         "tap_layer": model.tap_layer,
         "compute_dtype": jnp.dtype(model.dtype).name,
@@ -195,17 +193,12 @@ def _describe(aval: jax.core.ShapedArray) -> dict[str, Any]:
     }
 
 
-def _require_flatbuffers() -> None:
-    try:
-        import flatbuffers  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "jax.export writes its files with the package flatbuffers, which is missing; "
-            "install it with `pip install flatbuffers`"
-        ) from error
+def check_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
+    """Names of platforms that a program can be made for.
 
-
-def _check_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
+    Raises:
+        InputError: there is none, one twice, or one that is none of `LOWERABLE`.
+    """
     given = (platforms,) if isinstance(platforms, str) else tuple(platforms)
     unknown = [platform for platform in given if platform not in LOWERABLE]
     if unknown or not given or len(set(given)) < len(given):

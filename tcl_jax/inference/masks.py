@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tcl_jax.models.clip import CLIP, encode_image
+from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.tcl import TCL, ground
 from tcl_jax.models.vision import VisionOutput
 from tcl_jax.ops.images import center_pad
@@ -75,7 +75,7 @@ def grid_masks(
         model, params, text_embeddings, options: as in `make_masks`; of CLIP, `pamr` alone is read.
         image: [b, H, W, 3] normalised; H and W multiples of the patch size.
     """
-    with _precision(model):
+    with matmul_precision(model.dtype):
         if isinstance(model, TCL):
             grounding = ground(model, params, image, text_embeddings)
             masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
@@ -107,14 +107,9 @@ def maskclip_similarity(
         image, text_embeddings: as in `make_masks`.
     """
     padded, offset = center_pad(image, model.config.patch_size)
-    with _precision(model):
+    with matmul_precision(model.dtype):
         similarity = _patch_similarity(encode_image(model, params, padded), text_embeddings)
     return _at_image(similarity, padded, offset, image)
-
-
-def _precision(model: TCL | CLIP) -> AbstractContextManager[None]:
-    exact = jnp.dtype(model.dtype) == jnp.float32
-    return jax.default_matmul_precision("highest" if exact else "default")
 
 
 def _patch_similarity(

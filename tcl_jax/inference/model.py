@@ -147,7 +147,7 @@ def save_model(directory: Source, model: Model) -> None:
 
 def _describe(model: Model) -> dict[str, Any]:
     return {
-        "method": "clip" if model.tap_layer is None else "tcl",
+        "method": model.method,
         "clip": dataclasses.asdict(model.config),
         "tap_layer": model.tap_layer,
         "inference": model.settings.to_json(),
@@ -161,27 +161,39 @@ def _from_directory(params: dict[str, Any], description: Mapping[str, Any]) -> M
         settings = InferenceSettings.from_json(description["inference"])
         tap_layer = description["tap_layer"]
         origin = dict(description.get("origin", {}))
+        method = description["method"]
     except (KeyError, TypeError) as error:
         raise InputError(f"its config.json lacks or misnames {error}; convert it again") from error
-    return Model(config, tap_layer, params, settings, origin)
+    if method not in ("tcl", *DENSE):
+        raise InputError(
+            f"the method of its config.json, {method!r}, is none of tcl, {', '.join(DENSE)}; "
+            "convert it again"
+        )
+    dense = "maskclip" if method == "tcl" else method
+    return Model(config, tap_layer, params, settings, origin, dense)
 
 
 def _from_run(trained: Trained) -> Model:
-    with as_input_error("its config"):
+    try:
         run, eval_ = trained.config["model"], trained.config["eval"]
-        config = choose_sizes(run["variant"], run["sizes"])
-        threshold = eval_["background"]
+        threshold, objective = eval_["background"], trained.config["objective"]
+        own = {name: eval_[name] for name in ("pamr", "kp_weight", "templates")}
+        variant, sizes, weights, tap_layer = (
+            run[name] for name in ("variant", "sizes", "weights", "tap_layer")
+        )
+    except KeyError as error:
+        raise InputError(f"its config has no field {error}; another version wrote it") from error
+    with as_input_error("its config"):
+        config = choose_sizes(variant, sizes)
         settings = dataclasses.replace(
             default_settings(config),
-            threshold=None if threshold == THRESHOLDS[eval_["pamr"]] else threshold,
-            pamr=eval_["pamr"],
-            kp_weight=eval_["kp_weight"],
-            templates=eval_["templates"],
+            threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,
+            **own,
         )
     origin: dict[str, Any] = {"run": {"step": trained.step, "config": trained.config}}
-    if trained.config["objective"] == "clip":
+    if objective == "clip":
         return Model(config, None, {"clip": trained.params}, settings, origin)
-    clip = load_clip(run["weights"], expected=config, dtype=None)
+    clip = load_clip(weights, expected=config, dtype=None)
     origin["clip"] = clip.origin
-    tap_layer = run["tap_layer"] or config.vision_layers - 1
-    return Model(clip.config, tap_layer, {**trained.params, "clip": clip.params}, settings, origin)
+    params = {**trained.params, "clip": clip.params}
+    return Model(clip.config, config.tap_of(tap_layer), params, settings, origin)

@@ -132,9 +132,7 @@ def _weights(
 
 
 def _bilinear(in_size: int, out_size: int) -> np.ndarray:
-    # Not by way of its cache, which would keep a matrix for every size of an image.
-    uncached = resize_matrix.__wrapped__
-    matrix = uncached(in_size, out_size, method="bilinear", align_corners=False)
+    matrix = resize_matrix(in_size, out_size, method="bilinear", align_corners=False)
     return matrix.astype(np.float64)
 
 

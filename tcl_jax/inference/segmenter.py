@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.convert.load import Source
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.templates import fill
@@ -83,7 +84,7 @@ class Segmenter:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         self.config, self.settings, self.origin = model.config, model.settings, model.origin
-        self.is_tcl = model.tap_layer is not None
+        self.method = model.method
         self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         params = jax.device_put(params)
@@ -136,17 +137,16 @@ class Segmenter:
 
     def __repr__(self) -> str:
         """What it is made of."""
-        kind = "TCL" if self.is_tcl else "MaskCLIP"
         c = self.config
         return (
-            f"Segmenter({kind}, {c.vision_layers} blocks of {c.vision_width}, patch "
+            f"Segmenter({self.method}, {c.vision_layers} blocks of {c.vision_width}, patch "
             f"{c.patch_size}, {self.settings})"
         )
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that differ where weights or settings differ."""
-        described = [self.is_tcl, self.origin, dataclasses.asdict(self.config)]
+        """Sixteen hexadecimal digits that differ where weights, sizes or settings differ."""
+        described = [self.method, hash_leaves(self._weights), dataclasses.asdict(self.config)]
         return short_hash([*described, self.settings.to_json()])
 
     # -------------------------------------------------------------------------------------- texts
@@ -168,10 +168,7 @@ class Segmenter:
         texts = check_texts(texts)
         check_vocabulary(self.config)
         templates = self.settings.templates if templates is None else templates
-        try:
-            sentences = {text: tuple(fill(templates, text)) for text in texts}
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        sentences = {text: tuple(fill(templates, text)) for text in texts}
         new = [text for text in sentences if (sentences[text], text) not in self._embedded]
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
             self._embedded.clear()
@@ -306,7 +303,7 @@ class Segmenter:
         if not 0 <= weight <= 1:
             raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
         # CLIP alone is nothing but what KP mixing mixes in.
-        return MaskOptions(pamr=pamr, kp_weight=weight if self.is_tcl else 0.0)
+        return MaskOptions(pamr=pamr, kp_weight=weight if self.method == "tcl" else 0.0)
 
     def _scores(
         self,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import END_ID
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
+from tcl_jax.models.layers import matmul_precision
 from tcl_jax.ops.masking import l2_normalize
 from tcl_jax.parallel.mesh import data_mesh, put_locally
 
@@ -36,8 +36,7 @@ def class_embeddings(
     """
     classes, templates, length = tokens.shape
     flat = tokens.reshape(classes * templates, length)
-    exact = jnp.dtype(model.dtype) == jnp.float32
-    with jax.default_matmul_precision("highest" if exact else "default"):
+    with matmul_precision(model.dtype):
         features = encode_text(model, params, flat).reshape(classes, templates, -1)
     return l2_normalize(features.mean(axis=1))
 

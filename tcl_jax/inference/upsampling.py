@@ -1,8 +1,8 @@
 """Soft masks from the model's resolution to an image's, and the best of them per pixel.
 
-`ops.resize` with two dense matrices is meant for the accelerator and small results. Here an image
-may have 100 megapixels and hundreds of classes: every result sample has two sources per axis, so
-they are gathered, some rows or a tile at a time. Values equal those of `ops.resize` (bilinear,
+`ops.resize` makes the whole result, on the device. Here an image may have 100 megapixels and
+hundreds of classes: every result sample has two sources per axis, and they are gathered on the
+host, some rows or a tile at a time. Values equal those of `ops.resize` (bilinear,
 `align_corners=False`) but for rounding.
 """
 

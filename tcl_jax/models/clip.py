@@ -76,6 +76,10 @@ class CLIPConfig:
         """Heads of the text tower."""
         return self.text_width // HEAD_SIZE
 
+    def tap_of(self, layer: int | None) -> int:
+        """Block, counted from 1, that feeds the grounder: for None and 0 that before the last."""
+        return layer or self.vision_layers - 1
+
 
 VARIANTS: dict[str, CLIPConfig] = {
     "ViT-B/32": CLIPConfig(512, 224, 32, 768, 12, 512, 12),
@@ -127,7 +131,7 @@ class CLIP(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        tap = c.vision_layers - 1 if self.tap_layer is None else self.tap_layer
+        tap = c.tap_of(self.tap_layer)
         self.visual = VisionTower(
             resolution=c.resolution,
             patch_size=c.patch_size,

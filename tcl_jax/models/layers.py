@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -41,6 +42,16 @@ def compute_dtype(name: str, field: str = "dtype") -> Any:
         known = ", ".join(COMPUTE_DTYPES)
         raise InputError(f"{field}={name!r} is unknown; choose one of {known}")
     return COMPUTE_DTYPES[name]
+
+
+def matmul_precision(dtype: Any) -> AbstractContextManager[None]:
+    """While active, products of float32 arrays are traced so that a network's dtype means itself.
+
+    By itself JAX rounds their factors on TPUs (to bfloat16) and GPUs (to TF32). That is in keeping
+    with a network that computes in bfloat16, but not with one in float32.
+    """
+    exact = jnp.dtype(dtype) == jnp.float32
+    return jax.default_matmul_precision("highest" if exact else "default")
 
 
 CONVOLUTION = "convolution"

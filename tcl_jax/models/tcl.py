@@ -63,7 +63,7 @@ class TCL(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        tap = c.vision_layers - 1 if self.tap_layer is None else self.tap_layer
+        tap = c.tap_of(self.tap_layer)
         if not 0 < tap < c.vision_layers:
             raise ValueError(
                 f"tap_layer={tap} leaves the grounder no block to copy; choose 1 to "

@@ -37,6 +37,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import Precision
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -232,7 +233,9 @@ def _tile_statistics(
     masks = jax.nn.sigmoid(w * pixel_text_similarity(pixels, texts) + b)
     regions = masked_pool(pixels, masks)
     return PairStatistics(
-        similarity=jnp.einsum("bnd,nd->bn", l2_normalize(regions), l2_normalize(texts)),
+        similarity=jnp.einsum(
+            "bnd,nd->bn", l2_normalize(regions), l2_normalize(texts), precision=Precision.HIGHEST
+        ),
         area=jnp.mean(masks, axis=(2, 3)),
         variation=losses.variation_of_each(masks),
     )

@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.lax import Precision
 from jaxtyping import Array, Float
 
 from tcl_jax.ops.masking import l2_normalize
@@ -49,19 +50,22 @@ def info_nce(similarity: Float[Array, "b b"], log_scale: Float[Array, ""]) -> Fl
     return 0.5 * (jnp.mean(rows) + jnp.mean(columns))
 
 
-def image_text_loss(
-    images: Float[Array, "b d"], texts: Float[Array, "b d"], log_scale: Float[Array, ""]
-) -> Float[Array, ""]:
-    """InfoNCE between one embedding per image and one per text (CLIP's loss, and `tcli`)."""
-    similarity = jnp.einsum("id,jd->ij", l2_normalize(images), l2_normalize(texts))
-    return info_nce(similarity, log_scale)
+def image_text_similarity(
+    images: Float[Array, "b d"], texts: Float[Array, "b d"]
+) -> Float[Array, "b b"]:
+    """Cosine of every image with every text, of which CLIP's loss and `tcli` are the InfoNCE."""
+    return jnp.einsum(
+        "id,jd->ij", l2_normalize(images), l2_normalize(texts), precision=Precision.HIGHEST
+    )
 
 
 def region_text_loss(
     regions: Float[Array, "b b d"], texts: Float[Array, "b d"], log_scale: Float[Array, ""]
 ) -> Float[Array, ""]:
     """`tclf`: InfoNCE where entry (i, j) compares text j with the region it grounds in image i."""
-    similarity = jnp.einsum("ijd,jd->ij", l2_normalize(regions), l2_normalize(texts))
+    similarity = jnp.einsum(
+        "ijd,jd->ij", l2_normalize(regions), l2_normalize(texts), precision=Precision.HIGHEST
+    )
     return info_nce(similarity, log_scale)
 
 

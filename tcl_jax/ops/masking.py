@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.lax import Precision
 from jaxtyping import Array, Float
 
 NORM_EPS = 1e-6
@@ -21,7 +22,10 @@ def l2_normalize(x: Float[Array, "... d"], eps: float = NORM_EPS) -> Float[Array
 def pixel_text_similarity(
     pixels: Float[Array, "b h w d"], texts: Float[Array, "n d"]
 ) -> Float[Array, "b n h w"]:
-    """Cosine similarity of every pixel with every text, float32 in [-1, 1]."""
+    """Cosine similarity of every pixel with every text, float32 in [-1, 1].
+
+    A large product: of what precision, the caller's `jax.default_matmul_precision` says.
+    """
     similarity = jnp.einsum("bhwd,nd->bhwn", l2_normalize(pixels), l2_normalize(texts))
     return jnp.moveaxis(similarity, -1, 1)
 
@@ -30,7 +34,9 @@ def own_similarity(
     pixels: Float[Array, "b h w d"], texts: Float[Array, "b d"]
 ) -> Float[Array, "b h w"]:
     """Cosine similarity of every pixel with the text of its own image, float32 in [-1, 1]."""
-    return jnp.einsum("bhwd,bd->bhw", l2_normalize(pixels), l2_normalize(texts))
+    return jnp.einsum(
+        "bhwd,bd->bhw", l2_normalize(pixels), l2_normalize(texts), precision=Precision.HIGHEST
+    )
 
 
 def straight_through_mask(

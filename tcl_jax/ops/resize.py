@@ -6,7 +6,6 @@ dense matrices, on CPUs as weighted sums of the few samples that each result dep
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -18,7 +17,6 @@ CUBIC_A = -0.75
 """Free parameter of the cubic kernel in PyTorch and OpenCV."""
 
 
-@functools.cache
 def resize_matrix(in_size: int, out_size: int, *, method: str, align_corners: bool) -> np.ndarray:
     """Weights of every input sample in every output sample, [out_size, in_size] float32.
 
@@ -119,4 +117,22 @@ def gather(
 
 def upsample_nearest(x: Float[Array, "*batch h w c"], factor: int) -> Float[Array, "*batch H W c"]:
     """Repeats every row and column `factor` times."""
-    return jnp.repeat(jnp.repeat(x, factor, axis=-3), factor, axis=-2)
+    return resize_nearest(x, [factor * size for size in x.shape[-3:-1]])
+
+
+def resize_nearest(
+    x: Float[Array, "*batch h w c"], shape: Sequence[int]
+) -> Float[Array, "*batch H W c"]:
+    """Row i of H is row floor(i h / H), as PyTorch's `interpolate(mode="nearest")` has it.
+
+    Args:
+        x: [..., h, w, c].
+        shape: rows and columns of the result.
+    """
+    for axis, size in zip((-3, -2), shape, strict=True):
+        factor, rest = divmod(size, x.shape[axis])
+        if rest:
+            x = jnp.take(x, np.arange(size) * x.shape[axis] // size, axis=axis, mode="clip")
+        else:
+            x = jnp.repeat(x, factor, axis=axis)
+    return x

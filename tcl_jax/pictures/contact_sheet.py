@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from tcl_jax.pictures.lettering import font_for, printable, wrap
-from tcl_jax.pictures.overlays import FAINT, INK, PAPER, enlarge
+from tcl_jax.pictures.overlays import enlarge
+from tcl_jax.pictures.palette import FAINT, INK, PAPER
 
 PART = (232, 93, 4)
 """Colour of the frame about the part of an original that is used."""

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from tcl_jax.pictures.lettering import font_for, printable, text_width, wrap
-from tcl_jax.pictures.overlays import FAINT, INK, PAPER, load_font
+from tcl_jax.pictures.lettering import font_for, load_font, printable, text_width, wrap
+from tcl_jax.pictures.palette import FAINT, INK, PAPER
 
 MIN_LONG_SIDE, MAX_LONG_SIDE = 480, 2000
 """Long side of a picture that is shown, in pixels; smaller ones are enlarged, larger reduced."""

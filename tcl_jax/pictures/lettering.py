@@ -6,7 +6,8 @@ import functools
 
 from PIL import ImageFont
 
-from tcl_jax.pictures.overlays import load_font
+FONT_SIZE = 15
+"""In pixels, where nothing else is said."""
 
 _NAME_CHARACTERS = 300
 # Pillow's font has Latin, Greek and Cyrillic letters; of these, the first that is installed and
@@ -15,6 +16,14 @@ _OTHER_FONTS = (
     "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf",
     "msgothic.ttc", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf",
 )  # fmt: skip
+
+
+@functools.cache
+def load_font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
+    """The font that comes with Pillow, `size` pixels high."""
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
 
 
 def printable(name: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from tcl_jax.files import whole_file
+from tcl_jax.pictures.lettering import FONT_SIZE, load_font
+from tcl_jax.pictures.palette import FAINT, INK, PAPER
 
-PAPER, INK, FAINT = (255, 255, 255), (34, 36, 40), (120, 124, 132)
-FONT_SIZE, MARGIN = 15, 14
+MARGIN = 14
 _BAND_PIXELS = 1 << 20
 
 Rgb = UInt8[np.ndarray, "h w 3"]
@@ -124,14 +124,6 @@ def _legend_layout(legend: Mapping[str, Sequence[int]], width: int) -> list[tupl
     cell = max((int(font.getlength(name)) for name in legend), default=0) + FONT_SIZE + 24
     per_row = max(width // cell, 1)
     return [(i % per_row * cell, i // per_row * (FONT_SIZE + 9)) for i in range(len(legend))]
-
-
-@functools.cache
-def load_font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
-    """The font that comes with Pillow, `size` pixels high."""
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
 
 
 def save_png(path: str | os.PathLike[str], image: Rgb) -> None:

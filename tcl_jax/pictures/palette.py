@@ -1,4 +1,4 @@
-"""Colours of labels: easily told apart, the first ones pleasant, and the same every time."""
+"""Colours: of pages, and of labels, easily told apart and the same every time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import functools
 
 import numpy as np
 from jaxtyping import Float, UInt8
+
+PAPER, INK, FAINT = (255, 255, 255), (34, 36, 40), (120, 124, 132)
+"""Colours of pages and of what is written on them."""
 
 DISTINCT = 256
 """Number of different colours; beyond it they begin again."""

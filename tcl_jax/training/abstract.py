@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from tcl_jax.data.sources import make_erasing
 from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
-from tcl_jax.training.build import Task, build_optimizer
+from tcl_jax.training.build import Task, build_optimizer, build_step
 from tcl_jax.training.state import create_state
-from tcl_jax.training.step import PhasedStep, no_failure
+from tcl_jax.training.step import no_failure
 
 
 def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.stages.Traced:
@@ -25,14 +25,8 @@ def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.st
         mesh: of the run.
         phase: of `PhasedStep`.
     """
-    adamw, schedule = build_optimizer(config)
-    step = PhasedStep(
-        task.objective,
-        adamw,
-        schedule,
-        backbone_from_step=config.train.backbone_from_step,
-        accumulation_steps=config.train.accumulation_steps,
-    )
+    adamw, _ = build_optimizer(config)
+    step = build_step(config, task.objective)
     everywhere, split = replicated(mesh), config.train.fsdp
 
     def placed_parameters(tree: Any) -> Any:

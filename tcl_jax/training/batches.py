@@ -14,7 +14,7 @@ from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.inference.captions import text_tower_id
 from tcl_jax.models.clip import CLIPConfig
-from tcl_jax.parallel.processes import gather_texts
+from tcl_jax.parallel.processes import agreed, gather_texts
 from tcl_jax.training.build import Task
 
 
@@ -43,26 +43,15 @@ def open_batches(
         InputError: the data cannot be used, here or on another process, or processes see different
             data; on all processes alike.
     """
-    batches, problem = None, ""
-    try:
-        batches = _open(config, clip, bad_samples, text_tower)
-    except InputError as error:
-        if jax.process_count() == 1:
-            raise
-        problem = str(error)
-    identity = batches.identity if batches is not None else {}
-    told = [json.loads(text) for text in gather_texts(json.dumps([problem, identity]))]
-    for process, (theirs, _) in enumerate(told):
-        if theirs:
-            raise InputError(problem or f"process {process} reports: {theirs}")
-    for process, (_, theirs) in enumerate(told):
-        if theirs != told[0][1]:
+    batches = agreed(lambda: _open(config, clip, bad_samples, text_tower))
+    identities = [json.loads(text) for text in gather_texts(json.dumps(batches.identity))]
+    for process, identity in enumerate(identities):
+        if identity != identities[0]:
             raise InputError(
-                f"process {process} sees other training data than process 0: {theirs} there, "
-                f"{told[0][1]} here. Every process must read the same shards: use a shared folder, "
-                "or copy all of them to every machine"
+                f"process {process} sees other training data than process 0: {identity} there, "
+                f"{identities[0]} here. Every process must read the same shards: use a shared "
+                "folder, or copy all of them to every machine"
             )
-    assert batches is not None
     return batches
 
 

@@ -20,6 +20,7 @@ from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
 from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
+from tcl_jax.training.step import PhasedStep
 
 REFERENCE_BATCH = 4096
 """Batch for which TCL states its learning rates; others scale linearly."""
@@ -135,7 +136,7 @@ def _clip_task(config: ConfigDict, run: Run) -> Task:
 
 def _tcl_task(config: ConfigDict, sizes: CLIPConfig, clip: Any, run: Run) -> Task:
     dtype = compute_dtype(config.model.dtype, "model.dtype")
-    tap = config.model.tap_layer or sizes.vision_layers - 1
+    tap = sizes.tap_of(config.model.tap_layer)
     if not 0 < tap < sizes.vision_layers:
         raise InputError(
             f"model.tap_layer={tap} leaves the grounder nothing to copy; choose 1 to "
@@ -208,3 +209,15 @@ def build_optimizer(config: ConfigDict) -> tuple[AdamW, Schedule]:
         c.base_lr * scale, c.min_lr * scale, c.warmup_steps, config.train.total_steps
     )
     return adamw, schedule
+
+
+def build_step(config: ConfigDict, objective: Objective) -> PhasedStep:
+    """The step of a run, in both phases."""
+    adamw, schedule = build_optimizer(config)
+    return PhasedStep(
+        objective,
+        adamw,
+        schedule,
+        backbone_from_step=config.train.backbone_from_step,
+        accumulation_steps=config.train.accumulation_steps,
+    )

@@ -57,6 +57,12 @@ def check_config(config: ConfigDict) -> None:
             if not 0 <= value <= 1
         ),
     ]
+    every, total = config.eval.every, config.train.total_steps
+    if not wrong and every > total:
+        wrong.append(
+            f"eval.every={every} is more than train.total_steps={total}, and a run ends with an "
+            f"evaluation; choose at most {total}"
+        )
     if wrong:
         raise InputError(f"the config has impossible values: {'; '.join(wrong)}")
     if config.data.caption_cache:

@@ -127,8 +127,7 @@ def _tcl(model: TCL, batch: int, train_backbone: bool) -> Parts:
 
 
 def _after_tap(model: TCL) -> int:
-    layers = model.config.vision_layers
-    return layers - (layers - 1 if model.tap_layer is None else model.tap_layer)
+    return model.config.vision_layers - model.config.tap_of(model.tap_layer)
 
 
 def _patches(config: CLIPConfig, side: int | None) -> int:

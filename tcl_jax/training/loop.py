@@ -29,15 +29,15 @@ from tcl_jax.parallel.mesh import (
     put_replicated,
     replicated,
 )
-from tcl_jax.parallel.processes import any_process, sum_over_processes
+from tcl_jax.parallel.processes import agreed, any_process, sum_over_processes
 from tcl_jax.training.batches import cached_text_tower, open_batches
-from tcl_jax.training.build import Task, build_optimizer
+from tcl_jax.training.build import Task, build_optimizer, build_step
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.flops import total, training_flops
 from tcl_jax.training.interrupt import Interrupt
 from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
 from tcl_jax.training.state import Failure, create_state
-from tcl_jax.training.step import PhasedStep, no_failure
+from tcl_jax.training.step import no_failure
 from tcl_jax.training.workdir import open_workdir
 
 
@@ -74,7 +74,12 @@ class NonFiniteError(RunError):
 
 
 def number_of_updates(total_steps: int, eval_every: int) -> int:
-    """Updates of a run: the last evaluation falls after step `total_steps`, counted from 0."""
+    """Updates of a run: up to the last evaluation, counting from 0, and that step itself.
+
+    Args:
+        total_steps: of the schedule; cut to a multiple of `eval_every`.
+        eval_every: steps from one evaluation to the next, at most `total_steps`.
+    """
     return total_steps // eval_every * eval_every + 1
 
 
@@ -101,7 +106,7 @@ def train(
     # ------------------------------------------------------------------ mesh, data, what to check
     mesh = data_mesh()
     check_batch_size(t.global_batch_size, mesh, t.accumulation_steps)
-    root = open_workdir(workdir, settings)
+    root = agreed(lambda: open_workdir(workdir, settings))
     bad_samples = BadSampleLog(
         root / _name_of_process("bad_samples", ".jsonl"), max_share=config.data.max_bad_share
     )
@@ -110,7 +115,7 @@ def train(
     )
 
     # -------------------------------------------------------------------------- state, old or new
-    adamw, schedule = build_optimizer(config)
+    adamw, _ = build_optimizer(config)
     frozen = put_parameters(task.frozen, mesh, sharded=t.fsdp)
     state = put_parameters(create_state(task.params, task.objective, adamw), mesh, sharded=t.fsdp)
     first = 0
@@ -135,6 +140,8 @@ def train(
     if first == 0 and is_writer:
         write_json(root / "config.json", settings)
     last = number_of_updates(t.total_steps, config.eval.every)
+    if last <= t.total_steps:
+        logging.info("%d updates: the run ends with its last evaluation before total_steps", last)
 
     # ------------------------------------------------------------------------------- what is told
     writer = MetricWriter(root, start_step=first)
@@ -148,13 +155,7 @@ def train(
         )
 
     # ---------------------------------------------------------------------------------- the steps
-    take_step = PhasedStep(
-        task.objective,
-        adamw,
-        schedule,
-        backbone_from_step=t.backbone_from_step,
-        accumulation_steps=t.accumulation_steps,
-    )
+    take_step = build_step(config, task.objective)
     failure: Failure | None = None
     key = noise_key(config.seed, mesh)
 

@@ -131,17 +131,6 @@ class MetricWriter:
                 )
             self._board.add_image(name, picture, step, dataformats="HWC")
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """Shows a text (Markdown) in TensorBoard."""
-        if self._board is not None:
-            self._board.add_text(name, text, step)
-
-    def flush(self) -> None:
-        """Hands everything written so far to the operating system."""
-        if self._file is not None and self._board is not None:
-            self._file.flush()
-            self._board.flush()
-
     def close(self) -> None:
         """Flushes and closes; nothing is written afterwards."""
         if self._file is not None and self._board is not None:
@@ -215,13 +204,17 @@ class Progress:
         self._idle, self._shown = 0.0, -math.inf
 
     def update(self, step: int, loss: float | None = None) -> None:
-        """Notes that `step` steps are made; `loss` is a host number, the one before if None."""
+        """Notes that `step` steps are made; `loss` is a host number, the one before if None.
+
+        Shown now and then, and when the loss of the last step is known.
+        """
         self._step = step
         self._loss = self._loss if loss is None else loss
         if self._first is None:
             self._first = self._mark = step, self._active()
         now = self._clock()
-        if not self._silent and (now - self._shown >= self._interval or step >= self._total):
+        ended = step >= self._total and loss is not None
+        if not self._silent and (now - self._shown >= self._interval or ended):
             self._shown = now
             text = self.line()
             self._stream.write(f"\r\x1b[K{text}" if self._inplace else f"{text}\n")

@@ -17,8 +17,8 @@ from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.ops import losses
 from tcl_jax.ops.grounding import PairStatistics, pair_losses, pair_statistics
 from tcl_jax.ops.images import erase, normalize
-from tcl_jax.ops.masking import l2_normalize, own_similarity, straight_through_mask
-from tcl_jax.ops.resize import upsample_nearest
+from tcl_jax.ops.masking import own_similarity, straight_through_mask
+from tcl_jax.ops.resize import resize_nearest
 
 Batch = dict[str, jax.Array]
 """Rows by name: `image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32.
@@ -53,6 +53,11 @@ class Objective(abc.ABC):
     without becoming another loss: `prepare` and `embed` look at any of its rows, and only
     `combine`, which is cheap, needs them all.
     """
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> Any:
+        """What the network computes in."""
 
     @abc.abstractmethod
     def group_of(self, path: str) -> str:
@@ -125,6 +130,11 @@ class TCLObjective(Objective):
     temperature: float = 1.0
     text_tile: int | None = None
 
+    @property
+    def dtype(self) -> Any:
+        """The model's."""
+        return self.model.dtype
+
     def group_of(self, path: str) -> str:
         """The copy of CLIP's blocks is the backbone."""
         return "backbone" if path.startswith("grounder/blocks_") else "head"
@@ -143,19 +153,19 @@ class TCLObjective(Objective):
 
     def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> GroundedRows:
         """Grounds all texts in each image, and encodes each image under its own mask."""
-        clip = self.model.clip_model
         image, texts = augmented(rows), rows["text_embedding"]
-        pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
         weight, bias = params["sim2mask"]["w"], params["sim2mask"]["b"]
-
+        pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
         own_logits = weight * own_similarity(pixels, texts) + bias
         hard = straight_through_mask(own_logits, rows["uniform"], self.temperature)[..., None]
-        masked = image * upsample_nearest(hard, image.shape[1] // hard.shape[1])
+        masked = image * resize_nearest(hard, image.shape[1:3])
+        encoded = encode_image(self.model.clip_model, frozen, masked)
+        pairs = pair_statistics(
+            pixels, batch["text_embedding"], weight, bias, text_tile=self.text_tile
+        )
         return GroundedRows(
-            pairs=pair_statistics(
-                pixels, batch["text_embedding"], weight, bias, text_tile=self.text_tile
-            ),
-            image=encode_image(clip, frozen, masked).embedding.astype(jnp.float32),
+            pairs=pairs,
+            image=encoded.embedding.astype(jnp.float32),
             text=texts,
             variation=jax.vmap(losses.total_variation)(jnp.moveaxis(pixels, -1, 1)),
         )
@@ -164,7 +174,9 @@ class TCLObjective(Objective):
         """All terms over the global batch."""
         w = self.weights
         pairs = pair_losses(embedded.pairs, params["tclf_logit_scale"], area_prior=w.area_prior)
-        own = losses.image_text_loss(embedded.image, embedded.text, params["tcli_logit_scale"])
+        own = losses.info_nce(
+            losses.image_text_similarity(embedded.image, embedded.text), params["tcli_logit_scale"]
+        )
         terms = {
             "tclf": w.tcl * pairs.tclf,
             "tcli": w.tcl * own,
@@ -197,6 +209,11 @@ class CLIPObjective(Objective):
 
     model: CLIP
 
+    @property
+    def dtype(self) -> Any:
+        """The model's."""
+        return self.model.dtype
+
     def group_of(self, path: str) -> str:
         """One group."""
         del path
@@ -210,18 +227,15 @@ class CLIPObjective(Objective):
     def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> ImagesAndTexts:
         """Both towers."""
         del frozen, batch
-        return ImagesAndTexts(
-            image=encode_image(self.model, params, augmented(rows)).embedding.astype(jnp.float32),
-            text=encode_text(self.model, params, rows["tokens"]),
-        )
+        vision = encode_image(self.model, params, augmented(rows))
+        text = encode_text(self.model, params, rows["tokens"])
+        return ImagesAndTexts(image=vision.embedding.astype(jnp.float32), text=text)
 
     def combine(self, params: Any, embedded: ImagesAndTexts) -> LossOutput:
         """Symmetric InfoNCE of image and text embeddings over the global batch."""
         log_scale = params["logit_scale"]
-        loss = losses.image_text_loss(embedded.image, embedded.text, log_scale)
-        similarity = jnp.einsum(
-            "id,jd->ij", l2_normalize(embedded.image), l2_normalize(embedded.text)
-        )
+        similarity = losses.image_text_similarity(embedded.image, embedded.text)
+        loss = losses.info_nce(similarity, log_scale)
         hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
         measures = {"accuracy": jnp.mean(hits), "logit_scale": log_scale}
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)

@@ -1,4 +1,4 @@
-"""AdamW as TCL's recipe has it: schedule, decay mask, parameter groups, clipping (SPEC: paper 4.1).
+"""AdamW as in the paper (section 4.1): schedule, decay mask, parameter groups, clipping.
 
 Parameters fall into groups by path. A step trains some groups and leaves the others alone, with
 their moments and their bias-correction count, as PyTorch's optimiser does with tensors that have

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.parallel.chips import Chip, chip_of
-from tcl_jax.parallel.mesh import check_batch_size, data_mesh
+from tcl_jax.parallel.mesh import check_batch_size, data_mesh, parameter_sharding
 from tcl_jax.parallel.topologies import topology_devices
 from tcl_jax.training.abstract import trace_step
 from tcl_jax.training.build import Task, abstract_task, build_optimizer
@@ -24,7 +25,7 @@ from tcl_jax.training.roofline import Roofline, roofline
 from tcl_jax.training.state import create_state
 from tcl_jax.training.traced_flops import traced_flops
 
-PHASES = ("phase 1", "phase 2")
+PHASE_NAMES = ("phase 1", "phase 2")
 GRAIN = 8
 """Images a chip to which the largest batch is found, where it is not small."""
 FREE = 0.98
@@ -64,7 +65,7 @@ class PlannedStep:
     """One program of a run on one of the chips.
 
     Attributes:
-        name: a row of `PHASES`, or "evaluation".
+        name: a row of `PHASE_NAMES`, or "evaluation".
         title: what it does.
         rows: images (windows, if it evaluates) on one chip.
         chips: that do this at the same time.
@@ -196,7 +197,7 @@ def make_plan(
         return compile_program(traced, on, topology, cache=cache, tick=told)
 
     def train_step(name: str, size: int) -> PlannedStep:
-        phase = PHASES.index(name)
+        phase = PHASE_NAMES.index(name)
         traced = trace_step(with_batch(config, size), task, mesh, phase)
         executed = traced_flops(traced.jaxpr, platform) / mesh.size
         compiled = compile_step(f"{name} at {size // mesh.size} a chip", traced, devices)
@@ -210,7 +211,7 @@ def make_plan(
     if judged is not None:
         report = compile_step("evaluation", judged.traced, judged.devices)
         executed = traced_flops(judged.traced.jaxpr, platform) / len(judged.devices)
-        rows, resident = judged.rows / len(judged.devices), _optimizer_bytes(config, task)
+        rows, resident = judged.rows / len(judged.devices), _waiting_bytes(config, task, mesh)
         processes = len({device.process_index for device in devices})
         chips = min(len(judged.devices) * processes, len(devices))
         title = judged.title
@@ -248,7 +249,7 @@ def samples_of_phases(config: ConfigDict) -> dict[str, float]:
     t = config.train
     updates = number_of_updates(t.total_steps, config.eval.every)
     first = min(t.backbone_from_step, updates)
-    counts = dict(zip(PHASES, (first, updates - first), strict=True))
+    counts = dict(zip(PHASE_NAMES, (first, updates - first), strict=True))
     return {name: float(count * t.global_batch_size) for name, count in counts.items() if count}
 
 
@@ -332,8 +333,15 @@ def _planned(
     return PlannedStep(name, title, rows, chips, compiled, resident, parts, executed, times)
 
 
-def _optimizer_bytes(config: ConfigDict, task: Task) -> int:
-    """Of the moments, which stay on every chip while the run evaluates."""
+def _waiting_bytes(config: ConfigDict, task: Task, mesh: Mesh) -> int:
+    """Of a chip's part of the run that waits while it evaluates with whole parameters."""
     adamw, _ = build_optimizer(config)
     state = jax.eval_shape(lambda params: create_state(params, task.objective, adamw), task.params)
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state.opt_state))
+    split = config.train.fsdp
+    # Parameters that are whole already are those that the evaluation uses.
+    waiting = (state, task.frozen) if split else state.opt_state
+    return sum(
+        math.prod(parameter_sharding(x.shape, mesh, sharded=split).shard_shape(x.shape))
+        * x.dtype.itemsize
+        for x in jax.tree.leaves(waiting)
+    )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tcl_jax.models.layers import matmul_precision
 from tcl_jax.training.objectives import Batch, LossOutput, Objective, with_keys
 from tcl_jax.training.optim import (
     AdamW,
@@ -56,14 +57,15 @@ def make_step(
         fixed = {name: group for name, group in groups.items() if name not in train_groups}
         trained = {name: group for name, group in groups.items() if name in train_groups}
 
-        output, gradients = loss_and_gradient(
-            objective,
-            lambda trained: merge_groups({**fixed, **trained}),
-            trained,
-            frozen,
-            with_keys(batch, jax.random.fold_in(key, state.step)),
-            parts=accumulation_steps,
-        )
+        with matmul_precision(objective.dtype):
+            output, gradients = loss_and_gradient(
+                objective,
+                lambda trained: merge_groups({**fixed, **trained}),
+                trained,
+                frozen,
+                with_keys(batch, jax.random.fold_in(key, state.step)),
+                parts=accumulation_steps,
+            )
         learning_rate = schedule(state.step)
         new_groups, new_opt_state, norm = apply_updates(
             adamw, groups, gradients, state.opt_state, learning_rate

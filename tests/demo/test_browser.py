@@ -97,7 +97,9 @@ def shares(page: Any, panel: int = 0) -> dict[str, str]:
     """The legend: share by name, as it is shown."""
     page.wait_for_selector(f".panel >> nth={panel} >> .share:not(:empty)")
     legend = page.locator(".panel").nth(panel).locator("li:visible")
-    return dict(text.split("\n") for text in legend.all_inner_texts())
+    lines = [text.split("\n") for text in legend.all_inner_texts()]
+    # A name that is being drawn again has no share yet.
+    return {line[0]: line[1] for line in lines if len(line) == 2 and line[1]}
 
 
 def expected(
@@ -123,6 +125,14 @@ def wait_for_shares(page: Any, wanted: dict[str, str], panel: int = 0) -> None:
     assert shares(page, panel) == wanted
 
 
+def wait_for_names(page: Any, wanted: set[str]) -> None:
+    for _ in range(60):
+        if set(shares(page)) == wanted:
+            return
+        page.wait_for_timeout(50)
+    assert set(shares(page)) == wanted
+
+
 def pixels(page: Any) -> np.ndarray:
     """What the stage shows, [h, w, 3]."""
     made = page.evaluate(
@@ -140,7 +150,7 @@ def test_upload_type_segment_and_move_the_sliders(site: Site, tmp_path: Path) ->
     assert page.is_disabled("#download")
     runs = site.answers.model_runs
     page.click("#segment")
-    assert shares(page) == expected(site.answers, photo, words, 0.3)
+    wait_for_shares(page, expected(site.answers, photo, words, 0.3))
     assert site.answers.model_runs == runs + 1
     assert set(shares(page)) == {*WORDS, "background"}
     assert sum(float(share.rstrip(" %")) > 1 for share in shares(page).values()) >= 3
@@ -246,7 +256,7 @@ def test_bad_uploads_are_told_in_the_page(site: Site, tmp_path: Path) -> None:
     page.wait_for_selector(".message >> text=switch of its own")
     page.fill("#words textarea", "<img src=x onerror=alert(1)>")
     page.click("#segment")
-    assert set(shares(page)) == {"<img src=x onerror=alert(1)>", "background"}
+    wait_for_names(page, {"<img src=x onerror=alert(1)>", "background"})
     assert not page.locator(".message").is_visible()
     page.context.close()
 
@@ -260,8 +270,8 @@ def test_two_users_at_once(site: Site, tmp_path: Path) -> None:
     for page in pages:
         page.click("#segment")
     for page, photo, text in zip(pages, photos, texts, strict=True):
-        assert set(shares(page)) == {*text.split("\n"), "background"}
-        assert shares(page) == expected(site.answers, photo, text, 0.3)
+        wait_for_names(page, {*text.split("\n"), "background"})
+        wait_for_shares(page, expected(site.answers, photo, text, 0.3))
     # What one of them does is nothing to the other.
     pages[0].check("#baseline input")
     pages[0].wait_for_selector(".panel >> nth=1")
@@ -281,7 +291,7 @@ def test_examples_outlive_the_cleaning(site: Site) -> None:
     page = site.open()
     for _ in range(2):
         page.click("#examples button >> nth=0")
-        assert set(shares(page)) == {*page.input_value("#words textarea").split("\n"), "background"}
+        wait_for_names(page, {*page.input_value("#words textarea").split("\n"), "background"})
         delete_files_created_by_app(site.blocks[0], age=None)
     # What is on the page is only a copy, and that is gone.
     page.fill("#words textarea", "something else")
@@ -312,8 +322,7 @@ def test_on_a_phone(site: Site, scheme: str) -> None:
     assert page.evaluate(fits)
     page.click("#examples button >> nth=2")
     words = page.input_value("#words textarea")
-    shown = shares(page)
-    assert set(shown) == {*page.input_value("#words textarea").split("\n"), "background"}, words
+    wait_for_names(page, {*words.split("\n"), "background"})
     page.check("#baseline input")
     page.wait_for_selector(".panel >> nth=1")
     shares(page, 1)

@@ -289,6 +289,6 @@ def test_clip_and_tcl_that_do_not_fit() -> None:
 
 def test_public_name_and_examples() -> None:
     assert tcl_jax.Segmenter is Segmenter
-    assert "MaskCLIP" in repr(Segmenter.from_torch(clip="builtin:shapes_clip"))
+    assert "maskclip" in repr(Segmenter.from_torch(clip="builtin:shapes_clip"))
     results = doctest.testmod(segmenter_module)
     assert results.attempted >= 6 and results.failed == 0

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.ops.resize import gather, multiply, resize, resize_matrix, upsample_nearest
+from tcl_jax.ops.resize import (
+    gather,
+    multiply,
+    resize,
+    resize_matrix,
+    resize_nearest,
+    upsample_nearest,
+)
 
 
 @pytest.mark.parametrize(("method", "flag"), [("bilinear", 1), ("bicubic", 2)])
@@ -67,3 +74,11 @@ def test_nearest_and_gradient() -> None:
     )
     gradient = jax.grad(lambda x: resize(x, (5, 5)).sum())(x)
     np.testing.assert_allclose(gradient.sum(), 25, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (7, 5), (2, 3), (1, 2)])
+def test_nearest_takes_the_sample_that_holds_the_corner(shape: tuple[int, int]) -> None:
+    """As PyTorch's interpolate, of which OpenCV's INTER_NEAREST has the same rule."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 1)).astype(np.float32)
+    expected = cv2.resize(x, shape[::-1], interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(resize_nearest(jnp.asarray(x), shape)[..., 0], expected)

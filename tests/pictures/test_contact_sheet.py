@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tcl_jax.pictures.contact_sheet import PART, Card, contact_sheet
-from tcl_jax.pictures.overlays import PAPER
+from tcl_jax.pictures.palette import PAPER
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

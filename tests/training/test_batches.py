@@ -20,6 +20,7 @@ from tcl_jax.checkpoints import store as checkpoint_store
 from tcl_jax.data import bad_samples as bad_samples_module
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError, RunError
+from tcl_jax.parallel import processes
 from tcl_jax.training import batches as batches_module
 from tcl_jax.training import loop
 from tcl_jax.training.batches import open_batches
@@ -143,15 +144,16 @@ def test_processes_must_see_the_same_data(
     sizes = clip_config(config)
     open_batches(config, sizes, BadSampleLog())
 
-    def told(*others: Any):
-        return lambda text: [text, *(json.dumps(other) for other in others)]
+    def another_tells(module: Any, text: str) -> None:
+        monkeypatch.setattr(module, "gather_texts", lambda ours: [ours, text])
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    another_tells(processes, "")
     other = {"seed": 0, "examples": 24, "global_batch_size": 8, "data": "x"}
-    monkeypatch.setattr(batches_module, "gather_texts", told(["", other]))
+    another_tells(batches_module, json.dumps(other))
     with pytest.raises(InputError, match="process 1 sees other training data than process 0"):
         open_batches(config, sizes, BadSampleLog())
-    monkeypatch.setattr(batches_module, "gather_texts", told(["shard 7 is missing", {}]))
+    another_tells(processes, "1shard 7 is missing")
     with pytest.raises(InputError, match="process 1 reports: shard 7 is missing"):
         open_batches(config, sizes, BadSampleLog())
     config.data.allow_missing_shards = False

@@ -29,6 +29,15 @@ def test_every_impossible_value_is_listed() -> None:
         assert part in str(error.value)
 
 
+def test_a_run_has_room_for_an_evaluation() -> None:
+    config = get_config()
+    config.train.total_steps = 200
+    with pytest.raises(InputError, match="eval.every=2500 is more than train.total_steps=200"):
+        check_config(config)
+    config.eval.every = 200
+    check_config(config)
+
+
 def test_captions_are_embedded_once_for_a_frozen_text_tower_alone() -> None:
     config = get_config()
     config.data.caption_cache = True

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.models.clip import CLIP
+from tcl_jax.models.clip import CLIP, CLIPConfig
+from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import normalize
 from tcl_jax.training import loop
 from tcl_jax.training.build import build_task
@@ -101,3 +102,30 @@ def test_a_run_with_all_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert outcome.finished
     erased = np.concatenate(boxes).any(axis=1)
     assert len(erased) == 9 * 8 and 18 < erased.sum() < 54
+
+
+def test_masks_of_a_patch_that_four_does_not_divide() -> None:
+    """As in ViT-L/14, of which a mask has 64 x 64 cells for 224 x 224 pixels."""
+    sizes = CLIPConfig(
+        embed_dim=16, resolution=42, patch_size=14, vision_width=64, vision_layers=2,
+        text_width=64, text_layers=1, context_length=8, vocab_size=50,
+    )  # fmt: skip
+    model = TCL(sizes)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 256, (2, 42, 42, 3), np.uint8)),
+        "tokens": jnp.asarray(rng.integers(1, 50, (2, 8)), jnp.int32),
+    }
+    params = jax.jit(model.init, static_argnames="method")(
+        KEY, normalize(batch["image"]), batch["tokens"], method="initialize"
+    )["params"]
+    frozen = params.pop("clip")
+    objective = TCLObjective(model)
+
+    @jax.jit
+    def gradient(params: Any) -> Any:
+        return jax.grad(lambda params: objective(params, frozen, batch, KEY).terms["tcli"])(params)
+
+    # The masks alone carry this term's gradient.
+    moved = np.asarray(gradient(params)["sim2mask"]["w"])
+    assert np.isfinite(moved) and moved != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.lax import Precision
 
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.layers import REMAT
 from tcl_jax.models.tcl import TCL
-from tcl_jax.training.build import build_task
+from tcl_jax.training.build import build_optimizer, build_task
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective, with_keys
-from tcl_jax.training.step import loss_and_gradient
+from tcl_jax.training.state import create_state
+from tcl_jax.training.step import loss_and_gradient, make_step, no_failure
 from tests.tiny import tiny_clip_config
 
 ROOT = Path(__file__).parent.parent.parent
@@ -157,3 +160,43 @@ def test_remat_keeps_names_and_shapes_of_parameters() -> None:
         for remat in REMAT
     ]
     assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", ["tcl", "clip"])
+def test_products_of_float32_are_exact_where_it_matters(name: str, dtype: Any) -> None:
+    """All of a float32 model's, with their gradients; of a bfloat16 model's those of the losses."""
+    objective, learned, frozen = subjects()[name]
+    assert isinstance(objective, TCLObjective | CLIPObjective)
+    objective = dataclasses.replace(objective, model=objective.model.clone(dtype=dtype))
+    adamw, schedule = build_optimizer(tiny_clip_config())
+    step = make_step(objective, adamw, schedule, train_groups=("head", "backbone"))
+    state = create_state(learned, objective, adamw)
+    batch, key = batch_of(), jax.random.key(1)
+    healthy = no_failure(objective, state, frozen, batch, key)
+    with jax.default_matmul_precision("default"):  # conftest's is another
+        traced = jax.make_jaxpr(step)(state, healthy, frozen, batch, key)
+    found = list(products(traced.jaxpr))
+    rounded = [shapes for shapes, exact in found if not exact]
+    loss = ((ROWS, SIZES.embed_dim), (ROWS, SIZES.embed_dim))
+    assert (loss, True) in found
+    if dtype == jnp.float32:
+        assert rounded == [] and len(found) > 20
+    else:
+        assert loss not in rounded
+
+
+def products(jaxpr: Any) -> Iterator[tuple[tuple[tuple[int, ...], ...], bool]]:
+    """Shapes of the factors of every product of float32, and whether it is in full precision."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            factors = [variable.aval for variable in equation.invars]
+            highest = (Precision.HIGHEST, Precision.HIGHEST)
+            exact = equation.params["precision"] in (highest, Precision.HIGHEST)
+            if all(factor.dtype == jnp.float32 for factor in factors):
+                yield tuple(factor.shape for factor in factors), exact
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from products(inner)
