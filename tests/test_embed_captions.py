@@ -23,7 +23,7 @@ from tcl_jax.data.sources import make_source
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import encode_text
-from tcl_jax.training import loop
+from tcl_jax.training import build
 from tcl_jax.training.batches import cached_text_tower
 from tcl_jax.training.build import Task, build_task
 from tcl_jax.training.loop import Outcome, train
@@ -258,7 +258,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             programs.extend(p for p in self._compiled.values() if p not in programs)
             return result
 
-    monkeypatch.setattr(loop, "PhasedStep", Watched)
+    monkeypatch.setattr(build, "PhasedStep", Watched)
     return programs
 
 
