@@ -35,8 +35,6 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.data.source = "shapes"
-    config.data.num_examples = 2_000_000
-    config.data.max_objects = 3
     config.data.rand_augment.operations = 0  # captions name colours and places
     config.data.random_erasing = 0.0
     config.data.num_workers = 1
@@ -56,7 +54,6 @@ def get_config() -> ConfigDict:
 
     config.eval.every = 500
     config.eval.tasks = ("shapes",)
-    config.eval.num_scenes = 512
     config.eval.templates = "shapes"
     config.eval.best_metric = "shapes/retrieval_at_1"
     return config

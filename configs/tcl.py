@@ -46,6 +46,8 @@ def get_config() -> ConfigDict:
     config.data.tfds.text = "captions/text"  # of several captions one is drawn each time
     config.data.tfds.key = ""  # feature that names an example in messages
     config.data.mixture = ConfigDict()  # what source="mixture" mixes: NAME = {source, ..., weight}
+    config.data.num_examples = 2_000_000  # what source="shapes" draws; scenes of an epoch
+    config.data.max_objects = 3  # of a drawn scene
     config.data.max_bad_share = 0.05  # of samples that cannot be used; more stop the run
     config.data.crop_scale = (0.08, 1.0)  # share of the image's area
     config.data.crop_ratio = (3 / 4, 4 / 3)
@@ -94,6 +96,7 @@ def get_config() -> ConfigDict:
     config.eval.tasks = ("voc20", "context59")  # benchmarks by name, or "shapes"; () for none
     config.eval.data = "data"  # folder of the benchmarks, see python -m tcl_jax.benchmarks check
     config.eval.split = "train"  # of the benchmarks
+    config.eval.num_scenes = 512  # that the task "shapes" draws, 128 at least
     config.eval.best_metric = ""  # "task/score" that ranks checkpoints, higher is better
     config.eval.batch_size = 64
     config.eval.templates = "custom"  # prompts for class names, a key of data.templates.TEMPLATES

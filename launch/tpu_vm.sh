@@ -239,10 +239,11 @@ train() {
     on_hosts "bash tcl_jax/launch/tpu_host.sh start$quoted"
 }
 
-# In one word, of all hosts together: RUNNING, DONE, FAILED (code in the second word), UNKNOWN.
+# In one word, of all hosts together: RUNNING, DONE, FAILED (code in the second word), UNKNOWN. ssh
+# fails if a host does not answer, and then those that do cannot say that the training is done.
 progress() {
-    local told failed
-    told="$(on_hosts "bash tcl_jax/launch/tpu_host.sh status" 2>/dev/null)" || true
+    local told failed silent=''
+    told="$(on_hosts "bash tcl_jax/launch/tpu_host.sh status" 2>/dev/null)" || silent=1
     failed="$(sed -n 's/^main ended with code \([1-9][0-9]*\)$/\1/p' <<<"$told" | sort -n | head -1)"
     if [ -n "$failed" ]; then
         echo "FAILED $failed"
@@ -250,7 +251,7 @@ progress() {
         echo "FAILED 137" # killed with what attended it
     elif grep -q '^main is running$' <<<"$told"; then
         echo RUNNING
-    elif grep -q '^main ended with code 0$' <<<"$told"; then
+    elif [ -z "$silent" ] && grep -q '^main ended with code 0$' <<<"$told"; then
         echo DONE
     else
         echo UNKNOWN

@@ -13,13 +13,13 @@ or could not be made, and the rest is done; 2 bad input.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tcl_jax.commands import command_parser
 from tcl_jax.errors import InputError, RunError, run_command
+from tcl_jax.parallel.cores import available_cores
 
 if TYPE_CHECKING:
     from tcl_jax.evaluation.benchmark import Benchmark
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--deep", action="store_true", help="look into all images and labels too")
     prepare.add_argument("--mat", metavar="DIR", help="of context: the folder of the .mat files")
     prepare.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="default: one a processor"
+        "--threads", type=int, default=available_cores(), help="default: one a processor"
     )
     return p
 
@@ -55,7 +55,8 @@ def load(names: Sequence[str], split: str | None) -> list[Benchmark]:
             loaded.append(load_benchmark(name, split=split))
             continue
         one = load_benchmark(name)
-        loaded += [load_benchmark(name, split=each) for each in one.splits or (one.split,)]
+        splits = one.splits or one.folders or (one.split,)
+        loaded += [load_benchmark(name, split=each) for each in splits]
     return loaded
 
 

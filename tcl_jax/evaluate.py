@@ -196,7 +196,10 @@ def _from_flags(flags: argparse.Namespace) -> list[Benchmark]:
         )
     return [
         custom_benchmark(
-            **given, background=flags.background, reduce_zero_label=flags.reduce_zero_label
+            **given,
+            split=flags.split,
+            background=flags.background,
+            reduce_zero_label=flags.reduce_zero_label,
         )
     ]
 

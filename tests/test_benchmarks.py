@@ -281,6 +281,15 @@ def test_check_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"{tmp_path}/masks/2_mask.png" in out
 
 
+def test_all_splits_of_folders(tmp_path: Path) -> None:
+    lines = "images = 'p/{split}'\nlabels = 'm/{split}'\nclasses = ['cat', 'dog']\n"
+    path = tmp_path / "my.toml"
+    path.write_text(lines + "folders = {val = 'one', train = 'two'}\n")
+    assert [each.split for each in benchmarks.load([str(path)], "all")] == ["val", "train"]
+    path.write_text(lines)
+    assert [each.split for each in benchmarks.load([str(path)], "all")] == ["val"]
+
+
 def test_check_without_known_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images(tmp_path / "photos", "1", "2")
     labels(tmp_path / "masks", "1_mask", "2_mask")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tcl_jax.data.shapes import ShapesSource, class_names
 from tcl_jax.errors import InputError
-from tcl_jax.evaluate import run
+from tcl_jax.evaluate import find_benchmarks, parser, run
 from tests.reference import GOLDEN
 
 CLIP = "--clip=builtin:shapes_clip"
@@ -67,6 +67,21 @@ def test_a_benchmark_of_ones_own(
     run([CLIP, f"--output={tmp_path}/toml", toml, "--no-pamr", "--templates=shapes"])
     again = json.loads((tmp_path / "toml/results.json").read_text())
     assert again["benchmarks"]["scenes"]["miou"] == scores["miou"]
+
+
+def test_another_split_of_folders(scenes: Path, tmp_path: Path) -> None:
+    for name in ("images", "labels"):
+        for split, kept in (("val", 3), ("train", 5)):
+            (tmp_path / name / split).mkdir(parents=True)
+            for path in sorted((scenes / name).iterdir())[:kept]:
+                shutil.copy(path, tmp_path / name / split)
+    flags = [
+        CLIP, "--output=o", f"--images={tmp_path}/images/{{split}}",
+        f"--labels={tmp_path}/labels/{{split}}", f"--classes={scenes}/names.txt", "--background",
+    ]  # fmt: skip
+    for more, split, count in (([], "val", 3), (["--split=train"], "train", 5)):
+        (listing,) = find_benchmarks(parser().parse_args([*flags, *more]))
+        assert listing.benchmark.split == split and len(listing.examples) == count
 
 
 def test_methods_and_comparison(

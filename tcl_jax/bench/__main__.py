@@ -89,8 +89,8 @@ def bench_input(argv: Sequence[str]) -> None:
     config = read_config(flags.config, rest, "bench input")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.bench.input_speed import default_worker_counts, measure
-    from tcl_jax.data.cores import available_cores
     from tcl_jax.data.tokenizer import ClipTokenizer
+    from tcl_jax.parallel.cores import available_cores
 
     workers = available_cores() if flags.workers is None else flags.workers
     if workers < 0:

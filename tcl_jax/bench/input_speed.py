@@ -28,13 +28,13 @@ from tcl_jax.bench.timed_input import (
     TimedTransform,
     Times,
 )
-from tcl_jax.data.cores import available_cores
 from tcl_jax.data.images import ImageDecodeError, decode
 from tcl_jax.data.pipeline import BatchIterator, make_iterator
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.rows import Source, Tokenizer
 from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
+from tcl_jax.parallel.cores import available_cores
 
 BATCH_SIZE = 64
 """Images of a batch of the full pipeline, as the paper has on each of its GPUs."""

@@ -15,12 +15,11 @@ import jax
 import numpy as np
 
 from tcl_jax.bench.timing import Program, compile_timed, time_calls
-from tcl_jax.data.cores import available_cores
 from tcl_jax.data.made_photos import make_photo
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark, custom_benchmark
 from tcl_jax.evaluation.examples import Example
-from tcl_jax.evaluation.judge import MAX_THREADS, Judge, read_classes, read_pixels, synonyms_of
+from tcl_jax.evaluation.judge import MAX_THREADS, Judge, read_classes, read_pixels
 from tcl_jax.evaluation.protocol import make_protocol
 from tcl_jax.evaluation.scores import count_pixels
 from tcl_jax.inference.batched import BatchedMasks, default_batch_size
@@ -28,6 +27,7 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.ops.images import center_offset
+from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_locally
 
 _DIFFERENT = 8
@@ -126,7 +126,7 @@ def judge_speed(
         height, width = max(sides)
         masks = BatchedMasks(network, protocol.options, mesh, batch)
         params = put_locally(model.weights, mesh)
-        traced = masks.trace(params, max(height, width), classes, synonyms_of(benchmark))
+        traced = masks.trace(params, max(height, width), classes, benchmark.synonyms)
         compiled, program = compile_timed(traced)
         padded, rows = (
             center_offset(max(height, width), model.config.patch_size)[0],

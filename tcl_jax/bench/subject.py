@@ -14,6 +14,7 @@ from tcl_jax.commands import add_model_flags, command_parser, load_model_from
 from tcl_jax.config_flags import add_config_flag, read_config
 from tcl_jax.errors import InputError
 from tcl_jax.files import write_json
+from tcl_jax.parallel.cores import available_cores
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -149,7 +150,7 @@ def _of_config(config: ConfigDict, pretrained: bool) -> Subject:
         for layer in task.params["grounder"]["decoder"].values():
             layer["gate"] = np.float32(GATE)
     sized = task.clip.config
-    params = {**task.params, "clip": task.frozen}
+    params, _ = task.join(task.params, task.frozen)
     model = Model(sized, task.clip.tap_layer, params, default_settings(sized))
     told = repr(config.model.weights) if pretrained else "random"
     return Subject(model, task, config, f"{config.model.variant}, weights {told}")
@@ -220,7 +221,7 @@ class Report:
             "devices": len(devices),
             "jax": jax.__version__,
             "load": os.getloadavg()[0],
-            "cores": os.cpu_count(),
+            "cores": available_cores(),
         }
         c = self.content
         print(

@@ -31,7 +31,7 @@ def _shapes(data: ConfigDict, image_size: int, **shared: Any) -> Source:
 def _tar(data: ConfigDict, image_size: int, **shared: Any) -> Source:
     del image_size
     return TarSource(
-        tuple(data.shards),
+        data.shards,
         allow_missing=data.allow_missing_shards,
         index_dir=data.index_dir or None,
         **shared,
@@ -63,6 +63,11 @@ def _mixture(data: ConfigDict, image_size: int, **shared: Any) -> Source:
         fields = ConfigDict({**data.to_dict(), **part.to_dict()})
         if fields.source == "mixture":
             raise InputError(f"data.mixture.{name}.source must be another source than a mixture")
+        if fields.source == "shapes":
+            raise InputError(
+                f"data.mixture.{name}.source: a mixture's images are cropped and flipped, which "
+                "would make the captions of drawn scenes wrong; use source='shapes' alone"
+            )
         with as_input_error(f"data.mixture.{name}"):
             sources[name] = make_source(fields, image_size, **shared)
         if "weight" in part:

@@ -19,6 +19,7 @@ from typing import Any
 from absl import logging
 
 from tcl_jax.commands import command_parser
+from tcl_jax.config_flags import show_own_log
 from tcl_jax.data.shard_names import shorten
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError, run_command
@@ -149,5 +150,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     print(f"wrote {folder}; --config.data.tfds.name=image_text_pairs/{flags.name} reads it")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Entry point."""
+    show_own_log()
     run_command(run)
+
+
+if __name__ == "__main__":
+    main()

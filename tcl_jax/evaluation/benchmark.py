@@ -7,6 +7,7 @@ The eight built-in ones are TOML files; a user's own is one of the same schema, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -89,9 +90,10 @@ class Benchmark:
         return tuple(text for synonyms in self.classes for text in synonyms)
 
     @property
-    def class_of_text(self) -> tuple[int, ...]:
-        """Index into `classes` of each of `texts`, ascending."""
-        return tuple(i for i, synonyms in enumerate(self.classes) for _ in synonyms)
+    def synonyms(self) -> tuple[tuple[int, ...], ...]:
+        """Indices into `texts` of the synonyms of every class."""
+        numbers = itertools.count()
+        return tuple(tuple(next(numbers) for _ in texts) for texts in self.classes)
 
     @property
     def classes_hash(self) -> str:
@@ -131,6 +133,7 @@ def custom_benchmark(
     *,
     image_list: str | os.PathLike[str] | None = None,
     name: str = "custom",
+    split: str | None = None,
     **settings: Any,
 ) -> Benchmark:
     """A benchmark from folders, without a TOML file.
@@ -141,6 +144,7 @@ def custom_benchmark(
         classes: path of a text file of class names, or the names or synonyms themselves.
         image_list: file that lists the keys.
         name: a word that can be a file's name.
+        split: what {split} stands for; None: "val".
         settings: other keys of the TOML schema, such as background=True; None is the default.
 
     Raises:
@@ -154,7 +158,7 @@ def custom_benchmark(
         table["classes"] = [text if isinstance(text, str) else [*text] for text in classes]
     if image_list is not None:
         table["list"] = os.fspath(image_list)
-    return _from_table(table, f"benchmark {name!r}", name=name, folder=Path.cwd(), split=None)
+    return _from_table(table, f"benchmark {name!r}", name=name, folder=Path.cwd(), split=split)
 
 
 # --------------------------------------------------------------------- from a table to a benchmark

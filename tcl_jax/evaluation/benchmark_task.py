@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.evaluation.benchmark import load_benchmark
@@ -19,30 +18,28 @@ from tcl_jax.evaluation.run import check, embed_texts
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import write_json
 from tcl_jax.inference.settings import default_settings
-from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
-from tcl_jax.training.objectives import TCLObjective
 
 
 class BenchmarkEvaluator:
     """Zero-shot scores on a benchmark's images, and pictures of the best, median and worst.
 
+    Every process judges its share on its own devices.
+
     Args:
         name: of a built-in benchmark.
         config: reads `eval` and `model.dtype`.
         task: what is trained.
-        mesh: not used; every process judges its share on its own devices.
 
     Raises:
         InputError: if its files are not all there, or cannot be scored.
     """
 
-    def __init__(self, name: str, config: ConfigDict, task: Task, mesh: Mesh) -> None:
-        del mesh
+    def __init__(self, name: str, config: ConfigDict, task: Task) -> None:
         self._name, self._task, self._eval = name, task, config.eval
-        self._is_tcl = isinstance(task.objective, TCLObjective)
+        self._is_tcl = isinstance(task.network, TCL)
         self._protocol = protocol_of(config, task)
         benchmark = load_benchmark(name, split=config.eval.split)
         self._listing = list_examples(benchmark, config.eval.data)
@@ -53,14 +50,9 @@ class BenchmarkEvaluator:
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent; every process calls it."""
-        objective = self._task.objective
-        model: TCL | CLIP
-        if isinstance(objective, TCLObjective):
-            model, everything, clip = objective.model, {**params, "clip": frozen}, frozen
-        else:
-            model, everything, clip = self._task.clip, params, params
+        everything, clip = self._task.join(params, frozen)
         if self._judge is None:
-            self._judge = Judge(model, everything, self._protocol)
+            self._judge = Judge(self._task.network, everything, self._protocol)
         judge = self._judge.renewed(everything)
         benchmark = self._listing.benchmark
         if self._texts is None or not self._is_tcl:
@@ -97,7 +89,7 @@ class BenchmarkEvaluator:
 def protocol_of(config: ConfigDict, task: Task) -> Protocol:
     """How a run judges what it trains."""
     settings = default_settings(task.clip.config)
-    is_tcl = isinstance(task.objective, TCLObjective)
+    is_tcl = isinstance(task.network, TCL)
     return Protocol(
         method="tcl" if is_tcl else "maskclip",
         short_side=settings.window,

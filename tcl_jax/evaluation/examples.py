@@ -16,10 +16,12 @@ from tqdm import tqdm
 
 from tcl_jax.data.images import ImageDecodeError
 from tcl_jax.errors import InputError
-from tcl_jax.evaluation.benchmark import Benchmark, complete_pattern
+from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.benchmark_schema import complete_pattern
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
 from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
+from tcl_jax.parallel.cores import available_cores
 
 _LISTED = 10
 _THREADS = 32
@@ -211,7 +213,7 @@ def verify_examples(listing: Listing, *, progress: bool) -> tuple[Problem, ...]:
     Returns:
         All problems, in the order of the examples.
     """
-    workers = min(_THREADS, 4 * (os.cpu_count() or 1))
+    workers = min(_THREADS, 4 * available_cores())
     found: list[Problem] = []
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 from tqdm import tqdm
 
-from tcl_jax.data.cores import available_cores
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import Example, Listing
@@ -29,6 +28,7 @@ from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
+from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import local_mesh, put_locally
 from tcl_jax.parallel.processes import agreed
 
@@ -108,7 +108,7 @@ class Judge:
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as scorers:
             try:
                 tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)
-                for task, grids in self._masks(self._params, tasks, texts, synonyms_of(benchmark)):
+                for task, grids in self._masks(self._params, tasks, texts, benchmark.synonyms):
                     waiting.append(scorers.submit(score, task.item, task.mosaic, grids))
                     while len(waiting) > workers + _SCORES_WAITING or (
                         waiting and waiting[0].done()
@@ -233,14 +233,6 @@ def remaining(examples: Sequence[Example], log: ScoreLog) -> list[Example]:
         if (record := log.records.get(example.key)) is None
         or record.files != describe_files(example)
     ]
-
-
-def synonyms_of(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
-    """Texts of each class of a benchmark."""
-    texts: list[list[int]] = [[] for _ in benchmark.classes]
-    for text, label in enumerate(benchmark.class_of_text):
-        texts[label].append(text)
-    return tuple(tuple(indices) for indices in texts)
 
 
 def _ahead(

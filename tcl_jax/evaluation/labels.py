@@ -12,7 +12,8 @@ from PIL import Image
 
 from tcl_jax.data.images import MAX_PIXELS
 from tcl_jax.errors import InputError
-from tcl_jax.evaluation.benchmark import MAX_LABEL, Benchmark
+from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.benchmark_schema import MAX_LABEL
 
 IGNORE = -1
 """Class of pixels that do not count."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from tcl_jax.data.pipeline import make_eval_batches
 from tcl_jax.data.shapes import UNSEEN, ShapesSource, class_names
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.evaluation.dense import BestClass, ScoreFn, with_background
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.dense import BestClass, with_background
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
@@ -42,28 +44,49 @@ class SceneScores:
     threshold: float
 
 
+def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
+    """Refuses an evaluation on drawn scenes that could not be brought to its end.
+
+    Args:
+        num_scenes: `eval.num_scenes`.
+        batch_size: `eval.batch_size`, scenes at a time over all devices.
+        mesh: the devices.
+
+    Raises:
+        InputError: if there are fewer scenes than retrieval takes, or a batch does not divide over
+            the devices.
+    """
+    if num_scenes < RETRIEVAL_SIZE:
+        raise InputError(
+            f"eval.num_scenes={num_scenes} is too few: retrieval finds one scene among "
+            f"{RETRIEVAL_SIZE}; set it to {RETRIEVAL_SIZE} or more"
+        )
+    if batch_size < 1 or batch_size % mesh.size:
+        raise InputError(
+            f"eval.batch_size={batch_size} does not divide over {mesh.size} devices; choose a "
+            f"multiple of {mesh.size}"
+        )
+
+
 def segment_scenes(
-    scores: ScoreFn,
+    best: BestClass,
     params: Any,
     texts: Float32[np.ndarray, "n d"],
     source: ShapesSource,
     thresholds: Sequence[float],
-    mesh: Mesh,
     *,
     batch_size: int = 64,
 ) -> list[SceneScores]:
     """Scores of a method at each of several background thresholds.
 
     Args:
-        scores: the method.
+        best: the method.
         params: all parameters it needs.
         texts: embeddings of `class_names()`, [24, d].
         source: scenes with label maps.
         thresholds: background thresholds to try.
-        mesh: devices to share the work.
         batch_size: scenes at a time over all devices.
     """
-    best = BestClass(scores, mesh)
     names = ("background", *class_names())
     counts = [Counts.zeros(len(names)) for _ in thresholds]
     for batch, classes, values in best(params, texts, eval_batches(source, batch_size)):
@@ -101,37 +124,47 @@ def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
     Every process computes all of it; the scenes are few.
     """
     tokenizer = ClipTokenizer(model.config.context_length)
-
-    def hits(params: Any, image: jax.Array, tokens: jax.Array) -> jax.Array:
-        images = encode_image(model, params, normalize(image)).embedding
-        texts = encode_text(model, params, tokens)
-        similarity = l2_normalize(images) @ l2_normalize(texts).T
-        right = jnp.arange(similarity.shape[0])
-        both = [jnp.argmax(similarity, axis=axis) == right for axis in (0, 1)]
-        return jnp.mean(jnp.stack(both).astype(jnp.float32))
-
-    compiled = jax.jit(hits)
     shares = []
     for start in range(0, len(source) - RETRIEVAL_SIZE + 1, RETRIEVAL_SIZE):
         scenes = [source[i] for i in range(start, start + RETRIEVAL_SIZE)]
         images = np.stack([scene["image"] for scene in scenes])
         tokens = tokenizer([scene["text"] for scene in scenes])
-        shares.append(compiled(params, images, tokens))
+        shares.append(_partners_found(model, params, images, tokens))
     return float(np.mean(jax.device_get(shares)))
 
 
 def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource, templates: str) -> float:
     """Share of single-object scenes whose image embedding is nearest to its own class name."""
     texts = embed_shape_names(model, params, templates)
-
-    def classify(params: Any, image: jax.Array) -> jax.Array:
-        embedding = encode_image(model, params, normalize(image)).embedding
-        return jnp.argmax(l2_normalize(embedding) @ texts.T, axis=-1)
-
-    compiled, right, total = jax.jit(classify), 0, 0
+    right, total = 0, 0
     for start in range(0, len(source), RETRIEVAL_SIZE):
         scenes = [source[i] for i in range(start, min(start + RETRIEVAL_SIZE, len(source)))]
         truth = np.array([scene["class_ids"][0] - 1 for scene in scenes])
-        predicted = compiled(params, np.stack([scene["image"] for scene in scenes]))
+        predicted = _nearest_text(model, params, np.stack([s["image"] for s in scenes]), texts)
         right, total = right + int(np.sum(np.asarray(predicted) == truth)), total + len(scenes)
     return right / total
+
+
+# Of the module, so that a run compiles them once and not at every evaluation.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _partners_found(
+    model: CLIP, params: Any, image: UInt8[Array, "b h w 3"], tokens: Int32[Array, "b l"]
+) -> Float[Array, ""]:
+    """Share of rows whose image finds its text, and of those whose text finds its image; mean."""
+    images = encode_image(model, params, normalize(image)).embedding
+    texts = encode_text(model, params, tokens)
+    similarity = l2_normalize(images) @ l2_normalize(texts).T
+    right = jnp.arange(similarity.shape[0])
+    both = [jnp.argmax(similarity, axis=axis) == right for axis in (0, 1)]
+    return jnp.mean(jnp.stack(both).astype(jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nearest_text(
+    model: CLIP, params: Any, image: UInt8[Array, "b h w 3"], texts: Float[Array, "n d"]
+) -> Int32[Array, "b"]:
+    """The text whose embedding is nearest to that of each image."""
+    embedding = encode_image(model, params, normalize(image)).embedding
+    return jnp.argmax(l2_normalize(embedding) @ texts.T, axis=-1)

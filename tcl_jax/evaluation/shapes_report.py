@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.convert.clip import clip_state_dict
@@ -16,13 +15,13 @@ from tcl_jax.convert.readers import write_safetensors
 from tcl_jax.data.shapes import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.evaluation.dense import (
     BestClass,
-    ScoreFn,
     maskclip_scores,
     tcl_scores,
     with_background,
 )
 from tcl_jax.evaluation.shapes import (
     SceneScores,
+    check_scenes,
     embed_shape_names,
     eval_batches,
     retrieval_at_1,
@@ -31,10 +30,11 @@ from tcl_jax.evaluation.shapes import (
 )
 from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
+from tcl_jax.models.tcl import TCL
+from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.pictures.overlays import colorize, comparison_grid, save_png
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
-from tcl_jax.training.objectives import TCLObjective
 
 THRESHOLDS = np.round(np.arange(0.0, 0.8, 0.02), 2)
 """Cosines tried as the baseline's background threshold."""
@@ -48,12 +48,22 @@ class ShapesEvaluator:
     Args:
         config: reads `eval`.
         task: what is trained.
-        mesh: devices to share the work.
+
+    Raises:
+        InputError: if there are too few scenes, or a batch does not divide over the devices.
     """
 
-    def __init__(self, config: ConfigDict, task: Task, mesh: Mesh) -> None:
-        self._eval, self._task, self._mesh = config.eval, task, mesh
+    def __init__(self, config: ConfigDict, task: Task) -> None:
+        mesh = data_mesh()
+        check_scenes(config.eval.num_scenes, config.eval.batch_size, mesh)
+        self._eval, self._task = config.eval, task
+        self._is_tcl = isinstance(task.network, TCL)
         self._baseline: SceneScores | None = None
+        # Once, so that a run compiles each method once and not at every evaluation.
+        self._methods = {"clip": BestClass(maskclip_scores(task.clip), mesh)}
+        if isinstance(task.network, TCL):
+            options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
+            self._methods["tcl"] = BestClass(tcl_scores(task.network, options), mesh)
         side = task.clip.config.resolution
         size = config.eval.num_scenes
         self.validation = ShapesSource("validation", num_examples=size, image_size=side)
@@ -64,7 +74,7 @@ class ShapesEvaluator:
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent."""
-        if isinstance(self._task.objective, TCLObjective):
+        if self._is_tcl:
             scores = self.judge_tcl(params, frozen, self.validation)
             if self._baseline is None:
                 self._baseline = self.judge_baseline(params, frozen, self.validation)
@@ -76,26 +86,13 @@ class ShapesEvaluator:
 
     # ------------------------------------------------------------------------------- the methods
 
-    def methods(self, params: Any, frozen: Any) -> dict[str, tuple[ScoreFn, Any]]:
-        """Score function and parameters of MaskCLIP, and of TCL where it is what is trained."""
-        objective = self._task.objective
-        if not isinstance(objective, TCLObjective):
-            return {"clip": (maskclip_scores(self._task.clip), params)}
-        options = MaskOptions(pamr=self._eval.pamr, kp_weight=self._eval.kp_weight)
-        return {
-            "clip": (maskclip_scores(self._task.clip), frozen),
-            "tcl": (tcl_scores(objective.model, options), {**params, "clip": frozen}),
-        }
-
     def judge_tcl(self, params: Any, frozen: Any, source: ShapesSource) -> SceneScores:
         """TCL at the config's background threshold."""
-        scores, everything = self.methods(params, frozen)["tcl"]
-        return self._segment(scores, everything, frozen, source, [self._eval.background])[0]
+        return self._segment("tcl", params, frozen, source, [self._eval.background])[0]
 
     def judge_baseline(self, params: Any, frozen: Any, source: ShapesSource) -> SceneScores:
         """MaskCLIP at the background threshold that is best for it on these very scenes."""
-        scores, clip = self.methods(params, frozen)["clip"]
-        results = self._segment(scores, clip, clip, source, list(THRESHOLDS))
+        results = self._segment("clip", params, frozen, source, list(THRESHOLDS))
         return max(results, key=lambda result: result.miou)
 
     def judge_clip(
@@ -112,16 +109,16 @@ class ShapesEvaluator:
         }
 
     def _segment(
-        self, scores: ScoreFn, params: Any, clip: Any, source: ShapesSource, thresholds: list[float]
+        self, method: str, params: Any, frozen: Any, source: ShapesSource, thresholds: list[float]
     ) -> list[SceneScores]:
+        everything, clip = self._task.join(params, frozen)
         texts = embed_shape_names(self._task.clip, clip, self._eval.templates)
         return segment_scenes(
-            scores,
-            params,
+            self._methods[method],
+            everything if method == "tcl" else clip,
             texts,
             source,
             thresholds,
-            self._mesh,
             batch_size=self._eval.batch_size,
         )
 
@@ -151,9 +148,10 @@ class ShapesEvaluator:
                 columns["image"].append(image)
                 columns["truth"].append(colorize(label, PALETTE))
                 occurring |= set(np.unique(label).tolist())
-        for method, (scores, everything) in self.methods(params, frozen).items():
-            best = BestClass(scores, self._mesh)
-            for _, classes, values in best(everything, texts, batches):
+        everything, clip = self._task.join(params, frozen)
+        for method, best in self._methods.items():
+            of_method = everything if method == "tcl" else clip
+            for _, classes, values in best(of_method, texts, batches):
                 labels = with_background(classes, values, thresholds[method])
                 columns[method.upper()] += [colorize(label, PALETTE) for label in labels]
         names = ("background", *class_names())
@@ -172,7 +170,7 @@ class ShapesEvaluator:
 
         A trained CLIP is written beside them, as clip.safetensors with OpenAI's tensor names.
         """
-        if isinstance(self._task.objective, TCLObjective):
+        if self._is_tcl:
             baseline = self.judge_baseline(params, frozen, self.test)
             learned = self.judge_tcl(params, frozen, self.test)
             results = {
@@ -198,7 +196,7 @@ class ShapesEvaluator:
         if picture is not None:
             save_png(workdir / "shapes.png", picture)
             scenes = (self.test[i] for i in range(len(self.test)))
-            several = next(scene for scene in scenes if len(scene["class_ids"]) == 3)
+            several = next((s for s in scenes if len(s["class_ids"]) == 3), self.test[0])
             save_png(workdir / "scene.png", several["image"])
         else:
             tensors = clip_state_dict(params, self._task.clip.config, np.float16)

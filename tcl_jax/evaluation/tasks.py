@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import BENCHMARKS
 from tcl_jax.evaluation.benchmark_task import BenchmarkEvaluator
 from tcl_jax.evaluation.shapes_report import ShapesEvaluator
-from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 
@@ -32,21 +30,30 @@ class RunEvaluator(Protocol):
         ...
 
 
-TASKS: dict[str, Callable[[ConfigDict, Task, Mesh], RunEvaluator]] = {
+TASKS: dict[str, Callable[[ConfigDict, Task], RunEvaluator]] = {
     "shapes": ShapesEvaluator,
     **{name: functools.partial(BenchmarkEvaluator, name) for name in BENCHMARKS},
 }
 
 
-def make_evaluators(config: ConfigDict, task: Task) -> dict[str, RunEvaluator]:
-    """The evaluations of `eval.tasks` by name.
+def known_tasks(config: ConfigDict) -> tuple[str, ...]:
+    """The names in `eval.tasks`.
 
     Raises:
-        InputError: if a task is unknown, or its data is not there.
+        InputError: if one is unknown.
     """
     unknown = [name for name in config.eval.tasks if name not in TASKS]
     if unknown:
         raise InputError(
             f"eval.tasks has {', '.join(map(repr, unknown))}; known are {', '.join(TASKS)}"
         )
-    return {name: TASKS[name](config, task, data_mesh()) for name in config.eval.tasks}
+    return tuple(config.eval.tasks)
+
+
+def make_evaluators(config: ConfigDict, task: Task) -> dict[str, RunEvaluator]:
+    """The evaluations of `eval.tasks` by name.
+
+    Raises:
+        InputError: if a task is unknown, its data is not there, or its settings are impossible.
+    """
+    return {name: TASKS[name](config, task) for name in known_tasks(config)}

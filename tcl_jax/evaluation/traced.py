@@ -8,22 +8,19 @@ import jax
 from ml_collections import ConfigDict
 
 from tcl_jax.data.shapes import class_names
-from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.benchmark_task import protocol_of
 from tcl_jax.evaluation.dense import BestClass, maskclip_scores, tcl_scores
-from tcl_jax.evaluation.judge import synonyms_of
-from tcl_jax.evaluation.tasks import TASKS
+from tcl_jax.evaluation.shapes import check_scenes
+from tcl_jax.evaluation.tasks import known_tasks
 from tcl_jax.inference.batched import BatchedMasks, default_batch_size
 from tcl_jax.inference.masks import MaskOptions
-from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, replicated
 from tcl_jax.training.abstract import placed
 from tcl_jax.training.build import Task
 from tcl_jax.training.flops import evaluation_flops
-from tcl_jax.training.objectives import TCLObjective
 from tcl_jax.training.plan import TracedEvaluation
 
 SHAPES = "shapes"
@@ -41,14 +38,9 @@ def trace_evaluation(
         devices: of the run; a benchmark is judged by every process on its own.
 
     Raises:
-        InputError: if a task is unknown.
+        InputError: if a task is unknown, or its settings do not fit the devices.
     """
-    names = tuple(config.eval.tasks)
-    unknown = [name for name in names if name not in TASKS]
-    if unknown:
-        raise InputError(
-            f"eval.tasks has {', '.join(map(repr, unknown))}; known are {', '.join(TASKS)}"
-        )
+    names = known_tasks(config)
     benchmarks = [name for name in names if name != SHAPES]
     if benchmarks:
         return _trace_windows(config, task, devices, benchmarks)
@@ -60,11 +52,11 @@ def _trace_windows(
 ) -> TracedEvaluation:
     loaded = [load_benchmark(name, split=config.eval.split) for name in names]
     benchmark = max(loaded, key=lambda benchmark: len(benchmark.texts))
-    protocol, model = protocol_of(config, task), _model(task)
+    protocol, model = protocol_of(config, task), task.network
     mesh, batch = local_mesh(devices), default_batch_size(devices[0].platform)
     texts, side = len(benchmark.texts), protocol.sizes(benchmark)[1]
     traced = BatchedMasks(model, protocol.options, mesh, batch).trace(
-        placed(_parameters(task), replicated(mesh)), side, texts, synonyms_of(benchmark)
+        placed(_parameters(task), replicated(mesh)), side, texts, benchmark.synonyms
     )
     padded, _ = center_offset(side, model.config.patch_size)
     return TracedEvaluation(
@@ -77,12 +69,9 @@ def _trace_windows(
 
 
 def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> TracedEvaluation:
-    model, sizes, mesh = _model(task), task.clip.config, data_mesh(devices)
+    model, sizes, mesh = task.network, task.clip.config, data_mesh(devices)
     rows, side, texts = config.eval.batch_size, sizes.resolution, len(class_names())
-    if rows % mesh.size:
-        raise InputError(
-            f"eval.batch_size={rows} does not divide over {mesh.size} devices; choose a multiple"
-        )
+    check_scenes(config.eval.num_scenes, rows, mesh)
     options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
     scores = tcl_scores(model, options) if isinstance(model, TCL) else maskclip_scores(model)
     traced = BestClass(scores, mesh).trace(
@@ -99,12 +88,5 @@ def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> 
     )
 
 
-def _model(task: Task) -> TCL | CLIP:
-    objective = task.objective
-    return objective.model if isinstance(objective, TCLObjective) else task.clip
-
-
 def _parameters(task: Task) -> Any:
-    if isinstance(task.objective, TCLObjective):
-        return {**task.params, "clip": task.frozen}
-    return task.params
+    return task.join(task.params, task.frozen)[0]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float32, Integer, UInt16
+
+from tcl_jax.parallel.cores import available_cores
 
 _BAND_VALUES = 1 << 22
 _TILE_COLUMNS, _TILE_PIXELS = 1024, 1 << 17
@@ -81,7 +82,7 @@ def upsampled_argmax(
 
     corners = itertools.product(range(0, rows, down), range(0, columns, across))
     # NumPy computes without holding Python's lock.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+    with ThreadPoolExecutor(min(available_cores(), 8)) as threads:
         list(threads.map(fill, corners))
     return labels
 

@@ -45,6 +45,18 @@ class Task:
     frozen: Any
     clip: CLIP
 
+    @property
+    def network(self) -> TCL | CLIP:
+        """What is judged: TCL, or the CLIP where that is what is trained."""
+        objective = self.objective
+        return objective.model if isinstance(objective, TCLObjective) else self.clip
+
+    def join(self, params: Any, frozen: Any) -> tuple[Any, Any]:
+        """All parameters of `network`, and CLIP's alone, of learned and frozen ones."""
+        if isinstance(self.network, TCL):
+            return {**params, "clip": frozen}, frozen
+        return params, params
+
 
 def clip_config(config: ConfigDict) -> CLIPConfig:
     """Sizes of the CLIP: a row of `VARIANTS`, or `model.sizes` where the variant is "custom".

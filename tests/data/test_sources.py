@@ -100,12 +100,30 @@ def test_mixture(data, tmp_path):
         make_source(data, 32)
 
 
+def test_shards_of_a_part_may_be_one_string(data, tmp_path):
+    with data.unlocked():
+        data.source = "mixture"
+        data.mixture.one = ConfigDict({"source": "tar", "shards": f"{tmp_path}/{{0..1}}.tar"})
+    assert len(make_source(data, 32)) == 8
+
+
+def test_the_papers_config_draws_scenes(data):
+    data.source = "shapes"
+    data.num_examples = 5
+    source = make_source(data, 32)
+    assert len(source) == 5 and source[4]["image"].shape == (32, 32, 3)
+
+
 def test_bad_sources(data):
     data.source = "csv"
     with pytest.raises(InputError, match="'csv' is unknown; choose one of mixture, shapes, tar"):
         make_source(data, 32)
     data.source = "mixture"
     with pytest.raises(InputError, match="data.mixture is empty"):
+        make_source(data, 32)
+    with data.unlocked():
+        data.mixture.inner = ConfigDict({"source": "shapes"})
+    with pytest.raises(InputError, match="mixture.inner.source: .* drawn scenes wrong"):
         make_source(data, 32)
     with data.unlocked():
         data.mixture.inner = ConfigDict({"source": "mixture"})

@@ -114,7 +114,7 @@ def test_the_example_of_the_schema(tmp_path: Path) -> None:
     )
     assert benchmark.names == ("background", "sparrow", "great tit", "crow")
     assert benchmark.texts == ("sparrow", "great tit", "tit", "crow")
-    assert benchmark.class_of_text == (0, 1, 1, 2)
+    assert benchmark.synonyms == ((0,), (1, 2), (3,))
 
 
 def test_defaults(tmp_path: Path) -> None:

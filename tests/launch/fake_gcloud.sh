@@ -2,7 +2,8 @@
 # Plays gcloud for a TPU of two hosts, which are folders: $FAKE/host0 and $FAKE/host1.
 # $FAKE/calls gets the arguments of every call. $FAKE/lives has a line for each TPU that is made: the
 # answers to describing it, in turn, the last for good. $FAKE/main.HOST has a line for each start of
-# main there: `wait` for SIGTERM or the code to end with.
+# main there: `wait` for SIGTERM or the code to end with. $FAKE/silent.HOST has a line for each time
+# that the host does not answer when it is asked for its status.
 set -euo pipefail
 printf '%q ' "$@" >>"$FAKE/calls"
 echo >>"$FAKE/calls"
@@ -69,6 +70,12 @@ case "$*" in
     for host in "$FAKE"/host?; do
         [ "$worker" = all ] || [ "$host" = "$FAKE/host$worker" ] || continue
         command="$(argument --command "$@")"
+        if [[ "$command" == *'tpu_host.sh status' && -s "$FAKE/silent.$(basename "$host")" ]]; then
+            pop "$FAKE/silent.$(basename "$host")" >/dev/null
+            echo 'ERROR: (gcloud) ssh: connect to host: Connection timed out' >&2
+            unreachable=1
+            continue
+        fi
         if [[ "$command" == *'tpu_host.sh install'* ]]; then
             # Python and packages are not to be had; nor is it the last commit that is tested.
             command="${command%&&*}"
@@ -80,6 +87,7 @@ case "$*" in
             (cd "$host" && HOME="$host" bash -c "$command")
         fi
     done
+    exit "${unreachable:-0}"
     ;;
 *)
     echo "fake gcloud: $*" >&2

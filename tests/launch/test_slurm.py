@@ -114,3 +114,17 @@ def test_one_task_for_each_gpu() -> None:
     assert options["ntasks-per-node"] == options["gpus-per-node"]
     assert options["signal"].startswith("B:USR1@")
     assert not {"gpus-per-task", "gpu-bind"} & options.keys()
+
+
+def test_help_says_how_it_is_used() -> None:
+    done = subprocess.run(["bash", str(SCRIPT), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("Trains on the GPUs")
+    assert "usage: sbatch" in done.stdout and "not yet on a cluster." in done.stdout
+    assert "SBATCH" not in done.stdout and "set -euo" not in done.stdout
+
+
+def test_without_python_it_says_how_to_install(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["PYTHON"] = str(tmp_path / "none")
+    process = start(environment, tmp_path)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 2 and "run bash launch/quickstart.sh once, or set PYTHON" in output

@@ -246,6 +246,15 @@ def test_bad_input_is_not_repeated(cloud: Cloud) -> None:
     assert len(cloud.started("host0")) == 1
 
 
+def test_a_host_that_does_not_answer_is_asked_again(cloud: Cloud) -> None:
+    cloud.plan(["READY"], ["0"], ["0"])
+    silent = cloud.file("silent.host1", "no\nno\n")
+    code, output = cloud.run("run", "--delete-after", *FLAGS)
+    assert code == 0 and "the training has ended" in output, output
+    assert silent.read_text() == ""  # not before it had answered
+    assert cloud.verbs() == ["create", "scp", "install", "start", "delete"]
+
+
 def test_step_by_step(cloud: Cloud) -> None:
     """main goes on when the command that started it has ended, and stop lets it save."""
     cloud.plan(["READY"], ["wait"], ["wait"])

@@ -1,0 +1,94 @@
+"""Drawn scenes judged while a run trains: compiled once, and settings that cannot work refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation import shapes
+from tcl_jax.evaluation.shapes_report import ShapesEvaluator
+from tcl_jax.evaluation.tasks import make_evaluators
+from tcl_jax.training.build import Task, build_task
+from tests.tiny import tiny_clip_config, tiny_config
+
+FEW = 16
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "RETRIEVAL_SIZE", FEW)
+
+
+def evaluator_of(config: ConfigDict) -> tuple[ShapesEvaluator, Task]:
+    with config.unlocked():
+        config.eval.num_scenes = FEW
+    task = build_task(config)
+    (evaluator,) = make_evaluators(config, task).values()
+    assert isinstance(evaluator, ShapesEvaluator)
+    return evaluator, task
+
+
+def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
+    """Programs compiled for each method."""
+    return {name: best._best._cache_size() for name, best in evaluator._methods.items()}
+
+
+@pytest.mark.usefixtures("few")
+def test_methods_are_compiled_once_in_a_run(tmp_path: Path) -> None:
+    evaluator, task = evaluator_of(tiny_config(tmp_path))
+    first = evaluator(task.params, task.frozen)
+    retrieval = shapes._partners_found._cache_size()
+    assert sizes(evaluator) == {"clip": 1, "tcl": 1}
+    again = evaluator(task.params, task.frozen)
+    assert again.scores == first.scores
+    np.testing.assert_array_equal(again.images["scenes"], first.images["scenes"])
+    evaluator.report(task.params, task.frozen, tmp_path)
+    assert sizes(evaluator) == {"clip": 1, "tcl": 1}
+    assert shapes._partners_found._cache_size() == retrieval + 1
+    assert (tmp_path / "scene.png").exists() and "NaN" not in (
+        tmp_path / "results.json"
+    ).read_text()
+
+
+@pytest.mark.usefixtures("few")
+def test_other_parameters_are_judged_by_the_same_programs() -> None:
+    evaluator, task = evaluator_of(tiny_clip_config())
+    first = evaluator(task.params, {}).scores
+    programs = shapes._partners_found._cache_size(), shapes._nearest_text._cache_size()
+    shifted = jax.tree.map(
+        lambda x: x + 0.3 * np.sin(np.arange(x.size)).reshape(x.shape), task.params
+    )
+    shifted = jax.tree.map(lambda x: x.astype(np.float32), shifted)
+    assert evaluator(shifted, {}).scores != first
+    assert (shapes._partners_found._cache_size(), shapes._nearest_text._cache_size()) == programs
+    assert sizes(evaluator) == {"clip": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_scenes", 0, "num_scenes=0 is too few: .* among 128"),
+        ("num_scenes", 127, "num_scenes=127 is too few"),
+        ("batch_size", 0, "batch_size=0 does not divide"),
+    ],
+)
+def test_what_cannot_be_finished_is_refused_before_training(
+    field: str, value: int, message: str
+) -> None:
+    config = tiny_clip_config()
+    config.eval[field] = value
+    with pytest.raises(InputError, match=message):
+        make_evaluators(config, build_task(config))
+
+
+def test_a_batch_must_divide_over_the_devices() -> None:
+    mesh = Mesh(np.array(jax.devices()[:1] * 3), "data")
+    shapes.check_scenes(128, 6, mesh)
+    with pytest.raises(InputError, match="batch_size=8 does not divide over 3 devices; .* of 3"):
+        shapes.check_scenes(128, 8, mesh)
