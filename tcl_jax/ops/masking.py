@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.lax import Precision
 from jaxtyping import Array, Float
 
 NORM_EPS = 1e-6
@@ -34,9 +33,8 @@ def own_similarity(
     pixels: Float[Array, "b h w d"], texts: Float[Array, "b d"]
 ) -> Float[Array, "b h w"]:
     """Cosine similarity of every pixel with the text of its own image, float32 in [-1, 1]."""
-    return jnp.einsum(
-        "bhwd,bd->bhw", l2_normalize(pixels), l2_normalize(texts), precision=Precision.HIGHEST
-    )
+    # Not as a product of matrices: to read the pixels takes longer than to multiply them.
+    return jnp.sum(l2_normalize(pixels) * l2_normalize(texts)[:, None, None], axis=-1)
 
 
 def straight_through_mask(
