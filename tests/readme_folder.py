@@ -65,9 +65,9 @@ SMALL: dict[str, Any] = {
     "train.backbone_from_step": 0,  # there is one phase, and one step to compile
     "train.log_every": 1,
     "train.checkpoint_every": 1,
-    "eval.every": 2,
-    "eval.num_scenes": 16,
-    "eval.batch_size": 16,
+    "eval.every": 1,
+    "eval.num_scenes": 128,
+    "eval.batch_size": 64,
 }
 
 

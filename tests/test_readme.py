@@ -25,9 +25,10 @@ import pytest
 
 from configs.tcl import get_config as paper_config
 from tcl_jax.convert.hub import OPENAI_SHA256
+from tcl_jax.errors import InputError
 from tcl_jax.models.clip import VARIANTS
 from tests.in_process import Done, run_module
-from tests.readme_folder import ROOT, SIZES, SMALL, make_folder
+from tests.readme_folder import ROOT, SIZES, make_folder
 
 README = ROOT / "README.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -283,7 +284,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setitem(VARIANTS, "ViT-B/16", SIZES)
         patch.setitem(OPENAI_SHA256, "ViT-B/16", digest)
-        patch.setattr("tcl_jax.evaluation.shapes.RETRIEVAL_SIZE", SMALL["eval.num_scenes"])
         # What stands in for the official code computes no masks.
         patch.setattr("tcl_jax.bench.comparison.check_masks", lambda *_: 0.0)
         # Commands compile much that others have compiled.
@@ -310,7 +310,10 @@ def _python(block: str, folder: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         before = _state(folder, "masks")
-        exec(compile(block, "README.md", "exec"), {})
+        try:
+            exec(compile(block, "README.md", "exec"), {})
+        except InputError as error:
+            return str(error)
         return "" if _state(folder, "masks") != before else "wrote no masks"
 
 
