@@ -25,11 +25,12 @@ def name_leaves(tree: Any) -> dict[str, Any]:
 
 
 def hash_leaves(tree: Any) -> str:
-    """SHA-256 in hexadecimal of arrays as float32, whatever dtype and order they came in."""
+    """SHA-256 in hexadecimal of arrays as float32, whatever file or dtype they came in."""
     digest = hashlib.sha256()
-    for name, leaf in sorted(name_leaves(tree).items()):
-        array = np.ascontiguousarray(leaf, "<f4")
-        digest.update(f"{name}{array.shape}".encode())
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in sorted(leaves, key=lambda entry: jax.tree_util.keystr(entry[0])):
+        array = np.ascontiguousarray(leaf, np.float32)
+        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
 
 from tcl_jax.errors import InputError
@@ -142,17 +141,6 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
     return Protocol(**fields)
 
 
-def hash_weights(params: Any) -> str:
-    """SHA-256 in hexadecimal of parameters as float32, whatever file or dtype they came in."""
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for path, leaf in sorted(leaves, key=lambda entry: jax.tree_util.keystr(entry[0])):
-        array = np.ascontiguousarray(leaf, np.float32)
-        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
-
-
 def fingerprint(
     protocol: Protocol,
     model: Model,
@@ -167,7 +155,7 @@ def fingerprint(
     Args:
         protocol: how is judged.
         model: what is judged.
-        weights: `hash_weights` of it.
+        weights: `checkpoints.leaves.hash_leaves` of its parameters.
         listings: the benchmarks and their images.
         tokenizer_file: if class names are tokenised by one.
         text_embeddings: those that were given instead of being made, by name of the benchmark.

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
@@ -21,7 +22,7 @@ from tcl_jax.evaluation.examples import (
     verify_examples,
 )
 from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining, share_of
-from tcl_jax.evaluation.protocol import Protocol, fingerprint, hash_weights, make_protocol
+from tcl_jax.evaluation.protocol import Protocol, fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_markdown
 from tcl_jax.evaluation.report_html import write_html
 from tcl_jax.evaluation.report_pictures import write_pictures
@@ -117,7 +118,7 @@ def evaluate(
         print_ = fingerprint(
             protocol,
             chosen,
-            hash_weights(chosen.weights),
+            hash_leaves(chosen.weights),
             listings,
             tokenizer_file=tokenizer_file,
             text_embeddings=text_embeddings,
