@@ -57,7 +57,6 @@ class ShapesEvaluator:
         mesh = data_mesh()
         check_scenes(config.eval.num_scenes, config.eval.batch_size, mesh)
         self._eval, self._task = config.eval, task
-        self._is_tcl = isinstance(task.network, TCL)
         self._baseline: SceneScores | None = None
         # Once, so that a run compiles each method once and not at every evaluation.
         self._methods = {"clip": BestClass(maskclip_scores(task.clip), mesh)}
@@ -74,7 +73,7 @@ class ShapesEvaluator:
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent."""
-        if self._is_tcl:
+        if "tcl" in self._methods:
             scores = self.judge_tcl(params, frozen, self.validation)
             if self._baseline is None:
                 self._baseline = self.judge_baseline(params, frozen, self.validation)
@@ -108,14 +107,18 @@ class ShapesEvaluator:
             * zero_shot_accuracy(self._task.clip, params, singles, self._eval.templates),
         }
 
+    def _parameters(self, params: Any, frozen: Any) -> dict[str, Any]:
+        everything, clip = self._task.join(params, frozen)
+        return {"clip": clip, "tcl": everything}
+
     def _segment(
         self, method: str, params: Any, frozen: Any, source: ShapesSource, thresholds: list[float]
     ) -> list[SceneScores]:
-        everything, clip = self._task.join(params, frozen)
-        texts = embed_shape_names(self._task.clip, clip, self._eval.templates)
+        of_methods = self._parameters(params, frozen)
+        texts = embed_shape_names(self._task.clip, of_methods["clip"], self._eval.templates)
         return segment_scenes(
             self._methods[method],
-            everything if method == "tcl" else clip,
+            of_methods[method],
             texts,
             source,
             thresholds,
@@ -148,10 +151,9 @@ class ShapesEvaluator:
                 columns["image"].append(image)
                 columns["truth"].append(colorize(label, PALETTE))
                 occurring |= set(np.unique(label).tolist())
-        everything, clip = self._task.join(params, frozen)
+        of_methods = self._parameters(params, frozen)
         for method, best in self._methods.items():
-            of_method = everything if method == "tcl" else clip
-            for _, classes, values in best(of_method, texts, batches):
+            for _, classes, values in best(of_methods[method], texts, batches):
                 labels = with_background(classes, values, thresholds[method])
                 columns[method.upper()] += [colorize(label, PALETTE) for label in labels]
         names = ("background", *class_names())
@@ -170,7 +172,7 @@ class ShapesEvaluator:
 
         A trained CLIP is written beside them, as clip.safetensors with OpenAI's tensor names.
         """
-        if self._is_tcl:
+        if "tcl" in self._methods:
             baseline = self.judge_baseline(params, frozen, self.test)
             learned = self.judge_tcl(params, frozen, self.test)
             results = {
