@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import Precision
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
 from tcl_jax.convert.readers import open_weights
@@ -72,3 +74,19 @@ def reference_torch_model() -> Model:
 def nchw_to_nhwc(x: Any) -> jax.Array:
     """PyTorch's image layout to ours."""
     return jnp.moveaxis(jnp.asarray(x), -3, -1)
+
+
+def products(jaxpr: Any) -> Iterator[tuple[tuple[tuple[int, ...], ...], bool]]:
+    """Shapes of the factors of every product of float32, and whether it is in full precision."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            factors = [variable.aval for variable in equation.invars]
+            highest = (Precision.HIGHEST, Precision.HIGHEST)
+            exact = equation.params["precision"] in (highest, Precision.HIGHEST)
+            if all(factor.dtype == jnp.float32 for factor in factors):
+                yield tuple(factor.shape for factor in factors), exact
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from products(inner)

@@ -15,6 +15,7 @@ from tcl_jax.bench.timing import PartTimer, Program, Timing, compile_timed, time
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.model import Model
 from tcl_jax.models.clip import encode_image
+from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.vision import patch_grid
 from tcl_jax.ops.masking import pixel_text_similarity
@@ -148,8 +149,7 @@ def time_mask_parts(
         return pamr(resize(images, fine, align_corners=True), masks)
 
     # As `inference.masks` computes.
-    exact = jnp.dtype(dtype) == jnp.float32
-    with jax.default_matmul_precision("highest" if exact else "default"):
+    with matmul_precision(dtype):
         tap, _ = timed("image tower", tower, params, placed)
         pixels = timed(
             "grounder with decoder",

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from tcl_jax.bench.timing import PartTimer, Program, Timing, compile_timed, time_calls
 from tcl_jax.models.clip import CLIPConfig, encode_image, encode_text
+from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.vision import patch_grid
 from tcl_jax.ops.grounding import pair_statistics
 from tcl_jax.ops.images import normalize
@@ -191,16 +192,18 @@ def time_parts(
     images = jax.jit(normalize)(rows["image"])
     grid = patch_grid(images.shape, model.config.patch_size)
     patches = jnp.zeros((images.shape[0], *grid, model.config.vision_width), model.dtype)
-    tap = timed("image tower", lambda p, x: encode_image(clip, p, x).tap, frozen, images)
-    texts = timed("text tower", partial(encode_text, clip), frozen, rows["tokens"])
-    pixels = timed(
-        "grounder, decoder in it", lambda v, x: model.bind(v).grounder(x, grid), variables, tap
-    )
-    timed("decoder", lambda v, x: model.bind(v).grounder.decoder(x), variables, patches)
-    timed("masks of all pairs", pairs, params, pixels, texts)
-    timed("masked image", lambda p, x: encode_image(clip, p, x).embedding, frozen, images)
-    timed("loss, all of it", loss, params, frozen, rows)
-    timed("backward", jax.value_and_grad(loss), params, frozen, rows)
+    # As `step.make_step` computes.
+    with matmul_precision(objective.model.dtype):
+        tap = timed("image tower", lambda p, x: encode_image(clip, p, x).tap, frozen, images)
+        texts = timed("text tower", partial(encode_text, clip), frozen, rows["tokens"])
+        pixels = timed(
+            "grounder, decoder in it", lambda v, x: model.bind(v).grounder(x, grid), variables, tap
+        )
+        timed("decoder", lambda v, x: model.bind(v).grounder.decoder(x), variables, patches)
+        timed("masks of all pairs", pairs, params, pixels, texts)
+        timed("masked image", lambda p, x: encode_image(clip, p, x).embedding, frozen, images)
+        timed("loss, all of it", loss, params, frozen, rows)
+        timed("backward", jax.value_and_grad(loss), params, frozen, rows)
     timed.seconds["backward"] -= timed.seconds["loss, all of it"]
     groups = split_groups(params, objective.group_of)
     state = create_state(params, objective, adamw).opt_state

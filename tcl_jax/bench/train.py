@@ -104,7 +104,6 @@ def _compare_losses(
     original: OriginalProcess, folder: Path, subject: Subject, phase: int, mesh: Any
 ) -> dict[str, float]:
     """Relative differences of float32 losses and gradient of a small batch."""
-    import jax
     import jax.numpy as jnp
 
     from tcl_jax.bench.comparison import check_losses
@@ -117,15 +116,14 @@ def _compare_losses(
     objective = dataclasses.replace(task.objective, model=model)
     adamw, schedule = build_optimizer(subject.config)
     tell_stage(f"comparing losses of phase {phase + 1}")
-    with jax.default_matmul_precision("highest"):
-        runner = StepRunner(
-            dataclasses.replace(task, objective=objective),
-            batch,
-            phase,
-            adamw=adamw,
-            schedule=schedule,
-            mesh=mesh,
-        )
+    runner = StepRunner(
+        dataclasses.replace(task, objective=objective),
+        batch,
+        phase,
+        adamw=adamw,
+        schedule=schedule,
+        mesh=mesh,
+    )
     ours = runner.metrics()
     theirs = original.ask("compare_train", file=str(_write_batch(folder, batch)), phase=phase)
     return check_losses(ours, theirs, f"phase {phase + 1}")

@@ -22,7 +22,7 @@ from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.ops.images import normalize
-from tcl_jax.ops.masking import l2_normalize
+from tcl_jax.ops.losses import image_text_similarity
 from tcl_jax.parallel.processes import sum_over_processes
 
 RETRIEVAL_SIZE = 128
@@ -155,7 +155,7 @@ def _partners_found(
     """Share of rows whose image finds its text, and of those whose text finds its image; mean."""
     images = encode_image(model, params, normalize(image)).embedding
     texts = encode_text(model, params, tokens)
-    similarity = l2_normalize(images) @ l2_normalize(texts).T
+    similarity = image_text_similarity(images, texts)
     right = jnp.arange(similarity.shape[0])
     both = [jnp.argmax(similarity, axis=axis) == right for axis in (0, 1)]
     return jnp.mean(jnp.stack(both).astype(jnp.float32))
@@ -167,4 +167,4 @@ def _nearest_text(
 ) -> Int32[Array, "b"]:
     """The text whose embedding is nearest to that of each image."""
     embedding = encode_image(model, params, normalize(image)).embedding
-    return jnp.argmax(l2_normalize(embedding) @ texts.T, axis=-1)
+    return jnp.argmax(image_text_similarity(embedding, texts), axis=-1)

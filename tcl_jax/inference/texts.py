@@ -14,7 +14,6 @@ from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import END_ID
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
-from tcl_jax.models.layers import matmul_precision
 from tcl_jax.ops.masking import l2_normalize
 from tcl_jax.parallel.mesh import data_mesh, put_locally
 
@@ -36,8 +35,7 @@ def class_embeddings(
     """
     classes, templates, length = tokens.shape
     flat = tokens.reshape(classes * templates, length)
-    with matmul_precision(model.dtype):
-        features = encode_text(model, params, flat).reshape(classes, templates, -1)
+    features = encode_text(model, params, flat).reshape(classes, templates, -1)
     return l2_normalize(features.mean(axis=1))
 
 

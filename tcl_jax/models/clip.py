@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.errors import InputError
-from tcl_jax.models.layers import ACTIVATIONS
+from tcl_jax.models.layers import ACTIVATIONS, matmul_precision
 from tcl_jax.models.text import TextTower
 from tcl_jax.models.vision import VisionOutput, VisionTower
 
@@ -175,13 +175,14 @@ class CLIP(nn.Module):
 
 def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> VisionOutput:
     """Every vision feature of normalised images; see `VisionOutput`."""
-    output = model.apply({"params": params}, image, method=CLIP.encode_image)
+    with matmul_precision(model.dtype):
+        output = model.apply({"params": params}, image, method=CLIP.encode_image)
     assert isinstance(output, VisionOutput)
     return output
 
 
 def encode_text(model: CLIP, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
     """Text embeddings, float32 and not normalised."""
-    return jnp.asarray(
-        model.apply({"params": params}, tokens, method=CLIP.encode_text), jnp.float32
-    )
+    with matmul_precision(model.dtype):
+        embedding = model.apply({"params": params}, tokens, method=CLIP.encode_text)
+    return jnp.asarray(embedding, jnp.float32)

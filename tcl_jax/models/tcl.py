@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig
 from tcl_jax.models.grounder import Grounder
+from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.vision import VisionOutput, patch_grid
 from tcl_jax.ops.masking import pixel_text_similarity
 
@@ -123,7 +124,8 @@ def ground(
         image: [b, H, W, 3] normalised; H and W multiples of the patch size.
         text_embeddings: [n, d], normalised or not.
     """
-    output = model.apply({"params": params}, image, text_embeddings)
+    with matmul_precision(model.dtype):
+        output = model.apply({"params": params}, image, text_embeddings)
     assert isinstance(output, Grounding)
     return output
 
@@ -136,6 +138,7 @@ def embed_pixels(
     Args:
         model, params, image: as in `ground`.
     """
-    _, pixels = model.apply({"params": params}, image, method=TCL.embed_pixels)
+    with matmul_precision(model.dtype):
+        _, pixels = model.apply({"params": params}, image, method=TCL.embed_pixels)
     assert isinstance(pixels, jax.Array)
     return pixels

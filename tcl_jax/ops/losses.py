@@ -51,9 +51,9 @@ def info_nce(similarity: Float[Array, "b b"], log_scale: Float[Array, ""]) -> Fl
 
 
 def image_text_similarity(
-    images: Float[Array, "b d"], texts: Float[Array, "b d"]
-) -> Float[Array, "b b"]:
-    """Cosine of every image with every text, of which CLIP's loss and `tcli` are the InfoNCE."""
+    images: Float[Array, "b d"], texts: Float[Array, "n d"]
+) -> Float[Array, "b n"]:
+    """Cosine of every image with every text; CLIP's loss and `tcli` are its InfoNCE."""
     return jnp.einsum(
         "id,jd->ij", l2_normalize(images), l2_normalize(texts), precision=Precision.HIGHEST
     )

@@ -52,12 +52,12 @@ class Objective(abc.ABC):
     The loss of a batch is computed in three parts, so that a large one can be taken piece by piece
     without becoming another loss: `prepare` and `embed` look at any of its rows, and only
     `combine`, which is cheap, needs them all.
+
+    Attributes:
+        model: the network.
     """
 
-    @property
-    @abc.abstractmethod
-    def dtype(self) -> Any:
-        """What the network computes in."""
+    model: TCL | CLIP
 
     @abc.abstractmethod
     def group_of(self, path: str) -> str:
@@ -129,11 +129,6 @@ class TCLObjective(Objective):
     weights: losses.LossWeights = losses.LossWeights()
     temperature: float = 1.0
     text_tile: int | None = None
-
-    @property
-    def dtype(self) -> Any:
-        """The model's."""
-        return self.model.dtype
 
     def group_of(self, path: str) -> str:
         """The copy of CLIP's blocks is the backbone."""
@@ -208,11 +203,6 @@ class CLIPObjective(Objective):
     """CLIP's own contrastive objective (Radford et al., 2021); everything is learned."""
 
     model: CLIP
-
-    @property
-    def dtype(self) -> Any:
-        """The model's."""
-        return self.model.dtype
 
     def group_of(self, path: str) -> str:
         """One group."""

@@ -57,7 +57,7 @@ def make_step(
         fixed = {name: group for name, group in groups.items() if name not in train_groups}
         trained = {name: group for name, group in groups.items() if name in train_groups}
 
-        with matmul_precision(objective.dtype):
+        with matmul_precision(objective.model.dtype):
             output, gradients = loss_and_gradient(
                 objective,
                 lambda trained: merge_groups({**fixed, **trained}),

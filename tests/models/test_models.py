@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +13,11 @@ import pytest
 from tcl_jax.convert.clip import clip_shapes
 from tcl_jax.convert.tcl import tcl_shapes
 from tcl_jax.models.attention import causal_attention, full_attention, self_only_attention
-from tcl_jax.models.clip import VARIANTS, CLIPConfig, encode_text
+from tcl_jax.models.clip import VARIANTS, CLIPConfig, encode_image, encode_text
 from tcl_jax.models.decoder import Decoder
-from tcl_jax.models.tcl import TCL
+from tcl_jax.models.tcl import TCL, embed_pixels, ground
 from tcl_jax.models.vision import patch_grid, resize_positions
-from tests.reference import arrays, reference_model
+from tests.reference import arrays, products, reference_model
 
 # Radford et al., the parameter counts of the published models.
 PARAMETERS = {
@@ -103,3 +106,25 @@ def test_bfloat16_stays_close_and_returns_float32() -> None:
     exact, rough = model.apply(variables, image, texts), half.apply(variables, image, texts)
     assert rough.mask_logits.dtype == rough.pixel_embeddings.dtype == jnp.float32
     assert float(jnp.abs(exact.mask_logits - rough.mask_logits).max()) < 0.3
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_network_of_float32_asks_for_exact_products(dtype: Any) -> None:
+    """Whoever applies it, by the functions of this room."""
+    model, learned, clip = reference_model()
+    model = model.clone(dtype=dtype)
+    params = {**learned, "clip": clip}
+    image, tokens = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 8), jnp.int32)
+    texts = jnp.zeros((2, model.config.embed_dim))
+    with jax.default_matmul_precision("default"):  # conftest's is another
+        traced = [
+            jax.make_jaxpr(partial(encode_image, model.clip_model))(clip, image),
+            jax.make_jaxpr(partial(encode_text, model.clip_model))(clip, tokens),
+            jax.make_jaxpr(partial(embed_pixels, model))(params, image),
+            jax.make_jaxpr(partial(ground, model))(params, image, texts),
+        ]
+    exact = [{exact for _, exact in products(program.jaxpr)} for program in traced]
+    if dtype == jnp.float32:
+        assert exact == [{True}] * 4
+    else:
+        assert False in exact[3]  # of all pixels with all texts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.lax import Precision
 
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
@@ -22,6 +20,7 @@ from tcl_jax.training.build import build_optimizer, build_task
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective, with_keys
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import loss_and_gradient, make_step, no_failure
+from tests.reference import products
 from tests.tiny import tiny_clip_config
 
 ROOT = Path(__file__).parent.parent.parent
@@ -184,19 +183,3 @@ def test_products_of_float32_are_exact_where_it_matters(name: str, dtype: Any) -
         assert rounded == [] and len(found) > 20
     else:
         assert loss not in rounded
-
-
-def products(jaxpr: Any) -> Iterator[tuple[tuple[tuple[int, ...], ...], bool]]:
-    """Shapes of the factors of every product of float32, and whether it is in full precision."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            factors = [variable.aval for variable in equation.invars]
-            highest = (Precision.HIGHEST, Precision.HIGHEST)
-            exact = equation.params["precision"] in (highest, Precision.HIGHEST)
-            if all(factor.dtype == jnp.float32 for factor in factors):
-                yield tuple(factor.shape for factor in factors), exact
-        for value in equation.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else [value]:
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from products(inner)
