@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcl_jax.errors import InputError
+from tcl_jax.files import user_path
 
 if TYPE_CHECKING:
     from tcl_jax.inference.model import Model
@@ -62,7 +62,7 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[str]:
     names = list(texts)
     if file is not None:
         try:
-            lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+            lines = user_path(file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             raise InputError(f"--texts_file={file!r} cannot be read: {error}") from error
         names += [line.strip() for line in lines if line.strip()]

@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or absent."""
+"""Paths as people write them, hashes, and files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as people write it: ~ is the home directory; ~nobody, who has none, stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path to write to, which takes the place of `path` when the body ends well.
 
-    Folders are made as needed. If the body fails, `path` is as it was and nothing is left behind.
-    Several processes may write one file; the last one counts.
+    ~ is the home directory, and folders are made as needed. If the body fails, `path` is as it was
+    and nothing is left behind. Several processes may write one file; the last one counts.
     """
-    path = Path(path)
+    path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Process numbers are not unique over the machines that share a folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")

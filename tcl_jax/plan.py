@@ -19,12 +19,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
-from tcl_jax.files import write_json
+from tcl_jax.files import user_path, write_json
 from tcl_jax.parallel.topologies import EXAMPLES, prepare_environment
 
 EXAMPLE = "python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4"
@@ -89,7 +88,7 @@ def run(argv: Sequence[str]) -> None:
     check_config(config)
     for name in names:
         topology_devices(name)  # names are looked at before a minute of compiling
-    cache = records_folder() if flags.cache is None else Path(flags.cache).expanduser()
+    cache = records_folder() if flags.cache is None else user_path(flags.cache)
     told = Compiling()
     plans = []
     for name in names:

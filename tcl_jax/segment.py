@@ -23,6 +23,7 @@ from typing import Any
 
 from tcl_jax.commands import add_model_flags, command_parser, load_model_from, read_texts, share
 from tcl_jax.errors import InputError, RunError, run_command
+from tcl_jax.files import user_path
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
@@ -74,7 +75,7 @@ def find_images(patterns: Sequence[str], output: Path) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = user_path(pattern)
         if path.is_file():
             found[path] = None
             continue
@@ -124,7 +125,7 @@ def run(argv: Sequence[str] | None = None) -> None:
             "--checkpoint=runs/shapes --image=photo.jpg --text='a cat' --output=masks"
         )
     texts = read_texts(flags.text, flags.texts_file)
-    output = Path(flags.output).expanduser()
+    output = user_path(flags.output)
     images = find_images(flags.image, output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output={flags.output!r} is a file; choose a folder")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.errors import InputError, RunError
+from tcl_jax.files import user_path
 
 ADAPTER = Path(__file__).parent / "original.py"
 MARK = Path("models/tcl/tcl.py")
@@ -31,7 +32,7 @@ def find_checkout(path: str) -> Path:
     Raises:
         InputError: if `path` is none.
     """
-    root = Path(path).expanduser().absolute()
+    root = user_path(path).absolute()
     if not (root / MARK).is_file():
         raise InputError(
             f"--against={path!r} is no checkout of the official code: it has no {MARK}. Get it "

@@ -25,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 from tcl_jax.checkpoints.checksums import find_damage, write_checksums
 from tcl_jax.checkpoints.store import CheckpointError
 from tcl_jax.errors import InputError, first_cause
-from tcl_jax.files import write_json
+from tcl_jax.files import user_path, write_json
 
 FORMAT = "tcl_jax model"
 VERSION = 1
@@ -39,7 +39,7 @@ def check_absent(directory: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: if something else is there, or it cannot be made.
     """
-    path = Path(directory).expanduser().absolute()
+    path = user_path(directory).absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(
             f"output {str(directory)!r} is there already; choose another name, or delete it first"
@@ -94,7 +94,7 @@ def write_model(
 
 def is_model(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory holds what `write_model` writes, by its config.json."""
-    return _read_settings(Path(directory).expanduser()) is not None
+    return _read_settings(user_path(directory)) is not None
 
 
 def _read_settings(path: Path) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
     Raises:
         CheckpointError: if it is not a model, of a later version, or damaged.
     """
-    path = Path(directory).expanduser().absolute()
+    path = user_path(directory).absolute()
     settings = _read_settings(path)
     if settings is None:
         raise CheckpointError(f"{directory}: is not a model of tcl_jax (no config.json of one).")

@@ -12,6 +12,7 @@ from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from tcl_jax.checkpoints.store import CheckpointError, CheckpointStore
+from tcl_jax.files import user_path
 
 _PREFIX = "params/"
 
@@ -40,7 +41,7 @@ def find_store(path: str | os.PathLike[str]) -> tuple[Path, int | None] | None:
     Returns:
         Directory of the store and the step (None: the newest), or None if it is none of these.
     """
-    path = Path(path).expanduser().absolute()
+    path = user_path(path).absolute()
     if (path / "checkpoints").is_dir():
         return path / "checkpoints", None
     if path.name == "checkpoints" and path.is_dir():

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tcl_jax.commands import ACTIVATIONS, command_parser
 from tcl_jax.errors import InputError, run_command
-from tcl_jax.files import sha256_of
+from tcl_jax.files import sha256_of, user_path
 
 if TYPE_CHECKING:
     from tcl_jax.models.clip import CLIPConfig
@@ -68,7 +68,7 @@ def export_torch(flags: argparse.Namespace) -> None:
     from tcl_jax.convert.tcl import tcl_state_dict
     from tcl_jax.inference.model import load_model
 
-    target = Path(flags.target).expanduser()
+    target = user_path(flags.target)
     if target.suffix != ".safetensors":
         raise InputError(f"output {flags.target!r} must end in .safetensors")
     check_absent(target)
@@ -85,7 +85,7 @@ def export_torch(flags: argparse.Namespace) -> None:
 
 def inspect(flags: argparse.Namespace) -> None:
     """`inspect`."""
-    path = Path(flags.source).expanduser()
+    path = user_path(flags.source)
     print(describe_directory(path) if path.is_dir() else describe_file(flags.source))
 
 

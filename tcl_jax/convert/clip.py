@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from tcl_jax.convert.mapping import (
     StateDict,
     WeightError,
     block,
+    block_numbers,
     layer_norm,
     to_params,
     to_state_dict,
@@ -64,9 +64,9 @@ def infer_clip_config(state_dict: Mapping[str, Any], activation: str = "quick_ge
             resolution=grid * conv[-1],
             patch_size=conv[-1],
             vision_width=conv[0],
-            vision_layers=_count_blocks(state_dict, "visual.transformer.resblocks."),
+            vision_layers=len(block_numbers(state_dict, "visual.transformer.resblocks.")),
             text_width=text_width,
-            text_layers=_count_blocks(state_dict, "transformer.resblocks."),
+            text_layers=len(block_numbers(state_dict, "transformer.resblocks.")),
             context_length=context,
             vocab_size=state_dict["token_embedding.weight"].shape[0],
             activation=activation,
@@ -77,11 +77,6 @@ def infer_clip_config(state_dict: Mapping[str, Any], activation: str = "quick_ge
         ) from error
     except (ValueError, IndexError) as error:
         raise WeightError(f"the shapes of this CLIP's tensors do not fit: {error}") from error
-
-
-def _count_blocks(state_dict: Mapping[str, Any], prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return 1 + max((int(m[1]) for m in map(pattern.match, state_dict) if m), default=-1)
 
 
 def clip_params(

@@ -1,4 +1,4 @@
-"""CLIP's published weights by name: from a folder, the Hugging Face cache, or downloaded once."""
+"""CLIP's weights by name: of the package, a folder, the Hugging Face cache, or downloaded once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from pathlib import Path
 from absl import logging
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import BUILT_IN, resolve_weights
-from tcl_jax.files import sha256_of
+from tcl_jax.errors import first_cause
+from tcl_jax.files import sha256_of, user_path
+
+ASSETS = Path(__file__).parent.parent / "assets"
+BUILT_IN = {"builtin:shapes_clip": ASSETS / "shapes_clip.safetensors"}
+"""Weights that come with the package, by the name that a config gives."""
 
 FOLDER = "weights"
 """Where weights are looked for first, in the working directory."""
@@ -90,18 +94,22 @@ def locate_clip(name: str) -> Path:
         WeightError: if there is no such file or name, the download fails, or the file has another
             SHA-256 than the published one; says which file to put where.
     """
-    try:
-        path = resolve_weights(name)
-    except RuntimeError:  # ~someone, of whom there is no home directory
-        path = Path(name)
-    if name in BUILT_IN or os.path.isfile(path):
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    path = user_path(name)
+    if name and os.path.isfile(path):
         return path
     if name in CLIP_FILES:
         return _locate_named(name)
-    wrong = "are a folder, not a file" if os.path.isdir(path) else "do not exist"
+    if not name:
+        wrong = "have no name"
+    elif name.startswith("builtin:"):
+        wrong = "do not come with the package"
+    else:
+        wrong = "are a folder, not a file" if os.path.isdir(path) else "do not exist"
     raise WeightError(
-        f"weights {str(path)!r} {wrong}; give the path of a CLIP checkpoint (.pt, .safetensors or "
-        f".npz), or one of the names {', '.join(CLIP_FILES)}, {', '.join(BUILT_IN)}"
+        f"weights {str(path) if name else ''!r} {wrong}; give the path of a CLIP checkpoint (.pt, "
+        f".safetensors or .npz), or one of the names {', '.join(CLIP_FILES)}, {', '.join(BUILT_IN)}"
     )
 
 
@@ -144,10 +152,9 @@ def _from_hub(name: str, file: HubFile) -> Path:
                 file.repo, filename, revision=file.revision, etag_timeout=CONNECT_SECONDS
             )
     except Exception as error:  # of whichever HTTP client the library is built on
-        summary = str(error).splitlines()[0][:200] if str(error) else ""
         raise WeightError(
             f"CLIP {name} could not be downloaded from the Hugging Face hub "
-            f"({type(error).__name__}: {summary}). Try again with a connection to the internet, or "
+            f"({first_cause(error)}). Try again with a connection to the internet, or "
             f"put one of these files into {str(Path(FOLDER).absolute())!r}: OpenAI's own "
             f"{openai_filename(name)} (https://openaipublic.azureedge.net/clip/models/"
             f"{OPENAI_SHA256[name]}/{openai_filename(name)}), or {file.url} under the name "

@@ -13,13 +13,13 @@ import numpy as np
 from absl import logging
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
-from tcl_jax.convert.hub import CLIP_FILES, OPENAI_SHA256, locate_clip
+from tcl_jax.convert.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.names import read_activation, to_openai_names
-from tcl_jax.convert.readers import BUILT_IN, open_weights
+from tcl_jax.convert.readers import open_weights
 from tcl_jax.convert.tcl import infer_tap_layer, tcl_params
 from tcl_jax.convert.tensor_file import TensorFile
-from tcl_jax.files import sha256_of
+from tcl_jax.files import sha256_of, user_path
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.layers import ACTIVATIONS
 
@@ -128,7 +128,7 @@ def load_tcl(
     Raises:
         InputError: if the file is missing, damaged, no TCL, or does not fit that CLIP.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     with open_weights(path) as file, _naming(path):
         tap_layer = infer_tap_layer(file, config)
         params = tcl_params(file, config, tap_layer, dtype)

@@ -7,7 +7,8 @@ a list of rules. Both directions follow from the same list, so that they cannot 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -148,6 +149,12 @@ def block(name: str, path: tuple[str, ...]) -> list[Rule]:
         *linear(f"{name}.mlp.c_proj", (*path, "mlp", "c_proj")),
         *layer_norm(f"{name}.ln_2", (*path, "ln_2")),
     ]
+
+
+def block_numbers(names: Iterable[str], prefix: str) -> list[int]:
+    """Numbers N below 1,000 of which there is a name that begins with `prefix`N., sorted."""
+    pattern = re.compile(re.escape(prefix) + r"([0-9]{1,3})\.")
+    return sorted({int(found[1]) for found in map(pattern.match, names) if found})
 
 
 def to_params(

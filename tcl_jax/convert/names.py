@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.mapping import WeightError, block_numbers
 from tcl_jax.convert.tensor_file import TensorSpec
 from tcl_jax.models.clip import HEAD_SIZE
 from tcl_jax.models.layers import ACTIVATIONS
@@ -134,13 +134,12 @@ class Renamed(Mapping[str, np.ndarray]):
             )
 
 
-def to_openai_names(
-    tensors: Mapping[str, np.ndarray],
-) -> tuple[Renamed, str]:
+def to_openai_names(tensors: Mapping[str, np.ndarray]) -> tuple[Renamed, str]:
     """A vision-transformer CLIP under OpenAI's names, whoever named it.
 
     Args:
-        tensors: by name. Only keys are looked at, so that a lazy mapping stays unread.
+        tensors: by name, of which none is read here; where they have a `path`, its name tells
+            OpenCLIP's files with OpenAI's names from OpenAI's own.
 
     Returns:
         The tensors that a CLIP needs, as a lazy mapping, and the style of the names: "openai",
@@ -283,11 +282,10 @@ def _prefixed(name: str, text: str) -> str:
 
 
 def _count_blocks(names: set[str], prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"([0-9]{1,3})\.")
-    found = {int(match[1]) for match in map(pattern.match, names) if match}
-    if not found or found != set(range(len(found))):
+    found = block_numbers(names, prefix)
+    if not found or found != list(range(len(found))):
         raise WeightError(
-            f"the blocks {prefix}N of this CLIP are numbered {sorted(found)}, which leaves some "
+            f"the blocks {prefix}N of this CLIP are numbered {found}, which leaves some "
             "out; the file is a part of a CLIP, so choose the whole one"
         )
     return len(found)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
@@ -15,34 +13,13 @@ from tcl_jax.convert.flat_files import read_npz, read_safetensors
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.tensor_file import ByteFile, Contents, TensorFile, explaining
 from tcl_jax.convert.torch_zip import read_torch
-from tcl_jax.files import whole_file
-
-ASSETS = Path(__file__).parent.parent / "assets"
-BUILT_IN = {"builtin:shapes_clip": ASSETS / "shapes_clip.safetensors"}
-"""Weights that come with the package, by the name that a config gives."""
-
+from tcl_jax.files import user_path, whole_file
 
 _NOT_WEIGHTS = {
     b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with `git lfs pull`",
     b"<": "a web page; download the file itself",
     b"\x89HDF": "an HDF5 file; save the weights again as .safetensors",
 }
-
-
-def resolve_weights(name: str) -> Path:
-    """Path of weights given as a path or as `builtin:NAME`.
-
-    Raises:
-        WeightError: if no name is given or no built-in weights have that name.
-    """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    if not name or name.startswith("builtin:"):
-        raise WeightError(
-            f"model.weights={name!r} names no weights; give the path of a CLIP checkpoint, or one "
-            f"of {', '.join(BUILT_IN)}"
-        )
-    return Path(name).expanduser()
 
 
 def open_weights(path: str | os.PathLike[str]) -> TensorFile:
@@ -62,9 +39,7 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
     Raises:
         WeightError: if the file is missing, damaged, too old, or holds anything but weights.
     """
-    path = Path(path)
-    with contextlib.suppress(RuntimeError):  # ~someone, of whom there is no home directory
-        path = path.expanduser()
+    path = user_path(path)
     file = ByteFile(path)
     try:
         with explaining(path):

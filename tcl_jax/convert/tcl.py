@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from tcl_jax.convert.mapping import (
     StateDict,
     WeightError,
     block,
+    block_numbers,
     conv,
     layer_norm,
     to_params,
@@ -58,8 +58,7 @@ def infer_tap_layer(state_dict: StateDict, config: CLIPConfig) -> int:
     Raises:
         WeightError: if there is no such block, one is missing, or they are not CLIP's last ones.
     """
-    pattern = re.compile(re.escape(BLOCKS) + r"(\d+)\.")
-    blocks = sorted({int(m[1]) for m in map(pattern.match, state_dict) if m})
+    blocks = block_numbers(state_dict, BLOCKS)
     if not blocks:
         raise WeightError(
             f"not a TCL checkpoint: it has no tensor {BLOCKS}N.*; the official one is tcl.pth, "

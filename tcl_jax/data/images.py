@@ -11,7 +11,6 @@ import io
 import os
 import threading
 import warnings
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from tcl_jax.errors import InputError
+from tcl_jax.files import user_path
 
 MAX_PIXELS = 100_000_000
 """Largest image that is read, in pixels; beyond it a file is more likely forged than a photo."""
@@ -84,7 +84,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
         ImageDecodeError: if there is no such file, it cannot be opened, is empty, of another
             format, damaged or cut short, or has more pixels than allowed. The message names it.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         # A pipe or device could keep the reader waiting for ever.
         if path.exists() and not path.is_file():

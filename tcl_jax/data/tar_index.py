@@ -27,7 +27,7 @@ from tcl_jax.data import remote
 from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
 from tcl_jax.data.tar_members import Pair, Pairs, Read, find_pairs, regular_members
 from tcl_jax.errors import InputError
-from tcl_jax.files import whole_file
+from tcl_jax.files import user_path, whole_file
 
 _MAGIC = b"TCLTAR1\n"
 # Magic; size and stamp of the shard; pairs, unpaired, repeated; CRC-32 of what follows.
@@ -183,7 +183,7 @@ def _places(shard: Shard, index_dir: str | None) -> list[Path]:
     # Shards of several data sets may have one name.
     unique = hashlib.blake2b(address.encode(errors="surrogateescape"), digest_size=8).hexdigest()
     if index_dir is not None:
-        return [Path(index_dir).expanduser() / f"{name}.{unique}{INDEX_SUFFIX}"]
+        return [user_path(index_dir) / f"{name}.{unique}{INDEX_SUFFIX}"]
     cached = cache_folder() / f"{name}.{unique}{INDEX_SUFFIX}"
     return [cached] if remote.is_remote(address) else [Path(address + INDEX_SUFFIX), cached]
 

@@ -6,7 +6,6 @@ import html
 import os
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ftfy
@@ -15,6 +14,7 @@ import regex
 from jaxtyping import Int32
 
 from tcl_jax.errors import InputError
+from tcl_jax.files import user_path
 
 START_ID = 49406
 """Id of the start-of-text token."""
@@ -144,7 +144,7 @@ def _file_encoder(path: str) -> Callable[[str], list[int]]:
             "the package instant-clip-tokenizer installed"
         ) from error
     try:
-        tokenizer = Tokenizer.from_str(Path(path).expanduser().read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(user_path(path).read_text(encoding="utf-8"))
     except Exception as error:  # the library raises Exception itself
         raise InputError(
             f"tokenizer_file={path!r} cannot be read: {error}; give the tokenizer.json of a CLIP, "

@@ -17,7 +17,7 @@ from tcl_jax.data.images import MAX_PIXELS, read_image
 from tcl_jax.demo.cache import ByteCache
 from tcl_jax.demo.shown import for_screen
 from tcl_jax.errors import InputError
-from tcl_jax.files import sha256_of
+from tcl_jax.files import sha256_of, user_path
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
 from tcl_jax.inference.segmenter import Segmenter
@@ -221,7 +221,7 @@ class Answers:
             return read_image(path, max_pixels=int(self.limits.max_megapixels * 1e6))
         except InputError as error:
             # Without the server's own name of the file.
-            reason = str(error).removeprefix(f"{Path(path).expanduser()}: ")
+            reason = str(error).removeprefix(f"{user_path(path)}: ")
             raise InputError(f"This photo cannot be used: {reason}") from error
 
     # ----------------------------------------------------------------------------- what comes back

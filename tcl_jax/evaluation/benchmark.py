@@ -23,7 +23,7 @@ from tcl_jax.evaluation.benchmark_schema import (
     read_class_names,
     read_table,
 )
-from tcl_jax.files import short_hash
+from tcl_jax.files import short_hash, user_path
 
 BENCHMARKS: tuple[str, ...] = (
     "voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k",
@@ -116,7 +116,7 @@ def load_benchmark(name_or_path: str | os.PathLike[str], *, split: str | None = 
     if text in BENCHMARKS:
         path = _FOLDER / f"{text}.toml"
         return _from_table(read_table(path), str(path), name=text, folder=None, split=split)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.suffix.lower() != ".toml":
         raise InputError(
             f"benchmark {text!r} is not known; choose one of {', '.join(BENCHMARKS)}, or give the "
@@ -182,7 +182,7 @@ def _from_table(
         )
     given = table["classes"]
     if isinstance(given, str):
-        given = read_class_names((folder or _FOLDER) / Path(given).expanduser())
+        given = read_class_names((folder or _FOLDER) / user_path(given))
     classes = tuple(
         tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in given
     )

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.errors import InputError
+from tcl_jax.files import user_path
 
 MAX_LABEL = 65535
 """Largest value a label may have: that of a 16-bit PNG."""
@@ -136,7 +137,7 @@ def complete_pattern(
     if key != "list" and "key" not in found:
         file = file or {"images": "{key}.*", "labels": "{key}.png"}[key]
         pattern = f"{pattern.rstrip('/')}/{file}"
-    path = Path(pattern).expanduser()
+    path = user_path(pattern)
     return str(path if below is None else below / path)
 
 

@@ -21,6 +21,7 @@ from tcl_jax.evaluation.benchmark_schema import complete_pattern
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
 from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
+from tcl_jax.files import user_path
 from tcl_jax.parallel.cores import available_cores
 
 _LISTED = 10
@@ -103,7 +104,7 @@ def resolve_paths(
     Raises:
         InputError: if an override has another name or a wrong placeholder.
     """
-    root = Path(root).expanduser().absolute()
+    root = user_path(root).absolute()
     overrides = dict(overrides or {})
     places: dict[str, str] = {}
     for key, pattern in (

@@ -13,6 +13,7 @@ from jaxtyping import Integer
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.labels import LabelError
 from tcl_jax.evaluation.mat_file import read_matrix
+from tcl_jax.files import user_path
 
 CLASSES: Mapping[int, str] = {
     2: "aeroplane", 9: "bag", 18: "bed", 19: "bedclothes", 22: "bench", 23: "bicycle", 25: "bird",
@@ -53,7 +54,7 @@ def find_annotations(home: Path, given: str | os.PathLike[str] | None) -> Path:
     """
     places = [home / "trainval", home / "Context"]
     if given is not None:
-        places = [Path(given).expanduser()]
+        places = [user_path(given)]
     folder = next((place for place in places if any(place.glob("*.mat"))), None)
     if folder is None:
         raise InputError(

@@ -28,6 +28,7 @@ from tcl_jax.evaluation.report_html import write_html
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, write_results
 from tcl_jax.evaluation.score_log import ScoreLog, check_folder
+from tcl_jax.files import user_path
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.texts import check_vocabulary, embed_class_names
 from tcl_jax.models.clip import CLIP
@@ -89,7 +90,7 @@ def evaluate(
             folder holds an evaluation of something else, or a choice is out of its range.
         RunError: if a file cannot be read any more; what was scored is kept.
     """
-    output, embedded = Path(output).expanduser(), dict(text_embeddings or {})
+    output, embedded = user_path(output), dict(text_embeddings or {})
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
     models = [model.with_method(method) for method in methods or [model.method]]

@@ -18,7 +18,7 @@ from jax import export
 from jaxtyping import Array, Float, UInt8
 
 from tcl_jax.errors import InputError, as_input_error
-from tcl_jax.files import whole_file, write_json
+from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.models.clip import CLIP
@@ -156,7 +156,7 @@ def write_export(path: str | os.PathLike[str], exported: ExportedMasks) -> Path:
     Raises:
         InputError: if a file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     beside = path.with_name(f"{path.name}.json")
     for taken in (path, beside):
         if taken.is_dir():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
 from tcl_jax.convert.load import Source, load_clip, load_tcl
 from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
 from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.models.dense import DENSE
@@ -126,7 +126,7 @@ def load_model(path: Source) -> Model:
             return _from_directory(*read_model(path))
         if find_store(path) is not None:
             return _from_run(read_trained(path))
-    there = Path(path).expanduser()
+    there = user_path(path)
     what = "is a file" if there.is_file() else "holds neither" if there.is_dir() else "is not there"
     raise InputError(
         f"checkpoint {name!r} {what}; give a directory that `python -m tcl_jax.convert` or "

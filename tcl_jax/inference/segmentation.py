@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image
 
 from tcl_jax.errors import InputError, as_input_error
-from tcl_jax.files import whole_file, write_json
+from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.upsampling import upsample, upsampled_argmax, upsampled_bands
 from tcl_jax.pictures.legend import LegendEntry, for_display, legend_page
 from tcl_jax.pictures.overlays import overlay, save_png
@@ -229,7 +229,7 @@ class Segmentation:
             json.dumps(extra)
         except (TypeError, ValueError) as error:
             raise InputError(f"extra cannot be written as JSON: {error}") from error
-        folder = Path(directory).expanduser()
+        folder = user_path(directory)
         paths = {
             "overlay": folder / f"{stem}_overlay.png",
             "labels": folder / f"{stem}_labels.png",

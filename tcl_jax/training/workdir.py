@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.errors import InputError
+from tcl_jax.files import user_path
 from tcl_jax.training.check import check_same_config
 
 
@@ -22,7 +23,7 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
             f"workdir {workdir!r} is an address, and a folder is needed; mount the bucket, as "
             "`launch/tpu_vm.sh` does with gcsfuse, and name a folder in it"
         )
-    root = Path(workdir).expanduser().absolute()
+    root = user_path(workdir).absolute()
     nearest = next(p for p in (root, *root.parents) if p.exists())
     if not nearest.is_dir():
         raise InputError(f"workdir {workdir!r}: {nearest} is a file; choose another directory")

@@ -14,9 +14,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from tcl_jax.convert.hub import CLIP_FILES, OPENAI_SHA256, locate_clip, openai_filename
+from tcl_jax.convert.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip, openai_filename
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import BUILT_IN
 from tcl_jax.models.clip import VARIANTS
 from tests.reference import GOLDEN
 
@@ -197,6 +196,6 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
 def test_folders_and_no_name(nowhere: Path) -> None:
     with pytest.raises(WeightError, match="are a folder, not a file"):
         locate_clip(str(nowhere))
-    for name in ("", "builtin:nothing"):
-        with pytest.raises(WeightError, match="builtin:shapes_clip"):
+    for name, wrong in {"": "have no name", "builtin:nothing": "do not come with"}.items():
+        with pytest.raises(WeightError, match=f"weights '{name}' {wrong}.*builtin:shapes_clip"):
             locate_clip(name)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tcl_jax.convert.clip import clip_params, clip_state_dict, infer_clip_config
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import resolve_weights, write_safetensors
+from tcl_jax.convert.hub import locate_clip
+from tcl_jax.convert.mapping import WeightError, block_numbers
+from tcl_jax.convert.readers import write_safetensors
 from tcl_jax.convert.tcl import tcl_params, tcl_state_dict
 from tests.reference import GOLDEN, TAP_LAYER, load, read_state_dict
 
@@ -31,6 +32,12 @@ def test_tcl_round_trip_is_exact() -> None:
         np.testing.assert_array_equal(back[name], tensor, strict=True)
 
 
+def test_block_numbers_are_each_told_once_in_order() -> None:
+    names = ["a.10.x", "a.2.x", "a.2.y", "b.a.3.x", "a.x.4.y", "a.1234.x", "a.5", "a.٣.x"]
+    assert block_numbers(names, "a.") == [2, 10]
+    assert block_numbers(names, "a") == []
+
+
 def test_sizes_are_inferred() -> None:
     config = infer_clip_config(load("clip_state_dict"))
     assert (config.vision_layers, config.vision_width, config.vision_heads) == (4, 128, 2)
@@ -48,7 +55,7 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
 
 
 def test_the_shipped_clip_is_read_like_any_other() -> None:
-    path = resolve_weights("builtin:shapes_clip")
+    path = locate_clip("builtin:shapes_clip")
     assert path.stat().st_size <= 8e6
     state_dict = read_state_dict(path)
     config = infer_clip_config(state_dict)
@@ -105,6 +112,3 @@ def test_absent_or_unknown_file(tmp_path: Path) -> None:
     (tmp_path / "clip.onnx").write_bytes(b"x")
     with pytest.raises(WeightError, match="none of safetensors, .npz and PyTorch"):
         read_state_dict(tmp_path / "clip.onnx")
-    for name in ("", "builtin:nothing"):
-        with pytest.raises(WeightError, match="builtin:shapes_clip"):
-            resolve_weights(name)

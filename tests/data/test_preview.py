@@ -22,7 +22,7 @@ from tcl_jax.data.transforms import RandomResizedCrop
 from tcl_jax.errors import InputError
 from tests.data.shards import write_shard
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 TCL, SHAPES = (str(ROOT / f"configs/{name}.py") for name in ("tcl", "shapes"))
 SIDE, LENGTH = 64, 77
 

@@ -32,7 +32,7 @@ from tests.data.shards import picture, write_shard
 from tests.parallel.test_same_answer import process_arguments
 from tests.tiny import tiny_config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
 from tests.tiny import tiny_settings
 
