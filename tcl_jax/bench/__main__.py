@@ -34,182 +34,21 @@ Exit codes: 0 done, 1 failure, or results that differ from the official code's, 
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import dataclasses
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 from tcl_jax.bench.evaluate import bench_evaluate
+from tcl_jax.bench.input import bench_input
 from tcl_jax.bench.masks import bench_masks
-from tcl_jax.bench.subject import BUSY
 from tcl_jax.bench.train import bench_train
-from tcl_jax.commands import command_parser
-from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
+from tcl_jax.config_flags import show_own_log
 from tcl_jax.errors import InputError, run_command
-from tcl_jax.files import write_json
 
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
-    from tcl_jax.bench.input_speed import InputSpeed, Spread
-    from tcl_jax.data.random_erasing import RandomErasing
-    from tcl_jax.data.rows import Source
-    from tcl_jax.data.transforms import Chain
-
-DRAWN_PICTURES = 128
-
-
-def input_parser() -> argparse.ArgumentParser:
-    """The flags of `input`."""
-    p = command_parser("bench input", __doc__)
-    add_config_flag(p)
-    p.add_argument(
-        "--seconds",
-        type=float,
-        default=10.0,
-        help="how long to measure the stages together, and each number of workers (default 10)",
-    )
-    p.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="most worker processes; 0: measure none; default: as many as there are cores",
-    )
-    p.add_argument("--json", metavar="FILE", help="also write all figures as JSON")
-    return p
-
-
-def bench_input(argv: Sequence[str]) -> None:
-    """From flags to the speed of the input."""
-    flags, rest = input_parser().parse_known_args(argv)
-    config = read_config(flags.config, rest, "bench input")
-    # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.bench.input_speed import default_worker_counts, measure
-    from tcl_jax.data.tokenizer import ClipTokenizer
-    from tcl_jax.parallel.cores import available_cores
-
-    workers = available_cores() if flags.workers is None else flags.workers
-    if workers < 0:
-        raise InputError(f"--workers={workers}: must be at least 0")
-    size, length = _model_sizes(config)
-    transform, erasing = _augmentation(config, size)
-    with _open_source(config, size) as (source, told):
-        print(f"data: {told}", flush=True)
-        speed = measure(
-            source,
-            transform=transform,
-            erasing=erasing,
-            tokenizer=ClipTokenizer(length),
-            seconds=flags.seconds,
-            worker_counts=default_worker_counts(workers) if workers else (),
-            tell=lambda line: print(f"{line} ...", file=sys.stderr, flush=True),
-        )
-    print(describe(speed))
-    if flags.json is not None:
-        write_json(flags.json, {"data": told, **dataclasses.asdict(speed)})
-
-
-def _model_sizes(config: ConfigDict | None) -> tuple[int, int]:
-    """Side of the images in pixels, and tokens of a text."""
-    from tcl_jax.models.clip import choose_sizes
-
-    variant, sizes = "ViT-B/16", {}
-    if config is not None:
-        variant, sizes = config.model.variant, config.model.sizes.to_dict()
-    clip = choose_sizes(variant, sizes)
-    return clip.resolution, clip.context_length
-
-
-def _augmentation(config: ConfigDict | None, size: int) -> tuple[Chain, RandomErasing | None]:
-    """The config's; the paper's where there is none."""
-    from tcl_jax.data.rand_augment import RandAugment
-    from tcl_jax.data.random_erasing import RandomErasing
-    from tcl_jax.data.sources import make_erasing, make_transform
-    from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
-
-    if config is None:
-        return Chain((RandomResizedCrop(size), HorizontalFlip(), RandAugment())), RandomErasing()
-    transform = make_transform(config.data, size)
-    assert isinstance(transform, Chain)
-    return transform, make_erasing(config.data)
-
-
-@contextlib.contextmanager
-def _open_source(config: ConfigDict | None, size: int) -> Iterator[tuple[Source, str]]:
-    """The config's data, or drawn pictures as long as the body runs; and what they are."""
-    from tcl_jax.data.made_photos import HEIGHT, QUALITY, WIDTH, write_photos
-    from tcl_jax.data.shard_names import find_shards
-    from tcl_jax.data.sources import make_source
-    from tcl_jax.data.tar_source import TarSource
-
-    reason = ""
-    if config is not None:
-        if config.data.source != "tar" or find_shards(tuple(config.data.shards)).shards:
-            source = make_source(config.data, size)
-            yield source, f"{len(source)} pairs of {source!r}"
-            return
-        reason = f"; no shards are at {', '.join(config.data.shards)}"
-    with tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder:
-        shard = Path(folder) / "drawn.tar"
-        write_photos(shard, DRAWN_PICTURES)
-        told = f"{DRAWN_PICTURES} drawn pictures, {WIDTH} x {HEIGHT}, JPEG quality {QUALITY}"
-        yield TarSource([str(shard)], index_dir=folder), told + reason
-
-
-# ------------------------------------------------------------------------------------ for people
-
-
-def describe(speed: InputSpeed) -> str:
-    """The figures as text."""
-    pipeline = speed.stages[-1]
-    lines = [
-        f"images: {speed.images} measured, {speed.mean_megapixels:.2f} megapixels and "
-        f"{speed.mean_bytes / 1000:.0f} kB on average, made {speed.image_size} x "
-        f"{speed.image_size}",
-        f"machine: {speed.cores} cores, load {speed.load:.1f} before the start",
-    ]
-    if speed.load > BUSY * speed.cores:
-        lines.append("  others are using it: figures by the clock come out too low")
-    lines += [
-        "",
-        "one process: images a second of CPU time, median (lowest to highest round)",
-        f"  {'stage, with those above it':28}{'per CPU second':>24}{'of bare loop':>14}"
-        f"{'by the clock':>14}",
-    ]
-    for stage in speed.stages:
-        lines.append(
-            f"  {stage.name:28}{_spread(stage.images_per_cpu_second):>24}"
-            f"{stage.of_bare_loop.median:>13.0%} {stage.images_per_second.median:>13.0f}"
-        )
-    lines += ["", "where the CPU time of the full pipeline goes"]
-    for part, share in speed.shares.items():
-        milliseconds = 1000 * share / pipeline.images_per_cpu_second.median
-        lines.append(f"  {part:28}{share:>6.1%}  {milliseconds:.3f} ms an image")
-    if speed.scaling:
-        lines += ["", "worker processes: images a second by the clock"]
-        lines += [
-            f"  {scaling.workers:<4}{_spread(scaling.images_per_second):>24}"
-            f"  {scaling.of_linear.median:.2f} x linear"
-            for scaling in speed.scaling
-        ]
-    return "\n".join(lines)
-
-
-def _spread(spread: Spread) -> str:
-    return f"{spread.median:.0f} ({spread.low:.0f} to {spread.high:.0f})"
-
-
-# -------------------------------------------------------------------------------------- the command
-
-COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
+COMMANDS: Mapping[str, Callable[[Sequence[str], str | None], None]] = {
     "input": bench_input,
-    "train": lambda argv: bench_train(argv, __doc__),
-    "masks": lambda argv: bench_masks(argv, __doc__),
-    "evaluate": lambda argv: bench_evaluate(argv, __doc__),
+    "train": bench_train,
+    "masks": bench_masks,
+    "evaluate": bench_evaluate,
 }
 
 
@@ -223,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
             (f"there is no benchmark {argv[0]!r}" if argv else "say what is to be measured")
             + f": one of {', '.join(COMMANDS)}, as in\n  python -m tcl_jax.bench input"
         )
-    COMMANDS[argv[0]](argv[1:])
+    COMMANDS[argv[0]](argv[1:], __doc__)
 
 
 def main() -> None:

@@ -52,14 +52,14 @@ def add_against_flags(p: argparse.ArgumentParser) -> None:
 def start(
     flags: argparse.Namespace, rest: Sequence[str], command: str
 ) -> tuple[Subject, Report, Any]:
-    """The subject, its report and the mesh."""
+    """The subject, its report and the mesh, made for the official code beside it if asked for."""
     from tcl_jax.bench.process import find_checkout
 
     if flags.against is not None:
         find_checkout(flags.against)
         # Both processes need memory of one GPU, of which JAX would take most at once.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    subject = read_subject(flags, rest, f"bench {command}")
+    subject = read_subject(flags, rest, command)
     import jax
 
     from tcl_jax.parallel.mesh import data_mesh

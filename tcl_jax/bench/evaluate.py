@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from tcl_jax.bench.against import start
-from tcl_jax.bench.subject import bench_parser, choices, count, fitting, numbers, sizes, tell_stage
+from tcl_jax.bench.subject import (
+    Report,
+    bench_parser,
+    choices,
+    count,
+    fitting,
+    numbers,
+    read_subject,
+    sizes,
+    tell_stage,
+)
 
 
 def bench_evaluate(argv: Sequence[str], doc: str | None) -> None:
@@ -23,8 +32,8 @@ def bench_evaluate(argv: Sequence[str], doc: str | None) -> None:
     p.add_argument("--images", type=count, default=16, help="judged in each case (default 16)")
     p.add_argument("--batch_size", type=count, help="windows per device; default 1 on CPUs, else 8")
     flags, rest = p.parse_known_args(argv)
-    flags.against = None
-    subject, report, _ = start(flags, rest, "evaluate")
+    subject = read_subject(flags, rest, "evaluate")
+    report = Report("evaluate", subject, flags.json)
 
     from tcl_jax.bench.judge_speed import judge_speed
     from tcl_jax.bench.report import judge_table

@@ -127,7 +127,7 @@ def measure(
     erasing: RandomErasing | None,
     tokenizer: Tokenizer,
     seconds: int | float = 10.0,
-    worker_counts: Sequence[int] | None = None,
+    worker_counts: Sequence[int],
     tell: Callable[[str], None] = lambda _: None,
 ) -> InputSpeed:
     """Measures the stages of the input, then the full pipeline in workers.
@@ -137,7 +137,7 @@ def measure(
         transform: whose first step is a `RandomResizedCrop`.
         erasing, tokenizer: as in `pipeline.make_iterator`.
         seconds: about how long the stages are measured together, and each number of workers.
-        worker_counts: numbers of workers, 1 first; None: `default_worker_counts`.
+        worker_counts: numbers of workers, 1 first; such as of `default_worker_counts`.
         tell: is given a line about what is going on.
 
     Raises:
@@ -167,7 +167,6 @@ def measure(
             num_workers=workers,
         )
 
-    counts = default_worker_counts(cores) if worker_counts is None else tuple(worker_counts)
     return InputSpeed(
         images=len(sample.files),
         mean_bytes=statistics.fmean(len(file) for file in sample.files),
@@ -177,7 +176,7 @@ def measure(
         load=load,
         stages=stages,
         shares=shares,
-        scaling=_measure_workers(start, counts, seconds, tell),
+        scaling=_measure_workers(start, worker_counts, seconds, tell),
     )
 
 

@@ -20,12 +20,15 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark, custom_benchmark
 from tcl_jax.evaluation.examples import Example
 from tcl_jax.evaluation.judge import MAX_THREADS, Judge, read_classes, read_pixels
-from tcl_jax.evaluation.protocol import make_protocol
+from tcl_jax.evaluation.protocol import Protocol, make_protocol
 from tcl_jax.evaluation.scores import count_pixels
 from tcl_jax.inference.batched import BatchedMasks, default_batch_size
 from tcl_jax.inference.model import Model
+from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.windows import resize_pixels
+from tcl_jax.models.clip import CLIP
 from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_locally
@@ -91,82 +94,110 @@ def judge_speed(
     Raises:
         InputError: if a number is out of its range.
     """
+    rows, columns = size
     if images < 1 or min(size) < 1 or not 2 <= classes <= 254:
         raise InputError(
-            f"{images} images of {size[0]}x{size[1]} and {classes} classes cannot be judged; "
+            f"{images} images of {columns}x{rows} and {classes} classes cannot be judged; "
             "give at least 1 image and pixel, and 2 to 254 classes"
         )
     protocol = make_protocol(model, pamr=pamr, dtype=dtype)
-    network, batch = model.module(compute_dtype(dtype)), batch_size or default_batch_size()
-    judge = Judge(network, model.weights, protocol, batch)
+    batch = batch_size or default_batch_size()
     texts = np.random.default_rng(0).standard_normal((classes, model.config.embed_dim))
     texts = texts.astype(np.float32)
     with tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder:
         benchmark, examples = _write(Path(folder), size, images, classes)
-        names, background = benchmark.names, protocol.background_of(benchmark)
-
-        def count(example: Example, labels: np.ndarray) -> None:
-            count_pixels(labels, read_classes(example, benchmark), len(names))
-
-        def judge_all(examples: Sequence[Example]) -> float:
-            start = time.perf_counter()
-            for _ in judge.label_maps(examples, benchmark, texts, count):
-                pass
-            return time.perf_counter() - start
-
-        tell("judging all")
-        judge_all(examples[:1])
-        seconds = judge_all(examples)
-
-        tell("the devices alone")
         mosaic = protocol.mosaic(benchmark, size, model.config.patch_size)
         windows = len(mosaic.windows) * images
-        mesh = local_mesh()
-        sides = {(w.height, w.width) for w in mosaic.windows}
-        height, width = max(sides)
-        masks = BatchedMasks(network, protocol.options, mesh, batch)
-        params = put_locally(model.weights, mesh)
-        traced = masks.trace(params, max(height, width), classes, benchmark.synonyms)
-        compiled, program = compile_timed(traced)
-        padded, rows = (
-            center_offset(max(height, width), model.config.patch_size)[0],
-            batch * mesh.size,
-        )
-        shapes = (np.zeros((rows, padded, padded, 3), np.uint8), np.zeros((rows, 4), np.int32))
-        inputs = (*jax.device_put(shapes, batch_sharded(mesh)), put_locally(texts, mesh))
-        call = partial(compiled, params, *inputs)
-        call()
-        device = time_calls(call, -(-windows // rows))
-
+        tell("judging all")
+        whole = _seconds_of_all(model, protocol, benchmark, examples, texts, batch)
+        tell("the devices alone")
+        devices, program = _seconds_of_devices(model, protocol, mosaic, windows, texts, batch)
         tell("the host alone")
-        patch = model.config.patch_size
-        grid = tuple(4 * center_offset(side, patch)[0] // patch for side in (height, width))
-        grids = [np.random.default_rng(k).random((*grid, classes), np.float32)
-                 for k in range(len(mosaic.windows))]  # fmt: skip
-
-        def host(example: Example) -> None:
-            resize_pixels(read_pixels(example.image), mosaic.size)
-            count(example, mosaic.labels(grids, background))
-
-        start = time.perf_counter()
-        workers = min(available_cores(), MAX_THREADS)
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            list(pool.map(host, examples))
-        alone = time.perf_counter() - start
+        background = protocol.background_of(benchmark)
+        host = _seconds_of_host(benchmark, examples, mosaic, background, model.config.patch_size)
     return JudgeSpeed(
-        height=size[0],
-        width=size[1],
+        height=rows,
+        width=columns,
         images=images,
         windows=windows,
         classes=classes,
         pamr=pamr,
         dtype=dtype,
         batch_size=batch,
-        images_per_second=images / seconds,
-        device_share=device / seconds,
-        host_share=alone / seconds,
+        images_per_second=images / whole,
+        device_share=devices / whole,
+        host_share=host / whole,
         program=program,
     )
+
+
+def _seconds_of_all(
+    model: Model,
+    protocol: Protocol,
+    benchmark: Benchmark,
+    examples: Sequence[Example],
+    texts: np.ndarray,
+    batch: int,
+) -> float:
+    """From files to counts, as an evaluation does it; all is compiled before."""
+    judge = Judge(_network(model, protocol), model.weights, protocol, batch)
+
+    def judge_all(examples: Sequence[Example]) -> float:
+        start = time.perf_counter()
+        for _ in judge.label_maps(examples, benchmark, texts, partial(_count, benchmark)):
+            pass
+        return time.perf_counter() - start
+
+    judge_all(examples[:1])
+    return judge_all(examples)
+
+
+def _seconds_of_devices(
+    model: Model, protocol: Protocol, mosaic: Mosaic, windows: int, texts: np.ndarray, batch: int
+) -> tuple[float, Program]:
+    """Masks of so many windows, without anything else; and the program that makes a batch."""
+    mesh = local_mesh()
+    side = max(mosaic.windows[0].height, mosaic.windows[0].width)
+    masks = BatchedMasks(_network(model, protocol), protocol.options, mesh, batch)
+    params = put_locally(model.weights, mesh)
+    compiled, program = compile_timed(masks.trace(params, side, len(texts)))
+    padded, rows = center_offset(side, model.config.patch_size)[0], batch * mesh.size
+    zeros = (np.zeros((rows, padded, padded, 3), np.uint8), np.zeros((rows, 4), np.int32))
+    inputs = (*jax.device_put(zeros, batch_sharded(mesh)), put_locally(texts, mesh))
+    call = partial(compiled, params, *inputs)
+    call()
+    return time_calls(call, -(-windows // rows)), program
+
+
+def _seconds_of_host(
+    benchmark: Benchmark,
+    examples: Sequence[Example],
+    mosaic: Mosaic,
+    background: float | None,
+    patch: int,
+) -> float:
+    """Reading, label maps of random masks, and counts, in as many threads as an evaluation has."""
+    window, classes = mosaic.windows[0], len(benchmark.names)
+    grid = [4 * center_offset(side, patch)[0] // patch for side in (window.height, window.width)]
+    rng = np.random.default_rng(0)
+    grids = [rng.random((*grid, classes), np.float32) for _ in mosaic.windows]
+
+    def judge(example: Example) -> None:
+        resize_pixels(read_pixels(example.image), mosaic.size)
+        _count(benchmark, example, mosaic.labels(grids, background))
+
+    start = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(min(available_cores(), MAX_THREADS)) as pool:
+        list(pool.map(judge, examples))
+    return time.perf_counter() - start
+
+
+def _network(model: Model, protocol: Protocol) -> TCL | CLIP:
+    return model.module(compute_dtype(protocol.dtype))
+
+
+def _count(benchmark: Benchmark, example: Example, labels: np.ndarray) -> None:
+    count_pixels(labels, read_classes(example, benchmark), len(benchmark.names))
 
 
 def _write(

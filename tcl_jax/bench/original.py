@@ -200,7 +200,7 @@ class Original:
         from omegaconf import OmegaConf
 
         self.build()
-        model, forward, arrays = self.variant(request)
+        model, forward, arrays = self.variant(request, self.model)
         model.set_train(decoder_only=request["phase"] == 0, config=None)
         settings = {
             "optimizer": {"name": "adamw", "eps": how["eps"], "betas": how["betas"]},
@@ -234,13 +234,8 @@ class Original:
         """
         torch = self.torch
         self.build()
-        model, _, arrays = self.variant({**request, "compiled": False})
+        model, make, arrays = self.variant(request, self.model.generate_masks)
         model.eval()
-        make = model.generate_masks
-        if request["compiled"]:
-            model.to(memory_format=torch.channels_last)
-            arrays["image"] = arrays["image"].contiguous(memory_format=torch.channels_last)
-            make = torch.compile(make)
 
         def masks() -> Any:
             with torch.no_grad(), self.autocast(request["precision"]):
@@ -286,14 +281,14 @@ class Original:
             tensors["tokens"] = tensors["tokens"].long()
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
-    def variant(self, request: Request) -> Tuple[Any, Any, Request]:  # noqa: UP006
-        """The model, what calls it, and its arrays; as published, or compiled in channels_last."""
+    def variant(self, request: Request, call: Any) -> Tuple[Any, Any, Request]:  # noqa: UP006
+        """The model, its `call` and the arrays; as published, or compiled in channels_last."""
         torch, model, arrays = self.torch, self.model, self.read(request["file"])
         if not request["compiled"]:
-            return model, model, arrays
+            return model, call, arrays
         model.to(memory_format=torch.channels_last)
         arrays["image"] = arrays["image"].contiguous(memory_format=torch.channels_last)
-        return model, torch.compile(model), arrays
+        return model, torch.compile(call), arrays
 
     def autocast(self, precision: str) -> Any:
         """The context that a precision is computed in."""

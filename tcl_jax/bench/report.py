@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tcl_jax.bench.comparison import Comparison
+from tcl_jax.bench.input_speed import InputSpeed, Spread
 from tcl_jax.bench.judge_speed import JudgeSpeed
 from tcl_jax.bench.mask_speed import MaskSpeed
 from tcl_jax.bench.step_speed import StepSpeed
+from tcl_jax.bench.subject import BUSY
 from tcl_jax.evaluation.report import align
 
 NOTES = {
@@ -22,6 +24,42 @@ NOTES = {
     "round after each round here, without its data loading, logging and wrapper for several "
     "devices; the ratio is its time over ours, over pairs of rounds",
 }
+
+
+def input_tables(speed: InputSpeed) -> str:
+    """Images, machine, a row for each stage, each part and each number of workers."""
+    pipeline = speed.stages[-1]
+    lines = [
+        f"images: {speed.images} measured, {speed.mean_megapixels:.2f} megapixels and "
+        f"{speed.mean_bytes / 1000:.0f} kB on average, made {speed.image_size} x "
+        f"{speed.image_size}",
+        f"machine: {speed.cores} cores, load {speed.load:.1f} before the start",
+    ]
+    if speed.load > BUSY * speed.cores:
+        lines.append("  others are using it: figures by the clock come out too low")
+    lines += [
+        "",
+        "one process: images a second of CPU time, median (lowest to highest round)",
+        f"  {'stage, with those above it':28}{'per CPU second':>24}{'of bare loop':>14}"
+        f"{'by the clock':>14}",
+    ]
+    for stage in speed.stages:
+        lines.append(
+            f"  {stage.name:28}{_spread(stage.images_per_cpu_second):>24}"
+            f"{stage.of_bare_loop.median:>13.0%} {stage.images_per_second.median:>13.0f}"
+        )
+    lines += ["", "where the CPU time of the full pipeline goes"]
+    for part, share in speed.shares.items():
+        milliseconds = 1000 * share / pipeline.images_per_cpu_second.median
+        lines.append(f"  {part:28}{share:>6.1%}  {milliseconds:.3f} ms an image")
+    if speed.scaling:
+        lines += ["", "worker processes: images a second by the clock"]
+        lines += [
+            f"  {scaling.workers:<4}{_spread(scaling.images_per_second):>24}"
+            f"  {scaling.of_linear.median:.2f} x linear"
+            for scaling in speed.scaling
+        ]
+    return "\n".join(lines)
 
 
 def step_table(speeds: Sequence[StepSpeed]) -> str:
@@ -62,7 +100,7 @@ def mask_table(speeds: Sequence[MaskSpeed]) -> str:
             s.dtype,
             _ms(s.seconds_per_image),
             _ms(s.seconds.low / s.batch_size),
-            "-" if s.segmenter_seconds is None else _ms(s.segmenter_seconds),
+            _ms(s.segmenter_seconds),
             "-" if s.mfu is None else f"{s.mfu:.1%}",
             _gib(s.program.bytes),
             f"{s.program.compile_seconds:.1f}",
@@ -140,6 +178,10 @@ def agreement(differences: Mapping[str, float]) -> str:
     """The largest difference, in words."""
     name = max(differences, key=lambda key: differences[key])
     return f"float32 results agree; the largest difference is {differences[name]:.1e} ({name})"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:.0f} ({spread.low:.0f} to {spread.high:.0f})"
 
 
 def _ms(seconds: float) -> str:

@@ -115,10 +115,14 @@ class Subject:
 def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -> Subject:
     """The weights that the flags ask for, and how they are trained.
 
+    Args:
+        flags, rest: of `bench_parser`; the rest are overrides of the config.
+        command: after `bench`.
+
     Raises:
         InputError: if flags contradict each other, or something cannot be read.
     """
-    config = read_config(flags.config, rest, command)
+    config = read_config(flags.config, rest, f"bench {command}")
     given = flags.checkpoint is not None or flags.clip is not None
     if flags.variant is not None and (config is not None or given):
         raise InputError(

@@ -23,7 +23,7 @@ from tcl_jax.evaluation.protocol import Protocol
 from tcl_jax.evaluation.results import BenchmarkResult, ImageResult, ShownImage, choose_shown
 from tcl_jax.evaluation.score_log import ScoreLog, describe_files
 from tcl_jax.evaluation.scores import Counts, count_pixels
-from tcl_jax.inference.batched import BatchedMasks, Task
+from tcl_jax.inference.batched import BatchedMasks, ImageTask
 from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.clip import CLIP
@@ -91,11 +91,11 @@ class Judge:
         """
         background = self.protocol.background_of(benchmark)
 
-        def load(example: Example) -> Task[Example]:
+        def load(example: Example) -> ImageTask[Example]:
             image = read_pixels(example.image)
             size = image.shape[0], image.shape[1]
             mosaic = self.protocol.mosaic(benchmark, size, self._patch_size)
-            return Task(example, mosaic, resize_pixels(image, mosaic.size))
+            return ImageTask(example, mosaic, resize_pixels(image, mosaic.size))
 
         def score(example: Example, mosaic: Mosaic, grids: list[np.ndarray]) -> Result:
             try:

@@ -31,7 +31,7 @@ def default_batch_size(platform: str | None = None) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task(Generic[Item]):
+class ImageTask(Generic[Item]):
     """An image to make masks of.
 
     Attributes:
@@ -95,10 +95,10 @@ class BatchedMasks:
     def __call__(
         self,
         params: Any,
-        tasks: Iterable[Task[Item]],
+        tasks: Iterable[ImageTask[Item]],
         texts: Float32[np.ndarray, "n d"],
         synonyms: Synonyms | None = None,
-    ) -> Iterator[tuple[Task[Item], list[np.ndarray]]]:
+    ) -> Iterator[tuple[ImageTask[Item], list[np.ndarray]]]:
         """Yields every task with the masks of its windows, float32 [grid rows, columns, classes].
 
         The order is that in which images are finished, and the next batch is computed while the
@@ -111,7 +111,7 @@ class BatchedMasks:
             synonyms: texts of each class, which takes the largest of their masks; None: each text
                 is a class.
         """
-        synonyms = synonyms or tuple((i,) for i in range(len(texts)))
+        synonyms = synonyms or _each_alone(len(texts))
         placed = jax.device_put(np.asarray(texts, np.float32), self._everywhere)
         waiting: dict[tuple[int, int], list[_Piece[Item]]] = {}
         running: collections.deque[tuple[list[_Piece[Item]], jax.Array]] = collections.deque()
@@ -140,7 +140,9 @@ class BatchedMasks:
         while running:
             yield from _finish(*running.popleft())
 
-    def trace(self, params: Any, side: int, texts: int, synonyms: Synonyms) -> jax.stages.Traced:
+    def trace(
+        self, params: Any, side: int, texts: int, synonyms: Synonyms | None = None
+    ) -> jax.stages.Traced:
         """The program for square windows of `side` pixels; shapes will do as parameters."""
         padded, shape = center_offset(side, self._patch)[0], jax.ShapeDtypeStruct
         return self._compiled.trace(
@@ -148,7 +150,7 @@ class BatchedMasks:
             shape((self._batch, padded, padded, 3), np.uint8, sharding=self._rows),
             shape((self._batch, 4), np.int32, sharding=self._rows),
             shape((texts, self._width), np.float32, sharding=self._everywhere),
-            synonyms,
+            synonyms or _each_alone(texts),
         )
 
     def _stack(self, pieces: Sequence[_Piece[Item]]) -> tuple[jax.Array, jax.Array]:
@@ -169,7 +171,7 @@ class BatchedMasks:
 class _Job(Generic[Item]):
     """An image whose windows are being computed."""
 
-    task: Task[Item]
+    task: ImageTask[Item]
     masks: list[np.ndarray | None]
 
 
@@ -184,7 +186,7 @@ class _Piece(Generic[Item]):
 
 def _finish(
     pieces: Sequence[_Piece[Item]], batch: jax.Array
-) -> Iterator[tuple[Task[Item], list[np.ndarray]]]:
+) -> Iterator[tuple[ImageTask[Item], list[np.ndarray]]]:
     """Puts the masks where they belong; yields the images that are complete by that."""
     for piece, masks in zip(pieces, np.asarray(batch), strict=False):
         piece.job.masks[piece.index] = masks
@@ -193,10 +195,14 @@ def _finish(
             yield piece.job.task, done
 
 
+def _each_alone(texts: int) -> Synonyms:
+    return tuple((i,) for i in range(texts))
+
+
 def _best_synonym(
     masks: Float[Array, "b h w n"], synonyms: Synonyms
 ) -> Float[Array, "b h w classes"]:
-    if synonyms == tuple((i,) for i in range(masks.shape[-1])):
+    if synonyms == _each_alone(masks.shape[-1]):
         return masks
     longest = max(len(texts) for texts in synonyms)
     # Classes with fewer synonyms repeat their last one.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tcl_jax.bench import __main__ as bench
+from tcl_jax.bench import input as bench_input
 from tcl_jax.bench import input_speed
 from tcl_jax.bench.input_speed import REST, default_worker_counts, measure
 from tcl_jax.bench.timed_input import PARTS, Cycled, TimedTransform
@@ -32,7 +33,7 @@ STAGES = ["bare loop", "decode", "crop and flip", "augment", "full pipeline"]
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(input_speed, "BATCH_SIZE", 4)
-    monkeypatch.setattr(bench, "DRAWN_PICTURES", 6)
+    monkeypatch.setattr(bench_input, "DRAWN_PICTURES", 6)
 
 
 def check(report: dict[str, Any], images: int) -> None:
@@ -207,6 +208,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         "transform": Chain((RandomResizedCrop(8),)),
         "erasing": RandomErasing(),
         "tokenizer": no_tokens,
+        "worker_counts": (),
     }
     with pytest.raises(InputError, match="nothing to decode"):
         measure(Pixels(), **how)
@@ -217,5 +219,5 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     good = {f"{i}.{suffix}": data for i in range(3) for suffix, data in
             (("jpg", picture(i)), ("txt", b"x"))}  # fmt: skip
     mixed = write_shard(tmp_path / "m.tar", {**good, "a.jpg": picture(1)[:200], "a.txt": b"x"})
-    speed = measure(TarSource([mixed]), **how, seconds=0.01, worker_counts=())
+    speed = measure(TarSource([mixed]), **how, seconds=0.01)
     assert speed.images == 3

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tcl_jax.inference.batched import BatchedMasks, Task
+from tcl_jax.inference.batched import BatchedMasks, ImageTask
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.segmenter import Segmenter
@@ -25,13 +25,13 @@ def make(batch_size: int) -> tuple[BatchedMasks, object]:
     return BatchedMasks(MODEL.module(), PLAIN, mesh, batch_size), put_locally(MODEL.weights, mesh)
 
 
-def tasks() -> list[Task[int]]:
+def tasks() -> list[ImageTask[int]]:
     rng = np.random.default_rng(0)
     result = []
     for i, (height, width) in enumerate(SIZES):
         image = rng.integers(0, 256, (height, width, 3), np.uint8)
         mosaic = Mosaic(height, width, 64, 64, 32, 16, max_long_side=256)
-        result.append(Task(i, mosaic, resize_pixels(image, mosaic.size)))
+        result.append(ImageTask(i, mosaic, resize_pixels(image, mosaic.size)))
     return result
 
 
