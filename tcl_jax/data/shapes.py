@@ -65,11 +65,6 @@ def class_names() -> tuple[str, ...]:
     return tuple(shape.name for shape in CLASSES)
 
 
-def caption_templates() -> tuple[str, ...]:
-    """Format strings with one {} for a class name, to embed class names at evaluation."""
-    return shapes_captions.caption_templates()
-
-
 def _palette() -> UInt8[np.ndarray, "25 3"]:
     """Hue shows the colour of a class, lightness and saturation its pattern."""
     black, grey, white = (np.full(3, value) for value in (0.0, 128.0, 255.0))

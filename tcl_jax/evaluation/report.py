@@ -124,12 +124,12 @@ def summarize(rows: Rows, fingerprints: Fingerprints | None = None) -> Summary:
                 parts[f"{HEADS.get(name, name)} ({part})"] = None
             notes |= dict.fromkeys(_protocol_caveats(result.benchmark, print_))
         cells = tuple(per_cent(scores[label].get(c), mark=c in marked) for c in columns)
-        lines.append(SummaryRow(f"{method_name(label)}, measured", "measured", cells))
+        lines.append(SummaryRow(f"{label}, measured", "measured", cells))
     if len(rows) == 2:
         first, second = rows
         gains = {c: _minus(scores[first].get(c), scores[second].get(c)) for c in columns}
         cells = tuple(per_cent(gains[c], signed=True) for c in columns)
-        label = f"{method_name(first)} - {method_name(second)}"
+        label = f"{first} - {second}"
         lines.append(SummaryRow(label, "difference", cells))
     methods = dict.fromkeys(m for name in benchmarks for m in benchmarks[name].published)
     for method in methods:
@@ -251,7 +251,7 @@ def write_markdown(
     )
     parts += [rf"\* {escape_markdown(note)}" for note in summary.notes]
     for label, print_ in (fingerprints or {}).items():
-        parts.append(f"## Protocol of {escape_markdown(method_name(label))}")
+        parts.append(f"## Protocol of {escape_markdown(label)}")
         facts = describe_fingerprint(print_)
         parts.append("\n".join(f"- {escape_markdown(k)}: {escape_markdown(v)}" for k, v in facts))
     for name in dict.fromkeys(name for results in rows.values() for name in results):
@@ -280,7 +280,7 @@ def score_rows(results: Mapping[str, BenchmarkResult]) -> list[tuple[str, ...]]:
             images += f" of {full:,}"
         scores = result.scores
         cells = (per_cent(100 * value) for value in (scores.miou, scores.macc, scores.aacc))
-        table.append((f"{method_name(label)}, measured", *cells, images, duration(result.seconds)))
+        table.append((f"{label}, measured", *cells, images, duration(result.seconds)))
     published = next(iter(results.values())).benchmark.published
     blank = (UNKNOWN,) * (len(SCORE_HEADS) - 2)
     return table + [
@@ -296,7 +296,7 @@ def class_table(
     several = len(results) > 1
     heads, columns = ["class"], []
     for label, result in results.items():
-        of = f", {method_name(label)}" if several else ""
+        of = f", {label}" if several else ""
         heads += [f"IoU{of}", f"acc{of}"]
         columns += [result.scores.per_class_iou, result.scores.per_class_acc]
     table = [
@@ -352,11 +352,6 @@ def duration(seconds: int | float) -> str:
 def escape_markdown(text: str) -> str:
     """Text in one line that a Markdown reader shows as it is."""
     return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", one_line(text)).replace("&", "&amp;")
-
-
-def method_name(label: str) -> str:
-    """A row's method."""
-    return label.removesuffix(", measured")
 
 
 def _markdown_table(heads: Sequence[str], table: Sequence[Sequence[str]]) -> str:

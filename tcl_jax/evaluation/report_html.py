@@ -20,7 +20,6 @@ from tcl_jax.evaluation.report import (
     caveats,
     class_table,
     describe_fingerprint,
-    method_name,
     score_rows,
     summarize,
 )
@@ -105,7 +104,7 @@ def write_html(
     """
     fingerprints, pictures = fingerprints or {}, pictures or {}
     summary = summarize(rows, fingerprints)
-    methods = ", ".join(method_name(label) for label in rows)
+    methods = ", ".join(rows)
     names = dict.fromkeys(name for results in rows.values() for name in results)
     titles = {n: next(r[n].benchmark.title for r in rows.values() if n in r) for n in names}
     body = [
@@ -126,7 +125,7 @@ def write_html(
             f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>"
             for key, value in describe_fingerprint(fingerprint)
         )
-        title = f"Protocol of {method_name(label)}"
+        title = f"Protocol of {label}"
         body.append(_section(None, title, [f"<dl>{facts}</dl>"]))
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -160,15 +159,15 @@ def _benchmark(
     notes = (note for k, r in results.items() for note in caveats(r, fingerprints.get(k, {})))
     parts += _notes(dict.fromkeys(notes))
     for label, result in results.items():
-        method, title = method_name(label), result.benchmark.title
+        title = result.benchmark.title
         if len(results) > 1 and files[label]:
-            parts.append(f"<h3>{_text(method)}</h3>")
+            parts.append(f"<h3>{_text(label)}</h3>")
         if "classes" in files[label]:
-            words = f"IoU of every class of {title}, {method}"
+            words = f"IoU of every class of {title}, {label}"
             parts.append(_figure(files[label]["classes"], words))
         for rank in RANKS:
             if rank in files[label]:
-                words = f"{rank} image of {title}, {method}: image, true labels, prediction"
+                words = f"{rank} image of {title}, {label}: image, true labels, prediction"
                 parts.append(_figure(files[label][rank], words))
     heads, classes = class_table(results)
     kind = "wide" if len(results) > 1 else "classes"

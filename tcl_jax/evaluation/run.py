@@ -22,7 +22,7 @@ from tcl_jax.evaluation.examples import (
     verify_examples,
 )
 from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining, share_of
-from tcl_jax.evaluation.protocol import Protocol, fingerprint, make_protocol
+from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_markdown
 from tcl_jax.evaluation.report_html import write_html
 from tcl_jax.evaluation.report_pictures import write_pictures
@@ -41,13 +41,11 @@ class Evaluated:
     """What an evaluation of a method found.
 
     Attributes:
-        protocol: how was judged.
         results: by name of the benchmark.
         fingerprint: see `protocol.fingerprint`.
         pictures: files by name of the benchmark and by what they show; on process 0.
     """
 
-    protocol: Protocol
     results: dict[str, BenchmarkResult]
     fingerprint: dict[str, Any]
     pictures: dict[str, dict[str, Path]]
@@ -165,7 +163,7 @@ def _evaluate_method(
         with as_input_error(f"the results cannot be written to {str(folder)!r}"):
             pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
             write_results(folder / RESULTS_FILE, list(results.values()), print_)
-    return Evaluated(judge.protocol, results, print_, pictures)
+    return Evaluated(results, print_, pictures)
 
 
 def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress: bool) -> None:

@@ -32,7 +32,7 @@ from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import data_mesh
-from tcl_jax.pictures.overlays import colorize, comparison_grid, save_png
+from tcl_jax.pictures.overlays import comparison_grid, save_png
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 
@@ -141,26 +141,27 @@ class ShapesEvaluator:
             image_size=source.image_size,
             seed=source.seed,
         )
-        columns: dict[str, list[np.ndarray]] = {"image": [], "truth": [], "CLIP": [], "TCL": []}
-        occurring: set[int] = set()
         texts = embed_shape_names(self._task.clip, frozen, self._eval.templates)
         batches = list(eval_batches(some, self._eval.batch_size))
         thresholds = {"clip": threshold, "tcl": self._eval.background}
-        for batch in batches:
-            for image, label in zip(batch["image"], batch["label"], strict=True):
-                columns["image"].append(image)
-                columns["truth"].append(colorize(label, PALETTE))
-                occurring |= set(np.unique(label).tolist())
+        labels = {"truth": [batch["label"] for batch in batches]}
         of_methods = self._parameters(params, frozen)
         for method, best in self._methods.items():
-            for _, classes, values in best(of_methods[method], texts, batches):
-                labels = with_background(classes, values, thresholds[method])
-                columns[method.upper()] += [colorize(label, PALETTE) for label in labels]
+            labels[method.upper()] = [
+                with_background(classes, values, thresholds[method])
+                for _, classes, values in best(of_methods[method], texts, batches)
+            ]
+        shown = {title: np.concatenate(found)[:PICTURED] for title, found in labels.items()}
+        columns = {"image": np.concatenate([batch["image"] for batch in batches])[:PICTURED]}
+        columns |= {title: PALETTE[found] for title, found in shown.items()}
         names = ("background", *class_names())
         unseen = {name: f"{name} (unseen)" for name in UNSEEN}
         return comparison_grid(
-            {title: pictures[:PICTURED] for title, pictures in columns.items()},
-            {unseen.get(names[i], names[i]): PALETTE[i].tolist() for i in sorted(occurring)},
+            {title: tuple(pictures) for title, pictures in columns.items()},
+            {
+                unseen.get(names[i], names[i]): PALETTE[i].tolist()
+                for i in np.unique(list(shown.values()))
+            },
         )
 
     # ---------------------------------------------------------------------------------- the report

@@ -15,15 +15,9 @@ from tcl_jax.pictures.palette import FAINT, INK, PAPER
 
 MARGIN = 14
 _BAND_PIXELS = 1 << 20
+_SIDE_BY_SIDE, _ENLARGED = 2, 2  # of a comparison's scenes
 
 Rgb = UInt8[np.ndarray, "h w 3"]
-
-
-def colorize(
-    label: Integer[np.ndarray, "h w"], palette: UInt8[np.ndarray, "n 3"]
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Label map to RGB by palette row."""
-    return palette[label]
 
 
 def overlay(
@@ -62,55 +56,43 @@ def enlarge(image: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray,
 
 
 def comparison_grid(
-    columns: Mapping[str, Sequence[Rgb]],
-    legend: Mapping[str, Sequence[int]],
-    *,
-    columns_of_scenes: int = 2,
-    enlarge_by: int = 2,
-    note: str = "",
+    columns: Mapping[str, Sequence[Rgb]], legend: Mapping[str, Sequence[int]]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Scenes as rows of equal cells under column titles, with a legend below.
+    """Scenes as rows of equal cells under column titles, two side by side, with a legend below.
 
     Args:
-        columns: title -> one picture per scene, all uint8 and of one shape.
+        columns: title -> one small picture per scene, all uint8 and of one shape.
         legend: name -> RGB, in the order they are shown.
-        columns_of_scenes: scenes side by side.
-        enlarge_by: integer factor by which the pictures are enlarged.
-        note: a line under the grid.
 
     Returns:
         RGB picture, uint8.
     """
     titles = list(columns)
     scenes = len(columns[titles[0]])
-    side_h, side_w = (size * enlarge_by for size in columns[titles[0]][0].shape[:2])
+    side_h, side_w = (size * _ENLARGED for size in columns[titles[0]][0].shape[:2])
     gap, title_height = 6, FONT_SIZE + 12
     block = len(titles) * (side_w + gap) - gap
-    rows = -(-scenes // columns_of_scenes)
-    width = columns_of_scenes * block + (columns_of_scenes - 1) * 2 * MARGIN + 2 * MARGIN
+    rows = -(-scenes // _SIDE_BY_SIDE)
+    width = _SIDE_BY_SIDE * (block + 2 * MARGIN)
     entries = _legend_layout(legend, width - 2 * MARGIN)
     legend_height = (entries[-1][1] + FONT_SIZE + 12 if entries else 0) + MARGIN
-    note_height = FONT_SIZE + 10 if note else 0
-    height = MARGIN + title_height + rows * (side_h + gap) + note_height + legend_height + MARGIN
+    height = MARGIN + title_height + rows * (side_h + gap) + legend_height + MARGIN
 
     page = Image.new("RGB", (width, height), PAPER)
     draw, font = ImageDraw.Draw(page), load_font()
-    for group in range(min(columns_of_scenes, scenes)):
+    for group in range(min(_SIDE_BY_SIDE, scenes)):
         left = MARGIN + group * (block + 2 * MARGIN)
         for k, title in enumerate(titles):
             center = left + k * (side_w + gap) + side_w // 2
             draw.text((center, MARGIN + 4), title, INK, font, anchor="ma")
     for scene in range(scenes):
-        row, group = divmod(scene, columns_of_scenes)
+        row, group = divmod(scene, _SIDE_BY_SIDE)
         left = MARGIN + group * (block + 2 * MARGIN)
         top = MARGIN + title_height + row * (side_h + gap)
         for k, title in enumerate(titles):
-            cell = Image.fromarray(enlarge(columns[title][scene], enlarge_by))
+            cell = Image.fromarray(enlarge(columns[title][scene], _ENLARGED))
             page.paste(cell, (left + k * (side_w + gap), top))
-    top = MARGIN + title_height + rows * (side_h + gap)
-    if note:
-        draw.text((MARGIN, top + 4), note, FAINT, font)
-    top += note_height + MARGIN
+    top = MARGIN + title_height + rows * (side_h + gap) + MARGIN
     for (name, color), (x, y) in zip(legend.items(), entries, strict=True):
         box = (MARGIN + x, top + y, MARGIN + x + FONT_SIZE, top + y + FONT_SIZE)
         draw.rectangle(box, tuple(int(c) for c in color), FAINT)

@@ -94,7 +94,7 @@ def test_palette_colours_can_be_told_apart():
 
 
 def test_templates_take_class_names():
-    templates = shapes.caption_templates()
+    templates = shapes_captions.caption_templates()
     assert len(templates) >= 3
     for template in templates:
         assert "striped red" in template.format("striped red")

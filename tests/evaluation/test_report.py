@@ -175,7 +175,7 @@ def test_table_stands_beside_the_published_rows() -> None:
 def test_two_methods_have_a_difference_and_gaps_a_dash() -> None:
     nothing = BenchmarkResult(load_benchmark("ade20k"), (), (), 0)
     rows = {
-        "TCL + PAMR, measured": {"voc": result_of("voc", 0.55), "ade20k": nothing},
+        "TCL + PAMR": {"voc": result_of("voc", 0.55), "ade20k": nothing},
         "MaskCLIP": {"voc": result_of("voc", 0.4), "birds": result_of(own_benchmark())},
     }
     text = summary_table(rows)

@@ -53,7 +53,7 @@ def test_grid_shows_every_cell_and_the_legend() -> None:
     cells = {f"column {c}": [np.full((8, 8, 3), 40 * c + s, np.uint8) for s in range(3)]
              for c in range(1, 4)}  # fmt: skip
     legend = {"a red thing": (250, 1, 2), "a blue thing": (3, 4, 250)}
-    page = comparison_grid(cells, legend, columns_of_scenes=2, enlarge_by=2, note="a note")
+    page = comparison_grid(cells, legend)
     flat = {tuple(p) for p in page.reshape(-1, 3).tolist()}
     for column in cells.values():
         for picture in column:
