@@ -17,15 +17,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from tcl_jax.config_flags import read_config
-from tcl_jax.data import embed_captions
-from tcl_jax.data.embed_captions import Done, embed
+from tcl_jax.data import embed_captions as command
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import encode_text
-from tcl_jax.training import build
+from tcl_jax.training import build, embed_captions
 from tcl_jax.training.batches import cached_text_tower
 from tcl_jax.training.build import Task, build_task
+from tcl_jax.training.embed_captions import Done, embed
 from tcl_jax.training.loop import Outcome, train
 from tcl_jax.training.step import PhasedStep
 from tests.data.shards import picture, write_shard
@@ -85,16 +85,16 @@ def test_once_and_not_again(
     config_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [f"--config={config_file}", "--batch_size=5"]
-    embed_captions.run(flags)
+    command.run(flags)
     assert "embedded 36 captions of 3 tar shards" in capsys.readouterr().out
     assert len(written(tmp_path)) == 3
     times = [(tmp_path / name).stat().st_mtime_ns for name in written(tmp_path)]
-    embed_captions.run(flags)
+    command.run(flags)
     assert "embedded 0 captions of 0 tar shards (0 GB); 3 shards had" in capsys.readouterr().out
     assert times == [(tmp_path / name).stat().st_mtime_ns for name in written(tmp_path)]
     # Another text tower has files of its own.
     flags.append("--config.model.dtype=bfloat16")
-    embed_captions.run(flags)
+    command.run(flags)
     sizes = [(tmp_path / name).stat().st_size for name in written(tmp_path)]
     assert sorted(sizes) == [44 + 12 * (2 * 16 + 4)] * 3 + [44 + 12 * (4 * 16 + 4)] * 3
 
@@ -111,7 +111,7 @@ def test_once_and_not_again(
 )
 def test_what_cannot_be_embedded(flags: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        embed_captions.run(flags)
+        command.run(flags)
 
 
 def test_mixtures_and_remote_shards(config_file: str, tmp_path: Path) -> None:

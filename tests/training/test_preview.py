@@ -11,15 +11,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tcl_jax.config_flags import read_config
-from tcl_jax.data import preview
+from tcl_jax.data import preview as command
 from tcl_jax.data.made_photos import make_photo, write_photos
 from tcl_jax.data.pipeline import make_iterator
-from tcl_jax.data.preview import Preview, take_preview, with_noise
 from tcl_jax.data.rand_augment import OPERATIONS
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.data.transforms import RandomResizedCrop
 from tcl_jax.errors import InputError
+from tcl_jax.training.preview import Origin, Preview, take_preview, with_noise
 from tests.data.shards import write_shard
 
 ROOT = Path(__file__).parent.parent.parent
@@ -155,7 +155,7 @@ def test_erased_rectangles_are_noise_and_nothing_else_is() -> None:
 
 def run(tmp_path: Path, *arguments: str) -> np.ndarray:
     output = tmp_path / "new/page.png"
-    preview.run([f"--output={output}", *arguments])
+    command.run([f"--output={output}", *arguments])
     return np.asarray(Image.open(output))
 
 
@@ -234,7 +234,7 @@ def test_mistakes_are_explained(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
-        preview.run(arguments)
+        command.run(arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -245,7 +245,7 @@ def test_many_words_are_cut_and_that_is_told(tmp_path: Path) -> None:
         erase=np.zeros((2, 4), np.int32),
         tokens=np.array([[1, 1, 1, 1], [1, 1, 0, 0]], np.int32),
         captions=["two\nlines", "b"],
-        origins=[preview.Origin(None, None, ())] * 2,
+        origins=[Origin(None, None, ())] * 2,
         totals=[2, 0, 0, 0, 0, 0, 0],
     )
     told = taken.describe()
@@ -258,7 +258,7 @@ def test_fewer_pairs_than_a_batch_are_shown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = tmp_path / "few.png"
-    preview.run(
+    command.run(
         [f"--config={SHAPES}", "--config.data.num_examples=5", "--count=5", f"--output={output}"]
     )
     assert output.is_file()

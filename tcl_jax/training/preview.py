@@ -1,0 +1,228 @@
+"""The first images of a training, and what each was made from."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Int32, UInt8
+from ml_collections import ConfigDict
+
+from tcl_jax.data.bad_samples import KINDS, BadSampleLog
+from tcl_jax.data.images import Rgb, decode
+from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.rand_augment import RandAugment
+from tcl_jax.data.rows import Tokenizer
+from tcl_jax.data.sources import make_erasing, make_source, make_transform
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
+from tcl_jax.errors import as_input_error
+from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, erase, normalize
+from tcl_jax.pictures.contact_sheet import Card
+
+CAPTIONS = 8
+"""Captions that are told."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a training image was made from.
+
+    Attributes:
+        original: RGB, uint8 [h, w, 3], upright; None where it is the image itself.
+        part: (left, top, right, bottom) in it, of the crop; None without crop.
+        changes: what else was done, in words.
+    """
+
+    original: Rgb | None
+    part: tuple[int, int, int, int] | None
+    changes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """The first images of training.
+
+    Attributes:
+        pairs: number of pairs of the source.
+        images: uint8 [n, S, S, 3], nothing erased.
+        erase: (top, left, height, width) of each, all zero where nothing is erased.
+        tokens: of the captions.
+        captions: one for each image.
+        origins: one for each image.
+        totals: good samples, then bad ones by `KINDS`, among those looked at.
+    """
+
+    pairs: int
+    images: UInt8[np.ndarray, "n s s 3"]
+    erase: Int32[np.ndarray, "n 4"]
+    tokens: Int32[np.ndarray, "n length"]
+    captions: Sequence[str]
+    origins: Sequence[Origin]
+    totals: Sequence[int]
+
+    def cards(self) -> list[Card]:
+        """One for each image."""
+        erased = np.any(self.erase[:, 2:] > 0, axis=1)
+        shown = with_noise(self.images, self.erase) if erased.any() else self.images
+        return [
+            Card(
+                image,
+                caption,
+                ", ".join([*origin.changes, *(["erased"] if gone else [])]),
+                origin.original,
+                origin.part,
+            )
+            for image, caption, origin, gone in zip(
+                shown, self.captions, self.origins, erased, strict=True
+            )
+        ]
+
+    def describe(self) -> str:
+        """The figures as text."""
+        lines = [f"pairs: {self.pairs:,}", "captions:"]
+        lines += [f"  {' '.join(caption.split())}" for caption in self.captions[:CAPTIONS]]
+        count, context = len(self.captions), self.tokens.shape[1]
+        lengths = (self.tokens != 0).sum(axis=1)
+        lines.append(
+            f"tokens of a caption, start and end included: {lengths.mean():.1f} on average, "
+            f"{lengths.max()} at most; {(lengths == context).mean():.0%} fill all {context}, what "
+            "is longer is cut"
+        )
+        pixels = self.images.reshape(-1, 3).astype(np.float32)
+        lines.append(
+            f"red, green, blue of the images: mean {_triple(pixels.mean(axis=0))}, deviation "
+            f"{_triple(pixels.std(axis=0))}; the model subtracts {_triple(PIXEL_MEAN)} and "
+            f"divides by {_triple(PIXEL_STD)}"
+        )
+        done = collections.Counter(
+            change.split()[0] for origin in self.origins for change in origin.changes
+        )
+        done["erased"] = int(np.any(self.erase[:, 2:] > 0, axis=1).sum())
+        told = ", ".join(f"{name} {n}" for name, n in done.most_common() if n)
+        lines.append(f"changes to {count} images: {told or 'none'}")
+        seen, bad = sum(self.totals), sum(self.totals[1:])
+        kinds = [f"{n} {kind}" for kind, n in zip(KINDS, self.totals[1:], strict=True) if n]
+        lines.append(
+            f"bad samples: {bad} of {seen} looked at ({bad / seen:.1%})"
+            + (f", replaced by others: {', '.join(kinds)}" if bad else "")
+        )
+        return "\n".join(lines)
+
+
+def take_preview(
+    config: ConfigDict, count: int, *, image_size: int, context_length: int
+) -> Preview:
+    """The first images of the training that a config describes, made without workers.
+
+    Args:
+        config: reads `data`, `seed` and `train.global_batch_size`.
+        count: number of images, at least 1.
+        image_size: side of the images that the model gets, in pixels.
+        context_length: tokens of a caption.
+
+    Raises:
+        InputError: the data cannot be used.
+        RunError: samples are bad, and so are those drawn in their place.
+    """
+    source = make_source(config.data, image_size)
+    chain = make_transform(config.data, image_size)
+    assert isinstance(chain, Chain)
+    log, bad = _Log(chain, ClipTokenizer(context_length)), BadSampleLog()
+    batch = config.train.global_batch_size
+    if len(source) < batch:
+        logging.warning(
+            "%d pairs do not fill a batch of %d (train.global_batch_size), which training refuses",
+            len(source),
+            batch,
+        )
+        batch = len(source)
+    # The first rows of each global batch, as if there were as many processes as need be.
+    enough = min(count, batch)
+    share = next(n for n in range(enough, batch + 1) if batch % n == 0)
+    with as_input_error("the training data"):
+        batches = make_iterator(
+            source,
+            tokenizer=log.tokenize,
+            transform=log.transform,
+            erasing=make_erasing(config.data),
+            global_batch_size=batch,
+            seed=config.seed,
+            process_count=batch // share,
+            bad_samples=bad,
+        )
+    with contextlib.closing(batches):
+        taken = [next(batches) for _ in range(-(-count // share))]
+    rows = {name: np.concatenate([b[name] for b in taken])[:count] for name in taken[0]}
+    return Preview(
+        pairs=len(source),
+        images=rows["image"],
+        erase=rows.get("erase", np.zeros((count, 4), np.int32)),
+        tokens=rows["tokens"],
+        captions=log.captions[:count],
+        origins=log.origins[:count],
+        totals=bad.totals().tolist(),
+    )
+
+
+class _Log:
+    """Makes rows as training does, one after the other, and keeps what they were made from."""
+
+    def __init__(self, chain: Chain, tokenizer: Tokenizer) -> None:
+        self.origins: list[Origin] = []
+        self.captions: list[str] = []
+        self._chain = chain
+        self._tokenizer = tokenizer
+
+    def transform(self, image: bytes | Rgb, rng: np.random.Generator) -> Rgb:
+        """The chain, step by step; what a step draws is read from a copy of the random stream."""
+        original: Rgb | None = None
+        part: tuple[int, int, int, int] | None = None
+        changes: list[str] = []
+        current = image
+        for step in self._chain.steps:
+            ahead = copy.deepcopy(rng)
+            result = step(current, rng)
+            if isinstance(step, RandomResizedCrop):
+                original = decode(current) if isinstance(current, bytes) else current
+                height, width = original.shape[:2]
+                part = step.sample_box(height, width, ahead)
+            elif isinstance(step, HorizontalFlip):
+                changes += ["flipped"] if ahead.random() < step.probability else []
+            elif isinstance(step, RandAugment):
+                changes += [_in_words(*operation) for operation in step.sample(ahead)]
+            if original is None and changes and not isinstance(current, bytes):
+                original = current
+            current = result
+        pixels = decode(current) if isinstance(current, bytes) else current
+        self.origins.append(Origin(original, part, tuple(changes)))
+        return pixels
+
+    def tokenize(self, texts: Sequence[str]) -> Int32[np.ndarray, "n length"]:
+        """Only good samples come so far, each right after its image."""
+        self.captions += texts
+        return self._tokenizer(texts)
+
+
+def _in_words(name: str, arguments: Sequence[int | float]) -> str:
+    return " ".join([name, *(f"{argument:.3g}" for argument in arguments)])
+
+
+def _triple(values: np.ndarray) -> str:
+    return " ".join(f"{value:.0f}" for value in values)
+
+
+def with_noise(
+    images: UInt8[np.ndarray, "n s s 3"], boxes: Int32[np.ndarray, "n 4"]
+) -> UInt8[np.ndarray, "n s s 3"]:
+    """Images whose rectangles are noise as in training, in bytes as far as these go."""
+    keys = jax.random.split(jax.random.key(0), len(images))
+    erased = np.asarray(erase(normalize(jnp.asarray(images)), jnp.asarray(boxes), keys))
+    return np.clip(np.rint(erased * PIXEL_STD + PIXEL_MEAN), 0, 255).astype(np.uint8)
