@@ -8,13 +8,11 @@ import signal
 import threading
 from pathlib import Path
 
+from tests.xla_flags import quick_compilation
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the time goes into compiling; machine code as XLA would rather have it is left to the
-# tests that start the commands.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0",
-)
+# Machine code as XLA would rather have it is left to the tests that start the commands.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS") or quick_compilation()
 
 import jax
 from absl import flags
