@@ -82,7 +82,7 @@ def open_original(
 
     from tcl_jax.bench.comparison import write_weights
     from tcl_jax.bench.process import OriginalProcess
-    from tcl_jax.training.build import build_optimizer
+    from tcl_jax.training.build import build_adamw
 
     platforms = {"cpu": "cpu", "gpu": "cuda"}
     if jax.default_backend() not in platforms:
@@ -101,7 +101,7 @@ def open_original(
     ):
         tell_stage("starting the official code")
         report.add("original", original.ask("hello"))
-        adamw, _ = build_optimizer(subject.config)
+        adamw = build_adamw(subject.config)
         weights = Path(folder) / "weights.npz"
         rate = float(subject.config.optim.base_lr)
         original.ask(

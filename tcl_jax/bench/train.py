@@ -36,10 +36,10 @@ def bench_train(argv: Sequence[str], doc: str | None) -> None:
     from tcl_jax.bench.step_speed import StepRunner, made_up_batch, step_speed, time_parts
     from tcl_jax.bench.timing import peak_bytes, time_rounds
     from tcl_jax.parallel.mesh import check_batch_size
-    from tcl_jax.training.build import build_optimizer
+    from tcl_jax.training.build import build_adamw, build_schedule
 
     task, config = subject.task, subject.config
-    adamw, schedule = build_optimizer(config)
+    adamw, schedule = build_adamw(config), build_schedule(config)
     how = {"rounds": flags.rounds, "warm_up": flags.warmup}
     accumulation = int(config.train.accumulation_steps)
     for size in flags.batch_sizes:
@@ -108,13 +108,13 @@ def _compare_losses(
 
     from tcl_jax.bench.comparison import check_losses
     from tcl_jax.bench.step_speed import StepRunner, made_up_batch
-    from tcl_jax.training.build import build_optimizer
+    from tcl_jax.training.build import build_adamw, build_schedule
 
     task: Any = subject.task
     batch = made_up_batch(task.clip.config, COMPARED_IMAGES, seed=1, noise=True)
     model = task.objective.model.clone(dtype=jnp.float32)
     objective = dataclasses.replace(task.objective, model=model)
-    adamw, schedule = build_optimizer(subject.config)
+    adamw, schedule = build_adamw(subject.config), build_schedule(subject.config)
     tell_stage(f"comparing losses of phase {phase + 1}")
     runner = StepRunner(
         dataclasses.replace(task, objective=objective),

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tcl_jax.data.sources import make_erasing
 from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
-from tcl_jax.training.build import Task, build_optimizer, build_step
+from tcl_jax.training.build import Task, build_adamw, build_step
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import no_failure
 
@@ -25,7 +25,7 @@ def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.st
         mesh: of the run.
         phase: of `PhasedStep`.
     """
-    adamw, _ = build_optimizer(config)
+    adamw = build_adamw(config)
     step = build_step(config, task.objective)
     everywhere, split = replicated(mesh), config.train.fsdp
 

@@ -200,24 +200,27 @@ def _known_objective(config: ConfigDict) -> str:
     return str(config.objective)
 
 
-def build_optimizer(config: ConfigDict) -> tuple[AdamW, Schedule]:
-    """AdamW and the learning rate, scaled with the batch where `optim.scale_with_batch` says so."""
+def build_adamw(config: ConfigDict) -> AdamW:
+    """AdamW with the settings of `optim`."""
+    c = config.optim
+    return AdamW(b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, clip_norm=c.clip_norm)
+
+
+def build_schedule(config: ConfigDict) -> Schedule:
+    """The learning rate by step, scaled with the batch where `optim.scale_with_batch` says so."""
     c = config.optim
     scale = config.train.global_batch_size / REFERENCE_BATCH if c.scale_with_batch else 1.0
-    adamw = AdamW(b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, clip_norm=c.clip_norm)
-    schedule = warmup_cosine(
+    return warmup_cosine(
         c.base_lr * scale, c.min_lr * scale, c.warmup_steps, config.train.total_steps
     )
-    return adamw, schedule
 
 
 def build_step(config: ConfigDict, objective: Objective) -> PhasedStep:
     """The step of a run, in both phases."""
-    adamw, schedule = build_optimizer(config)
     return PhasedStep(
         objective,
-        adamw,
-        schedule,
+        build_adamw(config),
+        build_schedule(config),
         backbone_from_step=config.train.backbone_from_step,
         accumulation_steps=config.train.accumulation_steps,
     )

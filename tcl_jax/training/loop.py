@@ -31,7 +31,7 @@ from tcl_jax.parallel.mesh import (
 )
 from tcl_jax.parallel.processes import agreed, any_process, sum_over_processes
 from tcl_jax.training.batches import cached_text_tower, open_batches
-from tcl_jax.training.build import Task, build_optimizer, build_step
+from tcl_jax.training.build import Task, build_adamw, build_step
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.flops import total, training_flops
 from tcl_jax.training.interrupt import Interrupt
@@ -115,7 +115,7 @@ def train(
     )
 
     # -------------------------------------------------------------------------- state, old or new
-    adamw, _ = build_optimizer(config)
+    adamw = build_adamw(config)
     frozen = put_parameters(task.frozen, mesh, sharded=t.fsdp)
     state = put_parameters(create_state(task.params, task.objective, adamw), mesh, sharded=t.fsdp)
     first = 0

@@ -17,7 +17,7 @@ from tcl_jax.parallel.chips import Chip, chip_of
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh, parameter_sharding
 from tcl_jax.parallel.topologies import topology_devices
 from tcl_jax.training.abstract import trace_step
-from tcl_jax.training.build import Task, abstract_task, build_optimizer
+from tcl_jax.training.build import Task, abstract_task, build_adamw
 from tcl_jax.training.compiled import Compiled, compile_program
 from tcl_jax.training.flops import Parts, total, training_flops
 from tcl_jax.training.loop import number_of_updates
@@ -335,7 +335,7 @@ def _planned(
 
 def _waiting_bytes(config: ConfigDict, task: Task, mesh: Mesh) -> int:
     """Of a chip's part of the run that waits while it evaluates with whole parameters."""
-    adamw, _ = build_optimizer(config)
+    adamw = build_adamw(config)
     state = jax.eval_shape(lambda params: create_state(params, task.objective, adamw), task.params)
     split = config.train.fsdp
     # Parameters that are whole already are those that the evaluation uses.

@@ -24,7 +24,7 @@ from tcl_jax.parallel.mesh import (
     replicated,
 )
 from tcl_jax.parallel.processes import any_process, start_processes, sum_over_processes
-from tcl_jax.training.build import build_optimizer, build_task
+from tcl_jax.training.build import build_adamw, build_schedule, build_task
 from tcl_jax.training.loop import noise_key
 from tcl_jax.training.optim import split_groups
 from tcl_jax.training.state import create_state
@@ -51,7 +51,7 @@ def main(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    adamw, schedule = build_optimizer(config)
+    adamw, schedule = build_adamw(config), build_schedule(config)
     split = int(parts) > 1
     state = create_state(task.params, task.objective, adamw)
     state, frozen = put_parameters((state, task.frozen), mesh, sharded=split)

@@ -170,11 +170,11 @@ def test_non_finite_loss_stops_and_keeps_the_last_good(
 
 
 def _state(config: ConfigDict) -> Any:
-    from tcl_jax.training.build import build_optimizer
+    from tcl_jax.training.build import build_adamw
     from tcl_jax.training.state import create_state
 
     task = build_task(config)
-    return create_state(task.params, task.objective, build_optimizer(config)[0])
+    return create_state(task.params, task.objective, build_adamw(config))
 
 
 def test_clip_trains_with_the_same_loop(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.layers import REMAT
 from tcl_jax.models.tcl import TCL
-from tcl_jax.training.build import build_optimizer, build_task
+from tcl_jax.training.build import build_adamw, build_schedule, build_task
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective, with_keys
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import loss_and_gradient, make_step, no_failure
@@ -168,7 +168,8 @@ def test_products_of_float32_are_exact_where_it_matters(name: str, dtype: Any) -
     objective, learned, frozen = subjects()[name]
     assert isinstance(objective, TCLObjective | CLIPObjective)
     objective = dataclasses.replace(objective, model=objective.model.clone(dtype=dtype))
-    adamw, schedule = build_optimizer(tiny_clip_config())
+    config = tiny_clip_config()
+    adamw, schedule = build_adamw(config), build_schedule(config)
     step = make_step(objective, adamw, schedule, train_groups=("head", "backbone"))
     state = create_state(learned, objective, adamw)
     batch, key = batch_of(), jax.random.key(1)
