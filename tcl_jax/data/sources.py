@@ -60,7 +60,7 @@ def _mixture(data: ConfigDict, image_size: int, **shared: Any) -> Source:
         )
     sources, weights = {}, {}
     for name, part in data.mixture.items():
-        fields = ConfigDict({**data.to_dict(), **part.to_dict()})
+        fields = _fields_of(part, data, f"data.mixture.{name}")
         if fields.source == "mixture":
             raise InputError(f"data.mixture.{name}.source must be another source than a mixture")
         if fields.source == "shapes":
@@ -71,8 +71,26 @@ def _mixture(data: ConfigDict, image_size: int, **shared: Any) -> Source:
         with as_input_error(f"data.mixture.{name}"):
             sources[name] = make_source(fields, image_size, **shared)
         if "weight" in part:
+            if not isinstance(part.weight, int | float):
+                raise InputError(f"data.mixture.{name}.weight={part.weight!r} must be a number")
             weights[name] = part.weight
     return Mixture(sources, weights or None)
+
+
+def _fields_of(part: Any, data: ConfigDict, name: str) -> ConfigDict:
+    """The fields of a mixture's source: its own, and those of `data` that it leaves out."""
+    if not isinstance(part, ConfigDict):
+        raise InputError(
+            f"{name}={part!r} is no source; give its fields, as in "
+            '{"source": "tar", "shards": ("data/cc3m/*.tar",)}'
+        )
+    fields = ConfigDict(data.to_dict(), type_safe=False).lock()
+    own = {field: value for field, value in part.to_dict().items() if field != "weight"}
+    try:
+        fields.update(own)
+    except KeyError as error:
+        raise InputError(f"{name} has a field that config.data has not: {error.args[0]}") from error
+    return fields
 
 
 SOURCES: dict[str, Callable[..., Source]] = {

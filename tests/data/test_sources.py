@@ -12,8 +12,8 @@ from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.sources import make_source, make_transform
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.data.tfds_builder import prepare
 from tcl_jax.data.tfds_source import TfdsSource
+from tcl_jax.data.tfds_writer import prepare
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tests.data.shards import picture, write_shard
@@ -79,11 +79,15 @@ def test_mixture(data, tmp_path):
         data.source = "mixture"
         data.mixture.small = ConfigDict({"source": "tar", "shards": (f"{tmp_path}/0.tar",)})
         data.mixture.records = ConfigDict(
-            {"source": "tfds", "tfds": data.tfds.copy_and_resolve_references()}
+            {
+                "source": "tfds",
+                "tfds": {
+                    "name": "image_text_pairs/cc",
+                    "data_dir": str(tmp_path / "tfds"),
+                    "text": "text",
+                },
+            }
         )
-    data.mixture.records.tfds.update(
-        name="image_text_pairs/cc", data_dir=str(tmp_path / "tfds"), text="text"
-    )
     source = make_source(data, 32)
     assert isinstance(source, Mixture)
     assert [part.draws for part in source.parts] == [12, 4]
@@ -105,6 +109,24 @@ def test_shards_of_a_part_may_be_one_string(data, tmp_path):
         data.source = "mixture"
         data.mixture.one = ConfigDict({"source": "tar", "shards": f"{tmp_path}/{{0..1}}.tar"})
     assert len(make_source(data, 32)) == 8
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("tar", r"data.mixture.one='tar' is no source; give its fields"),
+        ({"source": "tar", "shard": ("a.tar",)}, "data.mixture.one has a field .*shard"),
+        ({"source": "tfds", "tfds": {"nmae": "cc"}}, "data.mixture.one has a field .*nmae"),
+        ({"source": "tar", "weight": "1"}, "data.mixture.one.weight='1' must be a number"),
+        ({"source": "tar", "weight": float("nan")}, "must be positive numbers"),
+    ],
+)
+def test_mistakes_in_a_mixture(data, part, message):
+    with data.unlocked():
+        data.source = "mixture"
+        data.mixture.one = part
+    with pytest.raises(InputError, match=message):
+        make_source(data, 32)
 
 
 def test_the_papers_config_draws_scenes(data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from tcl_jax.config_flags import read_config
 from tcl_jax.data.images import decode
 from tcl_jax.data.pipeline import make_iterator
+from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource, TarSourceError
-from tcl_jax.data.tfds_builder import prepare
 from tcl_jax.data.tfds_source import TfdsSource
+from tcl_jax.data.tfds_writer import prepare
 from tcl_jax.data.transforms import RandomResizedCrop
 from tcl_jax.errors import InputError
 from tests.data.shards import picture, write_shard
@@ -139,6 +142,11 @@ def test_prepared_data_is_kept_and_not_mixed_up(shards, tmp_path):
     fewer = shards.replace("0..2", "0..1")
     with pytest.raises(InputError, match="other shards, of 15 pairs, where these have 10"):
         prepare([fewer], name="cc", data_dir=str(tmp_path))
+    members = {f"{i}.{suffix}": data for i in range(15)
+               for suffix, data in (("jpg", picture(i)), ("txt", b"x"))}  # fmt: skip
+    others = write_shard(tmp_path / "others.tar", members)
+    with pytest.raises(InputError, match="other shards, of 15 pairs, where these have 15"):
+        prepare([others], name="cc", data_dir=str(tmp_path))
     for name in ("a/b", "", "a-b"):
         with pytest.raises(InputError, match="letters, digits and _"):
             prepare([shards], name=name, data_dir=str(tmp_path))
@@ -156,8 +164,10 @@ def test_command_needs_no_tensorflow(shards, tmp_path):
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    assert "--config.data.tfds.name=image_text_pairs/cc reads it" in done.stdout
-    assert len(TfdsSource("image_text_pairs/cc", "train", data_dir=str(tmp_path))) == 15
+    told = shlex.split(done.stdout.splitlines()[-1])
+    flags = [word for word in told if word.startswith("--")]
+    config = read_config(str(ROOT / "configs/tcl.py"), flags, "data.tfds_builder")
+    assert config is not None and len(make_source(config.data, 32)) == 15
 
 
 def test_what_cannot_be_read_is_named(captions):

@@ -1,0 +1,122 @@
+"""Image-text pairs of tar shards as a data set of tensorflow-datasets, without TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import logging
+
+from tcl_jax.data.shard_names import shorten
+from tcl_jax.data.tar_source import TarSource
+from tcl_jax.errors import InputError
+
+
+def make_builder(source: TarSource, *, name: str, data_dir: str) -> Any:
+    """A tfds.core.DatasetBuilder of `image_text_pairs/NAME`, with the split `train`.
+
+    Features: `image` (encoded bytes), `text` and `key`.
+
+    Args:
+        source: the tar shards.
+        name: of this data set among others.
+        data_dir: folder for it.
+    """
+    # Not at import: it takes seconds, and is needed by those alone who prepare data.
+    import tensorflow_datasets as tfds
+
+    version = tfds.core.Version("1.0.0")
+
+    # Not registered, so that the prepared files speak for themselves when they are read.
+    class ImageTextPairs(  # type: ignore[call-arg]
+        tfds.core.ShardBasedBuilder, skip_registration=True
+    ):
+        VERSION = version
+        BUILDER_CONFIGS = (tfds.core.BuilderConfig(name=name, version=version),)
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            features = {
+                "image": tfds.features.Image(),
+                "text": tfds.features.Text(),
+                "key": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Images with captions, from webdataset tar shards.",
+                features=tfds.features.FeaturesDict(features),
+                disable_shuffling=True,
+                metadata=tfds.core.MetadataDict(pairs=source.fingerprint),
+            )
+
+        def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[_Shard]]:
+            del dl_manager
+            return {"train": [_Shard(source, part) for part in source.ranges]}
+
+    return ImageTextPairs(data_dir=data_dir, config=name, file_format="array_record")
+
+
+class _Shard:
+    """The examples of one shard."""
+
+    def __init__(self, source: TarSource, part: range) -> None:
+        self._source, self._part = source, part
+
+    def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i in self._part:
+            pair = self._source[i]
+            yield i, {"image": _Once(pair["image"]), "text": pair["text"] or "", "key": pair["key"]}
+
+
+class _Once:
+    """An image file that can be read once: the writer keeps what it is given to its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self) -> bytes:
+        """All bytes, which are forgotten here."""
+        data, self._data = self._data, b""
+        return data
+
+
+def prepare(
+    patterns: Sequence[str],
+    *,
+    name: str,
+    data_dir: str,
+    allow_missing: bool = False,
+    index_dir: str | None = None,
+) -> str:
+    """Writes the data set `image_text_pairs/NAME`; does nothing if it is there already.
+
+    Args:
+        patterns: tar shards, as `TarSource` takes them.
+        name: of the data set.
+        data_dir: folder for it.
+        allow_missing, index_dir: as in `TarSource`.
+
+    Returns:
+        The folder with its files.
+
+    Raises:
+        InputError: shards are missing or cannot be read, the name is none, or there is a data set
+            of that name with other pairs.
+    """
+    if not name.isidentifier():
+        raise InputError(
+            f"--name={name!r}: tensorflow-datasets takes letters, digits and _ only, as in cc3m"
+        )
+    source = TarSource(patterns, allow_missing=allow_missing, index_dir=index_dir)
+    builder = make_builder(source, name=name, data_dir=data_dir)
+    if not builder.is_prepared():
+        logging.info("writing %d pairs of %s", len(source), shorten(source.patterns))
+        builder.download_and_prepare()
+    elif builder.info.metadata["pairs"] != source.fingerprint:
+        raise InputError(
+            f"{builder.data_dir} holds a data set of other shards, of "
+            f"{builder.info.splits['train'].num_examples} pairs, where these have {len(source)}; "
+            "give another --name, or remove that folder first"
+        )
+    else:
+        logging.info("%s is there already", builder.data_dir)
+    return str(builder.data_dir)
