@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from collections.abc import Sequence
 from logging import INFO
@@ -13,6 +12,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from tcl_jax.errors import InputError
+from tcl_jax.files import user_path
 
 
 def add_config_flag(parser: argparse.ArgumentParser) -> None:
@@ -39,49 +39,32 @@ def read_config(file: str | None, overrides: Sequence[str], command: str) -> Con
         raise InputError(
             f"{', '.join(overrides)}: there is no config to override; give one with --config=FILE"
         )
-    argv = [command, *([] if file is None else [f"--config={file}"]), *overrides]
+    argv = [command, *overrides]
+    if file is not None:
+        path = user_path(file)
+        argv.insert(1, f"--config={path}")
+        # So that configs can import their base as `configs.NAME`, wherever this is started from.
+        sys.path.append(str(path.resolve().parent.parent))
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, lock_config=True, flag_values=values, sys_argv=argv
     )
-    find_bases(argv)
-    rest = parse_flags(values, argv, command)[1:]
-    if rest:
-        raise InputError(f"arguments {rest} are not flags; every flag begins with --")
-    config: ConfigDict | None = values["config"].value
-    return config
-
-
-def parse_flags(values: flags.FlagValues, argv: Sequence[str], command: str) -> list[str]:
-    """Parses flags with a config among them; what is no flag is returned, the program's name first.
-
-    Raises:
-        InputError: for any mistake.
-        SystemExit: with code 0, once --help is answered.
-    """
     try:
-        rest = values(argv)
-        config = values["config"].value
+        rest = values(argv)[1:]
+        config: ConfigDict | None = values["config"].value
         if config is not None:
             config.to_dict()  # a config that failed to load says so only when it is read
-        return rest
-    except SystemExit as ended:  # absl answers --help, and calls that a failure
-        asked = any(argument.lstrip("-").startswith("help") for argument in argv[1:])
-        sys.exit(0 if asked else ended.code)
     except (KeyError, AttributeError) as error:
         message = f"the config file, or a --config.FIELD flag, names what is not there: {error}"
     except (flags.Error, TypeError, ValueError, OSError) as error:
         message = str(error)
     except Exception as error:  # whatever a config file does
         message = f"the config file cannot be used: {type(error).__name__}: {error}"
+    else:
+        if not rest:
+            return config
+        message = f"arguments {rest} are not flags; every flag begins with --"
     raise InputError(f"{message}\nThe flags: python -m tcl_jax.{command} --help")
-
-
-def find_bases(argv: Sequence[str]) -> None:
-    """Lets configs import their base as `configs.NAME`, wherever the command is started from."""
-    named = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
-    named += [after for a, after in itertools.pairwise(argv) if a == "--config"]
-    sys.path += [str(Path(name).resolve().parent.parent) for name in named]
 
 
 def show_own_log() -> None:

@@ -106,8 +106,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.evaluation.run import evaluate
     from tcl_jax.parallel.processes import agreed, start_processes
 
-    listings = find_benchmarks(flags)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
+    listings = agreed(lambda: find_benchmarks(flags))
     import jax
 
     found = evaluate(

@@ -36,6 +36,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def why_unwritable(folder: Path) -> str | None:
+    """Why a folder cannot be written, or not be made, in words; None where it can."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        return f"{nearest} is a file"
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        return f"{nearest} cannot be read and written"
+    return None
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file in hexadecimal; read once as long as its size and time stay the same."""
     status = os.stat(path)

@@ -10,30 +10,33 @@ Exit codes: 0 finished, or interrupted and saved; 1 failure; 2 bad input.
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
-from tcl_jax.config_flags import find_bases, parse_flags, show_own_log
+from tcl_jax.commands import add_process_flags, command_parser
+from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
 
 EXAMPLE = "python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes"
-CONFIG = config_flags.DEFINE_config_file("config", None, "A config file.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run and its results.")
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, if no cluster tells."
-)
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
-def run(argv: list[str]) -> None:
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = command_parser("main", __doc__)
+    add_config_flag(p)
+    p.add_argument("--workdir", metavar="DIR", help="folder of the run and its results")
+    add_process_flags(p)
+    return p
+
+
+def run(argv: Sequence[str] | None = None) -> None:
     """One run, from flags to results."""
-    if argv[1:]:
-        raise InputError(f"arguments {argv[1:]} are not flags; every flag begins with --")
-    if CONFIG.value is None or not WORKDIR.value:
+    flags, rest = parser().parse_known_args(argv)
+    config, workdir = read_config(flags.config, rest, "main"), flags.workdir
+    if config is None or not workdir:
         raise InputError(f"--config and --workdir are needed, as in\n  {EXAMPLE}")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.evaluation.tasks import make_evaluators
@@ -42,9 +45,8 @@ def run(argv: list[str]) -> None:
     from tcl_jax.training.check import check_config
     from tcl_jax.training.loop import train
 
-    config, workdir = CONFIG.value, WORKDIR.value
     check_config(config)
-    start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     task = agreed(lambda: build_task(config))
     evaluators = make_evaluators(config, task)
     outcome = train(config, workdir, task, evaluators)
@@ -57,11 +59,8 @@ def run(argv: list[str]) -> None:
 
 def main() -> None:
     """Entry point."""
-    find_bases(sys.argv)
     show_own_log()
-    run_command(
-        lambda: app.run(run, flags_parser=lambda argv: parse_flags(flags.FLAGS, argv, "main"))
-    )
+    run_command(run)
 
 
 if __name__ == "__main__":

@@ -153,24 +153,23 @@ def run(argv: Sequence[str] | None = None) -> None:
     }
     broken: list[str] = []
     skipped = 0
-    bar = tqdm(total=len(images), unit="image", disable=len(images) == 1)
-    for path, name in zip(images, name_results(images), strict=True):
-        record = {"texts": texts, **made, "source": _describe(path)}
-        if flags.resume and _is_done(output / f"{name}.json", record):
-            skipped += 1
-        else:
-            try:
-                result = segmenter.segment(path, texts, **options)
-            except ImageDecodeError as error:
-                broken.append(str(error))
-                bar.write(f"skipped: {error}", file=sys.stderr)
+    with tqdm(total=len(images), unit="image", disable=len(images) == 1) as bar:
+        for path, name in zip(images, name_results(images), strict=True):
+            record = {"texts": texts, **made, "source": _describe(path)}
+            if flags.resume and _is_done(output / f"{name}.json", record):
+                skipped += 1
             else:
-                extra = {key: record[key] for key in ("options", "model", "source")}
-                files = result.save(output, name, masks=flags.masks, extra=extra)
-                if len(images) == 1:
-                    _tell(result.fractions, files)
-        bar.update()
-    bar.close()
+                try:
+                    result = segmenter.segment(path, texts, **options)
+                except ImageDecodeError as error:
+                    broken.append(str(error))
+                    bar.write(f"skipped: {error}", file=sys.stderr)
+                else:
+                    extra = {key: record[key] for key in ("options", "model", "source")}
+                    files = result.save(output, name, masks=flags.masks, extra=extra)
+                    if len(images) == 1:
+                        _tell(result.fractions, files)
+            bar.update()
     done = len(images) - len(broken) - skipped
     more = f", {skipped} were there already" if skipped else ""
     print(f"{done} of {len(images)} image(s) segmented{more}; results in {output}")

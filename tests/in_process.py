@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from absl import flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +36,6 @@ def as_before() -> Iterator[None]:
         os.environ.update(kept[0])
         sys.path[:] = kept[1]
         signal.signal(signal.SIGTERM, kept[2])
-        for name in ("config", "workdir"):
-            if name in flags.FLAGS:
-                flags.FLAGS[name].unparse()
 
 
 def run_module(words: list[str], folder: Path) -> Done:

@@ -31,6 +31,12 @@ def test_bases_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monke
     assert config is not None and config.seed == 7 and config.data.source == "shapes"
 
 
+def test_a_config_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(ROOT))
+    config = read_config("~/configs/tcl.py", [], "x")
+    assert config is not None and config.objective == "tcl"
+
+
 @pytest.mark.parametrize(
     ("file", "overrides", "message"),
     [

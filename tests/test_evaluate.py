@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,3 +198,46 @@ def test_stopped_and_continued(
     assert not (tmp_path / "results.json").exists()
     run([*stripes, f"--output={tmp_path}"])
     assert read(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_what_one_process_lacks_ends_all(scenes: Path, tmp_path: Path) -> None:
+    """The weights, and one of the images."""
+    for name in ("images", "labels"):
+        shutil.copytree(scenes / name, tmp_path / name)
+        (tmp_path / name / "23.png").unlink()
+    fewer = [flag.replace(f"{scenes}/", f"{tmp_path}/") for flag in own(scenes)[:2]]
+    cases = [
+        ([CLIP], [f"--checkpoint={tmp_path}/none"], "checkpoint '.*none' is not there"),
+        ([CLIP, *own(scenes)[:2]], [CLIP, *fewer], "process 1 sees other images .*: 23 .*, 24 "),
+    ]
+    for first, second, message in cases:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"--coordinator=localhost:{free.getsockname()[1]}"
+        command = [
+            *(sys.executable, "-m", "tcl_jax.evaluate", *own(scenes), "--no-pamr"),
+            *(f"--output={tmp_path}/out", address, "--num_processes=2"),
+        ]
+        started = [
+            subprocess.Popen(
+                [*command, *flags, f"--process_id={i}"],
+                env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True,
+            )
+            for i, flags in enumerate((first, second))
+        ]  # fmt: skip
+        errors = [process.communicate(timeout=120)[1] for process in started]
+        assert [process.returncode for process in started] == [2, 2], errors
+        for error in errors:
+            assert re.search(message, error) and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_in_the_home_directory_and_outputs_that_are_files(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(scenes))
+    with pytest.raises(InputError, match="names.txt is a file; choose another folder"):
+        run([CLIP, "--output=~/names.txt/out", *own(scenes)])
+    with pytest.raises(InputError, match="'~/names.txt' cannot be read: expected value"):
+        run([CLIP, f"--output={tmp_path}/out", *own(scenes), "--tokenizer_file=~/names.txt"])

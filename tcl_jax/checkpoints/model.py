@@ -25,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 from tcl_jax.checkpoints.checksums import find_damage, write_checksums
 from tcl_jax.checkpoints.store import CheckpointError
 from tcl_jax.errors import InputError, first_cause
-from tcl_jax.files import user_path, write_json
+from tcl_jax.files import user_path, why_unwritable, write_json
 
 FORMAT = "tcl_jax model"
 VERSION = 1
@@ -44,11 +44,9 @@ def check_absent(directory: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"output {str(directory)!r} is there already; choose another name, or delete it first"
         )
-    nearest = next(p for p in path.parents if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    if why := why_unwritable(path.parent):
         raise InputError(
-            f"output {str(directory)!r}: {nearest} is not a folder that can be written; choose "
-            "another place"
+            f"output {str(directory)!r}: {why}; choose another place, or change its permissions"
         )
     return path
 

@@ -82,7 +82,8 @@ class CheckpointStore:
       keep_latest: how many of the newest steps to keep, at least 1.
       keep_best: how many of the best steps by `best_metric` to keep besides.
       best_metric: name in `metrics` of the number to rank by, higher is better; None: no ranking.
-      read_only: only for reading: makes no directory, and `save` is refused.
+      read_only: only for reading, by each process on its own: makes no directory, and `save` is
+        refused.
 
     Raises:
       CheckpointError: the directory is a file, cannot be made, or cannot be written.
@@ -241,7 +242,7 @@ class CheckpointStore:
         """Reads a step into the given shardings.
 
         Without `step` the newest is read; if it is damaged, the one before it, with a warning
-        that names the damaged one, which is replaced when that step is saved again.
+        that names the damaged one, which is no longer kept once another step is saved.
 
         Args:
           abstract_state: tree of jax.ShapeDtypeStruct with shardings (a leaf without one goes to
@@ -287,7 +288,7 @@ class CheckpointStore:
         reasons = []
         for candidate in reversed(there) if step is None else [step]:
             path = self._path(candidate)
-            problem = agree_on_problem(self._find_damage(path))
+            problem = self._agreed_problem(self._find_damage(path))
             if problem is None:
                 self._sound.add(path)
                 try:
@@ -297,7 +298,7 @@ class CheckpointStore:
                     raise
                 except Exception as error:
                     problem = first_cause(error)
-                problem = agree_on_problem(problem)
+                problem = self._agreed_problem(problem)
                 if problem is None:
                     return candidate, result
                 if has_checksums(path):
@@ -316,7 +317,12 @@ class CheckpointStore:
     def _find_damage(self, path: Path) -> str | None:
         if path in self._sound:
             return None
+        if self._read_only:
+            return find_damage(path)
         return find_damage(path, share=jax.process_index(), shares=jax.process_count())
+
+    def _agreed_problem(self, problem: str | None) -> str | None:
+        return problem if self._read_only else agree_on_problem(problem)
 
     def _path(self, step: int) -> Path:
         return self.directory / str(step)

@@ -19,6 +19,7 @@ from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import write_json
 from tcl_jax.inference.settings import default_settings
 from tcl_jax.models.tcl import TCL
+from tcl_jax.parallel.processes import agreed
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 
@@ -42,7 +43,7 @@ class BenchmarkEvaluator:
         self._is_tcl = isinstance(task.network, TCL)
         self._protocol = protocol_of(config, task)
         benchmark = load_benchmark(name, split=config.eval.split)
-        self._listing = list_examples(benchmark, config.eval.data)
+        self._listing = agreed(lambda: list_examples(benchmark, config.eval.data))
         check([self._listing], {name: self._log()}, progress=jax.process_index() == 0)
         self._judge: Judge | None = None
         self._texts: np.ndarray | None = None

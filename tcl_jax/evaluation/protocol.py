@@ -13,7 +13,7 @@ import numpy as np
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import Listing
-from tcl_jax.files import sha256_of, short_hash
+from tcl_jax.files import sha256_of, short_hash, user_path
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.mosaic import Mosaic
@@ -172,7 +172,7 @@ def fingerprint(
         },
     }
     if tokenizer_file is not None:
-        fields["tokenizer"] = sha256_of(tokenizer_file)[:16]
+        fields["tokenizer"] = sha256_of(user_path(tokenizer_file))[:16]
     return {"hash": short_hash(fields), **fields}
 
 

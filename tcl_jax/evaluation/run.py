@@ -28,12 +28,12 @@ from tcl_jax.evaluation.report_html import write_html
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, write_results
 from tcl_jax.evaluation.score_log import ScoreLog, check_folder
-from tcl_jax.files import user_path
+from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.texts import check_vocabulary, embed_class_names
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.layers import compute_dtype
-from tcl_jax.parallel.processes import agreed
+from tcl_jax.parallel.processes import agreed, check_same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,9 @@ def evaluate(
             folder holds an evaluation of something else, or a choice is out of its range.
         RunError: if a file cannot be read any more; what was scored is kept.
     """
-    output, embedded = user_path(output), dict(text_embeddings or {})
+    output, embedded = user_path(output).absolute(), dict(text_embeddings or {})
+    if why := why_unwritable(output):
+        raise InputError(f"output {str(output)!r}: {why}; choose another folder")
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
     models = [model.with_method(method) for method in methods or [model.method]]
@@ -149,6 +151,7 @@ def _evaluate_method(
     progress: bool,
 ) -> Evaluated:
     """One method, to results.json and pictures."""
+    check_same("weights", print_["weights"], "Give every process the same, by their path")
     logs = _open_logs(folder / "progress", listings, print_)
     check(listings, logs, progress=progress)
     results = {}
@@ -170,8 +173,16 @@ def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress
     """Looks for problems of the data before anything is computed; every process calls it.
 
     Raises:
-        InputError: if something cannot be scored; the message lists all that was found.
+        InputError: if something cannot be scored (the message lists all that was found), or
+            processes see different images.
     """
+    for listing in listings:
+        keys = [example.key for example in listing.examples]
+        check_same(
+            f"images of {listing.benchmark.name}",
+            f"{len(keys)} (hash {short_hash(keys)})",
+            "Every process must see the same: use a shared folder, or copy all to every machine",
+        )
 
     def look() -> None:
         problems = [p for listing in listings for p in listing.problems if p.fatal]

@@ -151,6 +151,26 @@ def agreed(function: Callable[[], Result]) -> Result:
     return cast(Result, result)
 
 
+def check_same(what: str, told: str, advice: str) -> None:
+    """Refuses to go on where processes were given different things; every process must call it.
+
+    Args:
+        what: they see, in words.
+        told: by this process; short, as it is part of the message.
+        advice: what is to be done about a difference, a sentence.
+
+    Raises:
+        InputError: on all processes, with what a process that differs tells, and what process 0.
+    """
+    texts = gather_texts(told)
+    for process, text in enumerate(texts):
+        if text != texts[0]:
+            raise InputError(
+                f"process {process} sees other {what} than process 0: {text} there, {texts[0]} "
+                f"here. {advice}"
+            )
+
+
 def _allgather(row: np.ndarray) -> np.ndarray:
     with jax.transfer_guard("allow"):
         return np.asarray(multihost_utils.process_allgather(row))

@@ -11,10 +11,11 @@ from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.data.pipeline import BatchIterator, make_iterator
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.errors import as_input_error
 from tcl_jax.inference.captions import text_tower_id
+from tcl_jax.inference.texts import check_vocabulary
 from tcl_jax.models.clip import CLIPConfig
-from tcl_jax.parallel.processes import agreed, gather_texts
+from tcl_jax.parallel.processes import agreed, check_same
 from tcl_jax.training.build import Task
 
 
@@ -44,14 +45,12 @@ def open_batches(
             data; on all processes alike.
     """
     batches = agreed(lambda: _open(config, clip, bad_samples, text_tower))
-    identities = [json.loads(text) for text in gather_texts(json.dumps(batches.identity))]
-    for process, identity in enumerate(identities):
-        if identity != identities[0]:
-            raise InputError(
-                f"process {process} sees other training data than process 0: {identity} there, "
-                f"{identities[0]} here. Every process must read the same shards: use a shared "
-                "folder, or copy all of them to every machine"
-            )
+    check_same(
+        "training data",
+        json.dumps(batches.identity),
+        "Every process must read the same shards: use a shared folder, or copy all of them to "
+        "every machine",
+    )
     return batches
 
 
@@ -59,6 +58,7 @@ def _open(
     config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog, text_tower: str | None
 ) -> BatchIterator:
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    check_vocabulary(clip)
     source = make_source(config.data, clip.resolution, **processes, text_tower=text_tower)
     with as_input_error("the training data"):
         return make_iterator(

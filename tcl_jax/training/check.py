@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tcl_jax.data.templates import TEMPLATES
 from tcl_jax.errors import InputError
 
 POSITIVE = (
@@ -31,7 +32,7 @@ NOT_NEGATIVE = (
     "loss.text_tile",
     "model.tap_layer",
 )
-SHARES = ("loss.area_prior", "eval.kp_weight", "data.flip")
+SHARES = ("loss.area_prior", "eval.background", "eval.kp_weight", "data.flip")
 
 
 def check_config(config: ConfigDict) -> None:
@@ -57,6 +58,14 @@ def check_config(config: ConfigDict) -> None:
             if not 0 <= value <= 1
         ),
     ]
+    if not wrong and config.eval.templates not in TEMPLATES:
+        wrong.append(f"eval.templates={config.eval.templates!r} is none of {', '.join(TEMPLATES)}")
+    best, tasks = config.eval.best_metric, config.eval.tasks
+    if best and tasks and best.partition("/")[0] not in tasks:
+        wrong.append(
+            f"eval.best_metric={best!r} must be TASK/SCORE, such as voc20/miou, with a task of "
+            f"eval.tasks={tasks!r}"
+        )
     every, total = config.eval.every, config.train.total_steps
     if not wrong and every > total:
         wrong.append(
@@ -84,6 +93,11 @@ def check_caption_cache(config: ConfigDict) -> None:
 
 def _values(config: ConfigDict, names: tuple[str, ...]) -> list[tuple[str, Any]]:
     flat = flatten(config.to_dict())
+    if lacking := [name for name in names if name not in flat]:
+        raise InputError(
+            f"the config lacks {', '.join(lacking)}; begin with get_config() of configs/tcl.py, "
+            "which has all fields, and change what differs"
+        )
     return [(name, flat[name]) for name in names]
 
 

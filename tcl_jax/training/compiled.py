@@ -123,8 +123,8 @@ def _in_background(compile_: Callable[[], Any], tick: Callable[[float], None]) -
         try:
             return future.result(timeout=1.0)
         except StillRunning:
-            if future.done():
-                raise
+            if future.done():  # since, or it raised this error itself
+                return future.result()
             tick(time.monotonic() - start)
 
 

@@ -21,6 +21,7 @@ from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.inference.captions import CaptionEmbedder, text_tower_id
+from tcl_jax.inference.texts import check_vocabulary
 from tcl_jax.training.build import build_frozen_clip
 
 
@@ -72,6 +73,7 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
     """
     process, processes = jax.process_index(), jax.process_count()
     clip, params = build_frozen_clip(config)
+    check_vocabulary(clip.config)
     tower = text_tower_id(clip, params)
     source = make_source(
         config.data, clip.config.resolution, process_index=process, process_count=processes

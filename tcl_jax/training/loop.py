@@ -176,6 +176,12 @@ def train(
         writer.images(step, examples.pictures(params, fixed))
         if scores:
             writer.scalars(step, scores)
+        if (best := config.eval.best_metric) and scores and best not in scores:
+            logging.warning(
+                "eval.best_metric=%r is none of the scores, %s: no checkpoint is kept as the best",
+                best,
+                ", ".join(scores),
+            )
         return scores
 
     interrupted = leave = False

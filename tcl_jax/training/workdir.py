@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tcl_jax.errors import InputError
-from tcl_jax.files import user_path
+from tcl_jax.files import user_path, why_unwritable
 from tcl_jax.training.check import check_same_config
 
 
@@ -24,13 +23,9 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
             "`launch/tpu_vm.sh` does with gcsfuse, and name a folder in it"
         )
     root = user_path(workdir).absolute()
-    nearest = next(p for p in (root, *root.parents) if p.exists())
-    if not nearest.is_dir():
-        raise InputError(f"workdir {workdir!r}: {nearest} is a file; choose another directory")
-    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+    if why := why_unwritable(root):
         raise InputError(
-            f"workdir {workdir!r}: {nearest} cannot be read and written; choose another directory "
-            "or change its permissions"
+            f"workdir {workdir!r}: {why}; choose another directory, or change its permissions"
         )
     path = root / "config.json"
     if path.exists():

@@ -42,7 +42,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is there already"):
             write_model(tmp_path / name, PARAMS, {})
     assert (tmp_path / "there/thesis.tex").read_text() == "years of work"
-    with pytest.raises(InputError, match="is not a folder that can be written"):
+    with pytest.raises(InputError, match="file is a file; choose another place"):
         write_model(tmp_path / "file/below", PARAMS, {})
     (tmp_path / "empty").mkdir()
     write_model(tmp_path / "empty", PARAMS, {})

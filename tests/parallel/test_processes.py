@@ -7,7 +7,7 @@ import pytest
 
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel import processes
-from tcl_jax.parallel.processes import agreed
+from tcl_jax.parallel.processes import agreed, check_same
 
 
 def fail(error: Exception) -> int:
@@ -36,3 +36,10 @@ def test_all_fail_if_one_does(kind: type[Exception], monkeypatch: pytest.MonkeyP
         agreed(lambda: 7)
     monkeypatch.setattr(processes, "gather_texts", lambda text: [text, "", ""])
     assert agreed(lambda: 7) == 7
+
+
+def test_processes_that_see_different_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_same("images", "3", "Copy them")
+    monkeypatch.setattr(processes, "gather_texts", lambda text: [text, text, "2"])
+    with pytest.raises(InputError, match="^process 2 sees other images than .* 0: 2 there, 3 here"):
+        check_same("images", "3", "Copy them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -21,7 +22,6 @@ from tcl_jax.data import bad_samples as bad_samples_module
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel import processes
-from tcl_jax.training import batches as batches_module
 from tcl_jax.training import loop
 from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import build_task, clip_config
@@ -144,18 +144,23 @@ def test_processes_must_see_the_same_data(
     sizes = clip_config(config)
     open_batches(config, sizes, BadSampleLog())
 
-    def another_tells(module: Any, text: str) -> None:
-        monkeypatch.setattr(module, "gather_texts", lambda ours: [ours, text])
-
+    told = [""]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    another_tells(processes, "")
+    monkeypatch.setattr(processes, "gather_texts", lambda ours: [ours, told.pop(0)])
     other = {"seed": 0, "examples": 24, "global_batch_size": 8, "data": "x"}
-    another_tells(batches_module, json.dumps(other))
+    told = ["", json.dumps(other)]
     with pytest.raises(InputError, match="process 1 sees other training data than process 0"):
         open_batches(config, sizes, BadSampleLog())
-    another_tells(processes, "1shard 7 is missing")
+    told = ["1shard 7 is missing"]
     with pytest.raises(InputError, match="process 1 reports: shard 7 is missing"):
         open_batches(config, sizes, BadSampleLog())
+    told = [""]
     config.data.allow_missing_shards = False
     with pytest.raises(InputError, match="2 of 4 are missing: 1, 3,"):
+        open_batches(config, sizes, BadSampleLog())
+
+
+def test_a_vocabulary_of_ones_own_cannot_be_trained(config: ConfigDict) -> None:
+    sizes = dataclasses.replace(clip_config(config), vocab_size=5000)
+    with pytest.raises(InputError, match="vocabulary of 5000 and not the 49408"):
         open_batches(config, sizes, BadSampleLog())

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs.tcl import get_config
 from tcl_jax.errors import InputError
@@ -27,6 +28,32 @@ def test_every_impossible_value_is_listed() -> None:
         check_config(config)
     for part in ("train.total_steps=0", "optim.warmup_steps=-1", "loss.area_prior=1.5"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("eval.background", 1.5, "eval.background=1.5 must be between 0 and 1"),
+        ("eval.templates", "nope", "eval.templates='nope' is none of identity, simple"),
+        ("eval.best_metric", "voc/miou", "best_metric='voc/miou' must be TASK/SCORE.*'voc20'"),
+    ],
+)
+def test_impossible_evaluations(field: str, value: float | str, message: str) -> None:
+    config = get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=message):
+        check_config(config)
+
+
+def test_best_checkpoints_of_a_run_that_is_not_judged() -> None:
+    config = get_config()
+    config.eval.tasks, config.eval.best_metric = (), "voc20/miou"
+    check_config(config)
+
+
+def test_a_config_of_ones_own_lacks_fields() -> None:
+    with pytest.raises(InputError, match="the config lacks train.global_batch_size, .*tcl.py"):
+        check_config(ConfigDict({"train": {"total_steps": 3}}))
 
 
 def test_a_run_has_room_for_an_evaluation() -> None:
