@@ -34,6 +34,7 @@ _CACHE_BYTES = 512 << 20
 # those of the model's.
 _FULL_MASK_VALUES = 64_000_000
 _LONGEST_STEM = 40
+_GONE = "The photo is no longer there; upload it again."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,12 +215,14 @@ class Answers:
                 )
             return sha256_of(path)
         except OSError as error:
-            raise InputError("The photo is no longer there; upload it again.") from error
+            raise InputError(_GONE) from error
 
     def _read(self, path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         try:
             return read_image(path, max_pixels=int(self.limits.max_megapixels * 1e6))
         except InputError as error:
+            if not os.access(path, os.R_OK):
+                raise InputError(_GONE) from error
             # Without the server's own name of the file.
             reason = str(error).removeprefix(f"{user_path(path)}: ")
             raise InputError(f"This photo cannot be used: {reason}") from error
