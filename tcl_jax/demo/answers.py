@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import tempfile
 import threading
@@ -58,8 +59,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if not self.max_megabytes > 0:
-            raise InputError(f"max_megabytes={self.max_megabytes} must be above 0")
+        if not 0 < self.max_megabytes * 1e6 < math.inf:
+            raise InputError(f"max_megabytes={self.max_megabytes} must be above 0 and finite")
         if not 0 < self.max_megapixels <= MAX_PIXELS / 1e6:
             raise InputError(
                 f"max_megapixels={self.max_megapixels} must be above 0 and at most "

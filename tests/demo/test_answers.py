@@ -155,6 +155,9 @@ def test_a_turned_photo_is_upright(answers: Answers, tmp_path: Path) -> None:
 def test_limits() -> None:
     for wrong in (
         {"max_megabytes": 0.0},
+        {"max_megabytes": float("inf")},
+        {"max_megabytes": 1e303},
+        {"max_megabytes": float("nan")},
         {"max_megapixels": 101.0},
         {"max_megapixels": float("nan")},
         {"max_words": 0},
