@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import tempfile
 import threading
@@ -33,7 +34,9 @@ _CACHE_BYTES = 512 << 20
 # Soft masks of a photo's own size in the files to take away, up to this many values; beyond it
 # those of the model's.
 _FULL_MASK_VALUES = 64_000_000
+_MAX_LETTERS = 200  # of a word
 _LONGEST_STEM = 40
+_GONE = "The photo is no longer there; upload it again."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,6 @@ class Limits:
         max_megabytes: size of a file, in 10^6 bytes.
         max_megapixels: size of a photo, in 10^6 pixels.
         max_words: number of words.
-        max_letters: length of one of them.
 
     Raises:
         InputError: if a limit is out of range.
@@ -53,12 +55,11 @@ class Limits:
     max_megabytes: int | float = 20
     max_megapixels: int | float = 25
     max_words: int = 50
-    max_letters: int = 200
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if not self.max_megabytes > 0:
-            raise InputError(f"max_megabytes={self.max_megabytes} must be above 0")
+        if not 0 < self.max_megabytes * 1e6 < math.inf:
+            raise InputError(f"max_megabytes={self.max_megabytes} must be above 0 and finite")
         if not 0 < self.max_megapixels <= MAX_PIXELS / 1e6:
             raise InputError(
                 f"max_megapixels={self.max_megapixels} must be above 0 and at most "
@@ -164,17 +165,17 @@ class Answers:
         """The words of lines; empty lines and words that come again are left out.
 
         Raises:
-            InputError: if there is none, or they are more or longer than the limits.
+            InputError: if there is none, they are more than the limit, or one is too long.
         """
         words = dict.fromkeys(" ".join(line.split()) for line in text.splitlines())
         words.pop("", None)
-        most, longest = self.limits.max_words, self.limits.max_letters
+        most = self.limits.max_words
         if not words:
             raise InputError("Type at least one word, such as “cat”; one per line.")
         if len(words) > most:
             raise InputError(f"These are {len(words)} words; at most {most} fit on the page.")
-        if long := [word for word in words if len(word) > longest]:
-            raise InputError(f"“{long[0][:40]}…” is too long; use at most {longest} letters.")
+        if long := [word for word in words if len(word) > _MAX_LETTERS]:
+            raise InputError(f"“{long[0][:40]}…” is too long; use at most {_MAX_LETTERS} letters.")
         if BACKGROUND_NAME in words:
             raise InputError(
                 f"Leave out “{BACKGROUND_NAME}”: that is what pixels are called that show none of "
@@ -214,12 +215,14 @@ class Answers:
                 )
             return sha256_of(path)
         except OSError as error:
-            raise InputError("The photo is no longer there; upload it again.") from error
+            raise InputError(_GONE) from error
 
     def _read(self, path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         try:
             return read_image(path, max_pixels=int(self.limits.max_megapixels * 1e6))
         except InputError as error:
+            if not os.access(path, os.R_OK):
+                raise InputError(_GONE) from error
             # Without the server's own name of the file.
             reason = str(error).removeprefix(f"{user_path(path)}: ")
             raise InputError(f"This photo cannot be used: {reason}") from error

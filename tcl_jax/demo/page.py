@@ -85,6 +85,8 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
         folder: for files to take away; in GRADIO_TEMP_DIR, so that they go with time.
     """
     start = answers.settings.pamr
+    own_threshold = answers.threshold(answers.method, start)
+    other_threshold = _baseline_threshold(answers, start)
     with gr.Blocks(
         title="TCL: segment what you can name",
         analytics_enabled=False,
@@ -123,11 +125,13 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
                     js_on_load=_STAGE_JS,
                     elem_id="stage",
                     apply_default_css=False,
+                    thresholds=_by_method(answers, own_threshold, other_threshold),
+                    opacity=OPACITY,
+                    background=True,
                 )
                 with gr.Row():
                     threshold = gr.Slider(
-                        0, 1, answers.threshold(answers.method, start), step=0.01,
-                        label="Threshold",
+                        0, 1, own_threshold, step=0.01, label="Threshold",
                         elem_id="threshold", min_width=280,
                     )  # fmt: skip
                     opacity = gr.Slider(
@@ -135,8 +139,7 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
                         elem_id="opacity", min_width=280,
                     )  # fmt: skip
                     beside = gr.Slider(
-                        0, 1, _baseline_threshold(answers, start), step=0.01,
-                        label="Threshold of MaskCLIP",
+                        0, 1, other_threshold, step=0.01, label="Threshold of MaskCLIP",
                         elem_id="baseline-threshold", min_width=280, visible=False,
                     )  # fmt: skip
                 with gr.Row(elem_classes="switches"):
@@ -154,7 +157,7 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
                 file = gr.DownloadButton("File", elem_id="file", visible="hidden")
 
         controls = [threshold, beside, opacity, background]
-        inputs = [photo, words, pamr, baseline, *controls]
+        inputs = [photo, words, pamr, baseline]
         outputs = [stage, question, message, download]
         heard: dict[str, Any] = {"api_visibility": "private"}
         model: dict[str, Any] = {
@@ -163,19 +166,27 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
         }  # fmt: skip
 
         ask = _ask(answers)
-        look = _look(answers)
-        photo.upload(look, [photo], outputs, **heard, show_progress="hidden")
-        photo.clear(look, [photo], outputs, **heard, show_progress="hidden")
-        segment.click(ask, inputs, outputs, **model)
-        words.submit(ask, inputs, outputs, **model)
-        pamr.change(_again(ask), [question, *inputs], outputs, **model)
         baseline.change(
             lambda shown: gr.update(visible=shown), [baseline], [beside], **heard, queue=False
         )
-        baseline.change(_again(ask), [question, *inputs], outputs, **model)
-        strip.choose(
-            _choose(examples), None, [photo, words], **heard, queue=False, show_progress="hidden"
-        ).then(ask, inputs, outputs, **model)
+        asked = [
+            segment.click(ask, inputs, outputs, **model),
+            words.submit(ask, inputs, outputs, **model),
+            pamr.change(_again(ask), [question, *inputs], outputs, **model),
+            baseline.change(_again(ask), [question, *inputs], outputs, **model),
+            # An example that is clicked while another one is answered has its turn, too.
+            strip.choose(
+                _choose(examples), None, [photo, words], **heard, queue=False,
+                show_progress="hidden",
+            ).then(ask, inputs, outputs, **model, trigger_mode="always_last"),
+        ]  # fmt: skip
+        other_photo = [photo.upload, photo.clear]
+        # Before the photo is shown, or an answer about the one before could still replace it.
+        gr.on(other_photo, None, api_visibility="private", cancels=asked)
+        gr.on(
+            other_photo, _look(answers), [photo], outputs, **heard, show_progress="hidden",
+            trigger_mode="always_last",
+        )  # fmt: skip
 
         tell = "(value) => { window.tclStage.set({%s}); }"
         for control, change in (
@@ -217,22 +228,10 @@ def _look(answers: Answers) -> Callable[[str | None], _Update]:
 def _ask(answers: Answers) -> Callable[..., _Update]:
     """Segments; the stage stays as it is where that cannot be done."""
 
-    def ask(
-        path: str | None,
-        words: str,
-        pamr: bool,
-        baseline: bool,
-        threshold: int | float,
-        beside: int | float,
-        opacity: int | float,
-        background: bool,
-    ) -> _Update:
+    def ask(path: str | None, words: str, pamr: bool, baseline: bool) -> _Update:
         try:
             question = answers.question(path, words, pamr=pamr, baseline=baseline)
-            answer = answers.answer(question)
-            thresholds = {answers.method: threshold, BASELINE: beside}
-            state = {"thresholds": thresholds, "opacity": opacity, "background": background}
-            shown = _content(answer, state)
+            shown = _content(answers.answer(question))
         except Exception as error:
             return gr.skip(), gr.skip(), _explain(error), gr.skip()
         return shown, question, "", gr.update(interactive=True)
@@ -251,8 +250,8 @@ def _again(ask: Callable[..., _Update]) -> Callable[..., _Update]:
     return again
 
 
-def _content(answer: Answer, state: dict[str, Any]) -> dict[str, Any]:
-    """What stage.js draws, and how."""
+def _content(answer: Answer) -> dict[str, Any]:
+    """What stage.js draws."""
     content = photo_content(answer.picture)
     shape = answer.picture.shape[0], answer.picture.shape[1]
     names = answer.question.words
@@ -264,7 +263,6 @@ def _content(answer: Answer, state: dict[str, Any]) -> dict[str, Any]:
             {"method": method, "title": TITLES.get(method, method), "masks": mask_content(s, shape)}
             for method, s in answer.scores.items()
         ],
-        "state": state,
     }
 
 
@@ -281,7 +279,7 @@ def _pack(answers: Answers, folder: str) -> Callable[..., tuple[str | None, str]
         try:
             if question is None:
                 raise InputError("There is nothing to download yet; segment a photo first.")
-            thresholds = {answers.method: threshold, BASELINE: beside}
+            thresholds = _by_method(answers, threshold, beside)
             path = answers.pack(question, folder, thresholds if background else None, opacity)
         except Exception as error:
             return None, _explain(error)
@@ -330,6 +328,11 @@ def _strip(examples: Sequence[Example]) -> str:
     return (
         f'<p class="strip-title">Or try one of these</p><div class="strip">{"".join(buttons)}</div>'
     )
+
+
+def _by_method(answers: Answers, own: int | float, beside: int | float) -> dict[str, int | float]:
+    """Thresholds by method; of a model whose own method is MaskCLIP only the first is used."""
+    return {BASELINE: beside, answers.method: own}
 
 
 def _baseline_threshold(answers: Answers, pamr: bool) -> float:

@@ -7,12 +7,12 @@ import io
 import zlib
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image
 
 from tcl_jax.inference.upsampling import upsampled_bands
+from tcl_jax.pictures.overlays import shrink
 from tcl_jax.pictures.palette import class_palette
 
 LONG_SIDE = 1024
@@ -25,11 +25,7 @@ _JPEG_QUALITY = 92
 
 def for_screen(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
     """Image with a long side of at most `LONG_SIDE` pixels, each side at least one."""
-    reduction = LONG_SIDE / max(image.shape[:2])
-    if reduction >= 1:
-        return image
-    size = [max(round(side * reduction), 1) for side in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return shrink(image, LONG_SIDE)
 
 
 def best_words(

@@ -1,7 +1,9 @@
 // The stage: draws the photo and its masks, lists the words, and says what is at a point.
 // Runs when the component `element` is there; `props.value` is what page.py makes, or null.
+// The state starts as the sliders do and then follows them alone, not what an answer brings.
 
-const state = { opacity: 0.6, background: true, thresholds: {}, focus: null };
+const { opacity, background, thresholds } = props;
+const state = { opacity, background, thresholds: { ...thresholds }, focus: null };
 let content = null;
 let panels = [];
 let loading = 0;
@@ -47,7 +49,6 @@ async function load(value) {
     hint.textContent = "Drop a photo and type what to look for, or click an example.";
     return;
   }
-  Object.assign(state, value.state);
   if (value.panels.length) panels = value.panels.map((panel, i) => build(panel, masks[i], photo));
   else build(null, null, photo);
   draw();

@@ -6,13 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from tcl_jax.pictures.lettering import font_for, printable, wrap
-from tcl_jax.pictures.overlays import enlarge
+from tcl_jax.pictures.overlays import enlarge, shrink
 from tcl_jax.pictures.palette import FAINT, INK, PAPER
 
 PART = (232, 93, 4)
@@ -136,13 +135,7 @@ def _draw_text(
 
 def _fitted(image: Rgb) -> UInt8[np.ndarray, "H W 3"]:
     """An image that fits into a cell: reduced, or enlarged by repeated pixels where that fits."""
-    height, width = image.shape[:2]
-    image = enlarge(image, max(_CELL // max(height, width), 1))
-    scale = _CELL / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    return shrink(enlarge(image, max(_CELL // max(image.shape[:2]), 1)), _CELL)
 
 
 def _faded_outside(original: Rgb, part: tuple[int, int, int, int] | None) -> Image.Image:

@@ -6,12 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from tcl_jax.pictures.lettering import font_for, load_font, printable, text_width, wrap
+from tcl_jax.pictures.overlays import shrink
 from tcl_jax.pictures.palette import FAINT, INK, PAPER
 
 MIN_LONG_SIDE, MAX_LONG_SIDE = 480, 2000
@@ -54,11 +54,7 @@ def for_display(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]
     The long side becomes `MIN_LONG_SIDE` to `MAX_LONG_SIDE` pixels. The aspect is kept, but for
     slivers, whose short side is stretched to `MIN_SHORT_SIDE`.
     """
-    height, width = image.shape[:2]
-    reduction = min(MAX_LONG_SIDE / max(height, width), 1.0)
-    if reduction < 1:
-        size = [max(round(side * reduction), 1) for side in (width, height)]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    image = shrink(image, MAX_LONG_SIDE)
     factor = math.ceil(MIN_LONG_SIDE / max(image.shape[:2]))
     rows, columns = (max(factor, math.ceil(MIN_SHORT_SIDE / s)) for s in image.shape[:2])
     return image.repeat(rows, axis=0).repeat(columns, axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
@@ -53,6 +54,18 @@ def overlay(
 def enlarge(image: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "H W 3"]:
     """Repeats every pixel, so that tiny pictures can be looked at."""
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def shrink(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Image reduced without aliasing, so that its long side has at most `long_side` pixels.
+
+    Each side keeps at least one pixel. An image that is no larger is returned as it is.
+    """
+    scale = long_side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def comparison_grid(

@@ -131,6 +131,20 @@ def test_photos_that_cannot_be_used(answers: Answers, scene: Path, tmp_path: Pat
         answers.question(None, TEXT, pamr=False, baseline=False)
 
 
+def test_a_photo_that_is_gone_after_its_answer(answers: Answers, tmp_path: Path) -> None:
+    photo = write_scene(tmp_path / "scene.png", 3)
+    question = answers.question(photo, TEXT, pamr=False, baseline=False)
+    answers.answer(question)
+    unanswered = answers.question(photo, TEXT, pamr=False, baseline=True)
+    photo.unlink()
+    gone = r"^The photo is no longer there; upload it again\.$"
+    with pytest.raises(InputError, match=gone):
+        answers.pack(question, tmp_path, {"tcl": 0.4}, 0.5)
+    with pytest.raises(InputError, match=gone):
+        answers.answer(unanswered)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_turned_photo_is_upright(answers: Answers, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -141,6 +155,9 @@ def test_a_turned_photo_is_upright(answers: Answers, tmp_path: Path) -> None:
 def test_limits() -> None:
     for wrong in (
         {"max_megabytes": 0.0},
+        {"max_megabytes": float("inf")},
+        {"max_megabytes": 1e303},
+        {"max_megabytes": float("nan")},
         {"max_megapixels": 101.0},
         {"max_megapixels": float("nan")},
         {"max_words": 0},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import socket
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tcl_jax.demo.answers import BASELINE, Answers, Limits
+from tcl_jax.demo.answers import BASELINE, Answer, Answers, Limits, Question
 from tcl_jax.demo.server import serving
 from tests.demo.made_model import WORDS, random_tcl, write_scene
 
@@ -139,6 +141,31 @@ def wait_for_example(page: Any) -> None:
     wait_for_names(page, {*page.input_value("#words textarea").split("\n"), "background"})
 
 
+class Held:
+    """Answers that wait until `go`; `begun` when one is asked for, `made` when one is there."""
+
+    def __init__(self) -> None:
+        self.begun, self.go, self.made = threading.Event(), threading.Event(), threading.Event()
+
+
+@contextlib.contextmanager
+def held_back(answers: Answers) -> Iterator[Held]:
+    held, answer = Held(), answers.answer
+
+    def late(question: Question) -> Answer:
+        held.begun.set()
+        assert held.go.wait(60)
+        made = answer(question)
+        held.made.set()
+        return made
+
+    with mock.patch.object(answers, "answer", late):
+        try:
+            yield held
+        finally:
+            held.go.set()
+
+
 def pixels(page: Any) -> np.ndarray:
     """What the stage shows, [h, w, 3]."""
     made = page.evaluate(
@@ -192,6 +219,72 @@ def test_upload_type_segment_and_move_the_sliders(site: Site, tmp_path: Path) ->
     with zipfile.ZipFile(tmp_path / "masks.zip") as archive:
         assert "scene_labels.png" in archive.namelist() and len(archive.namelist()) == 5
     assert coming.value.suggested_filename == "scene_masks.zip"
+    page.context.close()
+
+
+def test_controls_that_are_moved_while_an_answer_is_made(site: Site, tmp_path: Path) -> None:
+    photo, words = write_scene(tmp_path / "scene.png", 5), "\n".join(WORDS)
+    page = site.open()
+    put(page, photo, words)
+    page.fill("#threshold input[type=number]", "0.1")
+    page.keyboard.press("Tab")
+    with held_back(site.answers) as held:
+        page.click("#segment")
+        assert held.begun.wait(60)
+        page.fill("#threshold input[type=number]", "0.55")
+        page.keyboard.press("Tab")
+        page.fill("#opacity input[type=number]", "1")
+        page.keyboard.press("Tab")
+    wait_for_shares(page, expected(site.answers, photo, words, 0.55))
+    question = site.answers.question(photo, words, pamr=False, baseline=False)
+    marked = site.answers.segmentation(question, "tcl", 0.55)
+    tinted = marked.labels > 0
+    assert tinted.any()
+    np.testing.assert_array_equal(pixels(page)[tinted], marked.overlay(1.0)[tinted])
+    with held_back(site.answers) as held:
+        page.check("#baseline input")
+        assert held.begun.wait(60)
+        page.uncheck("#background input")
+    page.wait_for_selector(".panel >> nth=1")
+    for panel, method in enumerate(("tcl", BASELINE)):
+        wait_for_shares(page, expected(site.answers, photo, words, None, method), panel)
+    page.context.close()
+
+
+def test_an_answer_about_the_photo_before_is_dropped(site: Site, tmp_path: Path) -> None:
+    first, second = (write_scene(tmp_path / f"scene{i}.png", i) for i in (5, 6))
+    words = "\n".join(WORDS)
+    page = site.open()
+    put(page, first, words)
+    with held_back(site.answers) as held:
+        page.click("#segment")
+        assert held.begun.wait(60)
+        page.click("#photo [aria-label=Clear]")
+        page.wait_for_selector("#photo input[type=file]", state="attached")
+        put(page, second, words)
+    assert held.made.wait(60)
+    page.wait_for_timeout(1000)
+    assert page.get_attribute("#stage canvas", "aria-label") == "The photo, without masks"
+    assert page.is_disabled("#download")
+    page.click("#segment")
+    wait_for_shares(page, expected(site.answers, second, words, 0.3))
+    with page.expect_download() as coming:
+        page.click("#download button, button#download")
+    assert coming.value.suggested_filename == "scene6_masks.zip"
+    page.context.close()
+
+
+def test_the_example_that_was_chosen_last_is_shown(site: Site) -> None:
+    page = site.open()
+    with held_back(site.answers) as held:
+        page.click("#examples button >> nth=0")
+        assert held.begun.wait(60)
+        before = page.input_value("#words textarea")
+        page.click("#examples button >> nth=1")
+        page.wait_for_function(
+            "before => document.querySelector('#words textarea').value !== before", arg=before
+        )
+    wait_for_example(page)
     page.context.close()
 
 

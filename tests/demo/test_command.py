@@ -33,6 +33,7 @@ def test_a_port_that_is_taken() -> None:
         (["--port=0"], "--port=0 must be"),
         (["--host=192.0.2.1"], "--host=192.0.2.1"),
         (["--max_megabytes=0"], "max_megabytes"),
+        (["--max_megabytes=inf"], "max_megabytes=inf must be above 0 and finite"),
         (["--max_words=0"], "max_words"),
         (["--port=1", "--max_megapixels=1e9"], "max_megapixels"),
     ],

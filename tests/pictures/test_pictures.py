@@ -12,7 +12,7 @@ from tcl_jax.pictures import legend as legend_module
 from tcl_jax.pictures import overlays
 from tcl_jax.pictures.legend import LegendEntry, for_display, legend_page
 from tcl_jax.pictures.lettering import text_width, wrap
-from tcl_jax.pictures.overlays import comparison_grid, enlarge, overlay, save_png
+from tcl_jax.pictures.overlays import comparison_grid, enlarge, overlay, save_png, shrink
 from tcl_jax.pictures.palette import DISTINCT, class_palette
 
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
@@ -40,6 +40,14 @@ def test_overlay_of_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(overlay(image, label, PALETTE, 0.25), expected)
     turned = overlay(image[:, ::-1], label[:, ::-1], PALETTE, 0.25)
     np.testing.assert_array_equal(turned, expected[:, ::-1])
+
+
+def test_shrink_takes_the_mean_of_pixels() -> None:
+    stripes = np.zeros((4, 300, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert (shrink(stripes, 150) == 100).all() and shrink(stripes, 150).shape == (2, 150, 3)
+    assert shrink(stripes, 10).shape == (1, 10, 3)
+    assert shrink(stripes, 300) is stripes
 
 
 def test_enlarge_repeats_pixels() -> None:
