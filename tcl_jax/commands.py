@@ -94,6 +94,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         choices=ACTIVATIONS,
         help="with --clip: its GELU, where no config file beside the weights says it",
     )
+
+
+def add_tokenizer_flag(parser: argparse.ArgumentParser) -> None:
+    """--tokenizer_file, of commands that read words."""
     parser.add_argument(
         "--tokenizer_file",
         metavar="FILE",

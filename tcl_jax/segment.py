@@ -21,7 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.commands import add_model_flags, command_parser, load_model_from, read_texts, share
+from tcl_jax.commands import (
+    add_model_flags,
+    add_tokenizer_flag,
+    command_parser,
+    load_model_from,
+    read_texts,
+    share,
+)
 from tcl_jax.errors import InputError, RunError, run_command
 from tcl_jax.files import user_path
 
@@ -37,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("segment", __doc__)
     add_model_flags(p)
+    add_tokenizer_flag(p)
     p.add_argument("--image", action="append", default=[], metavar="PATH_OR_GLOB_OR_DIR")
     p.add_argument("--text", action="append", default=[], help="a name; give it several times")
     p.add_argument("--texts_file", metavar="FILE", help="a text file with one name a line")

@@ -50,9 +50,14 @@ def add_against_flags(p: argparse.ArgumentParser) -> None:
 
 
 def start(
-    flags: argparse.Namespace, rest: Sequence[str], command: str
+    flags: argparse.Namespace, rest: Sequence[str], command: str, *, devices: int | None = None
 ) -> tuple[Subject, Report, Any]:
-    """The subject, its report and the mesh, made for the official code beside it if asked for."""
+    """The subject, its report and the mesh, made for the official code beside it if asked for.
+
+    Args:
+        flags, rest, command: see `subject.read_subject`.
+        devices: how many are measured; None: all, and one beside the official code.
+    """
     from tcl_jax.bench.process import find_checkout
 
     if flags.against is not None:
@@ -66,8 +71,8 @@ def start(
 
     against = flags.against is not None
     subject = rounded_clip(subject) if against else subject
-    mesh = data_mesh(jax.devices()[:1] if against else None)
-    return subject, Report(command, subject, flags.json), mesh
+    mesh = data_mesh(jax.devices()[: 1 if against else devices])
+    return subject, Report(command, subject, flags.json, list(mesh.devices.flat)), mesh
 
 
 @contextlib.contextmanager

@@ -33,11 +33,13 @@ def bench_evaluate(argv: Sequence[str], doc: str | None) -> None:
     p.add_argument("--batch_size", type=count, help="windows per device; default 1 on CPUs, else 8")
     flags, rest = p.parse_known_args(argv)
     subject = read_subject(flags, rest, "evaluate")
-    report = Report("evaluate", subject, flags.json)
+
+    import jax
 
     from tcl_jax.bench.judge_speed import judge_speed
     from tcl_jax.bench.report import judge_table
 
+    report = Report("evaluate", subject, flags.json, jax.local_devices())
     speeds = []
     for size in flags.sizes:
         for classes in flags.classes:

@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.bench.against import add_against_flags, cases_of, open_original, start
-from tcl_jax.bench.subject import bench_parser, choices, count, fitting, numbers, tell_stage
+from tcl_jax.bench.subject import (
+    add_round_flags,
+    bench_parser,
+    choices,
+    count,
+    fitting,
+    numbers,
+    tell_stage,
+)
 from tcl_jax.errors import InputError
 
 
 def bench_masks(argv: Sequence[str], doc: str | None) -> None:
     """`bench masks`: time of a window's masks, and of the parts."""
     p = bench_parser("masks", doc)
+    add_round_flags(p)
     p.add_argument("--windows", type=numbers, metavar="LIST", help="sides in pixels (default 448)")
     p.add_argument(
         "--classes", type=numbers, default=(20, 150), metavar="LIST", help="default 20,150"
@@ -30,9 +39,8 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
     p.add_argument("--no_parts", action="store_true", help="measure the whole alone")
     add_against_flags(p)
     flags, rest = p.parse_known_args(argv)
-    subject, report, _ = start(flags, rest, "masks")
+    subject, report, mesh = start(flags, rest, "masks", devices=1)
 
-    import jax
     import numpy as np
 
     from tcl_jax.bench.comparison import Comparison, check_masks, compare_times, write_images
@@ -57,7 +65,7 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
         raise InputError(f"--windows={odd[0]}: is not a multiple of the patch size, {patch}")
     how = {"rounds": flags.rounds, "warm_up": flags.warmup}
     cases = [(w, n, b) for w in windows for n in flags.classes for b in flags.batch_sizes]
-    device = jax.devices()[:1]
+    device = list(mesh.devices.flat)
     segmenter = Segmenter(model, dtype=subject.dtype)
     speeds, parts = [], {}
     comparisons: list[Comparison] = []

@@ -67,6 +67,7 @@ class StepRunner:
         adamw, schedule: of the update.
         mesh: the devices.
         accumulation_steps: parts that the batch is taken in.
+        sharded: whether parameters are split over the devices, too, as by `train.fsdp`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class StepRunner:
         schedule: Schedule,
         mesh: Mesh,
         accumulation_steps: int = 1,
+        sharded: bool = False,
     ) -> None:
         step = PhasedStep(
             task.objective,
@@ -88,9 +90,9 @@ class StepRunner:
             accumulation_steps=accumulation_steps,
         )
         state = create_state(task.params, task.objective, adamw)
-        self._state = put_parameters(state, mesh, sharded=False)
+        self._state = put_parameters(state, mesh, sharded=sharded)
         key = put_replicated(np.asarray(jax.random.key_data(jax.random.key(0))), mesh)
-        frozen = put_parameters(task.frozen, mesh, sharded=False)
+        frozen = put_parameters(task.frozen, mesh, sharded=sharded)
         self._fixed = (frozen, put_batch(batch, mesh), jax.random.wrap_key_data(key))
         healthy = no_failure(task.objective, self._state, *self._fixed)
         self._failure = put_replicated(healthy, mesh)

@@ -88,10 +88,14 @@ def bench_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
         help="read the config's model.weights; else weights are random, which takes as long",
     )
     add_model_flags(p)
-    p.add_argument("--rounds", type=count, default=5, help="of which the median counts (default 5)")
-    p.add_argument("--warmup", type=count, default=3, help="calls that do not count (default 3)")
     p.add_argument("--json", metavar="FILE", help="also write all figures as JSON")
     return p
+
+
+def add_round_flags(p: argparse.ArgumentParser) -> None:
+    """--rounds and --warmup, of what is called again and again."""
+    p.add_argument("--rounds", type=count, default=5, help="of which the median counts (default 5)")
+    p.add_argument("--warmup", type=count, default=3, help="calls that do not count (default 3)")
 
 
 # ----------------------------------------------------------------------------------------- subjects
@@ -139,6 +143,10 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
         config.model.dtype = flags.dtype or config.model.dtype
     if config.objective != "tcl":
         raise InputError(f"bench measures TCL; objective={config.objective!r} is another")
+    if config.train.accumulation_steps < 1:
+        raise InputError(
+            f"train.accumulation_steps={config.train.accumulation_steps!r} must be positive"
+        )
     return _of_weights(flags, config) if given else _of_config(config, flags.pretrained)
 
 
@@ -201,7 +209,7 @@ def _paper_config(variant: str, dtype: str) -> ConfigDict:
             "optim": {**adamw, **rates},
             "train": {
                 "global_batch_size": 1024, "total_steps": 50_000, "accumulation_steps": 1,
-                "remat": "none",
+                "remat": "none", "fsdp": False,
             },
         }
     )  # fmt: skip
@@ -213,10 +221,11 @@ def _paper_config(variant: str, dtype: str) -> ConfigDict:
 class Report:
     """Figures as they come; the file is whole after each."""
 
-    def __init__(self, command: str, subject: Subject, file: str | None) -> None:
+    def __init__(
+        self, command: str, subject: Subject, file: str | None, devices: Sequence[Any]
+    ) -> None:
         import jax
 
-        devices = jax.devices()
         self._file = file
         self.content: dict[str, Any] = {
             "command": command,

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tcl_jax.bench.against import add_against_flags, cases_of, open_original, start
-from tcl_jax.bench.subject import Subject, bench_parser, count, fitting, numbers, tell_stage
+from tcl_jax.bench.subject import (
+    Subject,
+    add_round_flags,
+    bench_parser,
+    count,
+    fitting,
+    numbers,
+    tell_stage,
+)
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ COMPARED_IMAGES = 4
 def bench_train(argv: Sequence[str], doc: str | None) -> None:
     """`bench train`: time, images/s, MFU and memory of a step, and of its parts."""
     p = bench_parser("train", doc)
+    add_round_flags(p)
     p.add_argument("--batch_sizes", type=numbers, default=(64,), metavar="LIST", help="default 64")
     p.add_argument("--phases", type=numbers, default=(1, 2), metavar="LIST", help="default 1,2")
     p.add_argument("--steps", type=count, default=10, help="of a round, in a row (default 10)")
@@ -66,6 +75,7 @@ def bench_train(argv: Sequence[str], doc: str | None) -> None:
                         schedule=schedule,
                         mesh=mesh,
                         accumulation_steps=accumulation,
+                        sharded=bool(config.train.fsdp),
                     )
                     tell_stage(what)
                     timing = time_rounds(runner.run, calls=flags.steps, **how)

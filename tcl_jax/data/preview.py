@@ -53,8 +53,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.models.clip import choose_sizes
     from tcl_jax.pictures.contact_sheet import contact_sheet
     from tcl_jax.pictures.overlays import save_png
+    from tcl_jax.training.check import check_config
     from tcl_jax.training.preview import take_preview
 
+    check_config(config)
     clip = choose_sizes(config.model.variant, config.model.sizes.to_dict())
     preview = take_preview(
         config, flags.count, image_size=clip.resolution, context_length=clip.context_length

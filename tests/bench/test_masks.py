@@ -71,6 +71,11 @@ def test_judging_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     [
         (["masks", "--windows=30"], "--windows=30: is not a multiple of the patch size, 8"),
         (["evaluate", "--classes=300"], "give at least 1 image and pixel, and 2 to 254 classes"),
+        (["evaluate", "--rounds=3"], "Unknown command line flag 'rounds'"),
+        (
+            ["masks", "--config.train.accumulation_steps=0"],
+            "train.accumulation_steps=0 must be positive",
+        ),
     ],
 )
 def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:

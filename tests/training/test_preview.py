@@ -227,6 +227,7 @@ def get_config():
         ([f"--config={SHAPES}", "--config.data.nothing=1"], "nothing"),
         ([f"--config={SHAPES}", "--cuont=3"], "cuont"),
         ([f"--config={TCL}", "--config.data.shards=('none.tar',)"], "none.tar"),
+        ([f"--config={SHAPES}", "--config.train.global_batch_size=0"], "must be positive"),
     ],
 )
 def test_mistakes_are_explained(
