@@ -2,7 +2,8 @@
 # Trains on a Cloud TPU VM or on all hosts of a pod slice, and goes on after pre-emption.
 # usage: bash launch/tpu_vm.sh COMMAND --name=NAME [options] [-- flags of python -m tcl_jax.main]
 #   run      all that follows up to train, then watches: what was pre-empted is made again and the
-#            same command started, which goes on from its last checkpoint; ends with the training
+#            same command started, which goes on from its last checkpoint; ends with the training,
+#            or with code 143 after stop, and then deletes nothing
 #   create   makes the TPU and waits for it; one that is there already is kept
 #   install  brings this commit (git archive; so it works without access to the repository) to
 #            every host and installs it there
@@ -31,7 +32,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,34s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,35s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 fail() {
     echo "error: $1" >&2
@@ -239,13 +240,16 @@ train() {
     on_hosts "bash tcl_jax/launch/tpu_host.sh start$quoted"
 }
 
-# In one word, of all hosts together: RUNNING, DONE, FAILED (code in the second word), UNKNOWN. ssh
-# fails if a host does not answer, and then those that do cannot say that the training is done.
+# In one word, of all hosts together: RUNNING, STOPPED (by hand), DONE, FAILED (code in the second
+# word), UNKNOWN. ssh fails if a host does not answer, and then those that do cannot say that the
+# training is done.
 progress() {
     local told failed silent=''
     told="$(on_hosts "bash tcl_jax/launch/tpu_host.sh status" 2>/dev/null)" || silent=1
     failed="$(sed -n 's/^main ended with code \([1-9][0-9]*\)$/\1/p' <<<"$told" | sort -n | head -1)"
-    if [ -n "$failed" ]; then
+    if grep -q '; it was told to stop$' <<<"$told"; then
+        if grep -q '^main is running' <<<"$told"; then echo RUNNING; else echo STOPPED; fi
+    elif [ -n "$failed" ]; then
         echo "FAILED $failed"
     elif grep -q '^main is not running' <<<"$told"; then
         echo "FAILED 137" # killed with what attended it
@@ -276,6 +280,10 @@ run() {
         while :; do
             sleep "$poll"
             outcome="$(progress)"
+            if [ "$outcome" = STOPPED ]; then
+                say "the training was stopped, and $name is kept; to go on, give this command again"
+                return 143
+            fi
             # Asked for after the hosts, so that a TPU that is going is not taken for one whose
             # training has ended; a gcloud that fails is asked again.
             now="$(state)" || continue

@@ -5,8 +5,8 @@
 # main there: `wait` for SIGTERM or the code to end with. $FAKE/silent.HOST has a line for each time
 # that the host does not answer when it is asked for its status.
 set -euo pipefail
-printf '%q ' "$@" >>"$FAKE/calls"
-echo >>"$FAKE/calls"
+call="$(printf '%q ' "$@")"
+echo "$call" >>"$FAKE/calls" # at once: there may be two at a time
 argument() {
     local name="$1" given
     shift
