@@ -17,7 +17,9 @@
 #   tpu-ubuntu2204-base), --spot, --queued (by a queued resource; give it to every command),
 #   --bucket=BUCKET (Cloud Storage mounted as the folder bucket on each host), --internal-ip,
 #   --delete-after (run: delete the TPU when the training has ended well), --poll=60 (seconds),
-#   --restarts=3 (run: of a training that fails), --dry-run (print the commands and run none)
+#   --restarts=3 (run: so many times a training that fails is started again, and a TPU that cannot
+#   be had is asked for again; one that was ready before is asked for until it is there, or Ctrl-C),
+#   --dry-run (print the commands and run none)
 #
 #   bash launch/tpu_vm.sh run --name=tcl --zone=us-west4-a --spot --queued --bucket=my-runs -- \
 #       --config=configs/tcl.py --workdir=bucket/tcl
@@ -32,7 +34,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,35s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,37s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 fail() {
     echo "error: $1" >&2
@@ -40,6 +42,9 @@ fail() {
 }
 
 say() { echo "$(date +%H:%M:%S) $1" >&2; }
+
+# gcloud and its ssh may answer Ctrl-C with a failure like any other, which would be tried again.
+trap 'exit 130' INT
 
 command='' name='' zone='' project='' type=v5litepod-16 runtime=v2-alpha-tpuv5-lite
 spot='' queued='' bucket='' internal_ip='' delete_after='' poll=60 restarts=3 worker=0 dry_run=''
@@ -182,6 +187,7 @@ request() {
     fi
 }
 
+was_ready=''
 create() {
     local now attempt=0
     if [ -n "$dry_run" ]; then
@@ -189,9 +195,11 @@ create() {
         return
     fi
     while :; do
-        now="$(state)" || fail "gcloud could not say how $name is; its message is above" 1
+        now="$(state)" || [ -n "$was_ready" ] ||
+            fail "gcloud could not say how $name is; its message is above" 1
         case "$now" in
         READY)
+            was_ready=1
             say "$name is ready"
             return
             ;;
@@ -208,9 +216,11 @@ create() {
             fi
             attempt=$((attempt + 1))
             # There may be none of this type now, and some later; another mistake stays one.
-            [ "$command" = run ] && [ "$attempt" -le "$restarts" ] ||
+            [ -n "$was_ready" ] || { [ "$command" = run ] && [ "$attempt" -le "$restarts" ]; } ||
                 fail "$name could not be made; gcloud's message is above" 1
+            say "$name could not be made; trying again in $poll s"
             ;;
+        *) say "gcloud could not say how $name is; asking again in $poll s" ;;
         esac
         sleep "$poll"
     done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -229,8 +230,32 @@ def test_capacity_is_asked_for_again_only_while_running(cloud: Cloud) -> None:
     assert cloud.run("run", "--restarts=1", *FLAGS)[0] == 1
 
 
+def test_one_that_was_preempted_is_asked_for_until_it_is_there(cloud: Cloud) -> None:
+    cloud.plan(["READY READY PREEMPTED DENIED PREEMPTED", "READY"], ["wait", "0"], ["wait", "0"])
+    cloud.file("refusals", "\n" + "no\n" * 3)
+    code, output = cloud.run("run", "--restarts=1", *FLAGS)
+    assert code == 0 and "the training has ended" in output, output
+    assert output.count("tcl could not be made; trying again in 0 s") == 3
+    assert output.count("gcloud could not say how tcl is; asking again in 0 s") == 1
+    once = ["create", "scp", "install", "start"]
+    assert cloud.verbs() == [*once, "delete", *["create"] * 3, *once]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "last"), [("no", "trying again in 60 s"), ("slow", "Create request issued")]
+)
+def test_ctrl_c_ends_the_waiting(cloud: Cloud, refusal: str, last: str) -> None:
+    cloud.file("refusals", f"{refusal}\n" * 9)
+    with cloud.begun("run", "--poll=60", *FLAGS) as process:
+        assert process.stdout is not None
+        assert any(last in line for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 130
+    assert cloud.verbs() == ["create"]
+
+
 def test_what_gcloud_cannot_say_is_no_absence(cloud: Cloud) -> None:
-    cloud.file("denied", "")
+    cloud.file("answers", "DENIED\n")
     code, output = cloud.run("create")
     assert code == 1 and "PERMISSION_DENIED: you may not" in output
     assert cloud.verbs() == []
