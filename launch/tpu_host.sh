@@ -5,6 +5,7 @@
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 log=~/tcl_jax_main.log pid_file=~/tcl_jax_main.pid code_file=~/tcl_jax_main.code
+stopped_file=~/tcl_jax_main.stopped
 cd "$root"
 
 install() {
@@ -46,8 +47,9 @@ running() {
 
 tell_main() { kill "-$1" "$(cut -d' ' -f1 "$pid_file")" 2>/dev/null || true; }
 
-stop() {
-    local seconds="${1:-600}"
+# Lets main save and end; kills it after so many seconds.
+end_main() {
+    local seconds="$1"
     running || return 0
     tell_main TERM
     for ((i = 0; i < seconds * 5; i++)); do
@@ -58,10 +60,16 @@ stop() {
     sleep 1
 }
 
+# Main ends with 0 when it was told to stop as when its training is done: the file tells them apart.
+stop() {
+    [ "$(cat "$code_file" 2>/dev/null)" = 0 ] || touch "$stopped_file"
+    end_main 600
+}
+
 start() {
     # Other hosts may be gone, and then it cannot save.
-    stop 60
-    rm -f "$code_file" "$pid_file"
+    end_main 60
+    rm -f "$code_file" "$pid_file" "$stopped_file"
     # Of a session of its own, so that it goes on when ssh ends.
     setsid nohup bash launch/tpu_host.sh attend "$@" </dev/null >>"$log" 2>&1 &
     for ((i = 0; i < 100; i++)); do
@@ -87,13 +95,14 @@ attend() {
 }
 
 status() {
+    local how="is not running, and did not say how it ended" told=''
     if [ -s "$code_file" ]; then
-        echo "main ended with code $(cat "$code_file")"
+        how="ended with code $(cat "$code_file")"
     elif running; then
-        echo "main is running"
-    else
-        echo "main is not running, and did not say how it ended"
+        how="is running"
     fi
+    [ ! -e "$stopped_file" ] || told="; it was told to stop"
+    echo "main $how$told"
 }
 
 case "${1:-}" in

@@ -2,7 +2,8 @@
 # Trains on a Cloud TPU VM or on all hosts of a pod slice, and goes on after pre-emption.
 # usage: bash launch/tpu_vm.sh COMMAND --name=NAME [options] [-- flags of python -m tcl_jax.main]
 #   run      all that follows up to train, then watches: what was pre-empted is made again and the
-#            same command started, which goes on from its last checkpoint; ends with the training
+#            same command started, which goes on from its last checkpoint; ends with the training,
+#            or with code 143 after stop, and then deletes nothing
 #   create   makes the TPU and waits for it; one that is there already is kept
 #   install  brings this commit (git archive; so it works without access to the repository) to
 #            every host and installs it there
@@ -16,7 +17,9 @@
 #   tpu-ubuntu2204-base), --spot, --queued (by a queued resource; give it to every command),
 #   --bucket=BUCKET (Cloud Storage mounted as the folder bucket on each host), --internal-ip,
 #   --delete-after (run: delete the TPU when the training has ended well), --poll=60 (seconds),
-#   --restarts=3 (run: of a training that fails), --dry-run (print the commands and run none)
+#   --restarts=3 (run: so many times a training that fails is started again, and a TPU that cannot
+#   be had is asked for again; one that was ready before is asked for until it is there, or Ctrl-C),
+#   --dry-run (print the commands and run none)
 #
 #   bash launch/tpu_vm.sh run --name=tcl --zone=us-west4-a --spot --queued --bucket=my-runs -- \
 #       --config=configs/tcl.py --workdir=bucket/tcl
@@ -31,7 +34,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,34s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,37s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 fail() {
     echo "error: $1" >&2
@@ -39,6 +42,9 @@ fail() {
 }
 
 say() { echo "$(date +%H:%M:%S) $1" >&2; }
+
+# gcloud and its ssh may answer Ctrl-C with a failure like any other, which would be tried again.
+trap 'exit 130' INT
 
 command='' name='' zone='' project='' type=v5litepod-16 runtime=v2-alpha-tpuv5-lite
 spot='' queued='' bucket='' internal_ip='' delete_after='' poll=60 restarts=3 worker=0 dry_run=''
@@ -181,6 +187,7 @@ request() {
     fi
 }
 
+was_ready=''
 create() {
     local now attempt=0
     if [ -n "$dry_run" ]; then
@@ -188,9 +195,11 @@ create() {
         return
     fi
     while :; do
-        now="$(state)" || fail "gcloud could not say how $name is; its message is above" 1
+        now="$(state)" || [ -n "$was_ready" ] ||
+            fail "gcloud could not say how $name is; its message is above" 1
         case "$now" in
         READY)
+            was_ready=1
             say "$name is ready"
             return
             ;;
@@ -207,9 +216,11 @@ create() {
             fi
             attempt=$((attempt + 1))
             # There may be none of this type now, and some later; another mistake stays one.
-            [ "$command" = run ] && [ "$attempt" -le "$restarts" ] ||
+            [ -n "$was_ready" ] || { [ "$command" = run ] && [ "$attempt" -le "$restarts" ]; } ||
                 fail "$name could not be made; gcloud's message is above" 1
+            say "$name could not be made; trying again in $poll s"
             ;;
+        *) say "gcloud could not say how $name is; asking again in $poll s" ;;
         esac
         sleep "$poll"
     done
@@ -239,13 +250,16 @@ train() {
     on_hosts "bash tcl_jax/launch/tpu_host.sh start$quoted"
 }
 
-# In one word, of all hosts together: RUNNING, DONE, FAILED (code in the second word), UNKNOWN. ssh
-# fails if a host does not answer, and then those that do cannot say that the training is done.
+# In one word, of all hosts together: RUNNING, STOPPED (by hand), DONE, FAILED (code in the second
+# word), UNKNOWN. ssh fails if a host does not answer, and then those that do cannot say that the
+# training is done.
 progress() {
     local told failed silent=''
     told="$(on_hosts "bash tcl_jax/launch/tpu_host.sh status" 2>/dev/null)" || silent=1
     failed="$(sed -n 's/^main ended with code \([1-9][0-9]*\)$/\1/p' <<<"$told" | sort -n | head -1)"
-    if [ -n "$failed" ]; then
+    if grep -q '; it was told to stop$' <<<"$told"; then
+        if grep -q '^main is running' <<<"$told"; then echo RUNNING; else echo STOPPED; fi
+    elif [ -n "$failed" ]; then
         echo "FAILED $failed"
     elif grep -q '^main is not running' <<<"$told"; then
         echo "FAILED 137" # killed with what attended it
@@ -276,6 +290,10 @@ run() {
         while :; do
             sleep "$poll"
             outcome="$(progress)"
+            if [ "$outcome" = STOPPED ]; then
+                say "the training was stopped, and $name is kept; to go on, give this command again"
+                return 143
+            fi
             # Asked for after the hosts, so that a TPU that is going is not taken for one whose
             # training has ended; a gcloud that fails is asked again.
             now="$(state)" || continue

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Plays gcloud for a TPU of two hosts, which are folders: $FAKE/host0 and $FAKE/host1.
 # $FAKE/calls gets the arguments of every call. $FAKE/lives has a line for each TPU that is made: the
-# answers to describing it, in turn, the last for good. $FAKE/main.HOST has a line for each start of
+# answers to describing it, in turn, the last for good; DENIED is a failure of gcloud. $FAKE/refusals
+# has a line for each request: empty where it is granted; slow ones last until Ctrl-C. $FAKE/main.HOST has a line for each start of
 # main there: `wait` for SIGTERM or the code to end with. $FAKE/silent.HOST has a line for each time
 # that the host does not answer when it is asked for its status.
 set -euo pipefail
-printf '%q ' "$@" >>"$FAKE/calls"
-echo >>"$FAKE/calls"
+call="$(printf '%q ' "$@")"
+echo "$call" >>"$FAKE/calls" # at once: there may be two at a time
 argument() {
     local name="$1" given
     shift
@@ -38,20 +39,27 @@ case "$*" in
 'config get-value core/project') echo "${FAKE_PROJECT-project}" ;;
 'config get-value compute/zone') echo "${FAKE_ZONE-zone}" ;;
 *' describe '*)
-    if [ -e "$FAKE/denied" ]; then
-        echo 'ERROR: (gcloud) PERMISSION_DENIED: you may not' >&2
-        exit 1
-    elif [ ! -e "$FAKE/answers" ]; then
+    if [ ! -e "$FAKE/answers" ]; then
         echo 'ERROR: (gcloud) NOT_FOUND: Resource was not found' >&2
         exit 1
     elif [[ "$*" == *' tpu-vm '* && -e "$FAKE/queued" ]]; then
         echo READY
     else
-        pop "$FAKE/answers" keep
+        answer="$(pop "$FAKE/answers" keep)"
+        if [ "$answer" = DENIED ]; then
+            echo 'ERROR: (gcloud) PERMISSION_DENIED: you may not' >&2
+            exit 1
+        fi
+        echo "$answer"
     fi
     ;;
 *' create '*)
-    if [ -n "$(pop "$FAKE/refusals")" ]; then
+    refusal="$(pop "$FAKE/refusals")"
+    if [ "$refusal" = slow ]; then
+        trap 'echo "Command killed by keyboard interrupt" >&2; exit 1' INT
+        echo 'Create request issued' >&2
+        sleep 60
+    elif [ -n "$refusal" ]; then
         echo 'ERROR: (gcloud) there is no more capacity in the zone' >&2
         exit 1
     fi

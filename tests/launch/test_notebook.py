@@ -9,6 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import nbformat
@@ -57,7 +58,7 @@ def text(notebook: NotebookNode, name: str) -> str:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[NotebookNode, Path]:
     """The notebook after it ran without a network, and the folder of what it made."""
     folder = tmp_path_factory.mktemp("notebook")
-    work = folder / "work"
+    work = folder / "my work"
     notebook = with_parameters({"INSTALL": False, "QUICK": True, "WORK": str(work)})
     settings = {
         "HF_HUB_OFFLINE": "1",
@@ -120,11 +121,35 @@ def test_what_it_names_is_there() -> None:
     assert all(importlib.util.find_spec(f"tcl_jax.{door}") for door in doors)
 
 
-def install(folder: Path, repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the cell that finds or clones the code."""
+def install(
+    folder: Path, repository: str, monkeypatch: pytest.MonkeyPatch, work: str = "work"
+) -> dict[str, Any]:
+    """Runs the cell that finds or clones the code; returns the names that it defines."""
     monkeypatch.chdir(folder)
-    values = {"REPOSITORY": repository, "INSTALL": False, "WORK": "work"}
+    values = {"REPOSITORY": repository, "INSTALL": False, "WORK": work}
     exec(compile(cell("install").source, "install", "exec"), values)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("convert", {"TCL": "my drive/tcl.pth", "CLIP": "my drive/clip.pt"}),
+        ("convert", {"TCL": "", "CLIP": "my drive/clip.pt"}),
+        ("evaluate", {"IMAGES": "my photos", "LABELS": "my labels", "CLASSES": "my names.txt"}),
+    ],
+)
+def test_names_may_have_spaces(
+    name: str, given: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = install(ROOT, "", monkeypatch, str(tmp_path / "work"))
+    values |= {**given, "shapes": "my shapes"}
+    popen = mock.Mock(side_effect=InterruptedError)
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(InterruptedError):
+        exec(compile(cell(name).source, name, "exec"), values)
+    told = [argument.split("=")[-1] for argument in popen.call_args.args[0]]
+    assert set(filter(None, given.values())) <= set(told)
 
 
 def test_without_code_and_address_it_says_so(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,11 @@ echo "$*" >> "$FAKE/started.$host"
 plan="$(head -1 "$FAKE/main.$host")"
 sed -i 1d "$FAKE/main.$host"
 echo "this is main on $host"
-[ "$plan" = wait ] || exit "$plan"
-trap 'echo saved; exit 0' TERM
+case "$plan" in
+wait) trap 'echo saved; exit 0' TERM ;;
+slow) trap 'sleep 1; echo saved; exit 0' TERM ;;
+*) exit "$plan" ;;
+esac
 for i in $(seq 1500); do sleep 0.02; done
 """
 FLAGS = ("--", "--config=configs/tcl.py", "--workdir=bucket/my runs")
@@ -52,17 +57,27 @@ class Cloud:
         for name, lines in (("lives", lives), ("main.host0", host0), ("main.host1", host1)):
             self.file(name, "".join(f"{line}\n" for line in lines))
 
-    def run(self, command: str, *arguments: str) -> tuple[int, str]:
-        done = subprocess.run(
+    @contextmanager
+    def begun(self, command: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """The script as it runs, in a session of its own; it ends with the block."""
+        with subprocess.Popen(
             ["bash", "launch/tpu_vm.sh", command, "--name=tcl", "--poll=0", *arguments],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
-        )
-        return done.returncode, done.stdout
+            start_new_session=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def run(self, command: str, *arguments: str) -> tuple[int, str]:
+        with self.begun(command, *arguments) as process:
+            output, _ = process.communicate(timeout=120)
+        return process.returncode, output
 
     def calls(self) -> list[list[str]]:
         lines = (self.folder / "calls").read_text().splitlines()
@@ -215,8 +230,32 @@ def test_capacity_is_asked_for_again_only_while_running(cloud: Cloud) -> None:
     assert cloud.run("run", "--restarts=1", *FLAGS)[0] == 1
 
 
+def test_one_that_was_preempted_is_asked_for_until_it_is_there(cloud: Cloud) -> None:
+    cloud.plan(["READY READY PREEMPTED DENIED PREEMPTED", "READY"], ["wait", "0"], ["wait", "0"])
+    cloud.file("refusals", "\n" + "no\n" * 3)
+    code, output = cloud.run("run", "--restarts=1", *FLAGS)
+    assert code == 0 and "the training has ended" in output, output
+    assert output.count("tcl could not be made; trying again in 0 s") == 3
+    assert output.count("gcloud could not say how tcl is; asking again in 0 s") == 1
+    once = ["create", "scp", "install", "start"]
+    assert cloud.verbs() == [*once, "delete", *["create"] * 3, *once]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "last"), [("no", "trying again in 60 s"), ("slow", "Create request issued")]
+)
+def test_ctrl_c_ends_the_waiting(cloud: Cloud, refusal: str, last: str) -> None:
+    cloud.file("refusals", f"{refusal}\n" * 9)
+    with cloud.begun("run", "--poll=60", *FLAGS) as process:
+        assert process.stdout is not None
+        assert any(last in line for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 130
+    assert cloud.verbs() == ["create"]
+
+
 def test_what_gcloud_cannot_say_is_no_absence(cloud: Cloud) -> None:
-    cloud.file("denied", "")
+    cloud.file("answers", "DENIED\n")
     code, output = cloud.run("create")
     assert code == 1 and "PERMISSION_DENIED: you may not" in output
     assert cloud.verbs() == []
@@ -263,9 +302,47 @@ def test_step_by_step(cloud: Cloud) -> None:
     assert cloud.run("train", *FLAGS)[0] == 0
     assert eventually(cloud, "main is running").startswith("READY\n")
     assert cloud.run("stop")[0] == 0
-    eventually(cloud, "main ended with code 0")
+    eventually(cloud, "main ended with code 0; it was told to stop")
     for host in ("host0", "host1"):
         assert "saved" in (cloud.folder / host / "tcl_jax_main.log").read_text()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_was_stopped_by_hand_is_kept_until_it_is_started(cloud: Cloud, answers: bool) -> None:
+    cloud.plan(["READY"], ["slow", "0"], ["wait", "0"])
+    with cloud.begun("run", "--delete-after", *FLAGS) as process:
+        eventually(cloud, "main is running")
+        if not answers:
+            cloud.file("silent.host1", "no\n" * 100)
+        with cloud.begun("stop") as stopping:
+            output, _ = process.communicate(timeout=60)
+            log = (cloud.folder / "host0" / "tcl_jax_main.log").read_text()
+            assert stopping.wait(60) == 0
+    assert process.returncode == 143 and "saved" in log, output
+    assert "the training was stopped, and tcl is kept; to go on, give this command" in output
+    once = ["scp", "install", "start"]
+    assert cloud.verbs() == ["create", *once, "stop"]
+    cloud.file("silent.host1", "")
+    code, output = cloud.run("run", "--delete-after", *FLAGS)
+    assert code == 0 and "the training has ended" in output, output
+    assert cloud.verbs() == ["create", *once, "stop", *once, "delete"]
+
+
+def test_stopping_counts_where_main_has_failed(cloud: Cloud) -> None:
+    cloud.plan(["READY"], ["1"], ["1"])
+    for command in ("create", "install"):
+        assert cloud.run(command)[0] == 0
+    assert cloud.run("train", *FLAGS)[0] == 0
+    eventually(cloud, "main ended with code 1")
+    assert cloud.run("stop")[0] == 0
+    eventually(cloud, "main ended with code 1; it was told to stop")
+
+
+def test_stopping_after_the_end_changes_nothing(cloud: Cloud) -> None:
+    cloud.plan(["READY"], ["0"], ["0"])
+    assert cloud.run("run", *FLAGS)[0] == 0
+    assert cloud.run("stop")[0] == 0
+    assert "told to stop" not in cloud.run("status")[1]
 
 
 def test_a_host_that_goes_down_does_not_count_as_done(cloud: Cloud) -> None:
