@@ -115,15 +115,12 @@ def find_activation(file: TensorFile, style: str, sha256: str) -> str | None:
     return told or ("quick_gelu" if openai or file.path in BUILT_IN.values() else None)
 
 
-def load_tcl(
-    source: Source, config: CLIPConfig, *, dtype: Any = np.float32
-) -> tuple[Pretrained, int]:
-    """What TCL learned, with the official names (`tcl.pth`), and its tap layer.
+def load_tcl(source: Source, config: CLIPConfig) -> tuple[Pretrained, int]:
+    """What TCL learned, with the official names (`tcl.pth`) and dtypes, and its tap layer.
 
     Args:
         source: path.
         config: of the CLIP that it was trained from.
-        dtype: of the parameters; None keeps each tensor's own.
 
     Raises:
         InputError: if the file is missing, damaged, no TCL, or does not fit that CLIP.
@@ -131,7 +128,7 @@ def load_tcl(
     path = user_path(source)
     with open_weights(path) as file, _naming(path):
         tap_layer = infer_tap_layer(file, config)
-        params = tcl_params(file, config, tap_layer, dtype)
+        params = tcl_params(file, config, tap_layer, None)
         origin = _origin(file, "tcl")
     return Pretrained(config, params, origin), tap_layer
 

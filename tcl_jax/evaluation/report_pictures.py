@@ -25,7 +25,7 @@ Color = tuple[int, int, int]
 MAX_BARS = 360
 """Classes that a chart has a bar for; of more, the best and the worst have one."""
 
-_BAR, _PALE_BAR, _TRACK, _GRID = (38, 99, 168), (139, 178, 216), (240, 242, 245), (222, 226, 231)
+_BAR, _PALE_BAR, _GRID = (38, 99, 168), (139, 178, 216), (222, 226, 231)
 _MEAN = (208, 84, 0)
 _FONT, _SMALL, _ROW, _MARGIN = 15, 13, 24, 28
 _NAME_WIDTH, _VALUE_WIDTH, _COLUMN_GAP = 190, 52, 30

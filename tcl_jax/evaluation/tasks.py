@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
@@ -17,7 +17,6 @@ from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 
 
-@runtime_checkable
 class RunEvaluator(Protocol):
     """An evaluation of a run; every process calls it."""
 

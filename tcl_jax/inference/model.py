@@ -85,25 +85,24 @@ class Model:
 
 
 def model_from_torch(
-    clip: Source, tcl: Source | None = None, *, activation: str | None = None, dtype: Any = None
+    clip: Source, tcl: Source | None = None, *, activation: str | None = None
 ) -> Model:
-    """CLIP, and TCL on it, from published files.
+    """CLIP, and TCL on it, from published files, in the dtypes of these.
 
     Args:
         clip: path, name or `builtin:NAME`; see `convert.load.load_clip`.
         tcl: path of a TCL checkpoint with the official names, or None for CLIP alone.
         activation: see `convert.load.load_clip`.
-        dtype: of the parameters; None keeps those of the files.
 
     Raises:
         InputError: if a file cannot be used; it is named.
     """
-    pretrained = load_clip(clip, activation=activation, dtype=dtype)
+    pretrained = load_clip(clip, activation=activation, dtype=None)
     params: dict[str, Any] = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
     tap_layer = None
     if tcl is not None:
-        learned, tap_layer = load_tcl(tcl, pretrained.config, dtype=dtype)
+        learned, tap_layer = load_tcl(tcl, pretrained.config)
         params |= learned.params
         origin["tcl"] = learned.origin
     settings = default_settings(pretrained.config)

@@ -79,9 +79,7 @@ def correlative_self_attention(
     return _mix(_weights(query, query) + _weights(key, key), value)
 
 
-def neighbourhood_attention(
-    grid: tuple[int, int], sigma: int | float = NEIGHBOURHOOD_SIGMA
-) -> AttentionFn:
+def neighbourhood_attention(grid: tuple[int, int]) -> AttentionFn:
     """Tokens attend to those of similar keys, and patches rather to patches nearby.
 
     `softmax(k k^T / sqrt(d) + omega)` with `omega` of `neighbourhood_bias`. The NACLIP change to
@@ -90,14 +88,13 @@ def neighbourhood_attention(
     Args:
         grid: rows and columns of patches; the tokens are the class token and then these, row by
             row.
-        sigma: standard deviation of the Gaussian, in patches.
     """
 
     def attention(
         query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
     ) -> Float[Array, "b l h d"]:
         del query
-        return _mix(_weights(key, key, neighbourhood_bias(grid, sigma)), value)
+        return _mix(_weights(key, key, neighbourhood_bias(grid, NEIGHBOURHOOD_SIGMA)), value)
 
     return attention
 

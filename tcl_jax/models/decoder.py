@@ -13,6 +13,9 @@ from tcl_jax.models.layers import CONVOLUTION, LayerNorm, exact_gelu, rematerial
 from tcl_jax.ops.convolution import conv3x3, upsampled_conv3x3
 from tcl_jax.ops.resize import upsample_nearest
 
+STAGES = 2
+"""Upsamplings by two."""
+
 
 class Conv3x3(nn.Module):
     """A 3x3 convolution with bias and zero padding, of x or of x upsampled by two.
@@ -54,18 +57,17 @@ class GatedConv(nn.Module):
 
 
 class Decoder(nn.Module):
-    """`stages` times: nearest upsampling by two, then two gated convolutions (TCL section 3.2)."""
+    """`STAGES` times nearest upsampling by two, then two gated convolutions (TCL section 3.2)."""
 
-    stages: int = 2
     dtype: Any = jnp.float32
     remat: str = "none"
 
     def setup(self) -> None:
         conv = rematerialized(GatedConv, self.remat)
-        self.convs = [(conv(True, self.dtype), conv(False, self.dtype)) for _ in range(self.stages)]
+        self.convs = [(conv(True, self.dtype), conv(False, self.dtype)) for _ in range(STAGES)]
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
-        """[b, h, w, c] -> [b, 4h, 4w, c] with two stages."""
+        """[b, h, w, c] -> [b, 4h, 4w, c]."""
         for first, second in self.convs:
             x = second(first(x))
         return x

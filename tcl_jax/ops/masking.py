@@ -8,14 +8,16 @@ from jaxtyping import Array, Float
 
 NORM_EPS = 1e-6
 """Smallest norm that `l2_normalize` divides by."""
+AREA_EPS = 1e-6
+"""Added to the area of a mask that `masked_pool` divides by."""
 
 
-def l2_normalize(x: Float[Array, "... d"], eps: float = NORM_EPS) -> Float[Array, "... d"]:
-    """`x / max(|x|, eps)` over the last axis, in float32; a zero vector has zero gradient."""
+def l2_normalize(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """`x / max(|x|, NORM_EPS)` over the last axis, in float32; a zero vector has zero gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    safe = jnp.where(square > eps**2, square, 1.0)
-    return jnp.where(square > eps**2, x / jnp.sqrt(safe), x / eps)
+    safe = jnp.where(square > NORM_EPS**2, square, 1.0)
+    return jnp.where(square > NORM_EPS**2, x / jnp.sqrt(safe), x / NORM_EPS)
 
 
 def pixel_text_similarity(
@@ -54,11 +56,11 @@ def straight_through_mask(
 
 
 def masked_pool(
-    pixels: Float[Array, "b h w d"], masks: Float[Array, "b n h w"], eps: float = 1e-6
+    pixels: Float[Array, "b h w d"], masks: Float[Array, "b n h w"]
 ) -> Float[Array, "b n d"]:
-    """Text-grounded features `v_ij = sum_hw m_ij e_i / (sum_hw m_ij + eps)` (TCL eq. 3)."""
+    """Text-grounded features `v_ij = sum_hw m_ij e_i / (sum_hw m_ij + AREA_EPS)` (TCL eq. 3)."""
     area = jnp.sum(masks, axis=(2, 3))[..., None]
-    return jnp.einsum("bnhw,bhwd->bnd", masks, pixels) / (area + eps)
+    return jnp.einsum("bnhw,bhwd->bnd", masks, pixels) / (area + AREA_EPS)
 
 
 def diagonal(x: Float[Array, "b b h w"]) -> Float[Array, "b h w"]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tcl_jax.models.clip import CLIP, CLIPConfig
+from tcl_jax.models.decoder import STAGES
 from tcl_jax.models.tcl import TCL
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
 
 Parts = dict[str, float]
 """FLOPs of one image (with its text) by what they are for."""
 
-_DECODER_STAGES, _CONVS, _KERNEL = 2, 2, 9
+_CONVS, _KERNEL = 2, 9
 
 
 def image_tower(config: CLIPConfig, blocks: int | None = None, side: int | None = None) -> float:
@@ -46,7 +47,7 @@ def text_tower(config: CLIPConfig) -> float:
 def decoder(config: CLIPConfig, side: int | None = None) -> float:
     """Forward FLOPs of the grounder's decoder, two stages of two 3x3 convolutions."""
     patches, width = _patches(config, side), config.vision_width
-    pixels = sum(patches * 4 ** (stage + 1) for stage in range(_DECODER_STAGES))
+    pixels = sum(patches * 4 ** (stage + 1) for stage in range(STAGES))
     return _CONVS * 2 * _KERNEL * width**2 * pixels
 
 

@@ -179,7 +179,6 @@ class Progress:
       images_per_step: size of the global batch.
       start_step: steps made before this start.
       stream: where to write; stderr by default.
-      interval: seconds between lines where the stream is not a terminal.
       clock: seconds, ever growing.
     """
 
@@ -190,13 +189,12 @@ class Progress:
         *,
         start_step: int = 0,
         stream: TextIO | None = None,
-        interval: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._images = total_steps, images_per_step
         self._stream = sys.stderr if stream is None else stream
         self._inplace = self._stream.isatty()
-        self._interval = 0.2 if self._inplace else interval
+        self._interval = 0.2 if self._inplace else 10.0  # seconds between lines
         self._clock, self._silent = clock, jax.process_index() != 0
         self._step, self._loss = start_step, math.nan
         self._first: tuple[int, float] | None = None
