@@ -7,6 +7,9 @@ number of processes and workers, and the whole state of an iterator is the numbe
 
 from __future__ import annotations
 
+import atexit
+import functools
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -253,6 +256,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
             )
             if self._num_workers:
                 _allow_unparsed_flags()
+                _release_at_exit()
             self._running = iter(
                 rest.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_start_worker)
             )
@@ -262,6 +266,17 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         running, self._running = getattr(self, "_running", None), None
         if running is not None:
             running.close()
+            if self._num_workers:
+                gc.collect()  # see _release_at_exit: at exit there may be no time for all
+
+
+@functools.cache
+def _release_at_exit() -> None:
+    """Has the last batches' shared memory freed, or Python would warn that it leaked.
+
+    JAX keeps references to arrays that it was given until garbage is collected.
+    """
+    atexit.register(gc.collect)
 
 
 def _allow_unparsed_flags() -> None:

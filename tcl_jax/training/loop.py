@@ -200,6 +200,7 @@ def train(
                 examples.take(batch)
             state, failure, metrics = take_step(step, state, failure, frozen, batch, key)
             window.add(metrics)
+            del batch
             done = step + 1
             progress.update(done)
 
