@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 
 
 def name_leaves(tree: Any) -> dict[str, Any]:
@@ -65,6 +67,18 @@ def place_leaves(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
             sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         placed[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     return placed
+
+
+def described_state(path: Path) -> Mapping[str, Any]:
+    """Shapes and dtypes of a step's state by name, without reading the arrays.
+
+    Raises:
+      OSError: the description is missing or unreadable.
+    """
+    stored: Mapping[str, Any] | None = ocp.checkpointables_metadata(path).metadata["state"]
+    if stored is None:
+        raise OSError("the description of its arrays is missing or unreadable")
+    return stored
 
 
 def find_mismatch(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> str | None:

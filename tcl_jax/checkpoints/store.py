@@ -31,6 +31,7 @@ from tcl_jax.checkpoints.checksums import find_damage, has_checksums, write_chec
 from tcl_jax.checkpoints.leaves import (
     check_json,
     check_storable,
+    described_state,
     find_mismatch,
     name_leaves,
     place_leaves,
@@ -260,10 +261,7 @@ class CheckpointStore:
         wanted = place_leaves(name_leaves(abstract_state))
 
         def read(path: Path) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-            stored = ocp.checkpointables_metadata(path).metadata["state"]
-            if stored is None:
-                raise OSError("the description of its arrays is missing or unreadable")
-            if mismatch := find_mismatch(wanted, stored):
+            if mismatch := find_mismatch(wanted, described_state(path)):
                 raise CheckpointMismatchError(f"{path}: does not fit the model: {mismatch}.")
             items = ocp.load_checkpointables(path, {"state": wanted, "info": None})
             return items["state"], items["info"]

@@ -11,6 +11,7 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from tcl_jax.checkpoints.leaves import described_state
 from tcl_jax.checkpoints.store import CheckpointError, CheckpointStore
 from tcl_jax.files import user_path
 
@@ -66,13 +67,10 @@ def read_trained(path: str | os.PathLike[str]) -> Trained:
     directory, step = found
 
     def read(where: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        stored = ocp.checkpointables_metadata(where).metadata["state"]
-        if stored is None:
-            raise OSError("the description of its arrays is missing or unreadable")
         # Asked for as NumPy arrays they come whatever devices they were on.
         wanted = {
             name: np.empty(leaf.shape, leaf.dtype)
-            for name, leaf in stored.items()
+            for name, leaf in described_state(where).items()
             if name.startswith(_PREFIX)
         }
         items = ocp.load_checkpointables(where, {"state": wanted, "info": None})
