@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from logging import INFO
@@ -42,6 +43,8 @@ def read_config(file: str | None, overrides: Sequence[str], command: str) -> Con
     argv = [command, *overrides]
     if file is not None:
         path = user_path(file)
+        if not os.path.isfile(str(path).partition(":")[0]):  # FILE:ARGUMENT is allowed
+            raise InputError(f"--config={file!r}: there is no such file; give the path of a config")
         argv.insert(1, f"--config={path}")
         # So that configs can import their base as `configs.NAME`, wherever this is started from.
         sys.path.append(str(path.resolve().parent.parent))

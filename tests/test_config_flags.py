@@ -40,7 +40,9 @@ def test_a_config_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("file", "overrides", "message"),
     [
-        ("none.py", [], "none.py"),
+        ("none.py", [], "--config='none.py': there is no such file"),
+        (str(ROOT), [], "there is no such file"),
+        ("", [], "--config='': there is no such file"),
         (TCL, ["--config.data.flop=1"], "flop"),
         (TCL, ["--config.data.flip=much"], "flip"),
         (TCL, ["--confg=1"], "confg"),
