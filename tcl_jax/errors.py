@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -36,6 +37,8 @@ def run_command(command: Callable[[], None]) -> None:
     """Runs a command; exits with 2 after bad input (also an OSError that names a file), 1 after a
     failure it can explain, 130 if interrupted.
     """
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # where a library crashes, Python's stack is told
     # A command that is told to end tidies up as it does after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -202,14 +202,15 @@ def test_stopped_and_continued(
 
 @pytest.mark.slow
 def test_what_one_process_lacks_ends_all(scenes: Path, tmp_path: Path) -> None:
-    """The weights, and one of the images."""
+    """The weights, one of the images, and a folder for the results."""
     for name in ("images", "labels"):
         shutil.copytree(scenes / name, tmp_path / name)
         (tmp_path / name / "23.png").unlink()
     fewer = [flag.replace(f"{scenes}/", f"{tmp_path}/") for flag in own(scenes)[:2]]
     cases = [
         ([CLIP], [f"--checkpoint={tmp_path}/none"], "checkpoint '.*none' is not there"),
-        ([CLIP, *own(scenes)[:2]], [CLIP, *fewer], "process 1 sees other images .*: 23 .*, 24 "),
+        ([CLIP, *own(scenes)[:2]], [CLIP, *fewer], "process 1 sees other .* 23 im.* 24 im"),
+        ([CLIP], [CLIP, f"--output={scenes}/names.txt/o"], "names.txt is a file; choose another"),
     ]
     for first, second, message in cases:
         with socket.socket() as free:

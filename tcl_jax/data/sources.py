@@ -90,6 +90,10 @@ def _fields_of(part: Any, data: ConfigDict, name: str) -> ConfigDict:
         fields.update(own)
     except KeyError as error:
         raise InputError(f"{name} has a field that config.data has not: {error.args[0]}") from error
+    except AttributeError as error:  # of a value that should be fields
+        raise InputError(
+            f"{name}={own}: 'tfds' and other groups must be fields, as in config.data"
+        ) from error
     return fields
 
 

@@ -111,7 +111,9 @@ def prepare(
     if not builder.is_prepared():
         logging.info("writing %d pairs of %s", len(source), shorten(source.patterns))
         builder.download_and_prepare()
-    elif builder.info.metadata["pairs"] != source.fingerprint:
+    elif builder.info.metadata["pairs"] != source.fingerprint or builder.info.splits[
+        "train"
+    ].num_examples != len(source):
         raise InputError(
             f"{builder.data_dir} holds a data set of other shards, of "
             f"{builder.info.splits['train'].num_examples} pairs, where these have {len(source)}; "

@@ -14,7 +14,7 @@ from tcl_jax.evaluation.examples import list_examples
 from tcl_jax.evaluation.judge import Judge, judge_benchmark
 from tcl_jax.evaluation.protocol import Protocol
 from tcl_jax.evaluation.report_pictures import shown_picture
-from tcl_jax.evaluation.run import check, embed_texts
+from tcl_jax.evaluation.run import check, check_same_images, embed_texts
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import write_json
 from tcl_jax.inference.settings import default_settings
@@ -44,6 +44,7 @@ class BenchmarkEvaluator:
         self._protocol = protocol_of(config, task)
         benchmark = load_benchmark(name, split=config.eval.split)
         self._listing = agreed(lambda: list_examples(benchmark, config.eval.data))
+        check_same_images([self._listing])
         check([self._listing], {name: self._log()}, progress=jax.process_index() == 0)
         self._judge: Judge | None = None
         self._texts: np.ndarray | None = None

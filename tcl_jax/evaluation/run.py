@@ -89,8 +89,8 @@ def evaluate(
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output, embedded = user_path(output).absolute(), dict(text_embeddings or {})
-    if why := why_unwritable(output):
-        raise InputError(f"output {str(output)!r}: {why}; choose another folder")
+    agreed(lambda: _check_output(output))
+    check_same_images(listings)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
     models = [model.with_method(method) for method in methods or [model.method]]
@@ -173,16 +173,8 @@ def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress
     """Looks for problems of the data before anything is computed; every process calls it.
 
     Raises:
-        InputError: if something cannot be scored (the message lists all that was found), or
-            processes see different images.
+        InputError: if something cannot be scored; the message lists all that was found.
     """
-    for listing in listings:
-        keys = [example.key for example in listing.examples]
-        check_same(
-            f"images of {listing.benchmark.name}",
-            f"{len(keys)} (hash {short_hash(keys)})",
-            "Every process must see the same: use a shared folder, or copy all to every machine",
-        )
 
     def look() -> None:
         problems = [p for listing in listings for p in listing.problems if p.fatal]
@@ -195,6 +187,27 @@ def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress
             raise InputError(f"the data cannot be scored as it is:\n{describe_problems(problems)}")
 
     agreed(look)
+
+
+def check_same_images(listings: Sequence[Listing]) -> None:
+    """Refuses to go on where processes see different images; every process calls it.
+
+    Raises:
+        InputError: on all processes.
+    """
+    keys = {one.benchmark.name: [example.key for example in one.examples] for one in listings}
+    check_same(
+        "benchmarks",
+        ", ".join(
+            f"{name} with {len(k)} images (hash {short_hash(k)})" for name, k in keys.items()
+        ),
+        "Every process must see the same: use a shared folder, or copy all to every machine",
+    )
+
+
+def _check_output(output: Path) -> None:
+    if why := why_unwritable(output):
+        raise InputError(f"output {str(output)!r}: {why}; choose another folder")
 
 
 def embed_texts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ml_collections import ConfigDict
 
@@ -17,6 +17,7 @@ from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 
 
+@runtime_checkable  # as type checkers at run time need it
 class RunEvaluator(Protocol):
     """An evaluation of a run; every process calls it."""
 

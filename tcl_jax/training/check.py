@@ -32,6 +32,7 @@ NOT_NEGATIVE = (
     "loss.text_tile",
     "model.tap_layer",
 )
+NAMED = ("data.caption_cache", "eval.best_metric", "eval.tasks", "eval.templates", "objective")
 SHARES = ("loss.area_prior", "eval.background", "eval.kp_weight", "data.flip")
 
 
@@ -39,8 +40,9 @@ def check_config(config: ConfigDict) -> None:
     """Refuses values that no run can have.
 
     Raises:
-        InputError: listing every field with an impossible value.
+        InputError: listing every field with an impossible value, or those that are missing.
     """
+    _check_complete(config)
     wrong = [
         *(
             f"{name}={value!r} must be positive"
@@ -64,7 +66,7 @@ def check_config(config: ConfigDict) -> None:
     if best and tasks and best.partition("/")[0] not in tasks:
         wrong.append(
             f"eval.best_metric={best!r} must be TASK/SCORE, such as voc20/miou, with a task of "
-            f"eval.tasks={tasks!r}"
+            f"eval.tasks={tasks!r}, or '' for none"
         )
     every, total = config.eval.every, config.train.total_steps
     if not wrong and every > total:
@@ -93,12 +95,16 @@ def check_caption_cache(config: ConfigDict) -> None:
 
 def _values(config: ConfigDict, names: tuple[str, ...]) -> list[tuple[str, Any]]:
     flat = flatten(config.to_dict())
-    if lacking := [name for name in names if name not in flat]:
+    return [(name, flat[name]) for name in names]
+
+
+def _check_complete(config: ConfigDict) -> None:
+    flat = flatten(config.to_dict())
+    if lacking := [n for n in (*POSITIVE, *NOT_NEGATIVE, *SHARES, *NAMED) if n not in flat]:
         raise InputError(
             f"the config lacks {', '.join(lacking)}; begin with get_config() of configs/tcl.py, "
             "which has all fields, and change what differs"
         )
-    return [(name, flat[name]) for name in names]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -117,6 +117,7 @@ def test_shards_of_a_part_may_be_one_string(data, tmp_path):
         ("tar", r"data.mixture.one='tar' is no source; give its fields"),
         ({"source": "tar", "shard": ("a.tar",)}, "data.mixture.one has a field .*shard"),
         ({"source": "tfds", "tfds": {"nmae": "cc"}}, "data.mixture.one has a field .*nmae"),
+        ({"source": "tfds", "tfds": "cc"}, "data.mixture.one=.*must be fields"),
         ({"source": "tar", "weight": "1"}, "data.mixture.one.weight='1' must be a number"),
         ({"source": "tar", "weight": float("nan")}, "must be positive numbers"),
     ],

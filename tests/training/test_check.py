@@ -54,6 +54,13 @@ def test_best_checkpoints_of_a_run_that_is_not_judged() -> None:
 def test_a_config_of_ones_own_lacks_fields() -> None:
     with pytest.raises(InputError, match="the config lacks train.global_batch_size, .*tcl.py"):
         check_config(ConfigDict({"train": {"total_steps": 3}}))
+    for name in ("eval.tasks", "data.caption_cache"):
+        config = get_config()
+        part, field = name.split(".")
+        with config.unlocked():
+            del config[part][field]
+        with pytest.raises(InputError, match=f"the config lacks {name};"):
+            check_config(config)
 
 
 def test_a_run_has_room_for_an_evaluation() -> None:
