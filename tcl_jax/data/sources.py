@@ -155,6 +155,9 @@ def make_transform(data: ConfigDict, image_size: int) -> Transform:
     """
     steps: list[Transform] = []
     if data.source != "shapes":
+        for name in ("crop_scale", "crop_ratio"):
+            if len(data[name]) != 2:
+                raise InputError(f"data.{name}={data[name]!r} must be two numbers, (low, high)")
         with as_input_error("data.crop_scale or data.crop_ratio"):
             steps.append(
                 RandomResizedCrop(image_size, tuple(data.crop_scale), tuple(data.crop_ratio))

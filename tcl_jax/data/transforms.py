@@ -67,9 +67,6 @@ class RandomResizedCrop:
         """Checks the ranges."""
         if self.size < 1:
             raise ValueError(f"size={self.size}: must be at least 1 pixel.")
-        for name, values in (("scale", self.scale), ("ratio", self.ratio)):
-            if len(values) != 2:
-                raise ValueError(f"{name}={values}: must be two numbers, (low, high).")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale={self.scale}: must be (low, high) with 0 < low <= high <= 1.")
         if not 0 < self.ratio[0] <= self.ratio[1]:

@@ -330,6 +330,8 @@ def test_drawn_scenes_can_be_augmented_but_are_not_cropped():
     ("field", "value"),
     [
         ("crop_scale", (0.5, 2.0)),
+        ("crop_scale", (0.5,)),
+        ("crop_ratio", (0.5, 1.0, 2.0)),
         ("flip", 1.5),
         ("rand_augment.operations", -2),
         ("rand_augment.magnitude", 30.0),
