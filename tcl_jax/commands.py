@@ -74,6 +74,16 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[str]:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `add_weights_flags`, and --tokenizer_file for words."""
+    add_weights_flags(parser)
+    parser.add_argument(
+        "--tokenizer_file",
+        metavar="FILE",
+        help="a CLIP's tokenizer.json, where instant-clip-tokenizer cannot be installed",
+    )
+
+
+def add_weights_flags(parser: argparse.ArgumentParser) -> None:
     """--checkpoint, or --clip with or without --tcl."""
     parser.add_argument(
         "--checkpoint",
@@ -96,17 +106,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_tokenizer_flag(parser: argparse.ArgumentParser) -> None:
-    """--tokenizer_file, of commands that read words."""
-    parser.add_argument(
-        "--tokenizer_file",
-        metavar="FILE",
-        help="a CLIP's tokenizer.json, where instant-clip-tokenizer cannot be installed",
-    )
-
-
 def load_model_from(flags: argparse.Namespace) -> Model:
-    """The model that the flags of `add_model_flags` name.
+    """The model that the flags of `add_weights_flags` name.
 
     Raises:
         InputError: if they name none or two, or it cannot be read.

@@ -22,13 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.commands import (
-    add_model_flags,
-    add_process_flags,
-    add_tokenizer_flag,
-    command_parser,
-    share,
-)
+from tcl_jax.commands import add_model_flags, add_process_flags, command_parser, share
 from tcl_jax.errors import InputError, run_command
 
 if TYPE_CHECKING:
@@ -42,7 +36,6 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("evaluate", __doc__)
     add_model_flags(p)
-    add_tokenizer_flag(p)
     p.add_argument("--output", metavar="DIR", help="folder for the results")
     p.add_argument("--compare", nargs=2, metavar="DIR", help="two results, instead of a model")
     data = p.add_argument_group("data")

@@ -25,7 +25,6 @@ from pathlib import Path
 
 from tcl_jax.commands import (
     add_model_flags,
-    add_tokenizer_flag,
     command_parser,
     load_model_from,
     read_texts,
@@ -40,7 +39,6 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("export", __doc__)
     add_model_flags(p)
-    add_tokenizer_flag(p)
     p.add_argument("--output", metavar="DIR_OR_FILE.stablehlo")
     program = p.add_argument_group("of a program")
     program.add_argument(

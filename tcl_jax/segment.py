@@ -21,16 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.commands import (
-    add_model_flags,
-    add_tokenizer_flag,
-    command_parser,
-    load_model_from,
-    read_texts,
-    share,
-)
+from tcl_jax.commands import add_model_flags, command_parser, load_model_from, read_texts, share
 from tcl_jax.errors import InputError, RunError, run_command
-from tcl_jax.files import user_path
+from tcl_jax.files import user_path, why_unwritable
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
@@ -44,7 +37,6 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("segment", __doc__)
     add_model_flags(p)
-    add_tokenizer_flag(p)
     p.add_argument("--image", action="append", default=[], metavar="PATH_OR_GLOB_OR_DIR")
     p.add_argument("--text", action="append", default=[], help="a name; give it several times")
     p.add_argument("--texts_file", metavar="FILE", help="a text file with one name a line")
@@ -135,8 +127,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     texts = read_texts(flags.text, flags.texts_file)
     output = user_path(flags.output)
     images = find_images(flags.image, output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output={flags.output!r} is a file; choose a folder")
+    if why := why_unwritable(output):
+        raise InputError(f"--output={flags.output!r}: {why}; choose another folder")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tqdm import tqdm
 

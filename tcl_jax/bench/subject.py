@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tcl_jax.commands import add_model_flags, command_parser, load_model_from
+from tcl_jax.commands import add_weights_flags, command_parser, load_model_from
 from tcl_jax.config_flags import add_config_flag, read_config
 from tcl_jax.errors import InputError
 from tcl_jax.files import write_json
@@ -87,7 +87,7 @@ def bench_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
         action="store_true",
         help="read the config's model.weights; else weights are random, which takes as long",
     )
-    add_model_flags(p)
+    add_weights_flags(p)
     p.add_argument("--json", metavar="FILE", help="also write all figures as JSON")
     return p
 
@@ -137,16 +137,16 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
 
     import jax
 
+    from tcl_jax.training.check import check_config
+
+    if config is not None:
+        check_config(config)
     usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     config = _paper_config(flags.variant or "ViT-B/16", usual) if config is None else config
     with config.unlocked():
         config.model.dtype = flags.dtype or config.model.dtype
     if config.objective != "tcl":
         raise InputError(f"bench measures TCL; objective={config.objective!r} is another")
-    if config.train.accumulation_steps < 1:
-        raise InputError(
-            f"train.accumulation_steps={config.train.accumulation_steps!r} must be positive"
-        )
     return _of_weights(flags, config) if given else _of_config(config, flags.pretrained)
 
 

@@ -97,7 +97,7 @@ def locate_clip(name: str) -> Path:
     if name in BUILT_IN:
         return BUILT_IN[name]
     path = user_path(name)
-    if name and os.path.isfile(path):
+    if os.path.isfile(path):
         return path
     if name in CLIP_FILES:
         return _locate_named(name)
@@ -108,7 +108,7 @@ def locate_clip(name: str) -> Path:
     else:
         wrong = "are a folder, not a file" if os.path.isdir(path) else "do not exist"
     raise WeightError(
-        f"weights {str(path) if name else ''!r} {wrong}; give the path of a CLIP checkpoint (.pt, "
+        f"weights {name!r} {wrong}; give the path of a CLIP checkpoint (.pt, "
         f".safetensors or .npz), or one of the names {', '.join(CLIP_FILES)}, {', '.join(BUILT_IN)}"
     )
 

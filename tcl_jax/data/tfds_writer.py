@@ -108,17 +108,15 @@ def prepare(
         )
     source = TarSource(patterns, allow_missing=allow_missing, index_dir=index_dir)
     builder = make_builder(source, name=name, data_dir=data_dir)
-    if not builder.is_prepared():
+    if builder.is_prepared():
+        pairs = builder.info.splits["train"].num_examples
+        if (pairs, builder.info.metadata["pairs"]) != (len(source), source.fingerprint):
+            raise InputError(
+                f"{builder.data_dir} holds a data set of other shards, of {pairs} pairs, where "
+                f"these have {len(source)}; give another --name, or remove that folder first"
+            )
+        logging.info("%s is there already", builder.data_dir)
+    else:
         logging.info("writing %d pairs of %s", len(source), shorten(source.patterns))
         builder.download_and_prepare()
-    elif builder.info.metadata["pairs"] != source.fingerprint or builder.info.splits[
-        "train"
-    ].num_examples != len(source):
-        raise InputError(
-            f"{builder.data_dir} holds a data set of other shards, of "
-            f"{builder.info.splits['train'].num_examples} pairs, where these have {len(source)}; "
-            "give another --name, or remove that folder first"
-        )
-    else:
-        logging.info("%s is there already", builder.data_dir)
     return str(builder.data_dir)

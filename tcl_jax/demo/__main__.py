@@ -14,7 +14,7 @@ import argparse
 import threading
 from collections.abc import Sequence
 
-from tcl_jax.commands import add_model_flags, add_tokenizer_flag, command_parser, load_model_from
+from tcl_jax.commands import add_model_flags, command_parser, load_model_from
 from tcl_jax.errors import run_command
 
 
@@ -22,7 +22,6 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("demo", __doc__)
     add_model_flags(p)
-    add_tokenizer_flag(p)
     p.add_argument("--host", default="127.0.0.1", help="address to serve at (default %(default)s)")
     p.add_argument("--port", type=int, default=7860, metavar="N", help="default %(default)s")
     p.add_argument(

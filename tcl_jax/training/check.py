@@ -32,8 +32,9 @@ NOT_NEGATIVE = (
     "loss.text_tile",
     "model.tap_layer",
 )
-NAMED = ("data.caption_cache", "eval.best_metric", "eval.tasks", "eval.templates", "objective")
 SHARES = ("loss.area_prior", "eval.background", "eval.kp_weight", "data.flip")
+OTHERS = ("data.caption_cache", "eval.best_metric", "eval.tasks", "eval.templates", "objective")
+"""Fields that are looked at one by one."""
 
 
 def check_config(config: ConfigDict) -> None:
@@ -42,22 +43,19 @@ def check_config(config: ConfigDict) -> None:
     Raises:
         InputError: listing every field with an impossible value, or those that are missing.
     """
-    _check_complete(config)
+    flat = flatten(config.to_dict())
+    if lacking := [n for n in (*POSITIVE, *NOT_NEGATIVE, *SHARES, *OTHERS) if n not in flat]:
+        raise InputError(
+            f"the config lacks {', '.join(lacking)}; begin with get_config() of configs/tcl.py, "
+            "which has all fields, and change what differs"
+        )
     wrong = [
+        *(f"{name}={flat[name]!r} must be positive" for name in POSITIVE if not flat[name] > 0),
+        *(f"{name}={flat[name]!r} must not be negative" for name in NOT_NEGATIVE if flat[name] < 0),
         *(
-            f"{name}={value!r} must be positive"
-            for name, value in _values(config, POSITIVE)
-            if not value > 0
-        ),
-        *(
-            f"{name}={value!r} must not be negative"
-            for name, value in _values(config, NOT_NEGATIVE)
-            if value < 0
-        ),
-        *(
-            f"{name}={value!r} must be between 0 and 1"
-            for name, value in _values(config, SHARES)
-            if not 0 <= value <= 1
+            f"{name}={flat[name]!r} must be between 0 and 1"
+            for name in SHARES
+            if not 0 <= flat[name] <= 1
         ),
     ]
     if not wrong and config.eval.templates not in TEMPLATES:
@@ -90,20 +88,6 @@ def check_caption_cache(config: ConfigDict) -> None:
         raise InputError(
             "objective='clip' trains the text tower, so no embedding of a caption stays as it is; "
             "data.caption_cache is for objective='tcl'"
-        )
-
-
-def _values(config: ConfigDict, names: tuple[str, ...]) -> list[tuple[str, Any]]:
-    flat = flatten(config.to_dict())
-    return [(name, flat[name]) for name in names]
-
-
-def _check_complete(config: ConfigDict) -> None:
-    flat = flatten(config.to_dict())
-    if lacking := [n for n in (*POSITIVE, *NOT_NEGATIVE, *SHARES, *NAMED) if n not in flat]:
-        raise InputError(
-            f"the config lacks {', '.join(lacking)}; begin with get_config() of configs/tcl.py, "
-            "which has all fields, and change what differs"
         )
 
 
