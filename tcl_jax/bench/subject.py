@@ -135,13 +135,12 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
     if flags.pretrained and (config is None or given):
         raise InputError("--pretrained reads the weights of a --config; give that and no others")
 
-    import jax
-
+    from tcl_jax.parallel.mesh import find_devices
     from tcl_jax.training.check import check_config
 
     if config is not None:
         check_config(config)
-    usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    usual = "float32" if find_devices()[0].platform == "cpu" else "bfloat16"
     config = _paper_config(flags.variant or "ViT-B/16", usual) if config is None else config
     with config.unlocked():
         config.model.dtype = flags.dtype or config.model.dtype

@@ -18,6 +18,7 @@ from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_se
 from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.models.dense import DENSE
 from tcl_jax.models.tcl import TCL
+from tcl_jax.parallel.mesh import find_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,9 @@ def model_from_torch(
 
     Raises:
         InputError: if a file cannot be used; it is named.
+        RunError: if JAX has no device.
     """
+    find_devices()
     pretrained = load_clip(clip, activation=activation, dtype=None)
     params: dict[str, Any] = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
@@ -118,7 +121,9 @@ def load_model(path: Source) -> Model:
 
     Raises:
         InputError: if it is none of these, is damaged, or a run's CLIP is missing.
+        RunError: if JAX has no device.
     """
+    find_devices()
     name = os.fspath(path)
     with as_input_error(f"checkpoint {name!r}"):
         if is_model(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError
 
 DATA_AXIS = "data"
 """Mesh axis over which batches are split."""
@@ -20,9 +21,32 @@ SMALLEST_SHARDED = 2**14
 """Entries of the smallest parameter worth splitting: less than 64 KiB of float32 is not."""
 
 
+def find_devices() -> list[jax.Device]:
+    """Every device of every process. The first call starts JAX's backend.
+
+    Commands call it before they read anything, so that what JAX says of a missing or busy
+    accelerator is not taken for the fault of a file.
+
+    Raises:
+        RunError: JAX finds no device that it can use.
+    """
+    try:
+        return list(jax.devices())
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        # Where a platform that was asked for is not there, JAX ends with an assertion of no words.
+        reason = str(error).strip() or "there is none of the platform that was asked for"
+        raise RunError(
+            f"JAX finds no device that it can use (JAX_PLATFORMS={asked!r}): "
+            f"{reason.splitlines()[0]}. Install JAX for this accelerator (`pip install "
+            "'tcl_jax[cuda]'` or `[tpu]`), end the process that holds it, or set "
+            "JAX_PLATFORMS=cpu to compute without one"
+        ) from error
+
+
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A one-dimensional mesh over the given devices, by default every device of every process."""
-    devices = jax.devices() if devices is None else devices
+    devices = find_devices() if devices is None else devices
     return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -36,7 +60,7 @@ def local_mesh(devices: list[jax.Device] | None = None) -> Mesh:
         Over all devices of that process, but for v5e slices of more than 16 chips over one: their
         compiler takes programs for a single chip or for the whole slice and for nothing between.
     """
-    everywhere = jax.devices() if devices is None else devices
+    everywhere = find_devices() if devices is None else devices
     process = (jax.local_devices() if devices is None else devices)[0].process_index
     mine = [device for device in everywhere if device.process_index == process]
     limited = _LIMITED_ROUTING.fullmatch(mine[0].device_kind) and len(everywhere) > 16

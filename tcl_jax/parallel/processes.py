@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel.clusters import Cluster, find_cluster
+from tcl_jax.parallel.mesh import find_devices
 
 Result = TypeVar("Result")
 
@@ -19,7 +20,7 @@ Result = TypeVar("Result")
 def start_processes(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Joins the other processes of the run; call it before anything else touches a device.
+    """Joins the other processes of the run and finds its devices; call it before anything else.
 
     With no argument they are found by what started them: a TPU pod, SLURM, GKE or Open MPI (see
     `clusters.find_cluster`), or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
@@ -32,8 +33,13 @@ def start_processes(
 
     Raises:
         InputError: if only some of the three are given, or they contradict each other.
-        RunError: if the others could not be joined.
+        RunError: if the others could not be joined, or JAX has no device.
     """
+    _join(coordinator, num_processes, process_id)
+    find_devices()
+
+
+def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     if num_processes == 1 and process_id in (None, 0):
         return
     if coordinator is None and num_processes is None and process_id is None:

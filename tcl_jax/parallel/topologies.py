@@ -53,11 +53,12 @@ def topology_devices(name: str) -> list[jax.Device]:
     Raises:
         InputError: if there is no such topology, or libtpu is not installed.
     """
-    import jax
     from jax.experimental import topologies
 
+    from tcl_jax.parallel.mesh import find_devices
+
     if name == LOCAL:
-        return list(jax.devices())
+        return find_devices()
     kind = name.split(":")[0]
     if ":" not in name or not kind:
         raise InputError(f"topology {name!r} is not known; {_advice()}")
