@@ -67,10 +67,10 @@ def check_config(config: ConfigDict) -> None:
             f"eval.tasks={tasks!r}, or '' for none"
         )
     every, total = config.eval.every, config.train.total_steps
-    if not wrong and every > total:
+    if not wrong and tasks and every > total:
         wrong.append(
             f"eval.every={every} is more than train.total_steps={total}, and a run ends with an "
-            f"evaluation; choose at most {total}"
+            f"evaluation; choose at most {total}, or eval.tasks=() for a run without"
         )
     if wrong:
         raise InputError(f"the config has impossible values: {'; '.join(wrong)}")

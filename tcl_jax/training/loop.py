@@ -73,14 +73,13 @@ class NonFiniteError(RunError):
     """The loss or its gradient was not finite; names the step and the terms."""
 
 
-def number_of_updates(total_steps: int, eval_every: int) -> int:
-    """Updates of a run: up to the last evaluation, counting from 0, and that step itself.
+def number_of_updates(config: ConfigDict) -> int:
+    """Updates of a run: up to its last evaluation, counting from 0, and that step itself.
 
-    Args:
-        total_steps: of the schedule; cut to a multiple of `eval_every`.
-        eval_every: steps from one evaluation to the next, at most `total_steps`.
+    A run without `eval.tasks` goes to the end of its schedule.
     """
-    return total_steps // eval_every * eval_every + 1
+    total, every = config.train.total_steps, config.eval.every
+    return (total // every * every if config.eval.tasks else total) + 1
 
 
 def train(
@@ -139,7 +138,7 @@ def train(
     bad_samples.rewind(batches.next_batch)
     if first == 0 and is_writer:
         write_json(root / "config.json", settings)
-    last = number_of_updates(t.total_steps, config.eval.every)
+    last = number_of_updates(config)
     if last <= t.total_steps:
         logging.info("%d updates: the run ends with its last evaluation before total_steps", last)
 

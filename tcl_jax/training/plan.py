@@ -247,7 +247,7 @@ def make_plan(
 def samples_of_phases(config: ConfigDict) -> dict[str, float]:
     """Pairs of each phase of a run, by its name; a phase that it does not have is not there."""
     t = config.train
-    updates = number_of_updates(t.total_steps, config.eval.every)
+    updates = number_of_updates(config)
     first = min(t.backbone_from_step, updates)
     counts = dict(zip(PHASE_NAMES, (first, updates - first), strict=True))
     return {name: float(count * t.global_batch_size) for name, count in counts.items() if count}

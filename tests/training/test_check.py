@@ -70,6 +70,8 @@ def test_a_run_has_room_for_an_evaluation() -> None:
         check_config(config)
     config.eval.every = 200
     check_config(config)
+    config.eval.every, config.eval.tasks = 2500, ()
+    check_config(config)
 
 
 def test_captions_are_embedded_once_for_a_frozen_text_tower_alone() -> None:
@@ -135,5 +137,9 @@ def test_batches_and_processes() -> None:
 
 
 def test_the_last_evaluation_is_reached() -> None:
-    assert number_of_updates(50_000, 2500) == 50_001
-    assert number_of_updates(10, 4) == 9
+    config = get_config()
+    assert number_of_updates(config) == 50_001
+    config.train.total_steps, config.eval.every = 10, 4
+    assert number_of_updates(config) == 9
+    config.eval.tasks = ()
+    assert number_of_updates(config) == 11
