@@ -124,7 +124,7 @@ def test_all_benchmarks_that_are_there(tmp_path: Path, capsys: pytest.CaptureFix
         (["--output=o", "--benchmarks=voc,voc", CLIP], "voc is given more than once"),
         (["--output=o", "--benchmark=no.toml"], "no.toml"),
         (["--output=o", "--images=x", CLIP], "--labels, --classes is missing"),
-        (["--output=o", "--background", CLIP], "--background and --reduce_zero_label belong"),
+        (["--output=o", "--background", CLIP], "--background: these flags go with --images"),
         (["--output=o", "--path=voc=x"], "'voc=x' must be NAME.WHAT=PATH"),
         (["--output=o", "--path=voc.masks=x"], "WHAT one of images, labels, list"),
         (["--output=o", "--batch_size=0"], "--batch_size=0"),
