@@ -64,7 +64,7 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
     """
     from tcl_jax.data.name_file import describe_synonyms, read_names
 
-    names = [(text,) for text in texts]
+    names: list[tuple[str, ...]] = [(text,) for text in texts]
     if file is not None:
         listed = read_names(file, f"--texts_file={file!r}").classes
         if several := describe_synonyms(listed):

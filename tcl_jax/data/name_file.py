@@ -173,7 +173,8 @@ class _Reader:
 
     def _by_value(self, numbered: _Numbered) -> NameFile:
         classes: dict[int, tuple[str, ...]] = {}
-        ignored, background, seen = set(), False, {}
+        seen: dict[int, int] = {}
+        ignored, background = set(), False
         for number, (value, synonyms) in numbered.items():
             if value in seen:
                 self._refuse(number, f"has the label value of line {seen[value]}")

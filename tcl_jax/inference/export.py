@@ -185,7 +185,7 @@ def _bind(
 
     def masks(
         images: UInt8[Array, "b H W 3"], text_embeddings: Float[Any, "n d"]
-    ) -> Float[Array, "b H W n"]:
+    ) -> Float[Array, "b H W classes"]:
         return make_masks(
             model, weights, normalize(images), jnp.asarray(text_embeddings), options, synonyms
         )

@@ -46,8 +46,8 @@ def make_masks(
     text_embeddings: Float[Array, "n d"],
     options: MaskOptions = MaskOptions(),
     synonyms: Synonyms | None = None,
-) -> Float[Array, "b H W n"]:
-    """Soft masks of every text at the images' own size, float32 in [0, 1].
+) -> Float[Array, "b H W classes"]:
+    """Soft masks of every class at the images' own size, float32 in [0, 1].
 
     Args:
         model, params: TCL and all its parameters, `clip` included; or CLIP alone and its own.

@@ -381,7 +381,7 @@ def check_things(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
         InputError: as `check_texts`.
     """
     if isinstance(texts, str) or not len(texts):
-        check_texts(texts)
+        check_texts(texts if isinstance(texts, str) else [])  # which refuses it
     return [check_texts([text] if isinstance(text, str) else text) for text in texts]
 
 
