@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tcl_jax.errors import InputError
-from tcl_jax.files import user_path
 
 if TYPE_CHECKING:
     from tcl_jax.inference.model import Model
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 """Keys of `models.layers.ACTIVATIONS`, which would bring JAX with it."""
+
+
+TEXTS_FILE = "a name a line, with synonyms after commas (tcl_jax/data/name_file.py has the format)"
+"""Help of --texts_file."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -53,19 +56,20 @@ def share(text: str) -> float:
     return value
 
 
-def read_texts(texts: Sequence[str], file: str | None) -> list[str]:
-    """The names of --text and --texts_file, in order.
+def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
+    """The names of --text, as they are, and of --texts_file with their synonyms, in order.
 
     Raises:
         InputError: if there is none or the file cannot be read.
     """
-    names = list(texts)
+    from tcl_jax.data.name_file import describe_synonyms, read_names
+
+    names: list[tuple[str, ...]] = [(text,) for text in texts]
     if file is not None:
-        try:
-            lines = user_path(file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise InputError(f"--texts_file={file!r} cannot be read: {error}") from error
-        names += [line.strip() for line in lines if line.strip()]
+        listed = read_names(file, f"--texts_file={file!r}").classes
+        if several := describe_synonyms(listed):
+            print(f"synonyms in {file}: {several} (a name with commas goes in double quotes)")
+        names += listed
     if not names:
         raise InputError(
             "no words to look for; give --text='a cat' (several times) or --texts_file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import hashlib
@@ -12,10 +13,42 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as people write it: ~ is the home directory; ~nobody, who has none, stays as it is."""
     return Path(os.path.expanduser(path))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text file in UTF-8, or in UTF-16 or UTF-32 with the mark that Windows begins them with.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is something else; the message says which line, and what to do.
+    """
+    data = user_path(path).read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data:
+        raise ValueError("it has zero bytes, as UTF-16 without a mark has; save it as UTF-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding.startswith("utf-8"):
+            number = data.count(b"\n", 0, error.start)
+            line = data.split(b"\n")[number].decode("latin-1").strip()
+            raise ValueError(
+                f"line {number + 1} is not UTF-8 text, but would be {line[:60]!r} in Latin-1, as "
+                "older Windows programs write it; save the file as UTF-8"
+            ) from error
+        raise ValueError(f"it is not the {encoding} text it begins as: {error.reason}") from error
 
 
 @contextlib.contextmanager

@@ -21,7 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.commands import add_model_flags, command_parser, load_model_from, read_texts, share
+from tcl_jax.commands import (
+    TEXTS_FILE,
+    add_model_flags,
+    command_parser,
+    load_model_from,
+    read_texts,
+    share,
+)
 from tcl_jax.errors import InputError, RunError, run_command
 from tcl_jax.files import user_path, why_unwritable
 
@@ -39,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_flags(p)
     p.add_argument("--image", action="append", default=[], metavar="PATH_OR_GLOB_OR_DIR")
     p.add_argument("--text", action="append", default=[], help="a name; give it several times")
-    p.add_argument("--texts_file", metavar="FILE", help="a text file with one name a line")
+    p.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
     p.add_argument("--output", metavar="DIR", help="folder for the results")
     p.add_argument(
         "--background",
@@ -145,9 +152,11 @@ def run(argv: Sequence[str] | None = None) -> None:
         "pamr": flags.pamr,
         "kp_weight": flags.kp_weight,
     }
-    segmenter.embed_texts(texts, flags.templates)
+    segmenter.embed_texts([word for synonyms in texts for word in synonyms], flags.templates)
+    several = {"synonyms": [[*synonyms] for synonyms in texts if len(synonyms) > 1] or None}
     made = {
-        "options": {k: v for k, v in options.items() if v is not None},
+        "texts": [synonyms[0] for synonyms in texts],
+        "options": {k: v for k, v in (options | several).items() if v is not None},
         "masks": flags.masks,
         "model": segmenter.fingerprint,
     }
@@ -155,7 +164,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     skipped = 0
     with tqdm(total=len(images), unit="image", disable=len(images) == 1) as bar:
         for path, name in zip(images, name_results(images), strict=True):
-            record = {"texts": texts, **made, "source": _describe(path)}
+            record = {**made, "source": _describe(path)}
             if flags.resume and _is_done(output / f"{name}.json", record):
                 skipped += 1
             else:

@@ -72,17 +72,17 @@ def test_folder_with_a_broken_image(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_flags_reach_the_result(tmp_path: Path) -> None:
     image = scenes(tmp_path / "in", 1) / "scene0.png"
-    (tmp_path / "words").write_text("\ufeffplain red\n\n  plain blue \n", encoding="utf-8")
+    (tmp_path / "words").write_text("# mine\nplain red\n\n  plain blue, blue \n", encoding="utf-16")
     segment.run(
         [CLIP, f"--image={image}", f"--texts_file={tmp_path / 'words'}", "--no-background",
-         "--templates=simple", "--mode=whole", "--short_side=128", "--masks=none",
+         "--templates=simple", "--mode=whole", "--short_side=128", "--masks=none", "--text=a, b",
          f"--output={tmp_path / 'out'}"]
     )  # fmt: skip
     record = json.loads((tmp_path / "out/scene0.json").read_text())
-    assert record["texts"] == ["plain red", "plain blue"]
+    assert record["texts"] == ["a, b", "plain red", "plain blue"]  # a flag's text is one name
     assert record["threshold"] is None
     options = {"background": False, "mode": "whole", "short_side": 128, "templates": "simple"}
-    assert record["options"] == options
+    assert record["options"] == {**options, "synonyms": [["plain blue", "blue"]]}
     assert not (tmp_path / "out/scene0_masks.npz").exists()
 
 

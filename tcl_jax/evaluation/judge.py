@@ -92,7 +92,7 @@ class Judge:
         background = self.protocol.background_of(benchmark)
 
         def load(example: Example) -> ImageTask[Example]:
-            image = read_pixels(example.image)
+            image = read_pixels(example.image, benchmark.exif)
             size = image.shape[0], image.shape[1]
             mosaic = self.protocol.mosaic(benchmark, size, self._patch_size)
             return ImageTask(example, mosaic, resize_pixels(image, mosaic.size))
@@ -185,7 +185,7 @@ def _show(
     )
     predicted = dict(found)
     for rank, key in ranks.items():
-        image = read_pixels(by_key[key].image)
+        image = read_pixels(by_key[key].image, listing.benchmark.exif)
         label = read_classes(by_key[key], listing.benchmark)
         yield ShownImage(key, rank, scores[key], image, label, predicted[key])
 
@@ -193,14 +193,19 @@ def _show(
 # ------------------------------------------------------------------------------------------- files
 
 
-def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_pixels(path: Path, exif: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """An image as RGB, decoded by OpenCV and turned upright, as published scores are.
+
+    Args:
+        path: of the image.
+        exif: "ignore" leaves it as it is stored.
 
     Raises:
         RunError: if it cannot be read.
     """
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if exif == "ignore" else 0)
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
     except (OSError, cv2.error) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if image is None:

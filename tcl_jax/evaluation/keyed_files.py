@@ -63,6 +63,24 @@ class KeyedFiles:
         found = self._match(path)
         return found[1] if found else None
 
+    def named(self, text: str) -> str:
+        """The key that a line of a list means: the line itself, or a path of the key's file.
+
+        A path may be of another machine, or have another usual extension.
+        """
+        parts = text.replace("\\", "/").split("/")
+        ending = rf"\.({'|'.join(EXTENSIONS)})"
+        for i in range(len(parts)) if text not in self.by_key else ():
+            rest = "/".join(parts[i:])
+            for key in (
+                rest,
+                re.sub(rf"(?i){ending}$", "", rest),
+                self.key(f"{self.folder}/{rest}"),
+            ):
+                if key in self.by_key:
+                    return key
+        return text
+
     def expected(self, key: str) -> Path:
         """Where the file of a key should be."""
         return Path(self.pattern.replace("{key}", key))

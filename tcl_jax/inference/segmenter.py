@@ -14,12 +14,13 @@ from jaxtyping import Float, Float32, UInt8
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.convert.load import Source
 from tcl_jax.data.images import ImageLike, as_rgb
+from tcl_jax.data.name_file import number_synonyms
 from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.files import short_hash
 from tcl_jax.inference.batched import default_batch_size
-from tcl_jax.inference.masks import MaskOptions, make_masks
+from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
@@ -96,7 +97,7 @@ class Segmenter:
         clip = CLIP(model.config, dtype=chosen)
         self._embed = TextEmbedder(clip, self._tokenizer)
         masks = functools.partial(make_masks, model.module(chosen))
-        self._compiled_masks = jax.jit(masks, static_argnames="options")
+        self._compiled_masks = jax.jit(masks, static_argnames=("options", "synonyms"))
 
     @classmethod
     def from_checkpoint(cls, path: Source, **options: Any) -> Segmenter:
@@ -243,7 +244,7 @@ class Segmenter:
     def segment(
         self,
         image: ImageLike,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[str]],
         *,
         background: bool = True,
         threshold: float | None = None,
@@ -258,7 +259,8 @@ class Segmenter:
         Args:
             image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path; any size up to 100
                 megapixels.
-            texts: names of things.
+            texts: names of things; a list in place of one holds synonyms of a thing, the first of
+                which is its name, and any of which shows it.
             background: whether pixels may be none of them.
             threshold: score of the background, in [0, 1]; None: the model's own (for TCL 0.4 with
                 PAMR and 0.5 without).
@@ -275,9 +277,10 @@ class Segmenter:
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
-        names = check_texts(texts)
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
+        things = check_things(texts)
+        names, words = [thing[0] for thing in things], [word for thing in things for word in thing]
+        if len(set(words)) < len(words):
+            twice = sorted({word for word in words if words.count(word) > 1})
             raise InputError(f"texts {', '.join(map(repr, twice))} are given more than once")
         if background and BACKGROUND_NAME in names:
             raise InputError(
@@ -285,9 +288,10 @@ class Segmenter:
                 "leave it out, or leave out the background (background=False, --no-background)"
             )
         options = self._options(pamr, kp_weight)
-        embeddings = self.embed_texts(names, templates)
+        embeddings = self.embed_texts(words, templates)
+        synonyms = number_synonyms(things) if len(words) > len(names) else None
         rgb = as_rgb(image)
-        scores = self._scores(rgb, embeddings, options, mode, short_side)
+        scores = self._scores(rgb, embeddings, options, mode, short_side, synonyms)
         candidates = (threshold, self.settings.threshold, THRESHOLDS[options.pamr])
         chosen = next(value for value in candidates if value is not None)
         return Segmentation(
@@ -312,6 +316,7 @@ class Segmenter:
         options: MaskOptions,
         mode: str,
         short_side: int | None,
+        synonyms: Synonyms | None = None,
     ) -> Float32[np.ndarray, "h w n"]:
         """Masks at the working resolution."""
         if mode not in MODES:
@@ -325,13 +330,20 @@ class Segmenter:
         pixels = normalize_pixels(resize_pixels(image, size))
         whole = [Window(0, 0, *size)]
         windows = whole if mode == "whole" else sliding_windows(*size, side, stride)
-        merged = MergedScores(*size, len(np.asarray(texts)))
+        merged = MergedScores(*size, len(synonyms or np.asarray(texts)))
         parts = [pixels[window.slices] for window in windows]
-        for window, scores in zip(windows, self._run(parts, texts, options), strict=True):
+        found = self._run(parts, texts, options, synonyms)
+        for window, scores in zip(windows, found, strict=True):
             merged.add(window, scores)
         return merged.mean()
 
-    def _run(self, images: list[np.ndarray], texts: Any, options: MaskOptions) -> Any:
+    def _run(
+        self,
+        images: list[np.ndarray],
+        texts: Any,
+        options: MaskOptions,
+        synonyms: Synonyms | None = None,
+    ) -> Any:
         """Yields the masks of normalised images of one shape, batch by batch."""
         texts = np.asarray(texts, np.float32)
         if texts.ndim != 2 or texts.shape[1] != self.config.embed_dim or not len(texts):
@@ -341,8 +353,8 @@ class Segmenter:
             )
         if not np.isfinite(texts).all():
             raise InputError("text_embeddings hold values that are not finite")
-        count = len(texts)
-        texts = np.pad(texts, ((0, padded_count(count) - count), (0, 0)))
+        count = len(synonyms or texts)
+        texts = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
         patch = self.config.patch_size
         height, width = images[0].shape[:2]
         (rows, top), (columns, left) = center_offset(height, patch), center_offset(width, patch)
@@ -354,8 +366,23 @@ class Segmenter:
             batch = np.zeros((padded, rows, columns, 3), np.float32)
             for i, image in enumerate(part):
                 batch[i, top : top + height, left : left + width] = image
-            masks = np.asarray(self._compiled_masks(self._weights, batch, texts, options=options))
+            masks = np.asarray(
+                self._compiled_masks(
+                    self._weights, batch, texts, options=options, synonyms=synonyms
+                )
+            )
             yield from masks[: len(part), top : top + height, left : left + width, :count]
+
+
+def check_things(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
+    """The synonyms of every text, the first of which is its name.
+
+    Raises:
+        InputError: as `check_texts`.
+    """
+    if isinstance(texts, str) or not len(texts):
+        check_texts(texts if isinstance(texts, str) else [])  # which refuses it
+    return [check_texts([text] if isinstance(text, str) else text) for text in texts]
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
