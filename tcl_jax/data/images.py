@@ -22,10 +22,14 @@ from tcl_jax.files import user_path
 
 MAX_PIXELS = 100_000_000
 """Largest image that is read, in pixels; beyond it a file is more likely forged than a photo."""
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""What `decode` reads, by Pillow's names; of training data nothing else is expected."""
-FILE_FORMATS = (*FORMATS, "BMP", "GIF", "TIFF", "PPM")
-"""What `read_image` reads."""
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
+"""What is read, by Pillow's names."""
+FILE_FORMATS = FORMATS
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".avif",
+    ".heic", ".heif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+))  # fmt: skip
+"""How names of images end, in lower case."""
 
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
 

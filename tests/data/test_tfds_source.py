@@ -126,7 +126,7 @@ def test_tar_shards_become_array_records(shards, tmp_path):
     assert len(source) == len(tars) == 15
     for ours, theirs in zip(source, tars, strict=True):
         assert ours["image"] == theirs["image"]  # not encoded anew
-        assert (ours["text"], ours["key"]) == ([theirs["text"]], theirs["key"])
+        assert (ours["text"], ours["key"]) == (theirs["text"], theirs["key"])
     copy = pickle.loads(pickle.dumps(source))
     assert copy[7] == source[7] and copy.fingerprint == source.fingerprint
     # Any program reads it.
@@ -173,7 +173,11 @@ def test_command_needs_no_tensorflow(shards, tmp_path):
 def test_what_cannot_be_read_is_named(captions):
     for name, split, message in (
         ("many_captions", "test", "'many_captions', split 'test'.*Unknown split"),
-        ("never_prepared", "train", "'never_prepared'.*not found.*Prepare it first, as ArrayRec"),
+        (
+            "never_prepared",
+            "train",
+            "'never_prepared'.*Could not find.*Prepare it first, as ArrayRec",
+        ),
         ("mnist", "train", "'mnist'.*Prepare it first"),
     ):
         with pytest.raises(InputError, match=message):
