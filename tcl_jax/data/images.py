@@ -22,14 +22,16 @@ from tcl_jax.files import user_path
 
 MAX_PIXELS = 100_000_000
 """Largest image that is read, in pixels; beyond it a file is more likely forged than a photo."""
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
-"""What is read, by Pillow's names."""
-FILE_FORMATS = FORMATS
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What `decode` reads, by Pillow's names; of training data nothing else is expected."""
+FILE_FORMATS = (*FORMATS, "BMP", "GIF", "TIFF", "PPM")
+"""What `read_image` reads."""
 IMAGE_SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".avif",
-    ".heic", ".heif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif",
+    ".bmp", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c",
+    ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".psd",
 ))  # fmt: skip
-"""How names of images end, in lower case."""
+"""Endings, in lower case, of names that folders and shards give to images."""
 
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
 

@@ -217,9 +217,9 @@ class TarSource:
             with open_shard(shard) as read:
                 for i in range(index.pairs):
                     pair = table[i]
-                    texts = _parts([pair.text, pair.json], functools.partial(_each, read))
+                    text, json = _parts([pair.text, pair.json], functools.partial(_each, read))
                     try:
-                        found.append(read_captions(*texts, self._caption_field))
+                        found.append(read_captions(text, json, self._caption_field))
                     except BadSampleError:
                         found.append([])
         except InputError:
@@ -265,7 +265,7 @@ def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:
         for why, (count, name) in index.left_out.items():
             counts[why] += count
             first.setdefault(why, f"{name} in {shard.address}")
-    return [f"{count:,} {why} (the first: {first[why]})" for why, count in counts.items()]
+    return [f"{why}: {count:,} (the first: {first[why]})" for why, count in counts.items()]
 
 
 def _read(shard: Shard, places: Sequence[Place]) -> list[bytes | None]:

@@ -80,6 +80,15 @@ def test_changed_shard_is_indexed_again(folder: Path, made: list[str]) -> None:
     assert sorted(made) == ["02.tar", "04.tar"]
 
 
+def test_index_of_another_rule_is_made_again(
+    folder: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_all(folder)
+    monkeypatch.setattr(tar_index, "RULE", tar_index.RULE ^ 1)  # as with another list of suffixes
+    open_all(folder)
+    assert len(made) == 12
+
+
 def test_damaged_index_is_made_again(folder: Path, made: list[str]) -> None:
     expected = keys(open_all(folder))
     path = folder / "03.tar.index"

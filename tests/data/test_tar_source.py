@@ -201,7 +201,7 @@ def test_equal_keys(tmp_path, caplog):
         source = TarSource(paths)
     found = [(pair["key"], pair["image"], pair["text"]) for pair in source]
     assert found == [("k", b"first", ["one"]), ("a/k", b"other", ["folder"])] * 2
-    told = f"6 members whose key had come before (the first: k.jpg in {tmp_path}/0.tar)"
+    told = f"members whose key had come before: 6 (the first: k.jpg in {tmp_path}/0.tar)"
     assert source.left_out == told and told in caplog.text
 
 
@@ -214,8 +214,8 @@ def test_dots_in_names(tmp_path):
     source = TarSource([write_shard(tmp_path / "a.tar", members)])
     assert [pair["key"] for pair in source] == ["v1.2", "v1.3", "photo 2.0 (clean)", "./000/7", "7"]
     assert source[0]["text"] == ["é v1.2"]
-    for told in ("1 members of other kinds (the first: 7.cls in", "2 images without caption (the "
-                 "first: 7.seg.png", "2 captions without image (the first: 7.cls.txt"):  # fmt: skip
+    for told in ("of other kinds: 1 (the first: 7.cls in", "images without caption: 2 (the first: "
+                 "7.seg.png", "captions without image: 2 (the first: 7.cls.txt"):  # fmt: skip
         assert told in source.left_out
 
 
