@@ -50,6 +50,7 @@ setup(
         # Reads a CLIP's tokenizer.json, for where instant-clip-tokenizer has no wheel.
         "tokenizers": ["tokenizers>=0.20,<1"],
         "test": [
+            "aiohttp>=3.9,<4",  # with which fsspec reads from web servers
             "beartype>=0.20,<1",
             "gradio>=6.31,<7",
             "ipykernel>=6.29,<8",

@@ -34,9 +34,10 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "tar"  # a key of data.sources.SOURCES: tar, tfds, mixture, shapes
-    config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")  # paths or gs://... ; {000..331}
+    config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")  # files, folders, gs://, {0..331}
     config.data.allow_missing_shards = True  # train on what is there; the log says what is not
     config.data.index_dir = ""  # folder of the shards' index files; "": beside the shards
+    config.data.caption_field = ""  # of KEY.json; "": KEY.txt, then caption, captions, text, ...
     config.data.caption_cache = False  # read what tcl_jax.data.embed_captions computed once
     config.data.tfds = ConfigDict()  # what source="tfds" reads
     config.data.tfds.name = "coco_captions"

@@ -26,6 +26,12 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 """What `decode` reads, by Pillow's names; of training data nothing else is expected."""
 FILE_FORMATS = (*FORMATS, "BMP", "GIF", "TIFF", "PPM")
 """What `read_image` reads."""
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif",
+    ".bmp", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c",
+    ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".psd",
+))  # fmt: skip
+"""Endings, in lower case, of names that folders and shards give to images."""
 
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
 

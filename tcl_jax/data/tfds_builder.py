@@ -30,6 +30,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--name", required=True, help="of the data set, as cc3m")
     p.add_argument("--data_dir", required=True, metavar="DIR")
     p.add_argument("--index_dir", metavar="DIR", help="where index files of the shards go")
+    p.add_argument(
+        "--caption_field", default="", help="of KEY.json; default: as data.caption_field"
+    )
     p.add_argument("--allow_missing", action="store_true", help="go on without missing shards")
     flags = p.parse_args(argv)
     folder = prepare(
@@ -38,6 +41,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         data_dir=flags.data_dir,
         allow_missing=flags.allow_missing,
         index_dir=flags.index_dir,
+        caption_field=flags.caption_field,
     )
     print(
         f"{folder} is read with --config.data.source=tfds "
