@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +69,39 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+# What macOS, Synology and Windows put beside files.
+_BY_SYSTEMS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin")
+
+
+def files_below(
+    folder: str | os.PathLike[str], onerror: Callable[[OSError], object] | None = None
+) -> Iterator[str]:
+    """Paths of all files below a folder, in order, also through links to folders, each folder once.
+
+    Hidden files and folders are passed over, and what systems put beside files by themselves.
+
+    Args:
+        folder: nothing is found where it is none.
+        onerror: is told of a folder that cannot be read; None: that is raised.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    if not os.path.isdir(folder):
+        return
+    seen = set()
+    for parent, folders, files in os.walk(folder, onerror=onerror or fail, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(_counts, folders))
+        yield from (os.path.join(parent, file) for file in sorted(filter(_counts, files)))
+
+
+def _counts(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _BY_SYSTEMS

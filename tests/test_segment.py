@@ -103,10 +103,10 @@ def test_find_images(tmp_path: Path) -> None:
     folder = scenes(tmp_path / "in", 2)
     (folder / "deep").mkdir()
     (folder / "deep/UPPER.JPG").write_bytes(b"")
-    found = segment.find_images([str(folder)], tmp_path / "out")
+    found, _ = segment.find_images([str(folder)], tmp_path / "out")
     assert [path.name for path in found] == ["UPPER.JPG", "scene0.png", "scene1.png"]
     assert (
-        segment.find_images([f"{folder}/*.png", str(folder / "scene1.png")], tmp_path / "out")
+        segment.find_images([f"{folder}/*.png", str(folder / "scene1.png")], tmp_path / "out")[0]
         == found[1:]
     )
     (tmp_path / "empty").mkdir()

@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from tcl_jax.data.images import FILE_FORMATS, MAX_PIXELS, exif_turn, read_image
+from tcl_jax.data.exif import exif_turn
+from tcl_jax.data.images import MAX_PIXELS, read_image
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -21,7 +22,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ImageDecodeError: if it cannot be read, is damaged or cut short.
     """
     try:
-        with path.open("rb") as file, Image.open(file, formats=FILE_FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=[*_LOOKS_WHOLE]) as image:
             width, height = image.size
             looks_whole = _LOOKS_WHOLE.get(image.format or "")
             if looks_whole and width * height <= MAX_PIXELS:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 from tqdm import tqdm
 
+from tcl_jax.data.images import ImageDecodeError, read_image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import Example, Listing
@@ -196,16 +197,16 @@ def _show(
 def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """An image as RGB, decoded by OpenCV and turned upright, as published scores are.
 
+    What OpenCV does not know, such as HEIC, is read by `data.images.read_image`.
+
     Raises:
         RunError: if it cannot be read.
     """
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    if image is None:
-        raise RunError(f"{path} cannot be decoded by OpenCV; what was scored so far is kept")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return read_image(path) if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    except (OSError, cv2.error, ImageDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}; what was scored so far is kept") from error
 
 
 def read_classes(example: Example, benchmark: Benchmark) -> Int32[np.ndarray, "h w"]:
