@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image
 
+from tcl_jax.data.words import BACKGROUND_NAME
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.upsampling import upsample, upsampled_argmax, upsampled_bands
@@ -25,8 +26,6 @@ from tcl_jax.pictures.palette import class_palette
 
 FORMAT_VERSION = 1
 """Of the files that `Segmentation.save` writes."""
-BACKGROUND_NAME = "background"
-"""What the class of pixels that show none of the texts is called."""
 
 _BAND_PIXELS = 1 << 22
 _PALETTE_COLORS = 256

@@ -16,14 +16,15 @@ from tcl_jax.convert.load import Source
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.errors import InputError
+from tcl_jax.data.words import check_words
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
 from tcl_jax.inference.batched import default_batch_size
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
-from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
+from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import TextEmbedder, check_vocabulary, padded_count
+from tcl_jax.inference.texts import TextEmbedder, check_names, check_vocabulary, padded_count
 from tcl_jax.inference.upsampling import upsample
 from tcl_jax.inference.windows import (
     MergedScores,
@@ -162,12 +163,13 @@ class Segmenter:
                 text; None: the model's own, "custom" for TCL.
 
         Raises:
-            InputError: if there is no text, one is empty or no string, or the templates are
-                unknown.
+            InputError: if the templates are unknown or CLIP cannot tell the texts apart, see
+                `data.words.check_words`.
         """
-        texts = check_texts(texts)
         check_vocabulary(self.config)
         templates = self.settings.templates if templates is None else templates
+        with as_input_error("texts"):
+            texts = check_names(self.config, self._tokenizer, texts, templates)
         sentences = {text: tuple(fill(templates, text)) for text in texts}
         new = [text for text in sentences if (sentences[text], text) not in self._embedded]
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
@@ -275,15 +277,8 @@ class Segmenter:
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
-        names = check_texts(texts)
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise InputError(f"texts {', '.join(map(repr, twice))} are given more than once")
-        if background and BACKGROUND_NAME in names:
-            raise InputError(
-                f"text {BACKGROUND_NAME!r} is what pixels are called that show none of the texts; "
-                "leave it out, or leave out the background (background=False, --no-background)"
-            )
+        with as_input_error("texts"):
+            names = check_words(texts, background=background)
         options = self._options(pamr, kp_weight)
         embeddings = self.embed_texts(names, templates)
         rgb = as_rgb(image)
@@ -356,20 +351,3 @@ class Segmenter:
                 batch[i, top : top + height, left : left + width] = image
             masks = np.asarray(self._compiled_masks(self._weights, batch, texts, options=options))
             yield from masks[: len(part), top : top + height, left : left + width, :count]
-
-
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """The texts as a list.
-
-    Raises:
-        InputError: if there is none, one is blank or no string, or a single string is given.
-    """
-    if isinstance(texts, str):
-        raise InputError(f"texts: got the single string {texts!r}; give a list, [{texts!r}]")
-    texts = list(texts)
-    if not texts:
-        raise InputError("texts: the list is empty; give at least one name")
-    for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"text {text!r} must be a name with at least one letter")
-    return texts

@@ -253,7 +253,7 @@ def test_a_folder_with_everything_wrong_gives_one_list(own: Benchmark, tmp_path:
         "sizes that differ, 2 times (cannot be scored)",
         "wrong label values, 2 times (cannot be scored)",
         "label without image",
-        "stray file, 2 times",
+        "stray file",
     ]
     assert f"  {tmp_path}/labels/both.png: label values 9 (1200 pixels); custom has 0 to 2" in text
     assert f"the label is 41 x 30 and {tmp_path}/photos/large.png is 40 x 30 pixels" in text
