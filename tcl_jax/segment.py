@@ -55,9 +55,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--short_side", type=int, help="pixels that the short side is resized to")
     p.add_argument(
         "--masks",
-        choices=("full", "working", "none"),
-        default="full",
-        help="soft masks at the image's size, at the model's, or not at all",
+        choices=("auto", "full", "working", "none"),
+        default="auto",
+        help="soft masks at the image's size, at the model's, or not at all; auto (default): at "
+        "the image's where they take at most 64 MiB, else reduced",
     )
     p.add_argument("--resume", action="store_true", help="skip images that have the same results")
     return p
@@ -188,6 +189,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     }
     broken: list[str] = []
     skipped = 0
+    reduced: list[int] = []  # bytes that masks at the image's size would take
     with tqdm(total=len(images), unit="image", disable=len(images) == 1) as bar:
         for path, name in zip(images, name_results(images), strict=True):
             record = {"texts": texts, **made, "source": _describe(path)}
@@ -202,6 +204,8 @@ def run(argv: Sequence[str] | None = None) -> None:
                 else:
                     extra = {key: record[key] for key in ("options", "model", "source")}
                     files = result.save(output, name, masks=flags.masks, extra=extra)
+                    if flags.masks == "auto" and result.mask_size() != result.labels.shape:
+                        reduced.append(2 * result.labels.size * len(texts))
                     if len(images) == 1:
                         _tell(result.fractions, files)
             bar.update()
@@ -211,6 +215,11 @@ def run(argv: Sequence[str] | None = None) -> None:
         f"{done} of {len(images)} image(s) segmented{more}; results in {output}"
         f"{_tell_left_out(left_out)}"
     )
+    if reduced:
+        print(
+            f"soft masks of {len(reduced)} image(s) are smaller than the image; --masks=full keeps "
+            f"its size, up to {max(reduced) / 1e6:.0f} MB an image"
+        )
     if broken:
         raise RunError(f"{len(broken)} image(s) could not be read, see above; the rest are done")
 

@@ -32,9 +32,6 @@ BASELINE = "maskclip"
 TITLES = {"tcl": "TCL", BASELINE: "MaskCLIP"}
 
 _CACHE_BYTES = 512 << 20
-# Soft masks of a photo's own size in the files to take away, up to this many values; beyond it
-# those of the model's.
-_FULL_MASK_VALUES = 64_000_000
 _MAX_LETTERS = 200  # of a word
 _LONGEST_STEM = 40
 _GONE = "The photo is no longer there; upload it again."
@@ -277,10 +274,9 @@ class Answers:
             for method in question.methods:
                 threshold = None if thresholds is None else thresholds[method]
                 result = self.segmentation(question, method, threshold)
-                full = result.labels.size * len(question.words) <= _FULL_MASK_VALUES
                 extra = {"method": method, "pamr": question.pamr, "opacity": float(opacity)}
                 name = stem if len(question.methods) == 1 else f"{stem}_{method}"
-                result.save(made, name, masks="full" if full else "working", extra=extra)
+                result.save(made, name, extra=extra)
                 save_png(Path(made) / f"{name}_tinted.png", result.overlay(float(opacity)))
             target = Path(tempfile.mkdtemp(dir=folder)) / f"{stem}_masks.zip"
             with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
