@@ -129,10 +129,12 @@ def _tell_left_out(files: Sequence[Path]) -> str:
     if not files:
         return ""
     endings = Counter(path.suffix.lower() or "without an ending" for path in files).most_common()
-    counts = ", ".join(f"{count} {ending}" for ending, count in endings[:_LISTED])
-    names = ", ".join(path.name for path in files[:_LISTED])
-    more = ", ..." if len(files) > _LISTED else ""
-    return f"; {len(files)} other file(s) left out: {counts} ({names}{more})"
+
+    def some(told: Sequence[str]) -> str:
+        return ", ".join([*told[:_LISTED], *(["..."] if len(told) > _LISTED else [])])
+
+    counts, names = [f"{n} {ending}" for ending, n in endings], [path.name for path in files]
+    return f"; {len(files)} other file(s) left out: {some(counts)} ({some(names)})"
 
 
 def name_results(images: Sequence[Path]) -> list[str]:

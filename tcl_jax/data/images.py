@@ -195,10 +195,12 @@ def _open(file: _File, max_pixels: int | None = None, *, suffix: str = "") -> Im
                 raise ImageDecodeError(f"it is {name}: {told}")
             continue
         file.seek(0)
+        image: Image.Image | None
         try:
             image = reader(_picture_chunks(file) if name == "PNG" else file, "")
         except Exception as error:  # Pillow raises almost any type on damaged headers.
-            if name != "TIFF" or (image := _open_deep_tiff(file, head, limit)) is None:
+            image = _open_deep_tiff(file, head, limit) if name == "TIFF" else None
+            if image is None:
                 reason, cause = f"its {name} header cannot be read: {error}", error
                 continue  # AVIF and HEIC begin alike
         _check_size(image.width, image.height, limit)

@@ -21,6 +21,7 @@ from tcl_jax.evaluation.examples import (
     verify_examples,
 )
 from tcl_jax.evaluation.image_size import image_size
+from tcl_jax.evaluation.judge import read_pixels
 from tcl_jax.evaluation.labels import IGNORE, read_label, to_classes
 from tcl_jax.evaluation.stock import describe_stock, take_stock
 
@@ -61,6 +62,20 @@ def own(tmp_path: Path) -> Benchmark:
     return custom_benchmark(
         tmp_path / "photos", tmp_path / "labels", ["cat", "dog", "cow"], hint="Ask Ann."
     )
+
+
+def test_photos_of_every_kind_belong_to_a_benchmark(own: Benchmark, tmp_path: Path) -> None:
+    kinds = {"a": (".JFIF", "JPEG"), "b": (".avif", "AVIF"), "d": (".qoi", "QOI")}
+    for key, (ending, kind) in kinds.items():
+        (tmp_path / f"photos/{key}.jpg").unlink()
+        photo().save(tmp_path / f"photos/{key}{ending}", kind)
+    (tmp_path / "photos/__MACOSX").mkdir()
+    shutil.copy(tmp_path / "photos/sub/c.jpg", tmp_path / "photos/__MACOSX/c.jpg")
+    listing = list_examples(own, tmp_path)
+    assert [example.key for example in listing.examples] == ["a", "b", "d", "sub/c"]
+    assert not listing.problems and not verify_examples(listing, progress=False)
+    for example in listing.examples:
+        assert read_pixels(example.image).shape == (30, 40, 3)
 
 
 def opencv_size(path: Path) -> tuple[int, ...]:
