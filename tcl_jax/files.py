@@ -36,8 +36,15 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def why_unwritable(folder: Path) -> str | None:
-    """Why a folder cannot be written, or not be made, in words; None where it can."""
+def why_unwritable(folder: Path, *, utf8: bool = False) -> str | None:
+    """Why a folder cannot be written, or not be made, in words; None where it can.
+
+    Args:
+        folder: there or not.
+        utf8: whether its name must be UTF-8, as Orbax wants it.
+    """
+    if utf8 and str(folder).encode(errors="replace") != os.fsencode(folder):
+        return "its name is not UTF-8, and checkpoints need that"
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         return f"{nearest} is a file"
