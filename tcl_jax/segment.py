@@ -24,7 +24,8 @@ from typing import Any
 
 from tcl_jax.commands import add_model_flags, command_parser, load_model_from, read_texts, share
 from tcl_jax.data.images import IMAGE_SUFFIXES, ImageDecodeError
-from tcl_jax.errors import InputError, RunError, run_command
+from tcl_jax.data.words import check_words
+from tcl_jax.errors import InputError, RunError, as_input_error, run_command
 from tcl_jax.files import files_below, user_path, why_unwritable
 
 MAX_NAME_BYTES = 180
@@ -164,6 +165,8 @@ def run(argv: Sequence[str] | None = None) -> None:
             "--checkpoint=runs/shapes --image=photo.jpg --text='a cat' --output=masks"
         )
     texts = read_texts(flags.text, flags.texts_file)
+    with as_input_error("--text"):
+        check_words(texts, background=flags.background)
     output = user_path(flags.output)
     images, left_out = find_images(flags.image, output)
     if why := why_unwritable(output):

@@ -205,8 +205,10 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
         return read_image(path) if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    except (OSError, cv2.error, ImageDecodeError) as error:
-        raise RunError(f"{path} cannot be read: {error}; what was scored so far is kept") from error
+    except ImageDecodeError as error:
+        raise RunError(f"{error}; what was scored so far is kept") from error
+    except (OSError, cv2.error) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
 
 
 def read_classes(example: Example, benchmark: Benchmark) -> Int32[np.ndarray, "h w"]:
