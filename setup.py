@@ -36,7 +36,7 @@ setup(
         "opencv-python-headless>=4.10,<6",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "Pillow>=11,<14",
+        "Pillow>=11.3,<14",  # reads AVIF
         "regex>=2024.5,<2028",
         "safetensors>=0.5,<1",
         "tensorboardX>=2.6.2,<3",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import os
 import signal
 import sys
@@ -37,6 +38,10 @@ def run_command(command: Callable[[], None]) -> None:
     """Runs a command; exits with 2 after bad input (also an OSError that names a file), 1 after a
     failure it can explain, 130 if interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files and words may have characters that this terminal cannot show.
+            stream.reconfigure(errors="backslashreplace")
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)  # where a library crashes, Python's stack is told
     # A command that is told to end tidies up as it does after Ctrl-C.

@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     own = p.add_argument_group("your own benchmark")
     own.add_argument(
         "--benchmark",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="FILE.toml",
         help="its description (tcl_jax/evaluation/benchmark_schema.py has the schema); or else:",

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--image_size", type=image_size, help="side of the images, or ROWSxCOLUMNS, in pixels"
     )
     program.add_argument("--batch", type=int, help="images in a call; any number if not given")
-    program.add_argument("--text", action="append", default=[], help="a name to bake in")
+    program.add_argument("--text", action="extend", nargs="+", default=[], help="names to bake in")
     program.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
     program.add_argument("--templates", help="set of prompts for the names")
     program.add_argument("--num_texts", type=int, help="text embeddings in a call; default: any")

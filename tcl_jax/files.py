@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,15 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def why_unwritable(folder: Path) -> str | None:
-    """Why a folder cannot be written, or not be made, in words; None where it can."""
+def why_unwritable(folder: Path, *, utf8: bool = False) -> str | None:
+    """Why a folder cannot be written, or not be made, in words; None where it can.
+
+    Args:
+        folder: there or not.
+        utf8: whether its name must be UTF-8, as Orbax wants it.
+    """
+    if utf8 and str(folder).encode(errors="replace") != os.fsencode(folder):
+        return "its name is not UTF-8, and checkpoints need that"
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         return f"{nearest} is a file"
@@ -102,3 +109,39 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+# What macOS, Synology and Windows put beside files.
+_BY_SYSTEMS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin")
+
+
+def files_below(
+    folder: str | os.PathLike[str], onerror: Callable[[OSError], object] | None = None
+) -> Iterator[str]:
+    """Paths of all files below a folder, in order, also through links to folders, each folder once.
+
+    Hidden files and folders are passed over, and what systems put beside files by themselves.
+
+    Args:
+        folder: nothing is found where it is none.
+        onerror: is told of a folder that cannot be read; None: that is raised.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    if not os.path.isdir(folder):
+        return
+    seen = set()
+    for parent, folders, files in os.walk(folder, onerror=onerror or fail, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(_counts, folders))
+        yield from (os.path.join(parent, file) for file in sorted(filter(_counts, files)))
+
+
+def _counts(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _BY_SYSTEMS

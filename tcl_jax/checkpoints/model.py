@@ -44,7 +44,7 @@ def check_absent(directory: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"output {str(directory)!r} is there already; choose another name, or delete it first"
         )
-    if why := why_unwritable(path.parent):
+    if why := why_unwritable(path, utf8=True):
         raise InputError(
             f"output {str(directory)!r}: {why}; choose another place, or change its permissions"
         )

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 from jaxtyping import Int64
-from PIL import Image
 
-from tcl_jax.data.images import ImageDecodeError, open_bytes
+from tcl_jax.data.images import ImageDecodeError, ImageTooLargeError, open_bytes
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.files import whole_file
 
@@ -72,8 +71,7 @@ def bad_image(data: bytes, error: ImageDecodeError) -> BadSampleError:
     try:
         open_bytes(data)
     except ImageDecodeError as at_header:
-        # What Pillow can open and is refused for its size has no cause, or this one.
-        large = isinstance(at_header.__cause__, Image.DecompressionBombError | None)
+        large = isinstance(at_header, ImageTooLargeError)
         kind = "too_large" if large else "not_an_image"
     return BadSampleError(kind, str(error))
 

@@ -26,7 +26,9 @@ from tcl_jax.errors import run_command
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to files."""
     p = command_parser("data.tfds_builder", __doc__)
-    p.add_argument("--shards", action="append", required=True, help="path or pattern of tar files")
+    p.add_argument(
+        "--shards", action="extend", nargs="+", required=True, help="paths or patterns of tar files"
+    )
     p.add_argument("--name", required=True, help="of the data set, as cc3m")
     p.add_argument("--data_dir", required=True, metavar="DIR")
     p.add_argument("--index_dir", metavar="DIR", help="where index files of the shards go")

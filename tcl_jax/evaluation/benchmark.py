@@ -7,6 +7,7 @@ The eight built-in ones are TOML files; a user's own is one of the same schema, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.data.name_file import NameFile, number_synonyms, read_names
-from tcl_jax.errors import InputError
+from tcl_jax.data.words import BACKGROUND_NAME, check_words
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark_schema import (
     MAX_LABEL,
     check_table,
@@ -28,9 +30,6 @@ BENCHMARKS: tuple[str, ...] = (
     "voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k",
 )  # fmt: skip
 """The built-in benchmarks, in the order of the published row."""
-
-BACKGROUND = "background"
-"""Name of label 0 where a threshold judges it."""
 
 _FOLDER = Path(__file__).parent.parent / "assets" / "benchmarks"
 
@@ -87,7 +86,7 @@ class Benchmark:
     def names(self) -> tuple[str, ...]:
         """Name of every label, "background" first where there is one."""
         names = tuple(synonyms[0] for synonyms in self.classes)
-        return (BACKGROUND, *names) if self.background else names
+        return (BACKGROUND_NAME, *names) if self.background else names
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -272,21 +271,8 @@ def _pattern(table: Mapping[str, Any], key: str, source: str, folder: Path | Non
 def _check_classes(classes: tuple[tuple[Any, ...], ...], background: bool, source: str) -> None:
     if not classes:
         raise InputError(f"{source}: classes is empty; name one class at least")
-    seen: set[str] = set()
-    for synonyms in classes:
-        for text in synonyms:
-            word = text.strip().casefold()
-            if word in seen:
-                raise InputError(
-                    f"{source}: classes has {text!r} twice; nothing can tell the two apart, so "
-                    "remove or rename one"
-                )
-            seen.add(word)
-    if background and BACKGROUND in seen:
-        raise InputError(
-            f"{source}: classes has {BACKGROUND!r} while background = true adds it; remove it from "
-            "classes, or set background = false to have it found by its name"
-        )
+    with as_input_error(f"{source}: classes"):
+        check_words(itertools.chain(*classes), background=background)
 
 
 def _check_labels(benchmark: Benchmark, source: str) -> None:

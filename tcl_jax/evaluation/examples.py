@@ -17,19 +17,22 @@ import numpy as np
 from jaxtyping import Integer
 from tqdm import tqdm
 
-from tcl_jax.data.images import ImageDecodeError, Turn
+from tcl_jax.data.exif import Turn
+from tcl_jax.data.images import IMAGE_SUFFIXES, ImageDecodeError
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.benchmark_schema import complete_pattern
 from tcl_jax.evaluation.image_size import image_size
-from tcl_jax.evaluation.keyed_files import EXTENSIONS, KeyedFiles, below, split_pattern
+from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
 from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
 from tcl_jax.files import read_text, user_path
 from tcl_jax.parallel.cores import available_cores
 
 _LISTED = 10
 _THREADS = 32
-_MORE_THAN_A_NAME = re.compile(rf"(?i)\.({'|'.join(EXTENSIONS)})[\s,;]+\S|\s-?[01]$")
+_MORE_THAN_A_NAME = re.compile(
+    rf"(?i)({'|'.join(map(re.escape, IMAGE_SUFFIXES))})[\s,;]+\S|\s-?[01]$"
+)
 
 
 @dataclasses.dataclass(frozen=True)

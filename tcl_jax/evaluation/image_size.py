@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from tcl_jax.data.images import FILE_FORMATS, MAX_PIXELS, Turn, exif_turn, read_image
+from tcl_jax.data.exif import Turn, exif_turn
+from tcl_jax.data.images import FORMATS, MAX_PIXELS, read_image
 
 
 def image_size(path: Path) -> tuple[tuple[int, int], Turn]:
@@ -21,7 +22,7 @@ def image_size(path: Path) -> tuple[tuple[int, int], Turn]:
         ImageDecodeError: if it cannot be read, is damaged or cut short.
     """
     try:
-        with path.open("rb") as file, Image.open(file, formats=FILE_FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=[*_LOOKS_WHOLE]) as image:
             width, height = image.size
             looks_whole = _LOOKS_WHOLE.get(image.format or "")
             if looks_whole and width * height <= MAX_PIXELS:
@@ -31,9 +32,12 @@ def image_size(path: Path) -> tuple[tuple[int, int], Turn]:
     except Exception:  # What is odd is left to the reading of the whole.
         pass
     height, width, _ = read_image(path).shape
-    with Image.open(path, formats=FILE_FORMATS) as image:
-        image.load()  # only now a PNG's EXIF data are read, and a TIFF's done with
-        return (height, width), exif_turn(image)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()  # only now a PNG's EXIF data are read, and a TIFF's done with
+            return (height, width), exif_turn(image)
+    except Exception:  # What `read_image` alone reads is as it says.
+        return (height, width), Turn()
 
 
 def _jpeg_looks_whole(file: BinaryIO) -> bool:

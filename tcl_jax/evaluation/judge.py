@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 from tqdm import tqdm
 
+from tcl_jax.data.images import ImageDecodeError, read_image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import Example, Listing
@@ -196,6 +197,8 @@ def _show(
 def read_pixels(path: Path, exif: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """An image as RGB, decoded by OpenCV and turned upright, as published scores are.
 
+    What OpenCV does not know, such as HEIC, is read by `data.images.read_image`.
+
     Args:
         path: of the image.
         exif: "ignore" leaves it as it is stored.
@@ -206,11 +209,11 @@ def read_pixels(path: Path, exif: str | None = None) -> UInt8[np.ndarray, "h w 3
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if exif == "ignore" else 0)
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+        return read_image(path) if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    except ImageDecodeError as error:
+        raise RunError(f"{error}; what was scored so far is kept") from error
     except (OSError, cv2.error) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-    if image is None:
-        raise RunError(f"{path} cannot be decoded by OpenCV; what was scored so far is kept")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_classes(example: Example, benchmark: Benchmark) -> Int32[np.ndarray, "h w"]:

@@ -17,14 +17,15 @@ from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.name_file import number_synonyms
 from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.errors import InputError
+from tcl_jax.data.words import check_words
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
 from tcl_jax.inference.batched import default_batch_size
 from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
-from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
+from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import TextEmbedder, check_vocabulary, padded_count
+from tcl_jax.inference.texts import TextEmbedder, check_names, check_vocabulary, padded_count
 from tcl_jax.inference.upsampling import upsample
 from tcl_jax.inference.windows import (
     MergedScores,
@@ -163,12 +164,13 @@ class Segmenter:
                 text; None: the model's own, "custom" for TCL.
 
         Raises:
-            InputError: if there is no text, one is empty or no string, or the templates are
-                unknown.
+            InputError: if the templates are unknown or CLIP cannot tell the texts apart, see
+                `data.words.check_words`.
         """
-        texts = check_texts(texts)
         check_vocabulary(self.config)
         templates = self.settings.templates if templates is None else templates
+        with as_input_error("texts"):
+            texts = check_names(self.config, self._tokenizer, texts, templates)
         sentences = {text: tuple(fill(templates, text)) for text in texts}
         new = [text for text in sentences if (sentences[text], text) not in self._embedded]
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
@@ -277,16 +279,8 @@ class Segmenter:
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
-        things = check_things(texts)
+        things = check_things(texts, background)
         names, words = [thing[0] for thing in things], [word for thing in things for word in thing]
-        if len(set(words)) < len(words):
-            twice = sorted({word for word in words if words.count(word) > 1})
-            raise InputError(f"texts {', '.join(map(repr, twice))} are given more than once")
-        if background and BACKGROUND_NAME in names:
-            raise InputError(
-                f"text {BACKGROUND_NAME!r} is what pixels are called that show none of the texts; "
-                "leave it out, or leave out the background (background=False, --no-background)"
-            )
         options = self._options(pamr, kp_weight)
         embeddings = self.embed_texts(words, templates)
         synonyms = number_synonyms(things) if len(words) > len(names) else None
@@ -374,29 +368,15 @@ class Segmenter:
             yield from masks[: len(part), top : top + height, left : left + width, :count]
 
 
-def check_things(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
+def check_things(texts: Sequence[str | Sequence[str]], background: bool) -> list[list[str]]:
     """The synonyms of every text, the first of which is its name.
 
     Raises:
-        InputError: as `check_texts`.
+        InputError: as `data.words.check_words` of all of them.
     """
-    if isinstance(texts, str) or not len(texts):
-        check_texts(texts if isinstance(texts, str) else [])  # which refuses it
-    return [check_texts([text] if isinstance(text, str) else text) for text in texts]
-
-
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """The texts as a list.
-
-    Raises:
-        InputError: if there is none, one is blank or no string, or a single string is given.
-    """
-    if isinstance(texts, str):
-        raise InputError(f"texts: got the single string {texts!r}; give a list, [{texts!r}]")
-    texts = list(texts)
-    if not texts:
-        raise InputError("texts: the list is empty; give at least one name")
-    for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"text {text!r} must be a name with at least one letter")
-    return texts
+    alone = isinstance(texts, str)
+    things = [[*text] if isinstance(text, (list, tuple)) else [text] for text in texts]
+    with as_input_error("texts"):
+        words = texts if alone or not all(things) else [word for thing in things for word in thing]
+        check_words(words, background=background)
+    return things

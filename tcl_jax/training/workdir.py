@@ -23,7 +23,7 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
             "`launch/tpu_vm.sh` does with gcsfuse, and name a folder in it"
         )
     root = user_path(workdir).absolute()
-    if why := why_unwritable(root):
+    if why := why_unwritable(root, utf8=True):
         raise InputError(
             f"workdir {workdir!r}: {why}; choose another directory, or change its permissions"
         )
