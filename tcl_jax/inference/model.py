@@ -138,10 +138,10 @@ def save_model(directory: Source, model: Model) -> None:
     """Writes a model directory, whole or not at all; parameters keep their dtypes.
 
     Raises:
-        InputError: if something is there already, or it cannot be written.
+        InputError: if something is there already.
+        CheckpointWriteError: if it cannot be written.
     """
-    with as_input_error("the model"):
-        write_model(directory, model.params, _describe(model))
+    write_model(directory, model.params, _describe(model))
 
 
 def _describe(model: Model) -> dict[str, Any]:
