@@ -73,11 +73,13 @@ class Restored:
       state: as `abstract_state`, with jax.Array leaves in the shardings asked for.
       data_state: what this process gave to `save`, through JSON (tuples are lists now); of another
         number of processes what all of them gave, or None, with a warning, if they differed.
+      config: what was given to `save`, likewise.
     """
 
     step: int
     state: Any
     data_state: Any
+    config: dict[str, Any]
 
 
 class CheckpointStore:
@@ -281,7 +283,7 @@ class CheckpointStore:
         state = jax.tree.unflatten(
             jax.tree.structure(abstract_state), [leaves[name] for name in wanted]
         )
-        return Restored(found, state, data_state)
+        return Restored(found, state, data_state, info["config"])
 
     def first_readable(self, step: int | None, read: Callable[[Path], _T]) -> tuple[int, _T]:
         """What `read` makes of `step`, or of the newest sound step; errors as in `restore`."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
+from tcl_jax.convert.identity import load_same_clip
 from tcl_jax.convert.load import Source, load_clip, load_tcl
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
@@ -117,7 +118,8 @@ def load_model(path: Source) -> Model:
             it, such as runs/tcl/checkpoints/50001.
 
     Raises:
-        InputError: if it is none of these, is damaged, or a run's CLIP is missing.
+        InputError: if it is none of these, is damaged, or a run's CLIP is missing or not
+            the one that it was trained on.
     """
     name = os.fspath(path)
     with as_input_error(f"checkpoint {name!r}"):
@@ -192,7 +194,7 @@ def _from_run(trained: Trained) -> Model:
     origin: dict[str, Any] = {"run": {"step": trained.step, "config": trained.config}}
     if objective == "clip":
         return Model(config, None, {"clip": trained.params}, settings, origin)
-    clip = load_clip(weights, expected=config, dtype=None)
+    clip = load_same_clip(weights, trained.config.get("clip"), config)
     origin["clip"] = clip.origin
     params = {**trained.params, "clip": clip.params}
     return Model(clip.config, config.tap_of(tap_layer), params, settings, origin)

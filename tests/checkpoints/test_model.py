@@ -52,9 +52,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert is_model(tmp_path / "empty")
 
 
-@pytest.mark.parametrize(
-    ("width", "dtype"), [(512, np.float32), (768, np.float16)]
-)
+@pytest.mark.parametrize(("width", "dtype"), [(512, np.float32), (768, np.float16)])
 def test_token_embeddings_of_published_sizes(tmp_path: Path, width: int, dtype: type) -> None:
     rows = np.arange(49408, dtype=np.float32)[:, None] / 49408
     params = {"embedding": (rows + np.linspace(0, 1, width, dtype=np.float32)).astype(dtype)}
