@@ -264,7 +264,7 @@ class CheckpointStore:
         Raises:
           CheckpointMismatchError: leaves, shapes or dtypes differ; names them, with both shapes.
           CheckpointError: no such step, or nothing readable; names the directory and the reason.
-          CheckpointReadError: a step with sound files cannot be read, which is no reason to drop it.
+          CheckpointReadError: a step with sound files cannot be read, no reason to drop it.
         """
         wanted = place_leaves(name_leaves(abstract_state))
 

@@ -164,6 +164,7 @@ def _tcl_task(config: ConfigDict, sizes: CLIPConfig, clip: Any, run: Run) -> Tas
         area=config.loss.area,
         tv=config.loss.tv,
         area_prior=config.loss.area_prior,
+        area_group=config.loss.area_group,
     )
     objective = TCLObjective(
         model, weights, config.loss.temperature, text_tile=config.loss.text_tile or None

@@ -255,6 +255,7 @@ def test_the_papers_config_on_tar_shards(tmp_path: Path) -> None:
     config.train.update(
         global_batch_size=8, total_steps=4, backbone_from_step=9, log_every=1, accumulation_steps=2
     )
+    config.loss.area_group = 4
     config.optim.warmup_steps = 2
     config.eval.every = 4
     outcome = run(config, tmp_path / "run")
