@@ -106,7 +106,7 @@ def locate_clip(name: str) -> Path:
     elif name.startswith("builtin:"):
         wrong = "do not come with the package"
     else:
-        absent = f"do not exist ({path.absolute()})"
+        absent = f"do not exist (there is no {path.absolute()})"
         wrong = "are a folder, not a file" if os.path.isdir(path) else absent
     raise WeightError(
         f"weights {name!r} {wrong}; give the path of a CLIP checkpoint (.pt, "
