@@ -39,6 +39,8 @@ def get_config() -> ConfigDict:
     config.data.random_erasing = 0.0
     config.data.num_workers = 1
 
+    config.loss.area_group = 0
+
     config.optim.base_lr = 1.5e-3
     config.optim.min_lr = 2e-5
     config.optim.scale_with_batch = False

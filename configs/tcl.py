@@ -66,6 +66,9 @@ def get_config() -> ConfigDict:
     config.loss.area = 0.4
     config.loss.tv = 1.0
     config.loss.area_prior = 0.4  # expected share of the image that a caption's mask covers
+    # Images whose mean area is compared with the prior, consecutive ones of the global batch, on
+    # however many devices; 0: all. 64 as in the paper's run, which compared on each of its GPUs.
+    config.loss.area_group = 64
     config.loss.temperature = 1.0
     config.loss.text_tile = 0  # texts whose masks are computed together; 0: what suits the memory
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -26,10 +28,12 @@ class RunError(RuntimeError):
 def as_input_error(what: str) -> Iterator[None]:
     """Turns a ValueError or OSError of its body into an `InputError` that begins with `what`.
 
-    For calls whose only cause of such errors is what the user gave.
+    For calls whose only cause of such errors is what the user gave. A `RunError` stays one.
     """
     try:
         yield
+    except RunError:
+        raise
     except (ValueError, OSError) as error:
         raise InputError(f"{what}: {error}") from error
 
@@ -64,6 +68,17 @@ def run_command(command: Callable[[], None]) -> None:
         sys.stderr.flush()
         # At once: a program that XLA is still computing would crash the interpreter's own way out.
         os._exit(130)
+
+
+def why_unwritten(error: BaseException) -> str:
+    """Why something could not be written; speaks of the disk only where the disk refused it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    told = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore puts it
+    code = int(told[1]) if told else getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return f"{os.strerror(code)}: is the disk full or gone?"
+    return f"{first_cause(error)}."
 
 
 def first_cause(error: BaseException) -> str:

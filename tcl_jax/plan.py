@@ -80,12 +80,14 @@ def run(argv: Sequence[str]) -> None:
     # was prepared.
     from tcl_jax.evaluation.traced import trace_evaluation
     from tcl_jax.parallel.topologies import topology_devices
-    from tcl_jax.training.check import check_config
+    from tcl_jax.training.check import check_area_group, check_config
     from tcl_jax.training.compiled import records_folder
     from tcl_jax.training.plan import make_plan
     from tcl_jax.training.plan_report import page, table, to_json
 
     check_config(config)
+    if flags.batch_per_chip is None:
+        check_area_group(config)
     for name in names:
         topology_devices(name)  # names are looked at before a minute of compiling
     cache = records_folder() if flags.cache is None else user_path(flags.cache)

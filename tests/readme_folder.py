@@ -59,6 +59,7 @@ SMALL: dict[str, Any] = {
     "model.tap_layer": TAP_LAYER,
     "data.num_examples": 32,
     "data.num_workers": 0,
+    "loss.area_group": 8,
     "optim.warmup_steps": 1,
     "train.global_batch_size": 16,
     "train.total_steps": 1,

@@ -106,7 +106,8 @@ def locate_clip(name: str) -> Path:
     elif name.startswith("builtin:"):
         wrong = "do not come with the package"
     else:
-        wrong = "are a folder, not a file" if os.path.isdir(path) else "do not exist"
+        absent = f"do not exist (there is no {path.absolute()})"
+        wrong = "are a folder, not a file" if os.path.isdir(path) else absent
     raise WeightError(
         f"weights {name!r} {wrong}; give the path of a CLIP checkpoint (.pt, "
         f".safetensors or .npz), or one of the names {', '.join(CLIP_FILES)}, {', '.join(BUILT_IN)}"

@@ -36,6 +36,7 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.texts import check_vocabulary, embed_class_names
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.layers import compute_dtype
+from tcl_jax.parallel.lock import alone_in
 from tcl_jax.parallel.processes import agreed, check_same, gather_texts
 
 
@@ -159,17 +160,18 @@ def _evaluate_method(
     logs = _open_logs(folder / "progress", listings, print_)
     check(listings, logs, progress=progress, tell=tell)
     results = {}
-    for listing in listings:
-        benchmark = listing.benchmark
-        with contextlib.closing(logs[benchmark.name]) as log:
-            results[benchmark.name] = judge_benchmark(
-                judge, listing, texts_of(benchmark), log, progress=progress
-            )
     pictures: dict[str, dict[str, Path]] = {}
-    if jax.process_index() == 0:
-        with as_input_error(f"the results cannot be written to {str(folder)!r}"):
-            pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
-            write_results(folder / RESULTS_FILE, list(results.values()), print_)
+    with alone_in(folder, f"output {str(folder)!r}"):
+        for listing in listings:
+            benchmark = listing.benchmark
+            with contextlib.closing(logs[benchmark.name]) as log:
+                results[benchmark.name] = judge_benchmark(
+                    judge, listing, texts_of(benchmark), log, progress=progress
+                )
+        if jax.process_index() == 0:
+            with as_input_error(f"the results cannot be written to {str(folder)!r}"):
+                pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
+                write_results(folder / RESULTS_FILE, list(results.values()), print_)
     return Evaluated(results, print_, pictures)
 
 

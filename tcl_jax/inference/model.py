@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
+from tcl_jax.convert.identity import load_same_clip
 from tcl_jax.convert.load import Source, load_clip, load_tcl
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
@@ -120,7 +121,8 @@ def load_model(path: Source) -> Model:
             it, such as runs/tcl/checkpoints/50001.
 
     Raises:
-        InputError: if it is none of these, is damaged, or a run's CLIP is missing.
+        InputError: if it is none of these, is damaged, or a run's CLIP is missing or not
+            the one that it was trained on.
         RunError: if JAX has no device.
     """
     find_devices()
@@ -143,10 +145,10 @@ def save_model(directory: Source, model: Model) -> None:
     """Writes a model directory, whole or not at all; parameters keep their dtypes.
 
     Raises:
-        InputError: if something is there already, or it cannot be written.
+        InputError: if something is there already.
+        CheckpointWriteError: if it cannot be written.
     """
-    with as_input_error("the model"):
-        write_model(directory, model.params, _describe(model))
+    write_model(directory, model.params, _describe(model))
 
 
 def _describe(model: Model) -> dict[str, Any]:
@@ -197,7 +199,7 @@ def _from_run(trained: Trained) -> Model:
     origin: dict[str, Any] = {"run": {"step": trained.step, "config": trained.config}}
     if objective == "clip":
         return Model(config, None, {"clip": trained.params}, settings, origin)
-    clip = load_clip(weights, expected=config, dtype=None)
+    clip = load_same_clip(weights, trained.config.get("clip"), config)
     origin["clip"] = clip.origin
     params = {**trained.params, "clip": clip.params}
     return Model(clip.config, config.tap_of(tap_layer), params, settings, origin)

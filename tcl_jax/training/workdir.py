@@ -36,5 +36,6 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
                 f"workdir {workdir!r}: {path} cannot be read ({error}); restore it, or start in a "
                 "new workdir"
             ) from error
+        stored.pop("clip", None)  # no field; compared with what a checkpoint says
         check_same_config(settings, stored, workdir)
     return root
