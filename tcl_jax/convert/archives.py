@@ -7,10 +7,9 @@ import zipfile
 
 import numpy as np
 
-from tcl_jax.convert.tensor_file import BoundedReader, check_growth, file_size
+from tcl_jax.convert.tensor_file import CHUNK, BoundedReader, check_growth, file_size
 
 MAGIC = b"PK\x03\x04"
-CHUNK = 1 << 18
 
 _ENCRYPTED = 0x2041  # this, strongly, or its directory
 _HEADER = 30  # bytes before a member's name

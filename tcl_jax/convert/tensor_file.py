@@ -24,6 +24,7 @@ Scalar = int | float | str | bool
 
 MAX_NAME = 1000
 MAX_READ = 4 << 20
+CHUNK = 1 << 18
 # Tensors may share memory or be compressed, and yet a file cannot stand for much more than its
 # size: otherwise a few bytes could ask for terabytes.
 MAX_GROWTH = 4
@@ -77,10 +78,10 @@ class BoundedReader(io.BufferedReader):
     """A file of which a reader that believes what it says can ask for a little at a time only."""
 
     def read(self, size: int | None = -1) -> bytes:
-        """As of any file, but never more than MAX_READ, and a ValueError if more is asked for."""
+        """As of any file, but a ValueError if much is asked for; of all that is left, the start."""
         if size is not None and size > MAX_READ:
             raise ValueError(f"it says that a part of it takes {size:,} bytes, too many")
-        return super().read(MAX_READ if size is None or size < 0 else size)
+        return super().read(CHUNK if size is None or size < 0 else size)
 
 
 def open_file(path: Path) -> BoundedReader:
