@@ -59,7 +59,7 @@ def read_safetensors(path: Path, head: bytes) -> tuple[Contents, Any]:
         array: np.ndarray = file.get_tensor(name)
         return array
 
-    return Contents("safetensors", specs, dict(file.metadata() or {}), read), file
+    return ("safetensors", specs, dict(file.metadata() or {}), read), file
 
 
 def read_npz(archive: Archive) -> Contents:
@@ -86,7 +86,7 @@ def read_npz(archive: Archive) -> Contents:
             array: np.ndarray = np.lib.format.read_array(content, max_header_size=MAX_NPY_HEADER)
         return array
 
-    return Contents("npz", specs, {}, read)
+    return "npz", specs, {}, read
 
 
 def _read_npy_header(name: str, content: zipfile.ZipExtFile) -> TensorSpec:

@@ -85,7 +85,7 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
         file = stack.enter_context(open_file(path))
         with explaining(path):
             contents = _read_contents(path, file, stack)
-            check_specs(contents.specs, file_size(file))
+            check_specs(contents[1], file_size(file))
         opened = TensorFile(path, contents, stack.pop_all())
     if opened.specs and all(spec.dtype == UNREADABLE for spec in opened.specs.values()):
         with opened:

@@ -58,20 +58,8 @@ class TensorSpec(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Contents(NamedTuple):
-    """What a format's reader finds in a file.
-
-    Attributes:
-        format: "safetensors", "npz", "torch" or "torchscript".
-        specs: of every tensor, in the file's order.
-        scalars: plain values beside the tensors.
-        read: tensor of a name that is in `specs`.
-    """
-
-    format: str
-    specs: dict[str, TensorSpec]
-    scalars: dict[str, Scalar]
-    read: Callable[[str], np.ndarray]
+Contents = tuple[str, dict[str, TensorSpec], dict[str, Scalar], Callable[[str], np.ndarray]]
+"""What readers give: `TensorFile`'s format, specs and scalars, and what reads a tensor."""
 
 
 class BoundedReader(io.BufferedReader):
@@ -123,16 +111,14 @@ class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time 
     """
 
     def __init__(self, path: Path, contents: Contents, opened: contextlib.ExitStack) -> None:
-        self.path, self._opened = path, opened
-        self.format = contents.format
-        self.specs: Mapping[str, TensorSpec] = contents.specs
-        self.scalars = contents.scalars
-        self._read: Callable[[str], np.ndarray] | None = contents.read
+        self.path, self._opened, self._closed = path, opened, False
+        self.format, specs, self.scalars, self._read = contents
+        self.specs: Mapping[str, TensorSpec] = specs
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.specs:
             raise KeyError(name)
-        if self._read is None:
+        if self._closed:
             raise ValueError(f"weights {str(self.path)!r} are closed")
         with explaining(self.path):
             array = self._read(name)
@@ -157,7 +143,7 @@ class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time 
 
     def close(self) -> None:
         """Closes the file; what was read stays."""
-        self._read = None
+        self._closed = True
         self._opened.close()
 
 

@@ -111,10 +111,11 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
     data = archive.read(pickle_name).tobytes()
     root, foreign = read_pickle(data, _BUILDERS, _storage)
     listing = _Listing()
-    listing.add("", root, True)
+    listing.add("", root)
     if not listing.tensors:
         raise WeightError(_without_tensors(root, foreign))
-    tensors, scalars = _unwrap_state_dict(listing.tensors, listing.scalars)
+    tensors = _unwrap_state_dict(listing.tensors)
+    scalars = {str(key): value for key, value in _entries(root) if isinstance(value, Scalar)}
     for tensor in tensors.values():
         member = archive.members.get(f"{folder}data/{tensor.key}")
         if tensor.start < tensor.stop and (member is None or member.file_size < tensor.stop):
@@ -139,7 +140,7 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
         return np.ndarray(*tensor.spec, content.data, strides=tensor.strides)
 
     specs = {name: tensor.spec for name, tensor in tensors.items()}
-    return Contents("torchscript" if _is_scripted(root) else "torch", specs, scalars, read)
+    return "torchscript" if _is_scripted(root) else "torch", specs, scalars, read
 
 
 def _without_tensors(root: Any, foreign: list[str]) -> str:
@@ -153,65 +154,43 @@ def _without_tensors(root: Any, foreign: list[str]) -> str:
 
 
 class _Listing:
-    """The tensors, and plain values beside them, that a value leads to, by path."""
+    """The tensors that a value leads to, by path."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, StoredTensor] = {}
-        self.scalars: dict[str, Scalar] = {}
         self._room = MAX_ROOM
         self._inside: set[int] = set()
         self._seen: set[int] = set()
 
-    def add(self, path: str, value: Any, plain: bool) -> None:
-        """Adds all that a value leads to.
-
-        Args:
-            path: of the value.
-            value: of a pickle.
-            plain: whether it lies in nothing but dicts, so that plain values in it are told.
+    def add(self, path: str, value: Any) -> None:
+        """Adds all tensors that the value at a path leads to.
 
         Raises:
-            ValueError: if there is too much of it.
+            ValueError: if it leads to too much.
         """
         if id(value) in self._inside or id(value) in self._seen:
             return
         if len(self._inside) > MAX_DEPTH:
             raise ValueError("its values are nested too deeply")
         self._inside.add(id(value))
-        named = False
-        if isinstance(value, Foreign):
-            named = value.name in _DICTS or _is_scripted(value)
-            if not named and not _is_module(value):
-                # Objects may refer to each other in a great many ways; once is enough of each.
-                self._seen.add(id(value))
+        if isinstance(value, Foreign) and not (value.name in _DICTS or _is_module(value)):
+            # Objects may refer to each other in a great many ways; once is enough of each.
+            self._seen.add(id(value))
         for key, inner in _entries(value):
-            self._spend(8)
             tensor = _as_tensor(inner)
-            scalar = plain and named and isinstance(key, str) and isinstance(inner, Scalar)
-            if tensor is None and not scalar and not _holds_anything(inner):
+            size = len(path) + len(str(key))
+            within = isinstance(inner, list | tuple | Foreign) and size < MAX_NAME
+            self._room -= 8 + (size if within or tensor is not None else 0)
+            if self._room < 0:
+                raise ValueError("its values are too many, or their names too long")
+            if tensor is None and not within:
                 continue
-            text = str(key)
-            if len(path) + len(text) >= MAX_NAME:
-                if tensor is not None:
-                    raise ValueError("its tensors' names are too long")
-                continue
-            name = f"{path}.{text}" if path else text
-            self._spend(len(name))
-            if tensor is not None:
-                if name in self.tensors:
-                    raise ValueError(f"two of its tensors are called {name[:80]!r}")
-                self.tensors[name] = tensor
-            elif scalar:
-                self.scalars[name] = inner
-            else:
-                told = plain and isinstance(value, Foreign) and value.name in _DICTS
-                self.add(name, inner, told and isinstance(key, str))
+            name = f"{path}.{key}" if path else str(key)
+            if tensor is None:
+                self.add(name, inner)
+            elif self.tensors.setdefault(name, tensor) is not tensor:
+                raise ValueError(f"two of its tensors are called {name[:80]!r}")
         self._inside.remove(id(value))
-
-    def _spend(self, count: int) -> None:
-        self._room -= count
-        if self._room < 0:
-            raise ValueError("its values are too many, or their names too long")
 
 
 def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
@@ -240,19 +219,12 @@ def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
             yield from (item for x in states if isinstance(x, Foreign) for item in x.items())
 
 
-def _holds_anything(value: Any) -> bool:
-    if isinstance(value, Foreign):
-        return bool(value or value.arguments or value.state)
-    return isinstance(value, list | tuple) and bool(value)
-
-
 def _is_scripted(value: Any) -> bool:
     return isinstance(value, Foreign) and value.name.startswith(_SCRIPTED)
 
 
 def _is_module(value: Foreign) -> bool:
-    """Whether it is a `torch.nn.Module`."""
-    return isinstance(value.state, Foreign) and "_modules" in value.state
+    return _is_scripted(value) or (isinstance(value.state, Foreign) and "_modules" in value.state)
 
 
 def _as_tensor(value: Any) -> StoredTensor | None:
@@ -273,28 +245,19 @@ def _as_tensor(value: Any) -> StoredTensor | None:
     return StoredTensor("", TensorSpec(shape, UNREADABLE), unknown=value.name)
 
 
-def _unwrap_state_dict(
-    tensors: dict[str, StoredTensor], scalars: dict[str, Scalar]
-) -> tuple[dict[str, StoredTensor], dict[str, Scalar]]:
-    """The tensors of the state dict in a training run's checkpoint, and the plain values beside."""
-    prefixes = [""]
+def _unwrap_state_dict(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors of the state dict in a training run's checkpoint."""
+    prefix = ""
     while True:
-        inner = (f"{prefixes[-1]}{name}." for name in ("state_dict", "model_state_dict", "model"))
+        inner = (f"{prefix}{name}." for name in ("state_dict", "model_state_dict", "model"))
         found = next((x for x in inner if any(name.startswith(x) for name in tensors)), None)
         if found is None:
             break
-        prefixes.append(found)
-    told = {
-        name.removeprefix(prefix): value
-        for prefix in prefixes
-        for name, value in scalars.items()
-        if name.startswith(prefix) and "." not in name.removeprefix(prefix)
-    }
-    prefix = prefixes[-1]
+        prefix = found
     inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     if all(name.startswith("module.") for name in inside):
         inside = {name.removeprefix("module."): tensor for name, tensor in inside.items()}
-    return inside, told
+    return inside
 
 
 def _named(kind: Any) -> str | None:

@@ -75,6 +75,24 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "call with a list": (b"\x80\x02ctorch\nSize\n]R.", "must be a tuple"),
     "state of a tuple": (b"\x80\x02)}b.", "no attribute"),
     "state of a function": (b"\x80\x02ctorch\nSize\n}b.", "missing"),
+    "state of a builder": (
+        b"\x80\x02" + TENSOR + b"N}" + text("function") + b"Ns\x86b.",
+        "changes what",
+    ),
+    "state of a tensor": (
+        b"\x80\x02" + TENSOR + b"(" + STORAGE + b"K\x00K\x02\x85K\x01\x85\x89}tR"
+        b"N}" + text("stop") + b"M\xff\xffs\x86b.",
+        "changes what",
+    ),
+    "state of a storage": (
+        b"\x80\x02" + STORAGE + b"N}" + text("count") + b"M\xff\xffs\x86b.",
+        "changes what",
+    ),
+    "short frame": (
+        b"\x80\x04\x95\x02\0\0\0\0\0\0\0]B\x06\0\0\0.r\xff\xff\xff\xffa.",
+        "no tensors by name",
+    ),
+    "frame of 8 EiB": (b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f].", "no tensors by name"),
     "codec": (
         b"\x80\x02c_codecs\nencode\n" + text("x") + text("zip") + b"\x86R.",
         "asks for '_codecs.encode'",
@@ -185,6 +203,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "dict of a list": (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "no tensors by name"),
 }
 
+WHOLE = (0, (2, 2), (2, 1))  # place, sizes and strides of a tensor that is in order
 TENSORS: dict[str, tuple[tuple[Any, ...], str]] = {
     "beyond": ((1, (2, 2), (2, 1)), "beyond its storage"),
     "far beyond": ((2**61, (2, 2), (2, 1)), "beyond its storage"),

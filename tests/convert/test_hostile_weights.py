@@ -24,7 +24,7 @@ import safetensors.numpy
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.readers import open_weights
 from tests.convert.hostile_files import hostile_files, tensors_in, zipped
-from tests.convert.hostile_pickles import CANARY, CODE, hostile_pickles, text
+from tests.convert.hostile_pickles import CANARY, CODE, WHOLE, hostile_pickles, tensor_pickle, text
 from tests.torch_files import (
     Call,
     save_state_dict,
@@ -103,6 +103,10 @@ def test_what_would_run_does_not(
     for root in (data, b"\x80\x02}" + text("a") + data[2:-1] + b"s."):
         write_pickle(tmp_path / "a.pt", root)
         assert "asks for" in (attempt(tmp_path / "a.pt") or "")
+    beside = b"\x80\x02}(" + text("x") + data[2:-1] + text("a") + tensor_pickle(WHOLE)[2:-1] + b"u."
+    write_pickle(tmp_path / "a.pt", beside)
+    with open_weights(tmp_path / "a.pt") as file:
+        np.testing.assert_array_equal(dict(file)["a.a"], np.zeros((2, 2), np.float32))
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
