@@ -73,7 +73,7 @@ class Archive:
             self._file.seek(member.header_offset + _HEADER - 4)
             names = sum(struct.unpack("<HH", self._file.read(4)))
             self._file.seek(member.header_offset + _HEADER + names + start)
-            position = self._file.readinto(result) - result.size + member.file_size
+            position = self._file.readinto(result.data) - result.size + member.file_size
         else:
             position = 0
             with self.open(name) as content:

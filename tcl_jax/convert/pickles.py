@@ -157,12 +157,13 @@ def _checked(data: bytes) -> bytes:
             raise ValueError(f"its pickle has more than {MAX_STEPS:,} steps")
         if opcode.name not in _STEPS:
             raise ValueError(f"its pickle has the step {opcode.name}, which weights do not need")
-        if opcode.name == "LONG_BINPUT" and argument >= MAX_STEPS:
+        number = argument if isinstance(argument, int) else 0
+        if opcode.name == "LONG_BINPUT" and number >= MAX_STEPS:
             raise ValueError("its pickle remembers more values than it makes")
-        if isinstance(argument, int) and argument.bit_length() > MAX_BITS:
+        if number.bit_length() > MAX_BITS:
             raise ValueError(f"its pickle has an integer of more than {MAX_BITS} bits")
         checked += _INSTEAD.get(last, data[start:position])
-        last, start = opcode.name, position
+        last, start = opcode.name, position or 0
     return bytes(checked + b".")
 
 

@@ -62,6 +62,15 @@ _ARCHIVES = {
 }
 """Members by which other ZIP archives are told, and what they are."""
 
+_PARTS = {
+    r"\.data-\d+-of-\d+$": f"a checkpoint of TensorFlow's; {_AGAIN}",
+    r"\.distcp$|^\.metadata$": (
+        "a distributed checkpoint of PyTorch's; make one file of its folder with "
+        "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pt`"
+    ),
+}
+"""Names of files that are of no use alone, and what they belong to."""
+
 
 def open_weights(path: str | os.PathLike[str]) -> TensorFile:
     """Opens a weight file of any format that is known here, whatever its name ends in.
@@ -94,6 +103,9 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
 
 
 def _read_contents(path: Path, file: BoundedReader, stack: contextlib.ExitStack) -> Contents:
+    for name, what in _PARTS.items():
+        if re.search(name, path.name):
+            raise WeightError(f"it is a part of {what}")
     head = file.read(1024)
     if head.startswith(MAGIC):
         archive = Archive(file)
@@ -118,8 +130,6 @@ def _read_contents(path: Path, file: BoundedReader, stack: contextlib.ExitStack)
     for begin, what in _OTHERS.items():
         if re.match(begin, ends, re.DOTALL):
             raise WeightError(f"it is {what}")
-    if re.search(r"\.data-\d+-of-\d+$", path.name):
-        raise WeightError(f"it is a part of a checkpoint of TensorFlow's; {_AGAIN}")
     raise WeightError(
         f"it {'begins with ' + repr(head[:12]) if head else 'is empty'}, which is none of "
         "safetensors, .npz and PyTorch's .pt or .pth; get it again or choose another file"

@@ -260,9 +260,9 @@ def _unwrap_state_dict(tensors: dict[str, StoredTensor]) -> dict[str, StoredTens
     return inside
 
 
-def _named(kind: Any) -> str | None:
-    """The name of a class that is a placeholder."""
-    return kind.name if isinstance(kind, type) and issubclass(kind, Foreign) else None
+def _named(kind: Any) -> str:
+    """The name of a class that is a placeholder; "" for anything else."""
+    return kind.name if isinstance(kind, type) and issubclass(kind, Foreign) else ""
 
 
 def _storage(persistent_id: Any) -> Storage:
@@ -270,8 +270,12 @@ def _storage(persistent_id: Any) -> Storage:
     if isinstance(persistent_id, tuple) and len(persistent_id) == 5:
         tag, kind, key, _, count = persistent_id
         name = _named(kind)
-        known = tag == "storage" and name is not None and name.endswith("Storage")
-        if known and isinstance(key, str) and type(count) is int:
+        if (
+            tag == "storage"
+            and name.endswith("Storage")
+            and isinstance(key, str)
+            and type(count) is int
+        ):
             return Storage(key, name, count)
     raise ValueError("it refers to a storage in a way that is not known here")
 
@@ -286,7 +290,7 @@ def _tensor_v3(
     *rest: Any,
 ) -> StoredTensor:  # fmt: skip
     """`torch._utils._rebuild_tensor_v3`, for dtypes that have no storage type."""
-    return _view(storage, _named(dtype) or "", offset, shape, strides, rest)
+    return _view(storage, _named(dtype), offset, shape, strides, rest)
 
 
 def _view(

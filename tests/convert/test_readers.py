@@ -293,6 +293,16 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes, message: 
     assert str(caught.value).startswith(f"weights {str(tmp_path / 'clip.pt')!r} cannot be read: ")
 
 
+def test_parts_of_checkpoints_are_named(tmp_path: Path) -> None:
+    for name, message in (
+        ("model.ckpt.data-00000-of-00001", "part of a checkpoint of TensorFlow's"),
+        ("__0_0.distcp", "part of a distributed checkpoint of PyTorch's.*dcp_to_torch"),
+    ):
+        (tmp_path / name).write_bytes(archive_of(data=b"x"))
+        with pytest.raises(WeightError, match=message):
+            open_weights(tmp_path / name)
+
+
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()
