@@ -267,16 +267,9 @@ def _named(kind: Any) -> str:
 
 def _storage(persistent_id: Any) -> Storage:
     """What ('storage', type, key, location, count) stands for."""
-    if isinstance(persistent_id, tuple) and len(persistent_id) == 5:
-        tag, kind, key, _, count = persistent_id
-        name = _named(kind)
-        if (
-            tag == "storage"
-            and name.endswith("Storage")
-            and isinstance(key, str)
-            and type(count) is int
-        ):
-            return Storage(key, name, count)
+    match persistent_id:
+        case ("storage", kind, str(key), _, int(count)) if _named(kind).endswith("Storage"):
+            return Storage(key, _named(kind), count)
     raise ValueError("it refers to a storage in a way that is not known here")
 
 
