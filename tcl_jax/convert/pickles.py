@@ -1,9 +1,8 @@
 """Reading pickles without running them.
 
 A pickle is a program for a small stack machine. Python's own machine runs it here, and yet nothing
-that it names is imported or called: every name but a few stands for an inert placeholder. Before
-that, each step is looked at, so that time and memory are bounded. Opcodes: PEP 3154 and Python's
-`pickletools`.
+that it names is imported or called: every name stands for an inert placeholder. Before that, each
+step is looked at, so that time and memory are bounded. Opcodes: PEP 3154 and `pickletools`.
 """
 
 from __future__ import annotations
@@ -11,16 +10,18 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar
-
-from tcl_jax.convert.mapping import WeightError
 
 MAX_BYTES = 64 << 20
 MAX_STEPS = 1_000_000
 MAX_GLOBALS = 10_000
+MAX_ARGUMENTS = 1_000_000
 MAX_NAME = 1000
 MAX_BITS = 256
+
+PERSISTENT = "pickle.persistent_load"
+"""Name of the placeholder for what a persistent id, its one argument, stands for."""
 
 # The steps of the protocols 2 to 5; what refers to other data, or only older protocols have, is
 # left out.
@@ -58,12 +59,16 @@ class Foreign(dict[Any, Any]):
 
     __slots__ = ("arguments", "called", "state")
     name: ClassVar[str]
+    room: ClassVar[list[int]]  # for how many arguments there is, in all objects of a pickle
     arguments: tuple[Any, ...] | list[Any]
     called: bool
     state: Any
 
     def __new__(cls, *arguments: Any) -> Foreign:
         """One that is not called."""
+        cls.room[0] -= len(arguments)
+        if cls.room[0] < 0:
+            raise ValueError(f"it calls for more than {MAX_ARGUMENTS:,} arguments")
         made = super().__new__(cls)
         made.arguments, made.called, made.state = arguments, False, None
         return made
@@ -93,53 +98,20 @@ class Foreign(dict[Any, Any]):
         self.extend([item])
 
 
-class Fixed:
-    """Something made of a pickle that it can refer to, but not change."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise ValueError("its pickle changes what it must not")
-
-
-class Builder(Fixed):
-    """A function of this package that stands for one that the pickle names."""
-
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        """What the function gives."""
-        return self.function(*arguments)
-
-
-def read_pickle(
-    data: bytes, builders: Mapping[str, Builder], persistent: Callable[[Any], Any]
-) -> tuple[Any, list[str]]:
-    """The value that a pickle describes, and the other names that it mentions.
-
-    Args:
-        data: the pickle, of protocol 2 to 5.
-        builders: what "module.name" with arguments makes; called with positional arguments that
-            may be anything. All other names stand for a subclass of `Foreign`.
-        persistent: what a persistent id stands for.
+def read_pickle(data: bytes) -> tuple[Any, list[str]]:
+    """The value that a pickle of protocol 2 to 5 describes, and the names that it mentions.
 
     Returns:
         None, bool, int, float, str, bytes, bytearray, tuple, list, `Foreign` (also for dicts and
-        sets) or a subclass of it, a `Builder`, and what `builders` and `persistent` give.
+        sets, and by the name of PERSISTENT for data outside of the pickle) or a subclass of it.
         Containers may contain themselves.
 
     Raises:
-        WeightError: if the builders do.
         ValueError: if it is damaged, or needs more than the limits above.
     """
-    unpickler = _Unpickler(_checked(data), builders, persistent)
+    unpickler = _Unpickler(io.BytesIO(_checked(data)))
     try:
         return unpickler.load(), list(unpickler.foreign)
-    except WeightError:
-        raise
     except (
         pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError,
         OverflowError,
@@ -168,24 +140,21 @@ def _checked(data: bytes) -> bytes:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, data: bytes, builders: Mapping[str, Builder], persistent: Callable[[Any], Any]
-    ) -> None:
-        super().__init__(io.BytesIO(data))
-        self._builders, self._persistent = builders, persistent
+    def __init__(self, data: io.BytesIO) -> None:
+        super().__init__(data)
         self.foreign: dict[str, type[Foreign]] = {}
+        self.room = [MAX_ARGUMENTS]
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> type[Foreign]:
         if len(module) + len(name) >= MAX_NAME:
             raise ValueError("it asks for something of a name that is too long")
         full = f"{module}.{name}"
-        if full in self._builders:
-            return self._builders[full]
         if full not in self.foreign:
             if len(self.foreign) >= MAX_GLOBALS:
                 raise ValueError(f"it asks for more than {MAX_GLOBALS:,} classes and functions")
-            self.foreign[full] = type("Foreign", (Foreign,), {"__slots__": (), "name": full})
+            attributes = {"__slots__": (), "name": full, "room": self.room}
+            self.foreign[full] = type("Foreign", (Foreign,), attributes)
         return self.foreign[full]
 
-    def persistent_load(self, pid: Any) -> Any:
-        return self._persistent(pid)
+    def persistent_load(self, pid: Any) -> Foreign:
+        return self.find_class(*PERSISTENT.split("."))(pid)

@@ -7,17 +7,16 @@ torch/_utils.py and torch/csrc/jit/serialization/pickler.cpp of PyTorch 2.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from tcl_jax.convert.archives import Archive, is_stored
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.pickles import MAX_BYTES, Builder, Fixed, Foreign, read_pickle
+from tcl_jax.convert.pickles import MAX_BYTES, PERSISTENT, Foreign, read_pickle
 from tcl_jax.convert.tensor_file import (
     MAX_NAME,
     UNREADABLE,
@@ -47,6 +46,9 @@ DTYPES |= {"torch.storage.UntypedStorage": DTYPES["torch.uint8"]}
 _SCRIPTED = "__torch__."
 _DICTS = ("builtins.dict", "collections.OrderedDict")
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
+_TENSORS = tuple(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
+_PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+_SUBCLASSES = ("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2")
 _REBUILDING = re.compile(r"torch\..*\._rebuild_\w+")
 _KINDS = {
     "_rebuild_qtensor": "is quantised (call dequantize() before saving)",
@@ -60,24 +62,14 @@ _ADVICE = (
 )
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class Storage(Fixed):
-    """Bytes in the archive: `count` elements of what PyTorch calls `kind`."""
-
-    key: str
-    kind: str
-    count: int
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class StoredTensor(Fixed):
+class StoredTensor(NamedTuple):
     """Where a tensor lies: bytes `start` to `stop` of a storage, elements `strides` bytes apart.
 
     If it cannot be read, `unknown` is the name of what would be needed for it.
     """
 
-    key: str
     spec: TensorSpec
+    key: str = ""
     start: int = 0
     stop: int = 0
     strides: tuple[int, ...] = ()
@@ -109,7 +101,7 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
     if archive.members[pickle_name].file_size > MAX_BYTES:
         raise ValueError(f"{pickle_name[:80]!r} is bigger than {MAX_BYTES:,} bytes")
     data = archive.read(pickle_name).tobytes()
-    root, foreign = read_pickle(data, _BUILDERS, _storage)
+    root, foreign = read_pickle(data)
     listing = _Listing()
     listing.add("", root)
     if not listing.tensors:
@@ -146,8 +138,10 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
 def _without_tensors(root: Any, foreign: list[str]) -> str:
     names = ", ".join(repr(key)[:40] for key in list(root)[:8]) if isinstance(root, Foreign) else ""
     kind = getattr(root, "name", type(root).__name__)
-    held = "a tensor without a name" if isinstance(root, StoredTensor) else f"a {kind:.80}"
-    asked = [n for n in foreign if n not in (*_DICTS, "builtins.set") and _SCRIPTED not in n]
+    held = "a tensor without a name" if _as_tensor(root) else f"a {kind:.80}"
+    asked = [
+        n for n in foreign if n not in (*_DICTS, "builtins.set", PERSISTENT) and _SCRIPTED not in n
+    ]
     asks = f"it asks for {', '.join(repr(name[:100]) for name in asked[:3])}, {_ADVICE}"
     alone = 'save the tensors alone: torch.save(model.state_dict(), "weights.pt")'
     return f"it holds no tensors by name, but {names or held}; {asks if asked else alone}"
@@ -205,9 +199,9 @@ def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
                 "state dict of the model before it was scripted or quantized"
             )
         # Attributes that are lists or dicts are no part of a scripted module's state dict.
-        kinds = (StoredTensor, Scalar)
-        items = (value.state or {}).items()
-        yield from ((k, v) for k, v in items if isinstance(v, kinds) or _is_scripted(v))
+        for key, inner in (value.state or {}).items():
+            if isinstance(inner, Scalar) or _is_scripted(inner) or _as_tensor(inner):
+                yield key, inner
     elif _is_module(value):
         parts = (value.state.get(part) for part in _MODULE_PARTS)
         yield from (item for part in parts if isinstance(part, Foreign) for item in part.items())
@@ -228,21 +222,76 @@ def _is_module(value: Foreign) -> bool:
 
 
 def _as_tensor(value: Any) -> StoredTensor | None:
-    """A tensor as it is, and an object that takes the place of one as one that cannot be read."""
-    if not isinstance(value, Foreign):
-        return value if isinstance(value, StoredTensor) else None
-    if _is_module(value):
+    """The tensor that an object is, or takes the place of in a way that is not known here."""
+    if not isinstance(value, Foreign) or _is_module(value):
         return None
-    parts = list(value.arguments[:16])
+    name, given = value.name, value.arguments
+    for _ in range(4):  # a parameter, or a tensor with attributes, is its tensor here
+        if name in _PARAMETERS and given and isinstance(given[0], Foreign):
+            name, given = given[0].name, given[0].arguments
+        elif name in _SUBCLASSES and len(given) > 2 and isinstance(given[2], tuple):
+            name, given = _named(given[0]) or _named(given[1]) or name, given[2]
+    if name in _TENSORS:
+        return _view(name.endswith("3"), *given[:8])
+    parts = list(given[:16])
     parts += [inner for part in parts if isinstance(part, tuple) for inner in part[:16]]
-    rebuilt = value.called and any(isinstance(part, Storage | StoredTensor) for part in parts)
-    if not rebuilt and not _REBUILDING.fullmatch(value.name):
+    objects = [part for part in parts if isinstance(part, Foreign)]
+    rebuilt = any(x.name == PERSISTENT or _REBUILDING.fullmatch(x.name) for x in objects)
+    if not (value.called and rebuilt) and not _REBUILDING.fullmatch(name):
         return None
     # Its size is the first tuple of integers, or in a torch.Size.
     sizes = [x for p in parts for x in (p.arguments[:1] if isinstance(p, Foreign) else (p,))]
     shapes = (x for x in sizes if isinstance(x, tuple) and 0 < len(x) <= MAX_DIMENSIONS)
     shape = next((x for x in shapes if all(type(n) is int and 0 <= n < 1 << 62 for n in x)), ())
-    return StoredTensor("", TensorSpec(shape, UNREADABLE), unknown=value.name)
+    return StoredTensor(TensorSpec(shape, UNREADABLE), unknown=name)
+
+
+def _named(kind: Any) -> str:
+    """The name of a class that is a placeholder; "" for anything else."""
+    return kind.name if isinstance(kind, type) and issubclass(kind, Foreign) else ""
+
+
+def _view(
+    third: bool,
+    storage: Any = None,
+    offset: Any = None,
+    shape: Any = None,
+    strides: Any = None,
+    *rest: Any,
+) -> StoredTensor:
+    """What `torch._utils._rebuild_tensor_v2` gives, or the third, which is told the dtype."""
+    match storage.arguments if isinstance(storage, Foreign) else None:
+        case [("storage", stored, str(key), _, int(count))] if _named(stored).endswith("Storage"):
+            kind = _named(stored)
+        case _:
+            raise ValueError("a tensor refers to a storage in a way that is not known here")
+    size = DTYPES.get(kind, UNREADABLE).itemsize * count
+    if third:
+        kind, rest = _named(rest[2] if rest[2:] else None), rest[1:]
+    if not isinstance(shape, tuple | list) or not isinstance(strides, tuple | list):
+        raise ValueError("a tensor's shape or strides are none")
+    if not all(type(x) is int and 0 <= x < 1 << 62 for x in (offset, *shape, *strides)):
+        raise ValueError("a tensor has an impossible shape or lies at an impossible place")
+    if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError("a tensor's strides do not fit its shape, or it has too many axes")
+    spec = TensorSpec(tuple(shape), DTYPES.get(kind, UNREADABLE))
+    item = spec.dtype.itemsize
+    if not item:
+        return StoredTensor(spec, unknown=kind or "a dtype without a name")
+    if any(isinstance(x, Foreign) and x for x in rest[2:]):  # conjugated or negated when read
+        raise WeightError(
+            "it has a tensor that stands for the conjugate or the negative of another; save it "
+            "again after tensor.resolve_conj().resolve_neg()"
+        )
+    if not spec.nbytes:
+        return StoredTensor(spec)
+    # Along an axis of one element the stride does not matter and may be anything.
+    used = [step if size > 1 else 0 for step, size in zip(strides, shape, strict=True)]
+    last = offset + sum(step * (size - 1) for step, size in zip(used, shape, strict=True))
+    if (last + 1) * item > size:
+        raise ValueError("a tensor reaches beyond its storage")
+    step_bytes = tuple(step * item for step in used)
+    return StoredTensor(spec, key, offset * item, (last + 1) * item, step_bytes)
 
 
 def _unwrap_state_dict(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -258,86 +307,3 @@ def _unwrap_state_dict(tensors: dict[str, StoredTensor]) -> dict[str, StoredTens
     if all(name.startswith("module.") for name in inside):
         inside = {name.removeprefix("module."): tensor for name, tensor in inside.items()}
     return inside
-
-
-def _named(kind: Any) -> str:
-    """The name of a class that is a placeholder; "" for anything else."""
-    return kind.name if isinstance(kind, type) and issubclass(kind, Foreign) else ""
-
-
-def _storage(persistent_id: Any) -> Storage:
-    """What ('storage', type, key, location, count) stands for."""
-    match persistent_id:
-        case ("storage", kind, str(key), _, int(count)) if _named(kind).endswith("Storage"):
-            return Storage(key, _named(kind), count)
-    raise ValueError("it refers to a storage in a way that is not known here")
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> StoredTensor:
-    """`torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`."""
-    return _view(storage, getattr(storage, "kind", ""), offset, shape, strides, rest[2:])
-
-
-def _tensor_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any,
-    *rest: Any,
-) -> StoredTensor:  # fmt: skip
-    """`torch._utils._rebuild_tensor_v3`, for dtypes that have no storage type."""
-    return _view(storage, _named(dtype), offset, shape, strides, rest)
-
-
-def _view(
-    storage: Any, kind: str, offset: Any, shape: Any, strides: Any, metadata: Any
-) -> StoredTensor:
-    if not isinstance(storage, Storage) or not kind:
-        raise ValueError("a tensor has no storage or no dtype")
-    if not isinstance(shape, tuple | list) or not isinstance(strides, tuple | list):
-        raise ValueError("a tensor's shape or strides are none")
-    if not all(type(x) is int and 0 <= x < 1 << 62 for x in (offset, *shape, *strides)):
-        raise ValueError("a tensor has an impossible shape or lies at an impossible place")
-    if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-        raise ValueError("a tensor's strides do not fit its shape, or it has too many axes")
-    spec = TensorSpec(tuple(shape), DTYPES.get(kind, UNREADABLE))
-    item = spec.dtype.itemsize
-    if not item:
-        return StoredTensor(storage.key, spec, unknown=kind)
-    if any(isinstance(x, Foreign) and x for x in metadata):  # conjugated or negated when read
-        raise WeightError(
-            "it has a tensor that stands for the conjugate or the negative of another; save it "
-            "again after tensor.resolve_conj().resolve_neg()"
-        )
-    if not spec.nbytes:
-        return StoredTensor(storage.key, spec)
-    # Along an axis of one element the stride does not matter and may be anything.
-    used = [step if size > 1 else 0 for step, size in zip(strides, shape, strict=True)]
-    last = offset + sum(step * (size - 1) for step, size in zip(used, shape, strict=True))
-    stored = DTYPES.get(storage.kind, UNREADABLE)
-    if (last + 1) * item > storage.count * stored.itemsize:
-        raise ValueError("a tensor reaches beyond its storage")
-    step_bytes = tuple(step * item for step in used)
-    return StoredTensor(storage.key, spec, offset * item, (last + 1) * item, step_bytes)
-
-
-def _parameter(tensor: Any, *_: Any) -> Any:
-    """`torch._utils._rebuild_parameter`: a parameter is its tensor here."""
-    return tensor
-
-
-def _subclass(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
-    """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes is its tensor here."""
-    known = isinstance(function, Builder) and function.function in (_tensor, _tensor_v3)
-    if known and isinstance(arguments, tuple):
-        return function(*arguments)
-    unknown = _named(function) or _named(kind) or "torch._tensor._rebuild_from_type_v2"
-    return StoredTensor("", TensorSpec((), UNREADABLE), unknown=unknown)
-
-
-_BUILDERS = {
-    "torch._utils._rebuild_tensor": Builder(_tensor),
-    "torch._utils._rebuild_tensor_v2": Builder(_tensor),
-    "torch._utils._rebuild_tensor_v3": Builder(_tensor_v3),
-    "torch._utils._rebuild_parameter": Builder(_parameter),
-    "torch._utils._rebuild_parameter_with_state": Builder(_parameter),
-    "torch._tensor._rebuild_from_type": Builder(_subclass),
-    "torch._tensor._rebuild_from_type_v2": Builder(_subclass),
-}

@@ -75,18 +75,17 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "call with a list": (b"\x80\x02ctorch\nSize\n]R.", "must be a tuple"),
     "state of a tuple": (b"\x80\x02)}b.", "no attribute"),
     "state of a function": (b"\x80\x02ctorch\nSize\n}b.", "missing"),
-    "state of a builder": (
-        b"\x80\x02" + TENSOR + b"N}" + text("function") + b"Ns\x86b.",
-        "changes what",
-    ),
-    "state of a tensor": (
-        b"\x80\x02" + TENSOR + b"(" + STORAGE + b"K\x00K\x02\x85K\x01\x85\x89}tR"
-        b"N}" + text("stop") + b"M\xff\xffs\x86b.",
-        "changes what",
+    "state of a function of ours": (
+        b"\x80\x02" + TENSOR + b"N}" + text("arguments") + b"Ns\x86b.",
+        "missing",
     ),
     "state of a storage": (
         b"\x80\x02" + STORAGE + b"N}" + text("count") + b"M\xff\xffs\x86b.",
-        "changes what",
+        "no tensors by name",
+    ),
+    "arguments of arguments": (
+        b"\x80\x02(" + b"N" * 300_000 + b"tq\x00ca\nb\nq\x01" + b"h\x01h\x00R" * 100_000 + b".",
+        "more than 1,000,000 arguments",
     ),
     "short frame": (
         b"\x80\x04\x95\x02\0\0\0\0\0\0\0]B\x06\0\0\0.r\xff\xff\xff\xffa.",
@@ -103,8 +102,8 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "ext4": (b"\x80\x02\x84\x01\x00\x00\x00.", "EXT4"),
     "persistent text": (b"Pabc\n.", "PERSID"),
     "buffer": (b"\x80\x05\x97.", "NEXT_BUFFER"),
-    "persistent number": (b"\x80\x02K\x01Q.", "storage in a way"),
-    "persistent tuple": (b"\x80\x02(K\x01K\x01K\x01K\x01K\x01tQ.", "storage in a way"),
+    "persistent number": (b"\x80\x02K\x01Q.", "no tensors by name"),
+    "persistent tuple": (b"\x80\x02(K\x01K\x01K\x01K\x01K\x01tQ.", "no tensors by name"),
     "deep list": (b"\x80\x02" + b"]" * NEST + b"a" * (NEST - 1) + b".", "nested too deeply"),
     "deep tuple": (b"\x80\x02)" + b"\x85" * NEST + b".", "nested too deeply"),
     "deep dict": (
@@ -225,7 +224,7 @@ TENSORS: dict[str, tuple[tuple[Any, ...], str]] = {
     "shape that is none": ((0, None, (1,)), "shape or strides are none"),
     "40 axes": ((0, (1,) * 40, (1,) * 40), "too many axes"),
     "negated": ((0, (2, 2), (2, 1), False, {}, {"neg": True}), "negative of another"),
-    "too few arguments": ((0,), "argument"),
+    "too few arguments": ((0,), "shape or strides are none"),
 }
 
 
@@ -252,7 +251,7 @@ STORAGES: dict[str, tuple[bytes, str]] = {
         "beyond",
     ),
     "of no size": (with_storage("0", b"ctorch\nFloatStorage\n", b"N"), "storage in a way"),
-    "none": (b"\x80\x02}" + text("a") + TENSOR + b"(NK\x00))\x89}tRs.", "has no storage"),
+    "none": (b"\x80\x02}" + text("a") + TENSOR + b"(NK\x00))\x89}tRs.", "storage in a way"),
 }
 
 
