@@ -18,6 +18,12 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_folder(name: str) -> Path:
+    """Where files of a kind are kept for this user; it need not be there."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "tcl_jax" / name
+
+
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path to write to, which takes the place of `path` when the body ends well.

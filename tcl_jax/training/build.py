@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tcl_jax.convert.load import load_clip
+from tcl_jax.convert.load import check_prefix, load_clip, sizes_of
 from tcl_jax.errors import InputError
-from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
+from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.grounder import grounder_from_clip
 from tcl_jax.models.layers import REMAT, compute_dtype
 from tcl_jax.models.tcl import TCL
@@ -59,12 +59,8 @@ class Task:
 
 
 def clip_config(config: ConfigDict) -> CLIPConfig:
-    """Sizes of the CLIP: a row of `VARIANTS`, or `model.sizes` where the variant is "custom".
-
-    Raises:
-        InputError: if the variant is unknown or the sizes are impossible.
-    """
-    return choose_sizes(config.model.variant, config.model.sizes.to_dict())
+    """Sizes of the CLIP, see `convert.load.sizes_of`; no weights are read."""
+    return sizes_of(config.model.to_dict(), config.objective)
 
 
 def build_clip(config: ConfigDict) -> Task:
@@ -78,7 +74,9 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
     Raises:
         InputError: if it cannot be read or is of other sizes.
     """
-    pretrained = load_clip(config.model.weights, expected=clip_config(config))
+    prefix = config.model.get("prefix", "")
+    pretrained = load_clip(config.model.weights, expected=clip_config(config), prefix=prefix)
+    check_prefix(prefix, [pretrained])
     dtype = compute_dtype(config.model.dtype, "model.dtype")
     return CLIP(pretrained.config, dtype=dtype), pretrained.params
 

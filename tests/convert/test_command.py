@@ -127,11 +127,16 @@ def test_the_gelu_is_told_kept_or_warned_of(
 ) -> None:
     bare = renamed(tmp_path, "vit_b_16-laion400m.safetensors")
     assert load_clip(bare).config.activation == "quick_gelu"
-    assert "nothing in it or beside it says which GELU" in caplog.text
+    assert "no config file beside it says what tensors do not tell" in caplog.text
+    assert "Taken: quick_gelu" in caplog.text and "64 channels" in caplog.text
     command.run(["inspect", str(bare)])
-    assert "GELU not told" in capsys.readouterr().out
+    assert "Taken: quick_gelu" in capsys.readouterr().out
     caplog.clear()
+    assert load_clip(bare).config.activation == "quick_gelu"
+    assert not caplog.text, "told twice"
     command.run(["clip", str(bare), "--activation=gelu", str(tmp_path / "model")])
+    assert "Taken: gelu" in caplog.text, "pooling and heads are not told by the flag"
+    caplog.clear()
     command.run(["export-torch", str(tmp_path / "model"), str(tmp_path / "back.safetensors")])
     assert load_clip(tmp_path / "back.safetensors").config.activation == "gelu"
     assert load_clip("builtin:shapes_clip").config.activation == "quick_gelu"
