@@ -149,7 +149,7 @@ def _models_in(file: Weights, prefix: str) -> str:
     except WeightError as error:
         kind = other_model(file.path)
         said = f"config.json says {kind!r}; " if kind else ""
-        return f"no CLIP or TCL that is known here ({said}{error})"
+        return f"no single CLIP or TCL that is known here ({said}{error})"
     if tensors.prefix:
         what += f", under the prefix {tensors.prefix.rstrip('.')!r}"
     if beside := tensors.passed_over:

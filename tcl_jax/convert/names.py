@@ -260,9 +260,9 @@ def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
     if asked and len(fitting) == 1:
         return fitting[0]
     wrong = f"and the prefix {asked!r} fits {len(fitting) or 'none'} of them; " if asked else ""
-    shown = _some([repr(x.rstrip(".") or ".") for x in found])
+    shown = _some([repr(x.rstrip(".")) if x else "'.' (no prefix)" for x in found])
     raise WeightError(
-        f"it holds {len(found)} {what}s, with names that begin with {shown} ('.': with nothing); "
+        f"it holds {len(found)} {what}s, with names that begin with {shown}; "
         f"{wrong}choose one with --prefix=NAME, model.prefix in a config, or prefix= in Python"
     )
 
