@@ -122,8 +122,15 @@ def choose_sizes(
             "for the sizes of model.weights, or 'custom' with the sizes in model.sizes"
         )
     base = dataclasses.asdict(VARIANTS[variant]) if variant in VARIANTS else {}
+    all_sizes = {**base, **given}
+    needed = [f.name for f in dataclasses.fields(CLIPConfig) if f.default is dataclasses.MISSING]
+    if lacking := [f"model.sizes.{name}" for name in needed if name not in all_sizes]:
+        raise InputError(
+            f"model.sizes do not describe a CLIP: with model.variant='custom' give "
+            f"{', '.join(lacking)}, too"
+        )
     try:
-        return CLIPConfig(**{**base, **given})
+        return CLIPConfig(**all_sizes)
     except (TypeError, ValueError) as error:
         raise InputError(f"model.sizes do not describe a CLIP: {error}") from error
 
