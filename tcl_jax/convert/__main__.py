@@ -131,7 +131,7 @@ def describe_file(source: str, prefix: str = "") -> str:
 def _models_in(file: Weights, prefix: str) -> str:
     """The TCL or the CLIP in a file, with what is assumed of it, or why there is none."""
     from tcl_jax.convert.clip import infer_clip_config
-    from tcl_jax.convert.load import find_activation, untold
+    from tcl_jax.convert.load import check_prefix, find_activation, untold
     from tcl_jax.convert.mapping import WeightError
     from tcl_jax.convert.model_config import other_model
     from tcl_jax.convert.names import to_openai_names
@@ -146,6 +146,7 @@ def _models_in(file: Weights, prefix: str) -> str:
             config = infer_clip_config(tensors.specs, told or "quick_gelu")
             what = f"{name_of(config)}, {style} names"
             assumed = "" if told else f"\n{untold(config.activation)}"
+        check_prefix(prefix, [tensors.prefix])
     except WeightError as error:
         kind = other_model(file.path)
         said = f"config.json says {kind!r}; " if kind else ""

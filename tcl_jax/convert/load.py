@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,15 +194,14 @@ def load_tcl(source: Source, config: CLIPConfig, prefix: str = "") -> tuple[Pret
     return Pretrained(config, params, origin), tap_layer
 
 
-def check_prefix(asked: str, found: Iterable[Pretrained]) -> None:
-    """Refuses a prefix that none of the models has, which were alone in their files.
+def check_prefix(asked: str, found: Sequence[str]) -> None:
+    """Refuses a prefix that none of the models found has, which were alone in their files.
 
     Raises:
         WeightError: with the prefixes that are there.
     """
-    there = [one.origin["prefix"] for one in found]
-    if not any(fits(prefix, asked) for prefix in there):
-        shown = ", ".join(repr(prefix.rstrip(".") or ".") for prefix in there)
+    if not any(fits(prefix, asked) for prefix in found):
+        shown = ", ".join(repr(prefix.rstrip(".") or ".") for prefix in found)
         raise WeightError(
             f"prefix {asked!r} is of no model in the files given, where the prefix is {shown}; "
             "leave it out, since there is nothing to choose from"

@@ -99,7 +99,6 @@ def model_from_torch(
         InputError: if a file cannot be used; it is named.
     """
     pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
-    loaded = [pretrained]
     params: dict[str, Any] = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
     tap_layer = None
@@ -107,8 +106,7 @@ def model_from_torch(
         learned, tap_layer = load_tcl(tcl, pretrained.config, prefix)
         params |= learned.params
         origin["tcl"] = learned.origin
-        loaded.append(learned)
-    check_prefix(prefix, loaded)
+    check_prefix(prefix, [one["prefix"] for one in origin.values()])
     settings = default_settings(pretrained.config)
     return Model(pretrained.config, tap_layer, params, settings, origin)
 

@@ -76,7 +76,7 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
     """
     prefix = config.model.get("prefix", "")
     pretrained = load_clip(config.model.weights, expected=clip_config(config), prefix=prefix)
-    check_prefix(prefix, [pretrained])
+    check_prefix(prefix, [pretrained.origin["prefix"]])
     dtype = compute_dtype(config.model.dtype, "model.dtype")
     return CLIP(pretrained.config, dtype=dtype), pretrained.params
 

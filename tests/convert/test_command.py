@@ -78,6 +78,8 @@ def test_of_several_models_a_flag_chooses(
     assert model.origin["clip"]["prefix"] == f"{prefix[1]}."
     command.run(["inspect", arguments[1], f"--prefix={prefix[1]}"])
     assert "teacher'; 87 tensors beside it are passed over" in capsys.readouterr().out
+    command.run(["inspect", str(CLIP), "--prefix=teacher"])
+    assert "prefix 'teacher' is of no model" in capsys.readouterr().out
 
 
 def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
