@@ -31,7 +31,6 @@ def get_config() -> ConfigDict:
     config.model.sizes.text_layers = 2
     config.model.sizes.context_length = 32
     config.model.weights = ""
-    config.model.tap_layer = 0
     config.model.dtype = "float32"
 
     config.data.source = "shapes"

@@ -26,10 +26,21 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.model = ConfigDict()
-    config.model.variant = "ViT-B/16"  # a row of models.clip.VARIANTS, or "custom" with `sizes`
-    config.model.sizes = ConfigDict()
-    config.model.weights = "ViT-B/16"  # a name, a path, or builtin:NAME
-    config.model.tap_layer = 11  # blocks before the grounder's own; 0: all but the last
+    config.model.weights = "ViT-B/16"  # a name, a path of a file or folder, or builtin:NAME
+    config.model.prefix = ""  # of the CLIP that is meant, where the file holds several; ".": none
+    config.model.variant = "auto"  # sizes of `weights`; or a row of models.clip.VARIANTS, "custom"
+    config.model.sizes = ConfigDict()  # what differs from the variant; 0: nothing
+    config.model.sizes.embed_dim = 0
+    config.model.sizes.resolution = 0
+    config.model.sizes.patch_size = 0
+    config.model.sizes.vision_width = 0
+    config.model.sizes.vision_layers = 0
+    config.model.sizes.text_width = 0
+    config.model.sizes.text_layers = 0
+    config.model.sizes.context_length = 0
+    config.model.sizes.vocab_size = 0
+    config.model.sizes.activation = ""
+    config.model.tap_layer = 0  # blocks before the grounder's own; 0: all but the last (B/16: 11)
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
 
     config.data = ConfigDict()

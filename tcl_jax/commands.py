@@ -110,15 +110,30 @@ def add_weights_flags(parser: argparse.ArgumentParser) -> None:
         "--clip",
         metavar="NAME_OR_FILE",
         help="instead of --checkpoint: CLIP's weights, such as ViT-B/16 (downloaded once), a .pt "
-        "or .safetensors file, or builtin:shapes_clip",
+        "or .safetensors file, a folder of OpenCLIP's or Hugging Face's, or builtin:shapes_clip",
     )
     parser.add_argument(
-        "--tcl", metavar="FILE", help="with --clip: tcl.pth; without it CLIP alone segments"
+        "--tcl",
+        metavar="official|FILE",
+        help="with --clip: the published tcl.pth (downloaded once), or a file; without it CLIP "
+        "alone segments",
     )
     parser.add_argument(
         "--activation",
         choices=ACTIVATIONS,
         help="with --clip: its GELU, where no config file beside the weights says it",
+    )
+    add_prefix_flag(parser)
+
+
+def add_prefix_flag(parser: argparse.ArgumentParser) -> None:
+    """--prefix."""
+    parser.add_argument(
+        "--prefix",
+        metavar="NAME",
+        default="",
+        help="where a weight file holds several models, such as model and model_ema, the one whose "
+        "tensors' names begin so ('.': with no prefix)",
     )
 
 
@@ -133,9 +148,13 @@ def load_model_from(flags: argparse.Namespace) -> Model:
     if (flags.checkpoint is None) == (flags.clip is None):
         raise InputError("give either --checkpoint=DIR or --clip=NAME_OR_FILE (with --tcl=FILE)")
     if flags.checkpoint is None:
-        return model_from_torch(flags.clip, flags.tcl, activation=flags.activation)
-    if flags.tcl is not None or flags.activation is not None:
-        raise InputError("--tcl and --activation belong to --clip; --checkpoint has all in it")
+        return model_from_torch(
+            flags.clip, flags.tcl, activation=flags.activation, prefix=flags.prefix
+        )
+    if flags.tcl is not None or flags.activation is not None or flags.prefix:
+        raise InputError(
+            "--tcl, --activation and --prefix belong to --clip; --checkpoint has all in it"
+        )
     return load_model(flags.checkpoint)
 
 

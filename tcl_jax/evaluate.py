@@ -1,6 +1,6 @@
 r"""Judges a model on segmentation benchmarks, as published scores are made.
 
-    python -m tcl_jax.evaluate --clip=ViT-B/16 --tcl=tcl.pth --data=data --output=results
+    python -m tcl_jax.evaluate --clip=ViT-B/16 --tcl=official --data=data --output=results
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --data=data --output=results \
         --benchmarks=voc20,ade20k --method=tcl,maskclip --no-pamr
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --benchmark=mine.toml

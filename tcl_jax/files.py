@@ -51,6 +51,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"it is not the {encoding} text it begins as: {error.reason}") from error
 
 
+def cache_folder(name: str) -> Path:
+    """Where files of a kind are kept for this user; it need not be there."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "tcl_jax" / name
+
+
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path to write to, which takes the place of `path` when the body ends well.

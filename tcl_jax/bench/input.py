@@ -73,12 +73,10 @@ def bench_input(argv: Sequence[str], doc: str | None) -> None:
 
 def _model_sizes(config: ConfigDict | None) -> tuple[int, int]:
     """Side of the images in pixels, and tokens of a text."""
-    from tcl_jax.models.clip import choose_sizes
+    from tcl_jax.models.clip import VARIANTS
+    from tcl_jax.training.build import clip_config
 
-    variant, sizes = "ViT-B/16", {}
-    if config is not None:
-        variant, sizes = config.model.variant, config.model.sizes.to_dict()
-    clip = choose_sizes(variant, sizes)
+    clip = VARIANTS["ViT-B/16"] if config is None else clip_config(config)
     return clip.resolution, clip.context_length
 
 

@@ -9,10 +9,9 @@ from typing import Any
 from absl import logging
 
 from tcl_jax.checkpoints.leaves import hash_leaves
-from tcl_jax.convert.load import Pretrained, Source, load_clip
+from tcl_jax.convert.load import Pretrained, Source, load_configured
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
-from tcl_jax.models.clip import CLIPConfig
 
 Identity = Mapping[str, str]
 """`weights` (a name, or the whole path), `file_sha256` (of the file), `arrays_sha256` (of the
@@ -28,7 +27,7 @@ def identify_clip(weights: Source, clip: Pretrained) -> dict[str, str]:
     """
     path = user_path(weights)
     return {
-        "weights": os.fspath(path.absolute() if path.is_file() else weights),
+        "weights": os.fspath(path.absolute() if path.exists() else weights),
         "file_sha256": clip.origin["sha256"],
         "arrays_sha256": hash_leaves(clip.params),
         "activation": clip.config.activation,
@@ -58,25 +57,23 @@ def check_clip(recorded: Identity | None, present: Identity) -> None:
         )
 
 
-def load_same_clip(
-    weights: Source, recorded: Identity | None, expected: CLIPConfig, dtype: Any = None
-) -> Pretrained:
-    """The CLIP that a run was trained on.
+def load_same_clip(model: Mapping[str, Any], recorded: Identity | None) -> Pretrained:
+    """The CLIP that a run was trained on, in the dtypes of its file.
 
     Args:
-        weights, expected, dtype: as in `load_clip`.
+        model: that section of its config.
         recorded: as in `check_clip`.
 
     Raises:
         InputError: it is not there, cannot be read, or is another one.
     """
     try:
-        clip = load_clip(weights, expected=expected, dtype=dtype)
+        clip = load_configured(model, dtype=None)
     except InputError as error:
         if recorded is None:
             raise
         raise InputError(f"{error}. The run was trained on {_describe(recorded)}") from error
-    check_clip(recorded, identify_clip(weights, clip))
+    check_clip(recorded, identify_clip(model["weights"], clip))
     return clip
 
 

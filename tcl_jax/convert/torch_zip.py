@@ -106,7 +106,7 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
     listing.add("", root)
     if not listing.tensors:
         raise WeightError(_without_tensors(root, foreign))
-    tensors = _unwrap_state_dict(listing.tensors)
+    tensors = listing.tensors
     scalars = {str(key): value for key, value in _entries(root) if isinstance(value, Scalar)}
     for tensor in tensors.values():
         member = archive.members.get(f"{folder}data/{tensor.key}")
@@ -292,18 +292,3 @@ def _view(
         raise ValueError("a tensor reaches beyond its storage")
     step_bytes = tuple(step * item for step in used)
     return StoredTensor(spec, key, offset * item, (last + 1) * item, step_bytes)
-
-
-def _unwrap_state_dict(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors of the state dict in a training run's checkpoint."""
-    prefix = ""
-    while True:
-        inner = (f"{prefix}{name}." for name in ("state_dict", "model_state_dict", "model"))
-        found = next((x for x in inner if any(name.startswith(x) for name in tensors)), None)
-        if found is None:
-            break
-        prefix = found
-    inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    if all(name.startswith("module.") for name in inside):
-        inside = {name.removeprefix("module."): tensor for name, tensor in inside.items()}
-    return inside

@@ -50,14 +50,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     if output.suffix.lower() != ".png" or output.is_dir():
         raise InputError(f"--output={flags.output!r}: must name a file that ends in .png")
     # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.models.clip import choose_sizes
     from tcl_jax.pictures.contact_sheet import contact_sheet
     from tcl_jax.pictures.overlays import save_png
+    from tcl_jax.training.build import clip_config
     from tcl_jax.training.check import check_config
     from tcl_jax.training.preview import take_preview
 
     check_config(config)
-    clip = choose_sizes(config.model.variant, config.model.sizes.to_dict())
+    clip = clip_config(config)
     preview = take_preview(
         config, flags.count, image_size=clip.resolution, context_length=clip.context_length
     )

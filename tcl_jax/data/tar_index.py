@@ -30,7 +30,7 @@ from tcl_jax.data.captions import decode_text
 from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
 from tcl_jax.data.tar_members import NOWHERE, RULE, Pair, Pairs, Read, files_of, find_pairs
 from tcl_jax.errors import InputError, RunError
-from tcl_jax.files import user_path, whole_file
+from tcl_jax.files import cache_folder, user_path, whole_file
 
 _MAGIC = b"TCLTAR2\n"
 # Magic; rule of the pairs; size and stamp of the shard; pairs, bytes of JSON; CRC-32 of the rest.
@@ -170,12 +170,6 @@ def index_threads() -> concurrent.futures.ThreadPoolExecutor:
 # ------------------------------------------------------------------------------ where an index is
 
 
-def cache_folder() -> Path:
-    """Where indexes go that can lie neither beside their shard nor in a folder that was named."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "tcl_jax" / "index"
-
-
 def _places(shard: Shard, index_dir: str | None) -> list[Path]:
     """Index files of a shard on this machine, the preferred one first."""
     address = shard.address
@@ -186,7 +180,7 @@ def _places(shard: Shard, index_dir: str | None) -> list[Path]:
     unique = hashlib.blake2b(address.encode(errors="surrogateescape"), digest_size=8).hexdigest()
     if index_dir is not None:
         return [user_path(index_dir) / f"{name}.{unique}{INDEX_SUFFIX}"]
-    cached = cache_folder() / f"{name}.{unique}{INDEX_SUFFIX}"
+    cached = cache_folder("index") / f"{name}.{unique}{INDEX_SUFFIX}"
     return [cached] if remote.is_remote(address) else [Path(address + INDEX_SUFFIX), cached]
 
 

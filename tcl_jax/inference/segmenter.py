@@ -121,21 +121,27 @@ class Segmenter:
         tcl: Source | None = None,
         *,
         activation: str | None = None,
+        prefix: str = "",
         **options: Any,
     ) -> Segmenter:
         """Published weights; PyTorch is not needed.
 
         Args:
             clip: CLIP's file (.pt, .pth, .safetensors, .npz; OpenAI's, OpenCLIP's or Hugging
-                Face's names), a name such as "ViT-B/16", or "builtin:shapes_clip".
-            tcl: TCL's official tcl.pth or what `export-torch` writes; None: the MaskCLIP baseline.
+                Face's names) or a folder with one, a name such as "ViT-B/16", or
+                "builtin:shapes_clip".
+            tcl: "official" for the published tcl.pth (downloaded once), a file or folder with its
+                names; None: the MaskCLIP baseline.
             activation: "quick_gelu" or "gelu", where no config file beside the weights says it.
+            prefix: of the names of the model that is meant, where a file holds several ("." : the
+                one without a prefix).
             options: of `Segmenter`.
 
         Raises:
             InputError: if a file is missing, damaged, or does not fit the other.
         """
-        return cls(model_from_torch(clip, tcl, activation=activation), **options)
+        model = model_from_torch(clip, tcl, activation=activation, prefix=prefix)
+        return cls(model, **options)
 
     def __repr__(self) -> str:
         """What it is made of."""

@@ -12,9 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tcl_jax.convert.identity import Identity, identify_clip
-from tcl_jax.convert.load import Pretrained, load_clip
+from tcl_jax.convert.load import load_configured, sizes_of
 from tcl_jax.errors import InputError
-from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
+from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.grounder import grounder_from_clip
 from tcl_jax.models.layers import REMAT, compute_dtype
 from tcl_jax.models.tcl import TCL
@@ -62,12 +62,8 @@ class Task:
 
 
 def clip_config(config: ConfigDict) -> CLIPConfig:
-    """Sizes of the CLIP: a row of `VARIANTS`, or `model.sizes` where the variant is "custom".
-
-    Raises:
-        InputError: if the variant is unknown or the sizes are impossible.
-    """
-    return choose_sizes(config.model.variant, config.model.sizes.to_dict())
+    """Sizes of the CLIP, see `convert.load.sizes_of`; no weights are read."""
+    return sizes_of(config.model.to_dict(), config.objective)
 
 
 def build_clip(config: ConfigDict) -> Task:
@@ -81,20 +77,16 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
     Raises:
         InputError: if it cannot be read or is of other sizes.
     """
-    pretrained = _load_clip(config)
+    pretrained = load_configured(config.model)
     dtype = compute_dtype(config.model.dtype, "model.dtype")
     return CLIP(pretrained.config, dtype=dtype), pretrained.params
 
 
 def build_tcl(config: ConfigDict) -> Task:
     """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
-    clip = _load_clip(config)
+    clip = load_configured(config.model)
     task = _tcl_task(config, clip.config, clip.params, _on_host)
     return dataclasses.replace(task, identity=identify_clip(config.model.weights, clip))
-
-
-def _load_clip(config: ConfigDict) -> Pretrained:
-    return load_clip(config.model.weights, expected=clip_config(config))
 
 
 def abstract_task(config: ConfigDict) -> Task:

@@ -19,6 +19,7 @@ from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.data.transforms import RandomResizedCrop
 from tcl_jax.errors import InputError
+from tcl_jax.training.build import clip_config
 from tcl_jax.training.preview import Origin, Preview, take_preview, with_noise
 from tests.data.shards import write_shard
 
@@ -190,7 +191,7 @@ def test_a_page_of_drawn_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     config = read_config(SHAPES, [], "x")
     assert config is not None
     assert "pairs: 2,000,000" in capsys.readouterr().out
-    side = config.model.sizes.resolution
+    side = clip_config(config).resolution
     taken = take_preview(config, 3, image_size=side, context_length=32)
     assert all(origin.original is None and not origin.changes for origin in taken.origins)
     factor = 224 // side
