@@ -77,14 +77,14 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
     Raises:
         InputError: if it cannot be read or is of other sizes.
     """
-    pretrained = load_configured(config.model)
+    pretrained = load_configured(config.model.to_dict())
     dtype = compute_dtype(config.model.dtype, "model.dtype")
     return CLIP(pretrained.config, dtype=dtype), pretrained.params
 
 
 def build_tcl(config: ConfigDict) -> Task:
     """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
-    clip = load_configured(config.model)
+    clip = load_configured(config.model.to_dict())
     task = _tcl_task(config, clip.config, clip.params, _on_host)
     return dataclasses.replace(task, identity=identify_clip(config.model.weights, clip))
 
