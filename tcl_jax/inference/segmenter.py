@@ -380,9 +380,11 @@ def check_things(texts: Sequence[str | Sequence[str]], background: bool) -> list
     Raises:
         InputError: as `data.words.check_words` of all of them.
     """
-    alone = isinstance(texts, str)
-    things = [[*text] if isinstance(text, (list, tuple)) else [text] for text in texts]
     with as_input_error("texts"):
-        words = texts if alone or not all(things) else [word for thing in things for word in thing]
-        check_words(words, background=background)
+        if isinstance(texts, str):
+            check_words(texts)  # which refuses it
+        things = [[text] if isinstance(text, str) else [*text] for text in texts]
+        if not all(things):
+            raise InputError("a list of synonyms is empty; give at least one")
+        check_words((word for thing in things for word in thing), background=background)
     return things
