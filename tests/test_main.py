@@ -231,10 +231,7 @@ def test_stopped_killed_and_continued_equals_uninterrupted(whole: Path, tmp_path
 
 
 def test_two_processes_train_as_one_does(whole: Path, tmp_path: Path) -> None:
-    """Interrupted as two processes and continued as one of two devices: the same run.
-
-    Of one device each: those of several in one process are now and then mismatched on CPUs.
-    """
+    """Interrupted as two processes of two devices and continued as one of two: the same run."""
     shared, unjudged = tmp_path / "shared", "--config.eval.tasks=()"
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -244,7 +241,7 @@ def test_two_processes_train_as_one_does(whole: Path, tmp_path: Path) -> None:
         subprocess.Popen(
             command(*small(tmp_path, shared, unjudged, *flags, f"--process_id={index}")),
             cwd=ROOT,
-            env=quick(),
+            env=quick(devices=2),
             stderr=subprocess.PIPE,
             text=True,
         )
