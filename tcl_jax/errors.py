@@ -93,15 +93,16 @@ def run_command(command: Callable[[], None]) -> None:
         # At once: a program that XLA is still computing would crash the interpreter's own way out.
         os._exit(130)
     except Exception as error:
-        if "Gloo" not in str(error):  # JAX raises a RuntimeError or a ValueError
-            _leave_soon(1)
+        _leave_soon(1)
+        # JAX raises a RuntimeError or a ValueError.
+        if "Gloo" not in str(error) or not _is_distributed():
             raise
         print(
             f"error: another process of this run has ended or does not answer ({error}). Its log "
             "says why; what was finished is kept, and the same command goes on from there",
             file=sys.stderr,
         )
-        _exit(1)
+        sys.exit(1)
 
 
 def _exit(code: int) -> NoReturn:
@@ -111,13 +112,17 @@ def _exit(code: int) -> NoReturn:
 
 def _leave_soon(code: int) -> None:
     """Bounds the exit that follows, in which JAX waits minutes for other processes of the run."""
-    jax = sys.modules.get("jax")
-    if jax is not None and jax.distributed.is_initialized():
+    if _is_distributed():
         sys.stdout.flush()
         sys.stderr.flush()
         ending = threading.Timer(PATIENCE, os._exit, [code])
         ending.daemon = True
         ending.start()
+
+
+def _is_distributed() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def _end_at_second_signal() -> None:
@@ -129,20 +134,22 @@ def _end_at_second_signal() -> None:
     rope.setblocking(False)
     signal.set_wakeup_fd(rope.fileno(), warn_on_full_buffer=False)
 
-    def watch(_: socket.socket) -> None:
+    def watch(kept_open: socket.socket) -> None:
         first = None
         while first is None or time.monotonic() - first < SIGNAL_ECHO:
             while bell.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
                 pass
             first = first or time.monotonic()
         time.sleep(PATIENCE)
-        print(
-            "ended where it waited, perhaps for another process of the run; what was finished is "
-            "kept",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(130)
+        try:
+            print(
+                "ended where it waited, perhaps for another process of the run; what was finished "
+                "is kept",
+                file=sys.stderr,
+                flush=True,
+            )
+        finally:
+            os._exit(130)
 
     threading.Thread(target=watch, args=[rope], daemon=True).start()
 

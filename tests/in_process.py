@@ -36,6 +36,7 @@ def as_before() -> Iterator[None]:
         os.environ.update(kept[0])
         sys.path[:] = kept[1]
         signal.signal(signal.SIGTERM, kept[2])
+        signal.set_wakeup_fd(-1)  # or the command's watch would end the tests
 
 
 def run_module(words: list[str], folder: Path) -> Done:

@@ -294,7 +294,10 @@ class CheckpointStore:
         reasons = []
         for candidate in reversed(there) if step is None else [step]:
             path = self._path(candidate)
-            problem = self._agreed_problem(self._find_damage(path))
+            problem, fault = self._find_damage(path)
+            if fault := self._agreed_problem(fault):
+                raise CheckpointReadError(f"{path}: cannot be read: {fault}.")
+            problem = self._agreed_problem(problem)
             if problem is None:
                 self._sound.add(path)
                 try:
@@ -320,14 +323,15 @@ class CheckpointStore:
 
     # ---------------------------------------------------------------------------- the directory
 
-    def _find_damage(self, path: Path) -> str | None:
+    def _find_damage(self, path: Path) -> tuple[str | None, str | None]:
+        """What is wrong with a step, and why that could not be told."""
         if path in self._sound:
-            return None
+            return None, None
         shares = 1 if self._read_only else jax.process_count()
         try:
-            return find_damage(path, share=jax.process_index() % shares, shares=shares)
+            return find_damage(path, share=jax.process_index() % shares, shares=shares), None
         except OSError as error:
-            return first_cause(error)
+            return None, first_cause(error)
 
     def _agreed_problem(self, problem: str | None) -> str | None:
         return problem if self._read_only else agree_on_problem(problem)

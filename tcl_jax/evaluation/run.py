@@ -119,29 +119,35 @@ def evaluate(
         return embedded[benchmark.name]
 
     found: dict[str, Evaluated] = {}
-    for chosen, protocol in zip(models, protocols, strict=True):
-        print_ = fingerprint(
-            protocol,
-            chosen,
-            hash_leaves(chosen.weights),
-            listings,
-            tokenizer_file=tokenizer_file,
-            text_embeddings=text_embeddings,
-        )
-        folder = output / chosen.method if len(models) > 1 else output
-        judge = Judge(
-            chosen.module(compute_dtype(protocol.dtype)), chosen.weights, protocol, batch_size
-        )
-        found[protocol.title] = _evaluate_method(
-            judge, listings, texts_of, print_, folder, progress=progress, tell=not found
-        )
-    if jax.process_index() == 0:
+
+    def report() -> None:
+        if jax.process_index():
+            return
         rows = {title: one.results for title, one in found.items()}
         fingerprints = {title: one.fingerprint for title, one in found.items()}
         pictures = {title: one.pictures for title, one in found.items()}
         with as_input_error(f"the report cannot be written to {str(output)!r}"):
             write_markdown(output / "results.md", rows, fingerprints)
             write_html(output / "report.html", rows, fingerprints, pictures)
+
+    with alone_in(output, f"output {str(output)!r}"):
+        for chosen, protocol in zip(models, protocols, strict=True):
+            print_ = fingerprint(
+                protocol,
+                chosen,
+                hash_leaves(chosen.weights),
+                listings,
+                tokenizer_file=tokenizer_file,
+                text_embeddings=text_embeddings,
+            )
+            folder = output / chosen.method if len(models) > 1 else output
+            judge = Judge(
+                chosen.module(compute_dtype(protocol.dtype)), chosen.weights, protocol, batch_size
+            )
+            found[protocol.title] = _evaluate_method(
+                judge, listings, texts_of, print_, folder, progress=progress, tell=not found
+            )
+        agreed(report)
     return found
 
 
@@ -160,19 +166,21 @@ def _evaluate_method(
     logs = _open_logs(folder / "progress", listings, print_)
     check(listings, logs, progress=progress, tell=tell)
     results = {}
-    pictures: dict[str, dict[str, Path]] = {}
-    with alone_in(folder, f"output {str(folder)!r}"):
-        for listing in listings:
-            benchmark = listing.benchmark
-            with contextlib.closing(logs[benchmark.name]) as log:
-                results[benchmark.name] = judge_benchmark(
-                    judge, listing, texts_of(benchmark), log, progress=progress
-                )
-        if jax.process_index() == 0:
-            with as_input_error(f"the results cannot be written to {str(folder)!r}"):
-                pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
-                write_results(folder / RESULTS_FILE, list(results.values()), print_)
-    return Evaluated(results, print_, pictures)
+    for listing in listings:
+        benchmark = listing.benchmark
+        with contextlib.closing(logs[benchmark.name]) as log:
+            texts = agreed(lambda benchmark=benchmark: texts_of(benchmark))
+            results[benchmark.name] = judge_benchmark(judge, listing, texts, log, progress=progress)
+
+    def write() -> dict[str, dict[str, Path]]:
+        if jax.process_index():
+            return {}
+        with as_input_error(f"the results cannot be written to {str(folder)!r}"):
+            pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
+            write_results(folder / RESULTS_FILE, list(results.values()), print_)
+        return pictures
+
+    return Evaluated(results, print_, agreed(write))
 
 
 def check(

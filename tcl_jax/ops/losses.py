@@ -148,11 +148,11 @@ def strip_area_losses(
     count = areas.shape[1]
     is_own = _is_own(areas, axis)
     # The zeros of other devices' images add nothing to the means.
-    means = _group_means(jnp.sum(jnp.where(is_own, areas, 0.0), axis=0), group)
+    mine = jnp.sum(jnp.where(is_own, areas, 0.0), axis=0)
+    means = _group_means(mine, group)
     means = means if axis is None else jax.lax.psum(means, axis)
     others = _total(jnp.where(is_own, 0.0, areas), axis) / max(count * (count - 1), 1)
-    own = _total(jnp.where(is_own, areas, 0.0), axis) / count
-    return jnp.mean(jnp.abs(means - prior)), others, own
+    return jnp.mean(jnp.abs(means - prior)), others, _total(mine, axis) / count
 
 
 def _group_means(x: Float[Array, " n"], group: int) -> Float[Array, " m"]:

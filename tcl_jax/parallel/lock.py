@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -25,6 +26,7 @@ NAME = "running.json"
 BEAT, WATCH = 20.0, 90.0
 """Seconds between two heartbeats, and without one until a run of another machine counts as dead;
 mounted object stores show a change after a minute only."""
+_TRIES = 100
 
 
 @contextlib.contextmanager
@@ -33,8 +35,8 @@ def alone_in(folder: Path, what: str) -> Iterator[None]:
 
     Process 0 makes the file `NAME` and locks it, which no killed run can leave behind. Where
     machines do not see each other's locks, as on mounted object stores, the heartbeat in the file
-    tells: after a run of another machine that did not end in order it is waited for. Two runs that
-    start there within seconds of each other are not told apart.
+    tells: if the file is of a run on another machine, its next heartbeat is awaited for `WATCH`
+    seconds. Two runs that start there within seconds of each other are not told apart.
 
     Args:
         folder: made as needed.
@@ -43,16 +45,15 @@ def alone_in(folder: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: another run is in it, or the file cannot be made; on all processes.
     """
+    first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            agreed(lambda: stack.enter_context(_held(folder / NAME, what)))
-        else:
-            agreed(lambda: None)
+        agreed(lambda: stack.enter_context(_held(folder / NAME, what)) if first else None)
         yield
 
 
 @contextlib.contextmanager
 def _held(path: Path, what: str) -> Iterator[None]:
+    made = not path.parent.exists()
     with as_input_error(what):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _lock(path)
@@ -71,15 +72,20 @@ def _held(path: Path, what: str) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(file), path.stat()):  # and not of a run after it
+                path.unlink()
         os.close(file)
+        if made:
+            with contextlib.suppress(OSError):  # something was written
+                path.parent.rmdir()
 
 
 def _lock(path: Path) -> int:
     """The open file, locked where the file system can; refuses one that another run holds."""
-    while True:
+    for _ in range(_TRIES):
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        holder, locked, alive = _read(path), True, False
+        holder, locked, alive, advice = _read(path), True, False, ""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,7 +94,7 @@ def _lock(path: Path) -> int:
             logging.info("%s cannot be locked here: %s", path, error)
             locked = False
         if holder and not alive and not (locked and holder["host"] == socket.gethostname()):
-            alive = _beats(path, holder)
+            alive, advice = _beats(path, holder), f" (if it is no more, delete {path})"
         with contextlib.suppress(FileNotFoundError):  # its run ended in between
             if not alive and os.path.samestat(os.fstat(file), path.stat()):
                 return file
@@ -96,9 +102,10 @@ def _lock(path: Path) -> int:
         if alive:
             run = "a run" if holder is None else _describe(holder)
             raise InputError(
-                f"{run} is writing to it; wait for its end or stop it, or choose another folder "
-                f"(if it is no more, delete {path})"
+                f"{run} is writing to it; wait for its end or stop it, or choose another folder"
+                + advice
             )
+    raise OSError(errno.ESTALE, "changes whenever it is opened", os.fspath(path))
 
 
 def _beats(path: Path, holder: dict[str, Any]) -> bool:

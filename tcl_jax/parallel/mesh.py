@@ -58,7 +58,7 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def _compile_afresh() -> None:
-    """Keeps programs of several CPU devices out of JAX's cache on disk, and what is there unread.
+    """Turns JAX's cache on disk off, for all that this process compiles from now on.
 
     XLA:CPU (jaxlib 0.10) runs a program's operations as they become ready, and collectives in the
     order of the program because they share a resource. When it loads a program, those of a loop or
@@ -66,8 +66,8 @@ def _compile_afresh() -> None:
     orders: they wait for each other for ever, or Gloo, which tells messages apart by their order
     alone, sums what does not belong together. Programs for GPUs and TPUs keep one order.
     """
-    folder = jax.config.values["jax_compilation_cache_dir"]
-    if folder and jax.config.values["jax_enable_compilation_cache"]:
+    folder = jax.config.jax_compilation_cache_dir
+    if folder and jax.config.jax_enable_compilation_cache:
         logging.info(
             "compiling afresh: programs of several CPU devices that XLA loads from a compilation "
             "cache mix up their exchanges, so %s is not used",

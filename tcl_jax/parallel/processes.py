@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel.clusters import Cluster, find_cluster
-from tcl_jax.parallel.mesh import find_devices
+from tcl_jax.parallel.mesh import batch_sharded, data_mesh, find_devices, replicated
 
 Result = TypeVar("Result")
 
@@ -97,10 +96,11 @@ def _connect() -> None:
     XLA's CPU devices get connected by their first exchange and wait 30 seconds for each other: now,
     when all processes are at one place, rather than where each has compiled a program in its time.
     """
-    mesh = Mesh(np.asarray(jax.devices()), "all")
-    parts = NamedSharding(mesh, PartitionSpec("all"))
-    ones = jax.make_array_from_callback((mesh.size,), parts, lambda _: np.ones(1, np.float32))
-    jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(ones).block_until_ready()
+    mesh = data_mesh()
+    ones = jax.make_array_from_callback(
+        (mesh.size,), batch_sharded(mesh), lambda _: np.ones(1, np.float32)
+    )
+    jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones).block_until_ready()
     any_process(False)
 
 
@@ -133,10 +133,13 @@ def gather_texts(text: str) -> list[str]:
     """The text of every process, in their order, on every process; all must call it."""
     if jax.process_count() == 1:
         return [text]
-    own = np.frombuffer(text.encode(), np.uint8)
+    own = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8)
     sizes = _allgather(np.array([own.size], np.int32))[:, 0]
     rows = _allgather(np.pad(own, (0, int(sizes.max()) - own.size)))
-    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+    return [
+        row[:size].tobytes().decode(errors="surrogatepass")
+        for row, size in zip(rows, sizes, strict=True)
+    ]
 
 
 def agree_on_problem(problem: str | None) -> str | None:
@@ -155,15 +158,15 @@ def agreed(function: Callable[[], Result]) -> Result:
     So that none waits for a process that has ended. Every process must call it.
 
     Raises:
-        InputError, RunError: what the function raises here; or of the same kind, with the words of
-            another process, where it is that one's.
+        Whatever the function raises here; else InputError or RunError with the words of another
+            process.
     """
     if jax.process_count() == 1:
         return function()
-    result, failure = None, None
+    result, failure = None, cast(Exception | None, None)
     try:
         result = function()
-    except (InputError, RunError) as error:
+    except Exception as error:
         failure = error
     told = gather_texts("" if failure is None else f"{isinstance(failure, InputError):d}{failure}")
     if failure is not None:

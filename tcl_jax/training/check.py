@@ -128,7 +128,9 @@ def check_same_config(config: dict[str, Any], stored: dict[str, Any], workdir: s
     lines = [
         f"  {name}: {theirs.get(name, '(absent)')!r} there, {ours.get(name, '(absent)')!r} now"
         for name in sorted(ours.keys() | theirs.keys())
-        if _plain(ours.get(name)) != _plain(theirs.get(name)) or (name in ours) != (name in theirs)
+        if _plain(ours.get(name)) != _plain(theirs.get(name))
+        # A field that an earlier version did not have, and that says nothing.
+        and (name in ours.keys() & theirs.keys() or ours.get(name) or theirs.get(name))
     ]
     if lines:
         raise InputError(

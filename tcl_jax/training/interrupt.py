@@ -39,6 +39,6 @@ class Interrupt:
             return
         self.requested, self._requested_at = True, time.monotonic()
         logging.warning(
-            "%s: finishing this step and saving; once more to stop at once",
+            "%s: finishing this step and saving; once more to stop without",
             signal.Signals(number).name,
         )

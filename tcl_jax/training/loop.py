@@ -97,32 +97,33 @@ def train(
 
     Raises:
         InputError: for a config, a data source or a workdir that cannot be used, as one that
-            another run uses; nothing is written then.
+            another run uses; no checkpoint is written then.
         NonFiniteError: the run stops at once and keeps the last good checkpoint.
         RunError: more samples cannot be used than `data.max_bad_share` allows.
     """
-    with contextlib.ExitStack() as held:
-        return _train(config, workdir, task, evaluators, held)
+    settings = json.loads(json.dumps(config.to_dict()))
+    mesh = data_mesh()
+    check_batch_size(config.train.global_batch_size, mesh, config.train.accumulation_steps)
+    root = agreed(lambda: open_workdir(workdir, settings))
+    if task.identity is not None:
+        settings["clip"] = dict(task.identity)
+        told = f"{task.identity['arrays_sha256']}, {task.identity['activation']}"
+        check_same("weights of CLIP", told, "Give every process the same file")
+    with alone_in(root, f"workdir {workdir!r}"):
+        return _train(config, settings, root, mesh, task, evaluators)
 
 
 def _train(
     config: ConfigDict,
-    workdir: str,
+    settings: dict[str, Any],
+    root: Path,
+    mesh: Mesh,
     task: Task,
     evaluators: Mapping[str, Evaluator],
-    held: contextlib.ExitStack,
 ) -> Outcome:
     t, is_writer = config.train, jax.process_index() == 0
-    settings = json.loads(json.dumps(config.to_dict()))
 
-    # ------------------------------------------------------------------ mesh, data, what to check
-    mesh = data_mesh()
-    check_batch_size(t.global_batch_size, mesh, t.accumulation_steps)
-    root = agreed(lambda: open_workdir(workdir, settings))
-    if task.identity is not None:
-        settings["clip"] = dict(task.identity)
-        told = task.identity["arrays_sha256"]
-        check_same("weights of CLIP", told, "Give every process the same file")
+    # --------------------------------------------------------------------------------------- data
     bad_samples = BadSampleLog(
         root / _name_of_process("bad_samples", ".jsonl"), max_share=config.data.max_bad_share
     )
@@ -135,14 +136,14 @@ def _train(
     frozen = put_parameters(task.frozen, mesh, sharded=t.fsdp)
     state = put_parameters(create_state(task.params, task.objective, adamw), mesh, sharded=t.fsdp)
     first = 0
-    held.enter_context(alone_in(root, f"workdir {workdir!r}"))
-    with as_input_error(f"workdir {workdir!r}"):
+    with as_input_error(f"workdir {str(root)!r}"):
         store = CheckpointStore(
             root / "checkpoints",
             keep_latest=t.keep_latest,
             keep_best=t.keep_best,
             best_metric=config.eval.best_metric or None,
         )
+        check_same("checkpoints", str(store.steps()), "All have to see one workdir")
         if store.latest_step() is not None:
             restored = store.restore(jax.tree.map(_abstract, state))
             state, first = restored.state, restored.step

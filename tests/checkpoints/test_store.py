@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tcl_jax.checkpoints.store import (
     CheckpointError,
     CheckpointMismatchError,
+    CheckpointReadError,
     CheckpointStore,
     CheckpointWriteError,
 )
@@ -230,6 +232,22 @@ def test_a_sound_step_that_cannot_be_read_is_not_dropped(tmp_path, monkeypatch):
             with pytest.raises(CheckpointError, match="20: is intact but .*out of memory"):
                 store.restore(abstract(make_state(20)))
         assert store.restore(abstract(make_state(20))).step == 20
+
+
+def test_a_step_whose_files_cannot_be_checked_is_not_dropped(tmp_path, monkeypatch):
+    with CheckpointStore(tmp_path) as store:
+        for step in (1, 2):
+            store.save(step, make_state(step), data_state=None, config=CONFIG, wait=True)
+
+    def fails(*_args, **_shares):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with CheckpointStore(tmp_path) as store, monkeypatch.context() as patch:
+        patch.setattr("tcl_jax.checkpoints.store.find_damage", fails)
+        with pytest.raises(CheckpointReadError, match="2: cannot be read: .*Too many open files"):
+            store.restore(abstract(make_state(0)))
+    with CheckpointStore(tmp_path) as store:
+        assert store.restore(abstract(make_state(0))).step == 2
 
 
 def test_a_damaged_step_does_not_push_a_good_one_out(tmp_path):

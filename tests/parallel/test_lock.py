@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -44,7 +45,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(
 ) -> None:
     with pytest.raises(InputError) as error, alone_in(tmp_path, "workdir 'x'"):
         pass
-    for part in ("workdir 'x'", socket.gethostname(), f"process {holder.pid}", "since 20", NAME):
+    for part in ("workdir 'x'", socket.gethostname(), f"process {holder.pid}", "since 20"):
         assert part in str(error.value)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -54,6 +55,22 @@ def test_a_second_run_is_refused_until_the_first_is_killed(
         with pytest.raises(InputError), alone_in(tmp_path, "it"):
             pass
     assert not any(tmp_path.iterdir())
+
+
+def test_the_file_of_a_later_run_stays(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "new", "it"):
+        (tmp_path / "new" / NAME).unlink()  # by hand
+        later = contextlib.ExitStack()
+        later.enter_context(alone_in(tmp_path / "new", "it"))
+    assert (tmp_path / "new" / NAME).exists()
+    later.close()
+    assert not (tmp_path / "new" / NAME).exists()
+
+
+def test_a_folder_that_is_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "new", "it"):
+        assert (tmp_path / "new" / NAME).exists()
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("locks", [True, False])

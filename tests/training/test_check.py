@@ -120,6 +120,12 @@ def test_differences_between_configs_are_listed() -> None:
     assert "a.c" not in str(error.value)
 
 
+def test_a_field_that_is_new_and_says_nothing_is_no_difference() -> None:
+    check_same_config({"a": 1, "prefix": "", "group": 0, "sizes": {}}, {"a": 1}, "run")
+    with pytest.raises(InputError, match="group: '\\(absent\\)' there, 64 now"):
+        check_same_config({"a": 1, "prefix": "", "group": 64}, {"a": 1}, "run")
+
+
 def test_workdirs(tmp_path: Path) -> None:
     assert open_workdir(str(tmp_path / "a/b"), {}) == tmp_path / "a/b"
     assert not (tmp_path / "a").exists()
