@@ -174,8 +174,8 @@ def test_vision_towers_with_other_heads_are_refused(tmp_path: Path) -> None:
 def test_paths_without_rights_are_explained(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
-    # Rights are asked for in the name of the real user, and root has all of them. The effective user
-    # stays root, who can read the package wherever it lies.
+    # Rights are asked for in the name of the real user, and root has all of them. The effective
+    # user stays root, who can read the package wherever it lies.
     if is_root := os.getuid() == 0:
         os.setreuid(65534, -1)
     try:
