@@ -36,7 +36,7 @@ setup(
         "opencv-python-headless>=4.10,<6",  # resizes and warps training images
         "optax>=0.2.5,<0.3",  # AdamW
         "orbax-checkpoint>=0.12.8,<0.13",  # checkpoints and model directories
-        "Pillow>=11,<14",  # decodes and writes pictures
+        "Pillow>=11.3,<14",  # decodes pictures (AVIF since 11.3) and writes them
         "safetensors>=0.5,<1",  # weights
         "tensorboardX>=2.6.2,<3",  # TensorBoard files without TensorFlow
         "tensorflow-datasets>=4.9.9,<5",  # reads and writes TFDS without TensorFlow
@@ -48,6 +48,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "demo": ["gradio>=6.31,<7"],  # the web page
         "test": [
+            "aiohttp>=3.9,<4",  # with which fsspec reads from web servers
             "beartype>=0.20,<1",
             "gradio>=6.31,<7",
             "ipykernel>=6.29,<8",

@@ -10,6 +10,7 @@ over all classes and over the pairs that no training caption names (about 41 and
 from ml_collections import ConfigDict
 
 from configs.shapes_clip import get_config as clip_config
+from configs.tcl import get_config as paper_config
 
 
 def get_config() -> ConfigDict:
@@ -17,6 +18,7 @@ def get_config() -> ConfigDict:
     config = clip_config()
     config.objective = "tcl"
     config.model.weights = "builtin:shapes_clip"
+    config.model.variant, config.model.sizes = "auto", paper_config().model.sizes
 
     config.loss.area_prior = 0.3  # objects cover 31 % of a scene, and captions skip some
     config.loss.tv = 0.1  # masks of 32 x 32 pixels have a larger share of edges than photographs

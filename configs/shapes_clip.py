@@ -31,13 +31,14 @@ def get_config() -> ConfigDict:
     config.model.sizes.text_layers = 2
     config.model.sizes.context_length = 32
     config.model.weights = ""
-    config.model.tap_layer = 0
     config.model.dtype = "float32"
 
     config.data.source = "shapes"
     config.data.rand_augment.operations = 0  # captions name colours and places
     config.data.random_erasing = 0.0
     config.data.num_workers = 1
+
+    config.loss.area_group = 0
 
     config.optim.base_lr = 1.5e-3
     config.optim.min_lr = 2e-5

@@ -26,17 +26,29 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.model = ConfigDict()
-    config.model.variant = "ViT-B/16"  # a row of models.clip.VARIANTS, or "custom" with `sizes`
-    config.model.sizes = ConfigDict()
-    config.model.weights = "ViT-B/16"  # a name, a path, or builtin:NAME
-    config.model.tap_layer = 11  # blocks before the grounder's own; 0: all but the last
+    config.model.weights = "ViT-B/16"  # a name, a path of a file or folder, or builtin:NAME
+    config.model.prefix = ""  # of the CLIP that is meant, where the file holds several; ".": none
+    config.model.variant = "auto"  # sizes of `weights`; or a row of models.clip.VARIANTS, "custom"
+    config.model.sizes = ConfigDict()  # what differs from the variant; 0: nothing
+    config.model.sizes.embed_dim = 0
+    config.model.sizes.resolution = 0
+    config.model.sizes.patch_size = 0
+    config.model.sizes.vision_width = 0
+    config.model.sizes.vision_layers = 0
+    config.model.sizes.text_width = 0
+    config.model.sizes.text_layers = 0
+    config.model.sizes.context_length = 0
+    config.model.sizes.vocab_size = 0
+    config.model.sizes.activation = ""
+    config.model.tap_layer = 0  # blocks before the grounder's own; 0: all but the last (B/16: 11)
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
 
     config.data = ConfigDict()
     config.data.source = "tar"  # a key of data.sources.SOURCES: tar, tfds, mixture, shapes
-    config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")  # paths or gs://... ; {000..331}
+    config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")  # files, folders, gs://, {0..331}
     config.data.allow_missing_shards = True  # train on what is there; the log says what is not
     config.data.index_dir = ""  # folder of the shards' index files; "": beside the shards
+    config.data.caption_field = ""  # of KEY.json; "": KEY.txt, then caption, captions, text, ...
     config.data.caption_cache = False  # read what tcl_jax.data.embed_captions computed once
     config.data.tfds = ConfigDict()  # what source="tfds" reads
     config.data.tfds.name = "coco_captions"
@@ -65,6 +77,9 @@ def get_config() -> ConfigDict:
     config.loss.area = 0.4
     config.loss.tv = 1.0
     config.loss.area_prior = 0.4  # expected share of the image that a caption's mask covers
+    # Images whose mean area is compared with the prior, consecutive ones of the global batch, on
+    # however many devices; 0: all. 64 as in the paper's run, which compared on each of its GPUs.
+    config.loss.area_group = 64
     config.loss.temperature = 1.0
     config.loss.text_tile = 0  # texts whose masks are computed together; 0: what suits the memory
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tcl_jax.errors import InputError
-from tcl_jax.files import user_path
 
 if TYPE_CHECKING:
     from tcl_jax.inference.model import Model
@@ -17,18 +16,34 @@ ACTIVATIONS = ("quick_gelu", "gelu")
 """Keys of `models.layers.ACTIVATIONS`, which would bring JAX with it."""
 
 
+TEXTS_FILE = "a name a line, with synonyms after commas (tcl_jax/data/name_file.py has the format)"
+"""Help of --texts_file."""
+
+
 class CommandParser(argparse.ArgumentParser):
-    """A parser that takes `--batch-size` for `--batch_size`, and `--no_pamr` for `--no-pamr`."""
+    """A parser that takes `--batch-size` for `--batch_size`, and `--no_pamr` for `--no-pamr`.
+
+    Flags of several values take them in every spelling: `--text=a b`, `--text a b`, or repeated.
+    """
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """As argparse's, of the same arguments in the spelling that the parser knows."""
         spelling = {_plain(known): known for known in self._option_string_actions}
         given = sys.argv[1:] if args is None else list(args)
         end = given.index("--") if "--" in given else len(given)
-        for i, (name, equals, value) in enumerate(flag.partition("=") for flag in given[:end]):
+        known: list[str] = []
+        for flag in given[:end]:
+            name, equals, value = flag.partition("=")
             if name.startswith("--"):
-                given[i] = spelling.get(_plain(name), name) + equals + value
-        return super().parse_known_args(given, namespace)
+                name = spelling.get(_plain(name), name)
+                action = self._option_string_actions.get(name)
+                several = equals and action is not None and action.nargs == "+"
+                # What begins with a dash is a value only behind an equals sign.
+                split = several and not value.startswith("-")
+                known += [name, value] if split else [name + equals + value]
+            else:
+                known.append(flag)
+        return super().parse_known_args(known + given[end:], namespace)
 
 
 def _plain(name: str) -> str:
@@ -53,19 +68,20 @@ def share(text: str) -> float:
     return value
 
 
-def read_texts(texts: Sequence[str], file: str | None) -> list[str]:
-    """The names of --text and --texts_file, in order.
+def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
+    """The names of --text, as they are, and of --texts_file with their synonyms, in order.
 
     Raises:
         InputError: if there is none or the file cannot be read.
     """
-    names = list(texts)
+    from tcl_jax.data.name_file import describe_synonyms, read_names
+
+    names: list[tuple[str, ...]] = [(text,) for text in texts]
     if file is not None:
-        try:
-            lines = user_path(file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise InputError(f"--texts_file={file!r} cannot be read: {error}") from error
-        names += [line.strip() for line in lines if line.strip()]
+        listed = read_names(file, f"--texts_file={file!r}").classes
+        if several := describe_synonyms(listed):
+            print(f"synonyms in {file}: {several} (a name with commas goes in double quotes)")
+        names += listed
     if not names:
         raise InputError(
             "no words to look for; give --text='a cat' (several times) or --texts_file"
@@ -94,15 +110,30 @@ def add_weights_flags(parser: argparse.ArgumentParser) -> None:
         "--clip",
         metavar="NAME_OR_FILE",
         help="instead of --checkpoint: CLIP's weights, such as ViT-B/16 (downloaded once), a .pt "
-        "or .safetensors file, or builtin:shapes_clip",
+        "or .safetensors file, a folder of OpenCLIP's or Hugging Face's, or builtin:shapes_clip",
     )
     parser.add_argument(
-        "--tcl", metavar="FILE", help="with --clip: tcl.pth; without it CLIP alone segments"
+        "--tcl",
+        metavar="official|FILE",
+        help="with --clip: the published tcl.pth (downloaded once), or a file; without it CLIP "
+        "alone segments",
     )
     parser.add_argument(
         "--activation",
         choices=ACTIVATIONS,
         help="with --clip: its GELU, where no config file beside the weights says it",
+    )
+    add_prefix_flag(parser)
+
+
+def add_prefix_flag(parser: argparse.ArgumentParser) -> None:
+    """--prefix."""
+    parser.add_argument(
+        "--prefix",
+        metavar="NAME",
+        default="",
+        help="where a weight file holds several models, such as model and model_ema, the one whose "
+        "tensors' names begin so ('.': with no prefix)",
     )
 
 
@@ -117,9 +148,13 @@ def load_model_from(flags: argparse.Namespace) -> Model:
     if (flags.checkpoint is None) == (flags.clip is None):
         raise InputError("give either --checkpoint=DIR or --clip=NAME_OR_FILE (with --tcl=FILE)")
     if flags.checkpoint is None:
-        return model_from_torch(flags.clip, flags.tcl, activation=flags.activation)
-    if flags.tcl is not None or flags.activation is not None:
-        raise InputError("--tcl and --activation belong to --clip; --checkpoint has all in it")
+        return model_from_torch(
+            flags.clip, flags.tcl, activation=flags.activation, prefix=flags.prefix
+        )
+    if flags.tcl is not None or flags.activation is not None or flags.prefix:
+        raise InputError(
+            "--tcl, --activation and --prefix belong to --clip; --checkpoint has all in it"
+        )
     return load_model(flags.checkpoint)
 
 

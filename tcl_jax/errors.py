@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
+import io
 import os
+import re
 import signal
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+SIGNAL_ECHO = 1.0
+"""Seconds in which a second signal is the same wish: a terminal and a launcher both pass one on."""
+PATIENCE = 5.0
+"""Seconds that a process has for its own way out, where that may be blocked."""
 
 
 class InputError(ValueError):
@@ -25,10 +37,12 @@ class RunError(RuntimeError):
 def as_input_error(what: str) -> Iterator[None]:
     """Turns a ValueError or OSError of its body into an `InputError` that begins with `what`.
 
-    For calls whose only cause of such errors is what the user gave.
+    For calls whose only cause of such errors is what the user gave. A `RunError` stays one.
     """
     try:
         yield
+    except RunError:
+        raise
     except (ValueError, OSError) as error:
         raise InputError(f"{what}: {error}") from error
 
@@ -36,29 +50,101 @@ def as_input_error(what: str) -> Iterator[None]:
 def run_command(command: Callable[[], None]) -> None:
     """Runs a command; exits with 2 after bad input (also an OSError that names a file), 1 after a
     failure it can explain, 130 if interrupted.
+
+    A second Ctrl-C or SIGTERM ends it also where it waits in a library, and so does a failure where
+    other processes of the run wait for it or it for them.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files and words may have characters that this terminal cannot show.
+            stream.reconfigure(errors="backslashreplace")
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)  # where a library crashes, Python's stack is told
     # A command that is told to end tidies up as it does after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_at_second_signal()
     try:
         command()
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        _exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None:
             raise
         print(f"error: {error}; correct the path or its permissions", file=sys.stderr)
-        sys.exit(2)
+        _exit(2)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         # At once: a program that XLA is still computing would crash the interpreter's own way out.
         os._exit(130)
+    except Exception as error:
+        if "Gloo" not in str(error):  # JAX raises a RuntimeError or a ValueError
+            _leave_soon(1)
+            raise
+        print(
+            f"error: another process of this run has ended or does not answer ({error}). Its log "
+            "says why; what was finished is kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        _exit(1)
+
+
+def _exit(code: int) -> NoReturn:
+    _leave_soon(code)
+    sys.exit(code)
+
+
+def _leave_soon(code: int) -> None:
+    """Bounds the exit that follows, in which JAX waits minutes for other processes of the run."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ending = threading.Timer(PATIENCE, os._exit, [code])
+        ending.daemon = True
+        ending.start()
+
+
+def _end_at_second_signal() -> None:
+    """Ends the process after a second signal, `PATIENCE` later than Python's own handler would.
+
+    That one waits for the main thread, which may wait in a library for a process that is gone.
+    """
+    bell, rope = socket.socketpair()
+    rope.setblocking(False)
+    signal.set_wakeup_fd(rope.fileno(), warn_on_full_buffer=False)
+
+    def watch(_: socket.socket) -> None:
+        first = None
+        while first is None or time.monotonic() - first < SIGNAL_ECHO:
+            while bell.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+                pass
+            first = first or time.monotonic()
+        time.sleep(PATIENCE)
+        print(
+            "ended where it waited, perhaps for another process of the run; what was finished is "
+            "kept",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(130)
+
+    threading.Thread(target=watch, args=[rope], daemon=True).start()
+
+
+def why_unwritten(error: BaseException) -> str:
+    """Why something could not be written; speaks of the disk only where the disk refused it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    told = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore puts it
+    code = int(told[1]) if told else getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return f"{os.strerror(code)}: is the disk full or gone?"
+    return f"{first_cause(error)}."
 
 
 def first_cause(error: BaseException) -> str:

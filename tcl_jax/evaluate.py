@@ -1,6 +1,6 @@
 r"""Judges a model on segmentation benchmarks, as published scores are made.
 
-    python -m tcl_jax.evaluate --clip=ViT-B/16 --tcl=tcl.pth --data=data --output=results
+    python -m tcl_jax.evaluate --clip=ViT-B/16 --tcl=official --data=data --output=results
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --data=data --output=results \
         --benchmarks=voc20,ade20k --method=tcl,maskclip --no-pamr
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --benchmark=mine.toml
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tcl_jax.evaluation.examples import Listing
 
 PATHS = ("images", "labels", "list")
+OWN = ("background", "reduce_zero_label", "ignore", "exif")
+"""Flags of a benchmark that is made of folders."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,16 +56,28 @@ def parser() -> argparse.ArgumentParser:
     own = p.add_argument_group("your own benchmark")
     own.add_argument(
         "--benchmark",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="FILE.toml",
         help="its description (tcl_jax/evaluation/benchmark_schema.py has the schema); or else:",
     )
     own.add_argument("--images", metavar="DIR", help="its images")
     own.add_argument("--labels", metavar="DIR", help="its labels, PNGs with a class a pixel")
-    own.add_argument("--classes", metavar="FILE", help="a class a line, synonyms after commas")
+    own.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="a class a line, synonyms after commas; its label value before a colon, as `7: cat`, "
+        "if they do not count on from 0 (tcl_jax/data/name_file.py has the format)",
+    )
     own.add_argument("--background", action="store_true", help="label 0 is none of the classes")
     own.add_argument("--reduce_zero_label", action="store_true", help="label 0 is ignored")
+    own.add_argument(
+        "--ignore", metavar="N", help="label values that are ignored, with commas; default: 255"
+    )
+    own.add_argument(
+        "--exif", choices=("apply", "ignore"), help="of photos' EXIF orientation; default: apply"
+    )
     how = p.add_argument_group("protocol, by default the model's own")
     how.add_argument(
         "--method",
@@ -143,9 +157,12 @@ def find_benchmarks(flags: argparse.Namespace) -> list[Listing]:
     """
     from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
     from tcl_jax.evaluation.examples import list_examples
+    from tcl_jax.evaluation.label_coding import describe_values
 
     own = [load_benchmark(path, split=flags.split) for path in flags.benchmark]
     own += _from_flags(flags)
+    for benchmark in own:
+        print(describe_values(benchmark))
     names = flags.benchmarks.split(",") if flags.benchmarks else [] if own else list(BENCHMARKS)
     benchmarks = [*(load_benchmark(name, split=flags.split) for name in names), *own]
     _check_names([benchmark.name for benchmark in benchmarks])
@@ -184,9 +201,11 @@ def _from_flags(flags: argparse.Namespace) -> list[Benchmark]:
     given = {name: getattr(flags, name) for name in ("images", "labels", "classes")}
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given):
-        if flags.background or flags.reduce_zero_label:
+        alone = [f"--{name}" for name in OWN if getattr(flags, name)]
+        if alone:
             raise InputError(
-                "--background and --reduce_zero_label belong to --images, --labels and --classes"
+                f"{', '.join(alone)}: these flags go with --images, --labels and --classes; a TOML "
+                "file has keys of the same names"
             )
         return []
     if missing:
@@ -200,8 +219,20 @@ def _from_flags(flags: argparse.Namespace) -> list[Benchmark]:
             split=flags.split,
             background=flags.background,
             reduce_zero_label=flags.reduce_zero_label,
+            ignore=_read_values(flags.ignore),
+            exif=flags.exif,
         )
     ]
+
+
+def _read_values(given: str | None) -> list[int] | None:
+    """--ignore as numbers."""
+    if given is None:
+        return None
+    values = [value.strip() for value in given.split(",")]
+    if not all(value.isdecimal() for value in values):
+        raise InputError(f"--ignore={given!r} must be label values with commas, such as 11,255")
+    return [int(value) for value in values]
 
 
 def _check_names(names: Sequence[str]) -> None:

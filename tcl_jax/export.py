@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tcl_jax.commands import (
+    TEXTS_FILE,
     add_model_flags,
     command_parser,
     load_model_from,
@@ -45,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
         "--image_size", type=image_size, help="side of the images, or ROWSxCOLUMNS, in pixels"
     )
     program.add_argument("--batch", type=int, help="images in a call; any number if not given")
-    program.add_argument("--text", action="append", default=[], help="a name to bake in")
-    program.add_argument("--texts_file", metavar="FILE", help="names to bake in, one a line")
+    program.add_argument("--text", action="extend", nargs="+", default=[], help="names to bake in")
+    program.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
     program.add_argument("--templates", help="set of prompts for the names")
     program.add_argument("--num_texts", type=int, help="text embeddings in a call; default: any")
     program.add_argument("--pamr", action=argparse.BooleanOptionalAction)
@@ -86,6 +87,7 @@ def export_directory(flags: argparse.Namespace) -> None:
 def export_program(flags: argparse.Namespace) -> None:
     """A StableHLO file."""
     from tcl_jax.checkpoints.model import check_absent
+    from tcl_jax.data.name_file import number_synonyms
     from tcl_jax.inference.export import PLATFORMS, check_platforms, export_masks, write_export
     from tcl_jax.inference.masks import MaskOptions
     from tcl_jax.inference.segmenter import Segmenter
@@ -103,7 +105,8 @@ def export_program(flags: argparse.Namespace) -> None:
     embeddings = None
     if names is not None:
         segmenter = Segmenter(model, dtype=dtype, tokenizer_file=flags.tokenizer_file)
-        embeddings = segmenter.embed_texts(names, flags.templates)
+        words = [word for synonyms in names for word in synonyms]
+        embeddings = segmenter.embed_texts(words, flags.templates)
         del segmenter  # and its copy of the weights
     own = model.settings
     options = MaskOptions(
@@ -117,7 +120,8 @@ def export_program(flags: argparse.Namespace) -> None:
         options=options,
         batch=flags.batch,
         text_embeddings=embeddings,
-        text_names=names,
+        text_names=None if names is None else [synonyms[0] for synonyms in names],
+        synonyms=None if names is None else number_synonyms(names),
         num_texts=flags.num_texts,
         threshold=own.threshold,
         platforms=platforms,

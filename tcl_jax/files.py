@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as people write it: ~ is the home directory; ~nobody, who has none, stays as it is."""
     return Path(os.path.expanduser(path))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text file in UTF-8, or in UTF-16 or UTF-32 with the mark that Windows begins them with.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is something else; the message says which line, and what to do.
+    """
+    data = user_path(path).read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data:
+        raise ValueError("it has zero bytes, as UTF-16 without a mark has; save it as UTF-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding.startswith("utf-8"):
+            number = data.count(b"\n", 0, error.start)
+            line = data.split(b"\n")[number].decode("latin-1").strip()
+            raise ValueError(
+                f"line {number + 1} is not UTF-8 text, but would be {line[:60]!r} in Latin-1, as "
+                "older Windows programs write it; save the file as UTF-8"
+            ) from error
+        raise ValueError(f"it is not the {encoding} text it begins as: {error.reason}") from error
+
+
+def cache_folder(name: str) -> Path:
+    """Where files of a kind are kept for this user; it need not be there."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "tcl_jax" / name
 
 
 @contextlib.contextmanager
@@ -36,8 +75,15 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def why_unwritable(folder: Path) -> str | None:
-    """Why a folder cannot be written, or not be made, in words; None where it can."""
+def why_unwritable(folder: Path, *, utf8: bool = False) -> str | None:
+    """Why a folder cannot be written, or not be made, in words; None where it can.
+
+    Args:
+        folder: there or not.
+        utf8: whether its name must be UTF-8, as Orbax wants it.
+    """
+    if utf8 and str(folder).encode(errors="replace") != os.fsencode(folder):
+        return "its name is not UTF-8, and checkpoints need that"
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         return f"{nearest} is a file"
@@ -69,3 +115,39 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+# What macOS, Synology and Windows put beside files.
+_BY_SYSTEMS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin")
+
+
+def files_below(
+    folder: str | os.PathLike[str], onerror: Callable[[OSError], object] | None = None
+) -> Iterator[str]:
+    """Paths of all files below a folder, in order, also through links to folders, each folder once.
+
+    Hidden files and folders are passed over, and what systems put beside files by themselves.
+
+    Args:
+        folder: nothing is found where it is none.
+        onerror: is told of a folder that cannot be read; None: that is raised.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    if not os.path.isdir(folder):
+        return
+    seen = set()
+    for parent, folders, files in os.walk(folder, onerror=onerror or fail, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(_counts, folders))
+        yield from (os.path.join(parent, file) for file in sorted(filter(_counts, files)))
+
+
+def _counts(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _BY_SYSTEMS

@@ -42,10 +42,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.evaluation.tasks import make_evaluators
     from tcl_jax.parallel.processes import agreed, start_processes
     from tcl_jax.training.build import build_task
-    from tcl_jax.training.check import check_config
+    from tcl_jax.training.check import check_area_group, check_config
     from tcl_jax.training.loop import train
 
     check_config(config)
+    check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     task = agreed(lambda: build_task(config))
     evaluators = make_evaluators(config, task)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
-from tcl_jax.files import user_path, write_json
+from tcl_jax.files import cache_folder, user_path, write_json
 from tcl_jax.parallel.topologies import EXAMPLES, prepare_environment
 
 EXAMPLE = "python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4"
@@ -80,15 +80,16 @@ def run(argv: Sequence[str]) -> None:
     # was prepared.
     from tcl_jax.evaluation.traced import trace_evaluation
     from tcl_jax.parallel.topologies import topology_devices
-    from tcl_jax.training.check import check_config
-    from tcl_jax.training.compiled import records_folder
+    from tcl_jax.training.check import check_area_group, check_config
     from tcl_jax.training.plan import make_plan
     from tcl_jax.training.plan_report import page, table, to_json
 
     check_config(config)
+    if flags.batch_per_chip is None:
+        check_area_group(config)
     for name in names:
         topology_devices(name)  # names are looked at before a minute of compiling
-    cache = records_folder() if flags.cache is None else user_path(flags.cache)
+    cache = cache_folder("plan") if flags.cache is None else user_path(flags.cache)
     told = Compiling()
     plans = []
     for name in names:

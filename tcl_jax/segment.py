@@ -11,6 +11,7 @@ could not be read, and the rest are done; 2 bad input.
 from __future__ import annotations
 
 import argparse
+import functools
 import glob
 import hashlib
 import json
@@ -21,25 +22,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.commands import add_model_flags, command_parser, load_model_from, read_texts, share
-from tcl_jax.errors import InputError, RunError, run_command
-from tcl_jax.files import user_path, why_unwritable
+from tcl_jax.commands import (
+    TEXTS_FILE,
+    add_model_flags,
+    command_parser,
+    load_model_from,
+    read_texts,
+    share,
+)
+from tcl_jax.data.images import IMAGE_SUFFIXES, ImageDecodeError
+from tcl_jax.data.words import check_words
+from tcl_jax.errors import InputError, RunError, as_input_error, run_command
+from tcl_jax.files import files_below, user_path, why_unwritable
 
-SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
-)  # fmt: skip
-"""What is taken of a folder; a file that is named is tried whatever it is called."""
 MAX_NAME_BYTES = 180
 """Of the name of a result, which gets an ending; file systems allow 255."""
+_LISTED = 5
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("segment", __doc__)
     add_model_flags(p)
-    p.add_argument("--image", action="append", default=[], metavar="PATH_OR_GLOB_OR_DIR")
-    p.add_argument("--text", action="append", default=[], help="a name; give it several times")
-    p.add_argument("--texts_file", metavar="FILE", help="a text file with one name a line")
+    several: dict[str, Any] = {"action": "extend", "nargs": "+", "default": []}
+    p.add_argument("--image", **several, metavar="PATH_OR_GLOB_OR_DIR")
+    p.add_argument("--text", **several, help="names of what to look for")
+    p.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
     p.add_argument("--output", metavar="DIR", help="folder for the results")
     p.add_argument(
         "--background",
@@ -55,47 +63,86 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--short_side", type=int, help="pixels that the short side is resized to")
     p.add_argument(
         "--masks",
-        choices=("full", "working", "none"),
-        default="full",
-        help="soft masks at the image's size, at the model's, or not at all",
+        choices=("auto", "full", "working", "none"),
+        default="auto",
+        help="soft masks at the image's size, at the model's, or not at all; auto (default): at "
+        "the image's where they take at most 64 MiB, else reduced",
     )
     p.add_argument("--resume", action="store_true", help="skip images that have the same results")
     return p
 
 
-def find_images(patterns: Sequence[str], output: Path) -> list[Path]:
+def find_images(patterns: Sequence[str], output: Path) -> tuple[list[Path], list[Path]]:
     """Files of paths, globs and folders (searched deeply), in order and each once.
+
+    A file that is named is taken whatever it is called, of a folder those with `IMAGE_SUFFIXES`.
 
     Args:
         patterns: what --image was given.
         output: results below it are no images to segment, unless one is named itself.
 
+    Returns:
+        The images, and what was left out of the folders: other files, and unreadable folders.
+
     Raises:
-        InputError: if one of them gives no image.
+        InputError: if one of the patterns gives no image.
     """
-    found: dict[Path, None] = {}
+    results, real = os.path.realpath(output), functools.cache(os.path.realpath)
+
+    def by_place(files: Sequence[Path]) -> dict[tuple[str, str], Path]:
+        """Those that are no results, by their true folder: links may give a file many paths."""
+        placed = {(real(file.parent), file.name): file for file in files}
+        return {at: file for at, file in placed.items() if not Path(at[0]).is_relative_to(results)}
+
+    found: dict[tuple[str, str], Path] = {}
+    left_out: dict[tuple[str, str], Path] = {}
     for pattern in patterns:
         path = user_path(pattern)
         if path.is_file():
-            found[path] = None
+            found[real(path.parent), path.name] = path
             continue
-        if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES]
-        else:
-            inside = [Path(p) for p in glob.glob(str(path), recursive=True)]
-        results = output.resolve()
-        inside = sorted(p for p in inside if p.is_file())
+        inside, others = _look_into(
+            [path] if path.is_dir() else glob.glob(str(path), recursive=True)
+        )
         if not inside:
-            what = "a folder without images" if path.is_dir() else "not there"
+            what = (
+                f"a folder without images{_tell_left_out(others)}" if path.is_dir() else "not there"
+            )
             raise InputError(f"--image={pattern!r} is {what}; give a file, a folder or a glob")
-        others = [p for p in inside if results not in p.resolve().parents]
-        if not others:
+        if not (images := by_place(inside)):
             raise InputError(
                 f"all images of --image={pattern!r} are in --output={str(output)!r}, where results "
                 "go; choose another folder for these"
             )
-        found |= dict.fromkeys(others)
-    return list(found)
+        found |= images
+        left_out |= by_place(others)
+    return list(found.values()), list(left_out.values())
+
+
+def _look_into(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Files and the images of folders, and what else is in these, also folders without access."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            images.append(path)
+            continue
+        for file in map(Path, files_below(path, lambda e: others.append(Path(e.filename)))):
+            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(file)
+    return sorted(images), sorted(others)
+
+
+def _tell_left_out(files: Sequence[Path]) -> str:
+    """How many files of which endings were not taken, with the names of some."""
+    if not files:
+        return ""
+    endings = Counter(path.suffix.lower() or "without an ending" for path in files).most_common()
+
+    def some(told: Sequence[str]) -> str:
+        return ", ".join([*told[:_LISTED], *(["..."] if len(told) > _LISTED else [])])
+
+    counts, names = [f"{n} {ending}" for ending, n in endings], [path.name for path in files]
+    return f"; {len(files)} other file(s) left out: {some(counts)} ({some(names)})"
 
 
 def name_results(images: Sequence[Path]) -> list[str]:
@@ -108,9 +155,9 @@ def name_results(images: Sequence[Path]) -> list[str]:
         if stems[name] > 1:
             folders = path.absolute().relative_to(common).parts[:-1]
             name = "_".join([*folders, name, path.suffix[1:]])
-        if len(name.encode()) > MAX_NAME_BYTES:
+        if len(raw := os.fsencode(name)) > MAX_NAME_BYTES:
             digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-            name = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore") + digest
+            name = raw[:MAX_NAME_BYTES].decode(errors="ignore") + digest
         free = (f"{name}_{i}" if i else name for i in range(len(images) + 1))
         names[next(candidate for candidate in free if candidate not in names)] = path
     return list(names)
@@ -125,14 +172,15 @@ def run(argv: Sequence[str] | None = None) -> None:
             "--checkpoint=runs/shapes --image=photo.jpg --text='a cat' --output=masks"
         )
     texts = read_texts(flags.text, flags.texts_file)
+    with as_input_error("--text and --texts_file"):
+        check_words([word for words in texts for word in words], background=flags.background)
     output = user_path(flags.output)
-    images = find_images(flags.image, output)
+    images, left_out = find_images(flags.image, output)
     if why := why_unwritable(output):
         raise InputError(f"--output={flags.output!r}: {why}; choose another folder")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tqdm import tqdm
 
-    from tcl_jax.data.images import ImageDecodeError
     from tcl_jax.inference.segmenter import Segmenter
 
     segmenter = Segmenter(load_model_from(flags), tokenizer_file=flags.tokenizer_file)
@@ -145,17 +193,20 @@ def run(argv: Sequence[str] | None = None) -> None:
         "pamr": flags.pamr,
         "kp_weight": flags.kp_weight,
     }
-    segmenter.embed_texts(texts, flags.templates)
+    segmenter.embed_texts([word for synonyms in texts for word in synonyms], flags.templates)
+    several = {"synonyms": [[*synonyms] for synonyms in texts if len(synonyms) > 1] or None}
     made = {
-        "options": {k: v for k, v in options.items() if v is not None},
+        "texts": [synonyms[0] for synonyms in texts],
+        "options": {k: v for k, v in (options | several).items() if v is not None},
         "masks": flags.masks,
         "model": segmenter.fingerprint,
     }
     broken: list[str] = []
     skipped = 0
+    reduced: list[int] = []  # bytes that masks at the image's size would take
     with tqdm(total=len(images), unit="image", disable=len(images) == 1) as bar:
         for path, name in zip(images, name_results(images), strict=True):
-            record = {"texts": texts, **made, "source": _describe(path)}
+            record = {**made, "source": _describe(path)}
             if flags.resume and _is_done(output / f"{name}.json", record):
                 skipped += 1
             else:
@@ -167,12 +218,22 @@ def run(argv: Sequence[str] | None = None) -> None:
                 else:
                     extra = {key: record[key] for key in ("options", "model", "source")}
                     files = result.save(output, name, masks=flags.masks, extra=extra)
+                    if flags.masks == "auto" and result.mask_size() != result.labels.shape:
+                        reduced.append(2 * result.labels.size * len(texts))
                     if len(images) == 1:
                         _tell(result.fractions, files)
             bar.update()
     done = len(images) - len(broken) - skipped
     more = f", {skipped} were there already" if skipped else ""
-    print(f"{done} of {len(images)} image(s) segmented{more}; results in {output}")
+    print(
+        f"{done} of {len(images)} image(s) segmented{more}; results in {output}"
+        f"{_tell_left_out(left_out)}"
+    )
+    if reduced:
+        print(
+            f"soft masks of {len(reduced)} image(s) are smaller than the image; --masks=full keeps "
+            f"its size, up to {max(reduced) / 1e6:.0f} MB an image"
+        )
     if broken:
         raise RunError(f"{len(broken)} image(s) could not be read, see above; the rest are done")
 

@@ -46,7 +46,7 @@ SMALL = {small!r}
 
 def get_config():
     config = real()
-    own_sizes = config.model.variant == "custom"  # of weights that ship with the package
+    own_sizes = config.model.weights != "ViT-B/16"  # or those that ship with the package
     for name, value in SMALL.items():
         part, field = name.split(".")
         if field in config[part] and not (own_sizes and part == "model"):
@@ -59,6 +59,7 @@ SMALL: dict[str, Any] = {
     "model.tap_layer": TAP_LAYER,
     "data.num_examples": 32,
     "data.num_workers": 0,
+    "loss.area_group": 8,
     "optim.warmup_steps": 1,
     "train.global_batch_size": 16,
     "train.total_steps": 1,
@@ -116,7 +117,7 @@ def _write_weights(folder: Path) -> None:
     save_torchscript(folder / NAME, clip, {**sizes, "vocab_size": SIZES.vocab_size})
     shutil.copy(folder / NAME, folder / "weights")
     tcl = to_state_dict(tcl_rules(SIZES, TAP_LAYER), _random(tcl_shapes(SIZES, TAP_LAYER)))
-    save_state_dict(folder / "tcl.pth", {"model": tcl})
+    save_state_dict(folder / "weights/tcl.pth", {"model": tcl})
 
 
 def _random(shapes: Any, dtype: Any = np.float32) -> Any:

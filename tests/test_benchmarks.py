@@ -83,11 +83,14 @@ def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"3 of 3 labels are there, 2 of them before, in {folder}" in told(capsys)
 
     benchmarks.run(["check", data, "coco_object", "coco_stuff", "--deep"])
-    assert told(capsys).splitlines() == [
+    lines = told(capsys).splitlines()
+    assert lines[:3] == [
         "coco_object  complete: COCO-Object, val",
         "  images     3 of 3",
         "  labels     3 of 3",
-        "",
+    ]
+    assert "without a labelled pixel: they are 2 (100.0 %): none is of 'background'" in lines[3]
+    assert lines[6:9] == [
         "coco_stuff   complete: COCO-Stuff 164k, val",
         "  images     3 of 3",
         "  labels     3 of 3",

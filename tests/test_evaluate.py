@@ -86,6 +86,40 @@ def test_another_split_of_folders(scenes: Path, tmp_path: Path) -> None:
         assert listing.benchmark.split == split and len(listing.examples) == count
 
 
+def test_values_that_are_ignored_and_those_of_another_coding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("images", "labels", "masks"):
+        (tmp_path / name).mkdir()
+    label = np.zeros((48, 64), np.uint8)
+    label[5:20, 5:20], label[30:40, 30:60] = 1, 11
+    for i in range(2):
+        photo = rng.integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(photo).save(tmp_path / f"images/{i}.jpg")
+        Image.fromarray(label).save(tmp_path / f"labels/{i}.png")
+        Image.fromarray(label // 11 * np.uint8(255)).save(tmp_path / f"masks/{i}.png")
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\n")
+    base = [CLIP, "--no-pamr", f"--images={tmp_path}/images", f"--classes={names}"]
+    labels, masks = (f"--labels={tmp_path}/{name}" for name in ("labels", "masks"))
+    with pytest.raises(InputError, match="--ignore=11,255"):
+        run([*base, labels, f"--output={tmp_path}/out"])
+    run([*base, labels, f"--output={tmp_path}/out", "--ignore=11"])
+    assert "custom: labels 0 = cat, 1 = dog; ignored: 11\n" in capsys.readouterr().out
+    names.write_text("thing\n")
+    for flags in ([], ["--background"]):
+        with pytest.raises(InputError, match="`255: thing`"):
+            run([*base, masks, f"--output={tmp_path}/mask", *flags])
+    assert not (tmp_path / "mask").exists()
+    names.write_text("255: thing\n")
+    run([*base, masks, f"--output={tmp_path}/mask", "--background"])
+    scores = json.loads((tmp_path / "mask/results.json").read_text())["benchmarks"]["custom"]
+    assert list(scores["per_class"]) == ["background", "thing"]
+    with pytest.raises(InputError, match="--ignore='x' must be label values"):
+        run([*base, masks, f"--output={tmp_path}/mask", "--ignore=x"])
+
+
 def test_methods_and_comparison(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +158,7 @@ def test_all_benchmarks_that_are_there(tmp_path: Path, capsys: pytest.CaptureFix
         (["--output=o", "--benchmarks=voc,voc", CLIP], "voc is given more than once"),
         (["--output=o", "--benchmark=no.toml"], "no.toml"),
         (["--output=o", "--images=x", CLIP], "--labels, --classes is missing"),
-        (["--output=o", "--background", CLIP], "--background and --reduce_zero_label belong"),
+        (["--output=o", "--background", CLIP], "--background: these flags go with --images"),
         (["--output=o", "--path=voc=x"], "'voc=x' must be NAME.WHAT=PATH"),
         (["--output=o", "--path=voc.masks=x"], "WHAT one of images, labels, list"),
         (["--output=o", "--batch_size=0"], "--batch_size=0"),

@@ -58,17 +58,20 @@ def test_program_equals_the_segmenter(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_program_with_texts_inside(tmp_path: Path) -> None:
     program, words = tmp_path / "clip.stablehlo", ["striped red", "plain blue"]
+    (tmp_path / "names.txt").write_text("striped red, dotted green\nplain blue\n")
     export.run(
         ["--clip=builtin:shapes_clip", f"--output={program}", "--no-pamr", "--batch=1",
-         "--templates=simple", *(f"--text={word}" for word in words)]
+         "--templates=simple", f"--texts_file={tmp_path}/names.txt"]
     )  # fmt: skip
     description = json.loads((tmp_path / "clip.stablehlo.json").read_text())
     assert description["texts"] == words and description["threshold"] == 0.5
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     masks = call_alone(program, tmp_path, images)
     segmenter = Segmenter.from_torch("builtin:shapes_clip")
-    texts = segmenter.embed_texts(words, "simple")
-    np.testing.assert_allclose(masks[0], segmenter.masks(images[0], texts, pamr=False), atol=1e-4)
+    things = [["striped red", "dotted green"], "plain blue"]
+    result = segmenter.segment(images[0], things, templates="simple", pamr=False)
+    assert result.texts == tuple(words)
+    np.testing.assert_allclose(masks[0], result.masks, atol=1e-4)
 
 
 def test_directory_is_what_the_segmenter_reads(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from tcl_jax.files import sha256_of, user_path, whole_file, write_json
+from tcl_jax.files import sha256_of, user_path, whole_file, why_unwritable, write_json
 
 
 @pytest.fixture
@@ -32,3 +33,10 @@ def test_a_file_takes_its_place_when_it_is_whole(home: Path) -> None:
         raise ZeroDivisionError
     assert [path.name for path in (home / "new").iterdir()] == ["a.json"]
     assert sha256_of(home / "new/a.json") == before
+
+
+def test_names_that_are_not_utf8_are_told_where_they_must_be(tmp_path: Path) -> None:
+    latin = tmp_path / os.fsdecode(b"caf\xe9")
+    assert why_unwritable(latin) is None
+    assert "not UTF-8" in str(why_unwritable(latin, utf8=True))
+    assert why_unwritable(tmp_path / "café", utf8=True) is None

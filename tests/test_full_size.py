@@ -1,4 +1,4 @@
-"""CLIP ViT-B/16 and TCL at their real sizes and names, with random weights: in, used, out."""
+"""Published CLIPs and TCL at their real sizes and names, with random weights: in, used, out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tcl_jax.checkpoints.model import read_model
 from tcl_jax.convert.clip import clip_rules, clip_shapes
 from tcl_jax.convert.mapping import to_state_dict
 from tcl_jax.convert.tcl import tcl_rules, tcl_shapes
@@ -21,7 +22,7 @@ from tests.torch_files import save_state_dict, save_torchscript
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-SIZES, TAP_LAYER = VARIANTS["ViT-B/16"], 11
+TAP_LAYER = 11
 LIBRARIES = 250
 """MiB that a process takes which has done no more than import JAX, Flax and Orbax."""
 # Runs a module of the package as a command, and tells how much memory it took. (What getrusage
@@ -54,21 +55,60 @@ def random_tree(shapes: Any, dtype: Any) -> Any:
     )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ViT-B-16.pt as OpenAI made it, and tcl.pth."""
-    folder = tmp_path_factory.mktemp("full")
-    clip = to_state_dict(clip_rules(SIZES), random_tree(clip_shapes(SIZES), np.float16))
+def random_clip(variant: str, dtype: Any) -> dict[str, np.ndarray]:
+    """Tensors with OpenAI's names."""
+    sizes = VARIANTS[variant]
+    return to_state_dict(clip_rules(sizes), random_tree(clip_shapes(sizes), dtype))
+
+
+def save_as_openai(file: Path, clip: dict[str, np.ndarray]) -> None:
     attributes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
-    save_torchscript(folder / "ViT-B-16.pt", clip, attributes)
-    learned = random_tree(tcl_shapes(SIZES, TAP_LAYER), np.float32)
-    tcl = to_state_dict(tcl_rules(SIZES, TAP_LAYER), learned)
-    save_state_dict(folder / "tcl.pth", {"model": tcl})
-    return folder
+    save_torchscript(file, clip, attributes)
 
 
-def test_convert_segment_and_export(folder: Path) -> None:
-    clip, tcl = folder / "ViT-B-16.pt", folder / "tcl.pth"
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    data = pytest.importorskip("skimage.data")
+    Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
+    return tmp_path / "astronaut.png"
+
+
+@pytest.mark.timeout(300)  # a quarter of it on two idle cores
+@pytest.mark.parametrize(
+    ("variant", "dtype", "count"),
+    [("ViT-B/16", np.float32, "149,620,737"), ("ViT-L/14", np.float16, "427,616,513")],
+)
+def test_clip_alone(tmp_path: Path, photo: Path, variant: str, dtype: Any, count: str) -> None:
+    weights, tensors = tmp_path / "clip.pt", random_clip(variant, dtype)
+    if dtype == np.float16:
+        save_as_openai(weights, tensors)
+    else:
+        save_state_dict(weights, tensors)
+    text, _ = command("tcl_jax.convert", "inspect", str(weights))
+    assert f"CLIP {variant} (quick_gelu)" in text
+    dtype_name = np.dtype(dtype).name
+    assert f"{count} parameters ({dtype_name} {count})" in text
+    model, copy = tmp_path / "model", tmp_path / "copy"
+    _, peak = command("tcl_jax.convert", "clip", str(weights), str(model))
+    assert peak - LIBRARIES < 1.8 * weights.stat().st_size / 2**20
+    text, _ = command("tcl_jax.convert", "inspect", str(model))
+    assert f"{count} parameters ({dtype_name} {count})" in text
+    _, peak = command(
+        "tcl_jax.segment", f"--checkpoint={model}", f"--image={photo}", "--text=a woman",
+        "--text=a flag", f"--output={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert peak < 8 * 1024 and (tmp_path / "out/astronaut.json").is_file()
+    command("tcl_jax.export", f"--checkpoint={model}", f"--output={copy}")
+    params, expected = read_model(copy)[0], read_model(model)[0]
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_convert_segment_and_export(tmp_path: Path, photo: Path) -> None:
+    folder, clip, tcl = tmp_path, tmp_path / "ViT-B-16.pt", tmp_path / "tcl.pth"
+    sizes = VARIANTS["ViT-B/16"]
+    save_as_openai(clip, random_clip("ViT-B/16", np.float16))
+    learned = random_tree(tcl_shapes(sizes, TAP_LAYER), np.float32)
+    save_state_dict(tcl, {"model": to_state_dict(tcl_rules(sizes, TAP_LAYER), learned)})
     files = (clip.stat().st_size + tcl.stat().st_size) / 2**20
     assert files > 390
 
@@ -81,9 +121,6 @@ def test_convert_segment_and_export(folder: Path) -> None:
     assert "CLIP ViT-B/16 (quick_gelu), tap layer 11" in text
     assert peak - LIBRARIES < 1.8 * files
 
-    data = pytest.importorskip("skimage.data")
-    photo = folder / "astronaut.png"
-    Image.fromarray(data.astronaut()).save(photo)
     text, _ = command(
         "tcl_jax.segment", f"--checkpoint={model}", f"--image={photo}", "--text=a woman",
         "--text=a flag", f"--output={folder / 'out'}",

@@ -20,8 +20,12 @@ TCL = f"--config={ROOT / 'configs/tcl.py'}"
 SHAPES = f"--config={ROOT / 'configs/shapes.py'}"
 SMALL = {
     "model.weights": "'there/is/none.safetensors'",
+    "model.variant": "custom",
     "model.sizes.embed_dim": 16,
     "model.sizes.resolution": 32,
+    "model.sizes.patch_size": 8,
+    "model.sizes.text_width": 64,
+    "model.sizes.context_length": 32,
     "model.sizes.vision_width": 64,
     "model.sizes.vision_layers": 2,
     "model.sizes.text_layers": 1,

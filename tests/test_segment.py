@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from PIL import Image
 from tcl_jax import segment
 from tcl_jax.data.shapes import ShapesSource
 from tcl_jax.errors import InputError, RunError
+from tests.in_process import as_before
 
 ROOT = Path(__file__).parent.parent
 CLIP = "--clip=builtin:shapes_clip"
@@ -72,17 +74,17 @@ def test_folder_with_a_broken_image(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_flags_reach_the_result(tmp_path: Path) -> None:
     image = scenes(tmp_path / "in", 1) / "scene0.png"
-    (tmp_path / "words").write_text("\ufeffplain red\n\n  plain blue \n", encoding="utf-8")
+    (tmp_path / "words").write_text("# mine\nplain red\n\n  plain blue, blue \n", encoding="utf-16")
     segment.run(
         [CLIP, f"--image={image}", f"--texts_file={tmp_path / 'words'}", "--no-background",
-         "--templates=simple", "--mode=whole", "--short_side=128", "--masks=none",
+         "--templates=simple", "--mode=whole", "--short_side=128", "--masks=none", "--text=a, b",
          f"--output={tmp_path / 'out'}"]
     )  # fmt: skip
     record = json.loads((tmp_path / "out/scene0.json").read_text())
-    assert record["texts"] == ["plain red", "plain blue"]
+    assert record["texts"] == ["a, b", "plain red", "plain blue"]  # a flag's text is one name
     assert record["threshold"] is None
     options = {"background": False, "mode": "whole", "short_side": 128, "templates": "simple"}
-    assert record["options"] == options
+    assert record["options"] == {**options, "synonyms": [["plain blue", "blue"]]}
     assert not (tmp_path / "out/scene0_masks.npz").exists()
 
 
@@ -103,10 +105,10 @@ def test_find_images(tmp_path: Path) -> None:
     folder = scenes(tmp_path / "in", 2)
     (folder / "deep").mkdir()
     (folder / "deep/UPPER.JPG").write_bytes(b"")
-    found = segment.find_images([str(folder)], tmp_path / "out")
+    found, _ = segment.find_images([str(folder)], tmp_path / "out")
     assert [path.name for path in found] == ["UPPER.JPG", "scene0.png", "scene1.png"]
     assert (
-        segment.find_images([f"{folder}/*.png", str(folder / "scene1.png")], tmp_path / "out")
+        segment.find_images([f"{folder}/*.png", str(folder / "scene1.png")], tmp_path / "out")[0]
         == found[1:]
     )
     (tmp_path / "empty").mkdir()
@@ -116,6 +118,52 @@ def test_find_images(tmp_path: Path) -> None:
     for nothing in ("none.png", "*.gif", "empty"):
         with pytest.raises(InputError, match="--image="):
             segment.find_images([str(tmp_path / nothing)], tmp_path / "out")
+
+
+def test_what_a_folder_leaves_out_is_told(tmp_path: Path) -> None:
+    folder, linked = scenes(tmp_path / "in", 1), scenes(tmp_path / "elsewhere", 1)
+    for name in ("a.jfif", "b.MPO", "c.pjpeg", "d.avif", "e.HEIC", "notes.txt", "README"):
+        (folder / name).touch()
+    for name in ("._a.jfif", "__MACOSX/a.jpg", ".thumbnails/a.jpg", "@eaDir/a.jpg", "Thumbs.db"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / "link").symlink_to(linked, target_is_directory=True)
+    (linked / "back").symlink_to(folder, target_is_directory=True)
+    found, left_out = segment.find_images([str(folder)], tmp_path / "out")
+    names = ["a.jfif", "b.MPO", "c.pjpeg", "d.avif", "e.HEIC", "link/scene0.png", "scene0.png"]
+    assert [str(path.relative_to(folder)) for path in found] == names
+    assert [path.name for path in left_out] == ["README", "notes.txt"]
+    # By whatever way a file is reached, and however often.
+    ways = [str(folder), str(linked), f"{linked}/back/*.jfif", str(folder / "a.jfif")]
+    again = segment.find_images(ways, tmp_path / "out")[0]
+    assert [path.name for path in again] == [path.name for path in found]
+    results = scenes(folder / "out", 1)
+    (results / "scene0.json").touch()
+    assert segment.find_images([str(folder)], results) == (found, left_out)
+
+
+def test_names_that_the_terminal_cannot_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scenes(tmp_path / "in", 1) / "scene0.png"
+    latin = os.fsdecode(os.fsencode(tmp_path) + b"/in/caf\xe9.png")
+    broken = os.fsdecode(os.fsencode(tmp_path) + b"/in/\xff.png")
+    scene.rename(latin)
+    Path(broken).write_bytes(b"nothing")
+    said, heard = (io.TextIOWrapper(io.BytesIO(), "latin-1") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", said)
+    monkeypatch.setattr(sys, "stderr", heard)
+    flags = ["--image", latin, broken, "--text", "plain blue", "猫", f"--output={tmp_path / '猫'}"]
+    with as_before(), pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr(sys, "argv", ["segment", CLIP, *flags, "--no-pamr"])
+        segment.main()
+    assert ended.value.code == 1  # of the broken one
+    for stream in (said, heard):
+        stream.flush()
+    assert b"1 of 2 image(s) segmented; results in" in said.buffer.getvalue()
+    assert b"\\u732b" in said.buffer.getvalue() and b"\\udcff.png" in heard.buffer.getvalue()
+    record = json.loads((tmp_path / "猫" / os.fsdecode(b"caf\xe9.json")).read_text())
+    assert record["texts"] == ["plain blue", "猫"] and record["source"]["path"] == latin
 
 
 @pytest.mark.parametrize(
@@ -131,6 +179,8 @@ def test_find_images(tmp_path: Path) -> None:
         (["--image=IN", "--output=IN/scene0.png", *WORDS, CLIP], "is a file"),
         (["--image=IN", "--output=OUT", "--texts_file=none", CLIP], "--texts_file='none'"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--templates=odd"], "'odd': no such set"),
+        (["--image=IN", "--output=OUT", "--text=cat", "Cat", CLIP], "same to CLIP"),
+        (["--image=IN", "--output=OUT", "--text=Background", CLIP], "'Background' is what"),
     ],
 )
 def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:

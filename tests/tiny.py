@@ -68,6 +68,7 @@ def _shrink(config: ConfigDict) -> ConfigDict:
         "vision_layers": 2, "text_width": 64, "text_layers": 1, "context_length": 40,
         "vocab_size": 49408,
     }  # fmt: skip
+    config.model.variant = "custom"
     config.model.sizes.update(sizes)
     config.data.num_examples = 40
     config.data.num_workers = 0

@@ -73,12 +73,10 @@ def bench_input(argv: Sequence[str], doc: str | None) -> None:
 
 def _model_sizes(config: ConfigDict | None) -> tuple[int, int]:
     """Side of the images in pixels, and tokens of a text."""
-    from tcl_jax.models.clip import choose_sizes
+    from tcl_jax.models.clip import VARIANTS
+    from tcl_jax.training.build import clip_config
 
-    variant, sizes = "ViT-B/16", {}
-    if config is not None:
-        variant, sizes = config.model.variant, config.model.sizes.to_dict()
-    clip = choose_sizes(variant, sizes)
+    clip = VARIANTS["ViT-B/16"] if config is None else clip_config(config)
     return clip.resolution, clip.context_length
 
 
@@ -100,6 +98,7 @@ def _augmentation(config: ConfigDict | None, size: int) -> tuple[Chain, RandomEr
 def _open_source(config: ConfigDict | None, size: int) -> Iterator[tuple[Source, str]]:
     """The config's data, or drawn pictures as long as the body runs; and what they are."""
     from tcl_jax.data.made_photos import HEIGHT, QUALITY, WIDTH, write_photos
+    from tcl_jax.data.rows import Incomplete
     from tcl_jax.data.shard_names import find_shards
     from tcl_jax.data.sources import make_source
     from tcl_jax.data.tar_source import TarSource
@@ -108,7 +107,10 @@ def _open_source(config: ConfigDict | None, size: int) -> Iterator[tuple[Source,
     if config is not None:
         if config.data.source != "tar" or find_shards(tuple(config.data.shards)).shards:
             source = make_source(config.data, size)
-            yield source, f"{len(source)} pairs of {source!r}"
+            told = f"{len(source)} pairs of {source!r}"
+            if isinstance(source, Incomplete) and source.left_out:
+                told += f"; left out: {source.left_out}"
+            yield source, told
             return
         reason = f"; no shards are at {', '.join(config.data.shards)}"
     with tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder:

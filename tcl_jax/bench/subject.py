@@ -163,8 +163,10 @@ def _of_config(config: ConfigDict, pretrained: bool) -> Subject:
     sized = task.clip.config
     params, _ = task.join(task.params, task.frozen)
     model = Model(sized, task.clip.tap_layer, params, default_settings(sized))
-    told = repr(config.model.weights) if pretrained else "random"
-    return Subject(model, task, config, f"{config.model.variant}, weights {told}")
+    c = config.model
+    sizes = f"sizes of {c.weights}" if c.variant == "auto" else c.variant
+    told = repr(c.weights) if pretrained else "random"
+    return Subject(model, task, config, f"{sizes}, weights {told}")
 
 
 def _of_weights(flags: argparse.Namespace, config: ConfigDict) -> Subject:

@@ -38,6 +38,9 @@ def find_damage(directory: Path, *, share: int = 0, shares: int = 1) -> str | No
 
     Returns:
       What is wrong, naming the file, or None if nothing is or if no checksums were recorded.
+
+    Raises:
+      OSError: a file that is there cannot be read.
     """
     if not has_checksums(directory):
         return None
@@ -51,7 +54,7 @@ def find_damage(directory: Path, *, share: int = 0, shares: int = 1) -> str | No
                 return f"{name} has {now} bytes instead of {size}"
             if now_crc != crc:
                 return f"{name} has changed content"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 

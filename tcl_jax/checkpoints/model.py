@@ -22,15 +22,20 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from tcl_jax.checkpoints.checksums import find_damage, write_checksums
-from tcl_jax.checkpoints.store import CheckpointError
-from tcl_jax.errors import InputError, first_cause
+from tcl_jax.checkpoints.checksums import find_damage, has_checksums, write_checksums
+from tcl_jax.checkpoints.store import (
+    CheckpointError,
+    CheckpointReadError,
+    CheckpointWriteError,
+)
+from tcl_jax.errors import InputError, first_cause, why_unwritten
 from tcl_jax.files import user_path, why_unwritable, write_json
 
 FORMAT = "tcl_jax model"
 VERSION = 1
 _WRITE_BUFFER = 64 * 2**20
-"""Bytes that Orbax may hold besides while it writes; unlimited, it doubles the memory."""
+"""Bytes that Orbax may hold besides while it writes, or those of the largest array where these are
+more, since it writes an array at once; unlimited, it doubles the memory."""
 
 
 def check_absent(directory: str | os.PathLike[str]) -> Path:
@@ -44,7 +49,7 @@ def check_absent(directory: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"output {str(directory)!r} is there already; choose another name, or delete it first"
         )
-    if why := why_unwritable(path.parent):
+    if why := why_unwritable(path, utf8=True):
         raise InputError(
             f"output {str(directory)!r}: {why}; choose another place, or change its permissions"
         )
@@ -63,7 +68,7 @@ def write_model(
 
     Raises:
         InputError: if something is at `directory` already.
-        CheckpointError: if it cannot be written.
+        CheckpointWriteError: if it cannot be written.
     """
     path = check_absent(directory)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -72,7 +77,8 @@ def write_model(
     flat = {name: jax.device_put(np.asarray(x), may_alias=True) for name, x in named.items()}
     try:
         context = ocp.Context()
-        context.memory.write_concurrent_bytes = _WRITE_BUFFER
+        largest = max((x.nbytes for x in flat.values()), default=0)
+        context.memory.write_concurrent_bytes = max(_WRITE_BUFFER, largest) + 1
         part.mkdir(parents=True)
         with context:
             ocp.save_checkpointables(part / "params", {"params": flat})
@@ -82,9 +88,9 @@ def write_model(
             path.rmdir()
         part.rename(path)
     except Exception as error:
-        raise CheckpointError(
-            f"output {str(directory)!r} could not be written: {first_cause(error)}. Is the disk "
-            "full or gone? Nothing is left of it."
+        raise CheckpointWriteError(
+            f"output {str(directory)!r} could not be written: {why_unwritten(error)} Nothing is "
+            "left of it."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -111,6 +117,8 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
 
     Raises:
         CheckpointError: if it is not a model, of a later version, or damaged.
+        CheckpointReadError: if intact files cannot be read.
+        OSError: if a file of it may not be read.
     """
     path = user_path(directory).absolute()
     settings = _read_settings(path)
@@ -129,7 +137,8 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
         wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
         flat = ocp.load_checkpointables(path / "params", {"params": wanted})["params"]
     except Exception as error:
-        raise CheckpointError(
-            f"{directory}: cannot be read: {first_cause(error)}. Copy or convert it again."
-        ) from error
+        why = f"cannot be read: {first_cause(error)}."
+        if has_checksums(path / "params"):
+            raise CheckpointReadError(f"{directory}: is intact but {why}") from error
+        raise CheckpointError(f"{directory}: {why} Copy or convert it again.") from error
     return traverse_util.unflatten_dict(flat, sep="/"), settings

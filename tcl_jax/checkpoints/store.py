@@ -36,7 +36,7 @@ from tcl_jax.checkpoints.leaves import (
     name_leaves,
     place_leaves,
 )
-from tcl_jax.errors import RunError, first_cause
+from tcl_jax.errors import RunError, first_cause, why_unwritten
 from tcl_jax.files import write_json
 from tcl_jax.parallel.processes import agree_on_problem, gather_texts
 
@@ -44,6 +44,8 @@ _COMMIT = "commit_success.txt"
 _METRICS = "metrics.json"
 _STEP_NAME = re.compile(r"0|[1-9][0-9]*")
 _T = TypeVar("_T")
+# Each thread of Orbax logs the traceback of an error that is raised here besides.
+logging.get_absl_logger().addFilter(lambda record: "_SignalingThread" not in str(record.msg))
 
 
 class CheckpointError(ValueError):
@@ -51,7 +53,11 @@ class CheckpointError(ValueError):
 
 
 class CheckpointWriteError(CheckpointError, RunError):
-    """A step could not be written, as on a full disk; names the directory and why."""
+    """A step or a model could not be written, as on a full disk; names the directory and why."""
+
+
+class CheckpointReadError(CheckpointError, RunError):
+    """Intact files cannot be read, for lack of memory, say; names the directory and why."""
 
 
 class CheckpointMismatchError(CheckpointError):
@@ -67,11 +73,13 @@ class Restored:
       state: as `abstract_state`, with jax.Array leaves in the shardings asked for.
       data_state: what this process gave to `save`, through JSON (tuples are lists now); of another
         number of processes what all of them gave, or None, with a warning, if they differed.
+      config: what was given to `save`, likewise.
     """
 
     step: int
     state: Any
     data_state: Any
+    config: dict[str, Any]
 
 
 class CheckpointStore:
@@ -255,8 +263,8 @@ class CheckpointStore:
 
         Raises:
           CheckpointMismatchError: leaves, shapes or dtypes differ; names them, with both shapes.
-          CheckpointError: no such step, nothing readable, or a step with sound files that cannot
-            be read (no memory, say: no reason to drop it); names the directory and the reason.
+          CheckpointError: no such step, or nothing readable; names the directory and the reason.
+          CheckpointReadError: a step with sound files cannot be read, no reason to drop it.
         """
         wanted = place_leaves(name_leaves(abstract_state))
 
@@ -275,7 +283,7 @@ class CheckpointStore:
         state = jax.tree.unflatten(
             jax.tree.structure(abstract_state), [leaves[name] for name in wanted]
         )
-        return Restored(found, state, data_state)
+        return Restored(found, state, data_state, info["config"])
 
     def first_readable(self, step: int | None, read: Callable[[Path], _T]) -> tuple[int, _T]:
         """What `read` makes of `step`, or of the newest sound step; errors as in `restore`."""
@@ -300,7 +308,7 @@ class CheckpointStore:
                 if problem is None:
                     return candidate, result
                 if has_checksums(path):
-                    raise CheckpointError(f"{path}: is intact but cannot be read: {problem}.")
+                    raise CheckpointReadError(f"{path}: is intact but cannot be read: {problem}.")
             self._damaged.add(candidate)
             reasons.append(f"step {candidate}: {problem}")
             if step is None:
@@ -315,9 +323,11 @@ class CheckpointStore:
     def _find_damage(self, path: Path) -> str | None:
         if path in self._sound:
             return None
-        if self._read_only:
-            return find_damage(path)
-        return find_damage(path, share=jax.process_index(), shares=jax.process_count())
+        shares = 1 if self._read_only else jax.process_count()
+        try:
+            return find_damage(path, share=jax.process_index() % shares, shares=shares)
+        except OSError as error:
+            return first_cause(error)
 
     def _agreed_problem(self, problem: str | None) -> str | None:
         return problem if self._read_only else agree_on_problem(problem)
@@ -350,8 +360,8 @@ class CheckpointStore:
 
     def _write_error(self, step: int, error: Exception) -> CheckpointWriteError:
         return CheckpointWriteError(
-            f"{self.directory}: step {step} could not be written: {first_cause(error)}. Is the "
-            "disk full or gone? The steps before it are as they were."
+            f"{self.directory}: step {step} could not be written: {why_unwritten(error)} The steps "
+            "before it are as they were."
         )
 
     def _uncommit(self, steps: Iterable[int]) -> None:

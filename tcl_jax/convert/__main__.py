@@ -6,7 +6,8 @@
     python -m tcl_jax.convert inspect IN                       what a file or directory holds
 
 IN and CLIP are files (.pt, .pth, .safetensors, .npz; names of OpenAI's CLIP, OpenCLIP or Hugging
-Face), or a name such as ViT-B/16, which is downloaded once. Half and single precision are kept.
+Face, under any prefix), folders of these libraries, or a name such as ViT-B/16, or official for
+TCL's tcl.pth, which is downloaded once. Half and single precision are kept.
 Exit codes: 0 done, 1 failure, 2 bad input; nothing is ever half-written.
 """
 
@@ -20,11 +21,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.commands import ACTIVATIONS, command_parser
+from tcl_jax.commands import ACTIVATIONS, add_prefix_flag, command_parser
 from tcl_jax.errors import InputError, run_command
-from tcl_jax.files import sha256_of, user_path
+from tcl_jax.files import user_path
 
 if TYPE_CHECKING:
+    from tcl_jax.convert.load import Weights
     from tcl_jax.models.clip import CLIPConfig
 
 
@@ -38,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="what a file or directory holds")
     for command in (clip, tcl, inspect):
         command.add_argument("source", metavar="IN")
+        add_prefix_flag(command)
     tcl.add_argument("--clip", required=True, metavar="CLIP", help="the CLIP it was trained from")
     for command in (clip, tcl):
         command.add_argument("--activation", choices=ACTIVATIONS, help="of CLIP, if unknown")
@@ -54,7 +57,7 @@ def convert(flags: argparse.Namespace) -> None:
 
     check_absent(flags.target)
     clip, tcl = (flags.source, None) if flags.command == "clip" else (flags.clip, flags.source)
-    model = model_from_torch(clip, tcl, activation=flags.activation)
+    model = model_from_torch(clip, tcl, activation=flags.activation, prefix=flags.prefix)
     save_model(flags.target, model)
     tap = f", tap layer {model.tap_layer}" if model.tap_layer is not None else ""
     print(f"wrote {flags.target}: {name_of(model.config)}{tap}")
@@ -85,8 +88,12 @@ def export_torch(flags: argparse.Namespace) -> None:
 
 def inspect(flags: argparse.Namespace) -> None:
     """`inspect`."""
+    from tcl_jax.checkpoints.model import is_model
+    from tcl_jax.checkpoints.trained import find_store
+
     path = user_path(flags.source)
-    print(describe_directory(path) if path.is_dir() else describe_file(flags.source))
+    ours = is_model(path) or find_store(path) is not None
+    print(describe_directory(path) if ours else describe_file(flags.source, flags.prefix))
 
 
 def describe_directory(path: Path) -> str:
@@ -102,37 +109,53 @@ def describe_directory(path: Path) -> str:
     return "\n".join(lines)
 
 
-def describe_file(source: str) -> str:
-    """A weight file, as text: format, variant, dtypes, parameters, and every tensor."""
-    from tcl_jax.convert.clip import infer_clip_config
+def describe_file(source: str, prefix: str = "") -> str:
+    """A weight file or folder, as text: format, models in it, dtypes, and every tensor."""
+    from tcl_jax.convert.folders import open_model
     from tcl_jax.convert.hub import OPENAI_SHA256, locate_clip
-    from tcl_jax.convert.load import find_activation
-    from tcl_jax.convert.mapping import WeightError
-    from tcl_jax.convert.names import to_openai_names
-    from tcl_jax.convert.readers import open_weights
-    from tcl_jax.convert.tcl import BLOCKS
+    from tcl_jax.convert.load import digest_of
+    from tcl_jax.convert.release import NAME, locate_tcl
 
-    path = locate_clip(source)
-    sha256 = sha256_of(path)
+    path = locate_tcl(source) if source == NAME else locate_clip(source)
     known = {value: name for name, value in OPENAI_SHA256.items()}
-    with open_weights(path) as file:
-        if any(name.startswith(BLOCKS) for name in file.specs):
-            what = "TCL's learned tensors"
-        else:
-            try:
-                tensors, style = to_openai_names(file)
-                told = find_activation(file, style, sha256)
-                config = infer_clip_config(tensors.specs, told or "quick_gelu")
-                what = f"{name_of(config)}, {style} names"
-                what += "" if told else ", GELU not told (OpenAI's assumed)"
-            except WeightError as error:
-                what = f"no CLIP or TCL that is known here ({error})"
-        lines = [f"{path}: {file.format}, {what}"]
+    with open_model(path) as file:
+        sha256 = digest_of(file)
+        lines = [f"{path}: {file.format}, {_models_in(file, prefix)}"]
         own = f", OpenAI's own {known[sha256]}" if sha256 in known else ""
         lines += [f"sha256 {sha256}{own}", _count(file.specs.values())]
         lines += [f"  {name} = {value!r:.60}" for name, value in file.scalars.items()]
         lines += [f"  {name}  {list(s.shape)}  {s.dtype}" for name, s in file.specs.items()]
     return "\n".join(lines)
+
+
+def _models_in(file: Weights, prefix: str) -> str:
+    """The TCL or the CLIP in a file, with what is assumed of it, or why there is none."""
+    from tcl_jax.convert.clip import infer_clip_config
+    from tcl_jax.convert.load import check_prefix, find_activation, untold
+    from tcl_jax.convert.mapping import WeightError
+    from tcl_jax.convert.model_config import other_model
+    from tcl_jax.convert.names import to_openai_names
+    from tcl_jax.convert.tcl import BLOCKS, find_tcl
+
+    try:
+        if any(BLOCKS in name for name in file.specs):
+            tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
+        else:
+            tensors, style = to_openai_names(file, prefix)
+            told = find_activation(file, style)
+            config = infer_clip_config(tensors.specs, told or "quick_gelu")
+            what = f"{name_of(config)}, {style} names"
+            assumed = "" if told else f"\n{untold(config.activation)}"
+        check_prefix(prefix, [tensors.prefix])
+    except WeightError as error:
+        kind = other_model(file.path)
+        said = f"config.json says {kind!r}; " if kind else ""
+        return f"no single CLIP or TCL that is known here ({said}{error})"
+    if tensors.prefix:
+        what += f", under the prefix {tensors.prefix.rstrip('.')!r}"
+    if beside := tensors.passed_over:
+        what += f"; {beside} tensors beside it are passed over"
+    return what + assumed
 
 
 def name_of(config: CLIPConfig) -> str:

@@ -1,4 +1,4 @@
-"""CLIP's weights by name: of the package, a folder, the Hugging Face cache, or downloaded once."""
+"""CLIP's weights by path or by name: of the package, the Hugging Face cache, or downloaded once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import logging
 
+from tcl_jax.convert.folders import find_weights
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.errors import first_cause
 from tcl_jax.files import sha256_of, user_path
@@ -83,9 +84,10 @@ OPENAI_SHA256 = {
 def locate_clip(name: str) -> Path:
     """The file that a path, `builtin:NAME` or the name of a published CLIP stands for.
 
-    A name such as "ViT-B/16" is looked for as ViT-B-16.pt and ViT-B-16.safetensors in the folder
-    weights/ of the working directory, then in the cache of the Hugging Face hub, and is downloaded
-    there otherwise. OpenAI's own .pt files and those of the hub must have the published SHA-256.
+    Of a folder it is the weight file in it, or the index of several; see `find_weights`. A name
+    such as "ViT-B/16" is looked for as ViT-B-16.pt and ViT-B-16.safetensors in the folder weights/
+    of the working directory, then in the cache of the Hugging Face hub, and is downloaded there
+    otherwise. OpenAI's own .pt files and those of the hub must have the published SHA-256.
 
     Args:
         name: a path (~ is the home directory) or a name.
@@ -97,19 +99,20 @@ def locate_clip(name: str) -> Path:
     if name in BUILT_IN:
         return BUILT_IN[name]
     path = user_path(name)
-    if os.path.isfile(path):
-        return path
+    if os.path.isfile(path) or (name not in ("", *CLIP_FILES) and os.path.isdir(path)):
+        return find_weights(path)
     if name in CLIP_FILES:
         return _locate_named(name)
     if not name:
         wrong = "have no name"
-    elif name.startswith("builtin:"):
-        wrong = "do not come with the package"
     else:
-        wrong = "are a folder, not a file" if os.path.isdir(path) else "do not exist"
+        builtin = name.startswith("builtin:")
+        absent = f"do not exist (there is no {path.absolute()})"
+        wrong = "do not come with the package" if builtin else absent
     raise WeightError(
         f"weights {name!r} {wrong}; give the path of a CLIP checkpoint (.pt, "
-        f".safetensors or .npz), or one of the names {', '.join(CLIP_FILES)}, {', '.join(BUILT_IN)}"
+        f".safetensors or .npz) or its folder, or one of the names {', '.join(CLIP_FILES)}, "
+        f"{', '.join(BUILT_IN)}"
     )
 
 
@@ -122,14 +125,14 @@ def _locate_named(name: str) -> Path:
     torch_file = Path(FOLDER, openai_filename(name))
     other_file = torch_file.with_suffix(".safetensors")
     if torch_file.is_file():
-        _verify(torch_file, OPENAI_SHA256[name])
+        verify(torch_file, OPENAI_SHA256[name])
         path = torch_file
     elif other_file.is_file():
-        _verify(other_file, CLIP_FILES[name].sha256)
+        verify(other_file, CLIP_FILES[name].sha256)
         path = other_file
     else:
         path = _from_hub(name, CLIP_FILES[name])
-        _verify(path, CLIP_FILES[name].sha256)
+        verify(path, CLIP_FILES[name].sha256)
     logging.info("CLIP %s is read from %s", name, path)
     return path
 
@@ -163,14 +166,19 @@ def _from_hub(name: str, file: HubFile) -> Path:
     return Path(path)
 
 
-def _verify(path: Path, sha256: str) -> None:
+def verify(path: Path, sha256: str, expected: str = "the published file") -> None:
+    """Refuses a file that has not this SHA-256, which is of what is expected.
+
+    Raises:
+        WeightError: with both hashes.
+    """
     try:
         found = sha256_of(path)
     except OSError as error:
         raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
     if found != sha256:
         raise WeightError(
-            f"weights {str(path)!r} have the SHA-256 {found}, and the published file has {sha256}; "
+            f"weights {str(path)!r} have the SHA-256 {found}, and {expected} has {sha256}; "
             "the file was cut short, changed, or is another one, so it is not used: delete "
             f"{str(path.resolve())!r} and get it again"
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,20 @@ import numpy as np
 from absl import logging
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
+from tcl_jax.convert.folders import Shards, open_model
 from tcl_jax.convert.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.names import read_activation, to_openai_names
-from tcl_jax.convert.readers import open_weights
-from tcl_jax.convert.tcl import infer_tap_layer, tcl_params
+from tcl_jax.convert.model_config import other_model, read_activation
+from tcl_jax.convert.names import Renamed, fits, to_openai_names
+from tcl_jax.convert.release import locate_tcl
+from tcl_jax.convert.tcl import find_tcl, infer_tap_layer, tcl_params
 from tcl_jax.convert.tensor_file import TensorFile
-from tcl_jax.files import sha256_of, user_path
-from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.files import sha256_of
+from tcl_jax.models.clip import VARIANTS, CLIPConfig, choose_sizes
 from tcl_jax.models.layers import ACTIVATIONS
 
 Source = str | os.PathLike[str]
+Weights = TensorFile | Shards
 
 OTHER_HEADS = (1280, 1408, 1664)
 """Widths of published vision towers whose attention heads have other than 64 channels."""
@@ -36,7 +41,7 @@ class Pretrained:
     Attributes:
         config: sizes of the CLIP.
         params: nested dict of arrays.
-        origin: where they are from: `file`, `sha256`, `format`, `style`.
+        origin: where they are from: `file`, `sha256`, `format`, `style`, `prefix`.
     """
 
     config: CLIPConfig
@@ -49,54 +54,124 @@ def load_clip(
     *,
     expected: CLIPConfig | None = None,
     activation: str | None = None,
+    prefix: str = "",
     dtype: Any = np.float32,
 ) -> Pretrained:
     """A pretrained CLIP by path, by name ("ViT-B/16") or `builtin:NAME`.
 
+    What neither the file nor a config beside it says is assumed and warned of.
+
     Args:
-        source: see `hub.locate_clip`.
+        source: see `hub.locate_clip`; a file or a folder.
         expected: sizes that it must have; inferred from its tensors if None.
         activation: "quick_gelu" or "gelu"; None takes what a config file beside the weights says,
             and OpenAI's quick GELU where there is none.
+        prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
 
     Raises:
         InputError: if the file is missing, damaged, no CLIP, or of other sizes.
     """
-    path = locate_clip(os.fspath(source))
-    with open_weights(path) as file, _naming(path):
-        tensors, style = to_openai_names(file)
-        origin = _origin(file, style)
-        if activation is None:
-            told = find_activation(file, style, origin["sha256"])
-            activation = told or (expected.activation if expected else "quick_gelu")
-            if told is None and expected is None:
-                logging.warning(
-                    "%s: nothing in it or beside it says which GELU it was trained with; taking "
-                    "%s, as OpenAI did. If it is an OpenCLIP model with the exact GELU, say "
-                    "activation=gelu",
-                    path,
-                    activation,
-                )
-        config = infer_clip_config(tensors.specs, activation)
-        if config.vision_width in OTHER_HEADS and read_activation(path, style) is None:
-            raise WeightError(
-                f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
-                "of which the attention heads do not have 64 channels; choose a smaller CLIP"
-            )
+    with _open_clip(source, prefix) as (file, tensors, style):
+        origin = _origin(file, style, tensors.prefix)
+        assumed = expected.activation if expected else "quick_gelu"
+        config = _config_of(file, tensors, style, activation, assumed)
         if expected is not None:
-            config = dataclasses.replace(expected, activation=activation)
+            config = dataclasses.replace(expected, activation=config.activation)
         params = clip_params(tensors, config, dtype)
     return Pretrained(config, params, origin)
 
 
-def find_activation(file: TensorFile, style: str, sha256: str) -> str | None:
+def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
+    """Sizes of the CLIP of a run's config; of its weights no tensor is read.
+
+    Args:
+        model: its section `model`.
+        objective: with "clip" nothing is pretrained, so the weights say nothing.
+
+    Raises:
+        InputError: if the variant is unknown, the sizes are impossible, or the weights that would
+            tell them cannot be used.
+    """
+    variant, weights, found = model["variant"], model["weights"], None
+    if variant == "auto" and objective != "clip" and weights:
+        found = VARIANTS.get(weights) or _read_sizes(weights, model.get("prefix", ""))
+    return choose_sizes(variant, model["sizes"], found)
+
+
+def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretrained:
+    """The pretrained CLIP of a run's config.
+
+    Args:
+        model: its section `model`.
+        dtype: as in `load_clip`.
+
+    Raises:
+        InputError: if it cannot be read, or is of other sizes than the config says.
+    """
+    prefix, sizes = model.get("prefix", ""), sizes_of(model, "tcl")
+    clip = load_clip(model["weights"], expected=sizes, prefix=prefix, dtype=dtype)
+    check_prefix(prefix, [clip.origin["prefix"]])
+    return clip
+
+
+def _read_sizes(source: Source, prefix: str) -> CLIPConfig:
+    with _open_clip(source, prefix) as (file, tensors, style):
+        return _config_of(file, tensors, style, None, "quick_gelu")
+
+
+@contextlib.contextmanager
+def _open_clip(source: Source, prefix: str) -> Iterator[tuple[Weights, Renamed, str]]:
+    """The file, its CLIP, and the style of its names; errors of the body name the file."""
+    path = locate_clip(os.fspath(source))
+    with open_model(path) as file, _naming(path):
+        try:
+            tensors, style = to_openai_names(file, prefix)
+        except WeightError as error:
+            if kind := other_model(path):
+                raise WeightError(f"it is a {kind!r}, as config.json says: {error}") from error
+            raise
+        yield file, tensors, style
+
+
+def _config_of(
+    file: Weights, tensors: Renamed, style: str, activation: str | None, assumed: str
+) -> CLIPConfig:
+    told = find_activation(file, style)
+    config = infer_clip_config(tensors.specs, activation or told or assumed)
+    if told is None:
+        if config.vision_width in OTHER_HEADS:
+            raise WeightError(
+                f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
+                "of which the attention heads do not have 64 channels; choose a smaller CLIP"
+            )
+        _warn(f"{file.path}: {untold(config.activation)}")
+    return config
+
+
+def untold(activation: str) -> str:
+    """What is assumed of a CLIP that no config file describes."""
+    return (
+        "no config file beside it says what tensors do not tell: the kind of GELU, how the towers "
+        f"pool, and the width of attention heads. Taken: {activation}, and as in OpenAI's CLIP the "
+        "class token, the end of the text and 64 channels. Where that is wrong, so are the "
+        "masks, without an error: put its config.json or open_clip_config.json beside it, or, if "
+        "only the GELU differs, say activation=gelu"
+    )
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once in a process."""
+    logging.warning("%s", message)
+
+
+def find_activation(file: Weights, style: str) -> str | None:
     """The GELU of a CLIP: as the file says itself, as a config beside it says, or as is known.
 
     Args:
         file: its tensors and plain values.
         style: of its names, from `names.to_openai_names`.
-        sha256: of the file.
 
     Returns:
         A key of `models.layers.ACTIVATIONS`, or None if nothing tells.
@@ -110,32 +185,57 @@ def find_activation(file: TensorFile, style: str, sha256: str) -> str | None:
         return str(own)
     # OpenAI's archives alone have the sizes as values beside the tensors.
     published = {*OPENAI_SHA256.values(), *(hub.sha256 for hub in CLIP_FILES.values())}
-    openai = sha256 in published or "input_resolution" in file.scalars
+    openai = digest_of(file) in published or "input_resolution" in file.scalars
     told = read_activation(file.path, style)
     return told or ("quick_gelu" if openai or file.path in BUILT_IN.values() else None)
 
 
-def load_tcl(source: Source, config: CLIPConfig) -> tuple[Pretrained, int]:
+def load_tcl(source: Source, config: CLIPConfig, prefix: str = "") -> tuple[Pretrained, int]:
     """What TCL learned, with the official names (`tcl.pth`) and dtypes, and its tap layer.
 
     Args:
-        source: path.
+        source: see `release.locate_tcl`: "official", a file or a folder.
         config: of the CLIP that it was trained from.
+        prefix: see `names.choose_prefix`.
 
     Raises:
         InputError: if the file is missing, damaged, no TCL, or does not fit that CLIP.
     """
-    path = user_path(source)
-    with open_weights(path) as file, _naming(path):
-        tap_layer = infer_tap_layer(file, config)
-        params = tcl_params(file, config, tap_layer, None)
-        origin = _origin(file, "tcl")
+    path = locate_tcl(source)
+    with open_model(path) as file, _naming(path):
+        tensors = find_tcl(file, prefix)
+        tap_layer = infer_tap_layer(tensors, config)
+        params = tcl_params(tensors, config, tap_layer, None)
+        origin = _origin(file, "tcl", tensors.prefix)
     return Pretrained(config, params, origin), tap_layer
 
 
-def _origin(file: TensorFile, style: str) -> dict[str, str]:
-    digest = sha256_of(file.path)
-    return {"file": file.path.name, "sha256": digest, "format": file.format, "style": style}
+def check_prefix(asked: str, found: Sequence[str]) -> None:
+    """Refuses a prefix that none of the models found has, which were alone in their files.
+
+    Raises:
+        WeightError: with the prefixes that are there.
+    """
+    if not any(fits(prefix, asked) for prefix in found):
+        shown = ", ".join(repr(prefix.rstrip(".") or ".") for prefix in found)
+        raise WeightError(
+            f"prefix {asked!r} is of no model in the files given, where the prefix is {shown}; "
+            "leave it out, since there is nothing to choose from"
+        )
+
+
+def digest_of(file: Weights) -> str:
+    """SHA-256 of a file, or of those of several files in the order of their names."""
+    digests = [sha256_of(path) for path in getattr(file, "files", [file.path])]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
+
+
+def _origin(file: Weights, style: str, prefix: str) -> dict[str, str]:
+    return {
+        "file": file.path.name, "sha256": digest_of(file), "format": file.format, "style": style,
+        "prefix": prefix,
+    }  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -1,20 +1,20 @@
-"""Names of CLIP's tensors in the wild (OpenAI's, OpenCLIP's, Hugging Face's), told by the keys."""
+"""Names of CLIP's tensors in the wild (OpenAI's, OpenCLIP's, Hugging Face's), told by the keys.
+
+A model is found by its structure, wherever it lies in a file: a few signs, names that each of its
+kind has, end the names of its tensors, and what stands before them is its prefix.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tcl_jax.convert.mapping import WeightError, block_numbers
 from tcl_jax.convert.tensor_file import TensorSpec
-from tcl_jax.models.clip import HEAD_SIZE
-from tcl_jax.models.layers import ACTIVATIONS
 
 Parts = dict[str, list[str]]
 
@@ -62,18 +62,42 @@ _BUFFERS = re.compile(
     r"(.*\.)?(attn_mask|position_ids)|(visual\.)?input_resolution|context_length|vocab_size"
 )
 _OPENCLIP_FILE = "open_clip_"  # how OpenCLIP begins the names of its files on the hub
-_MAX_CONFIG = 1 << 20
-_RELATIVES = {
-    "a CLIP with a ResNet, which TCL cannot be built on": ("visual.attnpool.", "visual.layer1."),
-    "a SigLIP, which has no class token and another loss": ("logit_bias", "vision_model.head."),
-    "an OpenCLIP model with an image tower of timm's": ("visual.trunk.",),
-    "a CoCa": ("text_decoder.",),
+
+# Parts of names that a tool puts between those of the model: DDP, torch.compile, FSDP and its
+# checkpointing; TinyCLIP and OpenCLIP's CustomTextCLIP put each tower into a module of its own.
+WRAPPERS = r"(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+_OF_TEXT = r"token_embedding|positional_embedding|ln_final|text_projection|transformer|attn_mask"
+_TOWER_MODULES = rf"_?(?:image_encoder|text_encoder|logit_scale)\.|text\.(?=(?:{_OF_TEXT})\b)"
+_SIGNS = {  # by style, of the vision and the text tower
+    "huggingface": (HUGGING_FACE["visual.conv1.weight"], HUGGING_FACE["token_embedding.weight"]),
+    "openai": ("visual.conv1.weight", "token_embedding.weight"),
 }
+
+_RELATIVES = {
+    "a CLIP with a ResNet, which TCL cannot be built on": r"visual\.(attnpool|layer1)\.",
+    "a SigLIP, which has no class token": r"vision_model\.head\.|visual\.trunk\.attn_pool\.",
+    "an OpenCLIP model with an image tower of timm's": r"visual\.trunk\.",
+    "an EVA-CLIP": r"visual\.blocks\.",
+    "a BLIP": r"text_decoder\.bert\.|vision_model\.encoder\.layers\.0\.self_attn\.qkv\.",
+    "a CoCa": r"text_decoder\.",
+    "a GroupViT": r"vision_model\.encoder\.stages\.|img_encoder\.layers\.\d+\.downsample\.",
+    "an ALIGN": r"vision_model\.embeddings\.convolution\.",
+    "an OWL-ViT": r"vision_model\.pre_layernorm\.",
+    "a CLIP whose text tower is a BERT, as ChineseCLIP and AltCLIP have": (
+        r"(text_model|transformer|bert|roberta)\.(.*\.)?word_embeddings\."
+    ),
+    "a CLIP with LoRA beside its weights (merge it into them first, as PEFT's merge_and_unload "
+    "does)": (r"(visual|transformer|vision_model|text_model)\..*\.(lora_A|lora_B|base_layer)\."),
+}
+"""Models that share some of CLIP's names and compute something else; names by which each is told,
+of several the first."""
+
+TCL = "what TCL learned, without CLIP (the official tcl.pth)"
 _OTHERS = {
-    "what TCL learned, without CLIP (the official tcl.pth)": ("masker.",),
-    "the vision tower of a CLIP, without the text tower": ("pre_layrnorm.", "ln_pre."),
-    "the text tower of a CLIP, without the vision tower": ("embeddings.token_embedding.",),
-    "an image model of timm's, without a text tower": ("blocks.0.attn.qkv.",),
+    TCL: r"masker\.",
+    "the vision tower of a CLIP, without the text tower": r"pre_layrnorm\.|ln_pre\.",
+    "the text tower of a CLIP, without the vision tower": r"embeddings\.token_embedding\.",
+    "an image model of timm's, without a text tower": r"blocks\.0\.attn\.qkv\.",
 }
 
 
@@ -84,6 +108,7 @@ class Renamed(Mapping[str, np.ndarray]):
         source: the tensors.
         parts: of each new name, the names in `source` to join along the first axis.
         transposed: new names of matrices to transpose.
+        prefix: under which they were found, with the dot; see `choose_prefix`.
     """
 
     def __init__(
@@ -91,8 +116,10 @@ class Renamed(Mapping[str, np.ndarray]):
         source: Mapping[str, np.ndarray],
         parts: Parts,
         transposed: frozenset[str] = frozenset(),
+        prefix: str = "",
     ) -> None:
         self._source, self._parts, self._transposed = source, parts, transposed
+        self.prefix = prefix
 
     def __getitem__(self, name: str) -> np.ndarray:
         arrays = [self._source[part] for part in self._parts[name]]
@@ -108,6 +135,11 @@ class Renamed(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+    @property
+    def passed_over(self) -> int:
+        """How many tensors of `source` belong to none of these."""
+        return len(set(self._source) - {part for parts in self._parts.values() for part in parts})
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
@@ -134,133 +166,120 @@ class Renamed(Mapping[str, np.ndarray]):
             )
 
 
-def to_openai_names(tensors: Mapping[str, np.ndarray]) -> tuple[Renamed, str]:
-    """A vision-transformer CLIP under OpenAI's names, whoever named it.
+def to_openai_names(tensors: Mapping[str, np.ndarray], prefix: str = "") -> tuple[Renamed, str]:
+    """A vision-transformer CLIP under OpenAI's names, whoever named it, and under any prefix.
 
     Args:
         tensors: by name, of which none is read here; where they have a `path`, its name tells
-            OpenCLIP's files with OpenAI's names from OpenAI's own.
+            OpenCLIP's files with OpenAI's names from OpenAI's own. Others beside a CLIP's are
+            passed over.
+        prefix: of the names of the one that is meant, where there are several.
 
     Returns:
         The tensors that a CLIP needs, as a lazy mapping, and the style of the names: "openai",
         "openclip" (OpenAI's too, or with `text.` before the text tower) or "huggingface".
 
     Raises:
-        WeightError: if they are not a whole CLIP of this kind; says what they look like.
+        WeightError: if they hold no whole CLIP of this kind, or several that the prefix does not
+            tell apart; says what they look like.
     """
-    names = set(tensors)
-    _refuse_relatives(names)
-    text = "text." if "text.token_embedding.weight" in names else ""
-    if names & {HUGGING_FACE["visual.conv1.weight"], HUGGING_FACE["token_embedding.weight"]}:
-        _check_towers(names, HUGGING_FACE)
-        parts = _hugging_face_parts(names)
-        _check_complete(names, parts)
-        return Renamed(tensors, parts, TRANSPOSED), "huggingface"
-    if names & {"visual.conv1.weight", f"{text}token_embedding.weight"}:
-        _check_towers(names, {name: _prefixed(name, text) for name in HUGGING_FACE})
-        parts = _openai_parts(names, text)
-        _check_complete(names, parts)
-        file = Path(getattr(tensors, "path", "")).name
-        openclip = text or "attn_mask" in names or file.startswith(_OPENCLIP_FILE)
-        return Renamed(tensors, parts), "openclip" if openclip else "openai"
-    raise WeightError(
-        f"this is no CLIP: it holds {_describe(names)}; give a CLIP with the names of OpenAI's, "
-        "OpenCLIP or Hugging Face's CLIPModel"
-    )
+    plain = plain_names(tensors, f"{WRAPPERS}|{_TOWER_MODULES}")
+    towers = {
+        (style, name.removesuffix(sign), sign)
+        for style, signs in _SIGNS.items()
+        for sign in signs
+        for name in plain
+        if f".{name}".endswith(f".{sign}")
+        and not name.endswith(f"embeddings.{sign}")  # is part of Hugging Face's
+    }
+    count = Counter((style, before) for style, before, _ in towers)
+    whole = {before: style for (style, before), number in count.items() if number == 2}
+    if whole:
+        found, chosen = whole, choose_prefix(sorted(whole), prefix, "CLIP")
+    else:
+        found = {before: style for style, before in count}
+        _refuse_relatives(plain, ".*")
+        if not found or _told_by(plain, {TCL: _OTHERS[TCL]}, ".*"):
+            raise WeightError(
+                f"this is no CLIP: it holds {_describe(plain)}; give a CLIP with the names of "
+                "OpenAI's, OpenCLIP or Hugging Face's CLIPModel"
+            )
+        chosen = min(found)
+    style = found[chosen]
+    names = {
+        name.removeprefix(chosen): theirs
+        for name, theirs in plain.items()
+        if name.startswith(chosen)
+    }
+    _refuse_relatives(names, "")
+    _check_towers(names, style)
+    parts = _hugging_face_parts(names) if style == "huggingface" else _openai_parts(names)
+    _check_complete(names, parts)
+    own = {ours: [names[part] for part in group] for ours, group in parts.items()}
+    if style == "huggingface":
+        return Renamed(tensors, own, TRANSPOSED, chosen), style
+    file = Path(getattr(tensors, "path", "")).name
+    openclip = "attn_mask" in names or file.startswith(_OPENCLIP_FILE)
+    openclip |= ".text." in f".{names['token_embedding.weight']}"
+    return Renamed(tensors, own, prefix=chosen), "openclip" if openclip else style
 
 
-def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
-    """The GELU that a CLIP was trained with, told by the config file beside its weights.
-
-    That is config.json for Hugging Face's names and open_clip_config.json for the others. Tensors
-    do not tell it: OpenAI's models have "quick_gelu", most others "gelu".
+def plain_names(names: Iterable[str], passed_over: str) -> dict[str, str]:
+    """Names without the parts that wrappers put into them, and the whole name of each.
 
     Args:
-        path: of the weights.
-        style: of their names, from `to_openai_names`.
+        names: with dots.
+        passed_over: regular expression of the parts to leave out, each with its dot. Where two
+            names would become one, both stay whole.
+    """
+    plain = {name: _without(passed_over, name) for name in names}
+    count = Counter(plain.values())
+    return {short if count[short] == 1 else name: name for name, short in plain.items()}
 
-    Returns:
-        A key of `models.layers.ACTIVATIONS`; None if there is no config file.
+
+def _without(passed_over: str, name: str) -> str:
+    return re.sub(rf"(?<![^.])(?:{passed_over})", "", name)
+
+
+def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
+    """The prefix of the model that is meant among those that are there.
+
+    Args:
+        found: prefixes with their dots, without the parts of wrappers; "" is none.
+        asked: the prefix, or its beginning, with or without the last dot; "." for none and "" if
+            nothing was asked. Where there is but one model, it need not fit.
+        what: kind of the models.
 
     Raises:
-        WeightError: if the config file is damaged or tells of an architecture that is not CLIP's.
+        WeightError: if several are meant, or none of several.
     """
-    if style == "huggingface":
-        config = Path(path).parent / "config.json"
-        read = _hugging_face_activation
-    else:
-        config = Path(path).parent / "open_clip_config.json"
-        read = _openclip_activation
-    if not os.path.isfile(config):
-        return None
-    try:
-        if config.stat().st_size > _MAX_CONFIG:
-            raise ValueError(f"it has more than {_MAX_CONFIG} bytes")
-        return read(json.loads(config.read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise WeightError(
-            f"config {str(config)!r}, which lies beside the weights, cannot be used: {error}; get "
-            "it again with its weights, or choose another CLIP"
-        ) from error
-
-
-def _hugging_face_activation(config: Any) -> str:
-    # What a config leaves out has the default of transformers' CLIPConfig.
-    towers = (
-        ("vision_config", _section(config, "vision_config"), 768, 12),
-        ("text_config", _section(config, "text_config"), 512, 8),
+    if len(found) == 1:
+        return found[0]
+    fitting = [x for x in found if x == _plain_prefix(asked)]
+    fitting = fitting or [x for x in found if fits(x, asked)]
+    if asked and len(fitting) == 1:
+        return fitting[0]
+    wrong = f"and the prefix {asked!r} fits {len(fitting) or 'none'} of them; " if asked else ""
+    shown = _some([repr(x.rstrip(".")) if x else "'.' (no prefix)" for x in found])
+    raise WeightError(
+        f"it holds {len(found)} {what}s, with names that begin with {shown}; "
+        f"{wrong}choose one with --prefix=NAME, model.prefix in a config, or prefix= in Python"
     )
-    if config.get("model_type", "clip") != "clip":
-        raise ValueError(f"its model_type is {config['model_type']!r}, not 'clip'")
-    found = set()
-    for tower, sizes, width, heads in towers:
-        found.add(sizes.get("hidden_act", "quick_gelu"))
-        width, heads = sizes.get("hidden_size", width), sizes.get("num_attention_heads", heads)
-        _expect(f"{tower}.num_attention_heads", heads, width / HEAD_SIZE)
-        _expect(f"{tower}.layer_norm_eps", sizes.get("layer_norm_eps", 1e-5), 1e-5)
-    if len(found) > 1:
-        raise ValueError(f"its towers differ in hidden_act: {', '.join(map(str, found))}")
-    activation = found.pop()
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"its hidden_act is {activation!r}, not one of {', '.join(ACTIVATIONS)}")
-    return activation
 
 
-def _openclip_activation(config: Any) -> str:
-    # What a config leaves out has the default of OpenCLIP's CLIPVisionCfg and CLIPTextCfg.
-    config = _section(config, "model_cfg") if "model_cfg" in config else config
-    vision, text = _section(config, "vision_cfg"), _section(config, "text_cfg")
-    _expect("vision_cfg.head_width", vision.get("head_width", HEAD_SIZE), HEAD_SIZE)
-    _expect("vision_cfg.pool_type", vision.get("pool_type", "tok"), "tok")
-    _expect("text_cfg.heads", text.get("heads", 8), text.get("width", 512) / HEAD_SIZE)
-    _expect("text_cfg.pool_type", text.get("pool_type", "argmax"), "argmax")
-    _expect("text_cfg.no_causal_mask", text.get("no_causal_mask", False), False)
-    for name, tower in (("vision_cfg", vision), ("text_cfg", text)):
-        _expect(f"{name}.final_ln_after_pool", tower.get("final_ln_after_pool", False), False)
-        _expect(f"{name}.act_kwargs", tower.get("act_kwargs") or {}, {})
-        _expect(f"{name}.norm_kwargs", tower.get("norm_kwargs") or {}, {})
-    quick = config.get("quick_gelu", False)
-    if not isinstance(quick, bool):
-        raise ValueError(f"its quick_gelu is {quick!r}, neither true nor false")
-    return "quick_gelu" if quick else "gelu"
+def fits(prefix: str, asked: str) -> bool:
+    """Whether a prefix begins as was asked for, or nothing was."""
+    if not asked.strip("."):
+        return not asked or not prefix
+    return prefix.startswith(_plain_prefix(asked))
 
 
-def _section(config: Any, name: str) -> dict[str, Any]:
-    section = config.get(name) if isinstance(config, dict) else None
-    if not isinstance(section, dict):
-        raise ValueError(f"it has no section {name!r}")
-    return section
+def _plain_prefix(asked: str) -> str:
+    whole = f"{asked.strip('.')}.".lstrip(".")
+    return _without(f"{WRAPPERS}|{_TOWER_MODULES}", whole) or whole
 
 
-def _expect(name: str, value: Any, expected: Any) -> None:
-    if value != expected:
-        raise ValueError(
-            f"its {name} is {value!r} where CLIP's is {expected!r}; that architecture is not "
-            "supported"
-        )
-
-
-def _hugging_face_parts(names: set[str]) -> Parts:
+def _hugging_face_parts(names: Iterable[str]) -> Parts:
     parts = {ours: [theirs] for ours, theirs in HUGGING_FACE.items()}
     for ours, theirs in _BLOCKS.items():
         for i in range(_count_blocks(names, theirs)):
@@ -269,19 +288,15 @@ def _hugging_face_parts(names: set[str]) -> Parts:
     return parts
 
 
-def _openai_parts(names: set[str], text: str) -> Parts:
+def _openai_parts(names: Iterable[str]) -> Parts:
     ours = list(HUGGING_FACE)
     for blocks in _BLOCKS:
-        for i in range(_count_blocks(names, _prefixed(blocks, text))):
+        for i in range(_count_blocks(names, blocks)):
             ours += [f"{blocks}{i}.{leaf}" for leaf in HUGGING_FACE_BLOCK]
-    return {name: [_prefixed(name, text)] for name in ours}
+    return {name: [name] for name in ours}
 
 
-def _prefixed(name: str, text: str) -> str:
-    return name if name.startswith(("visual.", "logit_scale")) else text + name
-
-
-def _count_blocks(names: set[str], prefix: str) -> int:
+def _count_blocks(names: Iterable[str], prefix: str) -> int:
     found = block_numbers(names, prefix)
     if not found or found != list(range(len(found))):
         raise WeightError(
@@ -291,26 +306,27 @@ def _count_blocks(names: set[str], prefix: str) -> int:
     return len(found)
 
 
-def _check_towers(names: set[str], theirs: Mapping[str, str]) -> None:
-    towers = {"vision": "visual.conv1.weight", "text": "token_embedding.weight"}
-    for tower, sign in towers.items():
-        if theirs[sign] not in names:
+def _check_towers(names: Mapping[str, str], style: str) -> None:
+    for tower, sign in zip(("vision", "text"), _SIGNS[style], strict=True):
+        if sign not in names:
             raise WeightError(
-                f"the {tower} tower of this CLIP is missing: there is no {theirs[sign]}; choose a "
+                f"the {tower} tower of this CLIP is missing: there is no {sign}; choose a "
                 "file with both towers, as Hugging Face's CLIPModel has"
             )
 
 
-def _check_complete(names: set[str], parts: Parts) -> None:
+def _check_complete(names: Mapping[str, str], parts: Parts) -> None:
     """Refuses a CLIP that lacks tensors, and towers with tensors that CLIP's have not."""
     needed = {part for group in parts.values() for part in group}
-    missing = sorted(needed - names)
+    missing = sorted(needed - names.keys())
     if missing:
         raise WeightError(
             f"this looks like a CLIP, but it lacks {len(missing)} of {len(needed)} tensors: "
             f"{_some(missing)}; choose a file with both towers, all blocks and the projections"
         )
-    extra = sorted(n for n in names - needed if n.startswith(_TOWERS) and not _BUFFERS.fullmatch(n))
+    extra = sorted(
+        n for n in names.keys() - needed if n.startswith(_TOWERS) and not _BUFFERS.fullmatch(n)
+    )
     if extra:
         raise WeightError(
             f"this looks like a CLIP, but its towers have {len(extra)} tensors that OpenAI's CLIP "
@@ -319,26 +335,37 @@ def _check_complete(names: set[str], parts: Parts) -> None:
         )
 
 
-def _refuse_relatives(names: set[str]) -> None:
-    """Refuses models that share some of CLIP's names and compute something else."""
-    for what, signs in _RELATIVES.items():
-        if any(name.startswith(signs) for name in names):
-            raise WeightError(
-                f"this looks like {what}; choose a CLIP with a vision transformer, such as "
-                "ViT-B/16 of OpenAI, OpenCLIP or Hugging Face"
-            )
+def _refuse_relatives(names: Iterable[str], before: str) -> None:
+    """Refuses models that share some of CLIP's names and compute something else.
+
+    Args:
+        names: without a prefix, or with any.
+        before: regular expression of the prefix.
+    """
+    if what := _told_by(names, _RELATIVES, before):
+        raise WeightError(
+            f"this looks like {what}; choose a CLIP with a vision transformer, such as "
+            "ViT-B/16 of OpenAI, OpenCLIP or Hugging Face"
+        )
 
 
-def _describe(names: set[str]) -> str:
+def _describe(names: Iterable[str]) -> str:
     """What a file without CLIP's names holds, as far as they tell."""
+    names = sorted(names)
     if not names:
         return "no tensors"
-    for what, signs in _OTHERS.items():
-        if any(name.startswith(signs) for name in names):
+    known = _told_by(names, _OTHERS, ".*")
+    return known or f"{len(names)} tensors such as {_some(names)}"
+
+
+def _told_by(names: Iterable[str], table: Mapping[str, str], before: str) -> str | None:
+    for what, sign in table.items():
+        pattern = re.compile(rf"(?:{before}(?<![^.]))(?:{sign})")
+        if any(map(pattern.match, names)):
             return what
-    return f"{len(names)} tensors such as {_some(sorted(names))}"
+    return None
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     shown = ", ".join(name[:80] for name in names[:4])
     return shown + (f" and {len(names) - 4} more" if names[4:] else "")

@@ -1,266 +1,160 @@
 """Reading pickles without running them.
 
-A pickle is a program for a small stack machine. Python's own machine calls whatever functions the
-program names; this one makes plain values, and of functions knows only those that it is given.
-Nothing is imported by a name from the file, and time and memory are bounded. Opcodes: PEP 3154 and
-Python's `pickletools`, which parses their arguments.
+A pickle is a program for a small stack machine. Python's own machine runs it here, and yet nothing
+that it names is imported or called: every name stands for an inert placeholder. Before that, each
+step is looked at, so that time and memory are bounded. Opcodes: PEP 3154 and `pickletools`.
 """
 
 from __future__ import annotations
 
 import io
+import pickle
 import pickletools
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
-from tcl_jax.convert.mapping import WeightError
-
-MAX_BYTES = 16 << 20
-MAX_OPCODES = 1_000_000
-MAX_COPIED = 1 << 20
-MAX_LONG = 1 << 256
+MAX_BYTES = 64 << 20
+MAX_STEPS = 1_000_000
+MAX_GLOBALS = 10_000
+MAX_ARGUMENTS = 1_000_000
 MAX_NAME = 1000
-SET_COST = 8  # an empty set takes as much memory as several other values
+MAX_BITS = 256
 
-_PUSH_ARGUMENT = frozenset((
+PERSISTENT = "pickle.persistent_load"
+"""Name of the placeholder for what a persistent id, its one argument, stands for."""
+
+# The steps of the protocols 2 to 5; what refers to other data, or only older protocols have, is
+# left out.
+_STEPS = frozenset((
+    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "NONE", "NEWTRUE", "NEWFALSE",
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+    "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "EMPTY_LIST", "APPEND", "APPENDS",
+    "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET",
+    "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET",
+    "GLOBAL", "STACK_GLOBAL", "BINPERSID", "NEWOBJ", "REDUCE", "BUILD",
 ))  # fmt: skip
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_PUT = frozenset(("BINPUT", "LONG_BINPUT"))
-_C = TypeVar("_C", list, dict, set)
-_GET = frozenset(("BINGET", "LONG_BINGET"))
+# Python would hash whatever a file gives as a key: tuples that hold each other without end, or a
+# great many that have the same hash. So dicts and sets become placeholders, which take few keys.
+# Frames say how much to read at once; Python would pass over what is left of one that ends early.
+_INSTEAD = {
+    "FRAME": b"",
+    "EMPTY_DICT": b"cbuiltins\ndict\n)\x81",
+    "EMPTY_SET": b"cbuiltins\nset\n)\x81",
+    "FROZENSET": b"t",
+}
 
 
-class Global:
-    """A name that the pickle mentions and that is known here; stands for nothing but itself."""
+class Foreign(dict[Any, Any]):
+    """An inert placeholder for an object of any class, or for what any function would give.
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class Record:
-    """An object of a class that is known by name alone.
+    It holds what the pickle gives as its items, where their keys are text or integers of 64 bits.
 
     Attributes:
-        name: of the class.
+        name: "module.name" of the class or function.
+        arguments: with which it was made, and what was appended or added to it.
+        called: whether it is what a call gave, rather than an object of a class.
         state: what the pickle gives as its state; None if nothing.
     """
 
-    __slots__ = ("name", "state")
+    __slots__ = ("arguments", "called", "state")
+    name: ClassVar[str]
+    room: ClassVar[list[int]]  # for how many arguments there is, in all objects of a pickle
+    arguments: tuple[Any, ...] | list[Any]
+    called: bool
+    state: Any
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.state: Any = None
+    def __new__(cls, *arguments: Any) -> Foreign:
+        """One that is not called."""
+        cls.room[0] -= len(arguments)
+        if cls.room[0] < 0:
+            raise ValueError(f"it calls for more than {MAX_ARGUMENTS:,} arguments")
+        made = super().__new__(cls)
+        made.arguments, made.called, made.state = arguments, False, None
+        return made
+
+    def __init__(self, *_: Any) -> None:
+        self.called = True  # an object of a class is made without this
+
+    def __call__(self, *arguments: Any) -> Foreign:
+        """Another one, which stands for what a call would give."""
+        return type(self)(self, *arguments)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(key) is str or (type(key) is int and abs(key) < 1 << 63):
+            super().__setitem__(key, value)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def extend(self, items: Iterable[Any]) -> None:
+        """What the pickle appends to it."""
+        if isinstance(self.arguments, tuple):
+            self.arguments = list(self.arguments)
+        self.arguments.extend(items)
+
+    def add(self, item: Any) -> None:
+        """What the pickle adds to it, as to a set."""
+        self.extend([item])
 
 
-def read_pickle(
-    data: bytes,
-    *,
-    functions: Mapping[str, Callable[..., Any]],
-    names: Collection[str] = (),
-    record_prefix: str | None = None,
-    persistent: Callable[[Any], Any] | None = None,
-) -> Any:
-    """The value that a pickle describes.
-
-    Args:
-        data: the pickle, of protocol 2 to 5.
-        functions: what "module.name" with arguments makes; called with positional arguments that
-            may be anything.
-        names: further names that the pickle may mention, given back as `Global`.
-        record_prefix: names that begin so are classes, whose objects become `Record`.
-        persistent: what a persistent id stands for.
+def read_pickle(data: bytes) -> tuple[Any, list[str]]:
+    """The value that a pickle of protocol 2 to 5 describes, and the names that it mentions.
 
     Returns:
-        None, bool, int, float, str, bytes, tuple, list, dict, set or frozenset, `Global`,
-        `Record`, and what `functions` and `persistent` give. Containers may contain themselves.
+        None, bool, int, float, str, bytes, bytearray, tuple, list, `Foreign` (also for dicts and
+        sets, and by the name of PERSISTENT for data outside of the pickle) or a subclass of it.
+        Containers may contain themselves.
 
     Raises:
-        WeightError: if the pickle asks for another name.
         ValueError: if it is damaged, or needs more than the limits above.
     """
+    unpickler = _Unpickler(io.BytesIO(_checked(data)))
+    try:
+        return unpickler.load(), list(unpickler.foreign)
+    except (
+        pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError,
+        OverflowError,
+    ) as error:  # fmt: skip
+        raise ValueError(f"its pickle is wrong: {error}") from error
+
+
+def _checked(data: bytes) -> bytes:
+    """The pickle without the steps that are replaced, if it has none but those that are known."""
     if len(data) > MAX_BYTES:
-        raise ValueError(f"its pickle takes {len(data):,} bytes; at most {MAX_BYTES:,} are read")
-    return _Machine(functions, frozenset(names), record_prefix, persistent).run(data)
+        raise ValueError(f"its pickle is bigger than {MAX_BYTES:,} bytes")
+    checked, last, start = bytearray(), "", 0
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+        if count >= MAX_STEPS:
+            raise ValueError(f"its pickle has more than {MAX_STEPS:,} steps")
+        if opcode.name not in _STEPS:
+            raise ValueError(f"its pickle has the step {opcode.name}, which weights do not need")
+        number = argument if isinstance(argument, int) else 0
+        if opcode.name == "LONG_BINPUT" and number >= MAX_STEPS:
+            raise ValueError("its pickle remembers more values than it makes")
+        if number.bit_length() > MAX_BITS:
+            raise ValueError(f"its pickle has an integer of more than {MAX_BITS} bits")
+        checked += _INSTEAD.get(last, data[start:position])
+        last, start = opcode.name, position or 0
+    return bytes(checked + b".")
 
 
-class _Machine:
-    def __init__(
-        self,
-        functions: Mapping[str, Callable[..., Any]],
-        names: frozenset[str],
-        record_prefix: str | None,
-        persistent: Callable[[Any], Any] | None,
-    ) -> None:
-        self.functions, self.names, self.persistent = functions, names, persistent
-        self.record_prefix = record_prefix
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-        self.copied = 0
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: io.BytesIO) -> None:
+        super().__init__(data)
+        self.foreign: dict[str, type[Foreign]] = {}
+        self.room = [MAX_ARGUMENTS]
 
-    def run(self, data: bytes) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
-            if count >= MAX_OPCODES:
-                raise ValueError(f"its pickle has more than {MAX_OPCODES:,} steps")
-            if opcode.name == "STOP":
-                break
-            self.step(opcode.name, argument)
-        result = self.pop()
-        if self.stack or self.marks:
-            raise ValueError("its pickle leaves values behind")
-        return result
+    def find_class(self, module: str, name: str) -> type[Foreign]:
+        if len(module) + len(name) >= MAX_NAME:
+            raise ValueError("it asks for something of a name that is too long")
+        full = f"{module}.{name}"
+        if full not in self.foreign:
+            if len(self.foreign) >= MAX_GLOBALS:
+                raise ValueError(f"it asks for more than {MAX_GLOBALS:,} classes and functions")
+            attributes = {"__slots__": (), "name": full, "room": self.room}
+            self.foreign[full] = type("Foreign", (Foreign,), attributes)
+        return self.foreign[full]
 
-    def step(self, name: str, argument: Any) -> None:
-        if name in _PUT:
-            self.memo[argument] = self.top()
-        elif name in _GET:
-            if argument not in self.memo:
-                raise ValueError("its pickle refers to a value that it has not made")
-            self.stack.append(self.memo[argument])
-        elif name in _PUSH_ARGUMENT:
-            if isinstance(argument, int) and abs(argument) >= MAX_LONG:
-                raise ValueError("its pickle has an integer of more than 256 bits")
-            self.stack.append(argument)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name])
-        elif name in _EMPTY:
-            self.stack.append(_EMPTY[name]())
-            if name == "EMPTY_SET":
-                self.spend(SET_COST)
-        elif name in _TUPLES:
-            items = [self.pop() for _ in range(_TUPLES[name])]
-            self.stack.append(tuple(items[::-1]))
-        else:
-            self.rarer_step(name, argument)
-
-    def rarer_step(self, name: str, argument: Any) -> None:
-        match name:
-            case "MARK":
-                self.marks.append(len(self.stack))
-            case "TUPLE":
-                self.stack.append(tuple(self.pop_to_mark()))
-            case "FROZENSET":
-                self.stack.append(frozenset(map(as_key, self.pop_to_mark())))
-                self.spend(SET_COST)
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = self.top()
-            case "APPEND":
-                item = self.pop()
-                self.container(list).append(item)
-            case "APPENDS":
-                items = self.pop_to_mark()
-                self.container(list).extend(items)
-            case "ADDITEMS":
-                items = self.pop_to_mark()
-                self.container(set).update(map(as_key, items))
-            case "SETITEM":
-                value, key = self.pop(), self.pop()
-                self.set_items([key, value])
-            case "SETITEMS":
-                self.set_items(self.pop_to_mark())
-            case "GLOBAL":
-                self.stack.append(self.find(argument.replace(" ", ".", 1)))
-            case "STACK_GLOBAL":
-                attribute, module = self.pop(), self.pop()
-                if not isinstance(module, str) or not isinstance(attribute, str):
-                    raise ValueError("its pickle names a function by something else than text")
-                # Made anew at each step, from parts that the pickle may hold once.
-                self.stack.append(self.find(f"{module[:MAX_NAME]}.{attribute[:MAX_NAME]}"))
-            case "BINPERSID":
-                if self.persistent is None:
-                    raise ValueError("its pickle refers to data outside of it")
-                self.stack.append(self.persistent(self.pop()))
-            case "NEWOBJ":
-                self.make_record(self.pop(), self.pop())
-            case "REDUCE":
-                self.call(self.pop(), self.pop())
-            case "BUILD":
-                self.build(self.pop())
-            case "PROTO" | "FRAME":
-                pass
-            case _:
-                raise ValueError(f"its pickle has the step {name}, which weights do not need")
-
-    def top(self) -> Any:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise ValueError("its pickle takes more values than it has made")
-        return self.stack[-1]
-
-    def pop(self) -> Any:
-        self.top()
-        return self.stack.pop()
-
-    def pop_to_mark(self) -> list[Any]:
-        if not self.marks:
-            raise ValueError("its pickle ends a group that it has not begun")
-        start = self.marks.pop()
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
-
-    def container(self, kind: type[_C]) -> _C:
-        container = self.top()
-        if type(container) is not kind:
-            raise ValueError(f"its pickle adds to something that is no {kind.__name__}")
-        return container
-
-    def set_items(self, items: list[Any]) -> None:
-        if len(items) % 2:
-            raise ValueError("its pickle gives a dict a key without a value")
-        self.container(dict).update(zip(map(as_key, items[::2]), items[1::2], strict=True))
-
-    def find(self, name: str) -> Global:
-        if len(name) > MAX_NAME:
-            raise ValueError("its pickle asks for something of a name that is too long")
-        known = name in self.functions or name in self.names
-        if not known and not (self.record_prefix and name.startswith(self.record_prefix)):
-            raise WeightError(
-                f"it asks for {name[:100]!r}, which weights do not need and which is not looked "
-                "up, because a file could run anything that way. If you trust it, save only the "
-                'tensors again with PyTorch: torch.save(model.state_dict(), "weights.pt")'
-            )
-        return Global(name)
-
-    def make_record(self, arguments: Any, kind: Any) -> None:
-        prefix = self.record_prefix
-        if arguments != () or not isinstance(kind, Global) or not prefix:
-            raise ValueError("its pickle makes an object of something that is no class")
-        if not kind.name.startswith(prefix):
-            raise ValueError(f"its pickle makes an object of {kind.name!r}, which is no class")
-        self.stack.append(Record(kind.name))
-
-    def call(self, arguments: Any, function: Any) -> None:
-        if not isinstance(function, Global) or function.name not in self.functions:
-            raise ValueError("its pickle calls something that is no function")
-        if not isinstance(arguments, tuple):
-            raise ValueError("its pickle calls a function with something else than arguments")
-        sized = (str, bytes, tuple, list, dict, set, frozenset)
-        self.spend(sum(len(x) for x in arguments if isinstance(x, sized)) + len(arguments))
-        self.stack.append(self.functions[function.name](*arguments))
-
-    def spend(self, count: int) -> None:
-        """Counts values that are made without a step of their own."""
-        self.copied += count
-        if self.copied > MAX_COPIED:
-            raise ValueError("its pickle makes too many values")
-
-    def build(self, state: Any) -> None:
-        target = self.top()
-        if isinstance(target, Record):
-            target.state = state
-        elif type(target) is not dict:  # of a dict these are attributes, such as _metadata
-            raise ValueError("its pickle gives attributes to something that has none")
-
-
-def as_key(value: Any) -> Any:
-    """The value, if it takes little time to hash and few others have the same hash."""
-    plain = value is None or isinstance(value, str | bytes | float)
-    if not plain and not (isinstance(value, int) and abs(value) < 1 << 64):
-        raise ValueError("its pickle has a key that is neither text nor a number")
-    return value
+    def persistent_load(self, pid: Any) -> Foreign:
+        return self.find_class(*PERSISTENT.split("."))(pid)

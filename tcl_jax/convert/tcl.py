@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from tcl_jax.convert.mapping import (
     to_params,
     to_state_dict,
 )
+from tcl_jax.convert.names import WRAPPERS, Renamed, choose_prefix, plain_names
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.tcl import TCL
 
@@ -52,19 +55,41 @@ def tcl_rules(config: CLIPConfig, tap_layer: int) -> list[Rule]:
     return rules
 
 
-def infer_tap_layer(state_dict: StateDict, config: CLIPConfig) -> int:
-    """`ie_freeze` of a TCL checkpoint: CLIP's blocks before the first that the grounder copies.
+def find_tcl(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Renamed:
+    """What TCL learned under the official names, wherever it lies in a file.
+
+    Args:
+        tensors: by name, of which none is read here.
+        prefix: of the names of the one that is meant, where there are several.
 
     Raises:
-        WeightError: if there is no such block, one is missing, or they are not CLIP's last ones.
+        WeightError: if there is none, or several that the prefix does not tell apart.
     """
-    blocks = block_numbers(state_dict, BLOCKS)
-    if not blocks:
+    plain = plain_names(tensors, WRAPPERS)
+    sign = re.compile(rf"((?:.*\.)?){re.escape(BLOCKS)}\d")
+    found = sorted({match[1] for name in plain if (match := sign.match(name))})
+    if not found:
         raise WeightError(
             f"not a TCL checkpoint: it has no tensor {BLOCKS}N.*; the official one is tcl.pth, "
             "and CLIP's own weights are given apart"
         )
-    if blocks != list(range(blocks[0], config.vision_layers)) or not blocks[0]:
+    chosen = choose_prefix(found, prefix, "TCL")
+    names = {
+        name.removeprefix(chosen): [theirs]
+        for name, theirs in plain.items()
+        if name.startswith(f"{chosen}masker.") or name.startswith(f"{chosen}tcl")
+    }
+    return Renamed(tensors, names, prefix=chosen)
+
+
+def infer_tap_layer(state_dict: StateDict, config: CLIPConfig) -> int:
+    """`ie_freeze` of a TCL checkpoint: CLIP's blocks before the first that the grounder copies.
+
+    Raises:
+        WeightError: if one is missing, or they are not CLIP's last ones.
+    """
+    blocks = block_numbers(state_dict, BLOCKS)
+    if not blocks or blocks != list(range(blocks[0], config.vision_layers)) or not blocks[0]:
         raise WeightError(
             f"this TCL has the blocks {blocks} of its CLIP, and the CLIP given has "
             f"{config.vision_layers}, of which it must hold the last ones and not all; give the "

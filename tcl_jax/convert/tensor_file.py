@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import math
 import os
 import stat
-import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
 
 from tcl_jax.convert.mapping import WeightError
+from tcl_jax.errors import RunError
 
 Scalar = int | float | str | bool
 
 MAX_NAME = 1000
-MAX_DIMENSIONS = 32
+MAX_READ = 4 << 20
+CHUNK = 1 << 18
 # Tensors may share memory or be compressed, and yet a file cannot stand for much more than its
 # size: otherwise a few bytes could ask for terabytes.
 MAX_GROWTH = 4
 MAX_GROWTH_BYTES = 16 << 20
 
-DAMAGED = (
-    OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError,
-    MemoryError, zlib.error, struct.error,
+UNREADABLE = np.dtype("V")
+"""Stands for the dtype of a tensor that is there and cannot be read; it takes no bytes."""
+
+# What the content of a file may raise here or in a library.
+_DAMAGED = (
+    ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, SafetensorError,
 )  # fmt: skip
-"""What reading a damaged file may raise here or in a library; RuntimeError includes recursion."""
+_OF_THE_PATH = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 class TensorSpec(NamedTuple):
@@ -38,7 +45,8 @@ class TensorSpec(NamedTuple):
 
     Attributes:
         shape: sizes, () for a single value.
-        dtype: NumPy's, in native byte order; of ml_dtypes where NumPy has none (bfloat16).
+        dtype: NumPy's, in native byte order; of ml_dtypes where NumPy has none (bfloat16);
+            `UNREADABLE` where asking for the tensor tells why it cannot be read.
     """
 
     shape: tuple[int, ...]
@@ -50,77 +58,42 @@ class TensorSpec(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Contents(NamedTuple):
-    """What a format's reader finds in a file.
-
-    Attributes:
-        format: "safetensors", "npz", "torch" or "torchscript".
-        specs: of every tensor, in the file's order.
-        scalars: plain values beside the tensors.
-        read: tensor of a name that is in `specs`.
-    """
-
-    format: str
-    specs: dict[str, TensorSpec]
-    scalars: dict[str, Scalar]
-    read: Callable[[str], np.ndarray]
+Contents = tuple[str, dict[str, TensorSpec], dict[str, Scalar], Callable[[str], np.ndarray]]
+"""What readers give: `TensorFile`'s format, specs and scalars, and what reads a tensor."""
 
 
-class ByteFile:
-    """A regular file of which any part can be read; its size is that at the time of opening.
+class BoundedReader(io.BufferedReader):
+    """A file of which a reader that believes what it says can ask for a little at a time only."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As of any file, but a ValueError if much is asked for; of all that is left, the start."""
+        if size is not None and size > MAX_READ:
+            raise ValueError(f"it says that a part of it takes {size:,} bytes, too many")
+        return super().read(CHUNK if size is None or size < 0 else size)
+
+
+def open_file(path: Path) -> BoundedReader:
+    """Opens a regular file.
 
     Raises:
         WeightError: if there is no such file or it is something else.
+        RunError: if that cannot be told for a reason that is not the path's.
     """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            regular = stat.S_ISREG(path.stat().st_mode)
-            # Opening a named pipe would wait for a writer.
-            file = path.open("rb", buffering=0) if regular else None
-        except FileNotFoundError as error:
-            raise WeightError(
-                f"weights {str(path)!r} do not exist; give the path of a .pt, .pth, .safetensors "
-                "or .npz file (configs/tcl.py says where CLIP's weights come from)"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise WeightError(
-                f"weights {str(path)!r} cannot be opened: {error}; correct the path or the file's "
-                "permissions"
-            ) from error
-        if file is None:
-            raise WeightError(
-                f"weights {str(path)!r} are a folder or something else that is not a file; give "
-                "the path of the file itself"
-            )
-        self._file = file
-        self.size = os.fstat(file.fileno()).st_size
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Exactly these bytes.
-
-        Raises:
-            ValueError: if the file does not have them.
-        """
-        return self.read_array(offset, size).tobytes()
-
-    def read_array(self, offset: int, size: int) -> np.ndarray:
-        """The same as a writable array: uint8, [size]."""
-        if offset < 0 or size < 0 or offset + size > self.size:
-            raise ValueError(f"it ends at byte {self.size}, before what it should hold")
-        array = np.empty(size, np.uint8)
-        self._file.seek(offset)
-        done = 0
-        while done < size:
-            count = self._file.readinto(array[done:].data)
-            if not count:
-                raise ValueError("it became shorter while it was read")
-            done += count
-        return array
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+    try:
+        # Opening a named pipe would wait for a writer.
+        if stat.S_ISREG(path.stat().st_mode):
+            return BoundedReader(io.FileIO(path))
+        wrong = "are a folder or something else that is not a file"
+    except FileNotFoundError:
+        wrong = "do not exist"
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in _OF_THE_PATH:
+            raise _not_its_fault(path, error) from error
+        wrong = f"cannot be opened: {error}; correct the path or the permissions"
+    raise WeightError(
+        f"weights {str(path)!r} {wrong}; give the path of a .pt, .pth, .safetensors or .npz file "
+        "(configs/tcl.py says where CLIP's weights come from)"
+    )
 
 
 class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time would read one
@@ -132,23 +105,26 @@ class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time 
         specs: shape and dtype by name, known without reading a tensor.
         scalars: the plain values beside the tensors, such as `epoch` or safetensors' metadata.
 
-    Asking for a tensor raises `WeightError` if its bytes are damaged, KeyError if there is none of
-    this name. Close the file, or use it in a `with`, when done.
+    Asking for a tensor raises `WeightError` if its bytes are damaged or it is of a kind that cannot
+    be read, KeyError if there is none of this name. Close the file, or use it in a `with`, when
+    done.
     """
 
-    def __init__(self, path: Path, file: ByteFile, contents: Contents) -> None:
-        check_specs(contents.specs, file.size)
-        self.path, self._file = path, file
-        self.format = contents.format
-        self.specs: Mapping[str, TensorSpec] = contents.specs
-        self.scalars = contents.scalars
-        self._read = contents.read
+    def __init__(self, path: Path, contents: Contents, opened: contextlib.ExitStack) -> None:
+        self.path, self._opened, self._closed = path, opened, False
+        self.format, specs, self.scalars, self._read = contents
+        self.specs: Mapping[str, TensorSpec] = specs
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.specs:
             raise KeyError(name)
+        if self._closed:
+            raise ValueError(f"weights {str(self.path)!r} are closed")
         with explaining(self.path):
-            return self._read(name)
+            array = self._read(name)
+        if array.dtype == np.bool_:  # a byte that is neither 0 nor 1 is no bool to NumPy
+            array = array.view(np.uint8) != 0
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
 
     def __contains__(self, name: object) -> bool:
         return name in self.specs  # Mapping's own would read the tensor
@@ -162,85 +138,65 @@ class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time 
     def __enter__(self) -> TensorFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Closes the file; what was read stays."""
-        self._file.close()
+        self._closed = True
+        self._opened.close()
 
 
 @contextlib.contextmanager
 def explaining(path: Path) -> Iterator[None]:
-    """Turns what a damaged file makes its body raise into a `WeightError` that names the file."""
+    """Turns what a damaged file makes its body raise into a `WeightError` that names the file.
+
+    What is not the file's fault, failing disks or too little memory, becomes a `RunError`.
+    """
     try:
         yield
     except WeightError as error:
         raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
-    except DAMAGED as error:
-        reason = (str(error).splitlines() or [""])[0][:300] or type(error).__name__
+    except _DAMAGED as error:
+        reason = "".join(filter(str.isprintable, str(error)))[:300] or type(error).__name__
         raise WeightError(
             f"weights {str(path)!r} cannot be read: {reason}; the file is damaged or was cut "
             "short, so get it again"
         ) from error
+    except (OSError, MemoryError) as error:
+        raise _not_its_fault(path, error) from error
 
 
-def check_specs(specs: Mapping[str, TensorSpec], file_size: int) -> None:
-    """Refuses names that cannot be shown and shapes that no array, or this file, can have.
+def _not_its_fault(path: Path, error: OSError | MemoryError) -> RunError:
+    reason = "there is too little memory" if isinstance(error, MemoryError) else str(error)
+    return RunError(
+        f"weights {str(path)!r} could not be read: {reason}; nothing is known to be wrong with the "
+        "file, so try again when the machine and its disks are in order"
+    )
+
+
+def check_specs(specs: Mapping[str, TensorSpec], size: int) -> None:
+    """Refuses names that cannot be shown, and more tensors than a file of this size can hold.
 
     Raises:
-        ValueError: naming the tensor.
+        ValueError: saying which, or how much.
     """
-    total = 0
-    for name, spec in specs.items():
+    for name in specs:
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():
             raise ValueError(f"a tensor's name is empty, too long or unprintable: {name[:50]!r}")
-        total += spec.nbytes
-    if total > MAX_GROWTH * file_size + MAX_GROWTH_BYTES:
-        raise ValueError(
-            f"its tensors would take {total:,} bytes, more than a file of {file_size:,} can hold"
-        )
+    check_growth(sum(spec.nbytes for spec in specs.values()), size)
 
 
-def as_shape(sizes: Any, dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """The sizes of an array as a tuple, if NumPy can make such an array.
+def check_growth(total: int, size: int) -> None:
+    """Refuses a file of `size` bytes that is said to hold `total`, if that is too much.
 
     Raises:
-        ValueError: if they are no list or tuple of non-negative integers, or too many or too big.
+        ValueError: with both.
     """
-    if (
-        not isinstance(sizes, list | tuple)
-        or len(sizes) > MAX_DIMENSIONS
-        or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes)
-        or math.prod(max(size, 1) for size in sizes) * dtype.itemsize >= 1 << 62
-    ):
-        raise ValueError("a tensor has an impossible shape")
-    return tuple(sizes)
+    if total > MAX_GROWTH * size + MAX_GROWTH_BYTES:
+        raise ValueError(f"it would unpack to {total:,} bytes, more than {size:,} can hold")
 
 
-def as_array(
-    data: np.ndarray,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    strides: tuple[int, ...] | None = None,
-) -> np.ndarray:
-    """Contiguous array in native byte order of the bytes that hold it.
-
-    Args:
-        data: uint8, [n].
-        dtype: of the elements, of any byte order.
-        shape: of the array.
-        strides: bytes between elements along each axis; None if they follow each other.
-
-    Raises:
-        ValueError: if the bytes are too few.
-    """
-    if dtype == np.bool_:  # a byte that is neither 0 nor 1 is no bool to NumPy
-        data = (data != 0).view(np.uint8)
-    array: np.ndarray = np.ndarray(shape, dtype, data.data, strides=strides)
-    return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(shape)
+def file_size(file: io.BufferedReader) -> int:
+    """Bytes of an open file."""
+    return os.fstat(file.fileno()).st_size

@@ -1,4 +1,4 @@
-"""PyTorch's files without PyTorch: state dicts of `torch.save` and models of `torch.jit.save`.
+"""PyTorch's files without PyTorch: what `torch.save` and `torch.jit.save` write.
 
 Both are ZIP archives since PyTorch 1.6: NAME/data.pkl is a pickle in which tensors refer to
 storages by key, and NAME/data/KEY holds a storage's bytes. Format: torch/serialization.py,
@@ -7,87 +7,87 @@ torch/_utils.py and torch/csrc/jit/serialization/pickler.cpp of PyTorch 2.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from tcl_jax.convert.archives import Archive
+from tcl_jax.convert.archives import Archive, is_stored
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.pickles import MAX_BYTES, Global, Record, as_key, read_pickle
+from tcl_jax.convert.pickles import MAX_BYTES, PERSISTENT, Foreign, read_pickle
 from tcl_jax.convert.tensor_file import (
     MAX_NAME,
+    UNREADABLE,
     Contents,
     Scalar,
     TensorSpec,
-    as_array,
-    as_shape,
 )
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-"""Entries under which training code puts the state dict, beside optimizer and epoch."""
+MAX_DEPTH = 100
+MAX_DIMENSIONS = 32
+MAX_ROOM = 1 << 24
 
-MAX_WRAPPERS = 8
-MAX_DEPTH = 64
-MAX_RECORDS = 100_000
-
-_DTYPES = {
-    "float16": np.float16, "float32": np.float32, "float64": np.float64,
-    "bfloat16": ml_dtypes.bfloat16, "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "float8_e5m2": ml_dtypes.float8_e5m2, "complex64": np.complex64, "complex128": np.complex128,
-    "int8": np.int8, "int16": np.int16, "int32": np.int32, "int64": np.int64,
-    "uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64,
-    "bool": np.bool_,
+_NAMES = (
+    "float16 float32 float64 bfloat16 float8_e4m3fn float8_e5m2 complex64 complex128 int8 int16 "
+    "int32 int64 uint8 uint16 uint32 uint64 bool"
+)
+_STORAGES = {
+    "Half": "float16", "Float": "float32", "Double": "float64", "BFloat16": "bfloat16",
+    "Char": "int8", "Short": "int16", "Int": "int32", "Long": "int64", "Byte": "uint8",
+    "Bool": "bool", "ComplexFloat": "complex64", "ComplexDouble": "complex128",
 }  # fmt: skip
-DTYPES = {f"torch.{name}": np.dtype(kind) for name, kind in _DTYPES.items()}
-STORAGES = {
-    "torch.HalfStorage": np.dtype(np.float16),
-    "torch.FloatStorage": np.dtype(np.float32),
-    "torch.DoubleStorage": np.dtype(np.float64),
-    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "torch.CharStorage": np.dtype(np.int8),
-    "torch.ShortStorage": np.dtype(np.int16),
-    "torch.IntStorage": np.dtype(np.int32),
-    "torch.LongStorage": np.dtype(np.int64),
-    "torch.ByteStorage": np.dtype(np.uint8),
-    "torch.BoolStorage": np.dtype(np.bool_),
-    "torch.ComplexFloatStorage": np.dtype(np.complex64),
-    "torch.ComplexDoubleStorage": np.dtype(np.complex128),
-    "torch.storage.UntypedStorage": np.dtype(np.uint8),
+DTYPES = {f"torch.{name}": np.dtype(getattr(ml_dtypes, name, name)) for name in _NAMES.split()}
+DTYPES |= {f"torch.{name}Storage": DTYPES[f"torch.{kind}"] for name, kind in _STORAGES.items()}
+DTYPES |= {"torch.storage.UntypedStorage": DTYPES["torch.uint8"]}
+"""Of elements, by PyTorch's names of dtypes and of storages."""
+
+_SCRIPTED = "__torch__."
+_DICTS = ("builtins.dict", "collections.OrderedDict")
+_MODULE_PARTS = ("_parameters", "_buffers", "_modules")
+_TENSORS = tuple(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
+_PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+_SUBCLASSES = ("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2")
+_REBUILDING = re.compile(r"torch\..*\._rebuild_\w+")
+_KINDS = {
+    "_rebuild_qtensor": "is quantised (call dequantize() before saving)",
+    "_rebuild_sparse": "is sparse (call to_dense() before saving)",
+    "_rebuild_nested": "is nested",
+    "_rebuild_meta": "has no values, for its device was 'meta'",
 }
+_ADVICE = (
+    "which is not looked up, because a file could run anything that way. If you trust it, save "
+    'only plain tensors again with PyTorch: torch.save(model.state_dict(), "weights.pt")'
+)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Storage:
-    """Bytes in the archive: `count` elements of `dtype`."""
+class StoredTensor(NamedTuple):
+    """Where a tensor lies: bytes `start` to `stop` of a storage, elements `strides` bytes apart.
 
-    key: str
-    dtype: np.dtype[Any]
-    count: int
+    If it cannot be read, `unknown` is the name of what would be needed for it.
+    """
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """Where a tensor lies: bytes `start` to `stop` of a storage, elements `strides` bytes apart."""
-
-    key: str
     spec: TensorSpec
-    start: int
-    stop: int
-    strides: tuple[int, ...]
+    key: str = ""
+    start: int = 0
+    stop: int = 0
+    strides: tuple[int, ...] = ()
+    unknown: str = ""
 
 
 def read_torch(archive: Archive, pickle_name: str) -> Contents:
     """Contents of an archive of PyTorch's; tensors are read when asked for.
+
+    A tensor's name is the path to it: keys of dicts, positions in lists and names of attributes,
+    joined by dots. Modules that were saved whole are read as their state dict.
 
     Args:
         archive: the archive.
         pickle_name: the member NAME/data.pkl.
 
     Raises:
-        WeightError: if there is no state dict in it, or it holds what weights do not need.
+        WeightError: if there is no tensor in it that can be read.
         ValueError: if it is damaged.
     """
     folder = pickle_name.removesuffix("data.pkl")
@@ -98,16 +98,21 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
                 f"it was written in the byte order {order!r}; save it again on a machine with a "
                 "little-endian processor, or as .safetensors"
             )
-    root = _read_data(archive, pickle_name)
-    if isinstance(root, Record):
-        tensors, scalars = dict(_of_module(root)), _plain(root.state)
-    else:
-        tensors, scalars = _of_state_dict(root)
+    if archive.members[pickle_name].file_size > MAX_BYTES:
+        raise ValueError(f"{pickle_name[:80]!r} is bigger than {MAX_BYTES:,} bytes")
+    data = archive.read(pickle_name).tobytes()
+    root, foreign = read_pickle(data)
+    listing = _Listing()
+    listing.add("", root)
+    if not listing.tensors:
+        raise WeightError(_without_tensors(root, foreign))
+    tensors = listing.tensors
+    scalars = {str(key): value for key, value in _entries(root) if isinstance(value, Scalar)}
     for tensor in tensors.values():
         member = archive.members.get(f"{folder}data/{tensor.key}")
-        if tensor.start < tensor.stop and (member is None or member.size < tensor.stop):
+        if tensor.start < tensor.stop and (member is None or member.file_size < tensor.stop):
             raise ValueError(f"the bytes of storage {tensor.key[:80]!r} are missing")
-        if member is not None and member.deflated:
+        if member is not None and not is_stored(member):
             raise WeightError(
                 "its tensors are compressed, as PyTorch never does; unpack it and pack it again "
                 "without compression (zip -0), or save it again with PyTorch"
@@ -115,205 +120,175 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]
+        if tensor.unknown:
+            kinds = (kind for sign, kind in _KINDS.items() if sign in tensor.unknown)
+            raise WeightError(
+                f"tensor {name[:80]!r} {next(kinds, 'is of a kind that is not known here')}: it "
+                f"asks for {tensor.unknown[:100]!r}, {_ADVICE}"
+            )
         if tensor.start == tensor.stop:
             return np.empty(*tensor.spec)
-        data = archive.read(f"{folder}data/{tensor.key}", tensor.start, tensor.stop)
-        return as_array(data, tensor.spec.dtype, tensor.spec.shape, tensor.strides)
+        content = archive.read(f"{folder}data/{tensor.key}", tensor.start, tensor.stop)
+        return np.ndarray(*tensor.spec, content.data, strides=tensor.strides)
 
     specs = {name: tensor.spec for name, tensor in tensors.items()}
-    return Contents("torchscript" if isinstance(root, Record) else "torch", specs, scalars, read)
+    return "torchscript" if _is_scripted(root) else "torch", specs, scalars, read
 
 
-def _read_data(archive: Archive, pickle_name: str) -> Any:
-    if archive.members[pickle_name].size > MAX_BYTES:
-        raise ValueError(f"{pickle_name[:80]!r} is bigger than {MAX_BYTES:,} bytes")
-    return read_pickle(
-        archive.read(pickle_name).tobytes(),
-        functions=_FUNCTIONS,
-        names={*STORAGES, *DTYPES},
-        record_prefix="__torch__.",
-        persistent=_storage,
-    )
+def _without_tensors(root: Any, foreign: list[str]) -> str:
+    names = ", ".join(repr(key)[:40] for key in list(root)[:8]) if isinstance(root, Foreign) else ""
+    kind = getattr(root, "name", type(root).__name__)
+    held = "a tensor without a name" if _as_tensor(root) else f"a {kind:.80}"
+    asked = [
+        n for n in foreign if n not in (*_DICTS, "builtins.set", PERSISTENT) and _SCRIPTED not in n
+    ]
+    asks = f"it asks for {', '.join(repr(name[:100]) for name in asked[:3])}, {_ADVICE}"
+    alone = 'save the tensors alone: torch.save(model.state_dict(), "weights.pt")'
+    return f"it holds no tensors by name, but {names or held}; {asks if asked else alone}"
 
 
-def _of_state_dict(root: Any) -> tuple[dict[str, StoredTensor], dict[str, Scalar]]:
-    """Tensors of the state dict in `root`, wherever training code put it; plain values beside."""
-    scalars = _plain(root)
-    for _ in range(MAX_WRAPPERS):
-        inner = None
-        if isinstance(root, dict):
-            wrapped = (root.get(name) for name in WRAPPERS)
-            inner = next((x for x in wrapped if isinstance(x, dict) and x), None)
-        if inner is None:
-            break
-        root = inner
-        scalars |= _plain(root)
-    entries = root if isinstance(root, dict) else {}
-    found = {k: v for k, v in entries.items() if isinstance(v, StoredTensor)}
-    if not found:
-        names = ", ".join(repr(k)[:40] for k in list(entries)[:8] if isinstance(k, str))
-        raise WeightError(
-            f"it holds no state dict, but {names or f'a {type(root).__name__}'}; save the tensors "
-            'alone with PyTorch: torch.save(model.state_dict(), "weights.pt")'
-        )
-    if not all(isinstance(name, str) for name in found):
-        raise ValueError("its tensors are not all named by text")
-    if all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
-    return found, scalars
+class _Listing:
+    """The tensors that a value leads to, by path."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, StoredTensor] = {}
+        self._room = MAX_ROOM
+        self._inside: set[int] = set()
+        self._seen: set[int] = set()
+
+    def add(self, path: str, value: Any) -> None:
+        """Adds all tensors that the value at a path leads to.
+
+        Raises:
+            ValueError: if it leads to too much.
+        """
+        if id(value) in self._inside or id(value) in self._seen:
+            return
+        if len(self._inside) > MAX_DEPTH:
+            raise ValueError("its values are nested too deeply")
+        self._inside.add(id(value))
+        if isinstance(value, Foreign) and not (value.name in _DICTS or _is_module(value)):
+            # Objects may refer to each other in a great many ways; once is enough of each.
+            self._seen.add(id(value))
+        for key, inner in _entries(value):
+            tensor = _as_tensor(inner)
+            size = len(path) + len(str(key))
+            within = isinstance(inner, list | tuple | Foreign) and size < MAX_NAME
+            self._room -= 8 + (size if within or tensor is not None else 0)
+            if self._room < 0:
+                raise ValueError("its values are too many, or their names too long")
+            if tensor is None and not within:
+                continue
+            name = f"{path}.{key}" if path else str(key)
+            if tensor is None:
+                self.add(name, inner)
+            elif self.tensors.setdefault(name, tensor) is not tensor:
+                raise ValueError(f"two of its tensors are called {name[:80]!r}")
+        self._inside.remove(id(value))
 
 
-def _of_module(root: Record) -> Iterator[tuple[str, StoredTensor]]:
-    """Parameters and buffers of a scripted module and those in it, by dotted name."""
-    stack: list[tuple[str, Record, int]] = [("", root, 0)]
-    count = 0
-    while stack:
-        prefix, module, depth = stack.pop()
-        count += 1
-        if count > MAX_RECORDS or depth > MAX_DEPTH:
-            raise ValueError("its modules are nested too deeply")
-        if not isinstance(module.state, dict | None):
+def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
+    """What a container or an object holds, by key, position or attribute."""
+    if not isinstance(value, Foreign):
+        if isinstance(value, list | tuple):
+            yield from enumerate(value)
+    elif _is_scripted(value):
+        if not isinstance(value.state, Foreign | None):
             raise WeightError(
-                f"its module {prefix or module.name!r:.100} packs its weights in a way of its own; "
-                "save the state dict of the model before it was scripted or quantized"
+                f"its module {value.name!r:.100} packs its weights in a way of its own; save the "
+                "state dict of the model before it was scripted or quantized"
             )
-        inner = []
-        for name, value in (module.state or {}).items():
-            if not isinstance(name, str) or len(prefix) + len(name) > MAX_NAME:
-                raise ValueError("its modules' names are too long")
-            if isinstance(value, StoredTensor):
-                yield f"{prefix}{name}", value
-            elif isinstance(value, Record):
-                inner.append((f"{prefix}{name}.", value, depth + 1))
-        stack.extend(reversed(inner))
+        # Attributes that are lists or dicts are no part of a scripted module's state dict.
+        for key, inner in (value.state or {}).items():
+            if isinstance(inner, Scalar) or _is_scripted(inner) or _as_tensor(inner):
+                yield key, inner
+    elif _is_module(value):
+        parts = (value.state.get(part) for part in _MODULE_PARTS)
+        yield from (item for part in parts if isinstance(part, Foreign) for item in part.items())
+    else:
+        yield from value.items()
+        if value.name not in _DICTS:  # whose attributes, such as _metadata, are about the items
+            yield from enumerate(value.arguments)
+            states = value.state if isinstance(value.state, tuple) else (value.state,)
+            yield from (item for x in states if isinstance(x, Foreign) for item in x.items())
 
 
-def _plain(container: Any) -> dict[str, Scalar]:
-    if not isinstance(container, dict):
-        return {}
-    kinds = (bool, int, float, str)
-    return {k: v for k, v in container.items() if isinstance(k, str) and type(v) in kinds}
+def _is_scripted(value: Any) -> bool:
+    return isinstance(value, Foreign) and value.name.startswith(_SCRIPTED)
 
 
-def _storage(persistent_id: Any) -> Storage:
-    """What ('storage', type, key, location, count) stands for."""
-    if not isinstance(persistent_id, tuple) or len(persistent_id) != 5:
-        raise ValueError("its pickle refers to a storage in a way that is not known here")
-    tag, kind, key, _, count = persistent_id
-    if (
-        tag != "storage"
-        or not isinstance(kind, Global)
-        or kind.name not in STORAGES
-        or not isinstance(key, str)
-        or type(count) is not int
-    ):
-        raise ValueError("its pickle refers to a storage in a way that is not known here")
-    return Storage(key, STORAGES[kind.name], count)
+def _is_module(value: Foreign) -> bool:
+    return _is_scripted(value) or (isinstance(value.state, Foreign) and "_modules" in value.state)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> StoredTensor:
-    """`torch._utils._rebuild_tensor_v2`."""
-    if not isinstance(storage, Storage):
-        raise ValueError("a tensor has no storage")
-    return _view(storage, storage.dtype, offset, shape, strides, rest[2:])
+def _as_tensor(value: Any) -> StoredTensor | None:
+    """The tensor that an object is, or takes the place of in a way that is not known here."""
+    if not isinstance(value, Foreign) or _is_module(value):
+        return None
+    name, given = value.name, value.arguments
+    for _ in range(4):  # a parameter, or a tensor with attributes, is its tensor here
+        if name in _PARAMETERS and given and isinstance(given[0], Foreign):
+            name, given = given[0].name, given[0].arguments
+        elif name in _SUBCLASSES and len(given) > 2 and isinstance(given[2], tuple):
+            name, given = _named(given[0]) or _named(given[1]) or name, given[2]
+    if name in _TENSORS:
+        return _view(name.endswith("3"), *given[:8])
+    parts = list(given[:16])
+    parts += [inner for part in parts if isinstance(part, tuple) for inner in part[:16]]
+    objects = [part for part in parts if isinstance(part, Foreign)]
+    rebuilt = any(x.name == PERSISTENT or _REBUILDING.fullmatch(x.name) for x in objects)
+    if not (value.called and rebuilt) and not _REBUILDING.fullmatch(name):
+        return None
+    # Its size is the first tuple of integers, or in a torch.Size.
+    sizes = [x for p in parts for x in (p.arguments[:1] if isinstance(p, Foreign) else (p,))]
+    shapes = (x for x in sizes if isinstance(x, tuple) and 0 < len(x) <= MAX_DIMENSIONS)
+    shape = next((x for x in shapes if all(type(n) is int and 0 <= n < 1 << 62 for n in x)), ())
+    return StoredTensor(TensorSpec(shape, UNREADABLE), unknown=name)
 
 
-def _tensor_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any,
-    *rest: Any,
-) -> StoredTensor:  # fmt: skip
-    """`torch._utils._rebuild_tensor_v3`, for dtypes that have no storage type."""
-    if not isinstance(storage, Storage) or not isinstance(dtype, Global):
-        raise ValueError("a tensor has no storage or no dtype")
-    if dtype.name not in DTYPES:
-        raise ValueError("a tensor's dtype is none")
-    return _view(storage, DTYPES[dtype.name], offset, shape, strides, rest)
+def _named(kind: Any) -> str:
+    """The name of a class that is a placeholder; "" for anything else."""
+    return kind.name if isinstance(kind, type) and issubclass(kind, Foreign) else ""
 
 
 def _view(
-    storage: Storage, dtype: np.dtype[Any], offset: Any, shape: Any, strides: Any, metadata: Any
+    third: bool,
+    storage: Any = None,
+    offset: Any = None,
+    shape: Any = None,
+    strides: Any = None,
+    *rest: Any,
 ) -> StoredTensor:
-    if any(isinstance(x, dict) and x for x in metadata):  # conjugated or negated when read
+    """What `torch._utils._rebuild_tensor_v2` gives, or the third, which is told the dtype."""
+    match storage.arguments if isinstance(storage, Foreign) else None:
+        case [("storage", stored, str(key), _, int(count))] if _named(stored).endswith("Storage"):
+            kind = _named(stored)
+        case _:
+            raise ValueError("a tensor refers to a storage in a way that is not known here")
+    size = DTYPES.get(kind, UNREADABLE).itemsize * count
+    if third:
+        kind, rest = _named(rest[2] if rest[2:] else None), rest[1:]
+    if not isinstance(shape, tuple | list) or not isinstance(strides, tuple | list):
+        raise ValueError("a tensor's shape or strides are none")
+    if not all(type(x) is int and 0 <= x < 1 << 62 for x in (offset, *shape, *strides)):
+        raise ValueError("a tensor has an impossible shape or lies at an impossible place")
+    if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError("a tensor's strides do not fit its shape, or it has too many axes")
+    spec = TensorSpec(tuple(shape), DTYPES.get(kind, UNREADABLE))
+    item = spec.dtype.itemsize
+    if not item:
+        return StoredTensor(spec, unknown=kind or "a dtype without a name")
+    if any(isinstance(x, Foreign) and x for x in rest[2:]):  # conjugated or negated when read
         raise WeightError(
             "it has a tensor that stands for the conjugate or the negative of another; save it "
             "again after tensor.resolve_conj().resolve_neg()"
         )
-    shape = as_shape(shape, dtype)
-    if not isinstance(strides, tuple | list) or len(strides) != len(shape):
-        raise ValueError("a tensor's strides do not fit its shape")
-    if not all(type(x) is int and 0 <= x < 1 << 62 for x in (offset, *strides)):
-        raise ValueError("a tensor lies at an impossible place")
-    spec, item = TensorSpec(shape, dtype), dtype.itemsize
     if not spec.nbytes:
-        return StoredTensor(storage.key, spec, 0, 0, (0,) * len(shape))
+        return StoredTensor(spec)
     # Along an axis of one element the stride does not matter and may be anything.
     used = [step if size > 1 else 0 for step, size in zip(strides, shape, strict=True)]
     last = offset + sum(step * (size - 1) for step, size in zip(used, shape, strict=True))
-    if (last + 1) * item > storage.count * storage.dtype.itemsize:
+    if (last + 1) * item > size:
         raise ValueError("a tensor reaches beyond its storage")
     step_bytes = tuple(step * item for step in used)
-    return StoredTensor(storage.key, spec, offset * item, (last + 1) * item, step_bytes)
-
-
-def _parameter(tensor: Any, *_: Any) -> Any:
-    """`torch._utils._rebuild_parameter`: a parameter is its tensor here."""
-    return tensor
-
-
-def _restore_type(value: Any, _: Any) -> Any:
-    """`torch.jit._pickle.restore_type_tag`: types of elements do not matter here."""
-    return value
-
-
-def _nothing(*_: Any) -> None:
-    """What stands for a device, on which nothing here depends."""
-
-
-def _encoded(*arguments: Any) -> bytes:
-    """`_codecs.encode`, which is how bytes are written in protocol 2."""
-    if len(arguments) != 2 or not isinstance(arguments[0], str) or arguments[1] != "latin1":
-        raise ValueError("its pickle encodes text in a way that is not known here")
-    return arguments[0].encode("latin1")
-
-
-def _dict(*arguments: Any) -> dict[Any, Any]:
-    """An empty dict, or a copy of one."""
-    if not arguments:
-        return {}
-    if len(arguments) != 1 or type(arguments[0]) is not dict:
-        raise ValueError("its pickle makes a dict of something else")
-    return dict(arguments[0])
-
-
-def _tuple(*arguments: Any) -> tuple[Any, ...]:
-    if len(arguments) != 1 or not isinstance(arguments[0], tuple | list):
-        raise ValueError("its pickle makes a shape of something else")
-    return tuple(arguments[0])
-
-
-def _set(*arguments: Any) -> set[Any]:
-    return set(map(as_key, _tuple(*arguments)))
-
-
-def _list(*arguments: Any) -> list[Any]:
-    return list(_tuple(*arguments))
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch.Size": _tuple,
-    "torch.device": _nothing,
-    "torch.jit._pickle.build_intlist": _list,
-    "torch.jit._pickle.build_doublelist": _list,
-    "torch.jit._pickle.build_boollist": _list,
-    "torch.jit._pickle.build_tensorlist": _list,
-    "torch.jit._pickle.restore_type_tag": _restore_type,
-    "collections.OrderedDict": _dict,
-    "collections.Counter": _dict,
-    "_codecs.encode": _encoded,
-    "__builtin__.set": _set,
-    "builtins.set": _set,
-}
+    return StoredTensor(spec, key, offset * item, (last + 1) * item, step_bytes)

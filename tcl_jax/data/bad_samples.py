@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 from jaxtyping import Int64
-from PIL import Image
 
-from tcl_jax.data.images import ImageDecodeError, open_bytes
+from tcl_jax.data.images import ImageDecodeError, ImageTooLargeError, open_bytes
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.files import whole_file
 
@@ -26,9 +25,11 @@ KINDS = (
     "too_large",
     "no_caption",
     "empty_caption",
+    "not_utf8",
 )
 """What can be wrong: an image member of no bytes; of another format; cut short or damaged; of more
-pixels than `images.MAX_PIXELS`; no caption at all; one of white space alone."""
+pixels than `images.MAX_PIXELS`; no caption at all; one of white space alone; in another encoding.
+"""
 
 MIN_SEEN = 500
 """Samples that must have been looked at before their bad share can stop a run."""
@@ -70,8 +71,7 @@ def bad_image(data: bytes, error: ImageDecodeError) -> BadSampleError:
     try:
         open_bytes(data)
     except ImageDecodeError as at_header:
-        # What Pillow can open and is refused for its size has no cause, or this one.
-        large = isinstance(at_header.__cause__, Image.DecompressionBombError | None)
+        large = isinstance(at_header, ImageTooLargeError)
         kind = "too_large" if large else "not_an_image"
     return BadSampleError(kind, str(error))
 
@@ -121,12 +121,15 @@ class BadSampleLog:
         self.max_share = max_share
         self._good = 0
         self._bad: collections.Counter[str] = collections.Counter()
+        self.first: dict[str, BadSample] = {}
+        """The first of each kind."""
         self._told = 0
 
     def add(self, samples: Sequence[BadSample], *, good: int, batch: int) -> None:
         """Takes what batch number `batch` met: bad samples, and the `good` ones it consists of."""
         self._good += good
         self._bad.update(sample.kind for sample in samples)
+        self.first = {**{sample.kind: sample for sample in reversed(samples)}, **self.first}
         if samples and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:

@@ -3,10 +3,11 @@
 A file belongs to one shard and one text tower, and has both in its name: `X.tar.TOWER.captions`. It
 is written whole or not at all, is read a row at a time, and costs no memory.
 
-The layout, little-endian: a header (`_HEADER`, then its CRC-32), and a row for each pair of the
-index. A row is the embedding as float32, or as the upper two bytes of float32 where in the whole
-file the lower two are zero, as where a tower computes in bfloat16; and then the CRC-32 of caption
-and embedding, so that each row shows that it is whole and of that caption.
+The layout, little-endian: a header (`_HEADER`, then its CRC-32), and for each pair of the index as
+many rows as the pair with most captions has. A row is the embedding as float32, or as the upper two
+bytes of float32 where in the whole file the lower two are zero, as where a tower computes in
+bfloat16; and then the CRC-32 of caption and embedding, so that each row shows that it is whole and
+of that caption.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from tcl_jax.data.tar_index import ShardIndex, index_threads
 from tcl_jax.errors import InputError
 from tcl_jax.files import whole_file
 
-_MAGIC = b"TCLTEXT1"
-# Magic; text tower; pairs and checksum of the index; dimension; bytes of a number.
-_HEADER = struct.Struct("<8s16sIIII")
+_MAGIC = b"TCLTEXT2"
+# Magic; text tower; pairs and checksum of the index; rows of a pair; dimension; bytes of a number.
+_HEADER = struct.Struct("<8s16sIIIII")
 _CHECK = struct.Struct("<I")
 _BEGIN = _HEADER.size + _CHECK.size
 _LOOKED_AT = 8
@@ -43,11 +44,13 @@ class CaptionFile:
 
     Attributes:
         path: the file on this machine.
+        rows: of a pair, at least 1.
         dimension: of the embeddings.
         width: bytes of a number, 4 or 2.
     """
 
     path: str
+    rows: int
     dimension: int
     width: int
 
@@ -56,19 +59,21 @@ class CaptionFile:
         """Bytes of a row."""
         return self.dimension * self.width + _CHECK.size
 
-    def read(self, number: int, caption: str | None) -> Float32[np.ndarray, "d"]:
-        """The embedding of the caption of pair `number`; zeros where there is nothing to embed.
+    def read(self, number: int, captions: Sequence[str]) -> Float32[np.ndarray, "n d"]:
+        """The embeddings of the captions of pair `number`; zeros where one is empty.
 
         The file is opened for each, as `PairTable` does.
 
         Raises:
-            InputError: the file is gone, or the row is damaged or of another caption.
+            InputError: the file is gone, or a row is damaged or of another caption.
         """
         size = self.row_size
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
-                row = os.pread(descriptor, size, _BEGIN + number * size)
+                rows = os.pread(
+                    descriptor, len(captions) * size, _BEGIN + number * self.rows * size
+                )
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -76,15 +81,19 @@ class CaptionFile:
                 f"the caption embeddings {self.path} cannot be read ({error.strerror}); make them "
                 f"again: {embed_command()}"
             ) from error
-        values, check = row[: -_CHECK.size], row[-_CHECK.size :]
-        if len(row) < size or check != _CHECK.pack(_checksum(caption, values)):
-            raise InputError(
-                f"{self.path}: row {number} is damaged, or of another caption than {caption!r}; "
-                f"remove the file and make it again: {embed_command()}"
-            )
-        if self.width == 4:
-            return np.frombuffer(values, "<f4").astype(np.float32)
-        return (np.frombuffer(values, "<u2").astype(np.uint32) << 16).view(np.float32)
+        found = np.empty((len(captions), self.dimension), np.float32)
+        for i, caption in enumerate(captions):
+            row = rows[i * size : (i + 1) * size]
+            values, check = row[: -_CHECK.size], row[-_CHECK.size :]
+            whole = len(row) == size and check == _CHECK.pack(_checksum(caption, values))
+            if i >= self.rows or not whole:
+                raise InputError(
+                    f"{self.path}: row {number} is damaged, or of another caption than "
+                    f"{caption!r}; remove the file and make it again: {embed_command()}"
+                )
+            bits = np.frombuffer(values, f"<u{self.width}").astype(np.uint32)
+            found[i] = (bits << (32 - 8 * self.width)).view(np.float32)
+        return found
 
 
 def caption_path(index: ShardIndex, text_tower: str) -> Path:
@@ -116,10 +125,12 @@ def find_caption_file(index: ShardIndex, text_tower: str) -> CaptionFile | None:
     header = start[: _HEADER.size]
     if len(start) < _BEGIN or start[_HEADER.size :] != _CHECK.pack(zlib.crc32(header)):
         return None
-    magic, tower, pairs, checksum, dimension, width = _HEADER.unpack(header)
-    found = CaptionFile(os.fspath(path), dimension, width)
+    magic, tower, pairs, checksum, rows, dimension, width = _HEADER.unpack(header)
+    found = CaptionFile(os.fspath(path), rows, dimension, width)
     expected = (_MAGIC, text_tower.encode(), index.pairs, index.checksum)
-    if (magic, tower, pairs, checksum) != expected or size != _BEGIN + pairs * found.row_size:
+    if (magic, tower, pairs, checksum) != expected or size != (
+        _BEGIN + pairs * rows * found.row_size
+    ):
         return None
     return found
 
@@ -154,7 +165,7 @@ def open_caption_files(
 def write_caption_file(
     index: ShardIndex,
     text_tower: str,
-    captions: Sequence[str | None],
+    captions: Sequence[Sequence[str]],
     embeddings: Float32[np.ndarray, "n d"],
 ) -> int:
     """Writes the embeddings of a shard.
@@ -163,7 +174,7 @@ def write_caption_file(
         index: of the shard.
         text_tower: as in `find_caption_file`.
         captions: of its pairs, in order.
-        embeddings: a row for each.
+        embeddings: a row for each caption.
 
     Returns:
         Size of the file in bytes.
@@ -172,16 +183,19 @@ def write_caption_file(
         InputError: it cannot be written.
     """
     bits = np.ascontiguousarray(embeddings).view(np.uint32)
-    dimension, width = embeddings.shape[1], 4
+    rows, dimension, width = max(1, *map(len, captions)), embeddings.shape[1], 4
     if not np.any(bits & 0xFFFF):
         bits, width = (bits >> 16).astype(np.uint16), 2
     header = _HEADER.pack(
-        _MAGIC, text_tower.encode(), index.pairs, index.checksum, dimension, width
+        _MAGIC, text_tower.encode(), index.pairs, index.checksum, rows, dimension, width
     )
     parts = [header, _CHECK.pack(zlib.crc32(header))]
-    for caption, row in zip(captions, bits.astype(f"<u{width}"), strict=True):
-        values = row.tobytes()
-        parts += [values, _CHECK.pack(_checksum(caption, values))]
+    following = iter(bits.astype(f"<u{width}"))
+    for several in captions:
+        for caption in several:
+            values = next(following).tobytes()
+            parts += [values, _CHECK.pack(_checksum(caption, values))]
+        parts.append(bytes((rows - len(several)) * (dimension * width + _CHECK.size)))
     content = b"".join(parts)
     path = caption_path(index, text_tower)
     try:
@@ -195,9 +209,9 @@ def write_caption_file(
     return len(content)
 
 
-def _checksum(caption: str | None, values: bytes) -> int:
+def _checksum(caption: str, values: bytes) -> int:
     # A caption in JSON may hold halves of a character, which plain UTF-8 refuses.
-    return zlib.crc32(values, zlib.crc32((caption or "").encode("utf-8", "surrogatepass")))
+    return zlib.crc32(values, zlib.crc32(caption.encode("utf-8", "surrogatepass")))
 
 
 def _has_others(index: ShardIndex, text_tower: str) -> bool:

@@ -6,34 +6,47 @@ some rows at a time.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import functools
 import io
 import os
-import threading
-import warnings
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from tcl_jax.data.exif import exif_turn
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
 
 MAX_PIXELS = 100_000_000
 """Largest image that is read, in pixels; beyond it a file is more likely forged than a photo."""
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""What `decode` reads, by Pillow's names; of training data nothing else is expected."""
-FILE_FORMATS = (*FORMATS, "BMP", "GIF", "TIFF", "PPM")
-"""What `read_image` reads."""
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "QOI", "PSD",
+)  # fmt: skip
+"""What is read, by Pillow's names and in order of trial: pictures that their first bytes tell.
+
+HEIF takes pillow-heif or pi-heif; readers that would start other programs (EPS) are not among them.
+"""
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif",
+    ".bmp", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c",
+    ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".psd",
+))  # fmt: skip
+"""Endings, in lower case, of names that folders and shards give to images."""
 
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
+_File: TypeAlias = io.BytesIO | io.BufferedReader
 
 _BAND_PIXELS = 1 << 22
 # Rounding in resizing and colour conversions leaves values this little outside of [0, 1].
 _FLOAT_SLACK = 1e-3
-# Filters of warnings belong to the process; two threads must not restore them in the wrong order.
-_WARNINGS_LOCK = threading.Lock()
+# All of a PNG that makes the picture. Pillow reads the rest, too, and refuses much text in it.
+_PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_TIFF_SIZE = (256, 257)  # tags of width and height
 
 
 @runtime_checkable
@@ -52,11 +65,16 @@ class ImageDecodeError(InputError):
     """An image that cannot be read: another format, damaged, cut short, too large, not there."""
 
 
+class ImageTooLargeError(ImageDecodeError):
+    """An image of more pixels than are read."""
+
+
 def decode(data: bytes) -> Rgb:
-    """A whole JPEG, PNG or WebP file as RGB, turned upright as its EXIF data says.
+    """A whole image file of one of `FORMATS` as RGB, turned upright as its EXIF data says.
 
     Transparent pixels are laid over white, 16-bit values are scaled to 8 bits, CMYK, grey and
-    palette images are converted; of an animation the first frame is taken.
+    palette images are converted; floats must be in [0, 1]. Of an animation the first frame is
+    taken, of several pages the first.
 
     Returns:
         uint8 [h, w, 3].
@@ -69,9 +87,7 @@ def decode(data: bytes) -> Rgb:
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Rgb:
-    """An image file as RGB: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, told by its content.
-
-    Converted as `decode` does; grey values stored as floats must be in [0, 1].
+    """An image file as RGB, as `decode` gives it; its format is told by its content.
 
     Args:
         path: of the file.
@@ -94,10 +110,10 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
             if not file.read(1):
                 raise ImageDecodeError("the file is empty")
             file.seek(0)
-            with _open(file, FILE_FORMATS, max_pixels) as image:
+            with _open(file, max_pixels, suffix=path.suffix) as image:
                 return _upright(image)
     except ImageDecodeError as error:
-        raise ImageDecodeError(f"{path}: {error}") from error.__cause__
+        raise type(error)(f"{path}: {error}") from error.__cause__
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ImageDecodeError(f"{str(path)!r} cannot be opened: {reason}") from error
@@ -121,7 +137,7 @@ def as_rgb(image: ImageLike) -> Rgb:
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        _check_size(image, MAX_PIXELS)
+        _check_size(*image.size, MAX_PIXELS)
         return _upright(image)
     if isinstance(image, np.ndarray | SupportsArray):
         return _array_as_rgb(np.asarray(image))
@@ -135,12 +151,12 @@ def as_rgb(image: ImageLike) -> Rgb:
 
 
 def open_bytes(data: bytes) -> Image.Image:
-    """Reads the header of a JPEG, PNG or WebP file.
+    """Reads the header of an image file.
 
     Raises:
         ImageDecodeError: as `decode`.
     """
-    return _open(io.BytesIO(data), FORMATS)
+    return _open(io.BytesIO(data))
 
 
 def load_rgb(image: Image.Image) -> Image.Image:
@@ -153,96 +169,111 @@ def load_rgb(image: Image.Image) -> Image.Image:
     return _to_rgb(image)
 
 
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """How stored pixels become upright: mirror in x, in y, then exchange the axes."""
+@functools.cache
+def _readers() -> dict[str, tuple[Callable[..., Image.Image], Callable[[bytes], bool | str]]]:
+    """What opens an image of each of `FORMATS`, and what tells it by its first bytes."""
+    Image.init()
+    with contextlib.suppress(ImportError):
+        from pi_heif import register_heif_opener
 
-    mirror_x: bool = False
-    mirror_y: bool = False
-    swap: bool = False
+        register_heif_opener()
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
 
-    def apply(self, pixels: Rgb) -> UInt8[np.ndarray, "H W 3"]:
-        """Stored to upright; the same array where nothing is to do."""
-        if not (self.mirror_x or self.mirror_y or self.swap):
-            return pixels
-        pixels = self._mirror(pixels)
-        return np.ascontiguousarray(pixels.swapaxes(0, 1) if self.swap else pixels)
-
-    def stored_view(self, upright: Rgb) -> UInt8[np.ndarray, "H W 3"]:
-        """View of an upright array whose rows and columns are the stored ones."""
-        return self._mirror(upright.swapaxes(0, 1) if self.swap else upright)
-
-    def box_before(
-        self, box: tuple[int, int, int, int], *, width: int, height: int
-    ) -> tuple[int, int, int, int]:
-        """Where an upright box is in the stored image of this size."""
-        left, top, right, bottom = box
-        if self.swap:
-            left, top, right, bottom = top, left, bottom, right
-        if self.mirror_x:
-            left, right = width - right, width - left
-        if self.mirror_y:
-            top, bottom = height - bottom, height - top
-        return left, top, right, bottom
-
-    def _mirror(self, pixels: Rgb) -> Rgb:
-        return pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+        register_heif_opener()
+    return {name: Image.OPEN[name] for name in FORMATS if name in Image.OPEN}  # type: ignore[misc]
 
 
-# EXIF tag 0x0112, by its value.
-_ORIENTATION_TAG = 0x0112
-_TURNS = {
-    2: Turn(mirror_x=True),
-    3: Turn(mirror_x=True, mirror_y=True),
-    4: Turn(mirror_y=True),
-    5: Turn(swap=True),
-    6: Turn(mirror_y=True, swap=True),
-    7: Turn(mirror_x=True, mirror_y=True, swap=True),
-    8: Turn(mirror_x=True, swap=True),
-}
-
-
-def exif_turn(image: Image.Image) -> Turn:
-    """What the EXIF data asks for; damaged EXIF data must not cost the picture."""
-    try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1), Turn())
-    except Exception:
-        return Turn()
-
-
-def _open(
-    file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...], max_pixels: int | None = None
-) -> Image.Image:
-    try:
-        with _WARNINGS_LOCK, warnings.catch_warnings():
-            # Pillow warns of less than it is allowed here.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=formats)
-    except Image.DecompressionBombError as error:
-        raise ImageDecodeError(
-            f"the image is too large: {error}; the limit is {MAX_PIXELS} pixels"
-        ) from error
-    except Exception as error:  # Pillow raises almost any type on damaged headers.
-        file.seek(0, os.SEEK_END)
-        size = file.tell()
+def _open(file: _File, max_pixels: int | None = None, *, suffix: str = "") -> Image.Image:
+    """Reads a header; unlike `Image.open`, it tells why the format's own reader refuses it."""
+    limit = MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS)
+    head = file.read(64)
+    reason, cause = "", None
+    for name, (reader, accepts) in _readers().items():
+        if (told := accepts(head[:16])) is not True:
+            if told:  # why a format is not supported here
+                raise ImageDecodeError(f"it is {name}: {told}")
+            continue
         file.seek(0)
-        names = [{"WEBP": "WebP"}.get(name, name) for name in formats]
-        raise ImageDecodeError(
-            f"{size} bytes beginning {file.read(8)!r} are not a readable "
-            f"{', '.join(names[:-1])} or {names[-1]} image."
-        ) from error
-    _check_size(image, MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS))
-    return image
+        image: Image.Image | None
+        try:
+            image = reader(_picture_chunks(file) if name == "PNG" else file, "")
+        except Exception as error:  # Pillow raises almost any type on damaged headers.
+            image = _open_deep_tiff(file, head, limit) if name == "TIFF" else None
+            if image is None:
+                reason, cause = f"its {name} header cannot be read: {error}", error
+                continue  # AVIF and HEIC begin alike
+        _check_size(image.width, image.height, limit)
+        return image
+    if "HEIF" not in _readers() and _is_heic(head):
+        usual = suffix.lower() in ("", ".heic", ".heif", ".hif")
+        named = "" if usual else f" under the name {suffix}"
+        reason = f"it is HEIC{named}; install pillow-heif to have it read, or save it as JPEG"
+    elif not reason:
+        size, known = file.seek(0, os.SEEK_END), ", ".join(FORMATS)
+        reason = f"{size} bytes beginning {head[:8]!r} are no image of a known format: {known}"
+    raise ImageDecodeError(reason) from cause
 
 
-def _check_size(image: Image.Image, limit: int) -> None:
-    if image.width * image.height > limit:
-        raise ImageDecodeError(
-            f"the image is too large: {image.width} x {image.height} pixels, and the limit is "
-            f"{limit}; make it smaller or cut it into parts"
+def _picture_chunks(file: _File) -> io.BytesIO:
+    """A PNG without the chunks that Pillow would read for nothing."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    kept, at = [file.read(8)], 8
+    while at < size:
+        file.seek(at)
+        head = file.read(8)
+        end = at + 12 + int.from_bytes(head[:4], "big")
+        if head[4:] in _PICTURE_CHUNKS:
+            kept += [head, file.read(min(end, size) - at - 8)]
+        at = end
+    return io.BytesIO(b"".join(kept))
+
+
+def _open_deep_tiff(file: _File, head: bytes, limit: int) -> Image.Image | None:
+    """A TIFF for whose samples Pillow has no mode, such as RGB of floats, by OpenCV.
+
+    Returns:
+        Its pixels; None if not even its size can be read.
+
+    Raises:
+        ImageDecodeError: if it is too large or damaged, or its values are out of range.
+    """
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2] == 43 else 8])
+        file.seek(tags.next)
+        tags.load(file)
+        width, height = (int(tags[tag]) for tag in _TIFF_SIZE)
+    except Exception:
+        return None
+    _check_size(width, height, limit)
+    file.seek(0)
+    try:
+        array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        if array is None:
+            raise ValueError("its data are damaged, or of a kind that OpenCV does not read either")
+        if array.ndim == 3:  # OpenCV's order is blue, green, red, alpha
+            array = array[..., [2, 1, 0, 3][: array.shape[2]]]
+        return Image.fromarray(_array_as_rgb(array))
+    except (ValueError, cv2.error) as error:
+        raise ImageDecodeError(f"a TIFF of {width} x {height} pixels: {error}") from error
+
+
+def _is_heic(head: bytes) -> bool:
+    """Whether a file that no reader takes lists a brand of HEIC in its first box."""
+    size = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[i : i + 3] for i in range(8, size, 4)}
+    return head[4:8] == b"ftyp" and bool(brands & {b"hei", b"hev", b"mif", b"msf"})
+
+
+def _check_size(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise ImageTooLargeError(
+            f"the image is too large: {width} x {height} pixels, and the limit is {limit}; make it "
+            "smaller or cut it into parts"
         )
-    if not image.width * image.height:
-        raise ImageDecodeError(f"the image of {image.width} x {image.height} pixels is empty")
+    if not width * height:
+        raise ImageDecodeError(f"the image of {width} x {height} pixels is empty")
 
 
 def _load(image: Image.Image) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 from tcl_jax.data.order import Part
-from tcl_jax.data.rows import Fingerprinted, Source
+from tcl_jax.data.rows import Fingerprinted, Incomplete, Source
 from tcl_jax.errors import InputError
 
 
@@ -76,6 +76,13 @@ class Mixture:
         told = [s.fingerprint if isinstance(s, Fingerprinted) else "" for s in self._sources]
         content = repr((self._names, told, self.parts))
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+    @property
+    def left_out(self) -> str:
+        """What the sources do not use, in words."""
+        parts = zip(self._names, self._sources, strict=True)
+        told = [f"{name}: {s.left_out}" for name, s in parts if isinstance(s, Incomplete)]
+        return "; ".join(words for words in told if not words.endswith(": "))
 
     def __len__(self) -> int:
         """Number of different examples."""

@@ -5,9 +5,9 @@ r"""A look at what training is going to see, before it starts.
 
 Writes a page of the first training images with their captions: right as the model gets them, erased
 rectangles filled with noise; left the original, on which the part that was cut out is framed; and
-beneath what else was done. Prints the number of pairs, the first captions, how colours and
-lengths of captions suit the model, and samples that could not be used. Exit codes: 0 done,
-1 failure, 2 bad input.
+beneath what else was done. Prints the number of pairs, what of the shards is left out, the first
+captions, how colours and lengths of captions suit the model, and samples that could not be used.
+Exit codes: 0 done, 1 failure, 2 bad input.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     if output.suffix.lower() != ".png" or output.is_dir():
         raise InputError(f"--output={flags.output!r}: must name a file that ends in .png")
     # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.models.clip import choose_sizes
     from tcl_jax.pictures.contact_sheet import contact_sheet
     from tcl_jax.pictures.overlays import save_png
+    from tcl_jax.training.build import clip_config
     from tcl_jax.training.check import check_config
     from tcl_jax.training.preview import take_preview
 
     check_config(config)
-    clip = choose_sizes(config.model.variant, config.model.sizes.to_dict())
+    clip = clip_config(config)
     preview = take_preview(
         config, flags.count, image_size=clip.resolution, context_length=clip.context_length
     )

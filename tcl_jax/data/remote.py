@@ -1,7 +1,7 @@
 """Files at addresses such as gs://bucket/path, through fsspec, with an end to every wait.
 
 Object stores now and then accept a request and never answer it. Each request here runs in a thread
-that is given up after some time, and is tried again.
+that is given up after some time, and is tried again, as it is after a fault that may pass.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 from absl import logging
 
-from tcl_jax.errors import InputError, first_cause
+from tcl_jax.errors import InputError, RunError, first_cause
 
 TIMEOUT_SECONDS = 60.0
 """How long one request may take."""
 
-TRIES = 4
+TRIES = 6
 """How often a request is made before it counts as failed; the waits between them double."""
 
 _FIRST_WAIT_SECONDS = 0.5
@@ -29,10 +29,18 @@ _STAMPS = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "LastModi
            "last_modified", "modified", "created")  # fmt: skip
 # Gaps up to this size are read along rather than asking twice.
 _MAX_GAP = 1 << 16
+# What has to be installed beside fsspec, and how one gets access.
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "hf": "huggingface_hub",
+             "http": "aiohttp", "https": "aiohttp", "az": "adlfs", "abfs": "adlfs",
+             "ssh": "paramiko", "sftp": "paramiko"}  # fmt: skip
+_ACCESS = {"gs": "gcloud auth application-default login", "s3": "aws configure",
+           "hf": "hf auth login"}  # fmt: skip
+# Of the statuses from 400 to 499 those that may be others the next time.
+_PASSING = (408, 425, 429)
 _T = TypeVar("_T")
 
 
-class RemoteError(OSError):
+class RemoteError(RunError):
     """A request that failed or was not answered in time; names the address and the reason."""
 
 
@@ -59,14 +67,18 @@ def list_folder(address: str) -> dict[str, RemoteFile]:
     """The files of a folder by name; empty if there is no such folder.
 
     Raises:
-        InputError: fsspec or its part for this protocol is not installed.
+        InputError: fsspec or its part for this protocol is not installed, or access is refused.
         RemoteError: the request failed.
     """
     system, path = _open(address)
-    # Never from a listing that was made before, in case files came since.
-    system.invalidate_cache(path)
+
+    def look() -> list[dict[str, Any]]:
+        # Never from a listing that was made before, in case files came since.
+        system.invalidate_cache(path)
+        return system.ls(path, detail=True)
+
     try:
-        entries = _ask(address, lambda: system.ls(path, detail=True))
+        entries = _ask(address, look)
     except FileNotFoundError:
         return {}
     return {
@@ -107,9 +119,12 @@ def match(pattern: str) -> list[str]:
         InputError, RemoteError: as `list_folder`.
     """
     system, path = _open(pattern)
-    system.invalidate_cache()
-    found = _ask(pattern, lambda: system.glob(path))
-    return sorted(system.unstrip_protocol(name) for name in found)
+
+    def look() -> list[str]:
+        system.invalidate_cache()
+        return [system.unstrip_protocol(name) for name in system.glob(path)]
+
+    return sorted(_ask(pattern, look))
 
 
 def read_file(address: str) -> bytes:
@@ -143,7 +158,13 @@ def read_ranges(address: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     system, path = _open(address)
 
     def read(begin: int, end: int) -> bytes:
-        return _ask(address, lambda: system.cat_file(path, start=begin, end=end))
+        data = _ask(address, lambda: system.cat_file(path, start=begin, end=end))
+        if len(data) > end - begin:
+            raise InputError(
+                f"{address}: the server sends whole files only, no ranges of bytes; copy the files "
+                "to a local folder"
+            )
+        return data
 
     begin = min(offset for offset, _ in ranges)
     end = max(offset + size for offset, size in ranges)
@@ -164,30 +185,54 @@ def _open(address: str) -> tuple[Any, str]:
 
         return fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
+        protocol = _protocol(address)
+        install = f"pip install fsspec {_PACKAGES.get(protocol, '')}".strip()
         raise InputError(
-            f"{address!r}: files at {_protocol(address)}:// are read by fsspec and its package for "
-            f"that protocol, which cannot be used here ({error}). Install them (pip install fsspec "
-            "gcsfs for gs://, s3fs for s3://), or copy the files to a local folder"
+            f"{address!r}: what reads files at {protocol}:// is not installed ({error}). Install "
+            f"it ({install}), or copy the files to a local folder"
         ) from error
 
 
 def _ask(address: str, request: Callable[[], _T], tries: int | None = None) -> _T:
-    """The answer to a request, made again after a failure or a silence."""
+    """The answer to a request, made again after a silence or a failure that may pass."""
     wait, tries = _FIRST_WAIT_SECONDS, tries or TRIES
     for attempt in range(1, tries + 1):
         try:
             return _within(TIMEOUT_SECONDS, request)
-        except (FileNotFoundError, PermissionError):
-            raise
-        except Exception as error:
-            if attempt == tries:
-                raise RemoteError(
-                    f"{address}: no answer in {tries} tries: {first_cause(error)}"
-                ) from error
-            logging.warning("%s: %s; trying again", address, first_cause(error))
-            time.sleep(wait)
-            wait *= 2
+        except Exception as caught:
+            error = caught
+        # Some file systems call "not found" whatever went wrong, and give the reason as its cause.
+        while isinstance(error, FileNotFoundError) and isinstance(
+            cause := error.__cause__, Exception
+        ):
+            if not _status(cause) and not isinstance(cause, OSError):
+                break
+            error = cause
+        status, reason = _status(error), first_cause(error)
+        if isinstance(error, FileNotFoundError) or status in (404, 410):
+            raise FileNotFoundError(f"{address} is not there") from error
+        refused = isinstance(error, PermissionError) or "Credential" in type(error).__name__
+        if refused or status in (401, 403):
+            login = _ACCESS.get(_protocol(address))
+            raise InputError(
+                f"{address}: access is refused ({reason}). Check the address"
+                + (f", and log in ({login})" if login else "")
+            ) from error
+        if attempt == tries or (400 <= status < 500 and status not in _PASSING):
+            raise RemoteError(f"{address}: no answer, tried {attempt} times: {reason}") from error
+        logging.warning("%s: %s; trying again", address, reason)
+        time.sleep(wait)
+        wait *= 2
     raise AssertionError("unreachable")
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status that an error carries, by one of the names that libraries use; or 0."""
+    for holder in (error, getattr(error, "response", None)):
+        for name in ("status", "status_code", "code"):
+            if isinstance(status := getattr(holder, name, None), int):
+                return status
+    return 0
 
 
 def _within(seconds: float, request: Callable[[], _T]) -> _T:

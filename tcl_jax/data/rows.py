@@ -53,6 +53,16 @@ class Fingerprinted(Protocol):
         ...
 
 
+@runtime_checkable
+class Incomplete(Protocol):
+    """A source that may not use all that it was given."""
+
+    @property
+    def left_out(self) -> str:
+        """What and how much of it, in words; empty: nothing."""
+        ...
+
+
 class Rows:
     """{"image": uint8 [S, S, 3], "tokens": int32 [L], "bad": tuple of `BadSample`} by place.
 
@@ -61,8 +71,8 @@ class Rows:
 
     Args:
         source: has `image` (bytes or uint8 array, whatever `transform` takes), `text` (a caption,
-            several to draw from, or None), and may have `key`, `shard` and, of its one caption,
-            `text_embedding`.
+            several to draw from, or None), and may have `key`, `shard`, `problem` (why there is
+            no caption) and, of a list of captions, `text_embedding`, float32 [n, d].
         order: which example is at a place.
         tokenizer, transform, erasing: as in `pipeline.make_iterator`.
         seed: of everything random in a row.
@@ -115,10 +125,13 @@ class Rows:
         told = ", ".join(f"{sample.key} ({sample.kind})" for sample in bad[:5])
         raise RunError(
             f"{MAX_TRIES} samples drawn one after the other from {self._source!r} are all bad: "
-            f"{told} and so on. Look at the data; checkpoints written so far are good"
+            f"{told} and so on. Of the first, {bad[0].reason}. Look at the data; checkpoints "
+            "written so far are good"
         )
 
     def _make(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if "problem" in example:
+            raise example["problem"]
         text = choose_caption(example["text"], rng)
         image = example["image"]
         try:
@@ -129,7 +142,7 @@ class Rows:
             raise ValueError(f"example {example.get('key', '?')!r}: {error}") from error
         row = {"image": pixels}
         if "text_embedding" in example:
-            row["text_embedding"] = example["text_embedding"]
+            row["text_embedding"] = example["text_embedding"][example["text"].index(text)]
         else:
             row["tokens"] = self._tokenizer([text])[0]
         if self._erasing is not None:

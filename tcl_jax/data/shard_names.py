@@ -1,7 +1,8 @@
 """Which tar shards a pattern names, and which of them are not there.
 
-`{000..010}` counts, `{a,b}` lists, `*`, `?` and `[...]` match what is there. Only counted and
-listed names can be missed; of matched ones it is told where their numbers have gaps.
+`{000..010}` counts, `{a,b}` lists, `*`, `?` and `[...]` match what is there, and a folder stands
+for the tar files directly in it. Only counted and listed names can be missed; of matched ones it is
+told where their numbers have gaps.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ INDEX_SUFFIX = ".index"
 
 CAPTIONS_SUFFIX = ".captions"
 """Ends those of files with the embeddings of captions, which are no shards either."""
+
+TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
+"""Suffixes of the files of a folder that are taken, if only to say that they are compressed."""
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -64,8 +68,8 @@ def find_shards(patterns: Sequence[str]) -> Found:
     """Looks up what patterns name, on disk or at fsspec addresses.
 
     Raises:
-        InputError: a pattern is no pattern, or its protocol is not installed.
-        OSError: a remote folder cannot be listed.
+        InputError: a pattern is no pattern, its protocol is not installed, or access is refused.
+        RemoteError: a remote folder cannot be listed.
     """
     files = _Files()
     shards: dict[str, Shard] = {}
@@ -135,19 +139,36 @@ class _Files:
         if not remote.has_listings(address):
             file = remote.find_file(address)
         else:
-            if folder not in self._folders:
-                self._folders[folder] = remote.list_folder(folder)
-            file = self._folders[folder].get(name)
+            file = self._list(folder).get(name)
         return Shard(address, file.size, file.stamp) if file else None
+
+    def _list(self, folder: str) -> dict[str, remote.RemoteFile]:
+        if folder not in self._folders:
+            self._folders[folder] = remote.list_folder(folder)
+        return self._folders[folder]
 
     def match(self, pattern: str) -> list[Shard]:
         if not glob.has_magic(pattern):
-            return []
+            return self._inside(pattern)
         if remote.is_remote(pattern):
             found = [self.get(name) for name in remote.match(pattern) if _is_shard(name)]
             return [shard for shard in found if shard]
         names = sorted(glob.glob(pattern, recursive=True))
         return [_local(name) for name in names if _is_shard(name) and os.path.isfile(name)]
+
+    def _inside(self, folder: str) -> list[Shard]:
+        """The tar files directly in a folder, hidden ones left out."""
+        names: Iterable[str] = ()
+        if folder.lower().endswith(TAR_SUFFIXES):  # a shard that is missing
+            return []
+        if not remote.is_remote(folder):
+            names = os.listdir(folder) if os.path.isdir(folder) else ()
+        elif remote.has_listings(folder):
+            folder = remote.normalize(folder)
+            names = self._list(folder)
+        taken = sorted(n for n in names if n.lower().endswith(TAR_SUFFIXES) and n[0] != ".")
+        found = [self.get(f"{folder.rstrip('/')}/{name}") for name in taken]
+        return [shard for shard in found if shard]
 
 
 def _is_shard(name: str) -> bool:
@@ -204,6 +225,8 @@ def _fill(texts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[str]:
 def _describe(part: str, names: Sequence[str], absent: Sequence[str]) -> str:
     """Which names of one pattern are missing, by their numbers where it counts."""
     ranges = _RANGE.findall(part)
+    if len(names) == 1 and os.path.isdir(part):
+        return f"{part} is a folder without tar files; of those below it, name {part}/**/*.tar"
     if len(names) == 1:
         return f"{part} matches nothing" if glob.has_magic(part) else f"{part} is not there"
     if len(absent) == len(names):

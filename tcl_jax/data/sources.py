@@ -34,6 +34,7 @@ def _tar(data: ConfigDict, image_size: int, **shared: Any) -> Source:
         data.shards,
         allow_missing=data.allow_missing_shards,
         index_dir=data.index_dir or None,
+        caption_field=data.caption_field,
         **shared,
     )
 

@@ -4,8 +4,8 @@ An index lies beside its shard (`X.tar.index`) or, where that folder cannot be w
 folder. It is written whole or not at all, and holds for one size and time of change of the shard;
 one that is stale or damaged is made anew. It is read a pair at a time, and costs no memory.
 
-The layout, little-endian: a header (`_HEADER`, then its CRC-32), one `_RECORD` for each pair, and
-the keys one after the other.
+The layout, little-endian: a header (`_HEADER`, then its CRC-32), one `_RECORD` for each pair, the
+keys one after the other, and what is left out, as JSON.
 """
 
 from __future__ import annotations
@@ -14,27 +14,30 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
 
 from tcl_jax.data import remote
+from tcl_jax.data.bad_samples import BadSampleError
+from tcl_jax.data.captions import decode_text
 from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
-from tcl_jax.data.tar_members import Pair, Pairs, Read, find_pairs, regular_members
-from tcl_jax.errors import InputError
-from tcl_jax.files import user_path, whole_file
+from tcl_jax.data.tar_members import NOWHERE, RULE, Pair, Pairs, Read, files_of, find_pairs
+from tcl_jax.errors import InputError, RunError
+from tcl_jax.files import cache_folder, user_path, whole_file
 
-_MAGIC = b"TCLTAR1\n"
-# Magic; size and stamp of the shard; pairs, unpaired, repeated; CRC-32 of what follows.
-_HEADER = struct.Struct("<8sqqIIII")
+_MAGIC = b"TCLTAR2\n"
+# Magic; rule of the pairs; size and stamp of the shard; pairs, bytes of JSON; CRC-32 of the rest.
+_HEADER = struct.Struct("<8sIqqIII")
 _CHECK = struct.Struct("<I")
-# Image offset and size, caption offset and size, whether the caption is JSON, end of the key.
-_RECORD = struct.Struct("<QIQIBI")
+# Offset and size of image, text and JSON; end of the key.
+_RECORD = struct.Struct("<QIQIQII")
 _BEGIN = _HEADER.size + _CHECK.size
 _THREADS = 16
 _REMOTE_CHUNK = 1 << 22
@@ -48,14 +51,13 @@ class ShardIndex:
     Attributes:
         path: the index file on this machine.
         pairs: number of pairs.
-        unpaired, repeated: as in `Pairs`.
-        checksum: CRC-32 of the pairs: equal where keys and places are.
+        left_out: as in `Pairs`.
+        checksum: CRC-32 of what it says: another one where keys or places are others.
     """
 
     path: str
     pairs: int
-    unpaired: int
-    repeated: int
+    left_out: Mapping[str, tuple[int, str]]
     checksum: int
 
 
@@ -97,8 +99,7 @@ class PairTable:
             key = os.pread(descriptor, end - begin, self._keys + begin)
         finally:
             os.close(descriptor)
-        image, image_size, text, text_size, is_json, _ = own
-        return Pair(key, image, image_size, text, text_size, bool(is_json))
+        return Pair(key, own[:2], own[2:4], own[4:6])
 
 
 def open_indexes(
@@ -123,7 +124,8 @@ def open_indexes(
         sentence about each of those.
 
     Raises:
-        InputError: there is no folder to keep an index in.
+        InputError: there is no folder to keep an index in, or not one caption of a shard is text.
+        RemoteError: a remote shard cannot be reached.
     """
     indexes: list[ShardIndex | None] = [None] * len(shards)
     problems: dict[int, str] = {}
@@ -168,12 +170,6 @@ def index_threads() -> concurrent.futures.ThreadPoolExecutor:
 # ------------------------------------------------------------------------------ where an index is
 
 
-def cache_folder() -> Path:
-    """Where indexes go that can lie neither beside their shard nor in a folder that was named."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "tcl_jax" / "index"
-
-
 def _places(shard: Shard, index_dir: str | None) -> list[Path]:
     """Index files of a shard on this machine, the preferred one first."""
     address = shard.address
@@ -184,7 +180,7 @@ def _places(shard: Shard, index_dir: str | None) -> list[Path]:
     unique = hashlib.blake2b(address.encode(errors="surrogateescape"), digest_size=8).hexdigest()
     if index_dir is not None:
         return [user_path(index_dir) / f"{name}.{unique}{INDEX_SUFFIX}"]
-    cached = cache_folder() / f"{name}.{unique}{INDEX_SUFFIX}"
+    cached = cache_folder("index") / f"{name}.{unique}{INDEX_SUFFIX}"
     return [cached] if remote.is_remote(address) else [Path(address + INDEX_SUFFIX), cached]
 
 
@@ -205,7 +201,8 @@ def _find_or_make(shard: Shard, index_dir: str | None) -> ShardIndex:
     if not remote.is_remote(shard.address):
         return _save(shard, index_dir, _make(shard))
     beside = shard.address + INDEX_SUFFIX
-    with contextlib.suppress(OSError):
+    # Some stores refuse access to what is not there.
+    with contextlib.suppress(OSError, InputError):
         data = remote.read_file(beside)
         if _parse(Path(beside), data, shard):
             return _save(shard, index_dir, data)
@@ -213,7 +210,7 @@ def _find_or_make(shard: Shard, index_dir: str | None) -> ShardIndex:
     try:
         if index_dir is None and remote.takes_files(beside):
             remote.write_file(beside, data)
-    except OSError as error:
+    except (OSError, InputError, RunError) as error:
         logging.info("%s is kept on this machine only: %s", beside, error)
     return _save(shard, index_dir, data)
 
@@ -245,9 +242,29 @@ def _make(shard: Shard) -> bytes:
     Raises:
         OSError: the shard cannot be read.
         ValueError: it is not a complete plain tar file.
+        InputError: not one of its captions is text.
     """
     with open_shard(shard) as read:
-        return _encode(shard, find_pairs(regular_members(read, shard.size)))
+        found = find_pairs(files_of(read, shard.size))
+        _check_encoding(shard, found.pairs, read)
+        return _encode(shard, found)
+
+
+def _check_encoding(shard: Shard, pairs: Sequence[Pair], read: Read) -> None:
+    """Refuses a shard in which not one caption can be decoded; looks no further than the first."""
+    problem: BadSampleError | None = None
+    for offset, size in (place for pair in pairs for place in (pair.text, pair.json)):
+        if (offset, size) != NOWHERE:
+            try:
+                decode_text(read(size, offset))
+                return
+            except BadSampleError as error:
+                problem = problem or error
+    if problem is not None:
+        raise InputError(
+            f"{shard.address}: none of its {len(pairs)} captions can be read. Of the first, "
+            f"{pairs[0].key.decode('utf-8', 'replace')}, {problem}. Convert them to UTF-8"
+        )
 
 
 def _encode(shard: Shard, found: Pairs) -> bytes:
@@ -255,11 +272,11 @@ def _encode(shard: Shard, found: Pairs) -> bytes:
     records, end = [], 0
     for p in found.pairs:
         end += len(p.key)
-        where = (p.image_offset, p.image_size, p.text_offset, p.text_size)
-        records.append(_RECORD.pack(*where, p.is_json, end))
-    content = b"".join(records) + b"".join(pair.key for pair in found.pairs)
-    counts = (len(found.pairs), found.unpaired, found.repeated)
-    header = _HEADER.pack(_MAGIC, shard.size, shard.stamp, *counts, zlib.crc32(content))
+        records.append(_RECORD.pack(*p.image, *p.text, *p.json, end))
+    left_out = json.dumps(found.left_out).encode()
+    content = b"".join((*records, *(pair.key for pair in found.pairs), left_out))
+    counts = (len(found.pairs), len(left_out))
+    header = _HEADER.pack(_MAGIC, RULE, shard.size, shard.stamp, *counts, zlib.crc32(content))
     return header + _CHECK.pack(zlib.crc32(header)) + content
 
 
@@ -268,12 +285,12 @@ def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
     header, content = data[: _HEADER.size], memoryview(data)[_BEGIN:]
     if len(data) < _BEGIN or data[_HEADER.size : _BEGIN] != _CHECK.pack(zlib.crc32(header)):
         return None
-    magic, size, stamp, pairs, unpaired, repeated, checksum = _HEADER.unpack(header)
-    if (magic, size, stamp) != (_MAGIC, shard.size, shard.stamp):
+    *identity, pairs, size, checksum = _HEADER.unpack(header)
+    if identity != [_MAGIC, RULE, shard.size, shard.stamp] or zlib.crc32(content) != checksum:
         return None
-    if zlib.crc32(content) != checksum:
-        return None
-    return ShardIndex(os.fspath(path), pairs, unpaired, repeated, checksum)
+    told = json.loads(bytes(content[len(content) - size :]))
+    left_out = {why: (count, first) for why, (count, first) in told.items()}
+    return ShardIndex(os.fspath(path), pairs, left_out, checksum)
 
 
 @contextlib.contextmanager

@@ -6,46 +6,70 @@ no random access and are refused.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import posixpath
+import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-"""Extensions, in any letter case, of the members taken as images."""
+from tcl_jax.data.images import IMAGE_SUFFIXES
 
-TEXT_EXTENSIONS = ("txt", "text")
-"""Extensions of the members with a caption in UTF-8."""
+TEXT_SUFFIXES = (".txt", ".text", ".caption")
+"""Suffixes, in any letter case as all, of the members with a caption."""
 
-JSON_EXTENSION = "json"
-"""Extension of the members whose field `caption` counts where there is no text member."""
+JSON_SUFFIXES = (".json", ".jsn")
+"""Suffixes of the members with captions in JSON."""
+
+RULE = zlib.crc32(repr((sorted(IMAGE_SUFFIXES), TEXT_SUFFIXES, JSON_SUFFIXES)).encode())
+"""Another number where other members make pairs."""
 
 MAX_MEMBER_BYTES = (1 << 32) - 1
-"""Larger members are passed over; no caption or photograph comes near it."""
+"""Larger members are left out; no caption or photograph comes near it."""
+
+NOWHERE = (0, 0)
+"""The place of a member that is not there."""
 
 Read: TypeAlias = Callable[[int, int], bytes]
 """(size, offset) to the bytes there, fewer at the end of the file."""
 
+Place: TypeAlias = tuple[int, int]
+"""Offset and size in bytes."""
+
 _BLOCK = 512
 _ADLER_MODULUS = 65521
 _MAX_EXTENSION_BYTES = 1 << 24
+# What desktops and tar programs leave beside the files that are meant.
+_HIDDEN = re.compile(rb"(^|/)(\.(?!\.?(/|$))|__MACOSX/|PaxHeaders?\b)")
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "compressed; decompress it with gunzip",
+    b"BZh": "compressed; decompress it with bunzip2",
+    b"\xfd7zXZ\0": "compressed; decompress it with unxz",
+    b"(\xb5/\xfd": "compressed; decompress it with unzstd",
+    b'\x04"M\x18': "compressed; decompress it with lz4 -d",
+    b"PK": "a zip file; unpack it, and pack its files with tar",
+    b"Rar!": "a RAR file; unpack it, and pack its files with tar",
+    b"7z\xbc\xaf": "a 7-Zip file; unpack it, and pack its files with tar",
+    b"PAR1": "a Parquet file, not a tar file",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
+    b"<": "a web page, perhaps of a download that failed, not a tar file",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Where a pair is: key, and offset and size in bytes of image and caption.
+    """Where a pair is.
 
     Attributes:
-        key: path of the member up to the first dot of its file name.
-        is_json: whether the caption is a field of a JSON member.
+        key: path of its members up to the last dot.
+        image, text, json: their places; of text and JSON one may be `NOWHERE`.
     """
 
     key: bytes
-    image_offset: int
-    image_size: int
-    text_offset: int
-    text_size: int
-    is_json: bool
+    image: Place
+    text: Place
+    json: Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,50 +78,62 @@ class Pairs:
 
     Attributes:
         pairs: one for each key.
-        unpaired: images without caption, and captions without image.
-        repeated: images left out because their key had come before.
+        left_out: what else there is: how many, and the name of the first.
     """
 
     pairs: list[Pair]
-    unpaired: int
-    repeated: int
+    left_out: Mapping[str, tuple[int, str]]
 
 
-def find_pairs(members: Iterable[tuple[bytes, int, int]]) -> Pairs:
-    """Pairs of the members (name, offset, size); of equal keys the first image and caption count.
+def find_pairs(members: Iterable[tuple[bytes, int, int | None]]) -> Pairs:
+    """Pairs of the members as `files_of` gives them; of equal keys the first members count.
 
-    The members of a pair need not be next to each other.
+    The key ends at the last dot, so that `v1.2.jpg` is a pair with `v1.2.txt`, and neither
+    `v1.seg.png` nor `v1.cls.txt` is one with `v1`. The members of a pair may lie apart.
     """
-    images: dict[bytes, tuple[int, int]] = {}
-    texts: dict[bytes, tuple[int, int]] = {}
-    jsons: dict[bytes, tuple[int, int]] = {}
+    images: dict[bytes, tuple[bytes, Place]] = {}
+    texts: dict[bytes, tuple[bytes, Place]] = {}
+    jsons: dict[bytes, tuple[bytes, Place]] = {}
     kinds = {
-        **dict.fromkeys(IMAGE_EXTENSIONS, images),
-        **dict.fromkeys(TEXT_EXTENSIONS, texts),
-        JSON_EXTENSION: jsons,
+        **dict.fromkeys(IMAGE_SUFFIXES, images),
+        **dict.fromkeys(TEXT_SUFFIXES, texts),
+        **dict.fromkeys(JSON_SUFFIXES, jsons),
     }
-    repeated = 0
+    left_out: dict[str, list[bytes]] = collections.defaultdict(list)
     for name, offset, size in members:
-        folder, slash, file = name.rpartition(b"/")
-        stem, _, extension = file.partition(b".")
-        kind = kinds.get(extension.decode("latin-1").lower())
-        if not stem or kind is None or size > MAX_MEMBER_BYTES:
+        if _HIDDEN.search(name) or name.endswith(b"/"):
             continue
-        key = folder + slash + stem
-        if key not in kind:
-            kind[key] = (offset, size)
-        elif kind is images:
-            repeated += 1
+        key, suffix = posixpath.splitext(name)
+        kind = kinds.get(suffix.decode("latin-1").lower())
+        if kind is None:
+            left_out["members of other kinds"].append(name)
+        elif size is None:
+            left_out["links and sparse files"].append(name)
+        elif size > MAX_MEMBER_BYTES:
+            left_out["members of 4 GiB and more"].append(name)
+        elif key in kind:
+            left_out["members whose key had come before"].append(name)
+        else:
+            kind[key] = name, (offset, size)
     pairs = []
-    for key, image in images.items():
-        if caption := texts.get(key) or jsons.get(key):
-            pairs.append(Pair(key, *image, *caption, key not in texts))
-    unpaired = len(images) - len(pairs) + len(texts.keys() - images.keys())
-    return Pairs(pairs, unpaired, repeated)
+    for key, (name, image) in images.items():
+        text, json = (kind[key][1] if key in kind else NOWHERE for kind in (texts, jsons))
+        if text == json:
+            left_out["images without caption"].append(name)
+        else:
+            pairs.append(Pair(key, image, text, json))
+    left_out["captions without image"] += [
+        name for key, (name, _) in {**jsons, **texts}.items() if key not in images
+    ]
+    return Pairs(
+        pairs, {why: (len(n), n[0].decode("utf-8", "replace")) for why, n in left_out.items() if n}
+    )
 
 
-def regular_members(read: Read, total: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, offset and size of the regular files of a tar file of `total` bytes.
+def files_of(read: Read, total: int) -> Iterator[tuple[bytes, int, int | None]]:
+    """Name, offset and size of the files in a tar file of `total` bytes.
+
+    The size is None where the file is not there in one piece: links and sparse files.
 
     Raises:
         ValueError: it is not a complete plain tar file.
@@ -105,19 +141,20 @@ def regular_members(read: Read, total: int) -> Iterator[tuple[bytes, int, int]]:
     position = 0
     extended: dict[bytes, bytes] = {}
     while True:
-        header = read(_BLOCK, position)
+        header = read(_BLOCK, position) if position < total else b""
         if len(header) < _BLOCK:
-            raise ValueError(
-                f"cut short: {total} bytes, without the mark of the end"
-                if position
-                else "not a tar file"
-            )
+            if position:
+                raise ValueError(f"cut short: {total} bytes, without the mark of the end")
+            raise _not_a_header(0, header)
         if header[0] == 0 and not any(header):
             return
         name, size, kind = _parse_header(header, position)
         if b"size" in extended and kind not in b"LKxg":
             size = _number(extended[b"size"], 10, position)
         begin = position + _BLOCK
+        block, more = header, 482
+        while kind == b"S" and any(block[more : more + 1]):  # the map of holes goes on
+            block, more, begin = read(_BLOCK, begin), 504, begin + _BLOCK
         position = begin + (size + _BLOCK - 1) // _BLOCK * _BLOCK
         if begin + size > total:
             raise ValueError(f"cut short: {total} bytes, {begin + size} are needed")
@@ -127,8 +164,10 @@ def regular_members(read: Read, total: int) -> Iterator[tuple[bytes, int, int]]:
             content = read(size, begin)
             extended |= _parse_pax(content) if kind == b"x" else {b"path": content.rstrip(b"\0")}
         elif kind not in b"gK":
-            if kind in b"07\0":
-                yield extended.get(b"path", name), begin, size
+            whole = kind in b"07\0" and not any(k.startswith(b"GNU.sparse") for k in extended)
+            if whole or kind in b"012S":
+                path = extended.get(b"GNU.sparse.name", extended.get(b"path", name))
+                yield path, begin, size if whole else None
             extended = {}
 
 
@@ -164,8 +203,13 @@ def _number(field: bytes, base: int, position: int, header: bytes = b"") -> int:
 
 
 def _not_a_header(position: int, header: bytes) -> ValueError:
-    packed = " (gzip)" if header[:2] == b"\x1f\x8b" else ""
-    return ValueError(f"not a plain tar file: no member header at byte {position}{packed}")
+    if position:
+        return ValueError(f"damaged: no member header at byte {position}")
+    for magic, told in _OTHER_FORMATS.items():
+        if header.lstrip().startswith(magic):
+            return ValueError(told)
+    begin = f"; it begins {header[:16]!r}" if header else ", but empty"
+    return ValueError(f"not a tar file{begin}")
 
 
 def _parse_pax(data: bytes) -> dict[bytes, bytes]:

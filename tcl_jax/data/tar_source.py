@@ -1,43 +1,48 @@
 """Random access to image-caption pairs in webdataset shards, on disk or at fsspec addresses.
 
-A shard is an uncompressed tar file in which the members `KEY.jpg` (or jpeg, png, webp) and
-`KEY.txt` (or text; or a `KEY.json` with a field `caption`) make a pair. An index made once says
-where each pair is; afterwards pairs are read by position, in any order, so that one can shuffle
-over the whole set and resume anywhere.
+A shard is an uncompressed tar file in which the members `KEY.jpg` (or another image) and `KEY.txt`
+or `KEY.json` make a pair. An index made once says where each pair is; afterwards pairs are read by
+position, in any order, so that one can shuffle over the whole set and resume anywhere.
 """
 
 from __future__ import annotations
 
 import bisect
+import collections
+import dataclasses
+import functools
 import hashlib
 import itertools
-import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any, NotRequired, SupportsIndex, TypedDict
 
 import numpy as np
 from absl import logging
 
 from tcl_jax.data import remote
+from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.caption_cache import CaptionFile, open_caption_files
+from tcl_jax.data.captions import read_captions
 from tcl_jax.data.shard_names import Shard, find_shards, shorten
 from tcl_jax.data.tar_index import PairTable, ShardIndex, open_indexes, open_shard
-from tcl_jax.data.tar_members import IMAGE_EXTENSIONS, TEXT_EXTENSIONS
+from tcl_jax.data.tar_members import NOWHERE, Place, Read
 from tcl_jax.errors import InputError
 
 
 class CaptionedImage(TypedDict):
     """One example.
 
-    `image` has the bytes of an image file, `text` the caption, None where a JSON member has none;
-    `key` is the name in the shard, and `shard` the path or address of the tar file.
-    `text_embedding`, float32 [d], is there where the source was asked for it.
+    `image` has the bytes of an image file, `text` the captions, mostly one; where there is none,
+    `problem` says why. `key` is the name in the shard, and `shard` the path or address of the tar
+    file. `text_embedding`, float32 [n, d], is there where the source was asked for it.
     """
 
     image: bytes
-    text: str | None
+    text: list[str]
     key: str
     shard: str
+    problem: NotRequired[BadSampleError]
     text_embedding: NotRequired[np.ndarray]
 
 
@@ -51,25 +56,30 @@ class TarSource:
     The places of the pairs stay in index files (see `tar_index`): an object costs a few hundred
     bytes a shard, whatever the number of pairs, and as much when it is pickled. Files are opened
     for each read, so that any number of shards and threads will do. Members that are not a pair are
-    passed over. Of equal keys in a shard the first counts; equal keys in two shards are two pairs.
+    told in `left_out`. Of equal keys in a shard the first counts; equal keys in two shards are two
+    pairs.
 
     Args:
         patterns: paths or addresses of tar files; `{000..010}` counts, `{a,b}` lists, `*`, `?` and
-            `[...]` match. A file that is named twice counts once.
+            `[...]` match; a folder stands for the tar files directly in it. A file that is named
+            twice counts once.
         allow_missing: go on without shards that are missing or cannot be read; they are logged.
         index_dir: local folder for the index files; None: beside the shards where that can be
             written, else the user's cache folder.
         process_index, process_count: which of several processes this is; they share the work of
             indexing.
+        caption_field: field of the JSON members that has the captions; empty: the text members, or
+            usual fields, see `read_captions`.
         text_tower: the one whose embeddings of the captions come with the pairs, as
             `caption_cache` keeps them; None: no embeddings.
 
     Raises:
         TarSourceError: a pattern names a file that is not there, a shard cannot be read, is cut
             short or is not a plain tar file (unless `allow_missing`), or there is no pair at all.
-        InputError: a pattern is none, its protocol is not installed, there is no place for
-            index files, or a shard has no embeddings of that text tower.
-        OSError: a remote folder cannot be listed.
+        InputError: a pattern is none, its protocol is not installed, access is refused, there is
+            no place for index files, not one caption of a shard is text, or a shard has no
+            embeddings of that text tower.
+        RemoteError: a remote folder or file cannot be reached.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class TarSource:
         index_dir: str | None = None,
         process_index: int = 0,
         process_count: int = 1,
+        caption_field: str = "",
         text_tower: str | None = None,
     ) -> None:
         self.patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
@@ -90,42 +101,48 @@ class TarSource:
                 f"index_dir={index_dir!r}: index files are read at random and need a local "
                 "folder; leave it out to keep them beside the shards as well"
             )
-        shards = _find(self.patterns, allow_missing)
+        self._caption_field = caption_field
+        shards, told = _find(self.patterns, allow_missing)
         indexes, problems = open_indexes(
             shards, index_dir=index_dir, process_index=process_index, process_count=process_count
         )
         if problems:
-            told = f"{len(problems)} of {len(shards)} tar shards cannot be read: "
-            if not allow_missing:
+            count = f"{len(problems)} of {len(shards)} tar shards cannot be read"
+            told.append(f"{count}: {shorten(problems)}")
+            if not allow_missing or len(problems) == len(shards):
                 raise TarSourceError(
-                    f"{told}{shorten(problems)}. Download them again, or leave them out: of the "
-                    "pattern, or with data.allow_missing_shards"
+                    f"{told[-1]}. Mend them, or download them again"
+                    + ("; or train without them: data.allow_missing_shards" * (not allow_missing))
                 )
-            logging.warning("%s%s. Going on without them", told, shorten(problems))
-        found = [(s, i) for s, i in zip(shards, indexes, strict=True) if i is not None and i.pairs]
+        read = [(s, i) for s, i in zip(shards, indexes, strict=True) if i is not None]
+        found = [(s, i) for s, i in read if i.pairs]
+        if empty := [s.address for s, i in read if not i.pairs]:
+            told.append(f"no image-caption pairs in {shorten(empty)}")
+        told += _members_left_out(read)
         if not found:
             raise TarSourceError(
-                f"no image-caption pairs in {shorten([s.address for s in shards])}: members must "
-                f"be named KEY.{'|'.join(IMAGE_EXTENSIONS)} and KEY.{'|'.join(TEXT_EXTENSIONS)}, "
-                "or KEY.json with a caption in it"
+                f"{'; '.join(told)}: members must be named KEY.jpg (or another suffix of images) "
+                "and KEY.txt, or KEY.json with a caption in it"
             )
-        if empty := [s.address for s, i in zip(shards, indexes, strict=True) if i and not i.pairs]:
-            logging.warning("no image-caption pairs in %s", shorten(empty))
+        self.left_out = "; ".join(told)
+        """What is not used and how much of it, in words; empty: nothing."""
         self._shards: list[Shard] = [shard for shard, _ in found]
-        self._indexes: list[ShardIndex] = [index for _, index in found]
+        # The same pairs with other captions are other data.
+        field = caption_field.encode()
+        self._indexes: list[ShardIndex] = [
+            dataclasses.replace(index, checksum=zlib.crc32(field, index.checksum))
+            for _, index in found
+        ]
         self._ends = list(itertools.accumulate(index.pairs for index in self._indexes))
         self._tables: dict[int, PairTable] = {}
         self._caption_files: list[CaptionFile] | None = None
         if text_tower is not None:
             self._caption_files = open_caption_files(self._shards, self._indexes, text_tower)
-        logging.info(
-            "%d pairs in %d shards (left out: %d images or captions without partner, %d images "
-            "whose key had come before in their shard)",
-            len(self),
-            len(self._shards),
-            sum(index.unpaired for index in self._indexes),
-            sum(index.repeated for index in self._indexes),
-        )
+        logging.log(
+            logging.WARNING if told else logging.INFO,
+            "%d pairs in %d shards; left out: %s",
+            len(self), len(found), self.left_out or "nothing",
+        )  # fmt: skip
 
     @property
     def fingerprint(self) -> str:
@@ -154,7 +171,9 @@ class TarSource:
             IndexError: outside of 0 to len - 1.
             TarSourceError: the shard is gone, cannot be read, or is not as it was when it was
                 indexed.
-            InputError: the embedding of the caption is not as it was when it was written.
+            InputError: access is refused, or the embedding of a caption is not as it was when it
+                was written.
+            RemoteError: the store cannot be reached.
         """
         i = index.__index__()
         if not 0 <= i < len(self):
@@ -167,38 +186,44 @@ class TarSource:
                 self._tables[number] = PairTable(self._indexes[number])
             pair = self._tables[number][place]
             key = pair.key.decode("utf-8", "replace")
-            places = [(pair.image_offset, pair.image_size), (pair.text_offset, pair.text_size)]
-            image, text = _read(shard, places)
+            image, text, json = _read(shard, [pair.image, pair.text, pair.json])
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise TarSourceError(
                 f"{shard.address}: pair {key!r} cannot be read ({error}); has the file changed "
                 "since the start?"
             ) from error
-        caption = _caption(text, pair.is_json)
-        example: CaptionedImage = {
-            "image": image, "text": caption, "key": key, "shard": shard.address,
-        }  # fmt: skip
+        assert image is not None
+        example: CaptionedImage = {"image": image, "text": [], "key": key, "shard": shard.address}
+        try:
+            example["text"] = read_captions(text, json, self._caption_field)
+        except BadSampleError as error:
+            example["problem"] = error
         if self._caption_files is not None:
-            example["text_embedding"] = self._caption_files[number].read(place, caption)
+            example["text_embedding"] = self._caption_files[number].read(place, example["text"])
         return example
 
-    def captions(self, number: int) -> list[str | None]:
+    def captions(self, number: int) -> list[list[str]]:
         """The captions of shard `number`, from 0, as the pairs have them; images are not read.
 
         Raises:
-            TarSourceError: as for a pair.
+            TarSourceError, InputError, RemoteError: as for a pair.
         """
         shard, index = self._shards[number], self._indexes[number]
         try:
             table = PairTable(index)
-            found = []
+            found: list[list[str]] = []
             with open_shard(shard) as read:
                 for i in range(index.pairs):
                     pair = table[i]
-                    text = read(pair.text_size, pair.text_offset)
-                    if len(text) != pair.text_size:
-                        raise ValueError(f"it is cut short at byte {pair.text_offset}")
-                    found.append(_caption(text, pair.is_json))
+                    text, json = _parts([pair.text, pair.json], functools.partial(_each, read))
+                    try:
+                        found.append(read_captions(text, json, self._caption_field))
+                    except BadSampleError:
+                        found.append([])
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise TarSourceError(
                 f"{shard.address}: its captions cannot be read ({error}); has the file changed "
@@ -215,41 +240,56 @@ class TarSource:
         return f"TarSource({list(self.patterns)!r})"
 
 
-def _find(patterns: Sequence[str], allow_missing: bool) -> tuple[Shard, ...]:
+def _find(patterns: Sequence[str], allow_missing: bool) -> tuple[tuple[Shard, ...], list[str]]:
+    """The shards, and what is missing of them, in words."""
     found = find_shards(patterns)
+    told = []
     if found.missing:
-        told = f"{found.missing} tar shards are missing: {'; '.join(found.problems)}"
+        told.append(f"{found.missing} tar shards are missing: {'; '.join(found.problems)}")
         if not allow_missing or not found.shards:
             raise TarSourceError(
-                f"{told}. Check the path and the range of the pattern"
+                f"{told[0]}. Check the path and the range of the pattern"
                 + (", or train without them: data.allow_missing_shards" if found.shards else "")
             )
-        logging.warning("%s. Going on without them, with %d shards", told, len(found.shards))
+        logging.warning("%s. Going on without them, with %d shards", told[0], len(found.shards))
     for gap in found.gaps:
         logging.warning("%s", gap)
-    return found.shards
+    return found.shards, told
 
 
-def _read(shard: Shard, places: list[tuple[int, int]]) -> list[bytes]:
-    """The bytes at (offset, size)."""
+def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:
+    """How many members of shards are not used, by the reason, and one of each."""
+    counts: collections.Counter[str] = collections.Counter()
+    first: dict[str, str] = {}
+    for shard, index in read:
+        for why, (count, name) in index.left_out.items():
+            counts[why] += count
+            first.setdefault(why, f"{name} in {shard.address}")
+    return [f"{why}: {count:,} (the first: {first[why]})" for why, count in counts.items()]
+
+
+def _read(shard: Shard, places: Sequence[Place]) -> list[bytes | None]:
     if remote.is_remote(shard.address):
-        parts = remote.read_ranges(shard.address, places)
-    else:
-        with open_shard(shard) as read:
-            parts = [read(size, offset) for offset, size in places]
-    for part, (offset, size) in zip(parts, places, strict=True):
+        return _parts(places, lambda there: remote.read_ranges(shard.address, there))
+    with open_shard(shard) as read:
+        return _parts(places, functools.partial(_each, read))
+
+
+def _each(read: Read, places: Sequence[Place]) -> list[bytes]:
+    return [read(size, offset) for offset, size in places]
+
+
+def _parts(
+    places: Sequence[Place], read: Callable[[Sequence[Place]], list[bytes]]
+) -> list[bytes | None]:
+    """The bytes at the places; None for `NOWHERE`.
+
+    Raises:
+        ValueError: the shard is shorter.
+    """
+    there = [place for place in places if place != NOWHERE]
+    parts = dict(zip(there, read(there), strict=True))
+    for (offset, size), part in parts.items():
         if len(part) != size:
-            raise ValueError(f"{len(part)} of {size} bytes at {offset}")
-    return parts
-
-
-def _caption(data: bytes, is_json: bool) -> str | None:
-    """The text, or the field `caption` of a JSON object, if it is a string."""
-    if not is_json:
-        return data.decode("utf-8", "replace")
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    caption = content.get("caption") if isinstance(content, dict) else None
-    return caption if isinstance(caption, str) else None
+            raise ValueError(f"it is cut short: {len(part)} of {size} bytes at {offset}")
+    return [parts.get(place) for place in places]

@@ -26,10 +26,15 @@ from tcl_jax.errors import run_command
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to files."""
     p = command_parser("data.tfds_builder", __doc__)
-    p.add_argument("--shards", action="append", required=True, help="path or pattern of tar files")
+    p.add_argument(
+        "--shards", action="extend", nargs="+", required=True, help="paths or patterns of tar files"
+    )
     p.add_argument("--name", required=True, help="of the data set, as cc3m")
     p.add_argument("--data_dir", required=True, metavar="DIR")
     p.add_argument("--index_dir", metavar="DIR", help="where index files of the shards go")
+    p.add_argument(
+        "--caption_field", default="", help="of KEY.json; default: as data.caption_field"
+    )
     p.add_argument("--allow_missing", action="store_true", help="go on without missing shards")
     flags = p.parse_args(argv)
     folder = prepare(
@@ -38,6 +43,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         data_dir=flags.data_dir,
         allow_missing=flags.allow_missing,
         index_dir=flags.index_dir,
+        caption_field=flags.caption_field,
     )
     print(
         f"{folder} is read with --config.data.source=tfds "

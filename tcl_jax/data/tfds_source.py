@@ -8,6 +8,8 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from tcl_jax.data.bad_samples import BadSampleError
+from tcl_jax.data.captions import decode_text
 from tcl_jax.errors import InputError, first_cause
 
 
@@ -19,7 +21,7 @@ class TfdsSource:
         split: of it, as `train` or `train[:10%]`.
         data_dir: folder that holds the prepared data sets; None: where tensorflow-datasets keeps
             them (~/tensorflow_datasets, or TFDS_DATA_DIR).
-        image: path of the feature with the image, with slashes.
+        image: path of the feature with the image, with slashes, of which a name may have some, too.
         text: path of the one with the caption, or with several in a sequence.
         key: path of the one with a name, for messages; None: the number of the example.
 
@@ -39,17 +41,18 @@ class TfdsSource:
         key: str | None = None,
     ) -> None:
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.read_only_builder import builder_from_files
 
         self.name, self.split, self.data_dir = name, split, data_dir
-        self._image, self._text, self._key = image, text, key
         try:
-            self._source = tfds.data_source(
-                name,
-                split=split,
-                data_dir=data_dir,
-                download=False,
-                decoders=_nest(image, tfds.decode.SkipDecoding()),
-            )
+            # From the files alone: the code of most known data sets needs TensorFlow.
+            builder = builder_from_files(name, data_dir=data_dir)
+            features = builder.info.features
+            self._image, self._text, self._key = (_find(features, p) for p in (image, text, key))
+            decoders: Any = tfds.decode.SkipDecoding()
+            for part in reversed(self._image or ()):
+                decoders = {part: decoders}
+            self._source = builder.as_data_source(split, decoders=decoders)
         except Exception as error:  # it raises many types, also its own
             raise InputError(
                 f"the data set {name!r}, split {split!r}, cannot be read from "
@@ -60,9 +63,8 @@ class TfdsSource:
             ) from error
         if not len(self._source):
             raise InputError(f"the data set {name!r} has no examples in split {split!r}")
-        features = self._source.dataset_info.features
-        for path in (image, text, *([key] if key else [])):
-            if not _has(features, path):
+        for path, found in ((image, self._image), (text, self._text), (key, self._key)):
+            if path and not found:
                 raise InputError(
                     f"the data set {name!r} has no feature {path!r}; its features are:\n{features}"
                 )
@@ -88,44 +90,50 @@ class TfdsSource:
         if not 0 <= i < len(self):
             raise IndexError(f"example {i}: there are {len(self)}.")
         example = self._source[i]
-        key = _get(example, self._key) if self._key else str(i)
-        return {
+        key = _get(example, self._key) if self._key else i
+        found: dict[str, Any] = {
             "image": _get(example, self._image),
-            "text": _texts(_get(example, self._text)),
-            "key": _texts(key)[0],
+            "text": [],
+            "key": key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key),
             "shard": f"{self.name}/{self.split}",
         }
+        try:
+            found["text"] = _texts(_get(example, self._text))
+        except BadSampleError as error:
+            found["problem"] = error
+        return found
 
     def __repr__(self) -> str:
         """The call that makes it, in short."""
         return f"TfdsSource({self.name!r}, {self.split!r}, data_dir={self.data_dir!r})"
 
 
-def _nest(path: str, value: Any) -> dict[str, Any]:
-    """`a/b` to {"a": {"b": value}}."""
-    for name in reversed(path.split("/")):
-        value = {name: value}
-    return value
+def _find(features: Any, path: str | None) -> tuple[str, ...]:
+    """The names that lead to a feature, each of which may hold a slash; none if there is none."""
+    words = (path or "").split("/")
+    for count in range(len(words), 0, -1):
+        name, rest = "/".join(words[:count]), "/".join(words[count:])
+        # A sequence gives the features of its elements as its own.
+        if hasattr(features, "keys") and name in list(features.keys()):
+            deeper = _find(features[name], rest) if rest else ()
+            if deeper or not rest:
+                return (name, *deeper)
+    return ()
 
 
-def _get(example: Any, path: str) -> Any:
-    for name in path.split("/"):
+def _get(example: Any, names: Sequence[str]) -> Any:
+    for name in names:
         example = example[name]
     return example
 
 
-def _has(features: Any, path: str) -> bool:
-    for name in path.split("/"):
-        # A sequence gives the features of its elements as its own.
-        if not hasattr(features, "keys") or name not in list(features.keys()):
-            return False
-        features = features[name]
-    return True
+def _texts(value: Any) -> list[str]:
+    """One text or an array of them, as bytes or str, as a list of str.
 
-
-def _texts(value: Any) -> Sequence[str]:
-    """One text or an array of them, as bytes or str, as a list of str."""
+    Raises:
+        BadSampleError: one cannot be decoded.
+    """
     return [
-        text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        decode_text(text) if isinstance(text, bytes) else str(text)
         for text in np.asarray(value, object).reshape(-1)
     ]

@@ -15,7 +15,7 @@ from tcl_jax.errors import InputError
 def make_builder(source: TarSource, *, name: str, data_dir: str) -> Any:
     """A tfds.core.DatasetBuilder of `image_text_pairs/NAME`, with the split `train`.
 
-    Features: `image` (encoded bytes), `text` and `key`.
+    Features: `image` (encoded bytes), `text` (one or more captions) and `key`.
 
     Args:
         source: the tar shards.
@@ -37,7 +37,7 @@ def make_builder(source: TarSource, *, name: str, data_dir: str) -> Any:
         def _info(self) -> tfds.core.DatasetInfo:
             features = {
                 "image": tfds.features.Image(),
-                "text": tfds.features.Text(),
+                "text": tfds.features.Sequence(tfds.features.Text()),
                 "key": tfds.features.Text(),
             }
             return tfds.core.DatasetInfo(
@@ -64,7 +64,7 @@ class _Shard:
     def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for i in self._part:
             pair = self._source[i]
-            yield i, {"image": _Once(pair["image"]), "text": pair["text"] or "", "key": pair["key"]}
+            yield i, {"image": _Once(pair["image"]), "text": pair["text"], "key": pair["key"]}
 
 
 class _Once:
@@ -86,6 +86,7 @@ def prepare(
     data_dir: str,
     allow_missing: bool = False,
     index_dir: str | None = None,
+    caption_field: str = "",
 ) -> str:
     """Writes the data set `image_text_pairs/NAME`; does nothing if it is there already.
 
@@ -93,7 +94,7 @@ def prepare(
         patterns: tar shards, as `TarSource` takes them.
         name: of the data set.
         data_dir: folder for it.
-        allow_missing, index_dir: as in `TarSource`.
+        allow_missing, index_dir, caption_field: as in `TarSource`.
 
     Returns:
         The folder with its files.
@@ -106,7 +107,9 @@ def prepare(
         raise InputError(
             f"--name={name!r}: tensorflow-datasets takes letters, digits and _ only, as in cc3m"
         )
-    source = TarSource(patterns, allow_missing=allow_missing, index_dir=index_dir)
+    source = TarSource(
+        patterns, allow_missing=allow_missing, index_dir=index_dir, caption_field=caption_field
+    )
     builder = make_builder(source, name=name, data_dir=data_dir)
     if builder.is_prepared():
         pairs = builder.info.splits["train"].num_examples

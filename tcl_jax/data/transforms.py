@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tcl_jax.data.images import Rgb, Turn, decode, exif_turn, load_rgb, open_bytes
+from tcl_jax.data.exif import Turn, exif_turn
+from tcl_jax.data.images import Rgb, decode, load_rgb, open_bytes
 
 Edge: TypeAlias = int | float
 Transform: TypeAlias = Callable[[bytes | Rgb, np.random.Generator], Rgb]

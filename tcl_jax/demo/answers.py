@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from tcl_jax.data.images import MAX_PIXELS, read_image
+from tcl_jax.data.words import check_words
 from tcl_jax.demo.cache import ByteCache
 from tcl_jax.demo.shown import for_screen
 from tcl_jax.errors import InputError
 from tcl_jax.files import sha256_of, user_path
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
+from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.pictures.overlays import save_png
@@ -31,9 +32,6 @@ BASELINE = "maskclip"
 TITLES = {"tcl": "TCL", BASELINE: "MaskCLIP"}
 
 _CACHE_BYTES = 512 << 20
-# Soft masks of a photo's own size in the files to take away, up to this many values; beyond it
-# those of the model's.
-_FULL_MASK_VALUES = 64_000_000
 _MAX_LETTERS = 200  # of a word
 _LONGEST_STEM = 40
 _GONE = "The photo is no longer there; upload it again."
@@ -165,7 +163,8 @@ class Answers:
         """The words of lines; empty lines and words that come again are left out.
 
         Raises:
-            InputError: if there is none, they are more than the limit, or one is too long.
+            InputError: if there is none, they are more than the limit, one is too long, or CLIP
+                cannot tell two apart.
         """
         words = dict.fromkeys(" ".join(line.split()) for line in text.splitlines())
         words.pop("", None)
@@ -176,12 +175,7 @@ class Answers:
             raise InputError(f"These are {len(words)} words; at most {most} fit on the page.")
         if long := [word for word in words if len(word) > _MAX_LETTERS]:
             raise InputError(f"“{long[0][:40]}…” is too long; use at most {_MAX_LETTERS} letters.")
-        if BACKGROUND_NAME in words:
-            raise InputError(
-                f"Leave out “{BACKGROUND_NAME}”: that is what pixels are called that show none of "
-                "the words, and it has a switch of its own."
-            )
-        return tuple(words)
+        return tuple(check_words(words, background=True))
 
     def question(
         self, photo: str | os.PathLike[str] | None, text: str, *, pamr: bool, baseline: bool
@@ -280,10 +274,9 @@ class Answers:
             for method in question.methods:
                 threshold = None if thresholds is None else thresholds[method]
                 result = self.segmentation(question, method, threshold)
-                full = result.labels.size * len(question.words) <= _FULL_MASK_VALUES
                 extra = {"method": method, "pamr": question.pamr, "opacity": float(opacity)}
                 name = stem if len(question.methods) == 1 else f"{stem}_{method}"
-                result.save(made, name, masks="full" if full else "working", extra=extra)
+                result.save(made, name, extra=extra)
                 save_png(Path(made) / f"{name}_tinted.png", result.overlay(float(opacity)))
             target = Path(tempfile.mkdtemp(dir=folder)) / f"{stem}_masks.zip"
             with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

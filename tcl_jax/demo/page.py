@@ -18,6 +18,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from tcl_jax.data.images import IMAGE_SUFFIXES
 from tcl_jax.demo.answers import BASELINE, TITLES, Answer, Answers, Question
 from tcl_jax.demo.examples import Example
 from tcl_jax.demo.shown import mask_content, photo_content, word_colors
@@ -103,7 +104,7 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
             with gr.Column(scale=4, min_width=320):
                 photo = gr.File(
                     label="Photo",
-                    file_types=["image"],
+                    file_types=["image", *sorted(IMAGE_SUFFIXES)],
                     height=150,
                     elem_id="photo",
                 )

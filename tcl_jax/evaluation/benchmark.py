@@ -10,17 +10,18 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.errors import InputError
+from tcl_jax.data.name_file import NameFile, number_synonyms, read_names
+from tcl_jax.data.words import BACKGROUND_NAME, check_words
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark_schema import (
     MAX_LABEL,
     check_table,
     complete_pattern,
     is_text,
-    read_class_names,
     read_table,
 )
 from tcl_jax.files import short_hash, user_path
@@ -29,9 +30,6 @@ BENCHMARKS: tuple[str, ...] = (
     "voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k",
 )  # fmt: skip
 """The built-in benchmarks, in the order of the published row."""
-
-BACKGROUND = "background"
-"""Name of label 0 where a threshold judges it."""
 
 _FOLDER = Path(__file__).parent.parent / "assets" / "benchmarks"
 
@@ -46,7 +44,7 @@ class Benchmark:
         classes: synonyms of every class, the first is its name; the background is not among them.
         background: whether label 0 is a background class, judged by a threshold.
         reduce_zero_label: label 0 is ignored and the others lose 1.
-        ignore: further label value that is ignored, 0 to `MAX_LABEL`.
+        ignore: further label values that are ignored, 0 to `MAX_LABEL`.
         images: path of an image below the data's root, or absolute, with {key} and possibly
             {split}; at its end `.*` stands for any usual extension.
         labels: the same of a label.
@@ -57,6 +55,10 @@ class Benchmark:
         published: mIoU in per cent by the name of a method.
         short_side, window, stride, threshold: override the protocol's; None leaves it.
         folders: what {split} stands for, where it is not the split's name.
+        values: label values of the classes, where they do not count on from 0, or from 1 behind a
+            background or an ignored 0.
+        exif: whether images are turned as their EXIF data says, "apply" or "ignore"; None: they
+            are, and it is told where nothing shows whether the labels were drawn so.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Benchmark:
     classes: tuple[tuple[str, ...], ...]
     background: bool
     reduce_zero_label: bool
-    ignore: int
+    ignore: tuple[int, ...]
     images: str
     labels: str
     list: str | None = None
@@ -77,12 +79,27 @@ class Benchmark:
     stride: int | None = None
     threshold: float | None = None
     folders: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    values: tuple[int, ...] | None = None
+    exif: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """Name of every label, "background" first where there is one."""
         names = tuple(synonyms[0] for synonyms in self.classes)
-        return (BACKGROUND, *names) if self.background else names
+        return (BACKGROUND_NAME, *names) if self.background else names
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """Label value of every one of `names`."""
+        first = int(self.reduce_zero_label)
+        if self.values is None:
+            return tuple(range(first, first + len(self.names)))
+        return (0, *self.values) if self.background else self.values
+
+    @property
+    def ignored_values(self) -> tuple[int, ...]:
+        """Label values that do not count."""
+        return (0, *self.ignore) if self.reduce_zero_label else self.ignore
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -92,8 +109,7 @@ class Benchmark:
     @property
     def synonyms(self) -> tuple[tuple[int, ...], ...]:
         """Indices into `texts` of the synonyms of every class."""
-        numbers = itertools.count()
-        return tuple(tuple(next(numbers) for _ in texts) for texts in self.classes)
+        return number_synonyms(self.classes)
 
     @property
     def classes_hash(self) -> str:
@@ -141,7 +157,7 @@ def custom_benchmark(
     Args:
         images: a folder, or a pattern with {key}; relative to the working directory.
         labels: the same; a folder means {key}.png below it.
-        classes: path of a text file of class names, or the names or synonyms themselves.
+        classes: path of a text file (see `data.name_file`), or the names or synonyms themselves.
         image_list: file that lists the keys.
         name: a word that can be a file's name.
         split: what {split} stands for; None: "val".
@@ -180,20 +196,22 @@ def _from_table(
             f"{source}: {name!r} is the name of a built-in benchmark; set name to another, so that "
             "results are not mixed up"
         )
-    given = table["classes"]
-    if isinstance(given, str):
-        given = read_class_names((folder or _FOLDER) / user_path(given))
-    classes = tuple(
-        tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in given
-    )
-    _check_classes(classes, table.get("background", False), source)
+    listed = _read_classes(table, source, folder)
+    background = table.get("background", False) or listed.background
+    _check_classes(listed.classes, background, source)
+    first = int(background or table.get("reduce_zero_label", False))
+    values = listed.values
+    if values == tuple(range(first, first + len(listed.classes))):
+        values = None
+    ignore = table.get("ignore", () if 255 in (values or ()) else 255)
+    ignore = {*ignore} if isinstance(ignore, list | tuple) else {ignore}
     benchmark = Benchmark(
         name=name,
         title=table.get("title", name),
-        classes=classes,
-        background=table.get("background", False),
+        classes=listed.classes,
+        background=background,
         reduce_zero_label=table.get("reduce_zero_label", False),
-        ignore=table.get("ignore", 255),
+        ignore=tuple(sorted(ignore | {*listed.ignored})),
         images=_pattern(table, "images", source, folder),
         labels=_pattern(table, "labels", source, folder),
         list=_pattern(table, "list", source, folder) if "list" in table else None,
@@ -206,10 +224,40 @@ def _from_table(
         stride=table.get("stride"),
         threshold=None if table.get("threshold") is None else float(table["threshold"]),
         folders=dict(table.get("folders", {})),
+        values=values,
+        exif=table.get("exif"),
     )
     _check_labels(benchmark, source)
     _check_split(benchmark, source)
     return benchmark
+
+
+def _read_classes(table: Mapping[str, Any], source: str, folder: Path | None) -> NameFile:
+    """The classes that a table names, or those of the file that it names."""
+    given, values = table["classes"], table.get("values")
+    if isinstance(given, str):
+        path = str((folder or _FOLDER) / user_path(given))
+        listed = read_names(path, f"class names {path!r}")
+        if values is None:
+            return listed
+        if listed.values is not None:
+            raise InputError(f"{source}: both values and {path!r} give the classes' label values")
+        given = listed.classes
+    classes = [tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in given]
+    for synonyms in classes:
+        if not synonyms or not all(is_text(text) for text in synonyms):
+            raise InputError(
+                f"{source}: classes has the entry {[*synonyms]!r}; an entry is a name, or a list "
+                "of one or more synonyms, none of them empty"
+            )
+    if values is None:
+        return NameFile(tuple(classes))
+    if len({*values}) != len(classes) or len(values) != len(classes):
+        raise InputError(
+            f"{source}: values is {values!r}; it must have one for each of the {len(classes)} "
+            "classes, all different"
+        )
+    return NameFile(tuple(classes), tuple(values))
 
 
 def _pattern(table: Mapping[str, Any], key: str, source: str, folder: Path | None) -> str:
@@ -223,26 +271,8 @@ def _pattern(table: Mapping[str, Any], key: str, source: str, folder: Path | Non
 def _check_classes(classes: tuple[tuple[Any, ...], ...], background: bool, source: str) -> None:
     if not classes:
         raise InputError(f"{source}: classes is empty; name one class at least")
-    seen: set[str] = set()
-    for synonyms in classes:
-        if not synonyms or not all(is_text(text) for text in synonyms):
-            raise InputError(
-                f"{source}: classes has the entry {[*synonyms]!r}; an entry is a name, or a list "
-                "of one or more synonyms, none of them empty"
-            )
-        for text in synonyms:
-            word = text.strip().casefold()
-            if word in seen:
-                raise InputError(
-                    f"{source}: classes has {text!r} twice; nothing can tell the two apart, so "
-                    "remove or rename one"
-                )
-            seen.add(word)
-    if background and BACKGROUND in seen:
-        raise InputError(
-            f"{source}: classes has {BACKGROUND!r} while background = true adds it; remove it from "
-            "classes, or set background = false to have it found by its name"
-        )
+    with as_input_error(f"{source}: classes"):
+        check_words(itertools.chain(*classes), background=background)
 
 
 def _check_labels(benchmark: Benchmark, source: str) -> None:
@@ -251,16 +281,36 @@ def _check_labels(benchmark: Benchmark, source: str) -> None:
             f"{source}: background and reduce_zero_label are both true, but label 0 cannot be a "
             "class and ignored; set one of them to false"
         )
-    first = int(benchmark.reduce_zero_label)
-    last = first + len(benchmark.names) - 1
-    if last > MAX_LABEL:
-        raise InputError(f"{source}: classes has too many entries: labels go up to {MAX_LABEL}")
-    if first <= benchmark.ignore <= last:
-        free = "255" if last < 255 else str(MAX_LABEL)
+    values = benchmark.label_values
+    if max(values) > MAX_LABEL:
         raise InputError(
-            f"{source}: ignore = {benchmark.ignore} is the label of a class, which are {first} to "
-            f"{last}; set ignore to a value no class has, such as {free}"
+            f"{source}: the classes' label values, {spans(values)}, go beyond {MAX_LABEL}"
         )
+    own = benchmark.values or ()
+    if 0 in own and (benchmark.background or benchmark.reduce_zero_label):
+        flag = "background" if benchmark.background else "reduce_zero_label"
+        raise InputError(
+            f"{source}: label value 0 is that of the class {benchmark.classes[own.index(0)][0]!r}, "
+            f"and {flag} = true says that it is none; set it to false, or remove the class"
+        )
+    for value in benchmark.ignore:
+        if value in values:
+            free = MAX_LABEL if 255 in values else 255
+            raise InputError(
+                f"{source}: ignore = {value} is the label value of a class, which are "
+                f"{spans(values)}; set ignore to a value no class has, such as {free}"
+            )
+
+
+def spans(values: Iterable[int]) -> str:
+    """Whole numbers in words, as "0 to 3, 7"."""
+    parts: list[list[int]] = []
+    for value in sorted({*values}):
+        if parts and value == parts[-1][1] + 1:
+            parts[-1][1] = value
+        else:
+            parts.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in parts)
 
 
 def _check_split(benchmark: Benchmark, source: str) -> None:

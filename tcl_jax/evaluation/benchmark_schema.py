@@ -5,14 +5,15 @@ The files of the built-in ones, in `tcl_jax/assets/benchmarks`, and of a user's 
     # birds.toml; paths are relative to the folder of this file, or absolute
     images = "photos"                 # a folder, or a pattern with {key}: "photos/{key}.jpg"
     labels = "labels/{key}_mask.png"  # a folder means {key}.png below it
-    classes = ["sparrow", ["great tit", "tit"], "crow"]  # or "classes.txt"
+    classes = ["sparrow", ["great tit", "tit"], "crow"]  # or "classes.txt", see data/name_file.py
     background = true                 # label 0 is none of the classes; false: 0 is the first one
 
     # All others have defaults:
     title = "Birds of my garden"  # name of the file
     list = "lists/{split}.txt"    # one {key} a line; without it every image is taken
     reduce_zero_label = false     # label 0 is ignored, and class 1 is the first one
-    ignore = 255                  # further label value that is ignored
+    ignore = 255                  # label value that is ignored too; or several, [11, 255]
+    exif = "apply"                # photos are turned as their EXIF data says; or "ignore"
     split = "val"                 # what {split} stands for in images, labels and list
     splits = {val = 120, train = 900}  # numbers of images, if known; no other split is taken
     folders = {val = "validation"}     # what {split} stands for instead of the split's name
@@ -25,13 +26,12 @@ The files of the built-in ones, in `tcl_jax/assets/benchmarks`, and of a user's 
 
 {key} may stand for folders too (`town/photo_1`). Where images is a folder, its files of the usual
 extensions are taken, those of folders in it included. Entries of classes are names as the text
-encoder shall see them, or lists of synonyms; a text file of classes has a class a line, its
-synonyms separated by commas; blank lines and those beginning with # do not count.
+encoder shall see them, or lists of synonyms. Their label values are 0, 1, ... (behind a background
+or an ignored 0: 1, 2, ...), or those of `values = [3, 7, 255]`, or those that the text file says.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -39,12 +39,13 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.errors import InputError
-from tcl_jax.files import user_path
+from tcl_jax.files import read_text, user_path
 
 MAX_LABEL = 65535
 """Largest value a label may have: that of a 16-bit PNG."""
 
 _REQUIRED = ("images", "labels", "classes")
+EXIF = ("apply", "ignore")
 _PLACEHOLDERS = {"images": ("key", "split"), "labels": ("key", "split"), "list": ("split",)}
 
 
@@ -55,10 +56,10 @@ def read_table(path: Path) -> dict[str, Any]:
         InputError: if it cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise InputError(f"benchmark {str(path)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # no TOML, or not UTF-8
+    except ValueError as error:  # no TOML, or not text
         raise InputError(
             f"benchmark {str(path)!r} is not a TOML file: {error}; texts are in quotes, yes and no "
             "are true and false"
@@ -80,31 +81,6 @@ def check_table(table: Mapping[str, Any], source: str) -> None:
     for key in _REQUIRED:
         if key not in table:
             raise InputError(f"{source}: the key {key!r} is missing; it has no default")
-
-
-def read_class_names(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], ...]:
-    """Synonyms of every class from a text file: a class a line, separated by commas.
-
-    Raises:
-        InputError: if the file cannot be read, or a synonym is empty.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"class names {os.fspath(path)!r} cannot be read: {reason}") from error
-    classes = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        synonyms = tuple(synonym.strip() for synonym in line.split(","))
-        if not all(synonyms):
-            raise InputError(
-                f"class names {os.fspath(path)!r}: line {number}, {line.strip()!r}, has an empty "
-                "synonym; remove the comma that is too many"
-            )
-        classes.append(synonyms)
-    return tuple(classes)
 
 
 def complete_pattern(
@@ -148,6 +124,14 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_label(value: Any) -> bool:
+    return _is_integer(value) and 0 <= value <= MAX_LABEL
+
+
+def _are_labels(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(_is_label(entry) for entry in value)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -174,9 +158,11 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda value: isinstance(value, bool), "true or false"),
     ),
     "ignore": (
-        lambda value: _is_integer(value) and 0 <= value <= MAX_LABEL,
-        f"a whole number from 0 to {MAX_LABEL}",
+        lambda value: _is_label(value) or _are_labels(value),
+        f"a whole number from 0 to {MAX_LABEL}, or a list of such",
     ),
+    "values": (_are_labels, f"a list of whole numbers from 0 to {MAX_LABEL}"),
+    "exif": (lambda value: value in EXIF, " or ".join(map(repr, EXIF))),
     "splits": (
         lambda value: _is_table(value, lambda count: _is_integer(count) and count > 0),
         "a table of numbers of images, as {val = 100}",

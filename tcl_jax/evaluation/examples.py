@@ -5,6 +5,7 @@ Both ways give all problems there are, not the first one, so that a data folder 
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import os
@@ -12,20 +13,26 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Integer
 from tqdm import tqdm
 
-from tcl_jax.data.images import ImageDecodeError
+from tcl_jax.data.exif import Turn
+from tcl_jax.data.images import IMAGE_SUFFIXES, ImageDecodeError
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.benchmark_schema import complete_pattern
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
 from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
-from tcl_jax.files import user_path
+from tcl_jax.files import read_text, user_path
 from tcl_jax.parallel.cores import available_cores
 
 _LISTED = 10
 _THREADS = 32
+_MORE_THAN_A_NAME = re.compile(
+    rf"(?i)({'|'.join(map(re.escape, IMAGE_SUFFIXES))})[\s,;]+\S|\s-?[01]$"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +92,11 @@ class Listing:
     images: int
     labels: int
     total: int | None
+
+    @property
+    def label_folder(self) -> Path:
+        """Where the labels are."""
+        return Path(split_pattern(self.paths.labels)[0])
 
 
 def resolve_paths(
@@ -163,7 +175,7 @@ def list_examples(
     counted = {*images.by_key} if images.exists else {*labels.by_key}
     total = expected = benchmark.splits.get(benchmark.split)
     if paths.list is not None:
-        keys, wrong = _read_list(Path(paths.list))
+        keys, wrong = _read_list(Path(paths.list), images)
         problems += wrong
         if os.path.isfile(paths.list):
             counted, total = {*keys}, len(keys)
@@ -186,7 +198,7 @@ def list_examples(
         problems.append(
             Problem("image count", where, f"{len(keys)} of {expected} images are there", False)
         )
-    if not keys and where.exists():
+    if not keys and where.exists() and not any(p.kind == "unreadable list" for p in problems):
         why = f"nothing here is named as {paths.images}" if paths.list is None else "it is empty"
         problems.append(Problem("no images", where, f"{why}. {benchmark.hint}".strip(), True))
     return Listing(
@@ -201,7 +213,9 @@ def list_examples(
     )
 
 
-def verify_examples(listing: Listing, *, progress: bool) -> tuple[Problem, ...]:
+def verify_examples(
+    listing: Listing, *, progress: bool
+) -> tuple[tuple[Problem, ...], collections.Counter[int]]:
     """Looks into the files of a listing, in threads: whole, of one size, with allowed values.
 
     Of images the header and the end are read, and the rest only if these are odd; labels are
@@ -212,16 +226,18 @@ def verify_examples(listing: Listing, *, progress: bool) -> tuple[Problem, ...]:
         progress: whether to show a bar.
 
     Returns:
-        All problems, in the order of the examples.
+        All problems, in the order of the examples; and how many pixels of the labels have each
+        value.
     """
     workers = min(_THREADS, 4 * available_cores())
     found: list[Problem] = []
+    values: collections.Counter[int] = collections.Counter()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
             results = pool.map(
-                lambda example: tuple(_verify(example, listing.benchmark)), listing.examples
+                lambda example: _verify(example, listing.benchmark), listing.examples
             )
-            for problems in tqdm(
+            for problems, counts in tqdm(
                 results,
                 desc=f"checking {listing.benchmark.name}",
                 total=len(listing.examples),
@@ -230,10 +246,11 @@ def verify_examples(listing: Listing, *, progress: bool) -> tuple[Problem, ...]:
                 disable=not progress,
             ):
                 found += problems
+                values.update(counts)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return tuple(found)
+    return tuple(found), values
 
 
 def describe_problems(problems: Sequence[Problem]) -> str:
@@ -258,25 +275,30 @@ def describe_problems(problems: Sequence[Problem]) -> str:
 # ---------------------------------------------------------------------------------- what is missing
 
 
-def _read_list(path: Path) -> tuple[list[str], list[Problem]]:
+def _read_list(path: Path, images: KeyedFiles) -> tuple[list[str], list[Problem]]:
     """Keys of a list file, each once, and what is wrong with it."""
     if not path.is_file():
         return [], []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        detail = f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        return [], [Problem("unreadable list", path, detail, True)]
+        lines = read_text(path).splitlines()
+    except ValueError as error:
+        return [], [Problem("unreadable list", path, str(error), True)]
     keys: dict[str, int] = {}
-    twice = []
-    for number, line in enumerate(lines, start=1):
-        key = line.strip()
+    problems = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if line not in images.by_key and _MORE_THAN_A_NAME.search(line):
+            detail = (
+                f"line {number}, {line!r}, has more than the name of an image, as lists of one "
+                "class (NAME 1, NAME -1) and of pairs of files have; a list has a name a line"
+            )
+            return [], [Problem("unreadable list", path, detail, True)]
+        key = images.named(line)
         if key in keys:
             detail = f"lines {keys[key]} and {number} are {key!r}; it counts once"
-            twice.append(Problem("listed twice", path, detail, False))
+            problems.append(Problem("listed twice", path, detail, False))
         elif key:
             keys[key] = number
-    return [*keys], twice
+    return [*keys], problems
 
 
 def _missing_places(
@@ -312,25 +334,59 @@ def _begins_with_key(name: str, keys: Mapping[str, Path]) -> bool:
 # --------------------------------------------------------------------------------- looking into one
 
 
-def _verify(example: Example, benchmark: Benchmark) -> Iterator[Problem]:
-    size = None
+def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict[int, int]]:
+    """Problems of an example, and pixels by value of its label."""
+    problems, size, turn = [], None, Turn()
     try:
-        size = image_size(example.image)
+        size, turn = image_size(example.image)
     except ImageDecodeError as error:
         detail = str(error).removeprefix(f"{example.image}: ")
-        yield Problem("damaged image", example.image, detail, True)
+        problems.append(Problem("damaged image", example.image, detail, True))
     try:
         raw = read_label(example.label)
     except LabelError as error:
-        yield Problem("unreadable label", example.label, str(error), True)
-        return
-    if size is not None and size != raw.shape:
-        detail = f"the label is {_by(raw.shape)} and {example.image} is {_by(size)} pixels"
-        yield Problem("sizes that differ", example.label, detail, True)
+        return [*problems, Problem("unreadable label", example.label, str(error), True)], {}
+    if size is not None:
+        problems += _compare_sizes(example, benchmark, size, turn, raw)
+    values, counts = np.unique(raw, return_counts=True)
     try:
         to_classes(raw, benchmark)
     except LabelError as error:
-        yield Problem("wrong label values", example.label, str(error), True)
+        problems.append(Problem("wrong label values", example.label, str(error), True))
+    return problems, dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _compare_sizes(
+    example: Example,
+    benchmark: Benchmark,
+    upright: tuple[int, int],
+    turn: Turn,
+    raw: Integer[np.ndarray, "h w"],
+) -> Iterator[Problem]:
+    """Whether image and label have one size, and which reading of EXIF data they have it by."""
+    stored = upright[::-1] if turn.swap else upright
+    sizes = {"apply": upright, "ignore": stored}
+    size = sizes.pop(benchmark.exif or "apply")
+    (other, other_size), *_ = sizes.items()
+    advice = f"--exif={other} (exif = {other!r} in TOML)"
+    if size != raw.shape:
+        detail = f"the label is {_by(raw.shape)} and {example.image} is {_by(size)} pixels"
+        if other_size == raw.shape:
+            detail += (
+                f"; it is {_by(other_size)} where its EXIF orientation is "
+                + ("applied" if other == "apply" else "not applied")
+                + f": if the labels were drawn on photos so, give {advice}"
+            )
+        yield Problem("sizes that differ", example.label, detail, True)
+    elif turn != Turn() and stored == upright and benchmark.exif is None:
+        yield Problem(
+            "EXIF orientation",
+            example.image,
+            "it turns or mirrors the photo without changing its size; the labels are taken to be "
+            f"drawn on the turned photos. If they were drawn on photos as stored, give {advice}; "
+            "--exif=apply says that all is well",
+            False,
+        )
 
 
 def _by(size: tuple[int, ...]) -> str:

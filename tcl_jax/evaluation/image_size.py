@@ -9,11 +9,12 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from tcl_jax.data.images import FILE_FORMATS, MAX_PIXELS, exif_turn, read_image
+from tcl_jax.data.exif import Turn, exif_turn
+from tcl_jax.data.images import FORMATS, MAX_PIXELS, read_image
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image, upright as OpenCV gives it.
+def image_size(path: Path) -> tuple[tuple[int, int], Turn]:
+    """Height and width of an image, upright as OpenCV gives it, and what its EXIF data did to it.
 
     Header and end are read of a JPEG, PNG or WebP; if these are odd, and of other formats, all.
 
@@ -21,17 +22,22 @@ def image_size(path: Path) -> tuple[int, int]:
         ImageDecodeError: if it cannot be read, is damaged or cut short.
     """
     try:
-        with path.open("rb") as file, Image.open(file, formats=FILE_FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=[*_LOOKS_WHOLE]) as image:
             width, height = image.size
             looks_whole = _LOOKS_WHOLE.get(image.format or "")
             if looks_whole and width * height <= MAX_PIXELS:
-                turned = image.format != "PNG" and exif_turn(image).swap
+                turn = Turn() if image.format == "PNG" else exif_turn(image)
                 if looks_whole(file):
-                    return (width, height) if turned else (height, width)
+                    return (width, height) if turn.swap else (height, width), turn
     except Exception:  # What is odd is left to the reading of the whole.
         pass
     height, width, _ = read_image(path).shape
-    return height, width
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()  # only now a PNG's EXIF data are read, and a TIFF's done with
+            return (height, width), exif_turn(image)
+    except Exception:  # What `read_image` alone reads is as it says.
+        return (height, width), Turn()
 
 
 def _jpeg_looks_whole(file: BinaryIO) -> bool:

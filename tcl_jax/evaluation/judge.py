@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 from tqdm import tqdm
 
+from tcl_jax.data.images import ImageDecodeError, read_image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import Example, Listing
@@ -92,7 +93,7 @@ class Judge:
         background = self.protocol.background_of(benchmark)
 
         def load(example: Example) -> ImageTask[Example]:
-            image = read_pixels(example.image)
+            image = read_pixels(example.image, benchmark.exif)
             size = image.shape[0], image.shape[1]
             mosaic = self.protocol.mosaic(benchmark, size, self._patch_size)
             return ImageTask(example, mosaic, resize_pixels(image, mosaic.size))
@@ -185,7 +186,7 @@ def _show(
     )
     predicted = dict(found)
     for rank, key in ranks.items():
-        image = read_pixels(by_key[key].image)
+        image = read_pixels(by_key[key].image, listing.benchmark.exif)
         label = read_classes(by_key[key], listing.benchmark)
         yield ShownImage(key, rank, scores[key], image, label, predicted[key])
 
@@ -193,19 +194,26 @@ def _show(
 # ------------------------------------------------------------------------------------------- files
 
 
-def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_pixels(path: Path, exif: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """An image as RGB, decoded by OpenCV and turned upright, as published scores are.
+
+    What OpenCV does not know, such as HEIC, is read by `data.images.read_image`.
+
+    Args:
+        path: of the image.
+        exif: "ignore" leaves it as it is stored.
 
     Raises:
         RunError: if it cannot be read.
     """
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if exif == "ignore" else 0)
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+        return read_image(path) if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    except ImageDecodeError as error:
+        raise RunError(f"{error}; what was scored so far is kept") from error
     except (OSError, cv2.error) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-    if image is None:
-        raise RunError(f"{path} cannot be decoded by OpenCV; what was scored so far is kept")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_classes(example: Example, benchmark: Benchmark) -> Int32[np.ndarray, "h w"]:

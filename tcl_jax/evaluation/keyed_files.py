@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
-"""What `.*` at the end of a pattern stands for, in lower or upper case."""
+from tcl_jax.data.images import IMAGE_SUFFIXES
+from tcl_jax.files import files_below
 
 
 def split_pattern(pattern: str) -> tuple[str, str]:
@@ -53,7 +52,7 @@ class KeyedFiles:
         before, _, after = self.file.partition("{key}")
         ending = re.escape(after)
         if after.endswith(".*"):
-            ending = re.escape(after[:-1]) + f"(?i:{'|'.join(EXTENSIONS)})"
+            ending = re.escape(after[:-2]) + f"(?i:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
         start = re.escape(f"{self.folder.rstrip('/')}/{before}")
         self._match = re.compile(f"{start}(.+){ending}").fullmatch
         self.decorated = not re.fullmatch(r"(\.(\w+|\*))?", after)
@@ -62,6 +61,21 @@ class KeyedFiles:
         """The key of a path that matches."""
         found = self._match(path)
         return found[1] if found else None
+
+    def named(self, text: str) -> str:
+        """The key that a line of a list means: the line itself, or a path of the key's file.
+
+        A path may be of another machine, or have another usual extension.
+        """
+        parts = text.replace("\\", "/").split("/")
+        for i in range(len(parts)) if text not in self.by_key else ():
+            rest = "/".join(parts[i:])
+            stem, suffix = os.path.splitext(rest)
+            bare = stem if suffix.lower() in IMAGE_SUFFIXES else rest
+            for key in (rest, bare, self.key(f"{self.folder}/{rest}")):
+                if key in self.by_key:
+                    return key
+        return text
 
     def expected(self, key: str) -> Path:
         """Where the file of a key should be."""
@@ -74,7 +88,7 @@ class KeyedFiles:
             OSError: if a folder cannot be read.
         """
         yields = len(other.pattern) > len(self.pattern)
-        for path in _walk(self.folder):
+        for path in files_below(self.folder):
             key, other_key = self.key(path), other.key(path)
             if other_key is not None and (yields or key is None):
                 continue
@@ -84,22 +98,3 @@ class KeyedFiles:
                 self.doubles.append((Path(path), self.by_key[key]))
             else:
                 self.by_key[key] = Path(path)
-
-
-def _walk(folder: str) -> Iterator[str]:
-    """All files below a folder but hidden ones, in order, through links to folders too."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    if not os.path.isdir(folder):
-        return
-    seen = set()
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(parent, file) for file in sorted(files) if file[0] != ".")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tcl_jax.data.images import MAX_PIXELS
 from tcl_jax.errors import InputError
-from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.benchmark import Benchmark, spans
 from tcl_jax.evaluation.benchmark_schema import MAX_LABEL
 
 IGNORE = -1
@@ -65,7 +65,7 @@ def to_classes(raw: Integer[np.ndarray, "h w"], benchmark: Benchmark) -> Int32[n
     Raises:
         LabelError: if there are other values; it lists them.
     """
-    table = _table(len(benchmark.names), benchmark.reduce_zero_label, benchmark.ignore)
+    table = _table(benchmark.label_values, benchmark.ignored_values)
     if raw.dtype in (np.uint8, np.uint16):
         classes = table[raw]
     else:  # beyond both ends is the table's last entry
@@ -76,13 +76,11 @@ def to_classes(raw: Integer[np.ndarray, "h w"], benchmark: Benchmark) -> Int32[n
 
 
 @functools.lru_cache
-def _table(classes: int, reduce_zero_label: bool, ignore: int) -> Int32[np.ndarray, " n"]:
+def _table(values: tuple[int, ...], ignored: tuple[int, ...]) -> Int32[np.ndarray, " n"]:
     """Class of every raw value; the last entry is for all that no label may have."""
     table = np.full(MAX_LABEL + 2, _WRONG, np.int32)
-    first = int(reduce_zero_label)
-    table[:first] = IGNORE
-    table[first : first + classes] = np.arange(classes)
-    table[ignore] = IGNORE
+    table[list(ignored)] = IGNORE
+    table[list(values)] = np.arange(len(values))
     return table
 
 
@@ -93,11 +91,10 @@ def _describe_wrong(wrong: Integer[np.ndarray, " n"], benchmark: Benchmark) -> s
         for value, count in zip(values[:_LISTED].tolist(), counts[:_LISTED].tolist(), strict=True)
     )
     more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
-    first = int(benchmark.reduce_zero_label)
-    zero = "0 and " if benchmark.reduce_zero_label else ""
+    ignored = " and ".join(map(str, benchmark.ignored_values)) or "none"
     return (
-        f"label values {listed}{more}; {benchmark.name} has {first} to "
-        f"{first + len(benchmark.names) - 1}, and {zero}{benchmark.ignore} to be ignored"
+        f"label values {listed}{more}; {benchmark.name} has {spans(benchmark.label_values)}, and "
+        f"{ignored} to be ignored"
     )
 
 

@@ -20,7 +20,9 @@ from jaxtyping import Shaped
 from tcl_jax.evaluation.labels import LabelError
 
 _HEADER = 128
-_VERSION = 0x0100
+_VERSION, _VERSION_HDF5 = 0x0100, 0x0200
+_HDF5 = b"\x89HDF"
+_HEADER_4 = 20  # five numbers, the first of which is small; later versions begin with text
 _MATRIX = 14
 _COMPRESSED = 15
 _INT32, _UINT32 = 5, 6
@@ -63,11 +65,17 @@ def read_matrix(
             data = file.read(limit + 1)
     except OSError as error:
         raise LabelError(f"it cannot be read: {error.strerror or error}") from error
+    order = {b"IM": "<", b"MI": ">"}.get(data[_HEADER - 2 : _HEADER], "")
+    version = struct.unpack_from(f"{order}H", data, _HEADER - 4)[0] if order else None
+    other = f"save it again, in MATLAB by save(file, {name!r}, '-v7'), or by SciPy's savemat"
+    if version == _VERSION_HDF5 or data.startswith(_HDF5):
+        raise LabelError(f"it is a MATLAB 7.3 (HDF5) file, and MATLAB 5 is read; {other}")
+    if not order and len(data) > _HEADER_4 and 0 in data[:4]:
+        raise LabelError(f"it is a MATLAB 4 file, and MATLAB 5 is read; {other}")
+    if version != _VERSION:
+        raise LabelError("it is not a MATLAB 5 file")
     if len(data) > limit:
         raise LabelError(f"it has more than {limit} bytes, too many for {name}")
-    order = {b"IM": "<", b"MI": ">"}.get(data[_HEADER - 2 : _HEADER])
-    if order is None or struct.unpack_from(f"{order}H", data, _HEADER - 4) != (_VERSION,):
-        raise LabelError("it is not a MATLAB 5 file")
     found = []
     for kind, content in _elements(data[_HEADER:], order):
         if kind == _COMPRESSED:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.labels import LabelError
 from tcl_jax.evaluation.mat_file import read_matrix
-from tcl_jax.files import user_path
+from tcl_jax.files import read_text, user_path
 
 CLASSES: Mapping[int, str] = {
     2: "aeroplane", 9: "bag", 18: "bed", 19: "bedclothes", 22: "bench", 23: "bicycle", 25: "bird",
@@ -73,10 +73,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: if it cannot be read, is empty, or has other lines.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"the list {path} cannot be read: {error}") from error
+    with as_input_error(f"the list {path} cannot be read"):
+        text = read_text(path)
     keys = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     wrong = [key for key in keys if not re.fullmatch(r"[\w-]+", key)]
     if wrong or not keys:
@@ -136,7 +134,8 @@ def read_label_map(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
 
 def _check_names(path: Path) -> None:
     """Compares `CLASSES` with a labels.txt of lines as "2: aeroplane"."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    with as_input_error(f"{path} cannot be read"):
+        text = read_text(path)
     lines = re.findall(r"^\s*(\d+)\s*:\s*(.*?)\s*$", text, re.MULTILINE)
     names = {int(value): re.sub(r"\s", "", name).casefold() for value, name in lines}
     for value, name in CLASSES.items():

@@ -184,7 +184,10 @@ def _describe(listing: Listing, texts: np.ndarray | None) -> dict[str, Any]:
     if texts is not None:
         array = np.ascontiguousarray(texts, np.float32)
         overrides["text_embeddings"] = hashlib.sha256(array.tobytes()).hexdigest()[:16]
-    labels = [benchmark.background, benchmark.reduce_zero_label, benchmark.ignore]
+    labels: list[Any] = [benchmark.background, benchmark.reduce_zero_label, *benchmark.ignore]
+    labels += [benchmark.values] if benchmark.values is not None else []
+    if benchmark.exif == "ignore":
+        overrides["exif"] = benchmark.exif
     return {
         "classes": benchmark.classes_hash,
         "labels": short_hash(labels),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tcl_jax.evaluation.examples import (
     verify_examples,
 )
 from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining, share_of
+from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_markdown
 from tcl_jax.evaluation.report_html import write_html
@@ -33,7 +36,8 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.texts import check_vocabulary, embed_class_names
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.layers import compute_dtype
-from tcl_jax.parallel.processes import agreed, check_same
+from tcl_jax.parallel.lock import alone_in
+from tcl_jax.parallel.processes import agreed, check_same, gather_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +133,7 @@ def evaluate(
             chosen.module(compute_dtype(protocol.dtype)), chosen.weights, protocol, batch_size
         )
         found[protocol.title] = _evaluate_method(
-            judge, listings, texts_of, print_, folder, progress=progress
+            judge, listings, texts_of, print_, folder, progress=progress, tell=not found
         )
     if jax.process_index() == 0:
         rows = {title: one.results for title, one in found.items()}
@@ -149,44 +153,77 @@ def _evaluate_method(
     folder: Path,
     *,
     progress: bool,
+    tell: bool,
 ) -> Evaluated:
     """One method, to results.json and pictures."""
     check_same("weights", print_["weights"], "Give every process the same, by their path")
     logs = _open_logs(folder / "progress", listings, print_)
-    check(listings, logs, progress=progress)
+    check(listings, logs, progress=progress, tell=tell)
     results = {}
-    for listing in listings:
-        benchmark = listing.benchmark
-        with contextlib.closing(logs[benchmark.name]) as log:
-            results[benchmark.name] = judge_benchmark(
-                judge, listing, texts_of(benchmark), log, progress=progress
-            )
     pictures: dict[str, dict[str, Path]] = {}
-    if jax.process_index() == 0:
-        with as_input_error(f"the results cannot be written to {str(folder)!r}"):
-            pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
-            write_results(folder / RESULTS_FILE, list(results.values()), print_)
+    with alone_in(folder, f"output {str(folder)!r}"):
+        for listing in listings:
+            benchmark = listing.benchmark
+            with contextlib.closing(logs[benchmark.name]) as log:
+                results[benchmark.name] = judge_benchmark(
+                    judge, listing, texts_of(benchmark), log, progress=progress
+                )
+        if jax.process_index() == 0:
+            with as_input_error(f"the results cannot be written to {str(folder)!r}"):
+                pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
+                write_results(folder / RESULTS_FILE, list(results.values()), print_)
     return Evaluated(results, print_, pictures)
 
 
-def check(listings: Sequence[Listing], logs: Mapping[str, ScoreLog], *, progress: bool) -> None:
+def check(
+    listings: Sequence[Listing],
+    logs: Mapping[str, ScoreLog],
+    *,
+    progress: bool,
+    tell: bool = True,
+) -> None:
     """Looks for problems of the data before anything is computed; every process calls it.
+
+    Args:
+        listings: the benchmarks.
+        logs: what is scored already, which is not looked into again, by name.
+        progress: whether to show bars.
+        tell: whether to warn of what can be scored all the same.
 
     Raises:
         InputError: if something cannot be scored; the message lists all that was found.
     """
+    problems = [problem for listing in listings for problem in listing.problems if problem.fatal]
+    seen: dict[str, Counter[int]] = {}
 
     def look() -> None:
-        problems = [p for listing in listings for p in listing.problems if p.fatal]
         for listing in listings:
-            mine = tuple(remaining(share_of(listing.examples), logs[listing.benchmark.name]))
-            problems += verify_examples(
-                dataclasses.replace(listing, examples=mine, problems=()), progress=progress
+            log, mine = logs[listing.benchmark.name], share_of(listing.examples)
+            todo = tuple(remaining(mine, log))
+            found, values = verify_examples(
+                dataclasses.replace(listing, examples=todo, problems=()), progress=progress
             )
+            problems.extend(found)
+            for key in {example.key for example in mine} - {example.key for example in todo}:
+                labelled = log.records[key].counts.labelled.tolist()
+                values.update(dict(zip(listing.benchmark.label_values, labelled, strict=True)))
+            seen[listing.benchmark.name] = +values
+
+    def judge() -> None:
+        for listing in listings:
+            values = sum(
+                (Counter(dict(one[listing.benchmark.name])) for one in everyones), Counter()
+            )
+            problems.extend(coding_problems(listing.benchmark, values, listing.label_folder))
         if any(problem.fatal for problem in problems):
             raise InputError(f"the data cannot be scored as it is:\n{describe_problems(problems)}")
 
     agreed(look)
+    texts = gather_texts(json.dumps({name: [*counts.items()] for name, counts in seen.items()}))
+    everyones = [json.loads(text) for text in texts]
+    agreed(judge)
+    if problems and tell:
+        logging.warning("of the data:\n%s", describe_problems(problems))
 
 
 def check_same_images(listings: Sequence[Listing]) -> None:

@@ -17,6 +17,7 @@ from tcl_jax.evaluation.examples import (
     verify_examples,
 )
 from tcl_jax.evaluation.keyed_files import split_pattern
+from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.prepare import needs_preparation, plan_labels
 
 _WIDTH = 100
@@ -42,8 +43,9 @@ def take_stock(
     """
     listing = list_examples(benchmark, root)
     if deep:
-        found = verify_examples(listing, progress=True)
-        listing = dataclasses.replace(listing, problems=(*listing.problems, *found))
+        found, values = verify_examples(listing, progress=True)
+        coding = coding_problems(benchmark, values, listing.label_folder)
+        listing = dataclasses.replace(listing, problems=(*listing.problems, *coding, *found))
     return listing
 
 

@@ -13,7 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
-from tcl_jax.inference.masks import MaskOptions, grid_masks
+from tcl_jax.inference.masks import (
+    MaskOptions,
+    Synonyms,
+    best_synonym,
+    each_alone,
+    grid_masks,
+)
 from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
@@ -21,8 +27,6 @@ from tcl_jax.ops.images import center_offset, inside_boxes, normalize
 from tcl_jax.parallel.mesh import batch_sharded, replicated
 
 Item = TypeVar("Item")
-Synonyms = tuple[tuple[int, ...], ...]
-"""Per class the indices of its texts."""
 
 
 def default_batch_size(platform: str | None = None) -> int:
@@ -83,7 +87,7 @@ class BatchedMasks:
                 normalize(pixels),
                 0.0,
             )
-            return _best_synonym(grid_masks(model, params, image, texts, options), synonyms)
+            return best_synonym(grid_masks(model, params, image, texts, options), synonyms)
 
         self._compiled = jax.jit(
             masks,
@@ -111,7 +115,7 @@ class BatchedMasks:
             synonyms: texts of each class, which takes the largest of their masks; None: each text
                 is a class.
         """
-        synonyms = synonyms or _each_alone(len(texts))
+        synonyms = synonyms or each_alone(len(texts))
         placed = jax.device_put(np.asarray(texts, np.float32), self._everywhere)
         waiting: dict[tuple[int, int], list[_Piece[Item]]] = {}
         running: collections.deque[tuple[list[_Piece[Item]], jax.Array]] = collections.deque()
@@ -150,7 +154,7 @@ class BatchedMasks:
             shape((self._batch, padded, padded, 3), np.uint8, sharding=self._rows),
             shape((self._batch, 4), np.int32, sharding=self._rows),
             shape((texts, self._width), np.float32, sharding=self._everywhere),
-            synonyms or _each_alone(texts),
+            synonyms or each_alone(texts),
         )
 
     def _stack(self, pieces: Sequence[_Piece[Item]]) -> tuple[jax.Array, jax.Array]:
@@ -193,21 +197,3 @@ def _finish(
         done = [masks for masks in piece.job.masks if masks is not None]
         if len(done) == len(piece.job.masks):
             yield piece.job.task, done
-
-
-def _each_alone(texts: int) -> Synonyms:
-    return tuple((i,) for i in range(texts))
-
-
-def _best_synonym(
-    masks: Float[Array, "b h w n"], synonyms: Synonyms
-) -> Float[Array, "b h w classes"]:
-    if synonyms == _each_alone(masks.shape[-1]):
-        return masks
-    longest = max(len(texts) for texts in synonyms)
-    # Classes with fewer synonyms repeat their last one.
-    table = np.array([[*texts, *[texts[-1]] * (longest - len(texts))] for texts in synonyms])
-    best = masks[..., table[:, 0]]
-    for column in table.T[1:]:
-        best = jnp.maximum(best, masks[..., column])
-    return best

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, UInt8
 
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path, whole_file, write_json
-from tcl_jax.inference.masks import MaskOptions, make_masks
+from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import TCL
@@ -55,6 +55,7 @@ def export_masks(
     batch: int | None = None,
     text_embeddings: np.ndarray | jax.Array | None = None,
     text_names: Sequence[str] | None = None,
+    synonyms: Synonyms | None = None,
     num_texts: int | None = None,
     threshold: int | float | None = None,
     platforms: Sequence[str] = PLATFORMS,
@@ -80,6 +81,8 @@ def export_masks(
         batch: number of images in a call; None leaves it open.
         text_embeddings: [n, d] of a fixed vocabulary, which the program then holds.
         text_names: names of the fixed vocabulary, for the description.
+        synonyms: rows of `text_embeddings` of each name, whose mask is the largest of theirs; None:
+            one each.
         num_texts: number of texts in a call where none are baked in; None leaves it open.
         threshold: score of the background in [0, 1], for the description; None: the protocol's,
             0.4 with PAMR and 0.5 without.
@@ -104,12 +107,12 @@ def export_masks(
                 "are given are part of the export, and so is their number; leave num_texts out"
             )
         baked = _check_embeddings(text_embeddings, dim)
-    names = _check_names(text_names, baked)
+    names = _check_names(text_names, baked, synonyms)
 
     b, n = export.symbolic_shape("b, n")
     images = jax.ShapeDtypeStruct((b if batch is None else batch, *size, 3), jnp.uint8)
     texts = jax.ShapeDtypeStruct((n if num_texts is None else num_texts, dim), jnp.float32)
-    masks = _bind(model, params, options)
+    masks = _bind(model, params, options, synonyms)
     inputs: tuple[jax.ShapeDtypeStruct, ...] = (images, texts)
     if baked is not None:
         masks, inputs = functools.partial(masks, text_embeddings=baked), (images,)
@@ -171,7 +174,9 @@ def write_export(path: str | os.PathLike[str], exported: ExportedMasks) -> Path:
     return beside
 
 
-def _bind(model: TCL | CLIP, params: Any, options: MaskOptions) -> Callable[..., jax.Array]:
+def _bind(
+    model: TCL | CLIP, params: Any, options: MaskOptions, synonyms: Synonyms | None
+) -> Callable[..., jax.Array]:
     """Mask making as a function of images and texts alone."""
     if isinstance(model, TCL) and "clip" not in params:
         raise InputError("the parameters lack `clip`, CLIP's own; give {**learned, 'clip': clip}")
@@ -180,8 +185,10 @@ def _bind(model: TCL | CLIP, params: Any, options: MaskOptions) -> Callable[...,
 
     def masks(
         images: UInt8[Array, "b H W 3"], text_embeddings: Float[Any, "n d"]
-    ) -> Float[Array, "b H W n"]:
-        return make_masks(model, weights, normalize(images), jnp.asarray(text_embeddings), options)
+    ) -> Float[Array, "b H W classes"]:
+        return make_masks(
+            model, weights, normalize(images), jnp.asarray(text_embeddings), options, synonyms
+        )
 
     return masks
 
@@ -241,7 +248,9 @@ def _check_embeddings(texts: np.ndarray | jax.Array, dim: int) -> Float[np.ndarr
 
 
 def _check_names(
-    names: Sequence[str] | None, texts: Float[np.ndarray, "n d"] | None
+    names: Sequence[str] | None,
+    texts: Float[np.ndarray, "n d"] | None,
+    synonyms: Synonyms | None,
 ) -> list[str] | None:
     if names is None:
         return None
@@ -250,9 +259,10 @@ def _check_names(
             "text_names are given without text_embeddings; only texts that are part of the export "
             "have names, so give both or neither"
         )
-    if isinstance(names, str) or len(names) != len(texts):
+    rows = [*range(len(texts))] if synonyms is None else [i for one in synonyms for i in one]
+    if isinstance(names, str) or len(names) != len(synonyms or rows) or len(rows) != len(texts):
         raise InputError(
             f"text_names {names!r} do not fit the {len(texts)} text_embeddings; give a list with "
-            "one name per row"
+            "one name per row, or synonyms with the rows of each name"
         )
     return list(names)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from tcl_jax.models.clip import CLIP, encode_image
@@ -17,6 +18,9 @@ from tcl_jax.ops.images import center_pad
 from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
+
+Synonyms: TypeAlias = tuple[tuple[int, ...], ...]
+"""Per class the indices of its texts."""
 
 KP_SCALE, KP_OFFSET = 10.0, 0.25
 """Steepness and centre of the sigmoid over CLIP's own patch similarities in KP mixing."""
@@ -41,19 +45,42 @@ def make_masks(
     image: Float[Array, "b H W 3"],
     text_embeddings: Float[Array, "n d"],
     options: MaskOptions = MaskOptions(),
-) -> Float[Array, "b H W n"]:
-    """Soft masks of every text at the images' own size, float32 in [0, 1].
+    synonyms: Synonyms | None = None,
+) -> Float[Array, "b H W classes"]:
+    """Soft masks of every class at the images' own size, float32 in [0, 1].
 
     Args:
         model, params: TCL and all its parameters, `clip` included; or CLIP alone and its own.
         image: [b, H, W, 3] normalised; any size.
         text_embeddings: [n, d], normalised or not.
         options: post-processing.
+        synonyms: texts of each class, see `best_synonym`; None: each text is a class.
     """
     padded, offset = center_pad(image, model.config.patch_size)
-    return _at_image(
-        grid_masks(model, params, padded, text_embeddings, options), padded, offset, image
-    )
+    masks = grid_masks(model, params, padded, text_embeddings, options)
+    if synonyms is not None:
+        masks = best_synonym(masks, synonyms)
+    return _at_image(masks, padded, offset, image)
+
+
+def best_synonym(
+    masks: Float[Array, "b h w n"], synonyms: Synonyms
+) -> Float[Array, "b h w classes"]:
+    """The mask of every class: where it has several texts, the largest of their masks."""
+    if synonyms == each_alone(masks.shape[-1]):
+        return masks
+    longest = max(len(texts) for texts in synonyms)
+    # Classes with fewer synonyms repeat their last one.
+    table = np.array([[*texts, *[texts[-1]] * (longest - len(texts))] for texts in synonyms])
+    best = masks[..., table[:, 0]]
+    for column in table.T[1:]:
+        best = jnp.maximum(best, masks[..., column])
+    return best
+
+
+def each_alone(texts: int) -> Synonyms:
+    """Every text a class."""
+    return tuple((i,) for i in range(texts))
 
 
 def grid_masks(

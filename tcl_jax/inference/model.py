@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
-from tcl_jax.convert.load import Source, load_clip, load_tcl
+from tcl_jax.convert.identity import load_same_clip
+from tcl_jax.convert.load import Source, check_prefix, load_clip, load_tcl, sizes_of
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
-from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
+from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.dense import DENSE
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
@@ -86,28 +87,30 @@ class Model:
 
 
 def model_from_torch(
-    clip: Source, tcl: Source | None = None, *, activation: str | None = None
+    clip: Source, tcl: Source | None = None, *, activation: str | None = None, prefix: str = ""
 ) -> Model:
     """CLIP, and TCL on it, from published files, in the dtypes of these.
 
     Args:
         clip: path, name or `builtin:NAME`; see `convert.load.load_clip`.
-        tcl: path of a TCL checkpoint with the official names, or None for CLIP alone.
+        tcl: "official" or the path of a TCL checkpoint with the official names; None: CLIP alone.
         activation: see `convert.load.load_clip`.
+        prefix: of the names of the model that is meant, in each file that holds several.
 
     Raises:
         InputError: if a file cannot be used; it is named.
         RunError: if JAX has no device.
     """
     find_devices()
-    pretrained = load_clip(clip, activation=activation, dtype=None)
+    pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
     params: dict[str, Any] = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
     tap_layer = None
     if tcl is not None:
-        learned, tap_layer = load_tcl(tcl, pretrained.config)
+        learned, tap_layer = load_tcl(tcl, pretrained.config, prefix)
         params |= learned.params
         origin["tcl"] = learned.origin
+    check_prefix(prefix, [one["prefix"] for one in origin.values()])
     settings = default_settings(pretrained.config)
     return Model(pretrained.config, tap_layer, params, settings, origin)
 
@@ -120,7 +123,8 @@ def load_model(path: Source) -> Model:
             it, such as runs/tcl/checkpoints/50001.
 
     Raises:
-        InputError: if it is none of these, is damaged, or a run's CLIP is missing.
+        InputError: if it is none of these, is damaged, or a run's CLIP is missing or not
+            the one that it was trained on.
         RunError: if JAX has no device.
     """
     find_devices()
@@ -143,10 +147,10 @@ def save_model(directory: Source, model: Model) -> None:
     """Writes a model directory, whole or not at all; parameters keep their dtypes.
 
     Raises:
-        InputError: if something is there already, or it cannot be written.
+        InputError: if something is there already.
+        CheckpointWriteError: if it cannot be written.
     """
-    with as_input_error("the model"):
-        write_model(directory, model.params, _describe(model))
+    write_model(directory, model.params, _describe(model))
 
 
 def _describe(model: Model) -> dict[str, Any]:
@@ -182,22 +186,19 @@ def _from_run(trained: Trained) -> Model:
         run, eval_ = trained.config["model"], trained.config["eval"]
         threshold, objective = eval_["background"], trained.config["objective"]
         own = {name: eval_[name] for name in ("pamr", "kp_weight", "templates")}
-        variant, sizes, weights, tap_layer = (
-            run[name] for name in ("variant", "sizes", "weights", "tap_layer")
-        )
+        tap_layer, *_ = (run[x] for x in ("tap_layer", "weights", "variant", "sizes"))
     except KeyError as error:
         raise InputError(f"its config has no field {error}; another version wrote it") from error
-    with as_input_error("its config"):
-        config = choose_sizes(variant, sizes)
-        settings = dataclasses.replace(
-            default_settings(config),
-            threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,
-            **own,
-        )
     origin: dict[str, Any] = {"run": {"step": trained.step, "config": trained.config}}
     if objective == "clip":
-        return Model(config, None, {"clip": trained.params}, settings, origin)
-    clip = load_clip(weights, expected=config, dtype=None)
-    origin["clip"] = clip.origin
-    params = {**trained.params, "clip": clip.params}
-    return Model(clip.config, config.tap_of(tap_layer), params, settings, origin)
+        config, tap_layer, params = sizes_of(run, objective), None, {"clip": trained.params}
+    else:
+        clip = load_same_clip(run, trained.config.get("clip"))
+        config, tap_layer = clip.config, clip.config.tap_of(tap_layer)
+        origin["clip"], params = clip.origin, {**trained.params, "clip": clip.params}
+    settings = dataclasses.replace(
+        default_settings(config),
+        threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,
+        **own,
+    )
+    return Model(config, tap_layer, params, settings, origin)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image
 
+from tcl_jax.data.words import BACKGROUND_NAME
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.upsampling import upsample, upsampled_argmax, upsampled_bands
@@ -25,11 +27,12 @@ from tcl_jax.pictures.palette import class_palette
 
 FORMAT_VERSION = 1
 """Of the files that `Segmentation.save` writes."""
-BACKGROUND_NAME = "background"
-"""What the class of pixels that show none of the texts is called."""
+AUTO_MASK_BYTES = 64 << 20
+"""Most bytes of an image's soft masks that are saved unless more are asked for."""
 
 _BAND_PIXELS = 1 << 22
 _PALETTE_COLORS = 256
+_MASKS = ("auto", "full", "working", "none")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -192,7 +195,7 @@ class Segmentation:
         directory: str | os.PathLike[str],
         stem: str = "image",
         *,
-        masks: Literal["full", "working", "none"] = "full",
+        masks: Literal["auto", "full", "working", "none"] = "auto",
         extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Path]:
         """Writes the result for people and programs.
@@ -206,8 +209,8 @@ class Segmentation:
         Args:
             directory: made if it is not there.
             stem: begins the files' names.
-            masks: soft masks at the image's size (2 n bytes per pixel), at the model's working
-                resolution, or none.
+            masks: size of the soft masks (2 n bytes per pixel): "full", the image's; "working",
+                that of the scores; "auto", see `mask_size`; or "none".
             extra: further entries of the JSON file, such as settings.
 
         Returns:
@@ -217,11 +220,11 @@ class Segmentation:
             InputError: if the files cannot be written, the stem is no file name, `masks` is
                 unknown, or `extra` cannot be written as JSON or has a key of the file's own.
         """
-        if masks not in ("full", "working", "none"):
-            raise InputError(f"masks={masks!r} is unknown; choose full, working or none")
+        size = self.mask_size(masks)
         if Path(stem).name != stem or stem in ("", "..") or "\0" in stem:
             raise InputError(f"stem={stem!r} must be a file name without folders")
-        record = {**self._record(), "masks": masks}
+        kept = size and {"height": size[0], "width": size[1]}
+        record = {**self._record(), "masks": masks, "mask_size": kept}
         extra = {} if extra is None else dict(extra)
         if both := sorted(set(extra) & set(record)):
             raise InputError(f"extra has {', '.join(both)}, which the file has of its own")
@@ -242,12 +245,32 @@ class Segmentation:
             paths["json"].unlink(missing_ok=True)
             save_png(paths["overlay"], self.legend_overlay())
             self._save_labels(paths["labels"])
-            if masks == "none":
+            if size is None:
                 paths.pop("masks").unlink(missing_ok=True)
             else:
-                self._save_masks(paths["masks"], self._size if masks == "full" else None)
+                self._save_masks(paths["masks"], size)
             write_json(paths["json"], {**record, **extra})
         return paths
+
+    def mask_size(self, masks: str = "auto") -> tuple[int, int] | None:
+        """Rows and columns of the soft masks that `save` writes; None: of none.
+
+        "auto" is the image's size where that takes at most `AUTO_MASK_BYTES`, else that of the
+        scores, and where even that takes more, the largest of their aspect that does not.
+
+        Raises:
+            InputError: if `masks` is unknown.
+        """
+        if masks not in _MASKS:
+            raise InputError(f"masks={masks!r} is unknown; choose one of {', '.join(_MASKS)}")
+        height, width, texts = self.scores.shape
+        fitting = AUTO_MASK_BYTES / (2 * texts)  # pixels
+        if masks == "none":
+            return None
+        if masks == "full" or (masks == "auto" and math.prod(self._size) <= fitting):
+            return self._size
+        scale = min(math.sqrt(fitting / (height * width)), 1.0) if masks == "auto" else 1.0
+        return max(int(height * scale), 1), max(int(width * scale), 1)
 
     def _record(self) -> dict[str, Any]:
         height, width = self._size
@@ -271,12 +294,11 @@ class Segmentation:
         with whole_file(path) as temporary:
             picture.save(temporary, format="PNG")
 
-    def _save_masks(self, path: Path, size: tuple[int, int] | None) -> None:
+    def _save_masks(self, path: Path, size: tuple[int, int]) -> None:
         """What `np.savez` would write, without ever holding the masks in memory.
 
         Compression would save a tenth and take most of the time.
         """
-        size = self.scores.shape[:2] if size is None else size
         header = {
             "descr": "<f2",
             "fortran_order": False,

@@ -14,16 +14,18 @@ from jaxtyping import Float, Float32, UInt8
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.convert.load import Source
 from tcl_jax.data.images import ImageLike, as_rgb
+from tcl_jax.data.name_file import number_synonyms
 from tcl_jax.data.templates import fill
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.errors import InputError
+from tcl_jax.data.words import check_words
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
 from tcl_jax.inference.batched import default_batch_size
-from tcl_jax.inference.masks import MaskOptions, make_masks
+from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
-from tcl_jax.inference.segmentation import BACKGROUND_NAME, Segmentation
+from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import TextEmbedder, check_vocabulary, padded_count
+from tcl_jax.inference.texts import TextEmbedder, check_names, check_vocabulary, padded_count
 from tcl_jax.inference.upsampling import upsample
 from tcl_jax.inference.windows import (
     MergedScores,
@@ -95,7 +97,7 @@ class Segmenter:
         clip = CLIP(model.config, dtype=chosen)
         self._embed = TextEmbedder(clip, self._tokenizer)
         masks = functools.partial(make_masks, model.module(chosen))
-        self._compiled_masks = jax.jit(masks, static_argnames="options")
+        self._compiled_masks = jax.jit(masks, static_argnames=("options", "synonyms"))
 
     @classmethod
     def from_checkpoint(cls, path: Source, **options: Any) -> Segmenter:
@@ -118,21 +120,27 @@ class Segmenter:
         tcl: Source | None = None,
         *,
         activation: str | None = None,
+        prefix: str = "",
         **options: Any,
     ) -> Segmenter:
         """Published weights; PyTorch is not needed.
 
         Args:
             clip: CLIP's file (.pt, .pth, .safetensors, .npz; OpenAI's, OpenCLIP's or Hugging
-                Face's names), a name such as "ViT-B/16", or "builtin:shapes_clip".
-            tcl: TCL's official tcl.pth or what `export-torch` writes; None: the MaskCLIP baseline.
+                Face's names) or a folder with one, a name such as "ViT-B/16", or
+                "builtin:shapes_clip".
+            tcl: "official" for the published tcl.pth (downloaded once), a file or folder with its
+                names; None: the MaskCLIP baseline.
             activation: "quick_gelu" or "gelu", where no config file beside the weights says it.
+            prefix: of the names of the model that is meant, where a file holds several ("." : the
+                one without a prefix).
             options: of `Segmenter`.
 
         Raises:
             InputError: if a file is missing, damaged, or does not fit the other.
         """
-        return cls(model_from_torch(clip, tcl, activation=activation), **options)
+        model = model_from_torch(clip, tcl, activation=activation, prefix=prefix)
+        return cls(model, **options)
 
     def __repr__(self) -> str:
         """What it is made of."""
@@ -161,12 +169,13 @@ class Segmenter:
                 text; None: the model's own, "custom" for TCL.
 
         Raises:
-            InputError: if there is no text, one is empty or no string, or the templates are
-                unknown.
+            InputError: if the templates are unknown or CLIP cannot tell the texts apart, see
+                `data.words.check_words`.
         """
-        texts = check_texts(texts)
         check_vocabulary(self.config, self._tokenizer.vocab_size)
         templates = self.settings.templates if templates is None else templates
+        with as_input_error("texts"):
+            texts = check_names(self.config, self._tokenizer, texts, templates)
         sentences = {text: tuple(fill(templates, text)) for text in texts}
         new = [text for text in sentences if (sentences[text], text) not in self._embedded]
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
@@ -242,7 +251,7 @@ class Segmenter:
     def segment(
         self,
         image: ImageLike,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[str]],
         *,
         background: bool = True,
         threshold: float | None = None,
@@ -257,7 +266,8 @@ class Segmenter:
         Args:
             image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path; any size up to 100
                 megapixels.
-            texts: names of things.
+            texts: names of things; a list in place of one holds synonyms of a thing, the first of
+                which is its name, and any of which shows it.
             background: whether pixels may be none of them.
             threshold: score of the background, in [0, 1]; None: the model's own (for TCL 0.4 with
                 PAMR and 0.5 without).
@@ -274,19 +284,13 @@ class Segmenter:
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
-        names = check_texts(texts)
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise InputError(f"texts {', '.join(map(repr, twice))} are given more than once")
-        if background and BACKGROUND_NAME in names:
-            raise InputError(
-                f"text {BACKGROUND_NAME!r} is what pixels are called that show none of the texts; "
-                "leave it out, or leave out the background (background=False, --no-background)"
-            )
+        things = check_things(texts, background)
+        names, words = [thing[0] for thing in things], [word for thing in things for word in thing]
         options = self._options(pamr, kp_weight)
-        embeddings = self.embed_texts(names, templates)
+        embeddings = self.embed_texts(words, templates)
+        synonyms = number_synonyms(things) if len(words) > len(names) else None
         rgb = as_rgb(image)
-        scores = self._scores(rgb, embeddings, options, mode, short_side)
+        scores = self._scores(rgb, embeddings, options, mode, short_side, synonyms)
         candidates = (threshold, self.settings.threshold, THRESHOLDS[options.pamr])
         chosen = next(value for value in candidates if value is not None)
         return Segmentation(
@@ -311,6 +315,7 @@ class Segmenter:
         options: MaskOptions,
         mode: str,
         short_side: int | None,
+        synonyms: Synonyms | None = None,
     ) -> Float32[np.ndarray, "h w n"]:
         """Masks at the working resolution."""
         if mode not in MODES:
@@ -324,13 +329,20 @@ class Segmenter:
         pixels = normalize_pixels(resize_pixels(image, size))
         whole = [Window(0, 0, *size)]
         windows = whole if mode == "whole" else sliding_windows(*size, side, stride)
-        merged = MergedScores(*size, len(np.asarray(texts)))
+        merged = MergedScores(*size, len(synonyms or np.asarray(texts)))
         parts = [pixels[window.slices] for window in windows]
-        for window, scores in zip(windows, self._run(parts, texts, options), strict=True):
+        found = self._run(parts, texts, options, synonyms)
+        for window, scores in zip(windows, found, strict=True):
             merged.add(window, scores)
         return merged.mean()
 
-    def _run(self, images: list[np.ndarray], texts: Any, options: MaskOptions) -> Any:
+    def _run(
+        self,
+        images: list[np.ndarray],
+        texts: Any,
+        options: MaskOptions,
+        synonyms: Synonyms | None = None,
+    ) -> Any:
         """Yields the masks of normalised images of one shape, batch by batch."""
         texts = np.asarray(texts, np.float32)
         if texts.ndim != 2 or texts.shape[1] != self.config.embed_dim or not len(texts):
@@ -340,8 +352,8 @@ class Segmenter:
             )
         if not np.isfinite(texts).all():
             raise InputError("text_embeddings hold values that are not finite")
-        count = len(texts)
-        texts = np.pad(texts, ((0, padded_count(count) - count), (0, 0)))
+        count = len(synonyms or texts)
+        texts = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
         patch = self.config.patch_size
         height, width = images[0].shape[:2]
         (rows, top), (columns, left) = center_offset(height, patch), center_offset(width, patch)
@@ -353,22 +365,25 @@ class Segmenter:
             batch = np.zeros((padded, rows, columns, 3), np.float32)
             for i, image in enumerate(part):
                 batch[i, top : top + height, left : left + width] = image
-            masks = np.asarray(self._compiled_masks(self._weights, batch, texts, options=options))
+            masks = np.asarray(
+                self._compiled_masks(
+                    self._weights, batch, texts, options=options, synonyms=synonyms
+                )
+            )
             yield from masks[: len(part), top : top + height, left : left + width, :count]
 
 
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """The texts as a list.
+def check_things(texts: Sequence[str | Sequence[str]], background: bool) -> list[list[str]]:
+    """The synonyms of every text, the first of which is its name.
 
     Raises:
-        InputError: if there is none, one is blank or no string, or a single string is given.
+        InputError: as `data.words.check_words` of all of them.
     """
-    if isinstance(texts, str):
-        raise InputError(f"texts: got the single string {texts!r}; give a list, [{texts!r}]")
-    texts = list(texts)
-    if not texts:
-        raise InputError("texts: the list is empty; give at least one name")
-    for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"text {text!r} must be a name with at least one letter")
-    return texts
+    with as_input_error("texts"):
+        if isinstance(texts, str):
+            check_words(texts)  # which refuses it
+        things = [[text] if isinstance(text, str) else [*text] for text in texts]
+        if not all(things):
+            raise InputError("a list of synonyms is empty; give at least one")
+        check_words((word for thing in things for word in thing), background=background)
+    return things

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Float32, Int
 from tqdm import tqdm
 
 from tcl_jax.data.templates import fill
-from tcl_jax.data.tokenizer import END_ID
+from tcl_jax.data.tokenizer import END_ID, clean
+from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
 from tcl_jax.ops.masking import l2_normalize
@@ -55,6 +56,30 @@ def check_vocabulary(config: CLIPConfig, vocab_size: int = END_ID + 1) -> None:
             "tokenizer; give its own tokenizer.json as tokenizer_file, or text embeddings "
             "(training needs a CLIP with OpenAI's vocabulary)"
         )
+
+
+def check_names(
+    config: CLIPConfig, tokenizer: Tokenizer, names: Iterable[Any], templates: str | Sequence[str]
+) -> list[str]:
+    """`check_words` of class names, also of those that the context length cuts to the same.
+
+    Args:
+        config: of the CLIP.
+        tokenizer: texts to ids.
+        names, templates: see `data.templates.fill`.
+
+    Raises:
+        InputError: as `check_words`.
+    """
+    # A token takes a byte at least.
+    uncut = config.context_length - 2 - max(len(text.encode()) for text in fill(templates, ""))
+
+    def seen(name: str) -> str | bytes:
+        cleaned = clean(name)
+        long = len(cleaned.encode()) > uncut
+        return tokenizer(fill(templates, name)).tobytes() if long else cleaned
+
+    return check_words(names, seen=seen)
 
 
 # One for all, so that the same CLIP is not compiled again for other texts.
@@ -108,7 +133,12 @@ def embed_class_names(
     *,
     progress: bool = False,
 ) -> Float32[np.ndarray, "classes d"]:
-    """`class_embeddings` of names in a set of templates, see `data.templates.fill`."""
+    """`class_embeddings` of names in a set of templates, see `data.templates.fill`.
+
+    Raises:
+        InputError: as `check_names`.
+    """
+    names = check_names(model.config, tokenizer, names, templates)
     sentences = [fill(templates, name) for name in names]
     return TextEmbedder(model, tokenizer)(params, sentences, progress=progress)
 

@@ -89,25 +89,48 @@ VARIANTS: dict[str, CLIPConfig] = {
 }
 
 
-def choose_sizes(variant: str, sizes: Mapping[str, Any]) -> CLIPConfig:
+def choose_sizes(
+    variant: str, sizes: Mapping[str, Any], weights: CLIPConfig | None = None
+) -> CLIPConfig:
     """Sizes of a CLIP as a run's config gives them.
 
     Args:
-        variant: a row of `VARIANTS`, or "custom".
-        sizes: fields of `CLIPConfig`; read where the variant is "custom".
+        variant: a row of `VARIANTS`, "auto" for those of the weights, or "custom".
+        sizes: fields of `CLIPConfig` that differ from the variant's; 0 and "" are none.
+        weights: sizes of the pretrained weights, where there are some.
 
     Raises:
-        InputError: if the variant is unknown or the sizes are impossible.
+        InputError: if the variant is unknown, its sizes are not known, or they are impossible.
     """
-    if variant in VARIANTS:
-        return VARIANTS[variant]
-    if variant != "custom":
+    given = {name: value for name, value in sizes.items() if value}
+    if variant == "auto" and weights is not None:
+        for name, value in given.items():
+            if (own := getattr(weights, name, value)) != value:
+                raise InputError(
+                    f"model.sizes.{name}={value!r}, and the weights have {own!r}; leave it out, or "
+                    "give other weights (model.variant='custom' takes the sizes as they are given)"
+                )
+        return weights
+    if variant == "auto":
         raise InputError(
-            f"model.variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}, or "
-            "'custom' with the sizes in model.sizes"
+            "model.variant='auto' takes the sizes from model.weights, and none are trained further "
+            f"here; choose one of {', '.join(VARIANTS)}, or 'custom' with the sizes in model.sizes"
+        )
+    if variant not in (*VARIANTS, "custom"):
+        raise InputError(
+            f"model.variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}, 'auto' "
+            "for the sizes of model.weights, or 'custom' with the sizes in model.sizes"
+        )
+    base = dataclasses.asdict(VARIANTS[variant]) if variant in VARIANTS else {}
+    all_sizes = {**base, **given}
+    needed = [f.name for f in dataclasses.fields(CLIPConfig) if f.default is dataclasses.MISSING]
+    if lacking := [f"model.sizes.{name}" for name in needed if name not in all_sizes]:
+        raise InputError(
+            f"model.sizes do not describe a CLIP: with model.variant='custom' give "
+            f"{', '.join(lacking)}, too"
         )
     try:
-        return CLIPConfig(**sizes)
+        return CLIPConfig(**all_sizes)
     except (TypeError, ValueError) as error:
         raise InputError(f"model.sizes do not describe a CLIP: {error}") from error
 

@@ -91,6 +91,7 @@ def grounding_losses(
     log_scale: Float[Array, ""],
     *,
     area_prior: float = 0.4,
+    area_group: int = 0,
     text_tile: int | None = None,
 ) -> GroundingLosses:
     """The losses of a global batch (paper, section 3.3) in memory that hardly grows with it.
@@ -100,11 +101,11 @@ def grounding_losses(
         texts: text embeddings, text i of image i; normalised or not.
         w, b: the soft mask is `sigmoid(w * cosine + b)`.
         log_scale: of `losses.info_nce`.
-        area_prior: of `losses.area_losses`.
+        area_prior, area_group: of `losses.area_losses`.
         text_tile: texts of a tile; by `tile_sizes` if None.
     """
     pairs = pair_statistics(pixels, texts, w, b, text_tile=text_tile)
-    return pair_losses(pairs, log_scale, area_prior=area_prior)
+    return pair_losses(pairs, log_scale, area_prior=area_prior, area_group=area_group)
 
 
 def pair_statistics(
@@ -143,7 +144,11 @@ def pair_statistics(
 
 
 def pair_losses(
-    pairs: PairStatistics, log_scale: Float[Array, ""], *, area_prior: float = 0.4
+    pairs: PairStatistics,
+    log_scale: Float[Array, ""],
+    *,
+    area_prior: float = 0.4,
+    area_group: int = 0,
 ) -> GroundingLosses:
     """The losses of a global batch from the statistics [n, n] of all of its pairs.
 
@@ -151,10 +156,11 @@ def pair_losses(
 
     Args:
         pairs: of n images and their n texts.
-        log_scale, area_prior: as in `grounding_losses`.
+        log_scale, area_prior, area_group: as in `grounding_losses`.
     """
     mesh = _mesh_of(*pairs)
-    local = partial(_strip_losses, area_prior=area_prior, axis=None if mesh is None else DATA_AXIS)
+    axis = None if mesh is None else DATA_AXIS
+    local = partial(_strip_losses, area_prior=area_prior, area_group=area_group, axis=axis)
     if mesh is None:
         return local(pairs, log_scale)
     rows, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
@@ -242,10 +248,15 @@ def _tile_statistics(
 
 
 def _strip_losses(
-    pairs: PairStatistics, log_scale: Float[Array, ""], *, area_prior: float, axis: str | None
+    pairs: PairStatistics,
+    log_scale: Float[Array, ""],
+    *,
+    area_prior: float,
+    area_group: int,
+    axis: str | None,
 ) -> GroundingLosses:
     # One device's part: the rows of its images, of the batch that `axis` splits.
-    area, neg_area, mask_area = losses.strip_area_losses(pairs.area, area_prior, axis)
+    area, neg_area, mask_area = losses.strip_area_losses(pairs.area, area_prior, axis, area_group)
     return GroundingLosses(
         tclf=losses.strip_info_nce(pairs.similarity, log_scale, axis),
         area=area,

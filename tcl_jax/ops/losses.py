@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
@@ -28,12 +29,15 @@ class LossWeights:
         area: of `area` and `neg_area`.
         tv: of both total variations.
         area_prior: expected share of the image that a caption's mask covers.
+        area_group: images whose mean area is compared with it, see `area_losses`. The paper's run
+            compared that of each GPU's 64 images.
     """
 
     tcl: float = 0.1
     area: float = 0.4
     tv: float = 1.0
     area_prior: float = 0.4
+    area_group: int = 0
 
 
 def info_nce(similarity: Float[Array, "b b"], log_scale: Float[Array, ""]) -> Float[Array, ""]:
@@ -44,7 +48,8 @@ def info_nce(similarity: Float[Array, "b b"], log_scale: Float[Array, ""]) -> Fl
         log_scale: learned log inverse temperature; its exponential is clipped at 100.
     """
     logits = similarity * jnp.minimum(jnp.exp(log_scale), MAX_LOGIT_SCALE)
-    matched = jnp.diagonal(logits)
+    # jnp.diagonal's gradient is a branch that holds collectives; XLA orders those less strictly.
+    matched = jnp.sum(jnp.where(jnp.eye(len(logits), dtype=bool), logits, 0), axis=1)
     rows = jax.nn.logsumexp(logits, axis=1) - matched
     columns = jax.nn.logsumexp(logits, axis=0) - matched
     return 0.5 * (jnp.mean(rows) + jnp.mean(columns))
@@ -70,14 +75,22 @@ def region_text_loss(
 
 
 def area_losses(
-    masks: Float[Array, "b b h w"], prior: float
+    masks: Float[Array, "b b h w"], prior: float, group: int = 0
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(`area`, `neg_area`): |mean own mask - prior|, and the mean mask of texts of other images."""
+    """(`area`, `neg_area`): |mean own mask - prior|, and the mean mask of texts of other images.
+
+    Args:
+        masks: of every image with every text.
+        prior: of the mean own mask.
+        group: images whose mean is compared with the prior, as consecutive rows of the batch; the
+            differences are averaged. 0: all images. Where it does not divide the batch the last
+            group is smaller.
+    """
     areas = jnp.mean(masks, axis=(2, 3))
     batch = areas.shape[0]
-    own = jnp.trace(areas)
-    others = (jnp.sum(areas) - own) / max(batch * (batch - 1), 1)
-    return jnp.abs(own / batch - prior), others
+    own = jnp.diagonal(areas)
+    others = (jnp.sum(areas) - jnp.sum(own)) / max(batch * (batch - 1), 1)
+    return jnp.mean(jnp.abs(_group_means(own, group) - prior)), others
 
 
 def total_variation(x: Float[Array, "... h w"]) -> Float[Array, ""]:
@@ -123,20 +136,32 @@ def strip_info_nce(
 
 
 def strip_area_losses(
-    areas: Float[Array, "b n"], prior: float, axis: str | None = None
+    areas: Float[Array, "b n"], prior: float, axis: str | None = None, group: int = 0
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """`area_losses` from the mean of each mask, and the mean own mask itself.
 
     Args:
         areas: the rows of this device's images, as in `strip_info_nce`.
-        prior: as in `area_losses`.
+        prior, group: as in `area_losses`; of the global batch, so that groups may cross devices.
         axis: as in `strip_info_nce`.
     """
     count = areas.shape[1]
     is_own = _is_own(areas, axis)
-    own = _total(jnp.where(is_own, areas, 0.0), axis) / count
+    # The zeros of other devices' images add nothing to the means.
+    means = _group_means(jnp.sum(jnp.where(is_own, areas, 0.0), axis=0), group)
+    means = means if axis is None else jax.lax.psum(means, axis)
     others = _total(jnp.where(is_own, 0.0, areas), axis) / max(count * (count - 1), 1)
-    return jnp.abs(own - prior), others, own
+    own = _total(jnp.where(is_own, areas, 0.0), axis) / count
+    return jnp.mean(jnp.abs(means - prior)), others, own
+
+
+def _group_means(x: Float[Array, " n"], group: int) -> Float[Array, " m"]:
+    size = group or x.shape[0]
+    padding = -x.shape[0] % size
+    groups = jnp.pad(x, (0, padding)).reshape(-1, size)
+    counts = np.full(groups.shape[0], size, np.float32)
+    counts[-1] -= padding
+    return jnp.sum(groups, axis=1) / counts
 
 
 def strip_mean(x: Float[Array, "b n"], axis: str | None = None) -> Float[Array, ""]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tcl_jax.errors import InputError, RunError
@@ -45,9 +47,34 @@ def find_devices() -> list[jax.Device]:
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over the given devices, by default every device of every process."""
+    """A one-dimensional mesh over the given devices, by default every device of every process.
+
+    A mesh of several CPU devices turns JAX's persistent compilation cache off in this process.
+    """
     devices = find_devices() if devices is None else devices
+    if len(devices) > 1 and devices[0].platform == "cpu":
+        _compile_afresh()
     return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _compile_afresh() -> None:
+    """Keeps programs of several CPU devices out of JAX's cache on disk, and what is there unread.
+
+    XLA:CPU (jaxlib 0.10) runs a program's operations as they become ready, and collectives in the
+    order of the program because they share a resource. When it loads a program, those of a loop or
+    a branch get a resource of their own. Devices then start them and those outside in different
+    orders: they wait for each other for ever, or Gloo, which tells messages apart by their order
+    alone, sums what does not belong together. Programs for GPUs and TPUs keep one order.
+    """
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if folder and jax.config.values["jax_enable_compilation_cache"]:
+        logging.info(
+            "compiling afresh: programs of several CPU devices that XLA loads from a compilation "
+            "cache mix up their exchanges, so %s is not used",
+            folder,
+        )
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # It has asked the setting once and kept the answer.
 
 
 def local_mesh(devices: list[jax.Device] | None = None) -> Mesh:

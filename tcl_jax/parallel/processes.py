@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel.clusters import Cluster, find_cluster
@@ -35,8 +37,11 @@ def start_processes(
         InputError: if only some of the three are given, or they contradict each other.
         RunError: if the others could not be joined, or JAX has no device.
     """
+    # It would take SIGTERM from those who end a run by it (errors.run_command, training.interrupt).
+    jax.config.update("jax_enable_preemption_service", False)
     _join(coordinator, num_processes, process_id)
-    find_devices()
+    if find_devices()[0].platform == "cpu" and jax.process_count() > 1:
+        _connect()
 
 
 def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -84,6 +89,19 @@ def _join_cluster(cluster: Cluster | None) -> None:
             "--coordinator, --num_processes and --process_id on every process, or "
             "--num_processes=1 to run alone"
         ) from error
+
+
+def _connect() -> None:
+    """Exchanges something over all devices and over all processes, as no program has yet.
+
+    XLA's CPU devices get connected by their first exchange and wait 30 seconds for each other: now,
+    when all processes are at one place, rather than where each has compiled a program in its time.
+    """
+    mesh = Mesh(np.asarray(jax.devices()), "all")
+    parts = NamedSharding(mesh, PartitionSpec("all"))
+    ones = jax.make_array_from_callback((mesh.size,), parts, lambda _: np.ones(1, np.float32))
+    jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(ones).block_until_ready()
+    any_process(False)
 
 
 def _number_from(environment: Mapping[str, str], *names: str) -> int | None:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tcl_jax.convert.load import load_clip
+from tcl_jax.convert.identity import Identity, identify_clip
+from tcl_jax.convert.load import load_configured, sizes_of
 from tcl_jax.errors import InputError
-from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
+from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.grounder import grounder_from_clip
 from tcl_jax.models.layers import REMAT, compute_dtype
 from tcl_jax.models.tcl import TCL
@@ -38,12 +39,14 @@ class Task:
         params: initial learned parameters, on the host; shapes if the task is abstract.
         frozen: frozen parameters (CLIP's for TCL, empty for CLIP), likewise.
         clip: the CLIP inside, for text embeddings and the baseline.
+        identity: of the pretrained CLIP; None where there is none.
     """
 
     objective: Objective
     params: Any
     frozen: Any
     clip: CLIP
+    identity: Identity | None = None
 
     @property
     def network(self) -> TCL | CLIP:
@@ -59,12 +62,8 @@ class Task:
 
 
 def clip_config(config: ConfigDict) -> CLIPConfig:
-    """Sizes of the CLIP: a row of `VARIANTS`, or `model.sizes` where the variant is "custom".
-
-    Raises:
-        InputError: if the variant is unknown or the sizes are impossible.
-    """
-    return choose_sizes(config.model.variant, config.model.sizes.to_dict())
+    """Sizes of the CLIP, see `convert.load.sizes_of`; no weights are read."""
+    return sizes_of(config.model.to_dict(), config.objective)
 
 
 def build_clip(config: ConfigDict) -> Task:
@@ -78,15 +77,16 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
     Raises:
         InputError: if it cannot be read or is of other sizes.
     """
-    pretrained = load_clip(config.model.weights, expected=clip_config(config))
+    pretrained = load_configured(config.model.to_dict())
     dtype = compute_dtype(config.model.dtype, "model.dtype")
     return CLIP(pretrained.config, dtype=dtype), pretrained.params
 
 
 def build_tcl(config: ConfigDict) -> Task:
     """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
-    module, clip = build_frozen_clip(config)
-    return _tcl_task(config, module.config, clip, _on_host)
+    clip = load_configured(config.model.to_dict())
+    task = _tcl_task(config, clip.config, clip.params, _on_host)
+    return dataclasses.replace(task, identity=identify_clip(config.model.weights, clip))
 
 
 def abstract_task(config: ConfigDict) -> Task:
@@ -156,6 +156,7 @@ def _tcl_task(config: ConfigDict, sizes: CLIPConfig, clip: Any, run: Run) -> Tas
         area=config.loss.area,
         tv=config.loss.tv,
         area_prior=config.loss.area_prior,
+        area_group=config.loss.area_group,
     )
     objective = TCLObjective(
         model, weights, config.loss.temperature, text_tile=config.loss.text_tile or None

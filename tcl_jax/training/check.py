@@ -29,6 +29,7 @@ NOT_NEGATIVE = (
     "optim.min_lr",
     "optim.weight_decay",
     "data.num_workers",
+    "loss.area_group",
     "loss.text_tile",
     "model.tap_layer",
 )
@@ -76,6 +77,21 @@ def check_config(config: ConfigDict) -> None:
         raise InputError(f"the config has impossible values: {'; '.join(wrong)}")
     if config.data.caption_cache:
         check_caption_cache(config)
+
+
+def check_area_group(config: ConfigDict) -> None:
+    """Refuses a batch that cannot be trained on by what is in its loss.
+
+    Raises:
+        InputError: `loss.area_group` does not divide it.
+    """
+    group, batch = config.loss.area_group, config.train.global_batch_size
+    if group and batch % group:
+        raise InputError(
+            f"train.global_batch_size={batch} is no multiple of loss.area_group={group}, the "
+            "images whose mean area is compared with the prior; choose a multiple, or "
+            "--config.loss.area_group=0 for the mean of the whole batch"
+        )
 
 
 def check_caption_cache(config: ConfigDict) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -105,12 +104,6 @@ def compile_program(
         with contextlib.suppress(OSError):  # a record only saves time
             write_json(path, dataclasses.asdict(result))
     return result
-
-
-def records_folder() -> Path:
-    """Where records are kept, unless another folder is named."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "tcl_jax" / "plan"
 
 
 def _in_background(compile_: Callable[[], Any], tick: Callable[[float], None]) -> Any:

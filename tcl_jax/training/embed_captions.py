@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -82,7 +83,7 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
     lacking = [job for job in jobs if not _is_there(job, tower)]
     count, width = sum(job.size for job in lacking), np.dtype(clip.dtype).itemsize
     logging.info(
-        "%d of %d tar shards lack the embeddings of their captions by text tower %s: %d captions, "
+        "%d of %d tar shards lack the embeddings of their captions by text tower %s: %d pairs, "
         "%.3g GB", len(lacking), len(jobs), tower, count,
         count * (width * clip.config.embed_dim + 4) / 1e9,
     )  # fmt: skip
@@ -101,12 +102,14 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
                 bar.total += job.size if loaded else -job.size
             if loaded is None:
                 continue
-            embeddings = np.zeros((job.size, clip.config.embed_dim), np.float32)
+            count = sum(map(len, loaded.captions))
+            bar.total += count - job.size
+            embeddings = np.zeros((count, clip.config.embed_dim), np.float32)
             embeddings[loaded.usable] = embedder(loaded.tokens, bar.update)
-            bar.update(job.size - len(loaded.usable))
+            bar.update(count - len(loaded.usable))
             index = job.source.indexes[job.number]
             size += write_caption_file(index, tower, loaded.captions, embeddings)
-            shards, captions = shards + 1, captions + job.size
+            shards, captions = shards + 1, captions + count
     return Done(shards, captions, size, len(jobs) - shards)
 
 
@@ -139,12 +142,12 @@ class _Loaded:
     """The captions of a shard.
 
     Attributes:
-        captions: all of them.
-        usable: places of those that are not empty.
+        captions: of each pair.
+        usable: places of those that are not empty, among all.
         tokens: of those.
     """
 
-    captions: list[str | None]
+    captions: list[list[str]]
     usable: list[int]
     tokens: Int32[np.ndarray, "n length"]
 
@@ -155,7 +158,8 @@ def _load(job: _Job, tower: str, tokenizer: Tokenizer) -> _Loaded | None:
         return None
     captions = job.source.captions(job.number)
     # The others are no samples, see `bad_samples.choose_caption`.
-    texts = {i: caption for i, caption in enumerate(captions) if caption and caption.strip()}
+    every = itertools.chain.from_iterable(captions)
+    texts = {i: caption for i, caption in enumerate(every) if caption.strip()}
     return _Loaded(captions, list(texts), tokenizer(list(texts.values())))
 
 

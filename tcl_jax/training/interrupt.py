@@ -8,15 +8,13 @@ import types
 
 from absl import logging
 
+from tcl_jax.errors import SIGNAL_ECHO
+
 
 class Interrupt:
-    """While active, the first signal is noted, and one after `ECHO` seconds ends the process.
-
-    Sooner ones are the same wish: a terminal and a launcher both pass a Ctrl-C on.
-    """
+    """While active, the first signal is noted, and one after `SIGNAL_ECHO` ends the process."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    ECHO = 1.0
 
     def __init__(self) -> None:
         self.requested = False
@@ -35,7 +33,7 @@ class Interrupt:
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         if self.requested:
-            if time.monotonic() - self._requested_at >= self.ECHO:
+            if time.monotonic() - self._requested_at >= SIGNAL_ECHO:
                 signal.signal(number, self._previous[number])
                 signal.raise_signal(number)
             return

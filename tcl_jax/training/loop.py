@@ -17,9 +17,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.checkpoints.store import CheckpointStore
+from tcl_jax.convert.identity import check_clip
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError, RunError, as_input_error
 from tcl_jax.files import write_json
+from tcl_jax.parallel.lock import alone_in
 from tcl_jax.parallel.mesh import (
     check_batch_size,
     data_mesh,
@@ -29,7 +31,7 @@ from tcl_jax.parallel.mesh import (
     put_replicated,
     replicated,
 )
-from tcl_jax.parallel.processes import agreed, any_process, sum_over_processes
+from tcl_jax.parallel.processes import agreed, any_process, check_same, sum_over_processes
 from tcl_jax.training.batches import cached_text_tower, open_batches
 from tcl_jax.training.build import Task, build_adamw, build_step
 from tcl_jax.training.examples import ExampleMasks
@@ -94,11 +96,22 @@ def train(
         evaluators: run every `eval.every` steps, by the name of their task.
 
     Raises:
-        InputError: for a config, a data source or a workdir that cannot be used; nothing is
-            written then.
+        InputError: for a config, a data source or a workdir that cannot be used, as one that
+            another run uses; nothing is written then.
         NonFiniteError: the run stops at once and keeps the last good checkpoint.
         RunError: more samples cannot be used than `data.max_bad_share` allows.
     """
+    with contextlib.ExitStack() as held:
+        return _train(config, workdir, task, evaluators, held)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: str,
+    task: Task,
+    evaluators: Mapping[str, Evaluator],
+    held: contextlib.ExitStack,
+) -> Outcome:
     t, is_writer = config.train, jax.process_index() == 0
     settings = json.loads(json.dumps(config.to_dict()))
 
@@ -106,6 +119,10 @@ def train(
     mesh = data_mesh()
     check_batch_size(t.global_batch_size, mesh, t.accumulation_steps)
     root = agreed(lambda: open_workdir(workdir, settings))
+    if task.identity is not None:
+        settings["clip"] = dict(task.identity)
+        told = task.identity["arrays_sha256"]
+        check_same("weights of CLIP", told, "Give every process the same file")
     bad_samples = BadSampleLog(
         root / _name_of_process("bad_samples", ".jsonl"), max_share=config.data.max_bad_share
     )
@@ -118,6 +135,7 @@ def train(
     frozen = put_parameters(task.frozen, mesh, sharded=t.fsdp)
     state = put_parameters(create_state(task.params, task.objective, adamw), mesh, sharded=t.fsdp)
     first = 0
+    held.enter_context(alone_in(root, f"workdir {workdir!r}"))
     with as_input_error(f"workdir {workdir!r}"):
         store = CheckpointStore(
             root / "checkpoints",
@@ -128,6 +146,8 @@ def train(
         if store.latest_step() is not None:
             restored = store.restore(jax.tree.map(_abstract, state))
             state, first = restored.state, restored.step
+            if task.identity is not None:
+                check_clip(restored.config.get("clip"), task.identity)
             if restored.data_state is None:
                 raise InputError(
                     "it was trained by another number of processes, which were not at one place in "

@@ -168,7 +168,12 @@ class TCLObjective(Objective):
     def combine(self, params: Any, embedded: GroundedRows) -> LossOutput:
         """All terms over the global batch."""
         w = self.weights
-        pairs = pair_losses(embedded.pairs, params["tclf_logit_scale"], area_prior=w.area_prior)
+        pairs = pair_losses(
+            embedded.pairs,
+            params["tclf_logit_scale"],
+            area_prior=w.area_prior,
+            area_group=w.area_group,
+        )
         own = losses.info_nce(
             losses.image_text_similarity(embedded.image, embedded.text), params["tcli_logit_scale"]
         )

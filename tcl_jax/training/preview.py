@@ -15,11 +15,11 @@ from absl import logging
 from jaxtyping import Int32, UInt8
 from ml_collections import ConfigDict
 
-from tcl_jax.data.bad_samples import KINDS, BadSampleLog
+from tcl_jax.data.bad_samples import KINDS, BadSample, BadSampleLog
 from tcl_jax.data.images import Rgb, decode
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import RandAugment
-from tcl_jax.data.rows import Tokenizer
+from tcl_jax.data.rows import Incomplete, Tokenizer
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
@@ -58,6 +58,8 @@ class Preview:
         captions: one for each image.
         origins: one for each image.
         totals: good samples, then bad ones by `KINDS`, among those looked at.
+        bad: the first bad sample of each kind.
+        left_out: what the source does not use, in words.
     """
 
     pairs: int
@@ -67,6 +69,8 @@ class Preview:
     captions: Sequence[str]
     origins: Sequence[Origin]
     totals: Sequence[int]
+    bad: Sequence[BadSample] = ()
+    left_out: str = ""
 
     def cards(self) -> list[Card]:
         """One for each image."""
@@ -87,7 +91,9 @@ class Preview:
 
     def describe(self) -> str:
         """The figures as text."""
-        lines = [f"pairs: {self.pairs:,}", "captions:"]
+        lines = [f"pairs: {self.pairs:,}"]
+        lines += [f"left out: {self.left_out}"] if self.left_out else []
+        lines.append("captions:")
         lines += [f"  {' '.join(caption.split())}" for caption in self.captions[:CAPTIONS]]
         count, context = len(self.captions), self.tokens.shape[1]
         lengths = (self.tokens != 0).sum(axis=1)
@@ -114,6 +120,7 @@ class Preview:
             f"bad samples: {bad} of {seen} looked at ({bad / seen:.1%})"
             + (f", replaced by others: {', '.join(kinds)}" if bad else "")
         )
+        lines += [f"  {sample.key} ({sample.kind}): {sample.reason}" for sample in self.bad]
         return "\n".join(lines)
 
 
@@ -169,6 +176,8 @@ def take_preview(
         captions=log.captions[:count],
         origins=log.origins[:count],
         totals=bad.totals().tolist(),
+        bad=tuple(bad.first.values()),
+        left_out=source.left_out if isinstance(source, Incomplete) else "",
     )
 
 

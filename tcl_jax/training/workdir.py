@@ -23,7 +23,7 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
             "`launch/tpu_vm.sh` does with gcsfuse, and name a folder in it"
         )
     root = user_path(workdir).absolute()
-    if why := why_unwritable(root):
+    if why := why_unwritable(root, utf8=True):
         raise InputError(
             f"workdir {workdir!r}: {why}; choose another directory, or change its permissions"
         )
@@ -36,5 +36,6 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
                 f"workdir {workdir!r}: {path} cannot be read ({error}); restore it, or start in a "
                 "new workdir"
             ) from error
+        stored.pop("clip", None)  # no field; compared with what a checkpoint says
         check_same_config(settings, stored, workdir)
     return root

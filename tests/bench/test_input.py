@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,15 @@ def test_a_config_s_shards_are_measured_and_missing_ones_are_told(
 ) -> None:
     shard = tmp_path / "s.tar"
     write_photos(shard, 3)
+    with tarfile.open(shard, "a") as tar:
+        tar.addfile(tarfile.TarInfo("notes.md"))
     file = tmp_path / "input.json"
     flags = ["input", "--seconds=0.01", "--workers=0", f"--json={file}", TCL]
     bench.run([*flags, f"--config.data.shards=('{shard}',)"])
     report = json.loads(file.read_text())
     check(report, 3)
     assert str(shard) in report["data"] and "drawn" not in report["data"]
+    assert "left out: members of other kinds: 1 (the first: notes.md" in report["data"]
     bench.run([*flags, f"--config.data.shards=('{tmp_path}/none-*.tar',)"])
     report = json.loads(file.read_text())
     check(report, 6)
@@ -153,10 +157,10 @@ def test_drawn_pictures_are_like_photographs_to_a_decoder(tmp_path: Path) -> Non
     write_photos(tmp_path / "b.tar", 4)
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     source = TarSource([str(tmp_path / "a.tar")])
-    assert len({example["text"] for example in source}) > 1
+    assert len({example["text"][0] for example in source}) > 1
     for i in range(4):
         drawn, caption = make_photo(i)
-        assert drawn.shape == (HEIGHT, WIDTH, 3) and source[i]["text"] == caption
+        assert drawn.shape == (HEIGHT, WIDTH, 3) and source[i]["text"] == [caption]
         assert 30_000 < len(source[i]["image"]) < 90_000
         decoded = decode(source[i]["image"])
         assert np.abs(decoded.astype(int) - drawn).mean() < 6

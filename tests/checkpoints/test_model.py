@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -14,7 +16,8 @@ from tcl_jax.checkpoints import model as model_file
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.store import CheckpointError, CheckpointStore
 from tcl_jax.checkpoints.trained import read_trained
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError
+from tcl_jax.inference.model import load_model
 
 PARAMS = {
     "clip": {"proj": np.arange(6, dtype=np.float16).reshape(2, 3)},
@@ -49,14 +52,56 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert is_model(tmp_path / "empty")
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(("width", "dtype"), [(512, np.float32), (768, np.float16)])
+def test_token_embeddings_of_published_sizes(tmp_path: Path, width: int, dtype: type) -> None:
+    rows = np.arange(49408, dtype=np.float32)[:, None] / 49408
+    params = {"embedding": (rows + np.linspace(0, 1, width, dtype=np.float32)).astype(dtype)}
+    write_model(tmp_path / "model", params, {})
+    found = read_model(tmp_path / "model")[0]["embedding"]
+    np.testing.assert_array_equal(found, params["embedding"], strict=True)
+    with CheckpointStore(tmp_path / "run/checkpoints") as store:
+        state = {"params": jax.tree.map(jnp.asarray, params)}
+        store.save(1, state, data_state=None, config={})
+    found = read_trained(tmp_path / "run").params["embedding"]
+    np.testing.assert_array_equal(found, params["embedding"], strict=True)
 
-    monkeypatch.setattr(model_file, "write_checksums", full)
-    with pytest.raises(CheckpointError, match="No space left"):
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left .* disk full or gone"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota exceeded: is the disk full or gone"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Error writing " + "e/c/0/0 " * 50 + f"Failed to write "
+            f"9 bytes to file 14: No space left on device [os_error_code='{errno.ENOSPC}']"),
+            "No space left .* disk full or gone",
+        ),
+        (MemoryError("no room for 9 bytes"), "MemoryError: no room for 9 bytes"),
+    ],
+)  # fmt: skip
+def test_a_failed_write_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the library's own") from error
+
+    monkeypatch.setattr(model_file, "write_checksums", fail)
+    with pytest.raises(RunError, match=told) as raised:
         write_model(tmp_path / "model", PARAMS, {})
+    assert ("disk" in str(raised.value)) == ("disk full" in told)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_the_files_fault_is_not_laid_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room for 9 bytes")
+
+    write_model(tmp_path / "model", PARAMS, {})
+    monkeypatch.setattr(model_file.ocp, "load_checkpointables", fail)
+    with pytest.raises(RunError, match="is intact but cannot be read: MemoryError: no room"):
+        load_model(tmp_path / "model")
 
 
 def test_damage_is_seen(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,29 @@ def test_clip_in_and_out_keeps_half_precision(tmp_path: Path) -> None:
     assert_same(tmp_path / "back.safetensors", load("clip_state_dict"))
 
 
+def test_of_several_models_a_flag_chooses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {**load("clip_state_dict"), "logit_scale": np.array(1, np.float16)}
+    both = {f"student.module.{name}": x for name, x in load("clip_state_dict").items()}
+    both |= {f"teacher.{name}": x for name, x in other.items()} | {"loss.weight": np.zeros(3)}
+    save_state_dict(tmp_path / "both.ckpt", {"state_dict": both, "epoch": 3})
+    arguments = ["clip", str(tmp_path / "both.ckpt"), str(tmp_path / "model")]
+    with pytest.raises(InputError, match="2 CLIPs.*'(.*student)', '(.*teacher)'.* --prefix"):
+        command.run(arguments)
+    command.run(["inspect", arguments[1]])
+    prefix = re.search(r"'([\w.]*teacher)'", capsys.readouterr().out)
+    assert prefix
+    command.run([*arguments, f"--prefix={prefix[1]}"])
+    model = load_model(tmp_path / "model")
+    assert model.params["clip"]["logit_scale"] == 1
+    assert model.origin["clip"]["prefix"] == f"{prefix[1]}."
+    command.run(["inspect", arguments[1], f"--prefix={prefix[1]}"])
+    assert "teacher'; 87 tensors beside it are passed over" in capsys.readouterr().out
+    command.run(["inspect", str(CLIP), "--prefix=teacher"])
+    assert "prefix 'teacher' is of no model" in capsys.readouterr().out
+
+
 def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command.run(["inspect", str(CLIP)])
     told = capsys.readouterr().out
@@ -71,7 +95,7 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "TCL, tap layer 3" in capsys.readouterr().out
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     command.run(["inspect", str(tmp_path / "other.npz")])
-    assert "no CLIP or TCL that is known here" in capsys.readouterr().out
+    assert "no single CLIP or TCL that is known here" in capsys.readouterr().out
 
 
 def test_mistakes_are_explained_and_leave_nothing(tmp_path: Path) -> None:
@@ -126,11 +150,16 @@ def test_the_gelu_is_told_kept_or_warned_of(
 ) -> None:
     bare = renamed(tmp_path, "vit_b_16-laion400m.safetensors")
     assert load_clip(bare).config.activation == "quick_gelu"
-    assert "nothing in it or beside it says which GELU" in caplog.text
+    assert "no config file beside it says what tensors do not tell" in caplog.text
+    assert "Taken: quick_gelu" in caplog.text and "64 channels" in caplog.text
     command.run(["inspect", str(bare)])
-    assert "GELU not told" in capsys.readouterr().out
+    assert "Taken: quick_gelu" in capsys.readouterr().out
     caplog.clear()
+    assert load_clip(bare).config.activation == "quick_gelu"
+    assert not caplog.text, "told twice"
     command.run(["clip", str(bare), "--activation=gelu", str(tmp_path / "model")])
+    assert "Taken: gelu" in caplog.text, "pooling and heads are not told by the flag"
+    caplog.clear()
     command.run(["export-torch", str(tmp_path / "model"), str(tmp_path / "back.safetensors")])
     assert load_clip(tmp_path / "back.safetensors").config.activation == "gelu"
     assert load_clip("builtin:shapes_clip").config.activation == "quick_gelu"

@@ -194,7 +194,7 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
 
 
 def test_folders_and_no_name(nowhere: Path) -> None:
-    with pytest.raises(WeightError, match="are a folder, not a file"):
+    with pytest.raises(WeightError, match="are a folder without open_clip_model.safetensors"):
         locate_clip(str(nowhere))
     for name, wrong in {"": "have no name", "builtin:nothing": "do not come with"}.items():
         with pytest.raises(WeightError, match=f"weights '{name}' {wrong}.*builtin:shapes_clip"):

@@ -13,7 +13,9 @@ import pytest
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.names import read_activation, to_openai_names
+from tcl_jax.convert.model_config import read_activation
+from tcl_jax.convert.names import to_openai_names
+from tcl_jax.convert.tcl import find_tcl
 from tcl_jax.convert.tensor_file import TensorSpec
 from tests.reference import load
 
@@ -67,8 +69,28 @@ def open_clip(prefix: str) -> Tensors:
     return {**tensors, f"{prefix}attn_mask": np.full((77, 77), -np.inf, np.float32)}
 
 
+ONE = np.zeros(1, np.float32)
+
+
+def tiny_clip_names(tensors: Tensors, wrapper: str = "") -> Tensors:
+    """As TinyCLIP saves it: each tower in a module of its own, with DDP around each."""
+
+    def rename(name: str) -> str:
+        tower = "image_encoder" if name.startswith("visual.") else "text_encoder"
+        return f"_{'logit_scale' if name == 'logit_scale' else tower}.{wrapper}{name}"
+
+    return {rename(name): tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
 STYLES = {
     "openai": lambda: {**load("clip_state_dict"), "input_resolution": np.array(64)},
+    "openai with a bias of its loss": lambda: {**load("clip_state_dict"), "logit_bias": ONE},
+    "openai as in TinyCLIP": lambda: tiny_clip_names(load("clip_state_dict")),
+    "openai as in TinyCLIP with DDP": lambda: tiny_clip_names(load("clip_state_dict"), "module."),
     "openclip": lambda: open_clip(""),
     "openclip with text.": lambda: open_clip("text."),
     "huggingface": hugging_face,
@@ -108,6 +130,69 @@ def test_every_style_gives_the_same_parameters(style: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "model.", "clip.", "clip_model.", "module.", "_orig_mod.", "module._orig_mod.",
+        "_orig_mod.module.", "teacher.", "base_model.model.", "state_dict.module.",
+        "state_dict.model.", "state_dict_ema.", "model_ema.module.",
+        "model._fsdp_wrapped_module.", "a.b.c.",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("style", ["openai", "openclip with text.", "huggingface"])
+def test_a_clip_is_found_under_any_prefix(style: str, prefix: str) -> None:
+    others = {
+        "loss.weight": ONE, "logit_scale_of_loss": ONE, "optimizer.state.0.exp_avg": ONE,
+        "queue": ONE, "decoder.layers.0.self_attn.q_proj.weight": ONE,
+    }  # fmt: skip
+    tensors, found = to_openai_names({**others, **under(prefix, STYLES[style]())})
+    assert found == style.split()[0] and tensors.passed_over >= len(others)
+    for name, tensor in load("clip_state_dict").items():
+        np.testing.assert_array_equal(tensors[name], tensor, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "asked"),
+    [
+        (("model.", "model_ema."), ["model", "model_ema"]),
+        (("student.module.", "teacher._orig_mod."), ["student", "teacher._orig_mod."]),
+        (("", "ema."), [".", "ema."]),
+        (("module.", ""), ["module", "."]),
+        (("clip.", "clip.old."), ["clip", "clip.old"]),
+    ],
+)
+def test_of_two_clips_a_prefix_chooses(prefixes: tuple[str, str], asked: list[str]) -> None:
+    clips = [load("clip_state_dict"), load("clip_state_dict")]
+    clips[1]["logit_scale"] = np.array(7, np.float16)
+    both = {**under(prefixes[0], clips[0]), **under(prefixes[1], clips[1])}
+    with pytest.raises(WeightError, match="2 CLIPs.* choose one with --prefix") as error:
+        to_openai_names(both)
+    for name in asked:
+        assert f"'{name.rstrip('.').replace('._orig_mod', '') or '.'}'" in str(error.value)
+    with pytest.raises(WeightError, match="the prefix 'nobody' fits none"):
+        to_openai_names(both, "nobody")
+    for prefix, clip in zip(asked, clips, strict=True):
+        tensors, _ = to_openai_names(both, prefix)
+        np.testing.assert_array_equal(tensors["logit_scale"], clip["logit_scale"])
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "model.", "module._orig_mod.", "state_dict.", "ema.module."]
+)
+def test_tcl_is_found_under_any_prefix(prefix: str) -> None:
+    expected = load("tcl_state_dict")
+    beside = {"clip_text_encoder.token_embedding.weight": ONE}
+    tensors = find_tcl({**under(prefix, {**expected, **beside}), "optimizer.state.0.exp_avg": ONE})
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(tensors[name], tensor, strict=True)
+    two = {**under("model.", expected), **under("ema.", expected)}
+    with pytest.raises(WeightError, match="2 TCLs, with names that begin with 'ema', 'model'"):
+        find_tcl(two)
+    assert find_tcl(two, "ema").prefix == "ema."
+    with pytest.raises(WeightError, match="it holds what TCL learned"):
+        to_openai_names(under(prefix, {**expected, **beside}))
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_nothing_is_read_before_it_is_asked_for(style: str) -> None:
     lazy = Lazy(STYLES[style]())
@@ -118,11 +203,8 @@ def test_nothing_is_read_before_it_is_asked_for(style: str) -> None:
     }
     assert {spec.dtype for spec in tensors.specs.values()} == {np.dtype(np.float16)}
     # The checker of types looks at the first item of a mapping, here and there.
-    assert set(lazy.read) <= {
-        next(iter(lazy)),
-        "visual.conv1.weight",
-        OUTSIDE["visual.conv1.weight"],
-    }
+    signs = ("visual.conv1.weight", OUTSIDE["visual.conv1.weight"])
+    assert all(name == next(iter(lazy)) or name.endswith(signs) for name in lazy.read)
     lazy.read.clear()
     assert tensors["visual.transformer.resblocks.1.attn.in_proj_bias"].shape == (384,)
     assert len(lazy.read) == (3 if style == "huggingface" else 1)
@@ -143,7 +225,6 @@ def without(tensors: Tensors, *beginnings: str) -> Tensors:
     return {name: x for name, x in tensors.items() if not name.startswith(beginnings)}
 
 
-ONE = np.zeros(1, np.float32)
 BROKEN = {
     "no tensors": (lambda: {}, "this is no CLIP: it holds no tensors"),
     "something else": (lambda: {"bert.layer.0.weight": ONE}, "1 tensors such as bert.layer.0"),
@@ -152,7 +233,25 @@ BROKEN = {
         lambda: {**load("clip_state_dict"), "visual.layer1.0.conv1.weight": ONE},
         "a CLIP with a ResNet, which TCL cannot",
     ),
-    "SigLIP": (lambda: {**hugging_face(), "logit_bias": ONE}, "looks like a SigLIP"),
+    "SigLIP": (lambda: {**hugging_face(), "vision_model.head.probe": ONE}, "looks like a SigLIP"),
+    "OpenCLIP's SigLIP": (
+        lambda: {**open_clip("text."), "module.visual.trunk.attn_pool.latent": ONE},
+        "a SigLIP",
+    ),
+    "ChineseCLIP's own names": (
+        lambda: {
+            **without(open_clip(""), "transformer.", "token_embedding."),
+            "bert.embeddings.word_embeddings.weight": ONE,
+        },
+        "text tower is a BERT, as ChineseCLIP",
+    ),
+    "LoRA": (
+        lambda: {
+            f"base_model.model.{name}".replace("q_proj.weight", "q_proj.base_layer.weight"): x
+            for name, x in hugging_face().items()
+        },
+        "a CLIP with LoRA beside its weights .merge it",
+    ),
     "timm in OpenCLIP": (lambda: {"visual.trunk.cls_token": ONE}, "an image tower of timm's"),
     "CoCa": (lambda: {**open_clip("text."), "text_decoder.ln_final.weight": ONE}, "a CoCa"),
     "timm": (lambda: {"blocks.0.attn.qkv.weight": ONE, "cls_token": ONE}, "image model of timm's"),

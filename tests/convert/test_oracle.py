@@ -13,7 +13,8 @@ import pytest
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.names import read_activation, to_openai_names
+from tcl_jax.convert.model_config import read_activation
+from tcl_jax.convert.names import to_openai_names
 from tcl_jax.convert.readers import open_weights
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tests.reference import nchw_to_nhwc, relative_error

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import enum
+import errno
+import functools
 import io
+import itertools
 import os
+import pickle
+import resource
 import tracemalloc
 import zipfile
-from collections import OrderedDict
-from pathlib import Path
-from typing import Any
+from collections import Counter, OrderedDict, defaultdict, deque
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +24,7 @@ import safetensors.numpy
 
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.readers import open_weights, write_safetensors
+from tcl_jax.errors import RunError
 from tests.reference import load, read_state_dict
 from tests.torch_files import (
     Call,
@@ -74,42 +82,42 @@ def write_npz(path: Path, save: Any = np.savez) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    ("path", "wrap"),
     [
-        lambda t: t,
-        lambda t: OrderedDict(t),
-        lambda t: {"model": t, "epoch": 3},
-        lambda t: {"epoch": 1, "state_dict": {"model": t, "epoch": 3, "none": None}, "args": {}},
-        lambda t: {"state_dict": {f"module.{name}": x for name, x in t.items()}, "epoch": 3},
-        lambda t: {"model": {k: Parameter(x) for k, x in t.items()}, "epoch": 3},
-        lambda t: {
-            "model": t,
-            "optimizer": {
-                "state": {0: {"step": 1.0, "exp_avg": np.zeros(3)}},
-                "param_groups": [{}],
+        ("", lambda t: t),
+        ("", lambda t: OrderedDict(t)),
+        ("model.", lambda t: {"model": t, "epoch": 3}),
+        (
+            "state_dict.model.",
+            lambda t: {"epoch": 1, "state_dict": {"model": t, "epoch": 3, "none": None}},
+        ),
+        (
+            "state_dict.module.",
+            lambda t: {"state_dict": {f"module.{name}": x for name, x in t.items()}, "epoch": 3},
+        ),
+        ("model.", lambda t: {"model": {k: Parameter(x) for k, x in t.items()}, "epoch": 3}),
+        (
+            "model.",
+            lambda t: {
+                "model": t,
+                "optimizer": {"state": {0: {"step": 1.0}}, "param_groups": [{}]},
+                "epoch": 3,
+                "size": Call("torch", "Size", (1, 2)),
+                "device": Call("torch", "device", "cuda", 0),
+                "bytes": b"x",
             },
-            "epoch": 3,
-            "size": Call("torch", "Size", (1, 2)),
-            "device": Call("torch", "device", "cuda", 0),
-            "bytes": b"x",
-        },
+        ),
     ],
 )
-def test_state_dict_wherever_it_is(wrap: Any, tmp_path: Path) -> None:
+def test_names_are_paths_in_the_file(path: str, wrap: Any, tmp_path: Path) -> None:
     value = wrap(tensors())
     save_state_dict(tmp_path / "tcl.pth", value)
     with open_weights(tmp_path / "tcl.pth") as file:
-        same(file, tensors())
+        same(file, {path + name: x for name, x in tensors().items()})
         assert file.format == "torch" and file.path == tmp_path / "tcl.pth"
-        assert file.scalars == ({"epoch": 3} if "epoch" in value else {})
+        assert file.scalars == ({"epoch": value["epoch"]} if "epoch" in value else {})
         for name, tensor in tensors().items():
-            assert file.specs[name] == (tensor.shape, tensor.dtype)
-
-
-def test_a_prefix_that_not_all_share_stays(tmp_path: Path) -> None:
-    some = {"module.a": np.zeros(2, np.float32), "b": np.ones(2, np.float32)}
-    save_state_dict(tmp_path / "x.pth", some)
-    same(read_state_dict(tmp_path / "x.pth"), some)
+            assert file.specs[path + name] == (tensor.shape, tensor.dtype)
 
 
 def test_scripted_model(tmp_path: Path) -> None:
@@ -207,7 +215,7 @@ def test_names_and_closing(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="b"):
         file["b"]
     file.close()
-    with pytest.raises(WeightError, match="closed"):
+    with pytest.raises(ValueError, match="closed"):
         file["a"]
 
 
@@ -237,6 +245,12 @@ def archive_of(**members: bytes) -> bytes:
     return file.getvalue()
 
 
+def npy_of(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def npz_of(**arrays: Any) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)
@@ -247,8 +261,21 @@ def npz_of(**arrays: Any) -> bytes:
     ("content", "message"),
     [
         (b"", "it is empty, which is none of safetensors"),
-        (b"\x08\x01\x12\x07pytorch", "begins with .* none of safetensors, .npz and PyTorch"),
+        (b"\x12\x34", "begins with .* none of safetensors, .npz and PyTorch"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "before PyTorch 1.6.*save"),
+        (pickle.dumps({"model": 1}), "a bare pickle"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX model"),
+        (b"GGUF\x03\0\0\0", "GGUF"),
+        (b"\x81\xa6params\x81\xa6kernel\xc7", "a msgpack, as Flax writes"),
+        (b"\x00\x00\x04_CHECKPOINTABLE" + b"W\xfb\x80\x8b$uG\xdb", "TensorFlow's"),
+        (
+            b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1a\n",
+            "a MATLAB file",
+        ),
+        (npy_of(np.zeros(3)), "a single NumPy array; .*numpy.savez"),
+        (b"\n<html><head><title>Google Drive - Virus scan warning", "a web page"),
+        (archive_of(**{"m/models/model.json": b"{}", "m/archive_format": b"pt2"}), "torch.export"),
+        (archive_of(**{"config.json": b"{}", "model.weights.h5": b"\x89HDF"}), "a Keras model"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer.*git lfs pull"),
         (b"<!DOCTYPE html><html>", "a web page; download the file"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
@@ -264,6 +291,16 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes, message: 
     with pytest.raises(WeightError, match=message) as caught:
         open_weights(tmp_path / "clip.pt")
     assert str(caught.value).startswith(f"weights {str(tmp_path / 'clip.pt')!r} cannot be read: ")
+
+
+def test_parts_of_checkpoints_are_named(tmp_path: Path) -> None:
+    for name, message in (
+        ("model.ckpt.data-00000-of-00001", "part of a checkpoint of TensorFlow's"),
+        ("__0_0.distcp", "part of a distributed checkpoint of PyTorch's.*dcp_to_torch"),
+    ):
+        (tmp_path / name).write_bytes(archive_of(data=b"x"))
+        with pytest.raises(WeightError, match=message):
+            open_weights(tmp_path / name)
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
@@ -287,19 +324,16 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"optimizer": {"a": np.zeros(2)}, "epoch": 1}, "no state dict, but 'optimizer', 'epoch'"),
-        (np.zeros(2), "no state dict, but a StoredTensor"),
-        ([np.zeros(2)], "no state dict, but a list"),
-        ({}, "no state dict, but a dict"),
-        ({1: np.zeros(2), "a": np.zeros(2)}, "not all named by text"),
+        ({"optimizer": {"lr": 1.0}, "epoch": 1}, "no tensors by name, but 'optimizer', 'epoch'"),
+        (np.zeros(2), "no tensors by name, but a tensor without a name"),
+        ([1, 2], "no tensors by name, but a list"),
+        ({}, "no tensors by name, but a builtins.dict"),
+        ({"a": {"b": np.zeros(2)}, "a.b": np.ones(2)}, "two of its tensors are called 'a.b'"),
         ({"a\nb": np.zeros(2)}, "unprintable"),
-        (
-            {"a": np.zeros(2), "args": Call("argparse", "Namespace")},
-            "asks for 'argparse.Namespace'",
-        ),
+        ({"args": Call("argparse", "Namespace")}, "asks for 'argparse.Namespace'"),
         (
             {"a": Call("torch._utils", "_rebuild_qtensor", 1)},
-            r"asks for 'torch._utils._rebuild_qtensor'.*torch.save\(model.state_dict\(\)",
+            r"is quantised.*'torch._utils._rebuild_qtensor'.*torch.save\(model.state_dict\(\)",
         ),
         (Module("M", {"w": np.zeros(2), "p": Module("P", (1, 2))}), "packs its weights"),
     ],
@@ -308,6 +342,105 @@ def test_archives_without_a_plain_state_dict(value: Any, message: str, tmp_path:
     save_state_dict(tmp_path / "a.pth", value)
     with pytest.raises(WeightError, match=message):
         open_weights(tmp_path / "a.pth")
+
+
+class Settings(dict[str, Any]):
+    """As yacs and mmcv have them: items, and attributes beside."""
+
+    def __init__(self, **items: Any) -> None:
+        super().__init__(items)
+        self.frozen = True
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def test_foreign_objects_are_passed_over(tmp_path: Path) -> None:
+    state = tensors()
+    one = argparse.Namespace(lr=0.1, output=PurePosixPath("runs"))
+    one.itself, one.config = one, Settings(model=Settings(width=4))
+    foreign = {
+        "args": one,
+        "numbers": [
+            np.float32(3),
+            np.dtype("f4"),
+            2**200,
+            1j,
+            slice(1),
+            ...,
+            b"x",
+            bytearray(b"y"),
+        ],
+        "default": defaultdict(list, {"a": [1], (1, 2): 3, None: 4}),
+        "sets": [{1, Colour.RED}, frozenset({(1, 2)}), Counter("aab"), deque([1], 3), range(3)],
+        "call": functools.partial(print, "x", sep=""),
+        "harm": Call("os", "system", f"touch {tmp_path}/harm"),
+        "unknown": Call("nowhere.at_all", "made", [1], {"a": Call("nowhere", "more")}),
+        "size": Call("torch", "Size", (1, 2)),
+    }
+    save_state_dict(tmp_path / "a.pth", {**foreign, "net": state, "epoch": 3})
+    with open_weights(tmp_path / "a.pth") as file:
+        same(file, {f"net.{name}": tensor for name, tensor in state.items()})
+        assert file.scalars == {"epoch": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_tensors_are_found_wherever_they_are(tmp_path: Path) -> None:
+    a, b, c, d, e = (np.full(2, i, np.float32) for i in range(5))
+    module = argparse.Namespace(
+        training=True,
+        _parameters=OrderedDict(weight=Parameter(b)),
+        _buffers={"mean": c, "none": None},
+        _modules={"0": argparse.Namespace(_parameters={"bias": d}, _modules={}, sizes=[e])},
+    )
+    average = argparse.Namespace(decay=0.9, shadow=Settings(weight=a))
+    optimizer = {"state": {0: {"moment": a}}, "groups": [{"lr": 0.1}, {"x": e}]}
+    value = {"ema": average, "net": module, "optimizer": optimizer, "pair": Pair(c, [d])}
+    save_state_dict(tmp_path / "a.pth", value)
+    expected = {"ema.shadow.weight": a, "net.weight": b, "net.mean": c, "net.0.bias": d}
+    expected |= {"optimizer.state.0.moment": a, "optimizer.groups.1.x": e}
+    same(read_state_dict(tmp_path / "a.pth"), expected | {"pair.0": c, "pair.1.0": d})
+
+
+def test_only_a_tensor_that_needs_it_is_refused(tmp_path: Path) -> None:
+    a, sparse = np.ones(3, np.float32), Call("torch._utils", "_rebuild_sparse_tensor", "coo", ())
+    value = {"a": a, "packed": Call("kernels.int4", "unpack", a, 4), "few": sparse}
+    save_state_dict(tmp_path / "a.pth", value)
+    with open_weights(tmp_path / "a.pth") as file:
+        np.testing.assert_array_equal(file["a"], a)
+        for name, message in (("packed", "asks for 'kernels.int4.unpack'"), ("few", "is sparse")):
+            with pytest.raises(WeightError, match=f"tensor '{name}' .*{message}"):
+                file[name]
+
+
+def test_what_is_not_the_files_fault_is_not_blamed_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_state_dict(tmp_path / "a.pth", {"a": np.ones(3, np.float32)})
+    np.savez(tmp_path / "a.npz", a=np.ones(3))
+    for path, error in itertools.product(
+        tmp_path.iterdir(), (OSError(errno.EIO, "Input/output error"), MemoryError())
+    ):
+        with open_weights(path) as file, monkeypatch.context() as patch:
+            patch.setattr("zipfile.ZipExtFile.read", lambda *_, e=error: (_ for _ in ()).throw(e))
+            with pytest.raises(RunError, match="output error|too little memory") as caught:
+                file["a"]
+        assert path.name in str(caught.value) and "damaged" not in str(caught.value)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_one = os.open(os.devnull, os.O_RDONLY)
+    os.close(next_one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
+    try:
+        with pytest.raises(RunError, match="Too many open files"):
+            open_weights(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_other_byte_order_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import random
 import zipfile
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.readers import open_weights
 from tests.convert.test_readers import BF16, contiguous, same, tensors
-from tests.reference import read_state_dict
+from tests.reference import load, read_state_dict
 from tests.torch_files import save_state_dict
 
 pytestmark = pytest.mark.slow
@@ -45,7 +47,7 @@ def test_state_dicts(torch: Any, key: str | None, tmp_path: Path) -> None:
     ours["unsigned"] = np.arange(3, dtype=np.uint16)
     ours |= {"one": shared[2:8:2].numpy(), "two": shared.view(2, 5).T.numpy()}
     with open_weights(tmp_path / "a.pth") as file:
-        same(file, ours)
+        same(file, {f"{key}.{name}" if key else name: x for name, x in ours.items()})
         assert file.scalars == ({"epoch": 3} if key else {})
 
 
@@ -72,13 +74,100 @@ def test_training_checkpoint_and_old_format(torch: Any, tmp_path: Path) -> None:
         "rng": torch.get_rng_state(),
     }
     torch.save(value, tmp_path / "a.pth")
+    read = read_state_dict(tmp_path / "a.pth")
+    own = [name for name in read if name.startswith("state_dict.")]
     same(
-        read_state_dict(tmp_path / "a.pth"),
-        {name: x.numpy() for name, x in model.state_dict().items()},
+        {name: read[name] for name in own},
+        {f"state_dict.module.{name}": x.numpy() for name, x in model.state_dict().items()},
     )
+    assert {*read} - {*own} == {"optimizer.state.0.step", "optimizer.state.0.exp_avg", "rng"}
     torch.save(value, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(WeightError, match=r"before PyTorch 1.6.*torch.save\(torch.load"):
         open_weights(tmp_path / "old.pth")
+
+
+def flat(path: str, value: Any) -> dict[str, Any]:
+    """Tensors of what torch.load gives, by dotted path."""
+    if hasattr(value, "numpy"):
+        return {path: value}
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    found: dict[str, Any] = {}
+    for key, inner in pairs:
+        if isinstance(inner, dict | list | tuple) or hasattr(inner, "numpy"):
+            found |= flat(f"{path}.{key}" if path else str(key), inner)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("dtype", "protocol"), [("float32", 2), ("float16", 4), ("bfloat16", 2), ("float32", 5)]
+)
+def test_checkpoint_of_a_clip_in_training(
+    torch: Any, dtype: str, protocol: int, tmp_path: Path
+) -> None:
+    weights = {
+        k: torch.from_numpy(v).to(getattr(torch, dtype)) for k, v in load("clip_state_dict").items()
+    }
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    weights["tied"] = weights["visual.proj"].T  # not contiguous, of the same storage
+    weights["part"] = weights["token_embedding.weight"][3:20:2, 1:]
+    weights["parameter"] = torch.nn.Parameter(torch.ones(2))
+    weights["parameter"].with_an_attribute = True
+    value = {
+        "net": weights,
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3).state_dict(),
+        "scaler": torch.amp.GradScaler("cpu").state_dict(),
+        "config": argparse.Namespace(
+            path=tmp_path, dtype=torch.float16, device=torch.device("cpu")
+        ),
+        "metrics": {"miou": np.float64(3), "per_class": np.arange(4.0)},
+        "rng": [random.getstate(), np.random.get_state(), np.random.default_rng(0)],
+        "torch_rng": torch.get_rng_state(),
+        "size": torch.Size([1]),
+        "epoch": 3,
+    }
+    torch.save(value, tmp_path / "a.pth", pickle_protocol=protocol)
+    expected = flat("", torch.load(tmp_path / "a.pth", weights_only=False))
+    with open_weights(tmp_path / "a.pth") as file:
+        assert list(file) == list(expected) and file.scalars["epoch"] == 3
+        for name, tensor in expected.items():
+            tensor = tensor.detach()
+            ours, theirs = file[name], (tensor.float() if dtype == "bfloat16" else tensor).numpy()
+            assert ours.dtype.name == str(tensor.dtype).removeprefix("torch.")
+            np.testing.assert_array_equal(ours.astype(theirs.dtype), theirs, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_whole_modules_and_tensors_of_other_kinds(torch: Any, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), torch.nn.BatchNorm2d(4))
+    torch.save(torch.nn.DataParallel(model), tmp_path / "a.pt")
+    expected = {f"module.{name}": x.numpy() for name, x in model.state_dict().items()}
+    torch.save({"net": model, "module": 1}, tmp_path / "b.pt")
+    same(read_state_dict(tmp_path / "a.pt"), expected)
+    same(
+        read_state_dict(tmp_path / "b.pt"),
+        {name.replace("module", "net", 1): x for name, x in expected.items()},
+    )
+    other = {
+        "quantised": torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8),
+        "sparse": torch.eye(3).to_sparse(),
+        "no values": torch.ones(2, device="meta"),
+    }
+    torch.save({"plain": torch.ones(2), **other}, tmp_path / "c.pt")
+    with open_weights(tmp_path / "c.pt") as file:
+        np.testing.assert_array_equal(file["plain"], np.ones(2, np.float32))
+        assert file.specs["quantised"].shape == (2, 3)
+        for name in other:
+            with pytest.raises(WeightError, match=f"is {name}|has {name}.*asks for 'torch._utils"):
+                file[name]
+    program = torch.export.export(model.eval(), (torch.ones(1, 3, 4, 4),))
+    torch.export.save(program, tmp_path / "d.pt2")
+    with pytest.raises(WeightError, match="a program of torch.export"):
+        open_weights(tmp_path / "d.pt2")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import resource
 import sys
@@ -31,9 +32,9 @@ TOWER, OTHER = "0123456789abcdef", "fedcba9876543210"
 DIMENSION = 5
 
 
-def embedding(caption: str | None) -> np.ndarray:
+def embedding(caption: str) -> np.ndarray:
     """One that no other caption has; zeros for what is no caption."""
-    if caption is None or not caption.strip():
+    if not caption.strip():
         return np.zeros(DIMENSION, np.float32)
     rng = np.random.default_rng(list(caption.encode("utf-8", "surrogatepass")))
     return rng.normal(size=DIMENSION).astype(np.float32)
@@ -42,17 +43,21 @@ def embedding(caption: str | None) -> np.ndarray:
 def embed(source: TarSource, tower: str = TOWER) -> None:
     for number, index in enumerate(source.indexes):
         captions = source.captions(number)
-        write_caption_file(index, tower, captions, np.stack([embedding(c) for c in captions]))
+        rows = [embedding(c) for several in captions for c in several]
+        write_caption_file(index, tower, captions, np.stack(rows))
 
 
 def members(*numbers: int, bad: bool = False) -> dict[str, bytes]:
-    """Pictures whose captions are their numbers; of bad ones every fifth cannot be used."""
+    """Pictures whose captions are their numbers; of bad ones every fifth cannot be used. Every
+    fourth has its number several times."""
     found = {}
     for i in numbers:
         kind = i // 5 % 4 if bad and i % 5 == 3 else -1
         found[f"{i:03d}.jpg"] = b"<html>" if kind in (0, 1) else picture(i)
         if kind == 2:
             found[f"{i:03d}.json"] = b'{"url": "x"}'
+        elif kind < 0 and i % 4 == 1:
+            found[f"{i:03d}.json"] = json.dumps([f"{i}", "", f"{i}00", f"{i}0000"]).encode()
         else:
             found[f"{i:03d}.txt"] = b" \n" if kind == 3 else str(i).encode()
     return found
@@ -60,9 +65,9 @@ def members(*numbers: int, bad: bool = False) -> dict[str, bytes]:
 
 @pytest.fixture
 def shard(tmp_path: Path) -> tuple[TarSource, ShardIndex]:
-    """Five pairs, one without caption and one whose caption is no whole text."""
+    """Five pairs, one without caption and one with two, of which one is no whole text."""
     content = {**pairs("a", "b", "c"), "d.jpg": b"D", "d.json": b"{}", "e.jpg": b"E"}
-    content["e.json"] = b'{"caption": "half \\ud83d"}'
+    content["e.json"] = b'{"caption": ["half \\ud83d", "e"]}'
     source = TarSource([write_shard(tmp_path / "a.tar", content)])
     return source, source.indexes[0]
 
@@ -74,28 +79,29 @@ def shard(tmp_path: Path) -> tuple[TarSource, ShardIndex]:
 def test_rows_come_back_bit_by_bit(shard: tuple[TarSource, ShardIndex], width: int) -> None:
     source, index = shard
     captions = source.captions(0)
-    assert captions == ["é a", "é b", "é c", None, "half \ud83d"]
+    assert captions == [["é a"], ["é b"], ["é c"], [], ["half \ud83d", "e"]]
     assert captions == [source[i]["text"] for i in range(5)]
-    rows = np.stack([embedding(caption) for caption in captions])
+    rows = np.stack([embedding(caption) for several in captions for caption in several])
     if width == 2:  # as bfloat16 has them
         rows = (rows.view(np.uint32) & 0xFFFF0000).view(np.float32)
     size = write_caption_file(index, TOWER, captions, rows)
     path = caption_path(index, TOWER)
-    assert path.stat().st_size == size == 44 + 5 * (DIMENSION * width + 4)
+    assert path.stat().st_size == size == 48 + 2 * 5 * (DIMENSION * width + 4)
     assert path.name == f"a.tar.{TOWER}.captions" and path.parent == Path(index.path).parent
     file = find_caption_file(index, TOWER)
     assert file is not None and (file.dimension, file.width) == (DIMENSION, width)
-    for i, caption in enumerate(captions):
-        read = file.read(i, caption)
-        assert read.dtype == np.float32 and read.flags.writeable
-        np.testing.assert_array_equal(read, rows[i])
-    with pytest.raises(InputError, match="another caption than 'é b'; .*embed_captions"):
-        file.read(0, "é b")
+    read = [file.read(i, several) for i, several in enumerate(captions)]
+    assert all(one.dtype == np.float32 and one.flags.writeable for one in read)
+    assert [len(one) for one in read] == [1, 1, 1, 0, 2]
+    np.testing.assert_array_equal(np.concatenate(read), rows)
+    for other in (["é b"], ["é a", "é b"], ["é a", "", ""]):
+        with pytest.raises(InputError, match="another caption than '.*'; .*embed_captions"):
+            file.read(0, other)
     with pytest.raises(InputError, match="row 5 is damaged"):
-        file.read(5, None)
+        file.read(5, [""])
     path.unlink()
     with pytest.raises(InputError, match="cannot be read .*embed_captions"):
-        file.read(0, "é a")
+        file.read(0, ["é a"])
 
 
 def test_no_damage_goes_unseen(shard: tuple[TarSource, ShardIndex]) -> None:
@@ -103,7 +109,7 @@ def test_no_damage_goes_unseen(shard: tuple[TarSource, ShardIndex]) -> None:
     embed(source)
     captions, path = source.captions(0), caption_path(index, TOWER)
     whole = path.read_bytes()
-    seen = {"file": 0, "row": 0}
+    seen = {"file": 0, "row": 0, "filling": 0}
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
@@ -113,14 +119,15 @@ def test_no_damage_goes_unseen(shard: tuple[TarSource, ShardIndex]) -> None:
             seen["file"] += 1
             continue
         refused = 0
-        for i, caption in enumerate(captions):
+        for i, several in enumerate(captions):
             try:
-                np.testing.assert_array_equal(file.read(i, caption), embedding(caption))
+                rows = [embedding(caption) for caption in several]
+                np.testing.assert_array_equal(file.read(i, several), np.reshape(rows, (-1, 5)))
             except InputError:
                 refused += 1
-        assert refused == 1
-        seen["row"] += 1
-    assert seen == {"file": 44, "row": len(whole) - 44}
+        assert refused in (0, 1)
+        seen["row" if refused else "filling"] += 1
+    assert seen == {"file": 48, "row": 5 * file.row_size, "filling": 5 * file.row_size}
     for content in (b"", whole[:20], whole[:-1], whole + b"x"):
         path.write_bytes(content)
         assert find_caption_file(index, TOWER) is None
@@ -188,7 +195,7 @@ def test_captions_changed_in_place_are_refused(tmp_path: Path) -> None:
     write_shard(path, {**content, "011.txt": b"99"})
     wait_for_another_time(path)
     source = TarSource([str(path)], text_tower=TOWER)
-    np.testing.assert_array_equal(source[0]["text_embedding"], embedding("10"))
+    np.testing.assert_array_equal(source[0]["text_embedding"], [embedding("10")])
     with pytest.raises(InputError, match="of another caption than '99'"):
         source[1]
 
@@ -241,13 +248,14 @@ def take(iterator, count):
 
 
 def test_each_row_has_the_embedding_of_its_own_caption(mixture: list[Mixture]) -> None:
-    """Of the example that is used in the end, by any number of workers, also when resumed."""
+    """Of the one that is drawn in the end, by any number of workers, also when resumed."""
     plain, cached = mixture
     log = BadSampleLog()
     with_tokens = batches_of(plain, bad_samples=log)
     expected = take(with_tokens, 16)
     assert log.totals()[1:].sum() >= 4  # and others took their places
     numbers = {int(n) for batch in expected for n in batch["tokens"][:, 0]}
+    assert {n for n in numbers if 1000 < n < 10_000} and {n for n in numbers if n >= 10_000}
     assert min(numbers) < 20 and numbers & set(range(20, 45)) and max(numbers) >= 100
     for workers, begin in ((0, 0), (2, 0), (0, 7)):
         iterator = batches_of(cached, num_workers=workers)
@@ -273,7 +281,7 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
                                                 limits[1]))  # fmt: skip
     try:
         for i in range(40):
-            np.testing.assert_array_equal(source[i]["text_embedding"], embedding(f"é {i}"))
+            np.testing.assert_array_equal(source[i]["text_embedding"], [embedding(f"é {i}")])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 

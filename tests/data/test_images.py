@@ -11,10 +11,12 @@ import warnings
 import zlib
 from pathlib import Path
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tcl_jax.data import images
 from tcl_jax.data.images import ImageDecodeError, as_rgb, decode, read_image
@@ -27,6 +29,10 @@ FORMATS = {
     "TIFF": {"compression": "tiff_lzw"},
     "BMP": {},
     "GIF": {},
+    "AVIF": {"quality": 90},
+    "JPEG2000": {},
+    "PPM": {},
+    "QOI": {},
 }
 MARKER = np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[9, 9, 9], [99, 99, 99], [200] * 3]])
 
@@ -60,6 +66,10 @@ def assert_near(actual: np.ndarray, expected: np.ndarray, tolerance: int) -> Non
         ("a.bmp", "BMP", {}, 0),
         ("a.tif", "TIFF", {"compression": "tiff_deflate"}, 0),
         ("a.ppm", "PPM", {}, 0),
+        ("phone.MPO", "MPO", {"quality": 95, "subsampling": 0}, 16),
+        ("a.avif", "AVIF", {"quality": 100, "subsampling": "4:4:4"}, 8),
+        ("a.jp2", "JPEG2000", {"irreversible": False}, 0),
+        ("a.qoi", "QOI", {}, 0),
         ("no suffix", "PNG", {}, 0),
         ("a wrong one.jpg", "TIFF", {}, 0),
     ],
@@ -70,8 +80,7 @@ def test_read_image(tmp_path: Path, name, file_format, options, tolerance) -> No
     path.write_bytes(encode(Image.fromarray(image), file_format, **options))
     assert_near(read_image(path), image, tolerance)
     np.testing.assert_array_equal(as_rgb(str(path)), read_image(path))
-    if file_format in ("JPEG", "PNG", "WEBP"):
-        np.testing.assert_array_equal(decode(path.read_bytes()), read_image(path))
+    np.testing.assert_array_equal(decode(path.read_bytes()), read_image(path))
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
@@ -139,6 +148,52 @@ def test_deep_grey_files(tmp_path: Path) -> None:
             read_image(tmp_path / "bad.tif")
 
 
+def test_png_with_more_text_than_pillow_reads(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    text.add(b"zTXt", b"late\0\0" + zlib.compress(bytes(3_000_000)), after_idat=True)
+    grey = Image.fromarray(picture()).convert("P")
+    grey.save(tmp_path / "a.png", pnginfo=text, transparency=7, icc_profile=bytes(2_000_000))
+    with pytest.raises(ValueError, match="too large"):
+        Image.open(tmp_path / "a.png").load()
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), as_rgb(with_transparent(grey, 7)))
+    whole = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(ImageDecodeError, match="cannot be decoded"):
+        decode(whole[: whole.index(b"IDAT") + 99])
+
+
+def with_transparent(image: Image.Image, index: int) -> Image.Image:
+    image = image.copy()
+    image.info["transparency"] = index
+    return image
+
+
+def test_tiff_of_float_rgb(tmp_path: Path) -> None:
+    image = picture()
+    for kind in (np.float32, np.float64):
+        data = cv2.imencode(".tif", (image[..., ::-1] / 255).astype(kind))[1].tobytes()
+        np.testing.assert_array_equal(decode(data), image)
+    (tmp_path / "wide.tif").write_bytes(cv2.imencode(".tif", image.astype(np.float32))[1].tobytes())
+    with pytest.raises(ImageDecodeError, match=r"wide\.tif.*31 x 24.*looks like 0 to 255"):
+        read_image(tmp_path / "wide.tif")
+    with pytest.raises(ImageDecodeError, match="TIFF"):
+        decode(data[:-400])
+
+
+def test_heic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = {name: how for name, how in images._readers().items() if name != "HEIF"}
+    monkeypatch.setattr(images, "_readers", lambda: readers)
+    # What phones write begins so; without a reader no more is looked at.
+    data = bytes.fromhex("0000001866747970") + b"mif1\0\0\0\0mif1heic" + bytes(100)
+    for name, message in {
+        "a.HEIC": "it is HEIC; ",
+        "b.jpg": "it is HEIC under the name .jpg; ",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageDecodeError, match=f"{message}install pillow-heif"):
+            read_image(tmp_path / name)
+
+
 # ---------------------------------------------------------------------------- files that are none
 
 
@@ -149,7 +204,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, message in {
         "empty": "the file is empty",
-        "text": "12 bytes beginning b'hello, w' are not a readable JPEG, .*TIFF or PPM",
+        "text": "12 bytes beginning b'hello, w' are no image of a known format: JPEG, .*PPM",
         "cut": "the PNG data of 64 x 64 pixels cannot be decoded",
         "": "it is a folder",
         "missing": "cannot be opened: No such file",
@@ -252,9 +307,9 @@ def test_damaged_files_decode_or_are_refused(tmp_path: Path, file_format: str) -
     exif[0x0112] = 6
     rgba = np.dstack([picture(), np.full((24, 31), 200, np.uint8)])
     sources = [encode(Image.fromarray(picture()), file_format, **FORMATS[file_format])]
-    if file_format != "JPEG":
+    if file_format not in ("JPEG", "PPM"):
         sources.append(encode(Image.fromarray(rgba), file_format, **FORMATS[file_format]))
-    if file_format not in ("BMP", "GIF"):
+    if file_format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
         grey = Image.fromarray(picture()).convert("L")
         sources.append(encode(grey, file_format, exif=exif, **FORMATS[file_format]))
     decoded = refused = 0

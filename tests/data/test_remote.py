@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import huggingface_hub.constants
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry as registered
 
 from tcl_jax.data import remote, tar_index
 from tcl_jax.data.pipeline import make_iterator
@@ -25,6 +32,7 @@ class Unreliable(MemoryFileSystem):
     store: dict = {}  # noqa: RUF012
     pseudo_dirs = [""]  # noqa: RUF012
     failures = 0
+    failure: Exception = OSError("503 Service Unavailable")
     silences = 0
     reads: list[tuple[str, int]] = []  # noqa: RUF012
 
@@ -38,7 +46,7 @@ class Unreliable(MemoryFileSystem):
         kind.reads.append((path, len(data)))
         if kind.failures:
             kind.failures -= 1
-            raise OSError("503 Service Unavailable")
+            raise kind.failure
         if kind.silences:
             kind.silences -= 1
             time.sleep(30)
@@ -83,7 +91,7 @@ def test_patterns_and_pairs(tmp_path: Path, protocol: str, monkeypatch) -> None:
         source = TarSource([pattern])
         assert [pair["key"] for pair in source] == expected
     assert len(TarSource([f"{folder}/*.tar", f"{folder}/00001.tar"])) == 9
-    assert source[4]["text"] == "é 1-1é" and source[4]["shard"].startswith(f"{protocol}://")
+    assert source[4]["text"] == ["é 1-1é"] and source[4]["shard"].startswith(f"{protocol}://")
     with pytest.raises(TarSourceError, match="2 of 5 are missing: 00003-00004"):
         TarSource([f"{folder}/{{00000..00004}}.tar"])
     assert len(TarSource([f"{folder}/{{00000..00004}}.tar"], allow_missing=True)) == 9
@@ -151,12 +159,43 @@ def test_failures_are_tried_again(tmp_path: Path, store) -> None:
     store.failures = remote.TRIES - 1
     assert source[0]["key"] == "0-0é"
     store.failures = 100
-    with pytest.raises(TarSourceError, match="00000.tar: .*in 4 tries: OSError: 503 Service Unav"):
+    with pytest.raises(RemoteError, match="00000.tar: .*tried 6 times: OSError: 503 Service Unav"):
         source[0]
     store.failures = 0
     store.store.clear()
     with pytest.raises(TarSourceError, match="00002.tar: pair '2-2é' cannot be read"):
         source[8]
+
+
+class HttpError(Exception):
+    """As libraries raise it: with a status, here or in the response."""
+
+    def __init__(self, status: int, deep: bool = False) -> None:
+        super().__init__(f"status {status}")
+        self.response = HttpError(status) if deep else None
+        self.code = None if deep else status
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_passes_is_tried_again_and_what_does_not_is_named(
+    tmp_path: Path, store, deep: bool, monkeypatch
+) -> None:
+    source = TarSource([upload(tmp_path, "unreliable") + "/*.tar"])
+    for status in (408, 429, 500, 503):
+        monkeypatch.setattr(store, "failure", HttpError(status, deep))
+        store.failures = 2
+        assert source[0]["key"] == "0-0é"
+    for status, kind, told in (
+        (401, InputError, "access is refused .*status 401"),
+        (403, InputError, "access is refused .*status 403"),
+        (400, RemoteError, "no answer, tried 1 times: .*status 400"),
+        (404, TarSourceError, "00000.tar is not there"),
+    ):
+        monkeypatch.setattr(store, "failure", HttpError(status, deep))
+        store.failures = 1
+        with pytest.raises(kind, match=f"00000.tar.*{told}"):
+            source[0]
+        assert store.failures == 0
 
 
 def test_a_silent_store_does_not_stall(tmp_path: Path, store, monkeypatch) -> None:
@@ -166,7 +205,7 @@ def test_a_silent_store_does_not_stall(tmp_path: Path, store, monkeypatch) -> No
     begin = time.monotonic()
     assert source[0]["key"] == "0-0é"
     store.silences = 100
-    with pytest.raises(TarSourceError, match="TimeoutError: not answered within 0.1 seconds"):
+    with pytest.raises(RemoteError, match="TimeoutError: not answered within 0.1 seconds"):
         source[0]
     assert time.monotonic() - begin < 20
 
@@ -186,10 +225,97 @@ def test_a_store_that_cannot_be_written(tmp_path: Path, store, monkeypatch, capl
 
 
 def test_unreadable_store_is_named(tmp_path: Path, store) -> None:
-    with pytest.raises(InputError, match="nosuch:// are read by fsspec.*pip install"):
+    with pytest.raises(InputError, match="nosuch:// is not installed.*pip install"):
         TarSource(["nosuch://bucket/{0..1}.tar"])
     folder = upload(tmp_path, "unreliable")
     store.failures = 1000
-    with pytest.raises(TarSourceError, match="3 of 3 tar shards cannot be read.*503"):
-        TarSource([f"{folder}/*.tar"])
-    assert issubclass(RemoteError, OSError)
+    with pytest.raises(RemoteError, match="00..tar: no answer, tried 6 times: OSError: 503"):
+        TarSource([f"{folder}/*.tar"], allow_missing=True)  # it may be there tomorrow
+
+
+class Web(http.server.SimpleHTTPRequestHandler):
+    """A web server with ranges that answers the next requests with the statuses it is told."""
+
+    statuses: list[int] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        if Web.statuses:
+            self.send_error(Web.statuses.pop(0))
+            return
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data, ranges = path.read_bytes(), self.headers.get("Range")
+        if ranges and path.stem != "whole":
+            begin, end = map(int, ranges.removeprefix("bytes=").split("-"))
+            data = data[begin : end + 1]
+        self.send_response(206 if ranges else 200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """Shards a.tar and whole.tar on a web server; its address."""
+    pytest.importorskip("aiohttp")
+    for name in ("a.tar", "whole.tar"):
+        write_shard(tmp_path / name, {f"{i}.{s}": bytes([i]) * 9 for i in range(65, 69)
+                                      for s in ("jpg", "txt")})  # fmt: skip
+    handler = functools.partial(Web, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+    Web.statuses.clear()
+
+
+def test_statuses_of_a_web_server(web: str) -> None:
+    Web.statuses += [503, 503, 429, 429]  # HEAD and GET of one look
+    source = TarSource([f"{web}/a.tar"])
+    Web.statuses += [500, 429]
+    assert source[2]["text"] == ["C" * 9]
+    Web.statuses += [403] * 2
+    with pytest.raises(InputError, match=r"http://.*/a.tar: access is refused .*403"):
+        TarSource([f"{web}/a.tar"])
+    with pytest.raises(TarSourceError, match=r"http://.*/b.tar is not there"):
+        TarSource([f"{web}/b.tar"])
+    Web.statuses += [404]
+    with pytest.raises(
+        TarSourceError, match=r"http://.*/a.tar: pair '65' cannot be read.*not there"
+    ):
+        source[0]
+    whole = TarSource([f"{web}/whole.tar"])
+    with pytest.raises(InputError, match="whole.tar: the server sends whole files only"):
+        whole[3]
+
+
+def test_the_hub_out_of_reach(monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    for pattern in ("{0..9}.tar", "*.tar"):
+        address = f"hf://datasets/some/data/{pattern}"
+        with pytest.raises(
+            RemoteError, match="hf://datasets/some/data.*: no answer, tried 6 times"
+        ):
+            TarSource([address], allow_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("http", "aiohttp")]
+)
+def test_the_package_that_lacks_is_named(protocol: str, package: str, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    monkeypatch.delitem(registered, protocol, raising=False)
+    address = f"{protocol}://bucket/0.tar"
+    with pytest.raises(
+        InputError, match=f"{address}.*not installed .*pip install fsspec {package}"
+    ):
+        TarSource([address])

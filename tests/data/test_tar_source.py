@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import pickle
+import re
 import resource
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -13,7 +18,7 @@ import numpy as np
 import pytest
 
 from tcl_jax.data.shard_names import expand_braces, number_ranges
-from tcl_jax.data.tar_members import find_pairs, regular_members
+from tcl_jax.data.tar_members import files_of, find_pairs
 from tcl_jax.data.tar_source import TarSource, TarSourceError
 from tcl_jax.errors import InputError
 from tests.data.shards import pairs, wait_for_another_time, write_shard
@@ -26,7 +31,7 @@ def shards(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def read(*patterns: str, **options) -> dict[str, tuple[bytes, str | None]]:
+def read(*patterns: str, **options) -> dict[str, tuple[bytes, list[str]]]:
     source = TarSource(patterns, **options)
     return {pair["key"]: (pair["image"], pair["text"]) for pair in source}
 
@@ -37,7 +42,7 @@ def test_pairs_in_order(shards):
     assert [item["key"] for item in source] == ["0a", "0b", "1a", "1b", "2a", "2b"]
     assert source[3] == {
         "image": b"image of 1b",
-        "text": "é 1b",
+        "text": ["é 1b"],
         "key": "1b",
         "shard": f"{shards}/part-001.tar",
     }
@@ -57,6 +62,21 @@ def test_globs_lists_and_repeated_files(shards):
     write_shard(Path(shards) / "deep" / "x[1].tar", pairs("deep"))
     assert len(TarSource([shards + "/**/*.tar"])) == 7
     assert len(TarSource([shards + "/deep/x[1].tar"])) == 1  # a name before it is a pattern
+
+
+def test_a_folder_stands_for_its_tar_files(shards, tmp_path):
+    for name in ("notes.txt", "._part-000.tar", "old.tar.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b""))
+    (tmp_path / "deep").mkdir()
+    write_shard(tmp_path / "deep" / "x.tar", pairs("deep"))
+    source = TarSource([f"{shards}/"], allow_missing=True)
+    assert [pair["key"] for pair in source] == ["0a", "0b", "1a", "1b", "2a", "2b"]
+    assert "1 of 4 tar shards cannot be read" in source.left_out and "gunzip" in source.left_out
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(
+        TarSourceError, match=r"/a is a folder without tar files; .*/a/\*\*/\*\.tar"
+    ):
+        TarSource([f"{tmp_path}/a"])
 
 
 def test_expand_braces():
@@ -91,29 +111,76 @@ def test_formats_and_folders(tmp_path, tar_format):
         members |= pairs("y" * 150, "schön", "長い" * 60)
     path = write_shard(tmp_path / "a.tar", members, tar_format)
     expected = {
-        k[:-4]: (v, members[k[:-4] + ".txt"].decode()) for k, v in members.items() if ".jpg" in k
+        k[:-4]: (v, [members[k[:-4] + ".txt"].decode()]) for k, v in members.items() if ".jpg" in k
     }
     assert read(path) == expected
 
 
-def test_both_conventions(tmp_path):
-    """KEY.jpg, KEY.txt, KEY.json, as img2dataset writes; KEY.JPEG and KEY.text; JSON alone."""
+def test_captions_of_all_kinds(tmp_path):
+    """KEY.txt and KEY.json as img2dataset writes them, and what other writers make of them."""
     members = {
         "0.jpg": b"0", "0.txt": b"text", "0.json": b'{"caption": "json"}',
         "1.JPEG": b"1", "1.text": "Ünï ☕".encode(),
         "2.WebP": b"2", "2.JSON": json.dumps({"caption": "käse", "url": "x"}).encode(),
-        "3.png": b"3", "3.json": b'{"caption": null}',
-        "4.Png": b"4", "4.json": b'["caption"]',
-        "5.jpg": b"5", "5.json": b"{not json",
-        "6.jpg": b"6", "6.json": b"\xff\xfe\x00",
-        "7.jpg": b"7", "7.TXT": b"",
+        "7.jpg": b"7", "7.TXT": b" ",
+        "8.jpg": b"8", "8.txt": b"\n", "8.json": b'{"caption": null, "TEXT": "of the JSON"}',
+        "9.jpg": b"9", "9.json": b'["one", 2, null, "", {"text": "two"}]',
+        "10.jfif": b"10", "10.json": b'{"url": "x", "captions": ["a", "b"], "alt": "c"}',
+        "11.gif": b"11", "11.txt": "\ufeffmarked".encode(),
+        "12.avif": b"12", "12.caption": "sechzehn ☕".encode("utf-16"),
+        "13.jpg": b"13", "13.txt": b"caf\xe9", "13.json": '{"text": "café"}'.encode("utf-16"),
     }  # fmt: skip
-    found = read(write_shard(tmp_path / "a.tar", members))
-    assert {key: text for key, (_, text) in found.items()} == {
-        "0": "text", "1": "Ünï ☕", "2": "käse", "3": None, "4": None, "5": None, "6": None,
-        "7": "",
-    }  # fmt: skip
+    path = write_shard(tmp_path / "a.tar", members)
+    found = read(path)
     assert all(image == key.encode() for key, (image, _) in found.items())
+    assert {key: text for key, (_, text) in found.items()} == {
+        "0": ["text"], "1": ["Ünï ☕"], "2": ["käse"], "7": [" "], "8": ["of the JSON"],
+        "9": ["one", "", "two"], "10": ["a", "b"], "11": ["marked"], "12": ["sechzehn ☕"],
+        "13": ["café"],
+    }  # fmt: skip
+    named = TarSource([path], caption_field="alt")
+    assert [(pair["key"], pair["text"]) for pair in named if pair["text"]] == [
+        ("9", ["one", ""]), ("10", ["c"]),
+    ]  # fmt: skip
+    assert str(named[0]["problem"]).endswith("has no caption under alt (data.caption_field names "
+                                             "another); it has: caption")  # fmt: skip
+    assert named.fingerprint != TarSource([path]).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind", "reason"),
+    [
+        ("json", b'{"caption": null, "id": 3}', "no_caption", "it has: caption, id"),
+        ("json", b'{"caption": 5}', "no_caption", "no caption under caption, captions, text"),
+        ("json", b"{not json", "no_caption", "JSON cannot be read"),
+        ("json", b"[" * 100_000, "no_caption", "JSON cannot be read"),
+        ("json", b'{"caption": "\\u0000"}', "no_caption", "no caption under"),
+        ("json", b'{"caption": "caf\xe9"}', "not_utf8", "as Latin-1 it would be .*café"),
+        ("txt", b"Caf\xe9", "not_utf8", r"b'Caf\\xe9'; as Latin-1 it would be 'Café'"),
+        ("txt", "a cat".encode("utf-16-le"), "not_utf8", "bytes of zero, as UTF-16 without"),
+        ("txt", b"\xff\xfea", "not_utf8", "not UTF-8"),
+    ],
+)
+def test_why_there_is_no_caption(tmp_path, name, data, kind, reason):
+    members = {**pairs("good"), "bad.jpg": b"B", f"bad.{name}": data}
+    source = TarSource([write_shard(tmp_path / "a.tar", members)])
+    assert source[1]["text"] == [] and source[1]["problem"].kind == kind
+    assert re.search(reason, str(source[1]["problem"]))
+    assert source.captions(0) == [["é good"], []]
+
+
+def test_a_shard_in_another_encoding_is_refused(tmp_path):
+    """At the start, and not as one by one is drawn; the message names what it looks like."""
+    members = {f"{i}.{s}": d for i in range(3) for s, d in (("jpg", b"x"), ("txt", b"Caf\xe9"))}
+    path = write_shard(tmp_path / "a.tar", members)
+    write_shard(tmp_path / "b.tar", pairs("b"))
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"a.tar: none of its 3 captions.* 0, .*Latin-1.*UTF-8"
+        ):
+            TarSource([f"{tmp_path}/*.tar"], allow_missing=True)
+    write_shard(Path(path), {**members, "3.jpg": b"x", "3.txt": b"one that is"})
+    assert len(TarSource([f"{tmp_path}/*.tar"])) == 5
 
 
 def test_members_of_a_pair_may_lie_apart(tmp_path):
@@ -133,25 +200,35 @@ def test_equal_keys(tmp_path, caplog):
     with caplog.at_level("INFO"):
         source = TarSource(paths)
     found = [(pair["key"], pair["image"], pair["text"]) for pair in source]
-    assert found == [("k", b"first", "one"), ("a/k", b"other", "folder")] * 2
-    assert "4 images whose key had come before" in caplog.text
+    assert found == [("k", b"first", ["one"]), ("a/k", b"other", ["folder"])] * 2
+    told = f"members whose key had come before: 6 (the first: k.jpg in {tmp_path}/0.tar)"
+    assert source.left_out == told and told in caplog.text
 
 
-def test_other_members_are_passed_over(tmp_path, caplog):
+def test_dots_in_names(tmp_path):
+    """The key ends at the last dot; what webdataset's writers add to a sample makes no pair."""
+    members = {
+        **pairs("v1.2", "v1.3", "photo 2.0 (clean)", "./000/7", "7"),
+        "7.seg.png": b"S", "7.cls.txt": b"3", "7.cls": b"3", "8.img.jpg": b"I", "8.txt": b"eight",
+    }  # fmt: skip
+    source = TarSource([write_shard(tmp_path / "a.tar", members)])
+    assert [pair["key"] for pair in source] == ["v1.2", "v1.3", "photo 2.0 (clean)", "./000/7", "7"]
+    assert source[0]["text"] == ["é v1.2"]
+    for told in ("of other kinds: 1 (the first: 7.cls in", "images without caption: 2 (the first: "
+                 "7.seg.png", "captions without image: 2 (the first: 7.cls.txt"):  # fmt: skip
+        assert told in source.left_out
+
+
+def test_other_members_are_told(tmp_path, caplog):
     members = {
         "a.png": b"A",
-        "a.json": b"{}",
-        "a.txt": b"\xff caption",
+        "a.json": b'"a"',
         "lonely.jpg": b"L",
         "README": b"",
-        "b.mask.png": b"M",
-        "b.txt": b"b",
-        "b.WEBP": b"B",
-        "c.d.txt": b"c",
         "lonely too.txt": b"l",
         "00000_stats.json": b"{}",
-        "._b.jpg": b"of a file system",
-        ".hidden.jpg": b"",
+        **dict.fromkeys(("._a.jpg", ".hidden.jpg", "./.x/b.jpg", "__MACOSX/a/b.jpg"), b""),
+        "PaxHeaders.7/b.jpg": b"",
     }
     path = tmp_path / "a.tar"
     write_shard(path, members)
@@ -160,11 +237,32 @@ def test_other_members_are_passed_over(tmp_path, caplog):
             info = tarfile.TarInfo(f"special-{kind.decode()}.jpg")
             info.type, info.linkname = kind, "a.png"
             tar.addfile(info)
+    holes = tmp_path / "hole.jpg"
+    with holes.open("wb") as file:
+        for place in range(0, 60 << 16, 1 << 16):  # more pieces than its header holds
+            file.seek(place)
+            file.write(b"x" * 4096)
+    for tar_format in ("gnu", "posix"):
+        packed = tmp_path / f"{tar_format}.tar"
+        options = [f"--format={tar_format}", "-C", tmp_path, holes.name, path.name]
+        subprocess.run(["tar", "-cSf", packed, *options], check=True)
+        data = packed.read_bytes()
+        read_part = lambda size, at, data=data: data[at : at + size]  # noqa: E731
+        found = find_pairs(files_of(read_part, len(data))).left_out
+        assert found == {
+            "links and sparse files": (1, "hole.jpg"),
+            "members of other kinds": (1, "a.tar"),
+        }
     with caplog.at_level("INFO"):
         source = TarSource([str(path)])
-    assert [(item["key"], item["image"]) for item in source] == [("a", b"A"), ("b", b"B")]
-    assert source[0]["text"] == "\ufffd caption"
-    assert "2 images or captions without partner" in caplog.text
+    assert [(item["key"], item["image"], item["text"]) for item in source] == [("a", b"A", ["a"])]
+    assert sorted(source.indexes[0].left_out.items()) == [
+        ("captions without image", (2, "00000_stats.json")),
+        ("images without caption", (1, "lonely.jpg")),
+        ("links and sparse files", (2, "special-2.jpg")),
+        ("members of other kinds", (1, "README")),
+    ]
+    assert f"left out: {source.left_out}" in caplog.text
 
 
 # --------------------------------------------------------------------------------- what is missing
@@ -227,11 +325,26 @@ def test_truncated_shard_is_named(shards, keep, caplog):
     assert "part-001.tar (" in caplog.text
 
 
-def test_other_files_are_refused(tmp_path):
-    for name, data in {"zipped": b"\x1f\x8b" + bytes(600), "text": b"hello " * 200}.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(TarSourceError, match=f"{name} .*not a plain tar file"):
-            TarSource([str(tmp_path / name)])
+@pytest.mark.parametrize(
+    ("pack", "told"),
+    [
+        (gzip.compress, "compressed; decompress it with gunzip"),
+        (bz2.compress, "compressed; decompress it with bunzip2"),
+        (lzma.compress, "compressed; decompress it with unxz"),
+        (lambda data: b"(\xb5/\xfd" + data, "compressed; decompress it with unzstd"),
+        (lambda data: b"PK\x03\x04" + data, "a zip file; unpack it"),
+        (lambda data: b"\n<!DOCTYPE html><html>" + bytes(900), "a web page"),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (lambda data: b"hello " * 200, "not a tar file; it begins b'hello"),
+        (lambda data: b"", "not a tar file, but empty"),
+    ],
+)
+def test_other_files_are_told_by_their_bytes(tmp_path, pack, told):
+    path = Path(write_shard(tmp_path / "a.tar", pairs("a")))
+    path.write_bytes(pack(path.read_bytes()))
+    for allow_missing in (False, True):
+        with pytest.raises(TarSourceError, match=rf"1 of 1 .*a\.tar \(.*{re.escape(told)}"):
+            TarSource([str(path)], allow_missing=allow_missing)
 
 
 def test_no_pairs_is_an_error(tmp_path, caplog):
@@ -242,6 +355,9 @@ def test_no_pairs_is_an_error(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         assert len(TarSource([path, str(tmp_path / "full.tar")])) == 1
     assert "no image-caption pairs in" in caplog.text
+    empty = write_shard(tmp_path / "empty.tar", {})
+    with pytest.raises(TarSourceError, match=r"no image-caption pairs in .*empty\.tar: members"):
+        TarSource([empty])
 
 
 def test_shard_that_changes_later_is_named(shards):
@@ -296,14 +412,14 @@ def test_damaged_headers_end_in_an_error_or_in_pairs(tmp_path):
             copy = bytes(data)
             try:
                 found = find_pairs(
-                    regular_members(lambda size, at, copy=copy: copy[at : at + size], len(copy))
+                    files_of(lambda size, at, copy=copy: copy[at : at + size], len(copy))
                 )
             except ValueError:
                 seen["error"] += 1
                 continue
             seen["pairs"] += 1
             for pair in found.pairs:
-                assert 0 <= pair.image_offset <= pair.image_offset + pair.image_size <= len(copy)
+                assert 0 <= pair.image[0] <= sum(pair.image) <= len(copy)
     assert min(seen.values()) > 100
 
 

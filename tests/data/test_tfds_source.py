@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,30 @@ class ManyCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
 
 
+class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Laid out as the known data set of this name, whose code needs TensorFlow."""
+
+    BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="2014", version=tfds.core.Version("1.1.0")),)
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "image/filename": tfds.features.Text(),
+            "image/id": np.int64,
+            "captions": tfds.features.Sequence({"id": np.int64, "text": np.str_}),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, text in enumerate(("a cat", "a dog", b"caf\xe9")):
+            captions = [{"id": 1, "text": text}, {"id": 2, "text": "another"}]
+            yield i, {"image": picture(i), "image/filename": f"{i}.jpg", "image/id": 7 + i,
+                      "captions": captions}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("tfds"))
@@ -97,6 +122,30 @@ def test_fields_of_a_data_set(captions):
             source[outside]
 
 
+def test_known_data_sets_are_read_from_their_files(tmp_path):
+    """coco_captions, the config's own default: the newest version, by any of its names."""
+    CocoCaptions(data_dir=str(tmp_path), config="2014").download_and_prepare(
+        file_format="array_record"
+    )
+    folder = tmp_path / "coco_captions" / "2014"
+    shutil.copytree(folder / "1.1.0", folder / "1.0.9")
+    config = read_config(str(ROOT / "configs/tcl.py"), [], "main")
+    config.data.source, config.data.tfds.data_dir = "tfds", str(tmp_path)
+    prints = set()
+    for name in ("coco_captions", "coco_captions/2014", "coco_captions:1.1.0"):
+        config.data.tfds.name = name
+        source = make_source(config.data, 32)
+        prints.add(source.fingerprint)
+        by_key = {decode(example["image"]).mean().round(): example for example in source}
+        assert by_key[1]["text"] == ["a dog", "another"]
+    assert len(prints) == 1 and "1.1.0" in source._told
+    assert by_key[2]["problem"].kind == "not_utf8"
+    config.data.tfds.key, config.data.tfds.text = "image/id", "image/filename"
+    assert {(e["key"], *e["text"]) for e in make_source(config.data, 32)} == {
+        ("7", "0.jpg"), ("8", "1.jpg"), ("9", "2.jpg"),
+    }  # fmt: skip
+
+
 def test_one_of_several_captions_is_drawn(captions):
     """By the place in the stream: alike with workers, another one each epoch."""
     source = TfdsSource("many_captions", "train", data_dir=captions, text="captions/text")
@@ -126,7 +175,7 @@ def test_tar_shards_become_array_records(shards, tmp_path):
     assert len(source) == len(tars) == 15
     for ours, theirs in zip(source, tars, strict=True):
         assert ours["image"] == theirs["image"]  # not encoded anew
-        assert (ours["text"], ours["key"]) == ([theirs["text"]], theirs["key"])
+        assert (ours["text"], ours["key"]) == (theirs["text"], theirs["key"])
     copy = pickle.loads(pickle.dumps(source))
     assert copy[7] == source[7] and copy.fingerprint == source.fingerprint
     # Any program reads it.
@@ -173,7 +222,11 @@ def test_command_needs_no_tensorflow(shards, tmp_path):
 def test_what_cannot_be_read_is_named(captions):
     for name, split, message in (
         ("many_captions", "test", "'many_captions', split 'test'.*Unknown split"),
-        ("never_prepared", "train", "'never_prepared'.*not found.*Prepare it first, as ArrayRec"),
+        (
+            "never_prepared",
+            "train",
+            "'never_prepared'.*Could not find.*Prepare it first, as ArrayRec",
+        ),
         ("mnist", "train", "'mnist'.*Prepare it first"),
     ):
         with pytest.raises(InputError, match=message):

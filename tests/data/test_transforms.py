@@ -108,9 +108,9 @@ def test_damaged_orientation_is_ignored():
     assert decode(encode(Image.new("RGB", (16, 8)), "JPEG", exif=exif)).shape == (8, 16, 3)
 
 
-@pytest.mark.parametrize("data", [b"", b"not an image", encode(Image.new("RGB", (4, 4)), "GIF")])
+@pytest.mark.parametrize("data", [b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0"])
 def test_other_bytes_are_an_error(data):
-    with pytest.raises(ImageDecodeError, match="not a readable JPEG, PNG or WebP"):
+    with pytest.raises(ImageDecodeError, match="no image of a known format"):
         decode(data)
 
 
@@ -120,12 +120,6 @@ def test_truncated_file_is_an_error(file_format):
     data = encode(Image.fromarray(noise), file_format)
     with pytest.raises(ImageDecodeError, match="64 x 64"):
         decode(data[: len(data) // 2])
-
-
-def test_implausible_size_is_an_error(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageDecodeError, match="too large"):
-        decode(encode(Image.new("RGB", (40, 40)), "PNG"))
 
 
 # ------------------------------------------------------------------------------------------- crop

@@ -104,7 +104,8 @@ def test_words(answers: Answers) -> None:
         (" \n ", "at least one word"),
         ("a\nb\nc\nd\ne", "5 words; at most 4"),
         ("a" * 201, "too long"),
-        ("background", "switch of its own"),
+        ("Background", "'Background' is what pixels are called"),
+        ("a cat\nA cat", "same to CLIP"),
     ):
         with pytest.raises(InputError, match=problem):
             answers.read_words(text)
@@ -117,7 +118,7 @@ def test_photos_that_cannot_be_used(answers: Answers, scene: Path, tmp_path: Pat
     Image.new("RGB", (300, 200)).save(files["huge.png"])
     files["heavy.png"].write_bytes(scene.read_bytes() + bytes(600_000))
     for name, problem in (
-        ("fake.png", "cannot be used.*not a readable"),
+        ("fake.png", "cannot be used.*no image of a known format"),
         ("cut.png", "cannot be used.*cannot be decoded"),
         ("huge.png", "cannot be used.*300 x 200 pixels, and the limit is 50000"),
         ("heavy.png", r"0.6 MB; at most 0.5 MB"),

@@ -346,13 +346,14 @@ def test_bad_uploads_are_told_in_the_page(site: Site, tmp_path: Path) -> None:
         if page.locator("#photo input[type=file]").count() == 0:
             page.click("#photo [aria-label=Clear]")
             page.wait_for_selector("#photo input[type=file]", state="attached")
-    put(page, write_scene(tmp_path / "good.png", 3), "")
+    # A name of which neither the browser nor Python knows that it is an image.
+    put(page, write_scene(tmp_path / "good.png", 3).rename(tmp_path / "good.MPO"), "")
     assert not page.locator(".message").is_visible()
     page.click("#segment")
     page.wait_for_selector(".message >> text=at least one word")
     page.fill("#words textarea", "<img src=x onerror=alert(1)>\nbackground")
     page.click("#segment")
-    page.wait_for_selector(".message >> text=switch of its own")
+    page.wait_for_selector(".message >> text=what pixels are called")
     page.fill("#words textarea", "<img src=x onerror=alert(1)>")
     page.click("#segment")
     wait_for_names(page, {"<img src=x onerror=alert(1)>", "background"})

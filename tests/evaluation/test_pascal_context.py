@@ -140,10 +140,12 @@ def test_hostile_mat_files(tmp_path: Path) -> None:
 
     for size in (0, 1, 127, 128, 130, 140, 200, len(whole) // 2, len(whole) - 1):
         assert refused(whole[:size])
-    assert "not a MATLAB 5 file" in refused(b"\x89HDF\r\n\x1a\n" * 100)
+    assert "not a MATLAB 5 file" in refused(b"\x89PNG\r\n\x1a\n" * 100)
+    scipy.io.savemat(path, {"LabelMap": np.zeros((5, 7))}, format="4")
+    assert "MATLAB 4 file" in refused(path.read_bytes())
     hdf = bytearray(whole)
     hdf[124:128] = b"\x00\x02IM"  # what -v7.3 writes
-    assert "not a MATLAB 5 file" in refused(bytes(hdf))
+    assert "MATLAB 7.3" in refused(bytes(hdf))
     # A header of four billion entries, and streams of more and of fewer bytes than they should.
     at = whole.index(struct.pack("<II", 200, 200))
     large = struct.pack("<II", 1 << 16, 1 << 16)

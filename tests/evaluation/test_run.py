@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,9 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     calls: list[Path] = []
     decode = judge.read_pixels
 
-    def counted(path: Path) -> np.ndarray:
+    def counted(path: Path, exif: str | None = None) -> np.ndarray:
         calls.append(path)
-        return decode(path)
+        return decode(path, exif)
 
     monkeypatch.setattr(judge, "read_pixels", counted)
     log = next((tmp_path / "whole/progress").glob("voc.*.jsonl"))
@@ -253,8 +254,8 @@ def test_a_file_that_goes_bad_while_it_runs(
     write_photos(tmp_path, [(40, 60)] * 3)
     listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
     (tmp_path / "images/002.png").write_bytes(b"not an image")
-    monkeypatch.setattr(run_module, "verify_examples", lambda *a, **k: ())
-    with pytest.raises(RunError, match=r"002\.png cannot be decoded"):
+    monkeypatch.setattr(run_module, "verify_examples", lambda *a, **k: ((), Counter()))
+    with pytest.raises(RunError, match=r"002\.png: 12 bytes"):
         evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
     write_photos(tmp_path / "again", [(40, 60)] * 3)
     (tmp_path / "images/002.png").write_bytes((tmp_path / "again/images/002.png").read_bytes())
@@ -307,7 +308,7 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     others: list[str] = [
         hash_of(dataclasses.replace(base, benchmark=dataclasses.replace(base.benchmark, **change)))
         for change in (
-            {"background": True}, {"reduce_zero_label": True}, {"ignore": 7}, {"window": 32},
+            {"background": True}, {"reduce_zero_label": True}, {"ignore": (7,)}, {"window": 32},
             {"short_side": 32}, {"stride": 8}, {"threshold": 0.1}, {"split": "train"},
             {"classes": (("plain red",), ("blue",), ("plain green",))},
         )

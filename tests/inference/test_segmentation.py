@@ -267,12 +267,19 @@ def test_save(tmp_path: Path) -> None:
     assert [bytes.fromhex(c[1:]) for c in record["colors"]] == [bytes(c) for c in result.colors]
 
 
-def test_masks_of_each_kind(tmp_path: Path) -> None:
+def test_masks_of_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = result_of()
     paths = result.save(tmp_path, masks="working")
     with np.load(paths["masks"]) as saved:
         np.testing.assert_array_equal(saved["masks"], result.scores.astype(np.float16))
     # What an earlier call wrote must not be taken for this result's.
+    full, reduced = 2 * 30 * 40 * 3, 2 * 8 * 10 * 3
+    for bound, size in {full: (30, 40), full - 1: (16, 20), reduced: (8, 10)}.items():
+        monkeypatch.setattr(segmentation_module, "AUTO_MASK_BYTES", bound)
+        with np.load(result.save(tmp_path)["masks"]) as saved:
+            assert saved["masks"].shape == (*size, 3)
+        record = json.loads((tmp_path / "image.json").read_text())
+        assert record["mask_size"] == {"height": size[0], "width": size[1]}
     assert "masks" not in result.save(tmp_path, masks="none")
     assert not (tmp_path / "image_masks.npz").exists()
     assert json.loads((tmp_path / "image.json").read_text())["masks"] == "none"

@@ -203,6 +203,20 @@ def test_segment(shapes: Segmenter, tmp_path: Path) -> None:
     np.testing.assert_array_equal(shapes.segment(image / 255, WORDS).labels, result.labels)
 
 
+def test_synonyms_show_one_thing(shapes: Segmenter) -> None:
+    """On the patches the largest of their masks, as when benchmarks are judged."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    red, blue, green = np.moveaxis(shapes.segment(image, WORDS, pamr=False).scores, -1, 0)
+    result = shapes.segment(image, [[WORDS[0], WORDS[2]], WORDS[1]], pamr=False)
+    assert result.names == ("background", WORDS[0], WORDS[1])
+    np.testing.assert_allclose(result.scores[..., 1], blue, atol=1e-6)
+    best, largest = result.scores[..., 0], np.maximum(red, green)
+    assert (red > green).any() and (green > red).any() and (best >= largest - 1e-6).all()
+    np.testing.assert_allclose(best.max(), largest.max(), atol=1e-6)
+    with pytest.raises(InputError, match="'plain blue' are given more than once"):
+        shapes.segment(image, [["blue", "plain blue"], "plain blue"])
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (700, 2), (3, 3), (2100, 1)])
 def test_odd_sizes(shapes: Segmenter, size: tuple[int, int]) -> None:
     for mode in ("whole", "slide"):
@@ -231,11 +245,10 @@ def test_settings_of_a_model_are_its_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"texts": []}, "list is empty"),
+        ({"texts": []}, "is empty"),
         ({"texts": "a cat"}, "single string 'a cat'"),
-        ({"texts": ["a", " "]}, "' ' must be a name"),
-        ({"texts": ["a", "a"]}, "'a' are given more than once"),
-        ({"texts": ["a", "background"]}, "'background' is what pixels are called"),
+        ({"texts": ["a", "a", "b"]}, "texts: 'a' is given twice"),
+        ({"texts": ["cut " * 90 + "a", "cut " * 90 + "b"]}, "same to CLIP"),
         ({"texts": ["a"], "threshold": 2.0}, "threshold=2.0 must be between"),
         ({"texts": ["a"], "kp_weight": -1.0}, "kp_weight=-1.0 must be between"),
         ({"texts": ["a"], "mode": "sideways"}, "mode='sideways' is unknown"),

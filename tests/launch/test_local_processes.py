@@ -98,18 +98,14 @@ def test_bad_input_ends_all_with_its_code(tmp_path: Path) -> None:
 
 
 def training(folder: Path, name: str) -> list[str]:
-    """Two processes that train a CLIP for seven steps and do not judge it.
-
-    Of one device each: with programs from JAX's cache on disk, collectives of several devices in
-    one process are now and then mismatched on CPUs.
-    """
+    """Two processes of two devices that train a CLIP for seven steps and do not judge it."""
     config = folder / "tiny_run.py"
     config.write_text(
         "from tests.tiny import tiny_clip_config\n\n\ndef get_config():\n"
         "    return tiny_clip_config().unlock()\n"
     )
     return [
-        *("--devices=1", "2", f"--config={config}"),
+        *("--devices=2", "2", f"--config={config}"),
         f"--workdir={folder / name}",
         "--config.eval.tasks=()",
         "--config.eval.every=2",

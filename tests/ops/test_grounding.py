@@ -31,10 +31,15 @@ def inputs(images: int, texts: int | None = None) -> tuple[jax.Array, ...]:
 
 
 def plain(
-    pixels: jax.Array, texts: jax.Array, w: jax.Array, b: jax.Array, log_scale: jax.Array
+    pixels: jax.Array,
+    texts: jax.Array,
+    w: jax.Array,
+    b: jax.Array,
+    log_scale: jax.Array,
+    area_group: int = 0,
 ) -> grounding.GroundingLosses:
     masks = jax.nn.sigmoid(w * masking.pixel_text_similarity(pixels, texts) + b)
-    area, neg_area = losses.area_losses(masks, 0.4)
+    area, neg_area = losses.area_losses(masks, 0.4, area_group)
     return grounding.GroundingLosses(
         tclf=losses.region_text_loss(masking.masked_pool(pixels, masks), texts, log_scale),
         area=area,
@@ -48,14 +53,19 @@ def weighted(found: grounding.GroundingLosses) -> jax.Array:
     return jnp.dot(jnp.array(WEIGHTS), jnp.stack(found[:4]))
 
 
-@pytest.mark.parametrize(("count", "text_tile"), [(8, 4), (7, 3), (5, None), (1, None)])
-def test_values_and_gradients_equal_the_plain_ones(count: int, text_tile: int | None) -> None:
+@pytest.mark.parametrize(
+    ("count", "text_tile", "area_group"),
+    [(8, 4, 2), (7, 3, 0), (7, 3, 4), (5, None, 64), (1, None, 0)],
+)
+def test_values_and_gradients_equal_the_plain_ones(
+    count: int, text_tile: int | None, area_group: int
+) -> None:
     def tiled(*args: jax.Array) -> Any:
-        found = grounding.grounding_losses(*args, text_tile=text_tile)
+        found = grounding.grounding_losses(*args, area_group=area_group, text_tile=text_tile)
         return weighted(found), found
 
     def reference(*args: jax.Array) -> Any:
-        found = plain(*args)
+        found = plain(*args, area_group=area_group)
         return weighted(found), found
 
     arguments = inputs(count)

@@ -48,6 +48,24 @@ def test_area_losses() -> None:
     assert float(area_losses(jnp.full((1, 1, 2, 2), 0.4), 0.4)[1]) == 0.0
 
 
+def test_area_of_groups_is_the_mean_of_each_alone() -> None:
+    masks = jax.random.uniform(jax.random.key(0), (6, 6, 2, 2))
+    prior = float(jnp.mean(jnp.diagonal(masks)))  # on which the whole batch lies
+
+    def apart(masks: jax.Array) -> jax.Array:
+        groups = [area_losses(masks[i : i + 2, i : i + 2], prior)[0] for i in (0, 2, 4)]
+        return jnp.mean(jnp.stack(groups))
+
+    def together(masks: jax.Array) -> jax.Array:
+        return area_losses(masks, prior, 2)[0]
+
+    found, expected = (jax.value_and_grad(f)(masks) for f in (together, apart))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-7)
+    assert found[0] > 0.01 > area_losses(masks, prior)[0]
+    assert area_losses(masks, prior, 2)[1] == area_losses(masks, prior)[1]
+
+
 def test_total_variation_of_a_ramp() -> None:
     ramp = jnp.arange(6.0).reshape(1, 2, 3)
     assert float(total_variation(ramp)) == 3 + 1

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -45,3 +49,31 @@ def test_a_process_takes_its_own_devices_if_their_compiler_lets_it(
 
 def test_here_they_are_all_devices() -> None:
     assert local_mesh() == data_mesh(jax.local_devices())
+
+
+PROGRAM = """
+import sys
+import jax, jax.numpy as jnp
+from tcl_jax.parallel.mesh import batch_sharded, data_mesh
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+alone = jax.jit(lambda x: x + 1)(jnp.zeros(8))
+rows = jax.device_put(alone, batch_sharded(data_mesh()))
+def together(x): return x.sum()
+jax.jit(together)(rows)
+"""
+
+
+@pytest.mark.parametrize(("devices", "cached"), [(1, 1), (2, 0)])
+def test_only_programs_of_one_cpu_device_are_cached(
+    devices: int, cached: int, tmp_path: Path
+) -> None:
+    """Of more, XLA would mix up the collectives when it loads a program that branches."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        env={**os.environ, "XLA_FLAGS": flags},
+        check=True,
+    )
+    assert list(tmp_path.glob("jit__lambda*-cache"))
+    assert len(list(tmp_path.glob("jit_together*-cache"))) == cached

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
 import jax
 import pytest
 
@@ -43,3 +50,60 @@ def test_processes_that_see_different_things(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(processes, "gather_texts", lambda text: [text, text, "2"])
     with pytest.raises(InputError, match="^process 2 sees other images than .* 0: 2 there, 3 here"):
         check_same("images", "3", "Copy them")
+
+
+ONE_WAITS = """
+import sys, time
+from tcl_jax.errors import run_command
+from tcl_jax.parallel.processes import any_process, start_processes
+
+def main():
+    start_processes("localhost:" + sys.argv[1], 2, int(sys.argv[2]))
+    print("joined", flush=True)
+    time.sleep(600 if sys.argv[2] == "1" else 0)
+    any_process(True)
+
+run_command(main)
+"""
+
+
+@pytest.fixture
+def waiting() -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes, the first of which waits for the second, which does not come."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_WAITS, port, index],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in ("0", "1")
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert "joined\n" in iter(process.stdout.readline, "")
+        time.sleep(1)
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_second_signal_ends_a_process_that_waits(waiting: list[subprocess.Popen[str]]) -> None:
+    waiting[0].send_signal(signal.SIGTERM)
+    time.sleep(1.5)
+    assert waiting[0].poll() is None
+    waiting[0].send_signal(signal.SIGTERM)
+    told = waiting[0].communicate(timeout=60)[1]
+    assert waiting[0].returncode == 130 and "perhaps for another process" in told
+
+
+def test_it_ends_when_the_other_is_gone(waiting: list[subprocess.Popen[str]]) -> None:
+    waiting[1].kill()
+    told = waiting[0].communicate(timeout=60)[1]
+    assert waiting[0].returncode == 1 and "error: another process of this run has ended" in told

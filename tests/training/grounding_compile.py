@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -52,7 +53,8 @@ def measure(kind: str, topology: str) -> dict[str, Any]:
     def array(sharding: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
-    losses = {"plain": plain, "tiled": grounding_losses}[kind]
+    grouped = partial(grounding_losses, area_group=64)
+    losses = {"plain": plain, "tiled": grounding_losses, "grouped": grouped}[kind]
     gradient = jax.grad(lambda *arguments: weighted(losses(*arguments)), argnums=(0, 2, 3, 4))
     count, scalar = IMAGES * mesh.size, array(everywhere)
     compiled = (

@@ -13,7 +13,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh
 from tcl_jax.parallel.processes import start_processes
 from tcl_jax.training.build import build_task
-from tcl_jax.training.check import check_config, check_same_config
+from tcl_jax.training.check import check_area_group, check_config, check_same_config
 from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.workdir import open_workdir
 
@@ -72,6 +72,16 @@ def test_a_run_has_room_for_an_evaluation() -> None:
     check_config(config)
     config.eval.every, config.eval.tasks = 2500, ()
     check_config(config)
+
+
+def test_groups_of_the_area_loss_divide_the_batch() -> None:
+    config = get_config()
+    check_area_group(config)
+    config.train.global_batch_size = 96
+    with pytest.raises(InputError, match=r"global_batch_size=96 .* loss\.area_group=64"):
+        check_area_group(config)
+    config.loss.area_group = 0
+    check_area_group(config)
 
 
 def test_captions_are_embedded_once_for_a_frozen_text_tower_alone() -> None:

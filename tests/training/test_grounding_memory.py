@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @cache
 def on_tpu() -> dict[str, dict[str, Any]]:
-    programs = ["tiled:v5e:4x4", "tiled:v5e:16x16", "plain:v5e:4x4"]
+    programs = ["tiled:v5e:4x4", "tiled:v5e:16x16", "plain:v5e:4x4", "grouped:v5e:4x4"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.grounding_compile", *programs],
         cwd=ROOT,
@@ -72,6 +72,15 @@ def test_memory_on_tpu_is_a_fraction_of_the_plain_losses() -> None:
 def test_chips_exchange_texts_and_sums_only() -> None:
     for name in ("tiled:v5e:4x4", "tiled:v5e:16x16"):
         assert on_tpu()[name]["largest_collective"] == on_tpu()[name]["texts"] * 512
+
+
+@needs_tpu_compiler
+@pytest.mark.slow
+def test_areas_of_groups_take_no_more() -> None:
+    grouped, whole = on_tpu()["grouped:v5e:4x4"], on_tpu()["tiled:v5e:4x4"]
+    assert grouped["temporary"] < 1.05 * whole["temporary"]
+    for name in ("largest_collective", "gradient"):
+        assert grouped[name] == whole[name]
 
 
 def strip_losses(*arrays: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tcl_jax.training import interrupt as module
 from tcl_jax.training.interrupt import Interrupt
 
 
@@ -18,7 +19,7 @@ def test_the_same_wish_twice_is_one() -> None:
 
 
 def test_a_second_wish_ends_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Interrupt, "ECHO", 0.0)
+    monkeypatch.setattr(module, "SIGNAL_ECHO", 0.0)
     with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
         assert interrupt.requested

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -20,10 +21,16 @@ from PIL import Image
 
 from configs.tcl import get_config as paper_config
 from tcl_jax.checkpoints.store import CheckpointStore
+from tcl_jax.convert.identity import identify_clip
+from tcl_jax.convert.load import load_clip
+from tcl_jax.convert.readers import write_safetensors
 from tcl_jax.errors import InputError
+from tcl_jax.files import sha256_of
+from tcl_jax.inference.model import load_model
 from tcl_jax.training import loop
 from tcl_jax.training.build import build_task
 from tcl_jax.training.loop import Evaluation, NonFiniteError, Outcome, train
+from tests.reference import read_state_dict
 from tests.tiny import tiny_clip_config, tiny_config
 
 
@@ -146,6 +153,48 @@ def test_other_config_is_refused_with_the_fields(config: ConfigDict, tmp_path: P
     assert "seed: 0 there, 3 now" in str(error.value)
 
 
+def test_a_run_knows_its_clip(
+    config: ConfigDict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When it goes on and when it is used: the same arrays in whatever file, and no others."""
+    workdir, file = tmp_path / "run", Path(config.model.weights)
+    part = run(config, workdir, {"task": interrupt_after(1)})
+    recorded = json.loads((workdir / "config.json").read_text())["clip"]
+    tensors, trained_on = read_state_dict(file), sha256_of(file)
+    assert recorded["weights"] == str(file) and recorded["file_sha256"] == trained_on
+    write_safetensors(file, {**tensors, "visual.proj": tensors["visual.proj"] * 2}, {})
+    other = identify_clip(file, load_clip(file))["arrays_sha256"]
+    for use in (lambda: run(config, workdir), lambda: load_model(workdir)):
+        with pytest.raises(InputError) as error:
+            use()
+        for told in (str(file), trained_on, sha256_of(file), recorded["arrays_sha256"], other):
+            assert told in str(error.value)
+    file.unlink()
+    with pytest.raises(InputError, match=f"do not exist.*trained on {file}.*{trained_on}"):
+        load_model(workdir)
+    write_safetensors(file, tensors, {"saved": "again"})
+    assert sha256_of(file) != trained_on
+    assert load_model(workdir).origin["run"]["step"] == part.step == 5
+    assert run(config, workdir).finished
+
+    known = build_task(config)
+    train(config, str(tmp_path / "old"), dataclasses.replace(known, identity=None), {})
+    for use in (lambda: load_model(tmp_path / "old"), lambda: run(config, tmp_path / "old")):
+        caplog.clear()
+        use()
+        assert "cannot be told whether" in caplog.text
+
+
+def test_two_runs_in_one_workdir(config: ConfigDict, tmp_path: Path) -> None:
+    def second(params: Any, frozen: Any) -> Evaluation:
+        with pytest.raises(InputError, match=f"a run on .*process {os.getpid()}"):
+            run(config, tmp_path / "run")
+        return Evaluation({"miou": 1.0})
+
+    assert run(config, tmp_path / "run", {"task": second}).finished
+    assert run(config, tmp_path / "run").finished
+
+
 def test_non_finite_loss_stops_and_keeps_the_last_good(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +255,7 @@ def test_the_papers_config_on_tar_shards(tmp_path: Path) -> None:
     config.train.update(
         global_batch_size=8, total_steps=4, backbone_from_step=9, log_every=1, accumulation_steps=2
     )
+    config.loss.area_group = 4
     config.optim.warmup_steps = 2
     config.eval.every = 4
     outcome = run(config, tmp_path / "run")

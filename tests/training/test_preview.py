@@ -19,6 +19,7 @@ from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.data.transforms import RandomResizedCrop
 from tcl_jax.errors import InputError
+from tcl_jax.training.build import clip_config
 from tcl_jax.training.preview import Origin, Preview, take_preview, with_noise
 from tests.data.shards import write_shard
 
@@ -121,6 +122,7 @@ def test_bad_samples_are_told_and_captions_stay_with_their_images(
         image = buffer.getvalue()
         members[f"{number}.png"] = image[: len(image) // 2] if number % 5 == 0 else image
         members[f"{number}.txt"] = b" " if number % 5 == 1 else f"colour {color}".encode()
+    members |= {"27.txt": b"couleur \xe9", "alone.gif": b"", "0.npy": b""}
     config = config_of(
         write_shard(tmp_path / "bad.tar", members), "--config.data.rand_augment.operations=0",
         "--config.data.random_erasing=0.0", batch=40,
@@ -130,10 +132,13 @@ def test_bad_samples_are_told_and_captions_stay_with_their_images(
     for image, caption in zip(taken.images, taken.captions, strict=True):
         assert caption == f"colour {image[0, 0, 0]}"
     bad = sum(taken.totals[1:])
-    assert taken.totals[0] == 40 and bad >= 16
+    assert taken.totals[0] == 40 and bad >= 17
     told = taken.describe()
     assert f"bad samples: {bad} of {40 + bad} looked at" in told
     assert "damaged_image" in told and "empty_caption" in told
+    assert "27 (not_utf8): the caption is not UTF-8: b'couleur \\xe9'; as Latin-1" in told
+    assert "left out: members of other kinds: 1 (the first: 0.npy in " in told
+    assert "images without caption: 1 (the first: alone.gif" in told
     assert "changes to 40 images: flipped" in told and "erased" not in told
 
 
@@ -186,7 +191,7 @@ def test_a_page_of_drawn_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     config = read_config(SHAPES, [], "x")
     assert config is not None
     assert "pairs: 2,000,000" in capsys.readouterr().out
-    side = config.model.sizes.resolution
+    side = clip_config(config).resolution
     taken = take_preview(config, 3, image_size=side, context_length=32)
     assert all(origin.original is None and not origin.changes for origin in taken.origins)
     factor = 224 // side
@@ -247,7 +252,7 @@ def test_many_words_are_cut_and_that_is_told(tmp_path: Path) -> None:
         tokens=np.array([[1, 1, 1, 1], [1, 1, 0, 0]], np.int32),
         captions=["two\nlines", "b"],
         origins=[Origin(None, None, ())] * 2,
-        totals=[2, 0, 0, 0, 0, 0, 0],
+        totals=[2, 0, 0, 0, 0, 0, 0, 0],
     )
     told = taken.describe()
     assert "pairs: 1,234" in told and "\n  two lines\n" in told

@@ -16,6 +16,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.layers import REMAT
 from tcl_jax.models.tcl import TCL
+from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.build import build_adamw, build_schedule, build_task
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective, with_keys
 from tcl_jax.training.state import create_state
@@ -52,7 +53,7 @@ def subjects() -> dict[str, tuple[Objective, Any, Any]]:
         lambda path, x: jnp.full_like(x, 0.5) if "gate" in str(path[-1]) else x, learned
     )
     return {
-        "tcl": (TCLObjective(model, text_tile=3), learned, clip),
+        "tcl": (TCLObjective(model, LossWeights(area_group=4), text_tile=3), learned, clip),
         "clip": (CLIPObjective(CLIP(SIZES)), clip, {}),
     }
 

@@ -1,0 +1,163 @@
+"""Folders of weights as OpenCLIP and Hugging Face's libraries write them, also in several files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.readers import open_weights
+from tcl_jax.convert.tensor_file import TensorFile, TensorSpec
+
+KNOWN = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Names that the libraries give to a model. Of several, which hold the same weights, the first."""
+
+SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
+INDEX = ".index.json"
+_MAX_INDEX = 16 << 20
+_SHARD = re.compile(r".+-\d{5}-of-(\d{5})\.\w+")
+
+
+def find_weights(path: Path) -> Path:
+    """The file of weights that a path means: itself, or the one in a folder.
+
+    Args:
+        path: of a file, which need not be there, or of a folder as OpenCLIP, `save_pretrained` or
+            a hub's cache have it, or with one weight file of any name.
+
+    Returns:
+        A file for `open_model`; of weights in several files it is their index.
+
+    Raises:
+        WeightError: if it is one of several files, or the folder holds none, several, a part, or
+            what another tool must read.
+    """
+    if not path.is_dir():
+        if _is_shard(path):
+            raise WeightError(
+                f"weights {str(path)!r} are one of several files that hold a model together; give "
+                f"their folder, {str(path.parent)!r}, or the *{INDEX} file in it"
+            )
+        return path
+    for name in KNOWN:
+        if (path / name).is_file():
+            return path / name
+    if (path / ".metadata").exists() or any(path.glob("*.distcp")):
+        raise WeightError(
+            f"weights {str(path)!r} are a distributed checkpoint of PyTorch's; make one file of it "
+            f"with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} "
+            "weights.pt` and give that"
+        )
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    indexes = sorted(path.glob(f"*{INDEX}"))
+    if len(indexes or files) == 1 and (indexes or not _is_shard(files[0])):
+        return (indexes or files)[0]
+    shown = ", ".join(file.name for file in files[:4]) + (" and more" if files[4:] else "")
+    if files and all(map(_is_shard, files)):
+        wrong = f"hold parts of a model ({shown}) without the *{INDEX} file that lists them; get it"
+    elif files:
+        wrong = f"are a folder of several files ({shown}); give the path of the one that is meant"
+    else:
+        wrong = (
+            f"are a folder without {', '.join(KNOWN[:2])} or another weight file; give one of "
+            "OpenCLIP's or Hugging Face's, or a file (a model that this package wrote, or a run, "
+            "is given with --checkpoint)"
+        )
+    raise WeightError(f"weights {str(path)!r} {wrong}")
+
+
+def _is_shard(path: Path) -> bool:
+    match = _SHARD.fullmatch(path.name)
+    return match is not None and int(match[1]) > 1
+
+
+def open_model(path: Path) -> TensorFile | Shards:
+    """`readers.open_weights` of a file, or of all that an index lists.
+
+    Raises:
+        WeightError: if it, or a file that it lists, is missing, damaged or no weights.
+    """
+    return Shards(path) if path.name.endswith(INDEX) else open_weights(path)
+
+
+class Shards(Mapping[str, Any]):  # as TensorFile is
+    """Tensors that lie in several files, used as a `TensorFile`.
+
+    Attributes:
+        path: of the index, {"weight_map": {tensor: file}}, beside the files.
+        files: those files.
+        format, specs, scalars: as of a `TensorFile`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        places = _read_index(path)
+        self.files = [path.parent / name for name in sorted(set(places.values()))]
+        if lacking := [file.name for file in self.files if not file.is_file()]:
+            raise WeightError(
+                f"weights {str(path)!r} list {len(self.files)} files, of which {len(lacking)} are "
+                f"not there: {', '.join(lacking[:4])}; get them, too"
+            )
+        with contextlib.ExitStack() as stack:
+            opened = {file.name: stack.enter_context(open_weights(file)) for file in self.files}
+            self._places = {name: opened[file] for name, file in places.items()}
+            if lost := [name for name, file in self._places.items() if name not in file.specs]:
+                raise WeightError(
+                    f"weights {str(path)!r} list {len(lost)} tensors that their files lack, such "
+                    f"as {lost[0][:80]!r}; get all of them again"
+                )
+            self._stack = stack.pop_all()
+        first = next(iter(opened.values()))
+        self.format = f"{first.format} in {len(opened)} files"
+        self.scalars = first.scalars
+        self.specs: Mapping[str, TensorSpec] = {
+            name: file.specs[name] for name, file in self._places.items()
+        }
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array: np.ndarray = self._places[name][name]
+        return array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.specs  # Mapping's own would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        if path.stat().st_size > _MAX_INDEX:
+            raise ValueError(f"it has more than {_MAX_INDEX:,} bytes")
+        index = json.loads(path.read_bytes())
+        places = index["weight_map"]
+        if not places or not all(Path(file).name == file for file in places.values()):
+            raise ValueError("its weight_map is no table of tensors and files beside it")
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise WeightError(
+            f"weights {str(path)!r} cannot be read: {type(error).__name__}: {error}; get the index "
+            "of the files again"
+        ) from error
+    return dict(places)

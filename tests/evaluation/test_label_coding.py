@@ -1,0 +1,87 @@
+"""What the values of labels tell of a benchmark before it is scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tcl_jax.errors import InputError
+from tcl_jax.evaluation.benchmark import custom_benchmark
+from tcl_jax.evaluation.label_coding import coding_problems, describe_values
+from tcl_jax.evaluation.labels import to_classes
+
+ABC = ["cat", "dog", "cow"]
+
+
+def told(classes: list[str], seen: list[int], **settings: Any) -> list[tuple[bool, str]]:
+    benchmark = custom_benchmark("i", "l", classes, **settings)
+    found = coding_problems(benchmark, dict.fromkeys(seen, 5), Path("l"))
+    return [(problem.fatal, problem.detail) for problem in found]
+
+
+@pytest.mark.parametrize(
+    ("classes", "settings", "values", "fatal", "parts"),
+    [
+        (["thing"], {}, [0, 255], True, ["0 (50.0 %), 255", "`255: thing`", "--background"]),
+        (["thing"], {"background": True}, [0, 255], True, ["only 'background'", "`255: thing`"]),
+        (["cat", "dog"], {}, [0, 255], True, ["only 'cat'", "mask of one class"]),
+        (["thing"], {}, [0], True, ["any model"]),
+        (["thing"], {}, [0, 1], True, ["of 1 there is no class", "--background"]),
+        (ABC, {}, [1, 2, 3], True, ["count from 1", "--reduce_zero_label"]),
+        (ABC, {}, [0, 1, 2, 3], True, ["--background", "--reduce_zero_label", "--ignore=3,255"]),
+        (ABC, {}, [0, 1, 2, 11], True, ["--ignore=11,255", "`7: name`"]),
+        (ABC, {}, [0, 128, 255], True, ["`7: name`"]),
+        (ABC, {}, [0, 7001, 7002, 26003], True, ["numbers of instances"]),
+        (ABC, {"reduce_zero_label": True}, [0, 255], True, ["nothing is left"]),
+        (ABC, {}, [1, 2], False, ["'cat'", "count from 1"]),
+        (ABC, {}, [2], False, ["'cat', 'dog'"]),
+        (ABC, {"background": True}, [0, 1, 2], False, ["'cow'", "leave --background out"]),
+        (ABC, {"background": True}, [1, 2, 3], False, ["'background'", "--reduce_zero_label"]),
+        (ABC, {"reduce_zero_label": True}, [0, 1, 2], False, ["leave --reduce_zero_label out"]),
+    ],
+)
+def test_values_of_another_coding(
+    classes: list[str], settings: dict[str, Any], values: list[int], fatal: bool, parts: list[str]
+) -> None:
+    ((is_fatal, detail),) = told(classes, values, **settings)
+    assert is_fatal == fatal
+    assert all(part in detail for part in parts), detail
+
+
+@pytest.mark.parametrize(
+    ("classes", "settings", "values"),
+    [
+        (ABC, {}, [0, 1, 2, 255]),
+        (ABC, {"background": True}, [0, 1, 2, 3]),
+        (ABC, {"reduce_zero_label": True}, [1, 2, 3]),
+        (["thing"], {"background": True, "values": [255]}, [0, 255]),
+        (["cat", "dog"], {"ignore": [11, 255]}, [0, 1, 11, 255]),
+    ],
+)
+def test_sound_values(classes: list[str], settings: dict[str, Any], values: list[int]) -> None:
+    assert told(classes, values, **settings) == []
+
+
+def test_values_of_a_file_of_classes(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("255: thing\n7: road\n")
+    benchmark = custom_benchmark("i", "l", names, background=True)
+    assert describe_values(benchmark) == (
+        "custom: labels 0 = background, 7 = road, 255 = thing; ignored: none"
+    )
+    assert to_classes(np.array([[0, 255, 7]], np.uint8), benchmark).tolist() == [[0, 2, 1]]
+    names.write_text("0: cat\n1: dog\n")
+    plain = custom_benchmark("i", "l", ["cat", "dog"])
+    assert custom_benchmark("i", "l", names) == plain
+    with pytest.raises(InputError, match="value 0 is that of the class 'cat'"):
+        custom_benchmark("i", "l", names, reduce_zero_label=True)
+    names.write_text("__ignore__\n_background_\ncat\ndog\n")
+    labelme = custom_benchmark("i", "l", names)
+    assert labelme == custom_benchmark("i", "l", ["cat", "dog"], background=True)
+    with pytest.raises(InputError, match="ignore = 255 is the label value of a class"):
+        custom_benchmark("i", "l", ["a", "b"], values=[0, 255], ignore=255)
+    with pytest.raises(InputError, match=r"values is \[0, 0\]"):
+        custom_benchmark("i", "l", ["a", "b"], values=[0, 0])

@@ -1,0 +1,81 @@
+"""The sizes of a run's CLIP: of a variant, of the weights without reading them, or as given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.shapes import get_config as shapes_config
+from configs.tcl import get_config as paper_config
+from tcl_jax.config_flags import read_config
+from tcl_jax.convert.tensor_file import TensorFile
+from tcl_jax.errors import InputError
+from tcl_jax.models.clip import VARIANTS, CLIPConfig
+from tcl_jax.training.build import build_frozen_clip, clip_config
+from tests.reference import GOLDEN
+
+CLIP = str(GOLDEN / "clip_state_dict.npz")
+ROOT = Path(__file__).parent.parent.parent
+
+
+def changed(config: ConfigDict, **fields: object) -> ConfigDict:
+    config.update_from_flattened_dict({f"model.{name}": x for name, x in fields.items()})
+    return config
+
+
+def test_every_size_is_a_field_that_can_be_given() -> None:
+    overrides = ["--config.model.variant=custom", "--config.model.sizes.embed_dim=48"]
+    config = read_config(str(ROOT / "configs/tcl.py"), overrides, "plan")
+    assert config is not None
+    with pytest.raises(InputError, match=r"give model.sizes.resolution, .*text_layers, too"):
+        clip_config(config)
+    assert set(paper_config().model.sizes) == set(CLIPConfig.__dataclass_fields__)
+    smaller = changed(paper_config(), variant="ViT-B/32", **{"sizes.vision_layers": 3})
+    assert clip_config(smaller) == CLIPConfig(512, 224, 32, 768, 3, 512, 12)
+
+
+def test_a_name_tells_sizes_without_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, sizes in VARIANTS.items():
+        assert clip_config(changed(paper_config(), weights=name)) == sizes
+
+
+def test_a_file_tells_them_and_no_tensor_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(paper_config(), weights=CLIP)
+    clip, params = build_frozen_clip(config)
+    assert clip.config.vision_layers == 4 and params["text"]["token_embedding"].shape[0] == 600
+
+    read = set[str]()
+    get = TensorFile.__getitem__
+    monkeypatch.setattr(TensorFile, "__getitem__", lambda file, x: read.add(x) or get(file, x))
+    assert clip_config(config) == clip.config
+    assert len(read) < 3  # the checker of types looks at one
+    assert clip_config(shapes_config()).vision_width == 96
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weights": CLIP, "sizes.embed_dim": 48}, "sizes.embed_dim=48, and the weights have 32"),
+        ({"weights": ""}, "variant='auto' takes the sizes from model.weights"),
+        ({"weights": "none.pt"}, "'none.pt' do not exist"),
+        ({"weights": CLIP, "variant": "ViT-H/14"}, "'ViT-H/14' is unknown; .*'auto'"),
+    ],
+)
+def test_sizes_that_nothing_tells(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        clip_config(changed(paper_config(), **fields))
+
+
+def test_a_clip_from_scratch_takes_no_sizes_of_weights() -> None:
+    config = changed(paper_config(), weights=CLIP)
+    config.objective = "clip"
+    with pytest.raises(InputError, match="none are trained further"):
+        clip_config(config)
+
+
+def test_a_prefix_that_fits_no_model_is_refused() -> None:
+    with pytest.raises(InputError, match="prefix 'teacher' is of no model in the files given"):
+        build_frozen_clip(changed(paper_config(), weights=CLIP, prefix="teacher"))
