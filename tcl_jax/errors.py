@@ -20,6 +20,11 @@ SIGNAL_ECHO = 1.0
 """Seconds in which a second signal is the same wish: a terminal and a launcher both pass one on."""
 PATIENCE = 5.0
 """Seconds that a process has for its own way out, where that may be blocked."""
+_OF_WHAT_WAS_GIVEN = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EROFS, errno.ENXIO,
+}  # fmt: skip
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 class InputError(ValueError):
@@ -37,19 +42,22 @@ class RunError(RuntimeError):
 def as_input_error(what: str) -> Iterator[None]:
     """Turns a ValueError or OSError of its body into an `InputError` that begins with `what`.
 
-    For calls whose only cause of such errors is what the user gave. A `RunError` stays one.
+    For calls whose only cause of such errors is what the user gave, or else the machine: that, as
+    `machine_fault` tells it, becomes a `RunError`. A `RunError` stays one.
     """
     try:
         yield
     except RunError:
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
+        if fault := machine_fault(error):
+            raise RunError(f"{what}: {fault}") from error
         raise InputError(f"{what}: {error}") from error
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Runs a command; exits with 2 after bad input (also an OSError that names a file), 1 after a
-    failure it can explain, 130 if interrupted.
+    """Runs a command; exits with 2 after bad input (also an OSError that names a file and is not
+    the machine's fault), 1 after a failure it can explain, 130 if interrupted.
 
     A second Ctrl-C or SIGTERM ends it also where it waits in a library, and so does a failure where
     other processes of the run wait for it or it for them.
@@ -70,11 +78,14 @@ def run_command(command: Callable[[], None]) -> None:
         _exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.filename is None:
+    except (OSError, MemoryError) as error:
+        fault, file = machine_fault(error), getattr(error, "filename", None)
+        if fault is None and file is None:
+            _leave_soon(1)
             raise
-        print(f"error: {error}; correct the path or its permissions", file=sys.stderr)
-        _exit(2)
+        told = f"{error}; correct the path or its permissions"
+        print(f"error: {told if fault is None else fault}", file=sys.stderr)
+        _exit(2 if fault is None else 1)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.stdout.flush()
@@ -136,15 +147,30 @@ def _end_at_second_signal() -> None:
     threading.Thread(target=watch, args=[rope], daemon=True).start()
 
 
-def why_unwritten(error: BaseException) -> str:
-    """Why something could not be written; speaks of the disk only where the disk refused it."""
+def machine_fault(error: BaseException) -> str | None:
+    """What of the machine failed, in words; None where what was given may be to blame.
+
+    Memory, disks, networks and limits of the system are the machine's; a path that is not there or
+    not allowed is not, nor is an error without a number, as libraries raise it of damaged files.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    told = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore puts it
-    code = int(told[1]) if told else getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-        return f"{os.strerror(code)}: is the disk full or gone?"
-    return f"{first_cause(error)}."
+    if isinstance(error, MemoryError):
+        return "there is too little memory"
+    # As TensorStore and safetensors put it.
+    told = re.search(r"os_error_code='(\d+)'|\(os error (\d+)\)", str(error))
+    code = error.errno if isinstance(error, OSError) else None
+    code = int(told[1] or told[2]) if told else code
+    if code is None or code in _OF_WHAT_WAS_GIVEN:
+        return None
+    file = getattr(error, "filename", None)
+    where = "" if file is None else f" ({os.fsdecode(file)})"
+    return os.strerror(code) + where + (": is the disk full or gone?" if code in _OF_DISKS else "")
+
+
+def why_unwritten(error: BaseException) -> str:
+    """Why something could not be written; speaks of the disk only where the disk refused it."""
+    return machine_fault(error) or f"{first_cause(error)}."
 
 
 def first_cause(error: BaseException) -> str:
