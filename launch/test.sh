@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Lint, types and tests, slow ones too.
 # usage: bash launch/test.sh [arguments of pytest]
-# Makes .venv on the first run. TEST_PROCESSES=N spreads the tests over N processes, two if not
-# given; 0 is none but this one. CI or ORACLE=1 installs PyTorch for the CPU, against which some
-# tests compare, and CI Chromium, which shows the web page; without them those tests are skipped.
+# Makes .venv on the first run, of the newest Python from 3.11 to 3.14 or of PYTHON=python3.13.
+# TEST_PROCESSES=N spreads the tests over N processes, two if not given; 0 is none but this one. CI
+# or ORACLE=1 installs PyTorch for the CPU, against which some tests compare, and CI Chromium, which
+# shows the web page; without them those tests are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case "${1:-}" in -h | --help)
-    sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"
+    sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}"
     exit
     ;;
 esac

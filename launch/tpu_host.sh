@@ -13,7 +13,7 @@ install() {
     if ! .venv/bin/python --version >/dev/null 2>&1; then
         # The images come with Python 3.10; uv brings one that is supported.
         python3 -m pip install --quiet --user uv
-        python3 -m uv venv --quiet --clear --seed --python=3.12 .venv
+        python3 -m uv venv --quiet --clear --seed --python=3.13 .venv
     fi
     # shellcheck source=launch/setup_venv.sh
     source launch/setup_venv.sh

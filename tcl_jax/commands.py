@@ -95,7 +95,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer_file",
         metavar="FILE",
-        help="a CLIP's tokenizer.json, where instant-clip-tokenizer cannot be installed",
+        help="the tokenizer.json of a CLIP with another vocabulary than OpenAI's",
     )
 
 

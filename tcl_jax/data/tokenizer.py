@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import html
 import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ftfy
 import numpy as np
-import regex
 from jaxtyping import Int32
 
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
 
 START_ID = 49406
-"""Id of the start-of-text token."""
+"""Id of the start-of-text token in OpenAI's vocabulary."""
 
 END_ID = 49407
 """Id of the end-of-text token, the largest of the vocabulary: CLIP pools the text there."""
 
-_SPACES = regex.compile(r"\s+")
-_PLAIN = regex.compile(r"[\x20-\x25\x27-\x7e]*")
-_MARKERS = {"<|startoftext|>": START_ID, "<|endoftext|>": END_ID}
+_MERGES = Path(__file__).parent.parent / "assets" / "clip_merges.txt.gz"
+_MARKERS = ("<|startoftext|>", "<|endoftext|>")
+_PLAIN = re.compile(r"[\x20-\x25\x27-\x7e]*")
 # How CLIP cuts text into words. A marker counts only where a word can begin: "!<|endoftext|>"
 # begins with the punctuation "!<|".
-_WORDS = regex.compile(
-    r"(?P<marker><\|(?:start|end)oftext\|>)|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-)
-# instant-clip-tokenizer takes <end_of_text> for the end token, which CLIP does not; cut where a
-# word begins anyway, it is not seen.
-_PACKAGED_MARKERS = re.compile(r"(?<=<)(?=(?:start|end)_of_text>)")
-_PROBE = "it's 1 photo!<|endoftext|>"
-_PROBE_IDS = [585, 568, 272, 1125, 0, 27, 347, 40786, 4160, 91, 285]
+_WORDS = r"<\|(?:start|end)oftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+_KEPT = 1 << 16
 
 
 class ClipTokenizer:
-    """Texts to the token ids of OpenAI's CLIP (vocabulary of 49408).
+    """Texts to the token ids of OpenAI's CLIP (vocabulary of 49408), or of another vocabulary.
 
     The text is repaired by ftfy, HTML entities are resolved twice, white space is collapsed and
     letters are lowered. A row is start, tokens, end, then zeros; a text that is too long loses its
@@ -46,9 +42,8 @@ class ClipTokenizer:
 
     Args:
       context_length: tokens per row, start and end included; 77 in all published CLIP models.
-      tokenizer_file: path of a CLIP's tokenizer.json (Hugging Face's format), which the package
-        tokenizers then reads; without it the package instant-clip-tokenizer brings the vocabulary.
-        The ids are the same.
+      tokenizer_file: path of the tokenizer.json (Hugging Face's format) of a CLIP with a vocabulary
+        of its own, whose byte-pair encoding takes the place of OpenAI's.
 
     Raises:
       ValueError: `context_length` is below 2, which leaves no room for start and end.
@@ -64,108 +59,134 @@ class ClipTokenizer:
             )
         self.context_length = context_length
         self.tokenizer_file = None if tokenizer_file is None else os.fspath(tokenizer_file)
-        self._encode_plain: Callable[[str], list[int]] | None = None
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n length"]:
-        """Encodes texts, one row of ids in [0, 49407] each.
+        """Encodes texts, one row of ids in [0, vocab_size) each.
 
         Raises:
           TypeError: `texts` is a single string instead of a sequence of them.
-          InputError: the package that knows the vocabulary is not installed, or
-            `tokenizer_file` is not a CLIP's.
+          InputError: `tokenizer_file` is not a CLIP's.
         """
         if isinstance(texts, str):
             raise TypeError(f"texts: got the single string {texts[:40]!r}; give a list, [text].")
         rows = np.zeros((len(texts), self.context_length), np.int32)
+        start, end = self._vocabulary.markers.values()
         for row, text in zip(rows, texts, strict=True):
-            ids = [START_ID, *self._encode(clean(text))[: self.context_length - 2], END_ID]
+            ids = [start, *self._vocabulary(clean(text))[: self.context_length - 2], end]
             row[: len(ids)] = ids
         return rows
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, of which the end token's is the last.
+
+        Raises:
+          InputError: `tokenizer_file` is not a CLIP's.
+        """
+        return self._vocabulary.markers[_MARKERS[1]] + 1
+
+    @functools.cached_property
+    def _vocabulary(self) -> _Vocabulary:
+        return _packaged() if self.tokenizer_file is None else _read(self.tokenizer_file)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the vocabulary, which cannot be pickled."""
-        return {**self.__dict__, "_encode_plain": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_vocabulary"}
 
     def __repr__(self) -> str:
         """The call that makes it."""
         file = f", tokenizer_file={self.tokenizer_file!r}" if self.tokenizer_file else ""
         return f"ClipTokenizer(context_length={self.context_length}{file})"
 
-    def _encode(self, text: str) -> list[int]:
-        if self._encode_plain is None:
-            file = self.tokenizer_file
-            self._encode_plain = _packaged_encoder() if file is None else _file_encoder(file)
-        encode = self._encode_plain
-        if not any(marker in text for marker in _MARKERS):
-            return encode(text)
-        ids: list[int] = []
-        begin = 0
-        for word in _WORDS.finditer(text):
-            if word["marker"]:
-                ids += encode(text[begin : word.start()])
-                ids.append(_MARKERS[word["marker"]])
-                begin = word.end()
-        return ids + encode(text[begin:])
-
 
 def clean(text: str) -> str:
     """CLIP's cleaning: ftfy, HTML entities twice, single spaces, lower case."""
     if not _PLAIN.fullmatch(text):  # Nothing to repair in plain ASCII, and ftfy is slow.
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return _SPACES.sub(" ", text.strip()).strip().lower()
+    return " ".join(text.split()).lower()
 
 
-def _packaged_encoder() -> Callable[[str], list[int]]:
-    """Byte-pair encoding, where markers are plain text, with the packaged vocabulary."""
-    try:
-        from instant_clip_tokenizer import Tokenizer
-    except ImportError as error:
-        raise InputError(
-            "CLIP's vocabulary comes with the package instant-clip-tokenizer, which cannot be "
-            f"imported ({error}). Install it (pip install instant-clip-tokenizer), or give the "
-            "tokenizer.json of a CLIP as tokenizer_file, with the package tokenizers installed"
-        ) from error
-    encode = Tokenizer().encode
+class _Vocabulary:
+    """Ids of cleaned text. What stands between two spaces is encoded once and kept.
 
-    def encode_plain(text: str) -> list[int]:
-        return [i for piece in _PACKAGED_MARKERS.split(text) for i in encode(piece)]
+    Args:
+      model: the byte-pair encoding, a `tokenizers.models.BPE`.
+      markers: ids of the start and the end token.
+    """
 
-    return encode_plain
+    def __init__(self, model: Any, markers: dict[str, int]) -> None:
+        from tokenizers import Regex, Tokenizer, pre_tokenizers
+
+        split = pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True)
+        in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        # Unicode normalisation, which Hugging Face's files ask for, would change what CLIP keeps.
+        encoder = Tokenizer(model)
+        encoder.pre_tokenizer = pre_tokenizers.Sequence([split, in_bytes])
+        self.markers = markers
+
+        @functools.lru_cache(_KEPT)
+        def encode(piece: str) -> list[int]:
+            if not any(marker in piece for marker in markers):
+                return encoder.encode(piece).ids
+            ids: list[int] = []
+            for word, _ in split.pre_tokenize_str(piece):
+                ids += [markers[word]] if word in markers else encoder.encode(word).ids
+            return ids
+
+        self._encode: Callable[[str], list[int]] = encode
+
+    def __call__(self, text: str) -> list[int]:
+        return [i for piece in text.split() for i in self._encode(piece)]
 
 
-def _file_encoder(path: str) -> Callable[[str], list[int]]:
-    """The same with the vocabulary of a tokenizer.json."""
-    try:
-        from tokenizers import Tokenizer, normalizers
-    except ImportError as error:
-        raise InputError(
-            f"tokenizer_file={path!r} is read by the package tokenizers, which cannot be imported "
-            f"({error}). Install it (pip install tokenizers), or leave tokenizer_file out, with "
-            "the package instant-clip-tokenizer installed"
-        ) from error
+def clip_merges() -> list[tuple[str, str]]:
+    """OpenAI's merges of byte-pair encoding, first to last, in the letters that stand for bytes."""
+    lines = gzip.decompress(_MERGES.read_bytes()).decode().splitlines()
+    return [(first, second) for first, second in map(str.split, lines)]
+
+
+def clip_tokens(merges: Sequence[tuple[str, str]]) -> list[str]:
+    """The tokens of a CLIP in the order of their ids, in the letters that stand for bytes.
+
+    Those of single bytes, the same at the end of a word, those of the merges, start and end.
+    """
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [*map(chr, printed), *map(chr, range(256, 512 - len(printed)))]
+    return [*letters, *(x + "</w>" for x in letters), *map("".join, merges), *_MARKERS]
+
+
+@functools.cache
+def _packaged() -> _Vocabulary:
+    """OpenAI's, one for all tokenizers of a process."""
+    from tokenizers.models import BPE
+
+    merges = clip_merges()
+    ids = {token: i for i, token in enumerate(clip_tokens(merges))}
+    model = BPE(ids, merges, end_of_word_suffix="</w>")
+    return _Vocabulary(model, {marker: ids[marker] for marker in _MARKERS})
+
+
+def _read(path: str) -> _Vocabulary:
+    """That of a tokenizer.json."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    advice = (
+        "give the tokenizer.json of a CLIP, such as the one of openai/clip-vit-base-patch16 on the "
+        "Hugging Face hub"
+    )
     try:
         tokenizer = Tokenizer.from_str(user_path(path).read_text(encoding="utf-8"))
     except Exception as error:  # the library raises Exception itself
+        raise InputError(f"tokenizer_file={path!r} cannot be read: {error}; {advice}") from error
+    model, size = tokenizer.model, tokenizer.get_vocab_size()
+    start, end = (tokenizer.token_to_id(marker) for marker in _MARKERS)
+    suffix = getattr(model, "end_of_word_suffix", None)
+    if not isinstance(model, BPE) or suffix != "</w>" or start is None or end != size - 1:
         raise InputError(
-            f"tokenizer_file={path!r} cannot be read: {error}; give the tokenizer.json of a CLIP, "
-            "such as the one of openai/clip-vit-base-patch16 on the Hugging Face hub"
-        ) from error
-    # The text is cleaned already, and Unicode normalisation would change what CLIP keeps.
-    tokenizer.normalizer = normalizers.Sequence([])
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-
-    def encode_plain(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
-    markers = {marker: tokenizer.token_to_id(marker) for marker in _MARKERS}
-    size = tokenizer.get_vocab_size()
-    if markers != _MARKERS or size != END_ID + 1 or encode_plain(_PROBE) != _PROBE_IDS:
-        raise InputError(
-            f"tokenizer_file={path!r} is not a CLIP's: it has {size} tokens, the ids {markers} and "
-            f"{encode_plain(_PROBE)} for {_PROBE!r}, where CLIP has {END_ID + 1}, {_MARKERS} and "
-            f"{_PROBE_IDS}; give the tokenizer.json of a CLIP, such as the one of "
-            "openai/clip-vit-base-patch16 on the Hugging Face hub"
+            f"tokenizer_file={path!r} is not a CLIP's: of its {size} tokens by "
+            f"{type(model).__name__} (words end in {suffix!r}) {_MARKERS[0]} has the id {start} "
+            f"and {_MARKERS[1]} {end}, where CLIP has byte-pair encoding (BPE), words that end in "
+            f"'</w>', both tokens, and the largest id for the second; {advice}"
         )
-    return encode_plain
+    return _Vocabulary(model, dict(zip(_MARKERS, (start, end), strict=True)))

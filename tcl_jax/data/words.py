@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
-
-import regex
 
 from tcl_jax.data.tokenizer import clean
 from tcl_jax.errors import InputError
 
 BACKGROUND_NAME = "background"
 """What the class of pixels that show none of the words is called."""
-
-_MEANS_SOMETHING = regex.compile(r"[^\p{P}\p{Z}\p{C}]")
 
 
 def check_words(
@@ -37,7 +34,7 @@ def check_words(
         raise InputError("the list of words is empty; give at least one")
     known: dict[Hashable, str] = {seen(BACKGROUND_NAME): ""} if background else {}
     for word in words:
-        if not isinstance(word, str) or not _MEANS_SOMETHING.search(word):
+        if not isinstance(word, str) or not _means_something(word):
             raise InputError(f"{word!r} must be a name with at least one letter or digit")
         try:
             word.encode()
@@ -58,3 +55,8 @@ def check_words(
                 "spaces around a word and nothing beyond its context length; leave one out"
             )
     return words
+
+
+def _means_something(word: str) -> bool:
+    """Whether there is more than punctuation, spaces and control characters."""
+    return any(unicodedata.category(letter)[0] not in "PZC" for letter in word)

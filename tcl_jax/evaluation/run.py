@@ -267,10 +267,10 @@ def embed_texts(
     """Embeddings of class names, float32 [n, d].
 
     Raises:
-        InputError: if the CLIP has another vocabulary than OpenAI's.
+        InputError: if the CLIP has another vocabulary than the tokenizer.
     """
-    check_vocabulary(clip.config)
     tokenizer = ClipTokenizer(clip.config.context_length, tokenizer_file=tokenizer_file)
+    check_vocabulary(clip.config, tokenizer.vocab_size)
     return embed_class_names(clip, params, tokenizer, texts, templates, progress=progress)
 
 

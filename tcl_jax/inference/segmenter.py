@@ -67,8 +67,7 @@ class Segmenter:
         model: parameters and settings; see `from_checkpoint` and `from_torch` for the usual ways.
         dtype: "float32", or "bfloat16" for speed on accelerators.
         batch_size: most windows computed together; 1 on a CPU and 8 elsewhere if None.
-        tokenizer_file: a Hugging Face tokenizer.json, for where the package
-            instant-clip-tokenizer is missing.
+        tokenizer_file: the tokenizer.json of a CLIP with another vocabulary than OpenAI's.
 
     Raises:
         InputError: if the dtype is unknown or the batch size below 1.
@@ -173,7 +172,7 @@ class Segmenter:
             InputError: if the templates are unknown or CLIP cannot tell the texts apart, see
                 `data.words.check_words`.
         """
-        check_vocabulary(self.config)
+        check_vocabulary(self.config, self._tokenizer.vocab_size)
         templates = self.settings.templates if templates is None else templates
         with as_input_error("texts"):
             texts = check_names(self.config, self._tokenizer, texts, templates)

@@ -40,16 +40,21 @@ def class_embeddings(
     return l2_normalize(features.mean(axis=1))
 
 
-def check_vocabulary(config: CLIPConfig) -> None:
-    """Refuses a CLIP whose texts are not those of OpenAI's tokenizer.
+def check_vocabulary(config: CLIPConfig, vocab_size: int = END_ID + 1) -> None:
+    """Refuses a CLIP whose texts are not those of the tokenizer.
+
+    Args:
+        config: of the CLIP.
+        vocab_size: of the tokenizer; OpenAI's by default.
 
     Raises:
-        InputError: if it has another vocabulary.
+        InputError: if the CLIP has another vocabulary.
     """
-    if config.vocab_size != END_ID + 1:
+    if config.vocab_size != vocab_size:
         raise InputError(
-            f"this CLIP has a vocabulary of {config.vocab_size} and not the {END_ID + 1} of "
-            "OpenAI's, so its texts cannot be tokenised here; give text embeddings instead"
+            f"this CLIP has a vocabulary of {config.vocab_size} and not the {vocab_size} of the "
+            "tokenizer; give its own tokenizer.json as tokenizer_file, or text embeddings "
+            "(training needs a CLIP with OpenAI's vocabulary)"
         )
 
 

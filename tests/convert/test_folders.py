@@ -174,6 +174,7 @@ def test_another_model_is_called_what_its_config_calls_it(tmp_path: Path) -> Non
 
 def test_what_transformers_writes(tmp_path: Path) -> None:
     """CLIPSeg's CLIP, also in several files; and models that are only like a CLIP, by name."""
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     vision = {
         "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "image_size": 32,

@@ -36,7 +36,7 @@ from tests.torch_files import (
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_MEMORY = 192 << 20
-MAX_SECONDS = 8  # of the processor's time
+MAX_SECONDS = 20  # of the processor's time, which a busy machine doubles
 MUTANTS_PER_FILE = 150
 SLOW_BYTES = 10_000  # pickles above are read only where no types are checked
 
@@ -199,7 +199,9 @@ class Watch:
         # NumPy has Python parse the text of a header, as "compile" tells; to run it is "exec".
         ran = event in ("import", "exec", "pickle.find_class", "ctypes.dlopen")
         ran = ran or event.startswith(("os.", "subprocess.", "socket.", "shutil."))
-        if ran or (event == "open" and str(arguments[0]) != str(self.path)):
+        # Where that text is wrong, Python looks for its line in a file of this name.
+        expected = (str(self.path), "<string>")
+        if ran or (event == "open" and str(arguments[0]) not in expected):
             self.seen.append((event, arguments))
 
     def attempt(self, path: Path) -> str | None:

@@ -207,7 +207,7 @@ def test_a_silent_store_does_not_stall(tmp_path: Path, store, monkeypatch) -> No
     store.silences = 100
     with pytest.raises(RemoteError, match="TimeoutError: not answered within 0.1 seconds"):
         source[0]
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path, store, monkeypatch, caplog) -> None:

@@ -226,9 +226,9 @@ def test_many_pairs_cost_little(tmp_path: Path) -> None:
             found_pairs = tar_index.find_pairs([])
             found_pairs.pairs.extend([pair] * count)
             Path(f"{shard}.index").write_bytes(tar_index._encode(found, found_pairs))
-        begin = time.monotonic()
+        begin = time.process_time()
         source = open_all(folder)
-        assert time.monotonic() - begin < 2
+        assert time.process_time() - begin < 2
         assert len(source) == 20 * count
         sizes[count] = len(pickle.dumps(source))
     assert sizes[10_000] - sizes[1] < 20 * 20

@@ -74,7 +74,7 @@ def test_photos_of_every_kind_belong_to_a_benchmark(own: Benchmark, tmp_path: Pa
     shutil.copy(tmp_path / "photos/sub/c.jpg", tmp_path / "photos/__MACOSX/c.jpg")
     listing = list_examples(own, tmp_path)
     assert [example.key for example in listing.examples] == ["a", "b", "d", "sub/c"]
-    assert not listing.problems and not verify_examples(listing, progress=False)
+    assert not listing.problems and not verify_examples(listing, progress=False)[0]
     for example in listing.examples:
         assert read_pixels(example.image).shape == (30, 40, 3)
 

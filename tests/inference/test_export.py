@@ -103,7 +103,8 @@ def test_only_the_weights_that_masks_need_are_inside(kp_weight: float) -> None:
     needed = _bytes(learned) + _bytes(visual)
     if not kp_weight:  # CLIP's own last block then has no part in the masks
         needed -= sum(_bytes(visual[name]) for name in ("blocks_3", "ln_post", "proj"))
-    assert needed < len(exported.serialized) < needed + 100_000
+    # The program itself has some 100,000 bytes, and one of CLIP's blocks 790,000.
+    assert needed < len(exported.serialized) < needed + 200_000
 
 
 def _bytes(tree: Any) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -21,7 +22,9 @@ from tcl_jax.inference import segmenter as segmenter_module
 from tcl_jax.inference.model import load_model, model_from_torch, save_model
 from tcl_jax.inference.segmenter import Segmenter, padded_count
 from tcl_jax.inference.settings import InferenceSettings
+from tcl_jax.models.clip import CLIP, encode_text
 from tests.reference import GOLDEN, load, relative_error
+from tests.tokenizer_files import write_tokenizer_file
 
 SIZES = ("64x64", "70x90", "96x64")
 WORDS = ["striped red", "plain blue", "dotted green"]
@@ -210,7 +213,7 @@ def test_synonyms_show_one_thing(shapes: Segmenter) -> None:
     best, largest = result.scores[..., 0], np.maximum(red, green)
     assert (red > green).any() and (green > red).any() and (best >= largest - 1e-6).all()
     np.testing.assert_allclose(best.max(), largest.max(), atol=1e-6)
-    with pytest.raises(InputError, match="'plain blue' are given more than once"):
+    with pytest.raises(InputError, match="'plain blue' is given twice"):
         shapes.segment(image, [["blue", "plain blue"], "plain blue"])
 
 
@@ -257,6 +260,17 @@ def test_settings_of_a_model_are_its_defaults(tmp_path: Path) -> None:
 def test_bad_arguments(shapes: Segmenter, arguments: Mapping[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         shapes.segment(np.zeros((8, 8, 3), np.uint8), **arguments)
+
+
+def test_a_vocabulary_of_ones_own(tmp_path: Path) -> None:
+    ids = write_tokenizer_file(tmp_path)("a cat")["input_ids"]
+    clip = GOLDEN / "clip_state_dict.npz"
+    segmenter = Segmenter.from_torch(clip, tokenizer_file=str(tmp_path / "tokenizer.json"))
+    model = model_from_torch(clip)
+    params = jax.tree.map(jnp.float32, model.params["clip"])
+    feature = encode_text(CLIP(model.config), params, jnp.array([ids]))
+    found = segmenter.embed_texts(["a cat"], ["{}"])
+    assert relative_error(found, feature / np.linalg.norm(feature)) < 1e-5
 
 
 def test_bad_arrays(shapes: Segmenter) -> None:

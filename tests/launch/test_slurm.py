@@ -27,7 +27,8 @@ wait $!
     "scancel": 'echo scancel "$@" >> "$CALLS"\nkill -TERM "$(cat "$CALLS.task")"\n',
     "scontrol": 'echo scontrol "$@" >> "$CALLS"\n',
 }
-SAVES = "trap 'sleep 0.3; echo saved; exit 0' TERM; for i in $(seq 1500); do sleep 0.02; done"
+SAVES = """trap 'sleep 0.3; echo saved; exit 0' TERM; touch "$CALLS.ready"
+for i in $(seq 1500); do sleep 0.02; done"""
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_exit_code_is_that_of_the_tasks(
     code: int, environment: dict[str, str], tmp_path: Path
 ) -> None:
     process = start({**environment, "MAIN": f"exit {code}"}, tmp_path, "--config=c")
-    assert process.wait(timeout=20) == code
+    assert process.wait(timeout=60) == code
     assert calls(environment) == [[*SRUN, "--config=c"]]
 
 
@@ -94,13 +95,12 @@ def test_before_the_limit_it_saves_and_is_queued_again(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     process = start({**environment, "MAIN": SAVES}, tmp_path)
-    deadline = time.monotonic() + 20
-    while not Path(environment["CALLS"] + ".task").exists():
+    deadline = time.monotonic() + 60
+    while not all(Path(environment["CALLS"] + end).exists() for end in (".task", ".ready")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.2)  # for the task to set its trap
     process.send_signal(signal.SIGUSR1)
-    output = process.communicate(timeout=20)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and output.startswith("saved\n"), output
     assert calls(environment)[1:] == [
         ["scancel", "--signal=TERM", "7"],
@@ -126,5 +126,5 @@ def test_help_says_how_it_is_used() -> None:
 def test_without_python_it_says_how_to_install(environment: dict[str, str], tmp_path: Path) -> None:
     environment["PYTHON"] = str(tmp_path / "none")
     process = start(environment, tmp_path)
-    output = process.communicate(timeout=30)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == 2 and "run bash launch/quickstart.sh once, or set PYTHON" in output

@@ -105,7 +105,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
 
 
 def eventually(cloud: Cloud, wanted: str) -> str:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (output := cloud.run("status")[1]).count(wanted) < 2:
         assert time.monotonic() < deadline, output
         time.sleep(0.05)
@@ -174,7 +174,7 @@ def test_dry_run_that_cannot_be_told_ends_and_asks_nothing(cloud: Cloud, tmp_pat
     options = ["run", "--name=tcl", "--dry-run", "--zone=z", "--project=p", *FLAGS]
     environment = {**cloud.environment, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
     done = subprocess.run(
-        ["bash", script, *options], env=environment, capture_output=True, text=True, timeout=30
+        ["bash", script, *options], env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and "not all commands could be told" in done.stderr
     assert cloud.calls() == []
