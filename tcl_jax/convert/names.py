@@ -233,8 +233,9 @@ def plain_names(names: Iterable[str], passed_over: str) -> dict[str, str]:
             names would become one, both stay whole.
     """
     plain = {name: _without(passed_over, name) for name in names}
-    count = Counter(plain.values())
-    return {short if count[short] == 1 else name: name for name, short in plain.items()}
+    if len(set(plain.values())) < len(plain):
+        return {name: name for name in plain}
+    return {short: name for name, short in plain.items()}
 
 
 def _without(passed_over: str, name: str) -> str:
@@ -255,8 +256,8 @@ def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
     """
     if len(found) == 1:
         return found[0]
-    fitting = [x for x in found if x == _plain_prefix(asked)]
-    fitting = fitting or [x for x in found if fits(x, asked)]
+    exact = [x for x in _spellings(asked) if x in found]
+    fitting = exact[:1] or [x for x in found if fits(x, asked)]
     if asked and len(fitting) == 1:
         return fitting[0]
     wrong = f"and the prefix {asked!r} fits {len(fitting) or 'none'} of them; " if asked else ""
@@ -271,12 +272,13 @@ def fits(prefix: str, asked: str) -> bool:
     """Whether a prefix begins as was asked for, or nothing was."""
     if not asked.strip("."):
         return not asked or not prefix
-    return prefix.startswith(_plain_prefix(asked))
+    return prefix.startswith(tuple(_spellings(asked)))
 
 
-def _plain_prefix(asked: str) -> str:
+def _spellings(asked: str) -> list[str]:
+    """A prefix with its last dot, as it is asked for and without the parts of wrappers."""
     whole = f"{asked.strip('.')}.".lstrip(".")
-    return _without(f"{WRAPPERS}|{_TOWER_MODULES}", whole) or whole
+    return [whole, _without(f"{WRAPPERS}|{_TOWER_MODULES}", whole)]
 
 
 def _hugging_face_parts(names: Iterable[str]) -> Parts:

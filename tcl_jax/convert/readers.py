@@ -93,9 +93,9 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_file(path))
         with explaining(path):
-            contents = _read_contents(path, file, stack)
-            check_specs(contents[1], file_size(file))
-        opened = TensorFile(path, contents, stack.pop_all())
+            kind, specs, scalars, read = _read_contents(path, file, stack)
+            specs = check_specs(specs, file_size(file))
+        opened = TensorFile(path, (kind, specs, scalars, read), stack.pop_all())
     if opened.specs and all(spec.dtype == UNREADABLE for spec in opened.specs.values()):
         with opened:
             next(iter(opened.values()))  # tells why

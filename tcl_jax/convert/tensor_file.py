@@ -175,16 +175,18 @@ def _not_its_fault(path: Path, error: OSError | MemoryError) -> RunError:
     )
 
 
-def check_specs(specs: Mapping[str, TensorSpec], size: int) -> None:
-    """Refuses names that cannot be shown, and more tensors than a file of this size can hold.
+def check_specs(specs: Mapping[str, TensorSpec], size: int) -> dict[str, TensorSpec]:
+    """Those whose names can be shown, as every name of a model can.
 
     Raises:
-        ValueError: saying which, or how much.
+        ValueError: if no name can, or they are more than a file of this size can hold.
     """
-    for name in specs:
-        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise ValueError(f"a tensor's name is empty, too long or unprintable: {name[:50]!r}")
-    check_growth(sum(spec.nbytes for spec in specs.values()), size)
+    shown = {n: spec for n, spec in specs.items() if 0 < len(n) <= MAX_NAME and n.isprintable()}
+    if specs and not shown:
+        name = next(iter(specs))[:50]
+        raise ValueError(f"a tensor's name is empty, too long or unprintable: {name!r}")
+    check_growth(sum(spec.nbytes for spec in shown.values()), size)
+    return shown
 
 
 def check_growth(total: int, size: int) -> None:

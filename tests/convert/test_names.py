@@ -409,3 +409,22 @@ def test_damaged_configs(tmp_path: Path, content: bytes, message: str) -> None:
         (tmp_path / file).write_bytes(content)
         with pytest.raises(WeightError, match=message):
             read_activation(tmp_path / "w.pt", style)
+
+
+def test_models_whose_names_would_become_one_stay_apart() -> None:
+    four = load("clip_state_dict")
+    three = {name: x for name, x in four.items() if ".resblocks.3." not in name}
+    both = {**three, **under("module.", {name: x + 1 for name, x in four.items()})}
+    for prefix, blocks, more in ((".", 3, 0), ("module", 4, 1)):
+        found, _ = to_openai_names(both, prefix)
+        assert infer_clip_config(found.specs).vision_layers == blocks
+        np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
+    beside, _ = to_openai_names({**under("module.", four), "logit_scale": np.float32(-3)})
+    assert beside["logit_scale"] == four["logit_scale"]
+    for prefix in ("state_dict.module", "state_dict.", "module"):
+        whole = under("state_dict.", both)
+        if prefix == "module":
+            whole = under("module.", four)  # alone, as DDP saves it
+        found, _ = to_openai_names(whole, prefix)
+        more = prefix == "state_dict.module"
+        np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)

@@ -328,7 +328,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         (np.zeros(2), "no tensors by name, but a tensor without a name"),
         ([1, 2], "no tensors by name, but a list"),
         ({}, "no tensors by name, but a builtins.dict"),
-        ({"a": {"b": np.zeros(2)}, "a.b": np.ones(2)}, "two of its tensors are called 'a.b'"),
+        ({"a": {"b": np.zeros(2)}, "a.b": np.ones(2)}, "'a.b' is one of several of this name"),
         ({"a\nb": np.zeros(2)}, "unprintable"),
         ({"args": Call("argparse", "Namespace")}, "asks for 'argparse.Namespace'"),
         (
