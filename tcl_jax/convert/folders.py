@@ -52,6 +52,15 @@ def find_weights(path: Path) -> Path:
                 f"their folder, {str(path.parent)!r}, or the *{INDEX} file in it"
             )
         return path
+    if (snapshots := path / "snapshots").is_dir():  # one repository in the cache of a hub
+        versions = sorted(snapshots.iterdir())
+        if len(versions) != 1:
+            shown = ", ".join(str(version) for version in versions[:4])
+            raise WeightError(
+                f"weights {str(path)!r} hold {len(versions)} versions of a repository; give the "
+                f"folder of one: {shown or 'download it again'}"
+            )
+        return find_weights(versions[0])
     for name in KNOWN:
         if (path / name).is_file():
             return path / name
@@ -80,8 +89,12 @@ def find_weights(path: Path) -> Path:
 
 
 def _is_shard(path: Path) -> bool:
+    """Whether a file is one of several; alone it may be the checkpoint of step 1 of 100."""
     match = _SHARD.fullmatch(path.name)
-    return match is not None and int(match[1]) > 1
+    if match is None or int(match[1]) == 1:
+        return False
+    others = (other.name for other in path.parent.glob("*") if other.name != path.name)
+    return any(name.endswith(INDEX) or _SHARD.fullmatch(name) for name in others)
 
 
 def open_model(path: Path) -> TensorFile | Shards:

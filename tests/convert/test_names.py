@@ -250,7 +250,7 @@ BROKEN = {
             f"base_model.model.{name}".replace("q_proj.weight", "q_proj.base_layer.weight"): x
             for name, x in hugging_face().items()
         },
-        "a CLIP with LoRA beside its weights .merge it",
+        "PEFT's .LoRA. in a CLIP.*merge_and_unload",
     ),
     "timm in OpenCLIP": (lambda: {"visual.trunk.cls_token": ONE}, "an image tower of timm's"),
     "CoCa": (lambda: {**open_clip("text."), "text_decoder.ln_final.weight": ONE}, "a CoCa"),
@@ -373,7 +373,6 @@ def test_activation_is_read_beside_the_weights(
         ({"vision_config": {}}, "it has no section 'text_config'"),
         ({"vision_config": {"hidden_act": "relu"}, "text_config": {"hidden_act": "relu"}},
          "hidden_act is 'relu', not one of quick_gelu, gelu"),
-        ([], "it has no section 'vision_config'"),
         (openclip_config(head_width=80), "vision_cfg.head_width is 80 where CLIP's is 64"),
         (openclip_config(pool_type="avg"), "vision_cfg.pool_type is 'avg'"),
         (openclip_config(final_ln_after_pool=True), "final_ln_after_pool is True"),
@@ -428,3 +427,33 @@ def test_models_whose_names_would_become_one_stay_apart() -> None:
         found, _ = to_openai_names(whole, prefix)
         more = prefix == "state_dict.module"
         np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
+
+
+def test_two_towers_without_a_temperature_are_a_clip() -> None:
+    towers = {name: tensor for name, tensor in hugging_face().items() if name != "logit_scale"}
+    found, _ = to_openai_names(towers)
+    assert infer_clip_config(found.specs).vision_layers == 4
+    assert found["logit_scale"] == np.float32(np.log(1 / 0.07))
+    vision = under("vision.", {name: x for name, x in towers.items() if "vis" in name})
+    text = under("text.", {name: x for name, x in towers.items() if "text" in name})
+    with pytest.raises(WeightError, match=r"under 'text.' and .* under 'vision.'"):
+        to_openai_names({**vision, **text})
+
+
+def test_adapters_of_peft_are_named() -> None:
+    whole = under("base_model.model.", hugging_face())
+    projection = "base_model.model.visual_projection."
+    weight = whole.pop(f"{projection}weight")
+    saved = {f"{projection}{x}.weight": weight for x in ("original_module", "modules_to_save.a")}
+    with pytest.raises(WeightError, match=r"PEFT's \(LoRA\) in a CLIP.*merge_and_unload"):
+        to_openai_names({**whole, **saved})
+    layer = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj."
+    with pytest.raises(WeightError, match=r"without their CLIP.*merge_and_unload"):
+        to_openai_names({f"{layer}lora_A.weight": ONE, f"{layer}lora_B.weight": ONE})
+
+
+@pytest.mark.parametrize("style", ["huggingface", "openclip"])
+def test_a_config_of_ones_own_tells_nothing(style: str, tmp_path: Path) -> None:
+    for name in ("config.json", "open_clip_config.json"):
+        (tmp_path / name).write_text('{"lr": 1e-3}')
+    assert read_activation(tmp_path / "best.pt", style) is None
