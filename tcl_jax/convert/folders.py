@@ -14,6 +14,7 @@ import numpy as np
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.readers import open_weights
 from tcl_jax.convert.tensor_file import TensorFile, TensorSpec
+from tcl_jax.errors import RunError, machine_fault
 
 KNOWN = (
     "open_clip_model.safetensors",
@@ -169,6 +170,8 @@ def _read_index(path: Path) -> dict[str, str]:
         if not places or not all(Path(file).name == file for file in places.values()):
             raise ValueError("its weight_map is no table of tensors and files beside it")
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        if fault := machine_fault(error):
+            raise RunError(f"weights {str(path)!r} could not be read: {fault}") from error
         raise WeightError(
             f"weights {str(path)!r} cannot be read: {type(error).__name__}: {error}; get the index "
             "of the files again"

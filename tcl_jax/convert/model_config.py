@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.convert.mapping import WeightError
+from tcl_jax.errors import RunError, machine_fault
 from tcl_jax.models.clip import HEAD_SIZE
 from tcl_jax.models.layers import ACTIVATIONS
 
@@ -46,6 +47,8 @@ def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
         # A file of this name may also be the config of whoever trained the model.
         return read(content) if isinstance(content, dict) and signs & content.keys() else None
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        if fault := machine_fault(error):
+            raise RunError(f"config {str(config)!r} could not be read: {fault}") from error
         raise WeightError(
             f"config {str(config)!r}, which lies beside the weights, cannot be used: {error}; get "
             "it again with its weights, or choose another CLIP"

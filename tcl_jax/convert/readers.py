@@ -24,6 +24,7 @@ from tcl_jax.convert.tensor_file import (
     open_file,
 )
 from tcl_jax.convert.torch_zip import read_torch
+from tcl_jax.errors import RunError, machine_fault, why_unwritten
 from tcl_jax.files import user_path, whole_file
 
 _AGAIN = "save the weights again as .safetensors with the tool that wrote it"
@@ -139,10 +140,17 @@ def _read_contents(path: Path, file: BoundedReader, stack: contextlib.ExitStack)
 def write_safetensors(
     path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """Writes tensors by name, whole or not at all."""
+    """Writes tensors by name, whole or not at all.
+
+    Raises:
+        WeightError: if they cannot be written there.
+        RunError: if that is the machine's fault.
+    """
     with whole_file(path) as temporary:
         try:
             safetensors.numpy.save_file(tensors, temporary, metadata)
         except safetensors.SafetensorError as error:
-            raise WeightError(f"output {os.fspath(path)!r} cannot be written: {error}") from error
+            kind = RunError if machine_fault(error) else WeightError
+            why = why_unwritten(error)
+            raise kind(f"output {os.fspath(path)!r} cannot be written: {why}") from error
         temporary.chmod(0o644)  # the library makes files that only their owner reads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import math
 import os
@@ -18,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.errors import RunError
+from tcl_jax.errors import RunError, machine_fault
 
 Scalar = int | float | str | bool
 
@@ -37,7 +36,6 @@ UNREADABLE = np.dtype("V")
 _DAMAGED = (
     ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, SafetensorError,
 )  # fmt: skip
-_OF_THE_PATH = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 class TensorSpec(NamedTuple):
@@ -87,8 +85,7 @@ def open_file(path: Path) -> BoundedReader:
     except FileNotFoundError:
         wrong = "do not exist"
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in _OF_THE_PATH:
-            raise _not_its_fault(path, error) from error
+        _check_machine(path, error)
         wrong = f"cannot be opened: {error}; correct the path or the permissions"
     raise WeightError(
         f"weights {str(path)!r} {wrong}; give the path of a .pt, .pth, .safetensors or .npz file "
@@ -157,22 +154,21 @@ def explaining(path: Path) -> Iterator[None]:
         yield
     except WeightError as error:
         raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError, MemoryError) as error:
+        _check_machine(path, error)
         reason = "".join(filter(str.isprintable, str(error)))[:300] or type(error).__name__
         raise WeightError(
             f"weights {str(path)!r} cannot be read: {reason}; the file is damaged or was cut "
             "short, so get it again"
         ) from error
-    except (OSError, MemoryError) as error:
-        raise _not_its_fault(path, error) from error
 
 
-def _not_its_fault(path: Path, error: OSError | MemoryError) -> RunError:
-    reason = "there is too little memory" if isinstance(error, MemoryError) else str(error)
-    return RunError(
-        f"weights {str(path)!r} could not be read: {reason}; nothing is known to be wrong with the "
-        "file, so try again when the machine and its disks are in order"
-    )
+def _check_machine(path: Path, error: Exception) -> None:
+    if fault := machine_fault(error):
+        raise RunError(
+            f"weights {str(path)!r} could not be read: {fault}; nothing is known to be wrong with "
+            "the file, so try again when the machine and its disks are in order"
+        ) from error
 
 
 def check_specs(specs: Mapping[str, TensorSpec], size: int) -> dict[str, TensorSpec]:

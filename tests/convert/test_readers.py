@@ -443,6 +443,15 @@ def test_what_is_not_the_files_fault_is_not_blamed_on_it(
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(RunError, match=r"out.safetensors' cannot be written: .*disk full"):
+        write_safetensors(tmp_path / "out.safetensors", {"a": np.ones(1)}, {})
+
+
 def test_other_byte_order_is_refused(tmp_path: Path) -> None:
     members = torch_members(*pickled(tensors()))
     write_archive(tmp_path / "a.pth", {**members, "byteorder": b"big"})
