@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import open_weights
-from tcl_jax.convert.tensor_file import TensorFile, TensorSpec
+from tcl_jax.convert.readers import DISTRIBUTED, open_weights
+from tcl_jax.convert.tensor_file import LazyTensors, TensorFile, TensorSpec
 from tcl_jax.errors import RunError, machine_fault
 
 KNOWN = (
@@ -67,9 +67,7 @@ def find_weights(path: Path) -> Path:
             return path / name
     if (path / ".metadata").exists() or any(path.glob("*.distcp")):
         raise WeightError(
-            f"weights {str(path)!r} are a distributed checkpoint of PyTorch's; make one file of it "
-            f"with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} "
-            "weights.pt` and give that"
+            f"weights {str(path)!r} are {DISTRIBUTED.replace('FOLDER', shlex.quote(str(path)))}"
         )
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
     indexes = sorted(path.glob(f"*{INDEX}"))
@@ -107,7 +105,7 @@ def open_model(path: Path) -> TensorFile | Shards:
     return Shards(path) if path.name.endswith(INDEX) else open_weights(path)
 
 
-class Shards(Mapping[str, Any]):  # as TensorFile is
+class Shards(LazyTensors):
     """Tensors that lie in several files, used as a `TensorFile`.
 
     Attributes:
@@ -133,7 +131,7 @@ class Shards(Mapping[str, Any]):  # as TensorFile is
                     f"weights {str(path)!r} list {len(lost)} tensors that their files lack, such "
                     f"as {lost[0][:80]!r}; get all of them again"
                 )
-            self._stack = stack.pop_all()
+            self._stack, self.names = stack.pop_all(), self._places
         first = next(iter(opened.values()))
         self.format = f"{first.format} in {len(opened)} files"
         self.scalars = first.scalars
@@ -144,15 +142,6 @@ class Shards(Mapping[str, Any]):  # as TensorFile is
     def __getitem__(self, name: str) -> np.ndarray:
         array: np.ndarray = self._places[name][name]
         return array
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.specs  # Mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
 
     def __enter__(self) -> Shards:
         return self

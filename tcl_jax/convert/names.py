@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
 from tcl_jax.convert.mapping import WeightError, block_numbers
-from tcl_jax.convert.tensor_file import TensorSpec
+from tcl_jax.convert.tensor_file import LazyTensors, TensorSpec
 from tcl_jax.models.clip import INITIAL_LOGIT_SCALE
 
 Parts = dict[str, list[str]]
@@ -106,7 +106,7 @@ _OTHERS = {
 }
 
 
-class Renamed(Mapping[str, np.ndarray]):
+class Renamed(LazyTensors):
     """Tensors under other names; each is read when it is asked for, and not kept.
 
     Args:
@@ -125,6 +125,7 @@ class Renamed(Mapping[str, np.ndarray]):
         prefix: str = "",
     ) -> None:
         self._source, self._parts, self._transposed = source, parts, transposed
+        self.names = parts
         self.prefix = prefix
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -134,15 +135,6 @@ class Renamed(Mapping[str, np.ndarray]):
         self._check([array.shape for array in arrays], name)
         array = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
         return array.T if name in self._transposed else array
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._parts  # Mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
-
-    def __len__(self) -> int:
-        return len(self._parts)
 
     @property
     def passed_over(self) -> int:

@@ -13,11 +13,11 @@ import pickletools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-MAX_BYTES = 64 << 20
+from tcl_jax.convert.tensor_file import MAX_NAME
+
 MAX_STEPS = 1_000_000
 MAX_GLOBALS = 10_000
 MAX_ARGUMENTS = 1_000_000
-MAX_NAME = 1000
 MAX_BITS = 4096
 
 PERSISTENT = "pickle.persistent_load"
@@ -122,8 +122,6 @@ def read_pickle(data: bytes) -> tuple[Any, list[str]]:
 
 def _checked(data: bytes) -> bytes:
     """The pickle without the steps that are replaced, if it has none but those that are known."""
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"its pickle is bigger than {MAX_BYTES:,} bytes")
     checked, last, start = bytearray(), "", 0
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
         if count >= MAX_STEPS:

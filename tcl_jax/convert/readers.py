@@ -63,12 +63,13 @@ _ARCHIVES = {
 }
 """Members by which other ZIP archives are told, and what they are."""
 
+DISTRIBUTED = (
+    "a distributed checkpoint of PyTorch's; make one file of its folder with "
+    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pt`"
+)
 _PARTS = {
     r"\.data-\d+-of-\d+$": f"a checkpoint of TensorFlow's; {_AGAIN}",
-    r"\.distcp$|^\.metadata$": (
-        "a distributed checkpoint of PyTorch's; make one file of its folder with "
-        "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pt`"
-    ),
+    r"\.distcp$|^\.metadata$": DISTRIBUTED,
 }
 """Names of files that are of no use alone, and what they belong to."""
 

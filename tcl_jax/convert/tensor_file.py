@@ -93,7 +93,26 @@ def open_file(path: Path) -> BoundedReader:
     )
 
 
-class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time would read one
+class LazyTensors(Mapping[str, Any]):  # not np.ndarray: type checks at run time would read one
+    """Tensors by name, each read when it is asked for, and not kept.
+
+    Attributes:
+        names: all of them, in order.
+    """
+
+    names: Mapping[str, Any]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names  # Mapping's own would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class TensorFile(LazyTensors):
     """The tensors of a file by name; each is read when it is asked for, and not kept.
 
     Attributes:
@@ -111,6 +130,7 @@ class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time 
         self.path, self._opened, self._closed = path, opened, False
         self.format, specs, self.scalars, self._read = contents
         self.specs: Mapping[str, TensorSpec] = specs
+        self.names = specs
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.specs:
@@ -122,15 +142,6 @@ class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time 
         if array.dtype == np.bool_:  # a byte that is neither 0 nor 1 is no bool to NumPy
             array = array.view(np.uint8) != 0
         return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.specs  # Mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
 
     def __enter__(self) -> TensorFile:
         return self

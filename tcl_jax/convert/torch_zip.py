@@ -16,7 +16,7 @@ import numpy as np
 
 from tcl_jax.convert.archives import Archive, is_stored
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.pickles import MAX_BYTES, PERSISTENT, Foreign, read_pickle
+from tcl_jax.convert.pickles import PERSISTENT, Foreign, read_pickle
 from tcl_jax.convert.tensor_file import (
     MAX_NAME,
     UNREADABLE,
@@ -25,6 +25,7 @@ from tcl_jax.convert.tensor_file import (
     TensorSpec,
 )
 
+MAX_BYTES = 64 << 20
 MAX_DEPTH = 100
 MAX_DIMENSIONS = 32
 MAX_ROOM = 1 << 24
