@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -242,17 +242,35 @@ def plain_names(names: Iterable[str], passed_over: str) -> dict[str, str]:
 
     Args:
         names: with dots.
-        passed_over: regular expression of the parts to leave out, each with its dot. Where two
-            names would become one, both stay whole.
+        passed_over: regular expression of the parts to leave out, each with its dot. Where names
+            would become one, the part stays in all names that have it there: two models, such as
+            one beside its copy under `module.`, are not mixed.
     """
-    plain = {name: _without(passed_over, name) for name in names}
-    if len(set(plain.values())) < len(plain):
-        return {name: name for name in plain}
-    return {short: name for name, short in plain.items()}
+    names, kept = list(names), set[_Part]()
+    while True:
+        plain = {name: _without(passed_over, name, kept) for name in names}
+        count = Counter(short for short, _ in plain.values())
+        clash = {first for short, first in plain.values() if first and count[short] > 1}
+        if not clash:
+            return {short: name for name, (short, _) in plain.items()}
+        kept |= clash
 
 
-def _without(passed_over: str, name: str) -> str:
-    return re.sub(rf"(?<![^.])(?:{passed_over})", "", name)
+_Part = tuple[str, str]  # what is before a part, and the wrapper; "" for all modules of towers
+
+
+def _without(passed_over: str, name: str, kept: Collection[_Part] = ()) -> tuple[str, _Part | None]:
+    """A name without all parts that are not kept, and the first of these."""
+    left_out: list[_Part] = []
+
+    def replace(match: re.Match[str]) -> str:
+        part = name[: match.start()], match[0] if re.fullmatch(WRAPPERS, match[0]) else ""
+        if part in kept:
+            return match[0]
+        left_out.append(part)
+        return ""
+
+    return re.sub(rf"(?<![^.])(?:{passed_over})", replace, name), next(iter(left_out), None)
 
 
 def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
@@ -291,7 +309,7 @@ def fits(prefix: str, asked: str) -> bool:
 def _spellings(asked: str) -> list[str]:
     """A prefix with its last dot, as it is asked for and without the parts of wrappers."""
     whole = f"{asked.strip('.')}.".lstrip(".")
-    return [whole, _without(f"{WRAPPERS}|{_TOWER_MODULES}", whole)]
+    return [whole, _without(f"{WRAPPERS}|{_TOWER_MODULES}", whole)[0]]
 
 
 def _hugging_face_parts(names: Iterable[str]) -> Parts:

@@ -31,7 +31,8 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
 
     "official" is tcl.pth in the folder weights/ of the working directory, or in the cache of this
     user (~/.cache/tcl_jax/weights), where it is downloaded to otherwise; a download that breaks off
-    goes on from there the next time. The SHA-256 of what was downloaded is kept beside it.
+    goes on from there the next time. The SHA-256 that the file in the cache had first, also if it
+    was put there by hand, is kept beside it.
 
     Args:
         source: a path (~ is the home directory) or "official".

@@ -420,6 +420,11 @@ def test_models_whose_names_would_become_one_stay_apart() -> None:
         np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
     beside, _ = to_openai_names({**under("module.", four), "logit_scale": np.float32(-3)})
     assert beside["logit_scale"] == four["logit_scale"]
+    # What clashes beside a CLIP does not keep it from being found.
+    two = {"queue": ONE, "module.queue": ONE}
+    for tensors in (tiny_clip_names(four, "module."), under("module.", tiny_clip_names(four))):
+        found, _ = to_openai_names({**tensors, **two})
+        assert len(found) == len(four)
     for prefix in ("state_dict.module", "state_dict.", "module"):
         whole = under("state_dict.", both)
         if prefix == "module":
