@@ -130,27 +130,20 @@ def describe_file(source: str, prefix: str = "") -> str:
 
 def _models_in(file: Weights, prefix: str) -> str:
     """The TCL or the CLIP in a file, with what is assumed of it, or why there is none."""
-    from tcl_jax.convert.clip import infer_clip_config
-    from tcl_jax.convert.load import check_prefix, find_activation, untold
+    from tcl_jax.convert.load import check_prefix, find_clip
     from tcl_jax.convert.mapping import WeightError
-    from tcl_jax.convert.model_config import other_model
-    from tcl_jax.convert.names import to_openai_names
     from tcl_jax.convert.tcl import BLOCKS, find_tcl
 
     try:
         if any(BLOCKS in name for name in file.specs):
             tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
         else:
-            tensors, style = to_openai_names(file, prefix)
-            told = find_activation(file, style)
-            config = infer_clip_config(tensors.specs, told or "quick_gelu")
-            what = f"{name_of(config)}, {style} names"
-            assumed = "" if told else f"\n{untold(config.activation)}"
+            clip = find_clip(file, prefix)
+            tensors, what = clip.tensors, f"{name_of(clip.config)}, {clip.style} names"
+            assumed = f"\n{clip.assumed}" if clip.assumed else ""
         check_prefix(prefix, [tensors.prefix])
     except WeightError as error:
-        kind = other_model(file.path)
-        said = f"config.json says {kind!r}; " if kind else ""
-        return f"no single CLIP or TCL that is known here ({said}{error})"
+        return f"no single CLIP or TCL that is known here ({error})"
     if tensors.prefix:
         what += f", under the prefix {tensors.prefix.rstrip('.')!r}"
     if beside := tensors.passed_over:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import open_weights
-from tcl_jax.convert.tensor_file import TensorFile, TensorSpec
+from tcl_jax.convert.readers import DISTRIBUTED, open_weights
+from tcl_jax.convert.tensor_file import LazyTensors, TensorFile, TensorSpec
+from tcl_jax.errors import RunError, machine_fault
 
 KNOWN = (
     "open_clip_model.safetensors",
@@ -52,14 +53,21 @@ def find_weights(path: Path) -> Path:
                 f"their folder, {str(path.parent)!r}, or the *{INDEX} file in it"
             )
         return path
+    if (snapshots := path / "snapshots").is_dir():  # one repository in the cache of a hub
+        versions = sorted(snapshots.iterdir())
+        if len(versions) != 1:
+            shown = ", ".join(str(version) for version in versions[:4])
+            raise WeightError(
+                f"weights {str(path)!r} hold {len(versions)} versions of a repository; give the "
+                f"folder of one: {shown or 'download it again'}"
+            )
+        return find_weights(versions[0])
     for name in KNOWN:
         if (path / name).is_file():
             return path / name
     if (path / ".metadata").exists() or any(path.glob("*.distcp")):
         raise WeightError(
-            f"weights {str(path)!r} are a distributed checkpoint of PyTorch's; make one file of it "
-            f"with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} "
-            "weights.pt` and give that"
+            f"weights {str(path)!r} are {DISTRIBUTED.replace('FOLDER', shlex.quote(str(path)))}"
         )
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
     indexes = sorted(path.glob(f"*{INDEX}"))
@@ -80,8 +88,12 @@ def find_weights(path: Path) -> Path:
 
 
 def _is_shard(path: Path) -> bool:
+    """Whether a file is one of several; alone it may be the checkpoint of step 1 of 100."""
     match = _SHARD.fullmatch(path.name)
-    return match is not None and int(match[1]) > 1
+    if match is None or int(match[1]) == 1:
+        return False
+    others = (other.name for other in path.parent.glob("*") if other.name != path.name)
+    return any(name.endswith(INDEX) or _SHARD.fullmatch(name) for name in others)
 
 
 def open_model(path: Path) -> TensorFile | Shards:
@@ -93,7 +105,7 @@ def open_model(path: Path) -> TensorFile | Shards:
     return Shards(path) if path.name.endswith(INDEX) else open_weights(path)
 
 
-class Shards(Mapping[str, Any]):  # as TensorFile is
+class Shards(LazyTensors):
     """Tensors that lie in several files, used as a `TensorFile`.
 
     Attributes:
@@ -119,7 +131,7 @@ class Shards(Mapping[str, Any]):  # as TensorFile is
                     f"weights {str(path)!r} list {len(lost)} tensors that their files lack, such "
                     f"as {lost[0][:80]!r}; get all of them again"
                 )
-            self._stack = stack.pop_all()
+            self._stack, self.names = stack.pop_all(), self._places
         first = next(iter(opened.values()))
         self.format = f"{first.format} in {len(opened)} files"
         self.scalars = first.scalars
@@ -130,15 +142,6 @@ class Shards(Mapping[str, Any]):  # as TensorFile is
     def __getitem__(self, name: str) -> np.ndarray:
         array: np.ndarray = self._places[name][name]
         return array
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.specs  # Mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
 
     def __enter__(self) -> Shards:
         return self
@@ -156,6 +159,8 @@ def _read_index(path: Path) -> dict[str, str]:
         if not places or not all(Path(file).name == file for file in places.values()):
             raise ValueError("its weight_map is no table of tensors and files beside it")
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        if fault := machine_fault(error):
+            raise RunError(f"weights {str(path)!r} could not be read: {fault}") from error
         raise WeightError(
             f"weights {str(path)!r} cannot be read: {type(error).__name__}: {error}; get the index "
             "of the files again"

@@ -10,7 +10,7 @@ from absl import logging
 
 from tcl_jax.convert.folders import find_weights
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.errors import first_cause
+from tcl_jax.errors import RunError, as_input_error, first_cause, machine_fault
 from tcl_jax.files import sha256_of, user_path
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -155,6 +155,7 @@ def _from_hub(name: str, file: HubFile) -> Path:
                 file.repo, filename, revision=file.revision, etag_timeout=CONNECT_SECONDS
             )
     except Exception as error:  # of whichever HTTP client the library is built on
+        check_machine(f"CLIP {name}", error)
         raise WeightError(
             f"CLIP {name} could not be downloaded from the Hugging Face hub "
             f"({first_cause(error)}). Try again with a connection to the internet, or "
@@ -166,16 +167,22 @@ def _from_hub(name: str, file: HubFile) -> Path:
     return Path(path)
 
 
+def check_machine(what: str, error: Exception) -> None:
+    """Raises a `RunError` if a download failed by this machine's fault, and not the network's."""
+    # The errors of networks are of other classes.
+    if type(error) in (OSError, MemoryError) and (fault := machine_fault(error)):
+        raise RunError(f"{what} could not be downloaded: {fault}") from error
+
+
 def verify(path: Path, sha256: str, expected: str = "the published file") -> None:
     """Refuses a file that has not this SHA-256, which is of what is expected.
 
     Raises:
-        WeightError: with both hashes.
+        InputError: with both hashes, or if it cannot be read.
+        RunError: if that is the machine's fault.
     """
-    try:
+    with as_input_error(f"weights {str(path)!r} cannot be read"):
         found = sha256_of(path)
-    except OSError as error:
-        raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
     if found != sha256:
         raise WeightError(
             f"weights {str(path)!r} have the SHA-256 {found}, and {expected} has {sha256}; "

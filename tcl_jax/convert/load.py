@@ -49,10 +49,26 @@ class Pretrained:
     origin: dict[str, str]
 
 
+@dataclasses.dataclass(frozen=True)
+class FoundClip:
+    """A CLIP in a file.
+
+    Attributes:
+        tensors: by OpenAI's names; none is read yet.
+        style: whose names they had; see `names.to_openai_names`.
+        config: its sizes.
+        assumed: what is assumed of it, as a sentence; "" if all is known.
+    """
+
+    tensors: Renamed
+    style: str
+    config: CLIPConfig
+    assumed: str
+
+
 def load_clip(
     source: Source,
     *,
-    expected: CLIPConfig | None = None,
     activation: str | None = None,
     prefix: str = "",
     dtype: Any = np.float32,
@@ -63,23 +79,17 @@ def load_clip(
 
     Args:
         source: see `hub.locate_clip`; a file or a folder.
-        expected: sizes that it must have; inferred from its tensors if None.
-        activation: "quick_gelu" or "gelu"; None takes what a config file beside the weights says,
-            and OpenAI's quick GELU where there is none.
+        activation: "quick_gelu" or "gelu", for weights of which nothing tells it; None takes what
+            the file or a config beside it says, and OpenAI's quick GELU where there is neither.
         prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
 
     Raises:
-        InputError: if the file is missing, damaged, no CLIP, or of other sizes.
+        InputError: if the file is missing, damaged, no CLIP, or of another activation.
     """
-    with _open_clip(source, prefix) as (file, tensors, style):
-        origin = _origin(file, style, tensors.prefix)
-        assumed = expected.activation if expected else "quick_gelu"
-        config = _config_of(file, tensors, style, activation, assumed)
-        if expected is not None:
-            config = dataclasses.replace(expected, activation=config.activation)
-        params = clip_params(tensors, config, dtype)
-    return Pretrained(config, params, origin)
+    with _open_clip(source, prefix, activation) as (file, clip):
+        params = clip_params(clip.tensors, clip.config, dtype)
+        return Pretrained(clip.config, params, _origin(file, clip.style, clip.tensors.prefix))
 
 
 def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
@@ -93,10 +103,13 @@ def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
         InputError: if the variant is unknown, the sizes are impossible, or the weights that would
             tell them cannot be used.
     """
-    variant, weights, found = model["variant"], model["weights"], None
-    if variant == "auto" and objective != "clip" and weights:
-        found = VARIANTS.get(weights) or _read_sizes(weights, model.get("prefix", ""))
-    return choose_sizes(variant, model["sizes"], found)
+    weights, found = model["weights"], None
+    if model["variant"] == "auto" and objective != "clip" and weights:
+        found = VARIANTS.get(weights)
+        if found is None:
+            with _open_clip(weights, *_asked(model)) as (_, clip):
+                found = clip.config
+    return choose_sizes(model["variant"], model["sizes"], found)
 
 
 def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretrained:
@@ -109,54 +122,72 @@ def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretra
     Raises:
         InputError: if it cannot be read, or is of other sizes than the config says.
     """
-    prefix, sizes = model.get("prefix", ""), sizes_of(model, "tcl")
-    clip = load_clip(model["weights"], expected=sizes, prefix=prefix, dtype=dtype)
-    check_prefix(prefix, [clip.origin["prefix"]])
-    return clip
+    prefix, activation = _asked(model)
+    with _open_clip(model["weights"], prefix, activation) as (file, clip):
+        check_prefix(prefix, [clip.tensors.prefix])
+        config = choose_sizes(model["variant"], model["sizes"], clip.config)
+        # A variant's is but the usual one of its sizes.
+        config = dataclasses.replace(config, activation=clip.config.activation)
+        params = clip_params(clip.tensors, config, dtype)
+        return Pretrained(config, params, _origin(file, clip.style, clip.tensors.prefix))
 
 
-def _read_sizes(source: Source, prefix: str) -> CLIPConfig:
-    with _open_clip(source, prefix) as (file, tensors, style):
-        return _config_of(file, tensors, style, None, "quick_gelu")
+def _asked(model: Mapping[str, Any]) -> tuple[str, str | None]:
+    return model.get("prefix", ""), model["sizes"].get("activation") or None
 
 
 @contextlib.contextmanager
-def _open_clip(source: Source, prefix: str) -> Iterator[tuple[Weights, Renamed, str]]:
-    """The file, its CLIP, and the style of its names; errors of the body name the file."""
+def _open_clip(
+    source: Source, prefix: str, activation: str | None
+) -> Iterator[tuple[Weights, FoundClip]]:
+    """The file and the CLIP in it; errors of the body name the file."""
     path = locate_clip(os.fspath(source))
     with open_model(path) as file, _naming(path):
-        try:
-            tensors, style = to_openai_names(file, prefix)
-        except WeightError as error:
-            if kind := other_model(path):
-                raise WeightError(f"it is a {kind!r}, as config.json says: {error}") from error
-            raise
-        yield file, tensors, style
+        clip = find_clip(file, prefix, activation)
+        if clip.assumed:
+            _warn(f"{file.path}: {clip.assumed}")
+        yield file, clip
 
 
-def _config_of(
-    file: Weights, tensors: Renamed, style: str, activation: str | None, assumed: str
-) -> CLIPConfig:
+def find_clip(file: Weights, prefix: str = "", activation: str | None = None) -> FoundClip:
+    """The CLIP in a file, of which no tensor is read.
+
+    Args:
+        file: its tensors and plain values.
+        prefix, activation: as in `load_clip`.
+
+    Raises:
+        WeightError: if there is none, several, or one of another kind.
+    """
+    try:
+        tensors, style = to_openai_names(file, prefix)
+    except WeightError as error:
+        if kind := other_model(file.path):
+            raise WeightError(f"it is a {kind!r}, as config.json says: {error}") from error
+        raise
     told = find_activation(file, style)
-    config = infer_clip_config(tensors.specs, activation or told or assumed)
-    if told is None:
-        if config.vision_width in OTHER_HEADS:
-            raise WeightError(
-                f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
-                "of which the attention heads do not have 64 channels; choose a smaller CLIP"
-            )
-        _warn(f"{file.path}: {untold(config.activation)}")
-    return config
+    if told and activation not in (None, told):
+        raise WeightError(
+            f"activation={activation} is asked for, and what is known of these weights, from the "
+            f"file or the config beside it, is {told}; leave the activation out, or correct that "
+            "config"
+        )
+    config = infer_clip_config(tensors.specs, told or activation or "quick_gelu")
+    if told is None and config.vision_width in OTHER_HEADS:
+        raise WeightError(
+            f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
+            "of which the attention heads do not have 64 channels; choose a smaller CLIP"
+        )
+    return FoundClip(tensors, style, config, "" if told else _untold(config.activation))
 
 
-def untold(activation: str) -> str:
-    """What is assumed of a CLIP that no config file describes."""
+def _untold(activation: str) -> str:
     return (
         "no config file beside it says what tensors do not tell: the kind of GELU, how the towers "
         f"pool, and the width of attention heads. Taken: {activation}, and as in OpenAI's CLIP the "
         "class token, the end of the text and 64 channels. Where that is wrong, so are the "
         "masks, without an error: put its config.json or open_clip_config.json beside it, or, if "
-        "only the GELU differs, say activation=gelu"
+        "only the GELU differs, give --activation=gelu, or model.sizes.activation in a config"
     )
 
 

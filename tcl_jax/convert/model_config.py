@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.convert.mapping import WeightError
+from tcl_jax.errors import RunError, machine_fault
 from tcl_jax.models.clip import HEAD_SIZE
 from tcl_jax.models.layers import ACTIVATIONS
 
@@ -28,22 +29,26 @@ def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
         style: of their names, from `to_openai_names`.
 
     Returns:
-        A key of `models.layers.ACTIVATIONS`; None if there is no config file.
+        A key of `models.layers.ACTIVATIONS`; None if no config file describes a model.
 
     Raises:
         WeightError: if the config file is damaged or tells of an architecture that is not CLIP's.
     """
     if style == "huggingface":
         config = Path(path).parent / "config.json"
-        read = _hugging_face_activation
+        read, signs = _hugging_face_activation, {"model_type", "vision_config", "text_config"}
     else:
         config = Path(path).parent / "open_clip_config.json"
-        read = _openclip_activation
+        read, signs = _openclip_activation, {"model_cfg", "vision_cfg"}
     if not os.path.isfile(config):
         return None
     try:
-        return read(_read(config))
+        content = _read(config)
+        # A file of this name may also be the config of whoever trained the model.
+        return read(content) if isinstance(content, dict) and signs & content.keys() else None
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        if fault := machine_fault(error):
+            raise RunError(f"config {str(config)!r} could not be read: {fault}") from error
         raise WeightError(
             f"config {str(config)!r}, which lies beside the weights, cannot be used: {error}; get "
             "it again with its weights, or choose another CLIP"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from tcl_jax.convert.mapping import WeightError, block_numbers
-from tcl_jax.convert.tensor_file import TensorSpec
+from tcl_jax.convert.tensor_file import LazyTensors, TensorSpec
+from tcl_jax.models.clip import INITIAL_LOGIT_SCALE
 
 Parts = dict[str, list[str]]
 
@@ -58,6 +60,7 @@ TRANSPOSED = frozenset({"visual.proj", "text_projection"})
 _BLOCKS = {"visual.transformer.resblocks.": "vision_model.encoder.layers.",
            "transformer.resblocks.": "text_model.encoder.layers."}  # fmt: skip
 _TOWERS = ("visual.", "transformer.", "text.", "vision_model.", "text_model.")
+_PARTS = (*_TOWERS, "visual_projection.", "text_projection.")
 _BUFFERS = re.compile(
     r"(.*\.)?(attn_mask|position_ids)|(visual\.)?input_resolution|context_length|vocab_size"
 )
@@ -86,11 +89,13 @@ _RELATIVES = {
     "a CLIP whose text tower is a BERT, as ChineseCLIP and AltCLIP have": (
         r"(text_model|transformer|bert|roberta)\.(.*\.)?word_embeddings\."
     ),
-    "a CLIP with LoRA beside its weights (merge it into them first, as PEFT's merge_and_unload "
-    "does)": (r"(visual|transformer|vision_model|text_model)\..*\.(lora_A|lora_B|base_layer)\."),
 }
 """Models that share some of CLIP's names and compute something else; names by which each is told,
 of several the first."""
+
+_ADAPTERS = {"PEFT's": r".*(?<![^.])(lora_\w+|base_layer|modules_to_save|original_module)\."}
+_START = {"logit_scale": np.array(INITIAL_LOGIT_SCALE, np.float32)}
+"""What a CLIP begins with and does not need to make masks; its two towers alone lack it."""
 
 TCL = "what TCL learned, without CLIP (the official tcl.pth)"
 _OTHERS = {
@@ -101,12 +106,13 @@ _OTHERS = {
 }
 
 
-class Renamed(Mapping[str, np.ndarray]):
+class Renamed(LazyTensors):
     """Tensors under other names; each is read when it is asked for, and not kept.
 
     Args:
         source: the tensors.
-        parts: of each new name, the names in `source` to join along the first axis.
+        parts: of each new name, the names in `source` to join along the first axis; of none, the
+            tensor is that of `_START`.
         transposed: new names of matrices to transpose.
         prefix: under which they were found, with the dot; see `choose_prefix`.
     """
@@ -119,22 +125,16 @@ class Renamed(Mapping[str, np.ndarray]):
         prefix: str = "",
     ) -> None:
         self._source, self._parts, self._transposed = source, parts, transposed
+        self.names = parts
         self.prefix = prefix
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if not self._parts[name]:
+            return _START[name]
         arrays = [self._source[part] for part in self._parts[name]]
         self._check([array.shape for array in arrays], name)
         array = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
         return array.T if name in self._transposed else array
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._parts  # Mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
-
-    def __len__(self) -> int:
-        return len(self._parts)
 
     @property
     def passed_over(self) -> int:
@@ -147,6 +147,9 @@ class Renamed(Mapping[str, np.ndarray]):
         source = getattr(self._source, "specs", self._source)
         specs = {}
         for name, parts in self._parts.items():
+            if not parts:
+                specs[name] = TensorSpec(_START[name].shape, _START[name].dtype)
+                continue
             shapes = [tuple(source[part].shape) for part in parts]
             self._check(shapes, name)
             shape = shapes[0]
@@ -198,11 +201,18 @@ def to_openai_names(tensors: Mapping[str, np.ndarray], prefix: str = "") -> tupl
         found, chosen = whole, choose_prefix(sorted(whole), prefix, "CLIP")
     else:
         found = {before: style for style, before in count}
+        _refuse_adapters(plain, bool(found))
         _refuse_relatives(plain, ".*")
         if not found or _told_by(plain, {TCL: _OTHERS[TCL]}, ".*"):
             raise WeightError(
                 f"this is no CLIP: it holds {_describe(plain)}; give a CLIP with the names of "
                 "OpenAI's, OpenCLIP or Hugging Face's CLIPModel"
+            )
+        if len(found) > 1:
+            where = " and ".join(f"{sign} under {before!r}" for _, before, sign in sorted(towers))
+            raise WeightError(
+                f"no prefix has both towers of a CLIP: there is {where}; choose a file with both "
+                "under one, as Hugging Face's CLIPModel has, or save it again with such names"
             )
         chosen = min(found)
     style = found[chosen]
@@ -212,10 +222,13 @@ def to_openai_names(tensors: Mapping[str, np.ndarray], prefix: str = "") -> tupl
         if name.startswith(chosen)
     }
     _refuse_relatives(names, "")
+    _refuse_adapters([name for name in names if name.startswith(_PARTS)], True)
     _check_towers(names, style)
     parts = _hugging_face_parts(names) if style == "huggingface" else _openai_parts(names)
     _check_complete(names, parts)
-    own = {ours: [names[part] for part in group] for ours, group in parts.items()}
+    own = {ours: [names[x] for x in group if x in names] for ours, group in parts.items()}
+    if lacking := [ours for ours, group in own.items() if not group]:
+        logging.info("this CLIP has no %s; it is taken as at the start of training", *lacking)
     if style == "huggingface":
         return Renamed(tensors, own, TRANSPOSED, chosen), style
     file = Path(getattr(tensors, "path", "")).name
@@ -229,16 +242,35 @@ def plain_names(names: Iterable[str], passed_over: str) -> dict[str, str]:
 
     Args:
         names: with dots.
-        passed_over: regular expression of the parts to leave out, each with its dot. Where two
-            names would become one, both stay whole.
+        passed_over: regular expression of the parts to leave out, each with its dot. Where names
+            would become one, the part stays in all names that have it there: two models, such as
+            one beside its copy under `module.`, are not mixed.
     """
-    plain = {name: _without(passed_over, name) for name in names}
-    count = Counter(plain.values())
-    return {short if count[short] == 1 else name: name for name, short in plain.items()}
+    names, kept = list(names), set[_Part]()
+    while True:
+        plain = {name: _without(passed_over, name, kept) for name in names}
+        count = Counter(short for short, _ in plain.values())
+        clash = {first for short, first in plain.values() if first and count[short] > 1}
+        if not clash:
+            return {short: name for name, (short, _) in plain.items()}
+        kept |= clash
 
 
-def _without(passed_over: str, name: str) -> str:
-    return re.sub(rf"(?<![^.])(?:{passed_over})", "", name)
+_Part = tuple[str, str]  # what is before a part, and the wrapper; "" for all modules of towers
+
+
+def _without(passed_over: str, name: str, kept: Collection[_Part] = ()) -> tuple[str, _Part | None]:
+    """A name without all parts that are not kept, and the first of these."""
+    left_out: list[_Part] = []
+
+    def replace(match: re.Match[str]) -> str:
+        part = name[: match.start()], match[0] if re.fullmatch(WRAPPERS, match[0]) else ""
+        if part in kept:
+            return match[0]
+        left_out.append(part)
+        return ""
+
+    return re.sub(rf"(?<![^.])(?:{passed_over})", replace, name), next(iter(left_out), None)
 
 
 def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
@@ -255,8 +287,8 @@ def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
     """
     if len(found) == 1:
         return found[0]
-    fitting = [x for x in found if x == _plain_prefix(asked)]
-    fitting = fitting or [x for x in found if fits(x, asked)]
+    exact = [x for x in _spellings(asked) if x in found]
+    fitting = exact[:1] or [x for x in found if fits(x, asked)]
     if asked and len(fitting) == 1:
         return fitting[0]
     wrong = f"and the prefix {asked!r} fits {len(fitting) or 'none'} of them; " if asked else ""
@@ -271,12 +303,13 @@ def fits(prefix: str, asked: str) -> bool:
     """Whether a prefix begins as was asked for, or nothing was."""
     if not asked.strip("."):
         return not asked or not prefix
-    return prefix.startswith(_plain_prefix(asked))
+    return prefix.startswith(tuple(_spellings(asked)))
 
 
-def _plain_prefix(asked: str) -> str:
+def _spellings(asked: str) -> list[str]:
+    """A prefix with its last dot, as it is asked for and without the parts of wrappers."""
     whole = f"{asked.strip('.')}.".lstrip(".")
-    return _without(f"{WRAPPERS}|{_TOWER_MODULES}", whole) or whole
+    return [whole, _without(f"{WRAPPERS}|{_TOWER_MODULES}", whole)[0]]
 
 
 def _hugging_face_parts(names: Iterable[str]) -> Parts:
@@ -318,7 +351,7 @@ def _check_towers(names: Mapping[str, str], style: str) -> None:
 def _check_complete(names: Mapping[str, str], parts: Parts) -> None:
     """Refuses a CLIP that lacks tensors, and towers with tensors that CLIP's have not."""
     needed = {part for group in parts.values() for part in group}
-    missing = sorted(needed - names.keys())
+    missing = sorted(needed - names.keys() - _START.keys())
     if missing:
         raise WeightError(
             f"this looks like a CLIP, but it lacks {len(missing)} of {len(needed)} tensors: "
@@ -346,6 +379,15 @@ def _refuse_relatives(names: Iterable[str], before: str) -> None:
         raise WeightError(
             f"this looks like {what}; choose a CLIP with a vision transformer, such as "
             "ViT-B/16 of OpenAI, OpenCLIP or Hugging Face"
+        )
+
+
+def _refuse_adapters(names: Iterable[str], beside: bool) -> None:
+    if _told_by(names, _ADAPTERS, ""):
+        what = "adapters of PEFT's (LoRA)" + (" in a CLIP" if beside else " without their CLIP")
+        raise WeightError(
+            f"these are {what}, which must be part of its weights; load both with PEFT, call "
+            "merge_and_unload() and save what it gives"
         )
 
 

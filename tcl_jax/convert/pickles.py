@@ -13,12 +13,12 @@ import pickletools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-MAX_BYTES = 64 << 20
+from tcl_jax.convert.tensor_file import MAX_NAME
+
 MAX_STEPS = 1_000_000
 MAX_GLOBALS = 10_000
 MAX_ARGUMENTS = 1_000_000
-MAX_NAME = 1000
-MAX_BITS = 256
+MAX_BITS = 4096
 
 PERSISTENT = "pickle.persistent_load"
 """Name of the placeholder for what a persistent id, its one argument, stands for."""
@@ -32,7 +32,7 @@ _STEPS = frozenset((
     "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "EMPTY_LIST", "APPEND", "APPENDS",
     "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET",
     "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET",
-    "GLOBAL", "STACK_GLOBAL", "BINPERSID", "NEWOBJ", "REDUCE", "BUILD",
+    "GLOBAL", "STACK_GLOBAL", "BINPERSID", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD",
 ))  # fmt: skip
 # Python would hash whatever a file gives as a key: tuples that hold each other without end, or a
 # great many that have the same hash. So dicts and sets become placeholders, which take few keys.
@@ -64,8 +64,9 @@ class Foreign(dict[Any, Any]):
     called: bool
     state: Any
 
-    def __new__(cls, *arguments: Any) -> Foreign:
+    def __new__(cls, /, *arguments: Any, **named: Any) -> Foreign:
         """One that is not called."""
+        arguments = (*arguments, *named.values())
         cls.room[0] -= len(arguments)
         if cls.room[0] < 0:
             raise ValueError(f"it calls for more than {MAX_ARGUMENTS:,} arguments")
@@ -121,8 +122,6 @@ def read_pickle(data: bytes) -> tuple[Any, list[str]]:
 
 def _checked(data: bytes) -> bytes:
     """The pickle without the steps that are replaced, if it has none but those that are known."""
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"its pickle is bigger than {MAX_BYTES:,} bytes")
     checked, last, start = bytearray(), "", 0
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
         if count >= MAX_STEPS:

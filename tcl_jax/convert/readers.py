@@ -24,6 +24,7 @@ from tcl_jax.convert.tensor_file import (
     open_file,
 )
 from tcl_jax.convert.torch_zip import read_torch
+from tcl_jax.errors import RunError, machine_fault, why_unwritten
 from tcl_jax.files import user_path, whole_file
 
 _AGAIN = "save the weights again as .safetensors with the tool that wrote it"
@@ -62,12 +63,13 @@ _ARCHIVES = {
 }
 """Members by which other ZIP archives are told, and what they are."""
 
+DISTRIBUTED = (
+    "a distributed checkpoint of PyTorch's; make one file of its folder with "
+    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pt`"
+)
 _PARTS = {
     r"\.data-\d+-of-\d+$": f"a checkpoint of TensorFlow's; {_AGAIN}",
-    r"\.distcp$|^\.metadata$": (
-        "a distributed checkpoint of PyTorch's; make one file of its folder with "
-        "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pt`"
-    ),
+    r"\.distcp$|^\.metadata$": DISTRIBUTED,
 }
 """Names of files that are of no use alone, and what they belong to."""
 
@@ -93,9 +95,9 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_file(path))
         with explaining(path):
-            contents = _read_contents(path, file, stack)
-            check_specs(contents[1], file_size(file))
-        opened = TensorFile(path, contents, stack.pop_all())
+            kind, specs, scalars, read = _read_contents(path, file, stack)
+            specs = check_specs(specs, file_size(file))
+        opened = TensorFile(path, (kind, specs, scalars, read), stack.pop_all())
     if opened.specs and all(spec.dtype == UNREADABLE for spec in opened.specs.values()):
         with opened:
             next(iter(opened.values()))  # tells why
@@ -139,10 +141,17 @@ def _read_contents(path: Path, file: BoundedReader, stack: contextlib.ExitStack)
 def write_safetensors(
     path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """Writes tensors by name, whole or not at all."""
+    """Writes tensors by name, whole or not at all.
+
+    Raises:
+        WeightError: if they cannot be written there.
+        RunError: if that is the machine's fault.
+    """
     with whole_file(path) as temporary:
         try:
             safetensors.numpy.save_file(tensors, temporary, metadata)
         except safetensors.SafetensorError as error:
-            raise WeightError(f"output {os.fspath(path)!r} cannot be written: {error}") from error
+            kind = RunError if machine_fault(error) else WeightError
+            why = why_unwritten(error)
+            raise kind(f"output {os.fspath(path)!r} cannot be written: {why}") from error
         temporary.chmod(0o644)  # the library makes files that only their owner reads

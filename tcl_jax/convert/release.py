@@ -13,7 +13,7 @@ from absl import logging
 from tqdm import tqdm
 
 from tcl_jax.convert.folders import find_weights
-from tcl_jax.convert.hub import CONNECT_SECONDS, FOLDER, verify
+from tcl_jax.convert.hub import CONNECT_SECONDS, FOLDER, check_machine, verify
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.errors import first_cause
 from tcl_jax.files import cache_folder, sha256_of, user_path, write_json
@@ -31,7 +31,8 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
 
     "official" is tcl.pth in the folder weights/ of the working directory, or in the cache of this
     user (~/.cache/tcl_jax/weights), where it is downloaded to otherwise; a download that breaks off
-    goes on from there the next time. The SHA-256 of what was downloaded is kept beside it.
+    goes on from there the next time. The SHA-256 that the file in the cache had first, also if it
+    was put there by hand, is kept beside it.
 
     Args:
         source: a path (~ is the home directory) or "official".
@@ -63,8 +64,9 @@ def _download(path: Path) -> None:
         with WeakFileLock(path.with_name(f"{path.name}.lock")):
             if not path.is_file():
                 _fetch(path, note)
-            known = json.loads(note.read_bytes())["sha256"]
+            known = _noted(path, note)
     except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
+        check_machine("TCL's official checkpoint", error)
         kept = ""
         if (part := _part(path)).is_file():
             kept = f"{part.stat().st_size:,} bytes are kept, and the next try goes on from there. "
@@ -75,6 +77,20 @@ def _download(path: Path) -> None:
             "or give its path"
         ) from error
     verify(path, known, "what was downloaded")
+
+
+def _noted(path: Path, note: Path) -> str:
+    """The SHA-256 that the file had first, whether it was downloaded or put there by hand."""
+    known = json.loads(note.read_bytes()) if note.is_file() else {}
+    if "sha256" not in known:
+        size, sha256 = path.stat().st_size, sha256_of(path)
+        known = {"url": URL, "size": size, "sha256": sha256}
+        write_json(note, known)
+        logging.info(
+            "%s has %d bytes and the SHA-256 %s; the published hash is not known here, so this one "
+            "is kept in %s and compared from now on", path, size, sha256, note.name,
+        )  # fmt: skip
+    return str(known["sha256"])
 
 
 def _part(path: Path) -> Path:
@@ -97,19 +113,16 @@ def _fetch(path: Path, note: Path) -> None:
         raise
     with answer:
         done = done if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
-        size = done + int(answer.headers["Content-Length"])
+        length = answer.headers["Content-Length"]
+        if length is None and not answer.chunked:
+            raise ValueError("the server does not say how long the file is")
+        size = None if length is None else done + int(length)
         write_json(note, {"url": URL, "etag": answer.headers["ETag"], "size": size})
         told = {"total": size, "initial": done, "unit": "B", "unit_scale": True, "disable": None}
         with part.open("ab" if done else "wb") as file, tqdm(desc="tcl.pth", **told) as bar:
             while chunk := answer.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
-    if (found := part.stat().st_size) != size:
+    if size not in (None, found := part.stat().st_size):
         raise ValueError(f"the connection ended after {found:,} of {size:,} bytes")
-    sha256 = sha256_of(part)
-    write_json(note, {"url": URL, "size": size, "sha256": sha256})
     part.replace(path)
-    logging.info(
-        "%s has %d bytes and the SHA-256 %s; the published hash is not known here, so this one is "
-        "kept in %s and compared from now on", path, size, sha256, note.name,
-    )  # fmt: skip

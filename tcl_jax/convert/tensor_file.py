@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import math
 import os
@@ -18,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.errors import RunError
+from tcl_jax.errors import RunError, machine_fault
 
 Scalar = int | float | str | bool
 
@@ -37,7 +36,6 @@ UNREADABLE = np.dtype("V")
 _DAMAGED = (
     ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, SafetensorError,
 )  # fmt: skip
-_OF_THE_PATH = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 class TensorSpec(NamedTuple):
@@ -87,8 +85,7 @@ def open_file(path: Path) -> BoundedReader:
     except FileNotFoundError:
         wrong = "do not exist"
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in _OF_THE_PATH:
-            raise _not_its_fault(path, error) from error
+        _check_machine(path, error)
         wrong = f"cannot be opened: {error}; correct the path or the permissions"
     raise WeightError(
         f"weights {str(path)!r} {wrong}; give the path of a .pt, .pth, .safetensors or .npz file "
@@ -96,7 +93,26 @@ def open_file(path: Path) -> BoundedReader:
     )
 
 
-class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time would read one
+class LazyTensors(Mapping[str, Any]):  # not np.ndarray: type checks at run time would read one
+    """Tensors by name, each read when it is asked for, and not kept.
+
+    Attributes:
+        names: all of them, in order.
+    """
+
+    names: Mapping[str, Any]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names  # Mapping's own would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class TensorFile(LazyTensors):
     """The tensors of a file by name; each is read when it is asked for, and not kept.
 
     Attributes:
@@ -114,6 +130,7 @@ class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time 
         self.path, self._opened, self._closed = path, opened, False
         self.format, specs, self.scalars, self._read = contents
         self.specs: Mapping[str, TensorSpec] = specs
+        self.names = specs
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.specs:
@@ -125,15 +142,6 @@ class TensorFile(Mapping[str, Any]):  # not np.ndarray: type checks at run time 
         if array.dtype == np.bool_:  # a byte that is neither 0 nor 1 is no bool to NumPy
             array = array.view(np.uint8) != 0
         return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.specs  # Mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
 
     def __enter__(self) -> TensorFile:
         return self
@@ -157,34 +165,35 @@ def explaining(path: Path) -> Iterator[None]:
         yield
     except WeightError as error:
         raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError, MemoryError) as error:
+        _check_machine(path, error)
         reason = "".join(filter(str.isprintable, str(error)))[:300] or type(error).__name__
         raise WeightError(
             f"weights {str(path)!r} cannot be read: {reason}; the file is damaged or was cut "
             "short, so get it again"
         ) from error
-    except (OSError, MemoryError) as error:
-        raise _not_its_fault(path, error) from error
 
 
-def _not_its_fault(path: Path, error: OSError | MemoryError) -> RunError:
-    reason = "there is too little memory" if isinstance(error, MemoryError) else str(error)
-    return RunError(
-        f"weights {str(path)!r} could not be read: {reason}; nothing is known to be wrong with the "
-        "file, so try again when the machine and its disks are in order"
-    )
+def _check_machine(path: Path, error: Exception) -> None:
+    if fault := machine_fault(error):
+        raise RunError(
+            f"weights {str(path)!r} could not be read: {fault}; nothing is known to be wrong with "
+            "the file, so try again when the machine and its disks are in order"
+        ) from error
 
 
-def check_specs(specs: Mapping[str, TensorSpec], size: int) -> None:
-    """Refuses names that cannot be shown, and more tensors than a file of this size can hold.
+def check_specs(specs: Mapping[str, TensorSpec], size: int) -> dict[str, TensorSpec]:
+    """Those whose names can be shown, as every name of a model can.
 
     Raises:
-        ValueError: saying which, or how much.
+        ValueError: if no name can, or they are more than a file of this size can hold.
     """
-    for name in specs:
-        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise ValueError(f"a tensor's name is empty, too long or unprintable: {name[:50]!r}")
-    check_growth(sum(spec.nbytes for spec in specs.values()), size)
+    shown = {n: spec for n, spec in specs.items() if 0 < len(n) <= MAX_NAME and n.isprintable()}
+    if specs and not shown:
+        name = next(iter(specs))[:50]
+        raise ValueError(f"a tensor's name is empty, too long or unprintable: {name!r}")
+    check_growth(sum(spec.nbytes for spec in shown.values()), size)
+    return shown
 
 
 def check_growth(total: int, size: int) -> None:

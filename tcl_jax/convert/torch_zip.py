@@ -16,7 +16,7 @@ import numpy as np
 
 from tcl_jax.convert.archives import Archive, is_stored
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.pickles import MAX_BYTES, PERSISTENT, Foreign, read_pickle
+from tcl_jax.convert.pickles import PERSISTENT, Foreign, read_pickle
 from tcl_jax.convert.tensor_file import (
     MAX_NAME,
     UNREADABLE,
@@ -25,6 +25,7 @@ from tcl_jax.convert.tensor_file import (
     TensorSpec,
 )
 
+MAX_BYTES = 64 << 20
 MAX_DEPTH = 100
 MAX_DIMENSIONS = 32
 MAX_ROOM = 1 << 24
@@ -50,6 +51,11 @@ _TENSORS = tuple(f"torch._utils._rebuild_tensor{version}" for version in ("", "_
 _PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _SUBCLASSES = ("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2")
 _REBUILDING = re.compile(r"torch\..*\._rebuild_\w+")
+_TWICE = "is one of several of this name; give them names of their own"
+_NEGATED = (
+    "stands for the conjugate or the negative of another; save it again after "
+    "tensor.resolve_conj().resolve_neg()"
+)
 _KINDS = {
     "_rebuild_qtensor": "is quantised (call dequantize() before saving)",
     "_rebuild_sparse": "is sparse (call to_dense() before saving)",
@@ -65,7 +71,7 @@ _ADVICE = (
 class StoredTensor(NamedTuple):
     """Where a tensor lies: bytes `start` to `stop` of a storage, elements `strides` bytes apart.
 
-    If it cannot be read, `unknown` is the name of what would be needed for it.
+    If it cannot be read, `unknown` is the name of what would be needed for it, or the reason.
     """
 
     spec: TensorSpec
@@ -120,6 +126,8 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]
+        if tensor.unknown in (_TWICE, _NEGATED):
+            raise WeightError(f"tensor {name[:80]!r} {tensor.unknown}")
         if tensor.unknown:
             kinds = (kind for sign, kind in _KINDS.items() if sign in tensor.unknown)
             raise WeightError(
@@ -155,6 +163,7 @@ class _Listing:
         self._room = MAX_ROOM
         self._inside: set[int] = set()
         self._seen: set[int] = set()
+        self._called: dict[int, StoredTensor | None] = {}
 
     def add(self, path: str, value: Any) -> None:
         """Adds all tensors that the value at a path leads to.
@@ -162,16 +171,14 @@ class _Listing:
         Raises:
             ValueError: if it leads to too much.
         """
-        if id(value) in self._inside or id(value) in self._seen:
+        if id(value) in self._inside or id(value) in self._seen or len(self._inside) > MAX_DEPTH:
             return
-        if len(self._inside) > MAX_DEPTH:
-            raise ValueError("its values are nested too deeply")
         self._inside.add(id(value))
         if isinstance(value, Foreign) and not (value.name in _DICTS or _is_module(value)):
             # Objects may refer to each other in a great many ways; once is enough of each.
             self._seen.add(id(value))
         for key, inner in _entries(value):
-            tensor = _as_tensor(inner)
+            tensor = self._tensor(inner)
             size = len(path) + len(str(key))
             within = isinstance(inner, list | tuple | Foreign) and size < MAX_NAME
             self._room -= 8 + (size if within or tensor is not None else 0)
@@ -182,9 +189,16 @@ class _Listing:
             name = f"{path}.{key}" if path else str(key)
             if tensor is None:
                 self.add(name, inner)
-            elif self.tensors.setdefault(name, tensor) is not tensor:
-                raise ValueError(f"two of its tensors are called {name[:80]!r}")
+            elif self.tensors.setdefault(name, tensor) != tensor:  # keys 1 and "1"
+                self.tensors[name] = StoredTensor(TensorSpec((), UNREADABLE), unknown=_TWICE)
         self._inside.remove(id(value))
+
+    def _tensor(self, value: Any) -> StoredTensor | None:
+        if not isinstance(value, Foreign) or not value.called:
+            return _as_tensor(value)
+        if id(value) not in self._called:  # in many places, each time with all its arguments
+            self._called[id(value)] = _as_tensor(value)
+        return self._called[id(value)]
 
 
 def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
@@ -233,11 +247,13 @@ def _as_tensor(value: Any) -> StoredTensor | None:
             name, given = _named(given[0]) or _named(given[1]) or name, given[2]
     if name in _TENSORS:
         return _view(name.endswith("3"), *given[:8])
+    rebuilds = _REBUILDING.fullmatch(name)
+    if not value.called and not rebuilds:
+        return None
     parts = list(given[:16])
     parts += [inner for part in parts if isinstance(part, tuple) for inner in part[:16]]
-    objects = [part for part in parts if isinstance(part, Foreign)]
-    rebuilt = any(x.name == PERSISTENT or _REBUILDING.fullmatch(x.name) for x in objects)
-    if not (value.called and rebuilt) and not _REBUILDING.fullmatch(name):
+    names = {part.name for part in parts if isinstance(part, Foreign)}
+    if not (rebuilds or PERSISTENT in names or any(map(_REBUILDING.fullmatch, names))):
         return None
     # Its size is the first tuple of integers, or in a torch.Size.
     sizes = [x for p in parts for x in (p.arguments[:1] if isinstance(p, Foreign) else (p,))]
@@ -279,10 +295,7 @@ def _view(
     if not item:
         return StoredTensor(spec, unknown=kind or "a dtype without a name")
     if any(isinstance(x, Foreign) and x for x in rest[2:]):  # conjugated or negated when read
-        raise WeightError(
-            "it has a tensor that stands for the conjugate or the negative of another; save it "
-            "again after tensor.resolve_conj().resolve_neg()"
-        )
+        return StoredTensor(TensorSpec(spec.shape, UNREADABLE), unknown=_NEGATED)
     if not spec.nbytes:
         return StoredTensor(spec)
     # Along an axis of one element the stride does not matter and may be anything.

@@ -105,7 +105,7 @@ def choose_sizes(
     given = {name: value for name, value in sizes.items() if value}
     if variant == "auto" and weights is not None:
         for name, value in given.items():
-            if (own := getattr(weights, name, value)) != value:
+            if (own := getattr(weights, name, None)) != value:
                 raise InputError(
                     f"model.sizes.{name}={value!r}, and the weights have {own!r}; leave it out, or "
                     "give other weights (model.variant='custom' takes the sizes as they are given)"

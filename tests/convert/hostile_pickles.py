@@ -66,7 +66,11 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "obj": (OBJECT, "the step OBJ"),
     "obj known": (b"\x80\x02(ctorch\nSize\no.", "the step OBJ"),
     "new object of a function": (b"\x80\x02ctorch\nSize\n)\x81.", "no tensors by name"),
-    "new object with keywords": (b"\x80\x04c__torch__\nA\n)}\x92.", "the step NEWOBJ_EX"),
+    "new object with keywords": (b"\x80\x04c__torch__\nA\n)}\x92.", "no tensors by name"),
+    "new object with numbers as keywords": (
+        b"\x80\x04c__torch__\nA\n)}K\x01Ns\x92.",
+        "must be strings",
+    ),
     "new object with arguments": (b"\x80\x02c__torch__\nA\nN\x85\x81.", "no tensors by name"),
     "call of a record": (b"\x80\x02c__torch__\nA\n)R.", "no tensors by name"),
     "call of a dict": (b"\x80\x02})R.", "no tensors by name"),
@@ -87,6 +91,19 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         b"\x80\x02(" + b"N" * 300_000 + b"tq\x00ca\nb\nq\x01" + b"h\x01h\x00R" * 100_000 + b".",
         "more than 1,000,000 arguments",
     ),
+    "a call with costly arguments in many places": (
+        b"\x80\x02ctorch\n"
+        + b"._rebuild_" * 90
+        + b"-\n)\x81q\x00("
+        + b"h\x00" * 16
+        + b"tq\x01"
+        + b"ca\nb\n("
+        + b"h\x01" * 16
+        + b"tRq\x02]("
+        + b"h\x02" * 300_000
+        + b"e.",
+        "no tensors by name",
+    ),
     "short frame": (
         b"\x80\x04\x95\x02\0\0\0\0\0\0\0]B\x06\0\0\0.r\xff\xff\xff\xffa.",
         "no tensors by name",
@@ -104,11 +121,11 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "buffer": (b"\x80\x05\x97.", "NEXT_BUFFER"),
     "persistent number": (b"\x80\x02K\x01Q.", "no tensors by name"),
     "persistent tuple": (b"\x80\x02(K\x01K\x01K\x01K\x01K\x01tQ.", "no tensors by name"),
-    "deep list": (b"\x80\x02" + b"]" * NEST + b"a" * (NEST - 1) + b".", "nested too deeply"),
-    "deep tuple": (b"\x80\x02)" + b"\x85" * NEST + b".", "nested too deeply"),
+    "deep list": (b"\x80\x02" + b"]" * NEST + b"a" * (NEST - 1) + b".", "no tensors by name"),
+    "deep tuple": (b"\x80\x02)" + b"\x85" * NEST + b".", "no tensors by name"),
     "deep dict": (
         b"\x80\x02" + (b"}" + text("model")) * 50_000 + b"}" + b"s" * 50_000 + b".",
-        "nested too deeply",
+        "no tensors by name",
     ),
     "deep record": (
         b"\x80\x02"
@@ -116,7 +133,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         + b"N"
         + b"sb" * 20_000
         + b".",
-        "nested too deeply",
+        "no tensors by name",
     ),
     "deep key": (b"\x80\x02})" + b"\x85" * NEST + b"Ns.", "no tensors by name"),
     "memo of 4 billion": (
@@ -130,9 +147,12 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "text that is none": (b"\x80\x02X\x01\x00\x00\x00\xff.", "can't decode"),
     "integer of 12 MB": (
         b"\x80\x02\x8b" + (12_000_000).to_bytes(4, "little") + b"\x7f" * 12_000_000 + b".",
-        "more than 256 bits",
+        "more than 4096 bits",
     ),
-    "integer of 255 bytes": (b"\x80\x02\x8a\xff" + b"\x7f" * 255 + b".", "more than 256 bits"),
+    "integer of 600 bytes": (
+        b"\x80\x02\x8b\x58\x02\0\0" + b"\x7f" * 600 + b".",
+        "more than 4096 bits",
+    ),
     "integer of -1 bytes": (b"\x80\x02\x8b\xff\xff\xff\xff.", "byte count < 0"),
     "decimal integer": (b"I" + b"9" * 4000 + b"\n.", "the step INT"),
     "shared tuples as key": (shared(b")", b"h\x00h\x00\x86", b"}h\x00Ns"), "no tensors by name"),

@@ -219,3 +219,26 @@ def test_what_transformers_writes(tmp_path: Path) -> None:
         (folder / "config.json").unlink()
         with pytest.raises(WeightError, match=f"looks like .*{structure}"):
             load_clip(folder)
+
+
+def test_a_checkpoint_of_a_numbered_step_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint-00001-of-00100.pt"
+    save_state_dict(file, load("clip_state_dict"))
+    assert load_clip(file).params.keys() == load_clip(tmp_path).params.keys()
+    (tmp_path / "checkpoint-00002-of-00100.pt").touch()
+    with pytest.raises(WeightError, match="one of several files"):
+        load_clip(file)
+
+
+def test_a_repository_in_the_cache_of_a_hub(tmp_path: Path) -> None:
+    repository = tmp_path / "models--a--b"
+    snapshot = repository / "snapshots/abc"
+    for folder in (snapshot, repository / "blobs"):
+        folder.mkdir(parents=True)
+    single(snapshot)
+    (snapshot / "model.safetensors").rename(repository / "blobs/1")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/1")
+    assert load_clip(repository).config.activation == "gelu"
+    (repository / "snapshots/def").mkdir()
+    with pytest.raises(WeightError, match=r"2 versions .*snapshots/abc.*snapshots/def"):
+        load_clip(repository)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import re
 import subprocess
@@ -16,6 +17,7 @@ from huggingface_hub import constants
 
 from tcl_jax.convert.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip, openai_filename
 from tcl_jax.convert.mapping import WeightError
+from tcl_jax.errors import RunError
 from tcl_jax.models.clip import VARIANTS
 from tests.reference import GOLDEN
 
@@ -154,7 +156,7 @@ def test_offline_says_which_file_to_put_where(
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError(""), TypeError("x\ny")])
+@pytest.mark.parametrize("error", [ConnectionError(110, "Timed out"), ValueError("")])
 def test_whatever_the_library_raises_is_explained(
     online: Hub, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -163,6 +165,9 @@ def test_whatever_the_library_raises_is_explained(
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(WeightError, match=rf"downloaded.*\({type(error).__name__}: .*weights"):
+        locate_clip(NAME)
+    error = OSError(errno.ENOSPC, "No space left")
+    with pytest.raises(RunError, match="is the disk full"):
         locate_clip(NAME)
 
 

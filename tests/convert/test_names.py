@@ -250,7 +250,7 @@ BROKEN = {
             f"base_model.model.{name}".replace("q_proj.weight", "q_proj.base_layer.weight"): x
             for name, x in hugging_face().items()
         },
-        "a CLIP with LoRA beside its weights .merge it",
+        "PEFT's .LoRA. in a CLIP.*merge_and_unload",
     ),
     "timm in OpenCLIP": (lambda: {"visual.trunk.cls_token": ONE}, "an image tower of timm's"),
     "CoCa": (lambda: {**open_clip("text."), "text_decoder.ln_final.weight": ONE}, "a CoCa"),
@@ -373,7 +373,6 @@ def test_activation_is_read_beside_the_weights(
         ({"vision_config": {}}, "it has no section 'text_config'"),
         ({"vision_config": {"hidden_act": "relu"}, "text_config": {"hidden_act": "relu"}},
          "hidden_act is 'relu', not one of quick_gelu, gelu"),
-        ([], "it has no section 'vision_config'"),
         (openclip_config(head_width=80), "vision_cfg.head_width is 80 where CLIP's is 64"),
         (openclip_config(pool_type="avg"), "vision_cfg.pool_type is 'avg'"),
         (openclip_config(final_ln_after_pool=True), "final_ln_after_pool is True"),
@@ -409,3 +408,57 @@ def test_damaged_configs(tmp_path: Path, content: bytes, message: str) -> None:
         (tmp_path / file).write_bytes(content)
         with pytest.raises(WeightError, match=message):
             read_activation(tmp_path / "w.pt", style)
+
+
+def test_models_whose_names_would_become_one_stay_apart() -> None:
+    four = load("clip_state_dict")
+    three = {name: x for name, x in four.items() if ".resblocks.3." not in name}
+    both = {**three, **under("module.", {name: x + 1 for name, x in four.items()})}
+    for prefix, blocks, more in ((".", 3, 0), ("module", 4, 1)):
+        found, _ = to_openai_names(both, prefix)
+        assert infer_clip_config(found.specs).vision_layers == blocks
+        np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
+    beside, _ = to_openai_names({**under("module.", four), "logit_scale": np.float32(-3)})
+    assert beside["logit_scale"] == four["logit_scale"]
+    # What clashes beside a CLIP does not keep it from being found.
+    two = {"queue": ONE, "module.queue": ONE}
+    for tensors in (tiny_clip_names(four, "module."), under("module.", tiny_clip_names(four))):
+        found, _ = to_openai_names({**tensors, **two})
+        assert len(found) == len(four)
+    for prefix in ("state_dict.module", "state_dict.", "module"):
+        whole = under("state_dict.", both)
+        if prefix == "module":
+            whole = under("module.", four)  # alone, as DDP saves it
+        found, _ = to_openai_names(whole, prefix)
+        more = prefix == "state_dict.module"
+        np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
+
+
+def test_two_towers_without_a_temperature_are_a_clip() -> None:
+    towers = {name: tensor for name, tensor in hugging_face().items() if name != "logit_scale"}
+    found, _ = to_openai_names(towers)
+    assert infer_clip_config(found.specs).vision_layers == 4
+    assert found["logit_scale"] == np.float32(np.log(1 / 0.07))
+    vision = under("vision.", {name: x for name, x in towers.items() if "vis" in name})
+    text = under("text.", {name: x for name, x in towers.items() if "text" in name})
+    with pytest.raises(WeightError, match=r"under 'text.' and .* under 'vision.'"):
+        to_openai_names({**vision, **text})
+
+
+def test_adapters_of_peft_are_named() -> None:
+    whole = under("base_model.model.", hugging_face())
+    projection = "base_model.model.visual_projection."
+    weight = whole.pop(f"{projection}weight")
+    saved = {f"{projection}{x}.weight": weight for x in ("original_module", "modules_to_save.a")}
+    with pytest.raises(WeightError, match=r"PEFT's \(LoRA\) in a CLIP.*merge_and_unload"):
+        to_openai_names({**whole, **saved})
+    layer = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj."
+    with pytest.raises(WeightError, match=r"without their CLIP.*merge_and_unload"):
+        to_openai_names({f"{layer}lora_A.weight": ONE, f"{layer}lora_B.weight": ONE})
+
+
+@pytest.mark.parametrize("style", ["huggingface", "openclip"])
+def test_a_config_of_ones_own_tells_nothing(style: str, tmp_path: Path) -> None:
+    for name in ("config.json", "open_clip_config.json"):
+        (tmp_path / name).write_text('{"lr": 1e-3}')
+    assert read_activation(tmp_path / "best.pt", style) is None

@@ -328,7 +328,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         (np.zeros(2), "no tensors by name, but a tensor without a name"),
         ([1, 2], "no tensors by name, but a list"),
         ({}, "no tensors by name, but a builtins.dict"),
-        ({"a": {"b": np.zeros(2)}, "a.b": np.ones(2)}, "two of its tensors are called 'a.b'"),
+        ({"a": {"b": np.zeros(2)}, "a.b": np.ones(2)}, "'a.b' is one of several of this name"),
         ({"a\nb": np.zeros(2)}, "unprintable"),
         ({"args": Call("argparse", "Namespace")}, "asks for 'argparse.Namespace'"),
         (
@@ -441,6 +441,15 @@ def test_what_is_not_the_files_fault_is_not_blamed_on_it(
             open_weights(path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(RunError, match=r"out.safetensors' cannot be written: .*disk full"):
+        write_safetensors(tmp_path / "out.safetensors", {"a": np.ones(1)}, {})
 
 
 def test_other_byte_order_is_refused(tmp_path: Path) -> None:

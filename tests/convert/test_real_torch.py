@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copyreg
 import random
 import zipfile
 from collections import Counter, OrderedDict
@@ -188,3 +189,42 @@ def test_scripted_module(torch: Any, tmp_path: Path) -> None:
         assert file.format == "torchscript" and set(file) == set(expected)
         same(file, {name: expected[name] for name in file})
         assert file.scalars.items() >= {"input_resolution": 64, "name": "net"}.items()
+
+
+class AttrDict(dict[str, Any]):
+    """Its items are its attributes, too, as many configs have it."""
+
+    def __init__(self, **items: Any) -> None:
+        super().__init__(**items)
+        self.__dict__ = self
+
+
+class Node:
+    """Links to another."""
+
+    next: Any = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return copyreg.__newobj_ex__, (Node, (), {"name": 1}), self.__dict__
+
+
+def test_odd_things_beside_a_state_dict(torch: Any, tmp_path: Path) -> None:
+    weights = {"a.weight": torch.ones(2), "x\ny": torch.ones(2)}
+    chain = last = Node()
+    for _ in range(120):
+        last.next = last = Node()
+    beside = {
+        "linked": chain, "config": AttrDict(mean=torch.ones(3)), "large": 1 << 3000,
+        "keys": {1: torch.ones(2), "1": torch.ones(3)},
+        "conjugate": torch.ones(3, dtype=torch.cfloat).conj(),
+    }  # fmt: skip
+    torch.save(AttrDict(model=weights, epoch=1), tmp_path / "a.pt")
+    torch.save({"model": weights, **beside}, tmp_path / "b.pt", pickle_protocol=4)
+    for file in ("a.pt", "b.pt"):
+        with open_weights(tmp_path / file) as found:
+            np.testing.assert_array_equal(found["model.a.weight"], np.ones(2, np.float32))
+            if file == "b.pt":
+                assert found["config.mean"].shape == (3,)
+                for name, why in (("conjugate", "resolve_conj"), ("keys.1", "one of several")):
+                    with pytest.raises(WeightError, match=why):
+                        found[name]

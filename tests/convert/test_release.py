@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import http.server
@@ -16,6 +17,7 @@ import pytest
 from tcl_jax.convert import release
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.release import locate_tcl
+from tcl_jax.errors import RunError
 
 CONTENT = bytes(range(256)) * 9000
 
@@ -43,13 +45,18 @@ class Release(http.server.BaseHTTPRequestHandler):
         if start >= len(content):
             self.send_error(416)
             return
+        left = len(content) - start
         self.send_response(206 if start else 200)
         self.send_header("ETag", str(tag))
-        self.send_header("Content-Length", str(len(content) - start))
+        chunked = self.state.get("chunked")
+        length = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(left))
+        if not self.state.get("endless"):
+            self.send_header(*length)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
-        self.wfile.write(content[start : self.state["until"]])  # type: ignore[misc]
+        sent = content[start : self.state["until"]]  # type: ignore[misc]
+        self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(sent), sent) if chunked else sent)
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
@@ -94,6 +101,37 @@ def test_it_goes_on_where_it_broke_off(server: dict[str, object]) -> None:
     server["until"] = None
     assert locate_tcl("official").read_bytes() == CONTENT
     assert server["starts"] == [0, 1_000_000]
+
+
+def test_a_server_need_not_tell_the_length_if_the_end_is_told(server: dict[str, object]) -> None:
+    server["endless"] = True
+    with pytest.raises(WeightError, match="does not say how long the file is"):
+        locate_tcl("official")
+    server |= {"endless": False, "chunked": True}
+    assert locate_tcl("official").read_bytes() == CONTENT
+
+
+def test_a_file_put_into_the_cache_is_taken(server: dict[str, object]) -> None:
+    server["until"] = 1_000_000
+    with pytest.raises(WeightError, match="are kept"):
+        locate_tcl("official")
+    path = release.cache_folder("weights") / "tcl.pth"
+    path.write_bytes(b"by hand")
+    assert locate_tcl("official") == path
+    path.write_bytes(b"changed")
+    with pytest.raises(WeightError, match=hashlib.sha256(b"by hand").hexdigest()):
+        locate_tcl("official")
+
+
+def test_a_full_disk_is_no_fault_of_the_network(
+    server: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(release, "write_json", full)
+    with pytest.raises(RunError, match="No space left on device.*is the disk full"):
+        locate_tcl("official")
 
 
 def test_another_file_than_before_is_taken_from_its_beginning(server: dict[str, object]) -> None:

@@ -152,6 +152,35 @@ def test_names_may_have_spaces(
     assert set(filter(None, given.values())) <= set(told)
 
 
+@pytest.mark.parametrize(
+    ("given", "fails", "sources"),
+    [
+        ({}, {"tcl", "ViT-B/16"}, ["tcl official", "clip ViT-B/16", "clip builtin:shapes_clip"]),
+        ({}, {"tcl"}, ["tcl official", "clip ViT-B/16"]),
+        ({"CLIP": "my.pt"}, {"tcl"}, ["tcl official", "clip my.pt"]),
+        ({"CLIP": "ViT-B/32"}, {"tcl", "ViT-B/32"}, ["tcl official", "clip ViT-B/32", "refused"]),
+        ({"TCL": "my.pth"}, {"my.pth"}, ["tcl my.pth", "refused"]),
+    ],
+)
+def test_another_model_takes_the_place_of_the_defaults_alone(
+    given: dict[str, str], fails: set[str], sources: list[str], tmp_path: Path
+) -> None:
+    told = list[str]()
+
+    def run(_: str, kind: str, source: str, *rest: object, unless: str | None = None) -> bool:
+        told.append(f"{kind} {source}")
+        if fails & {kind, source} and (unless is None or source.startswith("my")):
+            raise RuntimeError
+        return not fails & {kind, source}
+
+    values = {"work": tmp_path, "run": run, "CLIP": "ViT-B/16", "TCL": "official", **given}
+    try:
+        exec(compile(cell("convert").source, "convert", "exec"), values)
+    except RuntimeError:
+        told.append("refused")
+    assert told == sources
+
+
 def test_without_code_and_address_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

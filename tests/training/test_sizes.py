@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from configs.shapes import get_config as shapes_config
 from configs.tcl import get_config as paper_config
 from tcl_jax.config_flags import read_config
+from tcl_jax.convert import load
 from tcl_jax.convert.tensor_file import TensorFile
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import VARIANTS, CLIPConfig
@@ -17,6 +19,7 @@ from tcl_jax.training.build import build_frozen_clip, clip_config
 from tests.reference import GOLDEN
 
 CLIP = str(GOLDEN / "clip_state_dict.npz")
+OPENCLIP = b'{"model_cfg": {"vision_cfg": {}, "text_cfg": {"width": 512}}}'
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -79,3 +82,28 @@ def test_a_clip_from_scratch_takes_no_sizes_of_weights() -> None:
 def test_a_prefix_that_fits_no_model_is_refused() -> None:
     with pytest.raises(InputError, match="prefix 'teacher' is of no model in the files given"):
         build_frozen_clip(changed(paper_config(), weights=CLIP, prefix="teacher"))
+
+
+def test_the_activation_is_taken_where_nothing_else_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[str]()
+    opening = load.open_model
+    monkeypatch.setattr(load, "open_model", lambda path: opened.append(path.name) or opening(path))
+    sizes = dataclasses.asdict(clip_config(changed(paper_config(), weights=CLIP)))
+    custom = {f"sizes.{name}": size for name, size in sizes.items()}
+    custom |= {"variant": "custom", "sizes.activation": "gelu"}
+    opened.clear()
+    for fields in ({"sizes.activation": "gelu"}, custom):
+        config = changed(paper_config(), weights=CLIP, **fields)
+        assert build_frozen_clip(config)[0].config.activation == "gelu"
+    assert len(opened) == 2, "once each"
+    for name in ("clip.npz", "open_clip_config.json"):
+        content = Path(CLIP).read_bytes() if name == "clip.npz" else OPENCLIP
+        (tmp_path / name).write_bytes(content)
+    other = changed(paper_config(), weights=str(tmp_path / "clip.npz"), **custom)
+    other.model.sizes.activation = "quick_gelu"
+    with pytest.raises(InputError, match="activation=quick_gelu is asked for, .* is gelu"):
+        build_frozen_clip(other)
+    other.model.sizes.activation = ""
+    assert build_frozen_clip(other)[0].config.activation == "gelu"
