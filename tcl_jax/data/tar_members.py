@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from tcl_jax.data.images import IMAGE_SUFFIXES
+from tcl_jax.files import IMAGE_SUFFIXES
 
 TEXT_SUFFIXES = (".txt", ".text", ".caption")
 """Suffixes, in any letter case as all, of the members with a caption."""

@@ -18,14 +18,14 @@ from jaxtyping import Integer
 from tqdm import tqdm
 
 from tcl_jax.data.exif import Turn
-from tcl_jax.data.images import IMAGE_SUFFIXES, ImageDecodeError
+from tcl_jax.data.images import ImageDecodeError
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.benchmark_schema import complete_pattern
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
 from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
-from tcl_jax.files import read_text, user_path
+from tcl_jax.files import IMAGE_SUFFIXES, read_text, user_path
 from tcl_jax.parallel.cores import available_cores
 
 _LISTED = 10

@@ -6,8 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from tcl_jax.data.images import IMAGE_SUFFIXES
-from tcl_jax.files import files_below
+from tcl_jax.files import IMAGE_SUFFIXES, files_below
 
 
 def split_pattern(pattern: str) -> tuple[str, str]:
