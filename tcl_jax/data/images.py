@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin
 
 from tcl_jax.data.exif import exif_turn
+from tcl_jax.data.image_values import as_uint8, check_values
 from tcl_jax.errors import InputError, RunError, machine_fault
 from tcl_jax.files import user_path
 
@@ -36,8 +36,6 @@ Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
 _File: TypeAlias = io.BytesIO | io.BufferedReader
 
 _BAND_PIXELS = 1 << 22
-# Rounding in resizing and colour conversions leaves values this little outside of [0, 1].
-_FLOAT_SLACK = 1e-3
 # All of a PNG that makes the picture. Pillow reads the rest, too, and refuses much text in it.
 _PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 # Tags of a TIFF: width and height, and how its samples lie.
@@ -185,9 +183,14 @@ def load_rgb(image: Image.Image) -> Image.Image:
 def _readers() -> dict[str, tuple[Callable[..., Image.Image], Callable[[bytes], bool | str]]]:
     """What opens an image of each of `FORMATS`, and what tells it by its first bytes."""
     Image.init()
-    for plugin in ("pi_heif", "pillow_heif"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(plugin).register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import pi_heif
+
+        pi_heif.register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return {name: Image.OPEN[name] for name in FORMATS if name in Image.OPEN}  # type: ignore[misc]
 
 
@@ -383,48 +386,14 @@ def _array_as_rgb(array: np.ndarray) -> Rgb:
         )
     if array.dtype.name == "bfloat16":  # no float for NumPy
         array = array.astype(np.float32)
-    _check_values(array)
+    check_values(array)
     if array.dtype == np.uint8 and channels == 3:
         return np.ascontiguousarray(array)
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(_BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
-        part = _as_uint8(array[top : top + rows]).reshape(-1, width, channels)
+        part = as_uint8(array[top : top + rows]).reshape(-1, width, channels)
         if channels == 4:
             part = np.asarray(_to_rgb(Image.fromarray(part)))
         rgb[top : top + rows] = part
     return rgb
-
-
-def _check_values(array: np.ndarray) -> None:
-    """Whether type and range of an array are those of an image."""
-    if array.dtype in (np.uint8, np.uint16, np.bool_):
-        return
-    if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(
-            f"image is an array of {array.dtype}; give uint8 (0 to 255), uint16, bool, or floats "
-            "in [0, 1]: image.astype(np.uint8), if its values are 0 to 255"
-        )
-    low, high = float(array.min()), float(array.max())
-    if low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK:
-        return
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError("image has values that are not finite; floats must be in [0, 1]")
-    hint = "normalise it so that black is 0 and white is 1"
-    if low >= 0 and high <= 256:
-        hint = "it looks like 0 to 255: divide it by 255, or give it as uint8"
-    elif max(-low, high) < 10:
-        hint = "if a mean was subtracted, give the image as it was before"
-    raise InputError(
-        f"image has floats from {low:.6g} to {high:.6g}, and they must be in [0, 1]; {hint}"
-    )
-
-
-def _as_uint8(part: np.ndarray) -> np.ndarray:
-    if part.dtype == np.uint8:
-        return part
-    if part.dtype == np.bool_:
-        return part.astype(np.uint8) * np.uint8(255)
-    if part.dtype == np.uint16:
-        return np.rint(part.astype(np.float32) / 257).astype(np.uint8)
-    return np.rint(np.clip(part.astype(np.float32), 0, 1) * 255).astype(np.uint8)

@@ -13,7 +13,7 @@ import numpy as np
 import regex
 from jaxtyping import Int32
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError, machine_fault
 from tcl_jax.files import user_path
 
 START_ID = 49406
@@ -146,6 +146,8 @@ def _file_encoder(path: str) -> Callable[[str], list[int]]:
     try:
         tokenizer = Tokenizer.from_str(user_path(path).read_text(encoding="utf-8"))
     except Exception as error:  # the library raises Exception itself
+        if fault := machine_fault(error):
+            raise RunError(f"tokenizer_file={path!r}: {fault}") from error
         raise InputError(
             f"tokenizer_file={path!r} cannot be read: {error}; give the tokenizer.json of a CLIP, "
             "such as the one of openai/clip-vit-base-patch16 on the Hugging Face hub"
