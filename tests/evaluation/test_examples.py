@@ -519,3 +519,27 @@ def test_a_fault_of_the_machine_is_no_fault_of_a_label(
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
     with pytest.raises(RunError, match=r"a\.png: .*memory"):
         verify_examples(list_examples(own, tmp_path), progress=False)
+
+
+def test_a_file_of_a_usual_kind_is_preferred(own: Benchmark, tmp_path: Path) -> None:
+    for name in ("a.heic", "a.psd"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    found = list_examples(own, tmp_path)
+    assert found.examples[0].image.name == "a.jpg"
+    assert kinds(found.problems) == [
+        ("passed over", "a.heic", False),
+        ("passed over", "a.psd", False),
+    ]
+    (tmp_path / "photos/a.jpg").unlink()
+    assert [p.fatal for p in list_examples(own, tmp_path).problems] == [True]
+
+
+def test_lines_of_other_folders_are_no_one_image(own: Benchmark, tmp_path: Path) -> None:
+    listed = dataclasses.replace(own, list=str(tmp_path / "list.txt"))
+    for text, fatal in (
+        ("seq1/a\nseq2/a\n", True),
+        ("photos/a.jpg\n./a.png\n", False),
+        ("a\na", False),
+    ):
+        (tmp_path / "list.txt").write_text(text)
+        assert [p.fatal for p in list_examples(listed, tmp_path).problems] == [fatal]
