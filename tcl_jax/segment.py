@@ -195,10 +195,11 @@ def run(argv: Sequence[str] | None = None) -> None:
         "kp_weight": flags.kp_weight,
     }
     segmenter.embed_texts([word for synonyms in texts for word in synonyms], flags.templates)
-    several = {"synonyms": [[*synonyms] for synonyms in texts if len(synonyms) > 1] or None}
+    several = [[*synonyms] for synonyms in texts if len(synonyms) > 1]
+    given = {key: value for key, value in options.items() if value is not None}
     made = {
         "texts": [synonyms[0] for synonyms in texts],
-        "options": {k: v for k, v in (options | several).items() if v is not None},
+        "options": given | ({"synonyms": several} if several else {}),
         "masks": flags.masks,
         "model": segmenter.fingerprint,
     }

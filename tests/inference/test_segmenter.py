@@ -210,7 +210,7 @@ def test_synonyms_show_one_thing(shapes: Segmenter) -> None:
     best, largest = result.scores[..., 0], np.maximum(red, green)
     assert (red > green).any() and (green > red).any() and (best >= largest - 1e-6).all()
     np.testing.assert_allclose(best.max(), largest.max(), atol=1e-6)
-    with pytest.raises(InputError, match="'plain blue' are given more than once"):
+    with pytest.raises(InputError, match="'plain blue' is given twice"):
         shapes.segment(image, [["blue", "plain blue"], "plain blue"])
 
 
