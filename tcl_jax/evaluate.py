@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--background", action="store_true", help="label 0 is none of the classes")
     own.add_argument("--reduce_zero_label", action="store_true", help="label 0 is ignored")
     own.add_argument(
-        "--ignore", metavar="N", help="label values that are ignored, with commas; default: 255"
+        "--ignore", metavar="N", help="label values that are ignored, with commas, instead of 255"
     )
     own.add_argument(
         "--exif", choices=("apply", "ignore"), help="of photos' EXIF orientation; default: apply"

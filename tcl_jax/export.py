@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tcl_jax.commands import (
     TEXTS_FILE,
@@ -94,19 +95,23 @@ def export_program(flags: argparse.Namespace) -> None:
     from tcl_jax.models.layers import COMPUTE_DTYPES
 
     check_absent(flags.output)
-    names = read_texts(flags.text, flags.texts_file) if flags.text or flags.texts_file else None
-    if names is None and flags.templates is not None:
+    names = read_texts(flags.text, flags.texts_file) if flags.text or flags.texts_file else []
+    if not names and flags.templates is not None:
         raise InputError("--templates is for names to bake in; give these, too (--text='a cat')")
-    if names is not None and flags.num_texts is not None:
+    if names and flags.num_texts is not None:
         raise InputError("--num_texts and --text exclude each other: names to bake in are counted")
     platforms = check_platforms(flags.platforms.split(",") if flags.platforms else PLATFORMS)
     model = load_model_from(flags)
     dtype = flags.dtype or "float32"
-    embeddings = None
-    if names is not None:
+    baked: dict[str, Any] = {}
+    if names:
         segmenter = Segmenter(model, dtype=dtype, tokenizer_file=flags.tokenizer_file)
         words = [word for synonyms in names for word in synonyms]
-        embeddings = segmenter.embed_texts(words, flags.templates)
+        baked = {
+            "text_embeddings": segmenter.embed_texts(words, flags.templates),
+            "text_names": [synonyms[0] for synonyms in names],
+            "synonyms": number_synonyms(names),
+        }
         del segmenter  # and its copy of the weights
     own = model.settings
     options = MaskOptions(
@@ -119,9 +124,7 @@ def export_program(flags: argparse.Namespace) -> None:
         image_size=flags.image_size or (own.window, own.window),
         options=options,
         batch=flags.batch,
-        text_embeddings=embeddings,
-        text_names=None if names is None else [synonyms[0] for synonyms in names],
-        synonyms=None if names is None else number_synonyms(names),
+        **baked,
         num_texts=flags.num_texts,
         threshold=own.threshold,
         platforms=platforms,

@@ -8,10 +8,18 @@ import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif",
+    ".bmp", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c",
+    ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".psd",
+))  # fmt: skip
+"""Endings, in lower case, of names that folders and shards give to images."""
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -20,6 +28,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_SHOWN = 60
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -28,27 +37,38 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """A text file in UTF-8, or in UTF-16 or UTF-32 with the mark that Windows begins them with.
+    """A text file, as `decode_text` reads it.
 
     Raises:
         OSError: if it cannot be read.
         ValueError: if it is something else; the message says which line, and what to do.
     """
-    data = user_path(path).read_bytes()
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in data:
-        raise ValueError("it has zero bytes, as UTF-16 without a mark has; save it as UTF-8")
     try:
-        return data.decode(encoding)
+        return decode_text(user_path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{error}; save it as UTF-8") from error
+
+
+def decode_text(data: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 with the mark that Windows begins them with.
+
+    Raises:
+        ValueError: if it is something else; the message says what it looks like.
+    """
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = "\0" if encoding == "utf-8" and b"\0" in data else data.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding.startswith("utf-8"):
             number = data.count(b"\n", 0, error.start)
             line = data.split(b"\n")[number].decode("latin-1").strip()
             raise ValueError(
-                f"line {number + 1} is not UTF-8 text, but would be {line[:60]!r} in Latin-1, as "
-                "older Windows programs write it; save the file as UTF-8"
+                f"line {number + 1} is not UTF-8; as Latin-1 it would be {line[:_SHOWN]!r}"
             ) from error
         raise ValueError(f"it is not the {encoding} text it begins as: {error.reason}") from error
+    if "\0" in text:
+        raise ValueError("it has bytes of zero, as UTF-16 without a mark has")
+    return text
 
 
 def cache_folder(name: str) -> Path:
@@ -117,8 +137,16 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-# What macOS, Synology and Windows put beside files.
-_BY_SYSTEMS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin")
+PASSED_OVER = re.compile(
+    r"(?i)(^|/)(\.(?!\.?(/|$))|(__macosx|@eadir|thumbs\.db|desktop\.ini|\$recycle\.bin)(/|$)"
+    r"|paxheaders?\b)"
+)
+"""In paths: what is hidden, and what macOS, Synology, Windows and tar put beside files."""
+
+
+def counts(path: str) -> bool:
+    """Whether a file or folder is one that people mean, by all parts of its path."""
+    return PASSED_OVER.search(path) is None
 
 
 def files_below(
@@ -145,9 +173,5 @@ def files_below(
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(filter(_counts, folders))
-        yield from (os.path.join(parent, file) for file in sorted(filter(_counts, files)))
-
-
-def _counts(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in _BY_SYSTEMS
+        folders[:] = sorted(filter(counts, folders))
+        yield from (os.path.join(parent, file) for file in sorted(filter(counts, files)))

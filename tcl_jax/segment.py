@@ -30,10 +30,8 @@ from tcl_jax.commands import (
     read_texts,
     share,
 )
-from tcl_jax.data.images import IMAGE_SUFFIXES, ImageDecodeError
-from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError, RunError, as_input_error, run_command
-from tcl_jax.files import files_below, user_path, why_unwritable
+from tcl_jax.files import IMAGE_SUFFIXES, files_below, user_path, why_unwritable
 
 MAX_NAME_BYTES = 180
 """Of the name of a result, which gets an ending; file systems allow 255."""
@@ -171,6 +169,8 @@ def run(argv: Sequence[str] | None = None) -> None:
             "--image and --output are needed, as in\n  python -m tcl_jax.segment "
             "--checkpoint=runs/shapes --image=photo.jpg --text='a cat' --output=masks"
         )
+    from tcl_jax.data.words import check_words
+
     texts = read_texts(flags.text, flags.texts_file)
     with as_input_error("--text and --texts_file"):
         check_words([word for words in texts for word in words], background=flags.background)
@@ -181,6 +181,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help and mistakes in flags are answered at once.
     from tqdm import tqdm
 
+    from tcl_jax.data.images import ImageDecodeError
     from tcl_jax.inference.segmenter import Segmenter
 
     segmenter = Segmenter(load_model_from(flags), tokenizer_file=flags.tokenizer_file)
@@ -194,10 +195,11 @@ def run(argv: Sequence[str] | None = None) -> None:
         "kp_weight": flags.kp_weight,
     }
     segmenter.embed_texts([word for synonyms in texts for word in synonyms], flags.templates)
-    several = {"synonyms": [[*synonyms] for synonyms in texts if len(synonyms) > 1] or None}
+    several = [[*synonyms] for synonyms in texts if len(synonyms) > 1]
+    given = {key: value for key, value in options.items() if value is not None}
     made = {
         "texts": [synonyms[0] for synonyms in texts],
-        "options": {k: v for k, v in (options | several).items() if v is not None},
+        "options": given | ({"synonyms": several} if several else {}),
         "masks": flags.masks,
         "model": segmenter.fingerprint,
     }

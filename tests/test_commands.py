@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from tcl_jax.commands import command_parser
+from tcl_jax.commands import command_parser, read_texts
 
 
 @pytest.fixture
@@ -37,3 +38,13 @@ def test_values_and_what_is_no_flag_stay_as_they_are(parser: argparse.ArgumentPa
     flags, rest = parser.parse_known_args(["a_b-c", "--config.train.steps_a-b=x-y_z"])
     assert (flags.names, rest) == (["a_b-c"], ["--config.train.steps_a-b=x-y_z"])
     assert parser.parse_args(["--", "--batch-size"]).names == ["--batch-size"]
+
+
+def test_label_values_in_a_file_of_texts_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "names.txt").write_text("7: cat\n3: dog, puppy\n")
+    assert read_texts([], str(tmp_path / "names.txt")) == [("dog", "puppy"), ("cat",)]
+    told = capsys.readouterr().out
+    assert "names.txt: dog (3), cat (7); label values are not used here" in told
+    assert "dog = puppy" in told

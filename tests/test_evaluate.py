@@ -94,7 +94,7 @@ def test_values_that_are_ignored_and_those_of_another_coding(
         (tmp_path / name).mkdir()
     label = np.zeros((48, 64), np.uint8)
     label[5:20, 5:20], label[30:40, 30:60] = 1, 11
-    for i in range(2):
+    for i in ("0", os.fsdecode(b"caf\xe9")):  # a name that is not UTF-8
         photo = rng.integers(0, 256, (48, 64, 3), np.uint8)
         Image.fromarray(photo).save(tmp_path / f"images/{i}.jpg")
         Image.fromarray(label).save(tmp_path / f"labels/{i}.png")

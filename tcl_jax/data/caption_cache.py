@@ -27,7 +27,7 @@ from jaxtyping import Float32
 
 from tcl_jax.data.shard_names import CAPTIONS_SUFFIX, INDEX_SUFFIX, Shard, shorten
 from tcl_jax.data.tar_index import ShardIndex, index_threads
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError, machine_fault
 from tcl_jax.files import whole_file
 
 _MAGIC = b"TCLTEXT2"
@@ -77,6 +77,8 @@ class CaptionFile:
             finally:
                 os.close(descriptor)
         except OSError as error:
+            if fault := machine_fault(error):
+                raise RunError(f"the caption embeddings {self.path}: {fault}") from error
             raise InputError(
                 f"the caption embeddings {self.path} cannot be read ({error.strerror}); make them "
                 f"again: {embed_command()}"
@@ -202,7 +204,7 @@ def write_caption_file(
         with whole_file(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise InputError(
+        raise (RunError if machine_fault(error) else InputError)(
             f"the caption embeddings cannot be written to {path} ({error.strerror or error}); set "
             "data.index_dir to a folder with space that can be written"
         ) from error

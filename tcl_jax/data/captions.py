@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tcl_jax import files
 from tcl_jax.data.bad_samples import BadSampleError
 
 FIELDS = ("caption", "captions", "text", "texts", "TEXT")
 """Fields of a JSON object that are looked for, in this order."""
 
-# The longer marks first: that of UTF-32 begins with that of UTF-16.
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 _SHOWN = 48
 
 
 def decode_text(data: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 or UTF-32 with the mark at its begin that says so.
+    """A caption, as `files.decode_text` reads it.
 
     Raises:
         BadSampleError: it is in another encoding, or has bytes of zero.
     """
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        text = data.decode(encoding)
-    except ValueError:
-        told = f"as Latin-1 it would be {data[:_SHOWN].decode('latin-1')!r}"
-    else:
-        if "\0" not in text:
-            return text
-        told = "it has bytes of zero, as UTF-16 without its mark"
-    raise BadSampleError("not_utf8", f"the caption is not UTF-8: {data[:_SHOWN]!r}; {told}")
+        return files.decode_text(data)
+    except ValueError as error:
+        told = f"the caption {data[:_SHOWN]!r} cannot be read: {error}"
+        raise BadSampleError("not_utf8", told) from None
 
 
 def read_captions(text: bytes | None, json_data: bytes | None, field: str = "") -> list[str]:

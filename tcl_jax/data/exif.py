@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from tcl_jax.errors import machine_fault
+
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
@@ -62,5 +64,7 @@ def exif_turn(image: Image.Image) -> Turn:
     """What the EXIF data asks for; damaged EXIF data must not cost the picture."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1), Turn())
-    except Exception:
+    except Exception as error:
+        if machine_fault(error):
+            raise
         return Turn()

@@ -10,16 +10,16 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin
 
 from tcl_jax.data.exif import exif_turn
-from tcl_jax.errors import InputError
+from tcl_jax.data.image_values import as_uint8, check_values
+from tcl_jax.errors import InputError, RunError, machine_fault
 from tcl_jax.files import user_path
 
 MAX_PIXELS = 100_000_000
@@ -31,22 +31,16 @@ FORMATS = (
 
 HEIF takes pillow-heif or pi-heif; readers that would start other programs (EPS) are not among them.
 """
-IMAGE_SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif",
-    ".bmp", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c",
-    ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".psd",
-))  # fmt: skip
-"""Endings, in lower case, of names that folders and shards give to images."""
 
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
 _File: TypeAlias = io.BytesIO | io.BufferedReader
 
 _BAND_PIXELS = 1 << 22
-# Rounding in resizing and colour conversions leaves values this little outside of [0, 1].
-_FLOAT_SLACK = 1e-3
 # All of a PNG that makes the picture. Pillow reads the rest, too, and refuses much text in it.
 _PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
-_TIFF_SIZE = (256, 257)  # tags of width and height
+# Tags of a TIFF: width and height, and how its samples lie.
+_TIFF_SIZE = (256, 257)
+_TIFF_BITS, _TIFF_SAMPLES, _TIFF_PLANES = 258, 277, 284
 
 
 @runtime_checkable
@@ -99,6 +93,20 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
     Raises:
         ImageDecodeError: if there is no such file, it cannot be opened, is empty, of another
             format, damaged or cut short, or has more pixels than allowed. The message names it.
+        RunError: if the machine fails, for which the image is not to blame.
+    """
+    with open_file(path, max_pixels=max_pixels) as image:
+        return _upright(image)
+
+
+@contextlib.contextmanager
+def open_file(
+    path: str | os.PathLike[str], *, max_pixels: int | None = None
+) -> Iterator[Image.Image]:
+    """An image file of which the header was read; errors of the body name the file, too.
+
+    Raises:
+        ImageDecodeError, RunError: as `read_image`.
     """
     path = user_path(path)
     try:
@@ -111,10 +119,12 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
                 raise ImageDecodeError("the file is empty")
             file.seek(0)
             with _open(file, max_pixels, suffix=path.suffix) as image:
-                return _upright(image)
+                yield image
     except ImageDecodeError as error:
         raise type(error)(f"{path}: {error}") from error.__cause__
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
+        if fault := machine_fault(error):
+            raise RunError(f"{path}: {fault}") from error
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ImageDecodeError(f"{str(path)!r} cannot be opened: {reason}") from error
 
@@ -174,13 +184,13 @@ def _readers() -> dict[str, tuple[Callable[..., Image.Image], Callable[[bytes], 
     """What opens an image of each of `FORMATS`, and what tells it by its first bytes."""
     Image.init()
     with contextlib.suppress(ImportError):
-        from pi_heif import register_heif_opener
+        import pi_heif
 
-        register_heif_opener()
+        pi_heif.register_heif_opener()
     with contextlib.suppress(ImportError):
-        from pillow_heif import register_heif_opener
+        import pillow_heif
 
-        register_heif_opener()
+        pillow_heif.register_heif_opener()
     return {name: Image.OPEN[name] for name in FORMATS if name in Image.OPEN}  # type: ignore[misc]
 
 
@@ -191,14 +201,16 @@ def _open(file: _File, max_pixels: int | None = None, *, suffix: str = "") -> Im
     reason, cause = "", None
     for name, (reader, accepts) in _readers().items():
         if (told := accepts(head[:16])) is not True:
-            if told:  # why a format is not supported here
-                raise ImageDecodeError(f"it is {name}: {told}")
+            reason = f"it is {name}: {told}" if told else reason  # why there is no support here
             continue
         file.seek(0)
         image: Image.Image | None
         try:
             image = reader(_picture_chunks(file) if name == "PNG" else file, "")
         except Exception as error:  # Pillow raises almost any type on damaged headers.
+            # Memory does not run out here but for lengths that a damaged header says.
+            if isinstance(error, OSError) and machine_fault(error):
+                raise
             image = _open_deep_tiff(file, head, limit) if name == "TIFF" else None
             if image is None:
                 reason, cause = f"its {name} header cannot be read: {error}", error
@@ -239,6 +251,8 @@ def _open_deep_tiff(file: _File, head: bytes, limit: int) -> Image.Image | None:
     Raises:
         ImageDecodeError: if it is too large or damaged, or its values are out of range.
     """
+    import cv2
+
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2] == 43 else 8])
         file.seek(tags.next)
@@ -247,6 +261,7 @@ def _open_deep_tiff(file: _File, head: bytes, limit: int) -> Image.Image | None:
     except Exception:
         return None
     _check_size(width, height, limit)
+    _check_planes(tags)
     file.seek(0)
     try:
         array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
@@ -263,7 +278,8 @@ def _is_heic(head: bytes) -> bool:
     """Whether a file that no reader takes lists a brand of HEIC in its first box."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[i : i + 3] for i in range(8, size, 4)}
-    return head[4:8] == b"ftyp" and bool(brands & {b"hei", b"hev", b"mif", b"msf"})
+    known = not brands.isdisjoint((b"hei", b"hev", b"mif", b"msf"))
+    return head[4:8] == b"ftyp" and known and b"avi" not in brands  # AVIF lists mif1, too
 
 
 def _check_size(width: int, height: int, limit: int) -> None:
@@ -276,8 +292,19 @@ def _check_size(width: int, height: int, limit: int) -> None:
         raise ImageDecodeError(f"the image of {width} x {height} pixels is empty")
 
 
+def _check_planes(tags: Mapping[int, Any]) -> None:
+    """Refuses what Pillow and OpenCV give without an error, but wrong."""
+    apart = tags.get(_TIFF_PLANES) == 2 and tags.get(_TIFF_SAMPLES, 1) > 1
+    if apart and max(tags.get(_TIFF_BITS, (1,))) > 8:
+        raise ImageDecodeError(
+            "a TIFF with its planes stored apart and more than 8 bits a sample, which is not read; "
+            "save it with its samples pixel by pixel (PlanarConfiguration 1)"
+        )
+
+
 def _load(image: Image.Image) -> None:
     """Decodes, and checks the values of kinds that have no fixed range."""
+    _check_planes(getattr(image, "tag_v2", {}))
     try:
         image.load()
         if image.mode in ("I", "F"):
@@ -288,6 +315,8 @@ def _load(image: Image.Image) -> None:
                     f"grey values from {low:.6g} to {high:.6g}; scale them to [0, {limit:.6g}]"
                 )
     except Exception as error:
+        if machine_fault(error):
+            raise
         raise ImageDecodeError(
             f"the {image.format or 'image'} data of {image.width} x {image.height} pixels cannot "
             f"be decoded: {error}"
@@ -327,6 +356,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             return Image.alpha_composite(white, image).convert("RGB")
         return image.convert("RGB")
     except Exception as error:
+        if machine_fault(error):
+            raise
         raise ImageDecodeError(
             f"an image of mode {image.mode} cannot be converted to RGB: {error}"
         ) from error
@@ -355,48 +386,14 @@ def _array_as_rgb(array: np.ndarray) -> Rgb:
         )
     if array.dtype.name == "bfloat16":  # no float for NumPy
         array = array.astype(np.float32)
-    _check_values(array)
+    check_values(array)
     if array.dtype == np.uint8 and channels == 3:
         return np.ascontiguousarray(array)
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(_BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
-        part = _as_uint8(array[top : top + rows]).reshape(-1, width, channels)
+        part = as_uint8(array[top : top + rows]).reshape(-1, width, channels)
         if channels == 4:
             part = np.asarray(_to_rgb(Image.fromarray(part)))
         rgb[top : top + rows] = part
     return rgb
-
-
-def _check_values(array: np.ndarray) -> None:
-    """Whether type and range of an array are those of an image."""
-    if array.dtype in (np.uint8, np.uint16, np.bool_):
-        return
-    if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(
-            f"image is an array of {array.dtype}; give uint8 (0 to 255), uint16, bool, or floats "
-            "in [0, 1]: image.astype(np.uint8), if its values are 0 to 255"
-        )
-    low, high = float(array.min()), float(array.max())
-    if low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK:
-        return
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError("image has values that are not finite; floats must be in [0, 1]")
-    hint = "normalise it so that black is 0 and white is 1"
-    if low >= 0 and high <= 256:
-        hint = "it looks like 0 to 255: divide it by 255, or give it as uint8"
-    elif max(-low, high) < 10:
-        hint = "if a mean was subtracted, give the image as it was before"
-    raise InputError(
-        f"image has floats from {low:.6g} to {high:.6g}, and they must be in [0, 1]; {hint}"
-    )
-
-
-def _as_uint8(part: np.ndarray) -> np.ndarray:
-    if part.dtype == np.uint8:
-        return part
-    if part.dtype == np.bool_:
-        return part.astype(np.uint8) * np.uint8(255)
-    if part.dtype == np.uint16:
-        return np.rint(part.astype(np.float32) / 257).astype(np.uint8)
-    return np.rint(np.clip(part.astype(np.float32), 0, 1) * 255).astype(np.uint8)

@@ -5,8 +5,9 @@ lines and those beginning with # do not count. A name with commas of its own, wi
 where others would have a label value, or any text that would be taken for another format, is put in
 double quotes: `"a cat, sitting"`. Quotes within quotes are doubled, as in CSV files.
 
-The lines may say the label value of each class, in any order and with gaps: `0: cat`, `0,cat`,
-`0 cat` or `cat: 0` on every line, or a CSV table whose heading names both columns (`id,name`).
+The lines may say the label value of each class, in any order: `0: cat` or `0,cat` on every line, or
+a CSV table whose heading names both columns (`id,name`), with gaps as one likes; on two lines or
+more also `cat: 0`, and `0 cat` or `cat 0` where they count on from 0 or 1.
 labelme's list, `__ignore__` and `_background_` first, counts from -1 as labelme does.
 """
 
@@ -26,6 +27,7 @@ from tcl_jax.files import read_text
 BACKGROUND, IGNORED = "_background_", "__ignore__"
 """What labelme calls what is none of the classes, and what does not count."""
 
+_LARGEST_USUAL = 255  # label value
 _NOTHING = {IGNORED, "ignore", "ignored", "void", "unlabeled", "unlabelled"}
 _NAME_HEADINGS = (
     "name", "names", "class_name", "classname", "label_name", "category", "category_name", "class",
@@ -36,9 +38,11 @@ _VALUE_HEADINGS = (
     "label", "",
 )  # fmt: skip
 _VALUE, _SIGN = r"(?P<value>-?\d+)", r"[:,;=|\t]"
-_FORMS = (rf"{_VALUE}\s*(?:{_SIGN}|[.)]\s)\s*(?P<name>.+)", rf"(?P<name>.+?)\s*{_SIGN}\s*{_VALUE}")
+_LEADING = rf"{_VALUE}\s*(?:{_SIGN}|[.)]\s)\s*(?P<name>.+)"
+_TRAILING = rf"(?P<name>.+?)\s*{_SIGN}\s*{_VALUE}"
 _SPACED = (rf"{_VALUE}\s+(?P<name>.+)", rf"(?P<name>.+)\s+{_VALUE}")
-_COLOR = 3  # numbers in a line
+_COLOR = r"(?<!\w)\d+(?:[ ,;\t]+\d+){2}(?!\w)"
+_MARKUP = r"^[\[{]|[\[{]$|:\s*[\[{]|^[\]}],?$|^<[/?!\w]|\w:$|^- "
 _EXPECTED = (
     "expected is a class a line, with its synonyms after commas, and if need be its label value "
     "before a colon (`0: cat`); a name that looks otherwise goes in double quotes"
@@ -94,8 +98,8 @@ class _Reader:
 
     def read(self) -> NameFile:
         for number, line in self._bare.items():
-            if re.search(r"[\[\]{}<>]|\w:$|^- ", line):
-                self._refuse(number, "looks like JSON, YAML or XML")
+            if re.search(_MARKUP, line):
+                self._refuse_form(number, "looks like JSON, YAML or XML")
         numbered = self._table() or self._numbered()
         if numbered is not None:
             return self._by_value(numbered)
@@ -113,24 +117,38 @@ class _Reader:
 
     def _refuse(self, number: int, why: str) -> NoReturn:
         line = self._lines[number]
-        raise InputError(f"{self._what}: line {number}, {line[:60]!r}, {why}; {_EXPECTED}")
+        raise InputError(f"{self._what}: line {number}, {line[:60]!r}, {why}")
+
+    def _refuse_form(self, number: int, why: str) -> NoReturn:
+        self._refuse(number, f"{why}; {_EXPECTED}")
 
     # ------------------------------------------------------------------------- lines with values
 
     def _table(self) -> _Numbered | None:
         """Values and names by line, if the first line is the heading of a table of both."""
-        first = min(self._lines, default=0)
-        separator = next((s for s in ",;\t" if s in self._lines.get(first, "")), " ")
-        heading = [
-            re.sub(r"\W+", "_", cell.lower()).strip("_")
-            for cell in (self._cells(first, self._lines[first], separator) if first else [])
-        ]
-        if heading and separator == " " and {*heading} <= {*_NAME_HEADINGS, *_VALUE_HEADINGS}:
-            self._refuse(first, "looks like a heading and not like a class; remove it")
+        if not self._lines:
+            return None
+        first = min(self._lines)
+        separator = next((s for s in ",;\t" if s in self._bare[first]), " ")
+
+        def words(line: str) -> list[str]:
+            cells = self._cells(first, line, separator)
+            return [re.sub(r"\W+", "_", cell.lower()).strip("_") for cell in cells]
+
+        heading, bare = words(self._lines[first]), words(self._bare[first])
+        if separator == " ":
+            if {*bare} <= {*_NAME_HEADINGS, *_VALUE_HEADINGS}:
+                self._refuse(first, "looks like a heading and not like a class; remove it")
+            return None
         name = next((heading.index(h) for h in _NAME_HEADINGS if h in heading), None)
         columns = [heading.index(h) for h in _VALUE_HEADINGS if h in heading]
         value = next((column for column in columns if column != name), None)
-        if name is None or value is None or separator == " ":
+        if name is None:
+            return None
+        if value is None:
+            # Some programs put all in quotes; people only what is no heading.
+            if bare[name] == heading[name] or not any(map(str.__eq__, bare, heading)):
+                self._refuse_form(first, "is the heading of a table without label values")
             return None
         found = {}
         for number, line in self._lines.items():
@@ -148,28 +166,38 @@ class _Reader:
     def _numbered(self) -> _Numbered | None:
         """Values and names by line, if all lines have both; None if none has."""
         for number, line in self._bare.items():
-            if len(re.findall(r"(?<![^\s:,;|])-?\d+(?![^\s:,;|])", line)) >= _COLOR:
-                self._refuse(number, f"has {_COLOR} numbers or more, as those of a colour")
-        for form in (*_FORMS, *_SPACED):
-            found = {n: re.fullmatch(form, line) for n, line in self._bare.items()}
-            fitting = {n: match for n, match in found.items() if match is not None}
-            if not fitting or (form in _SPACED and len(fitting) < max(len(found), 2)):
-                continue
-            first = min(fitting)
-            if others := found.keys() - fitting.keys():
-                self._refuse(min(others), f"has no label value, as line {first} seems to have")
-            values = {int(match["value"]) for match in fitting.values()}
-            # What is more than a space apart is no part of a name; `2 dogs` may be one.
-            if form in _SPACED and values not in (
-                {*range(len(found))},
-                {*range(1, len(found) + 1)},
-            ):
-                self._refuse(first, "may be a name with a number, or a label value and a name")
-            return {
-                n: (int(match["value"]), self._synonyms(n, slice(*match.span("name"))))
-                for n, match in fitting.items()
-            }
-        return None
+            if re.search(_COLOR, line):
+                self._refuse_form(number, "has numbers as those of a colour")
+        form, found = self._form()
+        if form is None:
+            return None
+        if others := self._bare.keys() - found.keys():
+            why = f"has no label value, as line {min(found)} seems to have"
+            self._refuse_form(min(others), why)
+        if not _plausible(form, found.values()):
+            why = "may be a name with a number, or a name and a label value"
+            self._refuse_form(min(found), why)
+        return {
+            n: (int(match["value"]), self._synonyms(n, slice(*match.span("name"))))
+            for n, match in found.items()
+        }
+
+    def _form(self) -> tuple[str | None, dict[int, re.Match[str]]]:
+        """The first form that enough lines have, and those."""
+        for form in (_LEADING, _TRAILING, *_SPACED):
+            matches = ((n, re.fullmatch(form, line)) for n, line in self._bare.items())
+            found = {n: match for n, match in matches if match is not None}
+            whole = len(found) == len(self._bare)
+            # `cat 2` and `at 10:30` are names; that all end in numbers is no chance.
+            if form == _LEADING:
+                enough = bool(found)
+            else:
+                enough = len(found) > 1 and (
+                    whole or (form == _TRAILING and _plausible(form, found.values()))
+                )
+            if enough:
+                return form, found
+        return None, {}
 
     def _by_value(self, numbered: _Numbered) -> NameFile:
         classes: dict[int, tuple[str, ...]] = {}
@@ -202,7 +230,7 @@ class _Reader:
             rows = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
             return [cell.strip() for cell in next(rows)]
         except csv.Error as error:
-            self._refuse(number, f"has quotes that do not fit ({error})")
+            self._refuse_form(number, f"has quotes that do not fit ({error})")
 
     def _synonyms(self, number: int, part: slice = slice(None)) -> tuple[str, ...]:
         """The names in a line, or in a part of it."""
@@ -211,12 +239,22 @@ class _Reader:
             self._refuse(number, "has an empty synonym; remove the comma that is too many")
         bare = self._bare[number][part]
         if any(_is_number(name.strip()) for name in bare.split(",")):
-            self._refuse(number, "has a number for a name")
+            self._refuse_form(number, "has a number for a name")
         if part != slice(None) and re.match(r"\d+\s", bare):
-            self._refuse(number, "has two numbers before the name")
+            self._refuse_form(number, "has two numbers before the name")
         if re.search(r"[;|\t]", bare):
-            self._refuse(number, "has something else than commas between its names")
+            self._refuse_form(number, "has something else than commas between its names")
         return synonyms
+
+
+def _plausible(form: str, matches: Iterable[re.Match[str]]) -> bool:
+    """Whether the numbers of lines are label values and no part of the names."""
+    found = [*matches]
+    values = {int(match["value"]) for match in found}
+    if form == _LEADING or values in ({*range(len(found))}, {*range(1, len(found) + 1)}):
+        return True
+    times = any(match["name"][-1].isdigit() for match in found)  # and ratios
+    return form == _TRAILING and not times and max(values) <= _LARGEST_USUAL
 
 
 def _is_number(text: str) -> bool:

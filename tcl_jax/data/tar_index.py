@@ -29,7 +29,7 @@ from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.captions import decode_text
 from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
 from tcl_jax.data.tar_members import NOWHERE, RULE, Pair, Pairs, Read, files_of, find_pairs
-from tcl_jax.errors import InputError, RunError
+from tcl_jax.errors import InputError, RunError, machine_fault
 from tcl_jax.files import cache_folder, user_path, whole_file
 
 _MAGIC = b"TCLTAR2\n"
@@ -40,6 +40,7 @@ _CHECK = struct.Struct("<I")
 _RECORD = struct.Struct("<QIQIQII")
 _BEGIN = _HEADER.size + _CHECK.size
 _THREADS = 16
+_FEW = 10
 _REMOTE_CHUNK = 1 << 22
 _SECONDS_BETWEEN_REPORTS = 15.0
 
@@ -124,8 +125,9 @@ def open_indexes(
         sentence about each of those.
 
     Raises:
-        InputError: there is no folder to keep an index in, or not one caption of a shard is text.
+        InputError: there is no folder to keep an index in.
         RemoteError: a remote shard cannot be reached.
+        RunError: the machine fails, for which no shard is to blame.
     """
     indexes: list[ShardIndex | None] = [None] * len(shards)
     problems: dict[int, str] = {}
@@ -152,7 +154,10 @@ def open_indexes(
                 except InputError:
                     raise
                 except (OSError, ValueError) as error:
-                    problems[jobs[job]] = f"{shards[jobs[job]].address} ({error})"
+                    address = shards[jobs[job]].address
+                    if fault := machine_fault(error):
+                        raise RunError(f"{address}: {fault}") from error
+                    problems[jobs[job]] = f"{address} ({error})"
                 if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                     logging.info("indexed %d of %d tar shards", done, len(lacking))
                     reported = time.monotonic()
@@ -241,17 +246,21 @@ def _make(shard: Shard) -> bytes:
 
     Raises:
         OSError: the shard cannot be read.
-        ValueError: it is not a complete plain tar file.
-        InputError: not one of its captions is text.
+        ValueError: it is not a complete plain tar file, or not one of its captions is text.
     """
     with open_shard(shard) as read:
         found = find_pairs(files_of(read, shard.size))
-        _check_encoding(shard, found.pairs, read)
+        _check_encoding(found.pairs, read)
         return _encode(shard, found)
 
 
-def _check_encoding(shard: Shard, pairs: Sequence[Pair], read: Read) -> None:
-    """Refuses a shard in which not one caption can be decoded; looks no further than the first."""
+def _check_encoding(pairs: Sequence[Pair], read: Read) -> None:
+    """Refuses a shard in which not one caption can be decoded; looks no further than the first.
+
+    Of few pairs each is a bad sample by itself.
+    """
+    if len(pairs) < _FEW:
+        return
     problem: BadSampleError | None = None
     for offset, size in (place for pair in pairs for place in (pair.text, pair.json)):
         if (offset, size) != NOWHERE:
@@ -261,8 +270,8 @@ def _check_encoding(shard: Shard, pairs: Sequence[Pair], read: Read) -> None:
             except BadSampleError as error:
                 problem = problem or error
     if problem is not None:
-        raise InputError(
-            f"{shard.address}: none of its {len(pairs)} captions can be read. Of the first, "
+        raise ValueError(
+            f"none of its {len(pairs)} captions can be read. Of the first, "
             f"{pairs[0].key.decode('utf-8', 'replace')}, {problem}. Convert them to UTF-8"
         )
 

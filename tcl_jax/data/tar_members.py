@@ -9,12 +9,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import posixpath
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from tcl_jax.data.images import IMAGE_SUFFIXES
+from tcl_jax.files import IMAGE_SUFFIXES, PASSED_OVER, counts
 
 TEXT_SUFFIXES = (".txt", ".text", ".caption")
 """Suffixes, in any letter case as all, of the members with a caption."""
@@ -22,7 +21,9 @@ TEXT_SUFFIXES = (".txt", ".text", ".caption")
 JSON_SUFFIXES = (".json", ".jsn")
 """Suffixes of the members with captions in JSON."""
 
-RULE = zlib.crc32(repr((sorted(IMAGE_SUFFIXES), TEXT_SUFFIXES, JSON_SUFFIXES)).encode())
+RULE = zlib.crc32(
+    repr((sorted(IMAGE_SUFFIXES), TEXT_SUFFIXES, JSON_SUFFIXES, PASSED_OVER.pattern)).encode()
+)
 """Another number where other members make pairs."""
 
 MAX_MEMBER_BYTES = (1 << 32) - 1
@@ -40,8 +41,6 @@ Place: TypeAlias = tuple[int, int]
 _BLOCK = 512
 _ADLER_MODULUS = 65521
 _MAX_EXTENSION_BYTES = 1 << 24
-# What desktops and tar programs leave beside the files that are meant.
-_HIDDEN = re.compile(rb"(^|/)(\.(?!\.?(/|$))|__MACOSX/|PaxHeaders?\b)")
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed; decompress it with gunzip",
     b"BZh": "compressed; decompress it with bunzip2",
@@ -101,7 +100,7 @@ def find_pairs(members: Iterable[tuple[bytes, int, int | None]]) -> Pairs:
     }
     left_out: dict[str, list[bytes]] = collections.defaultdict(list)
     for name, offset, size in members:
-        if _HIDDEN.search(name) or name.endswith(b"/"):
+        if name.endswith(b"/") or not counts(name.decode("latin-1")):
             continue
         key, suffix = posixpath.splitext(name)
         kind = kinds.get(suffix.decode("latin-1").lower())

@@ -27,7 +27,7 @@ from tcl_jax.data.captions import read_captions
 from tcl_jax.data.shard_names import Shard, find_shards, shorten
 from tcl_jax.data.tar_index import PairTable, ShardIndex, open_indexes, open_shard
 from tcl_jax.data.tar_members import NOWHERE, Place, Read
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError, machine_fault
 
 
 class CaptionedImage(TypedDict):
@@ -190,10 +190,7 @@ class TarSource:
         except InputError:
             raise
         except (OSError, ValueError) as error:
-            raise TarSourceError(
-                f"{shard.address}: pair {key!r} cannot be read ({error}); has the file changed "
-                "since the start?"
-            ) from error
+            raise _unread(f"{shard.address}: pair {key!r} cannot be read", error) from error
         assert image is not None
         example: CaptionedImage = {"image": image, "text": [], "key": key, "shard": shard.address}
         try:
@@ -225,10 +222,7 @@ class TarSource:
         except InputError:
             raise
         except (OSError, ValueError) as error:
-            raise TarSourceError(
-                f"{shard.address}: its captions cannot be read ({error}); has the file changed "
-                "since the start?"
-            ) from error
+            raise _unread(f"{shard.address}: its captions cannot be read", error) from error
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -238,6 +232,12 @@ class TarSource:
     def __repr__(self) -> str:
         """The call that makes it, in short."""
         return f"TarSource({list(self.patterns)!r})"
+
+
+def _unread(what: str, error: Exception) -> Exception:
+    if fault := machine_fault(error):
+        return RunError(f"{what}: {fault}")
+    return TarSourceError(f"{what} ({error}); has the file changed since the start?")
 
 
 def _find(patterns: Sequence[str], allow_missing: bool) -> tuple[tuple[Shard, ...], list[str]]:

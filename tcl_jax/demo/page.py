@@ -18,11 +18,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from tcl_jax.data.images import IMAGE_SUFFIXES
 from tcl_jax.demo.answers import BASELINE, TITLES, Answer, Answers, Question
 from tcl_jax.demo.examples import Example
 from tcl_jax.demo.shown import mask_content, photo_content, word_colors
 from tcl_jax.errors import InputError
+from tcl_jax.files import IMAGE_SUFFIXES
 
 OPACITY = 0.6
 _HERE = Path(__file__).parent

@@ -18,14 +18,14 @@ from jaxtyping import Integer
 from tqdm import tqdm
 
 from tcl_jax.data.exif import Turn
-from tcl_jax.data.images import IMAGE_SUFFIXES, ImageDecodeError
+from tcl_jax.data.images import ImageDecodeError
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.benchmark_schema import complete_pattern
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
 from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
-from tcl_jax.files import read_text, user_path
+from tcl_jax.files import IMAGE_SUFFIXES, read_text, user_path
 from tcl_jax.parallel.cores import available_cores
 
 _LISTED = 10
@@ -182,6 +182,8 @@ def list_examples(
     for path, other in [*images.doubles, *labels.doubles]:
         detail = f"it has the key of {other}; remove one of them"
         problems.append(Problem("same key twice", path, detail, True))
+    for path, other in [*images.spares, *labels.spares]:
+        problems.append(Problem("passed over", path, f"{other} has the same key", False))
     examples = []
     for key in keys:
         image, label = images.by_key.get(key), labels.by_key.get(key)
@@ -283,7 +285,7 @@ def _read_list(path: Path, images: KeyedFiles) -> tuple[list[str], list[Problem]
         lines = read_text(path).splitlines()
     except ValueError as error:
         return [], [Problem("unreadable list", path, str(error), True)]
-    keys: dict[str, int] = {}
+    keys: dict[str, tuple[int, str]] = {}
     problems = []
     for number, line in enumerate(map(str.strip, lines), start=1):
         if line not in images.by_key and _MORE_THAN_A_NAME.search(line):
@@ -294,11 +296,26 @@ def _read_list(path: Path, images: KeyedFiles) -> tuple[list[str], list[Problem]
             return [], [Problem("unreadable list", path, detail, True)]
         key = images.named(line)
         if key in keys:
-            detail = f"lines {keys[key]} and {number} are {key!r}; it counts once"
-            problems.append(Problem("listed twice", path, detail, False))
+            first, other = keys[key]
+            if other_folders := not _same_file(line, other):
+                detail = (
+                    f"lines {first}, {other!r}, and {number}, {line!r}, have one image, {key!r}"
+                )
+            else:
+                detail = f"lines {first} and {number} are {key!r}; it counts once"
+            problems.append(Problem("listed twice", path, detail, other_folders))
         elif key:
-            keys[key] = number
+            keys[key] = number, line
     return [*keys], problems
+
+
+def _same_file(line: str, other: str) -> bool:
+    """Whether two lines of a list may be one file: one path ends as the other."""
+    paths = (
+        os.path.splitext(text.replace("\\", "/").removeprefix("./"))[0] for text in (line, other)
+    )
+    short, long = sorted((f"/{path.lstrip('/')}" for path in paths), key=len)
+    return long.endswith(short)
 
 
 def _missing_places(

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from tcl_jax.data.exif import Turn, exif_turn
-from tcl_jax.data.images import FORMATS, MAX_PIXELS, read_image
+from tcl_jax.data.images import MAX_PIXELS, load_rgb, open_file
 
 
 def image_size(path: Path) -> tuple[tuple[int, int], Turn]:
@@ -20,6 +20,7 @@ def image_size(path: Path) -> tuple[tuple[int, int], Turn]:
 
     Raises:
         ImageDecodeError: if it cannot be read, is damaged or cut short.
+        RunError: if the machine fails.
     """
     try:
         with path.open("rb") as file, Image.open(file, formats=[*_LOOKS_WHOLE]) as image:
@@ -31,13 +32,12 @@ def image_size(path: Path) -> tuple[tuple[int, int], Turn]:
                     return (width, height) if turn.swap else (height, width), turn
     except Exception:  # What is odd is left to the reading of the whole.
         pass
-    height, width, _ = read_image(path).shape
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()  # only now a PNG's EXIF data are read, and a TIFF's done with
-            return (height, width), exif_turn(image)
-    except Exception:  # What `read_image` alone reads is as it says.
-        return (height, width), Turn()
+    with open_file(path) as image:
+        # A TIFF is turned as it is decoded, and of a PNG the EXIF data are known only then.
+        turned = exif_turn(image) if image.format == "TIFF" else None
+        load_rgb(image)
+        turn, size = turned or exif_turn(image), (image.height, image.width)
+        return (size[::-1] if turn.swap and turned is None else size), turn
 
 
 def _jpeg_looks_whole(file: BinaryIO) -> bool:

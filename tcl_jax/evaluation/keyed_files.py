@@ -6,8 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from tcl_jax.data.images import IMAGE_SUFFIXES
-from tcl_jax.files import files_below
+from tcl_jax.files import IMAGE_SUFFIXES, files_below
 
 
 def split_pattern(pattern: str) -> tuple[str, str]:
@@ -26,6 +25,13 @@ def below(root: Path, pattern: str) -> Path:
     return root / pattern
 
 
+_USUAL = (".jpg", ".jpeg", ".png")
+
+
+def _is_odd(path: Path) -> bool:
+    return path.suffix.lower() not in _USUAL
+
+
 class KeyedFiles:
     """Files below the folder of a pattern, found by `scan`.
 
@@ -37,6 +43,7 @@ class KeyedFiles:
         exists: whether there is the folder.
         by_key: the files that match.
         doubles: files whose key another one has, each with that other.
+        spares: those beside a file of a usual kind, as a.heic beside a.jpg, each with that file.
         others: files that do not match.
         decorated: whether the pattern has more behind the key than an extension, so that files of
             other names may stand for the same key, as KEY_color.png beside KEY_labels.png.
@@ -48,6 +55,7 @@ class KeyedFiles:
         self.exists = os.path.isdir(self.folder)
         self.by_key: dict[str, Path] = {}
         self.doubles: list[tuple[Path, Path]] = []
+        self.spares: list[tuple[Path, Path]] = []
         self.others: list[Path] = []
         before, _, after = self.file.partition("{key}")
         ending = re.escape(after)
@@ -94,7 +102,10 @@ class KeyedFiles:
                 continue
             if key is None:
                 self.others.append(Path(path))
-            elif key in self.by_key:
-                self.doubles.append((Path(path), self.by_key[key]))
-            else:
+            elif key not in self.by_key:
                 self.by_key[key] = Path(path)
+            else:
+                usual, double = sorted((self.by_key[key], Path(path)), key=_is_odd)
+                alone = _is_odd(double) and not _is_odd(usual)
+                (self.spares if alone else self.doubles).append((double, usual))
+                self.by_key[key] = usual

@@ -11,7 +11,7 @@ from jaxtyping import Int32, Integer
 from PIL import Image
 
 from tcl_jax.data.images import MAX_PIXELS
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError, machine_fault
 from tcl_jax.evaluation.benchmark import Benchmark, spans
 from tcl_jax.evaluation.benchmark_schema import MAX_LABEL
 
@@ -36,6 +36,7 @@ def read_label(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
 
     Raises:
         LabelError: if the file cannot be read, is damaged, lossy, or has colours or fractions.
+        RunError: if the machine fails, for which the file is not to blame.
     """
     try:
         with Path(path).open("rb") as file:
@@ -47,10 +48,12 @@ def read_label(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
                 values = np.asarray(image)
     except LabelError:
         raise
-    except OSError as error:  # Pillow's UnidentifiedImageError is one
-        reason = error.strerror or _reason(error, path)
-        raise LabelError(f"the label cannot be read: {reason}") from error
     except Exception as error:  # Pillow raises almost any type on damaged files.
+        if fault := machine_fault(error):
+            raise RunError(f"{path}: {fault}") from error
+        if isinstance(error, OSError):  # Pillow's UnidentifiedImageError is one
+            reason = error.strerror or _reason(error, path)
+            raise LabelError(f"the label cannot be read: {reason}") from error
         raise LabelError(f"the label is damaged: {error}") from error
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 

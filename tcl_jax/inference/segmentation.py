@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image
 
-from tcl_jax.data.words import BACKGROUND_NAME
+from tcl_jax.data.words import BACKGROUND_NAME, check_words
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.upsampling import upsample, upsampled_argmax, upsampled_bands
@@ -55,7 +55,7 @@ class Segmentation:
 
     Attributes:
         image: uint8 [H, W, 3], the image as it was given.
-        texts: the n names that were looked for, all different.
+        texts: the n names that were looked for, all different for CLIP (`data.words.check_words`).
         scores: float32 [h, w, n], soft masks in [0, 1] at the model's working resolution.
         threshold: score of the background, the class of pixels where no text has more; None: every
             pixel shows one of the texts.
@@ -80,19 +80,14 @@ class Segmentation:
             problem = f"an image of shape {self.image.shape}, scores of {self.scores.shape}"
         elif len(self.names) > 1 << 16:
             problem = f"{len(self.texts)} texts, and at most 65535 fit in a label map"
-        elif len(set(self.names)) < len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            problem = f"{', '.join(map(repr, twice))} given more than once" + (
-                "; give it another name, or segment without a background"
-                if BACKGROUND_NAME in twice
-                else ""
-            )
         elif not np.isfinite(self.scores.min()) or not np.isfinite(self.scores.max()):
             problem = "scores that are not finite; the model's weights or the image may be damaged"
         elif self.palette is not None and len(self.palette) != len(self.names):
             problem = f"{len(self.palette)} colours for {len(self.names)} labels"
         if problem is not None:
             raise InputError(f"the result of a segmentation cannot have {problem}")
+        with as_input_error("the texts of a segmentation"):
+            check_words(self.texts, background=self.threshold is not None)
 
     # ------------------------------------------------------------------------------------- content
 

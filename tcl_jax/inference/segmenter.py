@@ -60,8 +60,8 @@ class Segmenter:
     ((40, 60), ('background', 'striped red', 'plain blue'))
 
     Programs are compiled once per shape of a padded window (multiples of the patch size), per
-    padded number of texts (1, 2, 4, 8, then multiples of 8) and, where several windows are computed
-    together, per number of them (powers of two), not per image.
+    padded number of texts (1, 2, 4, 8, then multiples of 8), per grouping of synonyms and, where
+    several windows are computed together, per number of them (powers of two), not per image.
 
     Args:
         model: parameters and settings; see `from_checkpoint` and `from_torch` for the usual ways.
@@ -172,10 +172,17 @@ class Segmenter:
             InputError: if the templates are unknown or CLIP cannot tell the texts apart, see
                 `data.words.check_words`.
         """
+        return self._embed_names(texts, templates, background=False)
+
+    def _embed_names(
+        self, texts: Sequence[str], templates: str | Sequence[str] | None, *, background: bool
+    ) -> Float32[np.ndarray, "n d"]:
         check_vocabulary(self.config, self._tokenizer.vocab_size)
         templates = self.settings.templates if templates is None else templates
         with as_input_error("texts"):
-            texts = check_names(self.config, self._tokenizer, texts, templates)
+            texts = check_names(
+                self.config, self._tokenizer, texts, templates, background=background
+            )
         sentences = {text: tuple(fill(templates, text)) for text in texts}
         new = [text for text in sentences if (sentences[text], text) not in self._embedded]
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
@@ -284,10 +291,10 @@ class Segmenter:
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
-        things = check_things(texts, background)
+        things = list_things(texts)
         names, words = [thing[0] for thing in things], [word for thing in things for word in thing]
         options = self._options(pamr, kp_weight)
-        embeddings = self.embed_texts(words, templates)
+        embeddings = self._embed_names(words, templates, background=background)
         synonyms = number_synonyms(things) if len(words) > len(names) else None
         rgb = as_rgb(image)
         scores = self._scores(rgb, embeddings, options, mode, short_side, synonyms)
@@ -373,11 +380,11 @@ class Segmenter:
             yield from masks[: len(part), top : top + height, left : left + width, :count]
 
 
-def check_things(texts: Sequence[str | Sequence[str]], background: bool) -> list[list[str]]:
+def list_things(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
     """The synonyms of every text, the first of which is its name.
 
     Raises:
-        InputError: as `data.words.check_words` of all of them.
+        InputError: if there is a string in place of a list, or an empty one.
     """
     with as_input_error("texts"):
         if isinstance(texts, str):
@@ -385,5 +392,4 @@ def check_things(texts: Sequence[str | Sequence[str]], background: bool) -> list
         things = [[text] if isinstance(text, str) else [*text] for text in texts]
         if not all(things):
             raise InputError("a list of synonyms is empty; give at least one")
-        check_words((word for thing in things for word in thing), background=background)
     return things

@@ -59,7 +59,12 @@ def check_vocabulary(config: CLIPConfig, vocab_size: int = END_ID + 1) -> None:
 
 
 def check_names(
-    config: CLIPConfig, tokenizer: Tokenizer, names: Iterable[Any], templates: str | Sequence[str]
+    config: CLIPConfig,
+    tokenizer: Tokenizer,
+    names: Iterable[Any],
+    templates: str | Sequence[str],
+    *,
+    background: bool = False,
 ) -> list[str]:
     """`check_words` of class names, also of those that the context length cuts to the same.
 
@@ -67,6 +72,7 @@ def check_names(
         config: of the CLIP.
         tokenizer: texts to ids.
         names, templates: see `data.templates.fill`.
+        background: as in `check_words`.
 
     Raises:
         InputError: as `check_words`.
@@ -79,7 +85,7 @@ def check_names(
         long = len(cleaned.encode()) > uncut
         return tokenizer(fill(templates, name)).tobytes() if long else cleaned
 
-    return check_words(names, seen=seen)
+    return check_words(names, background=background, seen=seen)
 
 
 # One for all, so that the same CLIP is not compiled again for other texts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import os
@@ -16,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from tcl_jax.data import images
 from tcl_jax.data.images import ImageDecodeError, as_rgb, decode, read_image
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError
 
 FORMATS = {
     "JPEG": {"quality": 90},
@@ -178,6 +179,57 @@ def test_tiff_of_float_rgb(tmp_path: Path) -> None:
         read_image(tmp_path / "wide.tif")
     with pytest.raises(ImageDecodeError, match="TIFF"):
         decode(data[:-400])
+
+
+def test_tiff_with_its_planes_apart() -> None:
+    def tags(entries: dict[int, tuple[int, ...]]) -> bytes:
+        """A TIFF of 4 x 2 pixels, three planes of 16 bits, as libtiff writes it."""
+        offset = 8 + 2 + 12 * len(entries) + 4
+        records, behind = b"", b""
+        for tag, values in sorted(entries.items()):
+            data = struct.pack(f"<{len(values)}I", *values)
+            place = data if len(values) == 1 else struct.pack("<I", offset + len(behind))
+            behind += data if len(values) > 1 else b""
+            records += struct.pack("<HHI", tag, 4, len(values)) + place
+        return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + records + bytes(4) + behind
+
+    fields = {256: (4,), 257: (2,), 258: (16,) * 3, 259: (1,), 262: (2,), 277: (3,), 278: (2,)}
+    where = {273: (300, 316, 332), 279: (16,) * 3}
+    data = tags(fields | where | {284: (2,)}).ljust(300, b"\0") + bytes(range(48))
+    with pytest.raises(ImageDecodeError, match="planes stored apart"):
+        decode(data)
+
+
+def test_cut_avif_is_no_heic() -> None:
+    data = encode(Image.fromarray(picture()), "AVIF")
+    assert b"mif1" in data[:40]
+    with pytest.raises(ImageDecodeError, match="AVIF") as caught:
+        decode(data[:120])
+    assert "HEIC" not in str(caught.value)
+
+
+def test_heic_is_read_with_a_plugin(tmp_path: Path) -> None:
+    pi_heif = pytest.importorskip("pi_heif")
+    if not pi_heif.libheif_info()["encoders"]:
+        pytest.skip("this pi_heif cannot write HEIC")
+    pi_heif.from_pillow(Image.fromarray(picture())).save(tmp_path / "a.heic", quality=100)
+    assert_near(read_image(tmp_path / "a.heic"), picture(), 12)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"), [(OSError(errno.EMFILE, "x"), "open files"), (MemoryError(), "memory")]
+)
+def test_faults_of_the_machine_are_not_those_of_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    def fail(*args, **kwargs):
+        raise error
+
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    files = isinstance(error, OSError)
+    monkeypatch.setattr(Path if files else PngImageFile, "open" if files else "load", fail)
+    with pytest.raises(RunError, match=rf"a\.png.*{why}"):
+        read_image(tmp_path / "a.png")
 
 
 def test_heic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

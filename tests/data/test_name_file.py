@@ -28,6 +28,31 @@ def test_names_and_synonyms(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "photo at 10:30",
+        "ratio 16:9",
+        "http://x.y/1:80",
+        "at 10:30\ncat\nat 11:45",
+        "a photo of 3 dogs\nnine cats",
+        "temp > 5",
+        "car [front]\ncar [back]",
+        '"label"',
+        '"at 10:30"\n"at 11:45"',
+    ],
+)
+def test_texts_with_numbers_and_signs(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text) == NameFile(tuple((x.strip('"'),) for x in text.split("\n")))
+
+
+def test_commas_are_synonyms_also_among_numbers(tmp_path: Path) -> None:
+    found = read(tmp_path, 'a photo of 3 dogs, 2 cats and 1 bird\n"class", lesson\n')
+    assert found.classes == (("a photo of 3 dogs", "2 cats and 1 bird"), ("class", "lesson"))
+    assert read(tmp_path, '"class", lesson').classes == (("class", "lesson"),)
+    assert read(tmp_path, "road: 7\nwall: 11\n") == NameFile((("road",), ("wall",)), (7, 11))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_encodings_with_a_mark(tmp_path: Path, encoding: str) -> None:
     assert read(tmp_path, "cat\r\nKäfer\r\n", encoding).classes == (("cat",), ("Käfer",))
@@ -84,7 +109,10 @@ def test_the_list_of_labelme(tmp_path: Path) -> None:
         ("id name\n0 cat\n", "line 1, 'id name', looks like a heading"),
         ("name\ncat\n", "line 1, 'name', looks like a heading"),
         ("id,name\n0,cat\nx,dog\n", "line 3, 'x,dog', has no whole number under 'id'"),
-        ("name,r,g,b\ncat,128,0,0\n", "line 2, .* of a colour"),
+        ("r,g,b,name\n128,0,0,cat\n", "line 1, .* without label values"),
+        ("name,description\ncat,a small animal\n", "line 1, 'name,description', is the heading"),
+        ('"name","description"\n"cat","small"\n', "line 1, .*is the heading"),
+        ("cat,128,0,0\n", "line 1, .* of a colour; expected is a class a line"),
         ("# label:color_rgb:parts:actions\ncat:128,0,0::\n", "line 2, .* of a colour"),
         ("64 128 64\tAnimal\n", "line 1, .* of a colour"),
         ("path: x\nnames:\n  0: person\n", "line 2, 'names:', looks like JSON, YAML"),
@@ -92,11 +120,15 @@ def test_the_list_of_labelme(tmp_path: Path) -> None:
         ("- cat\n- dog\n", "line 1, .* YAML"),
         ("wall\nbuilding;edifice\n", "line 2, .* commas"),
         ("cat\nvoid\n", "line 2, 'void', names no class"),
-        ("cat\ndog, 4\n", "line 1"),
+        ("cat\ndog, 4\n", "line 2, .* has a number for a name"),
+        ("cat: 0\ndog: 1\ncow\n", "line 3, 'cow', has no label value, as line 1"),
+        ("at 10:30\nat 11:45\n", "line 1, 'at 10:30', may be a name with a number"),
+        ("Paris, 1999\nRome, 2001\n", "line 1, 'Paris, 1999', may be"),
+        ("names: [cat, dog]\n", "line 1, .* YAML"),
         ("cat\n3\n", "line 2, '3', has a number for a name"),
         ('cat\n"dog" food\n', "line 2, .* quotes"),
     ],
 )
 def test_other_formats_are_refused_by_their_line(tmp_path: Path, text: str, line: str) -> None:
-    with pytest.raises(InputError, match=f"names.txt': {line}.*expected is a class a line"):
+    with pytest.raises(InputError, match=f"names.txt': {line}"):
         read(tmp_path, text)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from tcl_jax.errors import InputError
+from tcl_jax.data.images import read_image
+from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, custom_benchmark, load_benchmark
 from tcl_jax.evaluation.examples import (
     Listing,
@@ -79,12 +79,6 @@ def test_photos_of_every_kind_belong_to_a_benchmark(own: Benchmark, tmp_path: Pa
         assert read_pixels(example.image).shape == (30, 40, 3)
 
 
-def opencv_size(path: Path) -> tuple[int, ...]:
-    decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return decoded.shape[:2]
-
-
 def kinds(problems: tuple[Problem, ...]) -> list[tuple[str, str, bool]]:
     return [(problem.kind, problem.path.name, problem.fatal) for problem in problems]
 
@@ -109,7 +103,7 @@ def test_layouts(name: str) -> None:
         assert f"_{example.key[-6:]}" in example.label.name
         raw = read_label(example.label)
         classes = to_classes(raw, benchmark)
-        assert classes.shape == opencv_size(example.image)
+        assert classes.shape == read_pixels(example.image).shape[:2]
         lost = (raw == 255) | ((raw == 0) & benchmark.reduce_zero_label)
         np.testing.assert_array_equal(classes == IGNORE, lost)
         assert set(np.unique(classes)) <= {IGNORE, *range(len(benchmark.names))}
@@ -370,13 +364,23 @@ def encoded(suffix: str, orientation: int = 1) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("suffix", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["jpeg", "png", "webp", "avif", "tiff"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_size_is_that_of_opencv(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_size_and_turn_are_those_of_the_pixels(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
     path = tmp_path / "image"
-    path.write_bytes(encoded(suffix, orientation))
-    assert image_size(path)[0] == opencv_size(path)
-    assert image_size(path)[0] == (SIZE if orientation > 4 else SIZE[::-1])
+    rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
+    made = np.stack([8 * rows, 6 * columns, 4 * rows], axis=-1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(made).save(path, suffix, exif=exif)
+    size, turn = image_size(path)
+    upright, stored = read_pixels(path), read_pixels(path, "ignore")
+    assert size == upright.shape[:2] == (SIZE if orientation > 4 else SIZE[::-1])
+    np.testing.assert_array_equal(turn.apply(stored), upright)
+    assert np.abs(stored.astype(int) - made).mean() < 4
+    assert np.abs(upright.astype(int) - read_image(path)).mean() < 4
 
 
 @pytest.mark.parametrize("suffix", ["jpeg", "png", "webp", "bmp"])
@@ -408,7 +412,7 @@ def test_a_sound_image_is_not_decoded(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuse(path: Any) -> Any:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("tcl_jax.evaluation.image_size.read_image", refuse)
+    monkeypatch.setattr("tcl_jax.evaluation.image_size.open_file", refuse)
     path = tmp_path / "image"
     for suffix in ("jpeg", "png", "webp"):
         path.write_bytes(encoded(suffix) if suffix != "png" else _plain_png())
@@ -504,3 +508,38 @@ def test_a_list_that_is_no_text(tmp_path: Path) -> None:
     problems = list_examples(benchmark, tmp_path).problems
     unreadable = [problem for problem in problems if problem.kind == "unreadable list"]
     assert len(unreadable) == 1 and unreadable[0].fatal and "UTF-8" in unreadable[0].detail
+
+
+def test_a_fault_of_the_machine_is_no_fault_of_a_label(
+    own: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(RunError, match=r"a\.png: .*memory"):
+        verify_examples(list_examples(own, tmp_path), progress=False)
+
+
+def test_a_file_of_a_usual_kind_is_preferred(own: Benchmark, tmp_path: Path) -> None:
+    for name in ("a.heic", "a.psd"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    found = list_examples(own, tmp_path)
+    assert found.examples[0].image.name == "a.jpg"
+    assert kinds(found.problems) == [
+        ("passed over", "a.heic", False),
+        ("passed over", "a.psd", False),
+    ]
+    (tmp_path / "photos/a.jpg").unlink()
+    assert [p.fatal for p in list_examples(own, tmp_path).problems] == [True]
+
+
+def test_lines_of_other_folders_are_no_one_image(own: Benchmark, tmp_path: Path) -> None:
+    listed = dataclasses.replace(own, list=str(tmp_path / "list.txt"))
+    for text, fatal in (
+        ("seq1/a\nseq2/a\n", True),
+        ("photos/a.jpg\n./a.png\n", False),
+        ("a\na", False),
+    ):
+        (tmp_path / "list.txt").write_text(text)
+        assert [p.fatal for p in list_examples(listed, tmp_path).problems] == [fatal]

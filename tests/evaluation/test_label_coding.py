@@ -28,6 +28,10 @@ def told(classes: list[str], seen: list[int], **settings: Any) -> list[tuple[boo
         (["thing"], {}, [0, 255], True, ["0 (50.0 %), 255", "`255: thing`", "--background"]),
         (["thing"], {"background": True}, [0, 255], True, ["only 'background'", "`255: thing`"]),
         (["cat", "dog"], {}, [0, 255], True, ["only 'cat'", "mask of one class"]),
+        (ABC, {}, [0, 255], True, ["only 'cat'", "mask of one class"]),
+        (ABC, {"values": [3, 5, 255], "ignore": 0}, [0, 255], False, ["counts is 'cow'", "'dog'"]),
+        (ABC, {"values": [1, 2, 3]}, [0, 1, 2, 3], True, ["of 0 there", "give --background"]),
+        (["thing"], {}, [255], True, ["nothing is left"]),
         (["thing"], {}, [0], True, ["any model"]),
         (["thing"], {}, [0, 1], True, ["of 1 there is no class", "--background"]),
         (ABC, {}, [1, 2, 3], True, ["count from 1", "--reduce_zero_label"]),
@@ -65,12 +69,26 @@ def test_sound_values(classes: list[str], settings: dict[str, Any], values: list
     assert told(classes, values, **settings) == []
 
 
+def test_advice_that_fits() -> None:
+    for settings in ({}, {"background": True}):
+        ((_, detail),) = told(ABC, [255], **settings)
+        assert "nothing is left" in detail and "--reduce" not in detail and "--back" not in detail
+    ((_, detail),) = told(ABC, [0, 1, 2, 3], values=[1, 2, 3])
+    assert detail.index("--background") < detail.index("--ignore=0,255")
+
+
+def test_a_class_called_background_is_told_of() -> None:
+    named = custom_benchmark("i", "l", ["Background", "cat"])
+    assert "give --background" in describe_values(named)
+    assert "--background" not in describe_values(custom_benchmark("i", "l", ABC))
+
+
 def test_values_of_a_file_of_classes(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("255: thing\n7: road\n")
     benchmark = custom_benchmark("i", "l", names, background=True)
     assert describe_values(benchmark) == (
-        "custom: labels 0 = background, 7 = road, 255 = thing; ignored: none"
+        "custom: labels 0 = none of them (by the threshold), 7 = road, 255 = thing; ignored: none"
     )
     assert to_classes(np.array([[0, 255, 7]], np.uint8), benchmark).tolist() == [[0, 2, 1]]
     names.write_text("0: cat\n1: dog\n")

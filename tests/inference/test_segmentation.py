@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError
 from tcl_jax.inference import segmentation as segmentation_module
 from tcl_jax.inference import upsampling
 from tcl_jax.inference.segmentation import Segmentation
@@ -189,7 +189,7 @@ def test_representations() -> None:
     assert " more)" in many and "background" not in many and len(many) < 300
     odd = Segmentation(
         image=np.zeros((2, 2, 3), np.uint8),
-        texts=("\ud800" + "x" * 500,),
+        texts=("\u200f" + "x" * 500,),
         scores=np.ones((2, 2, 1), np.float32),
     )
     assert len(repr(odd).encode()) < 150
@@ -203,8 +203,9 @@ def test_representations() -> None:
     [
         ({"texts": ("a",)}, "1 texts and 2 scores"),
         ({"texts": (), "scores": np.zeros((2, 2, 0), np.float32)}, "0 texts"),
-        ({"texts": ("a", "a")}, "'a' given more than once"),
-        ({"texts": ("background", "a")}, "'background' given more than once; give it another"),
+        ({"texts": ("a", "a")}, "'a' is given twice"),
+        ({"texts": ("A", "a")}, "are the same to CLIP"),
+        ({"texts": ("background", "a")}, "'background' is what pixels are called"),
         ({"scores": np.full((2, 2, 2), np.nan, np.float32)}, "not finite"),
         ({"scores": np.full((2, 2, 2), np.inf, np.float32)}, "not finite"),
         ({"image": np.zeros((0, 4, 3), np.uint8)}, "image of shape"),
@@ -303,7 +304,7 @@ def test_more_labels_than_a_palette_has(tmp_path: Path) -> None:
 
 
 def test_odd_texts_and_stems_are_saved(tmp_path: Path) -> None:
-    texts = ("日本語", "a\nb", "\ud800", "\"quoted\" 'name'", "x" * 5000)
+    texts = ("日本語", "a\nb", "a\u200f", "\"quoted\" 'name'", "x" * 5000)
     result = Segmentation(
         image=np.zeros((8, 8, 3), np.uint8), texts=texts, scores=smooth_scores(8, 8, 5)
     )
@@ -335,7 +336,7 @@ def test_json_is_written_last_and_removed_first(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(segmentation_module, "upsampled_bands", full)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(RunError, match="No space left"):
         result_of().save(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"image_overlay.png", "image_labels.png", "image_masks.npz"}
