@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -169,7 +170,7 @@ def _evaluate_method(
     for listing in listings:
         benchmark = listing.benchmark
         with contextlib.closing(logs[benchmark.name]) as log:
-            texts = agreed(lambda benchmark=benchmark: texts_of(benchmark))
+            texts = agreed(functools.partial(texts_of, benchmark))
             results[benchmark.name] = judge_benchmark(judge, listing, texts, log, progress=progress)
 
     def write() -> dict[str, dict[str, Path]]:

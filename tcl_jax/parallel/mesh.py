@@ -66,8 +66,8 @@ def _compile_afresh() -> None:
     orders: they wait for each other for ever, or Gloo, which tells messages apart by their order
     alone, sums what does not belong together. Programs for GPUs and TPUs keep one order.
     """
-    folder = jax.config.jax_compilation_cache_dir
-    if folder and jax.config.jax_enable_compilation_cache:
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if folder and jax.config.values["jax_enable_compilation_cache"]:
         logging.info(
             "compiling afresh: programs of several CPU devices that XLA loads from a compilation "
             "cache mix up their exchanges, so %s is not used",

@@ -86,7 +86,7 @@ def test_what_is_taken_away(answers: Answers, scene: Path, tmp_path: Path) -> No
             labels = np.asarray(Image.open(file))
         with archive.open("my scene_tcl_tinted.png") as file:
             tinted = np.asarray(Image.open(file))
-    assert record["threshold"] == 0.3 and record["masks"] == "full"
+    assert record["threshold"] == 0.3 and record["masks"] == "auto"
     assert record["method"] == "tcl" and record["texts"] == list(WORDS)
     result = answers.segmentation(question, "tcl", 0.3)
     np.testing.assert_array_equal(labels, result.labels)
