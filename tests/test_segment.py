@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from tcl_jax import segment
+from tcl_jax.convert.hub import BUILT_IN
 from tcl_jax.data.shapes import ShapesSource
 from tcl_jax.errors import InputError, RunError
 from tests.in_process import as_before
@@ -67,8 +69,11 @@ def test_folder_with_a_broken_image(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "1 of 3 image(s) segmented, 2 were there already" in capsys.readouterr().out
     assert (tmp_path / "out/scene0.json").stat().st_mtime_ns == before
     # Other words, other files and another model are other results.
-    for change in ("--text=dotted green", "--masks=none", "--activation=gelu"):
-        segment.run([*arguments, "--resume", change])
+    bare = tmp_path / "bare.safetensors"  # says no activation of its own
+    save_file(load_file(BUILT_IN["builtin:shapes_clip"]), bare)
+    model = [f"--clip={bare}", "--activation=gelu"]
+    for change in (["--text=dotted green"], ["--masks=none"], model):
+        segment.run([*arguments, "--resume", *change])
         assert "3 of 3" in capsys.readouterr().out
 
 
