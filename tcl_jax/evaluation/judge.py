@@ -202,7 +202,8 @@ def read_pixels(path: Path, exif: str | None = None) -> UInt8[np.ndarray, "h w 3
 
     Args:
         path: of the image.
-        exif: "ignore" leaves it as it is before its EXIF orientation is applied.
+        exif: "ignore" leaves it as it is before its EXIF orientation is applied; the turn of HEIC,
+            which is no EXIF data, always is.
 
     Raises:
         RunError: if it cannot be read.

@@ -62,7 +62,7 @@ class Segmentation:
         palette: uint8 [labels, 3], a colour per label; None: `palette.class_palette`.
 
     Raises:
-        InputError: if the parts do not fit each other.
+        InputError: if the parts do not fit each other, or as `check_words` of the texts.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
@@ -214,6 +214,7 @@ class Segmentation:
         Raises:
             InputError: if the files cannot be written, the stem is no file name, `masks` is
                 unknown, or `extra` cannot be written as JSON or has a key of the file's own.
+            RunError: if the machine fails, as when its disk is full.
         """
         size = self.mask_size(masks)
         if Path(stem).name != stem or stem in ("", "..") or "\0" in stem:

@@ -222,7 +222,7 @@ def test_empty_synonym_in_a_text_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"names.txt.*line 2, 'dog,', has an empty synonym"):
         custom_benchmark("i", "l", names)
     names.write_bytes(b"cat\nK\xe4fer\n")
-    with pytest.raises(InputError, match="line 2 is not UTF-8 .* 'Käfer' in Latin-1"):
+    with pytest.raises(InputError, match="line 2 is not UTF-8; as Latin-1 .* 'Käfer'"):
         custom_benchmark("i", "l", names)
 
 
