@@ -69,6 +69,7 @@ setup_venv() {
         install_packages --editable ".$extras"
         echo "$fingerprint" >"$stamp"
     fi
+    unset PYTHON # other scripts run it, and .venv has it now
 }
 
 # PyTorch, which judges some tests. It is no dependency, since PyPI's for Linux is a CUDA build of

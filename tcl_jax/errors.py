@@ -177,7 +177,8 @@ def machine_fault(error: BaseException) -> str | None:
 
 def why_unwritten(error: BaseException) -> str:
     """Why something could not be written; speaks of the disk only where the disk refused it."""
-    return machine_fault(error) or f"{first_cause(error)}."
+    told = machine_fault(error) or first_cause(error)
+    return told if told.endswith("?") else f"{told}."
 
 
 def first_cause(error: BaseException) -> str:

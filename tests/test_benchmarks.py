@@ -89,7 +89,9 @@ def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "  images     3 of 3",
         "  labels     3 of 3",
     ]
-    assert "without a labelled pixel: they are 2 (100.0 %): none is of 'background'" in lines[3]
+    assert (
+        "without a labelled pixel: they are 2 (100.0 %): all that counts is 'bicycle'" in lines[3]
+    )
     assert lines[6:9] == [
         "coco_stuff   complete: COCO-Stuff 164k, val",
         "  images     3 of 3",

@@ -348,9 +348,7 @@ class CheckpointStore:
                 return
             where.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(
-                f"{where}: cannot be opened as a checkpoint directory: {error}."
-            ) from error
+            raise CheckpointError(f"{where}: cannot be opened as a directory: {error}.") from error
         if not os.access(where, os.W_OK | os.X_OK):
             raise CheckpointError(f"{where}: is not writable; choose another directory.")
 
@@ -363,10 +361,8 @@ class CheckpointStore:
         return [step for step in steps if (self._path(step) / _COMMIT).exists()]
 
     def _write_error(self, step: int, error: Exception) -> CheckpointWriteError:
-        return CheckpointWriteError(
-            f"{self.directory}: step {step} could not be written: {why_unwritten(error)} The steps "
-            "before it are as they were."
-        )
+        told = f"{self.directory}: step {step} could not be written: {why_unwritten(error)}"
+        return CheckpointWriteError(f"{told} The steps before it are as they were.")
 
     def _uncommit(self, steps: Iterable[int]) -> None:
         if jax.process_index() == 0:

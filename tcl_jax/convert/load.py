@@ -123,9 +123,12 @@ def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretra
         InputError: if it cannot be read, or is of other sizes than the config says.
     """
     prefix, activation = _asked(model)
+    variant, sizes = model["variant"], model["sizes"]
+    # A mistake there is told before anything is downloaded.
+    config = None if variant == "auto" else choose_sizes(variant, sizes)
     with _open_clip(model["weights"], prefix, activation) as (file, clip):
         check_prefix(prefix, [clip.tensors.prefix])
-        config = choose_sizes(model["variant"], model["sizes"], clip.config)
+        config = config or choose_sizes(variant, sizes, clip.config)
         # A variant's is but the usual one of its sizes.
         config = dataclasses.replace(config, activation=clip.config.activation)
         params = clip_params(clip.tensors, config, dtype)

@@ -136,7 +136,7 @@ def test_bad_samples_are_told_and_captions_stay_with_their_images(
     told = taken.describe()
     assert f"bad samples: {bad} of {40 + bad} looked at" in told
     assert "damaged_image" in told and "empty_caption" in told
-    assert "27 (not_utf8): the caption is not UTF-8: b'couleur \\xe9'; as Latin-1" in told
+    assert "27 (not_utf8): the caption b'couleur \\xe9' cannot be read: line 1 is not UTF-8" in told
     assert "left out: members of other kinds: 1 (the first: 0.npy in " in told
     assert "images without caption: 1 (the first: alone.gif" in told
     assert "changes to 40 images: flipped" in told and "erased" not in told
