@@ -388,8 +388,8 @@ def test_two_users_at_once(site: Site, tmp_path: Path) -> None:
 def test_examples_outlive_the_cleaning(site: Site) -> None:
     from gradio.route_utils import delete_files_created_by_app
 
-    page = site.open()
     for _ in range(2):
+        page = site.open()  # a new one, on which no example is shown yet
         page.click("#examples button >> nth=0")
         wait_for_example(page)
         delete_files_created_by_app(site.blocks[0], age=None)
