@@ -50,8 +50,7 @@ def as_input_error(what: str) -> Iterator[None]:
     except RunError:
         raise
     except (ValueError, OSError, MemoryError) as error:
-        if fault := machine_fault(error):
-            raise RunError(f"{what}: {fault}") from error
+        raise_machine_fault(what, error)
         raise InputError(f"{what}: {error}") from error
 
 
@@ -173,6 +172,15 @@ def machine_fault(error: BaseException) -> str | None:
     file = getattr(error, "filename", None)
     where = "" if file is None else f" ({os.fsdecode(file)})"
     return os.strerror(code) + where + (": is the disk full or gone?" if code in _OF_DISKS else "")
+
+
+def raise_machine_fault(what: str, error: BaseException) -> None:
+    """Raises a `RunError` that begins with `what`, if an error is one that `machine_fault` tells.
+
+    For where other errors of reading are the fault of the file.
+    """
+    if fault := machine_fault(error):
+        raise RunError(f"{what}: {fault}") from error
 
 
 def why_unwritten(error: BaseException) -> str:

@@ -131,6 +131,18 @@ def short_hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def read_json(path: Path, max_bytes: int) -> Any:
+    """The content of a JSON file that need not be trusted.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError, RecursionError: if it is no JSON, nested too deeply or larger than `max_bytes`.
+    """
+    if path.stat().st_size > max_bytes:
+        raise ValueError(f"it has more than {max_bytes} bytes")
+    return json.loads(path.read_bytes())
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     with whole_file(path) as temporary:

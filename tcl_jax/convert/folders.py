@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ import numpy as np
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.readers import DISTRIBUTED, open_weights
 from tcl_jax.convert.tensor_file import LazyTensors, TensorFile, TensorSpec
-from tcl_jax.errors import RunError, machine_fault
+from tcl_jax.errors import raise_machine_fault
+from tcl_jax.files import read_json
 
 KNOWN = (
     "open_clip_model.safetensors",
@@ -152,15 +152,11 @@ class Shards(LazyTensors):
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        if path.stat().st_size > _MAX_INDEX:
-            raise ValueError(f"it has more than {_MAX_INDEX:,} bytes")
-        index = json.loads(path.read_bytes())
-        places = index["weight_map"]
+        places = read_json(path, _MAX_INDEX)["weight_map"]
         if not places or not all(Path(file).name == file for file in places.values()):
             raise ValueError("its weight_map is no table of tensors and files beside it")
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        if fault := machine_fault(error):
-            raise RunError(f"weights {str(path)!r} could not be read: {fault}") from error
+        raise_machine_fault(f"weights {str(path)!r} could not be read", error)
         raise WeightError(
             f"weights {str(path)!r} cannot be read: {type(error).__name__}: {error}; get the index "
             "of the files again"

@@ -217,11 +217,13 @@ def find_activation(file: Weights, style: str) -> str | None:
         if own not in ACTIVATIONS:
             raise WeightError(f"its activation {own!r} is none of {', '.join(ACTIVATIONS)}")
         return str(own)
+    if (told := read_activation(file.path, style)) is not None:
+        return told
     # OpenAI's archives alone have the sizes as values beside the tensors.
+    if "input_resolution" in file.scalars or file.path in BUILT_IN.values():
+        return "quick_gelu"
     published = {*OPENAI_SHA256.values(), *(hub.sha256 for hub in CLIP_FILES.values())}
-    openai = digest_of(file) in published or "input_resolution" in file.scalars
-    told = read_activation(file.path, style)
-    return told or ("quick_gelu" if openai or file.path in BUILT_IN.values() else None)
+    return "quick_gelu" if digest_of(file) in published else None
 
 
 def load_tcl(source: Source, config: CLIPConfig, prefix: str = "") -> tuple[Pretrained, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.errors import RunError, machine_fault
+from tcl_jax.errors import raise_machine_fault
+from tcl_jax.files import read_json
 from tcl_jax.models.clip import HEAD_SIZE
 from tcl_jax.models.layers import ACTIVATIONS
 
@@ -43,12 +43,11 @@ def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
     if not os.path.isfile(config):
         return None
     try:
-        content = _read(config)
+        content = read_json(config, _MAX_CONFIG)
         # A file of this name may also be the config of whoever trained the model.
         return read(content) if isinstance(content, dict) and signs & content.keys() else None
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        if fault := machine_fault(error):
-            raise RunError(f"config {str(config)!r} could not be read: {fault}") from error
+        raise_machine_fault(f"config {str(config)!r} could not be read", error)
         raise WeightError(
             f"config {str(config)!r}, which lies beside the weights, cannot be used: {error}; get "
             "it again with its weights, or choose another CLIP"
@@ -58,16 +57,10 @@ def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
 def other_model(path: str | os.PathLike[str]) -> str | None:
     """What a config.json of Hugging Face's beside weights calls its model, if that is no CLIP."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        config = _read(Path(path).parent / "config.json")
+        config = read_json(Path(path).parent / "config.json", _MAX_CONFIG)
         kind = config.get("model_type") if isinstance(config, dict) else None
         return kind if isinstance(kind, str) and kind not in _MODEL_TYPES else None
     return None
-
-
-def _read(config: Path) -> Any:
-    if config.stat().st_size > _MAX_CONFIG:
-        raise ValueError(f"it has more than {_MAX_CONFIG} bytes")
-    return json.loads(config.read_bytes())
 
 
 def _hugging_face_activation(config: Any) -> str:

@@ -27,7 +27,7 @@ from jaxtyping import Float32
 
 from tcl_jax.data.shard_names import CAPTIONS_SUFFIX, INDEX_SUFFIX, Shard, shorten
 from tcl_jax.data.tar_index import ShardIndex, index_threads
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.errors import InputError, RunError, machine_fault, raise_machine_fault
 from tcl_jax.files import whole_file
 
 _MAGIC = b"TCLTEXT2"
@@ -77,8 +77,7 @@ class CaptionFile:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            if fault := machine_fault(error):
-                raise RunError(f"the caption embeddings {self.path}: {fault}") from error
+            raise_machine_fault(f"the caption embeddings {self.path}", error)
             raise InputError(
                 f"the caption embeddings {self.path} cannot be read ({error.strerror}); make them "
                 f"again: {embed_command()}"

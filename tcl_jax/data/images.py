@@ -19,7 +19,7 @@ from PIL import Image, TiffImagePlugin
 
 from tcl_jax.data.exif import exif_turn
 from tcl_jax.data.image_values import as_uint8, check_values
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.errors import InputError, machine_fault, raise_machine_fault
 from tcl_jax.files import user_path
 
 MAX_PIXELS = 100_000_000
@@ -123,8 +123,7 @@ def open_file(
     except ImageDecodeError as error:
         raise type(error)(f"{path}: {error}") from error.__cause__
     except (OSError, ValueError, MemoryError) as error:
-        if fault := machine_fault(error):
-            raise RunError(f"{path}: {fault}") from error
+        raise_machine_fault(str(path), error)
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ImageDecodeError(f"{str(path)!r} cannot be opened: {reason}") from error
 

@@ -29,7 +29,7 @@ from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.captions import decode_text
 from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
 from tcl_jax.data.tar_members import NOWHERE, RULE, Pair, Pairs, Read, files_of, find_pairs
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.errors import InputError, RunError, raise_machine_fault
 from tcl_jax.files import cache_folder, user_path, whole_file
 
 _MAGIC = b"TCLTAR2\n"
@@ -155,8 +155,7 @@ def open_indexes(
                     raise
                 except (OSError, ValueError) as error:
                     address = shards[jobs[job]].address
-                    if fault := machine_fault(error):
-                        raise RunError(f"{address}: {fault}") from error
+                    raise_machine_fault(address, error)
                     problems[jobs[job]] = f"{address} ({error})"
                 if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                     logging.info("indexed %d of %d tar shards", done, len(lacking))

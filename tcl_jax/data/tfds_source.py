@@ -10,7 +10,7 @@ import numpy as np
 
 from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.captions import decode_text
-from tcl_jax.errors import InputError, RunError, first_cause, machine_fault
+from tcl_jax.errors import InputError, first_cause, raise_machine_fault
 
 
 class TfdsSource:
@@ -54,8 +54,7 @@ class TfdsSource:
                 decoders = {part: decoders}
             self._source = builder.as_data_source(split, decoders=decoders)
         except Exception as error:  # it raises many types, also its own
-            if fault := machine_fault(error):
-                raise RunError(f"the data set {name!r}: {fault}") from error
+            raise_machine_fault(f"the data set {name!r}", error)
             raise InputError(
                 f"the data set {name!r}, split {split!r}, cannot be read from "
                 f"{data_dir or 'the default data_dir'}: {first_cause(error)}. Prepare it first, "

@@ -15,7 +15,7 @@ import ftfy
 import numpy as np
 from jaxtyping import Int32
 
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.errors import InputError, raise_machine_fault
 from tcl_jax.files import user_path
 
 START_ID = 49406
@@ -178,8 +178,7 @@ def _read(path: str) -> _Vocabulary:
     try:
         tokenizer = Tokenizer.from_str(user_path(path).read_text(encoding="utf-8"))
     except Exception as error:  # the library raises Exception itself
-        if fault := machine_fault(error):
-            raise RunError(f"tokenizer_file={path!r}: {fault}") from error
+        raise_machine_fault(f"tokenizer_file={path!r}", error)
         raise InputError(f"tokenizer_file={path!r} cannot be read: {error}; {advice}") from error
     model, size = tokenizer.model, tokenizer.get_vocab_size()
     start, end = (tokenizer.token_to_id(marker) for marker in _MARKERS)

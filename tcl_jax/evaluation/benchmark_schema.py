@@ -38,7 +38,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.errors import InputError, raise_machine_fault
 from tcl_jax.files import read_text, user_path
 
 MAX_LABEL = 65535
@@ -58,8 +58,7 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(path))
     except OSError as error:
-        if fault := machine_fault(error):
-            raise RunError(f"benchmark {str(path)!r}: {fault}") from error
+        raise_machine_fault(f"benchmark {str(path)!r}", error)
         raise InputError(f"benchmark {str(path)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:  # no TOML, or not text
         raise InputError(

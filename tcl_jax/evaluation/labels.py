@@ -11,7 +11,7 @@ from jaxtyping import Int32, Integer
 from PIL import Image
 
 from tcl_jax.data.images import MAX_PIXELS
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.errors import InputError, raise_machine_fault
 from tcl_jax.evaluation.benchmark import Benchmark, spans
 from tcl_jax.evaluation.benchmark_schema import MAX_LABEL
 
@@ -49,8 +49,7 @@ def read_label(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
     except LabelError:
         raise
     except Exception as error:  # Pillow raises almost any type on damaged files.
-        if fault := machine_fault(error):
-            raise RunError(f"{path}: {fault}") from error
+        raise_machine_fault(str(path), error)
         if isinstance(error, OSError):  # Pillow's UnidentifiedImageError is one
             reason = error.strerror or _reason(error, path)
             raise LabelError(f"the label cannot be read: {reason}") from error

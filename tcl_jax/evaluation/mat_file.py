@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from tcl_jax.errors import RunError, machine_fault
+from tcl_jax.errors import raise_machine_fault
 from tcl_jax.evaluation.labels import LabelError
 
 _HEADER = 128
@@ -65,8 +65,7 @@ def read_matrix(
         with Path(path).open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        if fault := machine_fault(error):
-            raise RunError(f"{path}: {fault}") from error
+        raise_machine_fault(str(path), error)
         raise LabelError(f"it cannot be read: {error.strerror or error}") from error
     order = {b"IM": "<", b"MI": ">"}.get(data[_HEADER - 2 : _HEADER], "")
     version = struct.unpack_from(f"{order}H", data, _HEADER - 4)[0] if order else None

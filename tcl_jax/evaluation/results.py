@@ -21,7 +21,7 @@ import PIL
 from jaxtyping import Int32, UInt8, UInt16
 
 import tcl_jax
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.errors import InputError, raise_machine_fault
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
 from tcl_jax.evaluation.scores import Counts, Scores
 from tcl_jax.files import write_json
@@ -184,8 +184,7 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        if fault := machine_fault(error):
-            raise RunError(f"{str(file)!r}: {fault}") from error
+        raise_machine_fault(f"{str(file)!r}", error)
         raise InputError(
             f"no results at {str(file)!r} ({error.strerror}); give the --output folder of an "
             f"evaluation that has finished, or its {RESULTS_FILE}"
