@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from tcl_jax import segment
 from tcl_jax.convert.hub import BUILT_IN
-from tcl_jax.data.shapes import ShapesSource
+from tcl_jax.shapes.source import ShapesSource
 from tcl_jax.errors import InputError, RunError
 from tests.in_process import as_before
 

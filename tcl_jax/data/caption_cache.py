@@ -106,7 +106,7 @@ def embed_command() -> str:
     """The command that makes what is missing, with the config's flags of the command that runs."""
     given = [a for a in sys.argv[1:] if a.startswith(("--config=", "--config."))]
     return shlex.join(
-        ["python", "-m", "tcl_jax.data.embed_captions", *(given or ["--config=FILE"])]
+        ["python", "-m", "tcl_jax.embed_captions", *(given or ["--config=FILE"])]
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tcl_jax.data.shapes import ShapesSource
+from tcl_jax.shapes.source import ShapesSource
 from tcl_jax.files import whole_file
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90

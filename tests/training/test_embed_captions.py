@@ -17,7 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tcl_jax.config_flags import read_config
-from tcl_jax.data import embed_captions as command
+from tcl_jax import embed_captions as command
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
@@ -197,7 +197,7 @@ def test_two_processes_on_two_devices_each(config_file: str, tmp_path: Path) -> 
             [
                 sys.executable,
                 "-m",
-                "tcl_jax.data.embed_captions",
+                "tcl_jax.embed_captions",
                 f"--config={config_file}",
                 "--batch_size=3",
                 f"--coordinator=localhost:{port}",

@@ -7,21 +7,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tcl_jax.data.shapes import class_names
+from tcl_jax.shapes.source import class_names
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.benchmark_task import protocol_of
 from tcl_jax.evaluation.dense import BestClass, maskclip_scores, tcl_scores
-from tcl_jax.evaluation.shapes import check_scenes
+from tcl_jax.evaluation.scenes import check_scenes
 from tcl_jax.evaluation.tasks import known_tasks
 from tcl_jax.inference.batched import BatchedMasks, default_batch_size
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, replicated
-from tcl_jax.training.abstract import placed
+from tcl_jax.plan.training_program import placed
 from tcl_jax.training.build import Task
 from tcl_jax.training.flops import evaluation_flops
-from tcl_jax.training.plan import TracedEvaluation
+from tcl_jax.plan.plan import TracedEvaluation
 
 SHAPES = "shapes"
 """The evaluation that is no benchmark of photographs."""

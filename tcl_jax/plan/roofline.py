@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tcl_jax.parallel.chips import Chip
-from tcl_jax.training.compiled import Compiled
+from tcl_jax.plan.compiled import Compiled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import jax
 
 from tcl_jax.errors import RunError
 from tcl_jax.files import short_hash, write_json
-from tcl_jax.parallel.collectives import Collectives, collectives
+from tcl_jax.plan.collectives import Collectives, collectives
 
 FORMAT_VERSION = 1
 """Of the records on disk."""

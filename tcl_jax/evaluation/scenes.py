@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from tcl_jax.data.pipeline import make_eval_batches
-from tcl_jax.data.shapes import UNSEEN, ShapesSource, class_names
+from tcl_jax.shapes.source import UNSEEN, ShapesSource, class_names
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.dense import BestClass, with_background

@@ -15,7 +15,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import UInt8
 
-from tcl_jax.data import shapes_captions, shapes_drawing
+from tcl_jax.shapes import grammar
+from tcl_jax.shapes.drawing import Drawing, draw_scene
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 32, 40),
@@ -90,8 +91,8 @@ class _Scene:
     """One drawn scene: the class (1..24) of every object, back to front, picture and caption."""
 
     class_ids: tuple[int, ...]
-    drawing: shapes_drawing.Drawing
-    caption: shapes_captions.Caption
+    drawing: Drawing
+    caption: grammar.Caption
 
 
 class ShapesSource:
@@ -170,7 +171,7 @@ class ShapesSource:
         self.image_size = int(image_size)
         self.seed = int(seed)
         self.max_objects = int(max_objects)
-        self.habits = shapes_captions.CaptionHabits(
+        self.habits = grammar.CaptionHabits(
             color_only=float(color_only_probability),
             pattern_only=float(pattern_only_probability),
             partial=float(partial_caption_probability),
@@ -232,14 +233,14 @@ class ShapesSource:
         )
         class_ids = self._draw_classes(rng)
         shapes = [CLASSES[i - 1] for i in class_ids]
-        drawing = shapes_drawing.draw_scene(
+        drawing = draw_scene(
             rng, self.image_size, [(COLORS[s.color], s.pattern) for s in shapes]
         )
         subjects = [
             self._subject(shape, drawing.owner, position)
             for position, shape in enumerate(shapes, start=1)
         ]
-        caption = shapes_captions.describe(
+        caption = grammar.describe(
             rng, subjects, drawing.covers, drawing.ground, self.habits
         )
         return _Scene(class_ids, drawing, caption)
@@ -259,10 +260,10 @@ class ShapesSource:
 
     def _subject(
         self, shape: ShapeClass, owner: UInt8[np.ndarray, "s s"], position: int
-    ) -> shapes_captions.Subject:
+    ) -> grammar.Subject:
         rows, columns = np.nonzero(owner == position)
         size = self.image_size
-        return shapes_captions.Subject(
+        return grammar.Subject(
             color=shape.color,
             pattern=shape.pattern,
             x=float(columns.mean()) / size,

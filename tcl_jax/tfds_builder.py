@@ -1,6 +1,6 @@
 r"""Turns tar shards into a data set of tensorflow-datasets, stored as ArrayRecord.
 
-    python -m tcl_jax.data.tfds_builder --name=cc3m --data_dir=/data/tfds \
+    python -m tcl_jax.tfds_builder --name=cc3m --data_dir=/data/tfds \
         --shards='data/cc3m/{00000..00331}.tar'
     python -m tcl_jax.main --config=configs/tcl.py --workdir=runs/tcl --config.data.source=tfds \
         --config.data.tfds.name=image_text_pairs/cc3m --config.data.tfds.data_dir=/data/tfds \
@@ -25,7 +25,7 @@ from tcl_jax.errors import run_command
 
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to files."""
-    p = command_parser("data.tfds_builder", __doc__)
+    p = command_parser("tfds_builder", __doc__)
     p.add_argument(
         "--shards", action="extend", nargs="+", required=True, help="paths or patterns of tar files"
     )

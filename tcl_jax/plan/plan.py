@@ -15,15 +15,15 @@ from ml_collections import ConfigDict
 
 from tcl_jax.parallel.chips import Chip, chip_of
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh, parameter_sharding
-from tcl_jax.parallel.topologies import topology_devices
-from tcl_jax.training.abstract import trace_step
+from tcl_jax.plan.topologies import topology_devices
+from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training.build import Task, abstract_task, build_adamw
-from tcl_jax.training.compiled import Compiled, compile_program
+from tcl_jax.plan.compiled import Compiled, compile_program
 from tcl_jax.training.flops import Parts, total, training_flops
 from tcl_jax.training.loop import number_of_updates
-from tcl_jax.training.roofline import Roofline, roofline
+from tcl_jax.plan.roofline import Roofline, roofline
 from tcl_jax.training.state import create_state
-from tcl_jax.training.traced_flops import traced_flops
+from tcl_jax.plan.traced_flops import traced_flops
 
 PHASE_NAMES = ("phase 1", "phase 2")
 GRAIN = 8

@@ -24,7 +24,7 @@ from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.files import cache_folder, user_path, write_json
-from tcl_jax.parallel.topologies import EXAMPLES, prepare_environment
+from tcl_jax.plan.topologies import EXAMPLES, prepare_environment
 
 EXAMPLE = "python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4"
 
@@ -78,11 +78,11 @@ def run(argv: Sequence[str]) -> None:
     prepare_environment(names)
     # Imported here so that --help and mistakes in flags are answered at once, and JAX finds what
     # was prepared.
-    from tcl_jax.evaluation.traced import trace_evaluation
-    from tcl_jax.parallel.topologies import topology_devices
+    from tcl_jax.plan.evaluation_program import trace_evaluation
+    from tcl_jax.plan.topologies import topology_devices
     from tcl_jax.training.check import check_area_group, check_config
-    from tcl_jax.training.plan import make_plan
-    from tcl_jax.training.plan_report import page, table, to_json
+    from tcl_jax.plan.plan import make_plan
+    from tcl_jax.plan.report import page, table, to_json
 
     check_config(config)
     if flags.batch_per_chip is None:

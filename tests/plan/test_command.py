@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tcl_jax import plan
+from tcl_jax.plan import __main__ as plan
 from tcl_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ def test_mistakes_are_explained(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("compiled something")
 
-    monkeypatch.setattr("tcl_jax.training.plan.compile_program", fail)
+    monkeypatch.setattr("tcl_jax.plan.plan.compile_program", fail)
     with pytest.raises(InputError, match=message):
         plan.run(arguments)
 

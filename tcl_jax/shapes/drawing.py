@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from tcl_jax.data.shapes_outlines import Contours, between, outline
+from tcl_jax.shapes.outlines import Contours, between, outline
 
 Color = tuple[int, int, int]
 

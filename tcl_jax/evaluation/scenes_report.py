@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 
 from tcl_jax.convert.clip import clip_state_dict
 from tcl_jax.convert.readers import write_safetensors
-from tcl_jax.data.shapes import PALETTE, UNSEEN, ShapesSource, class_names
+from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.evaluation.dense import (
     BestClass,
     maskclip_scores,
     tcl_scores,
     with_background,
 )
-from tcl_jax.evaluation.shapes import (
+from tcl_jax.evaluation.scenes import (
     SceneScores,
     check_scenes,
     embed_shape_names,

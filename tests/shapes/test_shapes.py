@@ -11,8 +11,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tcl_jax.data import shapes, shapes_captions, shapes_drawing
-from tcl_jax.data.shapes import CLASSES, COLORS, PALETTE, PATTERNS, UNSEEN, ShapesSource
+from tcl_jax.shapes import drawing, grammar
+from tcl_jax.shapes import source as shapes
+from tcl_jax.shapes.source import CLASSES, COLORS, PALETTE, PATTERNS, UNSEEN, ShapesSource
 
 PATTERN_SAYINGS = {
     "plain": "plain",
@@ -94,7 +95,7 @@ def test_palette_colours_can_be_told_apart():
 
 
 def test_templates_take_class_names():
-    templates = shapes_captions.caption_templates()
+    templates = grammar.caption_templates()
     assert len(templates) >= 3
     for template in templates:
         assert "striped red" in template.format("striped red")
@@ -189,7 +190,7 @@ def test_bad_types_and_indices_are_refused():
     with pytest.raises(TypeError, match="index"):
         source["0"]  # type: ignore[index]
     with pytest.raises(ValueError, match="'zigzag', which cannot be drawn"):
-        shapes_drawing.draw_scene(np.random.default_rng(0), 32, [((200, 0, 0), "zigzag")])
+        drawing.draw_scene(np.random.default_rng(0), 32, [((200, 0, 0), "zigzag")])
 
 
 # Scenes
@@ -341,13 +342,13 @@ def test_partial_captions_leave_objects_out():
 
 
 def test_relations_are_true():
-    habits = shapes_captions.CaptionHabits(0.0, 0.0, 0.0, 0.0)
-    left = shapes_captions.Subject("red", "plain", x=0.2, y=0.5, area=0.15)
-    right = shapes_captions.Subject("blue", "striped", x=0.8, y=0.5, area=0.15)
+    habits = grammar.CaptionHabits(0.0, 0.0, 0.0, 0.0)
+    left = grammar.Subject("red", "plain", x=0.2, y=0.5, area=0.15)
+    right = grammar.Subject("blue", "striped", x=0.8, y=0.5, area=0.15)
     rng = np.random.default_rng(0)
     found = Counter()
     for _ in range(400):
-        text = shapes_captions.describe(rng, [left, right], [(1, 0)], "grey", habits).text
+        text = grammar.describe(rng, [left, right], [(1, 0)], "grey", habits).text
         red_first = text.index("red") < text.index("blue")
         for words, needs_red_first in (
             ("left of", True), ("right of", False), ("in front of", False), ("behind", True),
@@ -361,11 +362,11 @@ def test_relations_are_true():
 
 
 def test_a_number_is_said_only_if_it_is_all():
-    habits = shapes_captions.CaptionHabits(0.0, 0.0, 1.0, 0.0)
-    dot = shapes_captions.Subject("red", "dotted", x=0.5, y=0.5, area=0.1)
+    habits = grammar.CaptionHabits(0.0, 0.0, 1.0, 0.0)
+    dot = grammar.Subject("red", "dotted", x=0.5, y=0.5, area=0.1)
     rng = np.random.default_rng(0)
     texts = [
-        shapes_captions.describe(rng, [dot, dot, dot], [], "grey", habits).text for _ in range(100)
+        grammar.describe(rng, [dot, dot, dot], [], "grey", habits).text for _ in range(100)
     ]
     assert not any("two" in text for text in texts)
     assert any("some" in text for text in texts)

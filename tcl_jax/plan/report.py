@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tcl_jax.training.plan import Plan, PlannedStep
+from tcl_jax.plan.plan import Plan, PlannedStep
 
 GIB = 2**30
 UNKNOWN = "unknown"
