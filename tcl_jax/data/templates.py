@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tcl_jax.shapes import grammar
 from tcl_jax.errors import InputError
+from tcl_jax.shapes import grammar
 
 _FULL = (
     "a bad photo of a {}.",

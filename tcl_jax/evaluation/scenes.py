@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from tcl_jax.data.pipeline import make_eval_batches
-from tcl_jax.shapes.source import UNSEEN, ShapesSource, class_names
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.dense import BestClass, with_background
@@ -24,6 +23,7 @@ from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.losses import image_text_similarity
 from tcl_jax.parallel.processes import sum_over_processes
+from tcl_jax.shapes.source import UNSEEN, ShapesSource, class_names
 
 RETRIEVAL_SIZE = 128
 """Images (and captions) among which the right one has to be found."""

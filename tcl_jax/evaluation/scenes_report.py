@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from tcl_jax.convert.clip import clip_state_dict
 from tcl_jax.convert.readers import write_safetensors
-from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.evaluation.dense import (
     BestClass,
     maskclip_scores,
@@ -33,6 +32,7 @@ from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.pictures.overlays import comparison_grid, save_png
+from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tcl_jax.config_flags import read_config
 from tcl_jax import embed_captions as command
+from tcl_jax.config_flags import read_config
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
