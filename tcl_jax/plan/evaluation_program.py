@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from tcl_jax.shapes.source import class_names
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.benchmark_task import protocol_of
 from tcl_jax.evaluation.dense import BestClass, maskclip_scores, tcl_scores
@@ -18,13 +18,32 @@ from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, replicated
-from tcl_jax.plan.training_program import placed
+from tcl_jax.plan.training_program import with_sharding
+from tcl_jax.shapes.source import class_names
 from tcl_jax.training.build import Task
-from tcl_jax.training.flops import evaluation_flops
-from tcl_jax.plan.plan import TracedEvaluation
+from tcl_jax.training.flops import Parts, evaluation_flops
 
 SHAPES = "shapes"
 """The evaluation that is no benchmark of photographs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedEvaluation:
+    """The program of an evaluation.
+
+    Attributes:
+        title: what a row of it is, and how large.
+        traced: the program.
+        devices: that it runs on, those of one process.
+        rows: that they take together at a time.
+        parts: FLOPs of one row by formula.
+    """
+
+    title: str
+    traced: jax.stages.Traced
+    devices: list[jax.Device]
+    rows: int
+    parts: Parts
 
 
 def trace_evaluation(
@@ -56,7 +75,7 @@ def _trace_windows(
     mesh, batch = local_mesh(devices), default_batch_size(devices[0].platform)
     texts, side = len(benchmark.texts), protocol.sizes(benchmark)[1]
     traced = BatchedMasks(model, protocol.options, mesh, batch).trace(
-        placed(_parameters(task), replicated(mesh)), side, texts, benchmark.synonyms
+        with_sharding(_parameters(task), replicated(mesh)), side, texts, benchmark.synonyms
     )
     padded, _ = center_offset(side, model.config.patch_size)
     return TracedEvaluation(
@@ -75,7 +94,7 @@ def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> 
     options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
     scores = tcl_scores(model, options) if isinstance(model, TCL) else maskclip_scores(model)
     traced = BestClass(scores, mesh).trace(
-        placed(_parameters(task), replicated(mesh)),
+        with_sharding(_parameters(task), replicated(mesh)),
         (rows, side, side, 3),
         (texts, sizes.embed_dim),
     )

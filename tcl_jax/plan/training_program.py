@@ -29,16 +29,16 @@ def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.st
     step = build_step(config, task.objective)
     everywhere, split = replicated(mesh), config.train.fsdp
 
-    def placed_parameters(tree: Any) -> Any:
+    def place(tree: Any) -> Any:
         return jax.tree.map(
-            lambda x: placed(x, parameter_sharding(x.shape, mesh, sharded=split)), tree
+            lambda x: with_sharding(x, parameter_sharding(x.shape, mesh, sharded=split)), tree
         )
 
     state = jax.eval_shape(lambda params: create_state(params, task.objective, adamw), task.params)
-    state, frozen = placed_parameters(state), placed_parameters(task.frozen)
+    state, frozen = place(state), place(task.frozen)
     batch = abstract_batch(config, task, mesh)
-    key = placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    failure = placed(no_failure(task.objective, state, frozen, batch, key), everywhere)
+    key = with_sharding(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    failure = with_sharding(no_failure(task.objective, state, frozen, batch, key), everywhere)
     return step.trace(phase, state, failure, frozen, batch, key)
 
 
@@ -61,6 +61,6 @@ def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh) -> Any:
     }
 
 
-def placed(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree's shapes on devices."""
+def with_sharding(tree: Any, sharding: NamedSharding) -> Any:
+    """Shapes of a tree's arrays, with a sharding."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
