@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -18,37 +17,16 @@ from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, replicated
-from tcl_jax.plan.training_program import with_sharding
+from tcl_jax.plan.training_program import Program, with_sharding
 from tcl_jax.shapes.source import class_names
 from tcl_jax.training.build import Task
-from tcl_jax.training.flops import Parts, evaluation_flops
+from tcl_jax.training.flops import evaluation_flops
 
 SHAPES = "shapes"
 """The evaluation that is no benchmark of photographs."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TracedEvaluation:
-    """The program of an evaluation.
-
-    Attributes:
-        title: what a row of it is, and how large.
-        traced: the program.
-        devices: that it runs on, those of one process.
-        rows: that they take together at a time.
-        parts: FLOPs of one row by formula.
-    """
-
-    title: str
-    traced: jax.stages.Traced
-    devices: list[jax.Device]
-    rows: int
-    parts: Parts
-
-
-def trace_evaluation(
-    config: ConfigDict, task: Task, devices: list[jax.Device]
-) -> TracedEvaluation | None:
+def trace_evaluation(config: ConfigDict, task: Task, devices: list[jax.Device]) -> Program | None:
     """The program with the most texts of `eval.tasks`, benchmarks before drawn scenes.
 
     Args:
@@ -68,7 +46,7 @@ def trace_evaluation(
 
 def _trace_windows(
     config: ConfigDict, task: Task, devices: list[jax.Device], names: list[str]
-) -> TracedEvaluation:
+) -> Program:
     loaded = [load_benchmark(name, split=config.eval.split) for name in names]
     benchmark = max(loaded, key=lambda benchmark: len(benchmark.texts))
     protocol, model = protocol_of(config, task), task.network
@@ -78,7 +56,8 @@ def _trace_windows(
         with_sharding(_parameters(task), replicated(mesh)), side, texts, benchmark.synonyms
     )
     padded, _ = center_offset(side, model.config.patch_size)
-    return TracedEvaluation(
+    return Program(
+        name="evaluation",
         title=f"{benchmark.name}: windows of {side}, {texts} texts",
         traced=traced,
         devices=list(mesh.devices.flat),
@@ -87,7 +66,7 @@ def _trace_windows(
     )
 
 
-def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> TracedEvaluation:
+def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> Program:
     model, sizes, mesh = task.network, task.clip.config, data_mesh(devices)
     rows, side, texts = config.eval.batch_size, sizes.resolution, len(class_names())
     check_scenes(config.eval.num_scenes, rows, mesh)
@@ -98,7 +77,8 @@ def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> 
         (rows, side, side, 3),
         (texts, sizes.embed_dim),
     )
-    return TracedEvaluation(
+    return Program(
+        name="evaluation",
         title=f"drawn scenes of {side}, {texts} texts",
         traced=traced,
         devices=devices,

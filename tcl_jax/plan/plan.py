@@ -12,20 +12,18 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tcl_jax.parallel.chips import Chip, chip_of
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh, parameter_sharding
 from tcl_jax.plan.compiled import Compiled, compile_program
 from tcl_jax.plan.evaluation_program import trace_evaluation
 from tcl_jax.plan.topologies import topology_devices
 from tcl_jax.plan.traced_flops import traced_flops
-from tcl_jax.plan.training_program import trace_step
+from tcl_jax.plan.training_program import PHASES, Program, training_program
 from tcl_jax.training.build import Task, abstract_task, build_adamw
-from tcl_jax.training.flops import Parts, total, training_flops
+from tcl_jax.training.chips import Chip, chip_of
+from tcl_jax.training.flops import Parts, total
 from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.state import create_state
 
-PHASES = {"phase 1": "head alone", "phase 2": "head and backbone"}
-"""What trains in each phase."""
 GRAIN = 8
 """Images a chip to which the largest batch is found, where it is not small."""
 FREE = 0.98
@@ -183,55 +181,49 @@ def make_plan(
         InputError: if the topology is unknown, or the batch does not divide over it.
     """
     devices = topology_devices(topology)
-    mesh, chip, platform = data_mesh(devices), chip_of(devices[0]), devices[0].platform
+    mesh, chip = data_mesh(devices), chip_of(devices[0])
     if batch_per_chip is not None:
         config = with_batch(config, batch_per_chip * mesh.size)
     batch, samples = config.train.global_batch_size, samples_of_phases(config)
     check_batch_size(batch, mesh, config.train.accumulation_steps)
     task = abstract_task(config)
 
-    def train_step(name: str, size: int) -> PlannedStep:
-        phase = [*PHASES].index(name)
-        traced = trace_step(with_batch(config, size), task, mesh, phase)
-        label = f"{name} at {size // mesh.size} a chip"
-        return PlannedStep(
-            name=name,
-            title=PHASES[name],
-            rows=size / mesh.size,
-            chips=mesh.size,
-            chip=chip,
-            compiled=compile_program(traced, devices, topology, name=label, cache=cache),
-            resident=0,
-            parts=training_flops(task.objective, size, phase == 1),
-            executed=traced_flops(traced.jaxpr, platform) / mesh.size,
-        )
-
-    evaluation = trace_evaluation(config, task, devices)  # first, as it may find mistakes
-    steps = [train_step(name, batch) for name in samples]
-    if evaluation is not None:
-        traced, on, title = evaluation.traced, evaluation.devices, evaluation.title
-        chips = min(len(on) * len({device.process_index for device in devices}), len(devices))
+    def plan_step(program: Program) -> PlannedStep:
+        on, title, label = program.devices, program.title, program.name
+        if program.name in PHASES:
+            chips, resident = len(on), 0
+            label += f" at {program.rows // len(on)} a chip"
+        else:
+            chips = min(len(on) * len({d.process_index for d in devices}), len(devices))
+            resident = _idle_bytes(config, task, mesh)
         if chips < len(devices):
             title += f"; on {chips} of the chips, as this slice takes no program for a host's own"
-        steps.append(
-            PlannedStep(
-                name="evaluation",
-                title=title,
-                rows=evaluation.rows / len(on),
-                chips=chips,
-                chip=chip,
-                compiled=compile_program(traced, on, topology, name="evaluation", cache=cache),
-                resident=_idle_bytes(config, task, mesh),
-                parts=evaluation.parts,
-                executed=traced_flops(traced.jaxpr, platform) / len(on),
-            )
+        return PlannedStep(
+            name=program.name,
+            title=title,
+            rows=program.rows / len(on),
+            chips=chips,
+            chip=chip,
+            compiled=compile_program(program.traced, on, topology, name=label, cache=cache),
+            resident=resident,
+            parts=program.parts,
+            executed=traced_flops(program.traced.jaxpr, on[0].platform) / len(on),
         )
+
+    def plan_training(name: str, rows: int) -> PlannedStep:
+        sized = with_batch(config, rows * mesh.size)
+        return plan_step(training_program(sized, task, mesh, name))
+
+    evaluation = trace_evaluation(config, task, devices)  # first, as it may find mistakes
+    steps = [plan_training(name, batch // mesh.size) for name in samples]
+    if evaluation is not None:
+        steps.append(plan_step(evaluation))
     found = None
     if largest and chip.memory is not None:
         worst = max(steps[: len(samples)], key=lambda step: (step.peak is None, step.peak or 0))
 
         def peak(rows: int) -> int | None:
-            step = worst if rows == worst.rows else train_step(worst.name, rows * mesh.size)
+            step = worst if rows == worst.rows else plan_training(worst.name, rows)
             return step.peak if step.fits else None
 
         found = largest_batch(

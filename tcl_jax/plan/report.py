@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def page(plan: Plan) -> str:
     if None in exchanged:
         lines.append("  unknown where it says so: the compiler cannot print its program")
     kinds = list(dict.fromkeys(c.kind for found in exchanged for c in found or ()))
-    lines += [row(f"  {kind}", lambda s, kind=kind: _exchanged(s, kind)) for kind in kinds]
+    lines += [row(f"  {kind}", functools.partial(_exchanged, kind)) for kind in kinds]
     if not kinds:
         lines.append(f"  {UNKNOWN}" if None in exchanged else "  nothing")
     lines.append("")
@@ -132,7 +133,7 @@ def _figures(plan: Plan) -> str:
     return "each " + ", ".join(told) if told else "memory and speed unknown"
 
 
-def _exchanged(step: PlannedStep, kind: str) -> str:
+def _exchanged(kind: str, step: PlannedStep) -> str:
     if step.compiled.exchanged is None:
         return UNKNOWN
     found = [one for one in step.compiled.exchanged if one.kind == kind]

@@ -12,12 +12,12 @@ import pytest
 from configs.shapes import get_config as shapes_config
 from configs.tcl import get_config
 from tcl_jax.errors import RunError
-from tcl_jax.parallel.chips import Chip
 from tcl_jax.plan import compiled as compiled_module
 from tcl_jax.plan.collectives import Collectives
 from tcl_jax.plan.compiled import Compiled, compile_program
 from tcl_jax.plan.plan import Plan, PlannedStep, largest_batch, samples_of_phases, with_batch
 from tcl_jax.plan.report import page, table, to_json
+from tcl_jax.training.chips import Chip
 
 CHIP = Chip(flops=100e12, memory=16 * 2**30, bandwidth=1e12, interconnect=1e11)
 OOM = (

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import pytest
 
-from tcl_jax.parallel.chips import Chip, chip_of, peak_flops
+from tcl_jax.training.chips import Chip, chip_of, peak_flops
 
 
 def device(kind: str, **more: Any) -> jax.Device:
