@@ -14,6 +14,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation import scenes
 from tcl_jax.evaluation.scenes_report import ShapesEvaluator
 from tcl_jax.evaluation.tasks import make_evaluators
+from tcl_jax.shapes.source import ShapesSource
 from tcl_jax.training.build import Task, build_task
 from tests.tiny import tiny_clip_config, tiny_config
 
@@ -68,6 +69,27 @@ def test_other_parameters_are_judged_by_the_same_programs() -> None:
     assert evaluator(shifted, {}).scores != first
     assert (scenes._partners_found._cache_size(), scenes._nearest_text._cache_size()) == programs
     assert sizes(evaluator) == {"clip": 1}
+
+
+@pytest.mark.parametrize(("count", "processes"), [(12, 1), (13, 1), (13, 2), (1, 3)])
+def test_each_scene_is_evaluated_once(
+    count: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ShapesSource("test", num_examples=count, image_size=32)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    parts = []
+    for index in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        parts.append(list(scenes.eval_batches(source, 6)))
+    seen = []
+    for batches in zip(*parts, strict=True):  # as many of one shape on all
+        for batch in batches:
+            assert batch["image"].shape == (6 // processes, 32, 32, 3)
+            seen += zip(batch["image"][batch["valid"]], batch["label"][batch["valid"]], strict=True)
+    assert len(seen) == count
+    for (image, label), scene in zip(seen, source, strict=True):
+        np.testing.assert_array_equal(image, scene["image"])
+        np.testing.assert_array_equal(label, scene["label"])
 
 
 @pytest.mark.parametrize(

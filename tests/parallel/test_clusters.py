@@ -121,7 +121,7 @@ start_processes(None, None, None)
 mesh = data_mesh()
 full = {"kernel": np.arange(128 * 256, dtype=np.float32).reshape(128, 256), "gate": np.float32(1)}
 state = put_parameters(full, mesh, sharded=True)
-assert state["kernel"].addressable_shards[0].data.shape == (128, 64)
+assert state["kernel"].addressable_shards[0].data.shape == (128, 128)
 whole = gather_parameters(state, mesh)
 np.testing.assert_array_equal(whole["kernel"].addressable_shards[0].data, full["kernel"])
 with CheckpointStore(sys.argv[1], keep_latest=1) as store:
@@ -131,7 +131,7 @@ print(gather_texts(f"{jax.process_index()} of {jax.process_count()}"))
 
 
 @pytest.mark.slow
-def test_four_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> None:
+def test_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> None:
     port = int(process_arguments(2)[0][0])
     shared = {
         "JAX_PLATFORMS": "cpu",
@@ -139,8 +139,8 @@ def test_four_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> No
         "SLURM_JOB_ID": "7",
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_NUM_NODES": "1",
-        "SLURM_NTASKS": "4",
-        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
     }
     workers = [
         subprocess.Popen(
@@ -151,12 +151,12 @@ def test_four_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> No
             stderr=subprocess.PIPE,
             text=True,
         )
-        for i in range(4)
+        for i in range(2)
     ]
     told = [worker.communicate(timeout=200) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 4, told
-    expected = str([f"{i} of 4" for i in range(4)])
-    assert [out.splitlines()[-1] for out, _ in told] == [expected] * 4
+    assert [worker.returncode for worker in workers] == [0] * 2, told
+    expected = str([f"{i} of 2" for i in range(2)])
+    assert [out.splitlines()[-1] for out, _ in told] == [expected] * 2
 
     wanted = {
         "kernel": jax.ShapeDtypeStruct((128, 256), jnp.float32),
