@@ -13,6 +13,7 @@ Exit codes: 0 done, 1 failure, 2 bad input.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -72,9 +73,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 def main() -> None:
     """Entry point."""
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")  # a training may have the accelerator
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a training may have the accelerator
     show_own_log()
     run_command(lambda: run(sys.argv[1:]))
 

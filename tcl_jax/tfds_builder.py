@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import show_own_log
-from tcl_jax.data.tfds_writer import prepare
 from tcl_jax.errors import run_command
 
 
@@ -37,6 +36,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     p.add_argument("--allow_missing", action="store_true", help="go on without missing shards")
     flags = p.parse_args(argv)
+    # Imported here so that --help and mistakes in flags are answered at once.
+    from tcl_jax.data.tfds_writer import prepare
+
     folder = prepare(
         flags.shards,
         name=flags.name,

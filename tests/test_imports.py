@@ -136,10 +136,15 @@ def test_config_imports_ml_collections_and_configs_only(path: Path) -> None:
     assert {n.split(".")[0] for n in names} <= {"ml_collections", "configs", "__future__"}
 
 
-def test_no_module_needs_tensorflow_or_torch() -> None:
+def test_doors_answer_at_once_and_no_module_needs_tensorflow_or_torch() -> None:
+    """A door reads its flags before it imports what takes seconds."""
     names = [place.removesuffix(".py").replace("/", ".") for place in FILES]
     code = f"""
 import importlib, sys
+for name in {sorted(DOORS)}:
+    importlib.import_module(name.removesuffix(".__init__"))
+heavy = {{"jax", "numpy", "grain", "orbax", "scipy"}} & sys.modules.keys()
+assert not heavy, f"a door imports {{heavy}}"
 sys.modules["torch"] = sys.modules["tensorflow"] = None  # importing either fails
 for name in {names}:
     importlib.import_module(f"tcl_jax.{{name}}".removesuffix(".__init__"))
