@@ -1,4 +1,4 @@
-"""One mesh over all devices of all processes, and how arrays lie on it."""
+"""The mesh over all devices of all processes, and the shardings of arrays on it."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def put_parameters(tree: Any, mesh: Mesh, *, sharded: bool) -> Any:
 
 
 def parameter_sharding(shape: tuple[int, ...], mesh: Mesh, *, sharded: bool) -> NamedSharding:
-    """Where a parameter lies: on every device, or split over those that share the batch (FSDP).
+    """Sharding of a parameter: whole on every device, or split over all of them (FSDP).
 
     Where it is `sharded`, the largest axis that the number of devices divides is split, the last of
     equal ones. Arrays of fewer than `SMALLEST_SHARDED` entries, and those without such an axis, are

@@ -32,7 +32,7 @@ def trace_evaluation(config: ConfigDict, task: Task, devices: list[jax.Device]) 
     Args:
         config: reads `eval` and `model`.
         task: an abstract one.
-        devices: of the run; a benchmark is judged by every process on its own.
+        devices: of the run; every process evaluates a benchmark on its own.
 
     Raises:
         InputError: if a task is unknown, or its settings do not fit the devices.

@@ -129,8 +129,8 @@ def _figures(plan: Plan) -> str:
         (chip.bandwidth, 1e9, "GB/s to memory"),
         (chip.interconnect, 1e9, "GB/s to other chips"),
     )
-    told = [f"{value / unit:,.4g} {name}" for value, unit, name in known if value is not None]
-    return "each " + ", ".join(told) if told else "memory and speed unknown"
+    parts = [f"{value / unit:,.4g} {name}" for value, unit, name in known if value is not None]
+    return "each " + ", ".join(parts) if parts else "memory and speed unknown"
 
 
 def _exchanged(kind: str, step: PlannedStep) -> str:
@@ -156,8 +156,8 @@ def _notes(plan: Plan) -> list[str]:
         )
     if plan.days is not None:
         samples = sum(plan.samples.values())
-        told = f"{samples / 1e6:.1f} M" if samples >= 1e5 else f"{samples:,.0f}"
-        lines += [f"{told} samples of training: {plan.days:.2f} days at the least", "", CAVEAT]
+        count = f"{samples / 1e6:.1f} M" if samples >= 1e5 else f"{samples:,.0f}"
+        lines += [f"{count} samples of training: {plan.days:.2f} days at the least", "", CAVEAT]
     return lines
 
 

@@ -272,7 +272,7 @@ def _joined(
 def _relations(
     a: int, b: int, subjects: Sequence[Subject], covers: Sequence[tuple[int, int]]
 ) -> list[str]:
-    """Links that are true of a and b; what covers what is told more often."""
+    """Links that are true of a and b; what covers what comes more often."""
     links = []
     if (a, b) in covers:
         links += ["in front of", "in front of", "on top of", "partly covering"]
