@@ -17,7 +17,7 @@ from tcl_jax.checkpoints.store import CheckpointStore
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel.clusters import TPU_DEVICES, Cluster, find_cluster
 from tcl_jax.parallel.processes import start_processes
-from tests.parallel.test_same_answer import process_arguments
+from tests.devices import process_arguments
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ("SLURM", "OMPI", "JAX_COORDINATOR", "JAX_NUM", "JAX_PROCESS", "TPU", "MEGASCALE", "JOB_")

@@ -14,7 +14,7 @@ import pytest
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel import processes
 from tcl_jax.parallel.processes import agreed, check_same
-from tests.parallel.test_same_answer import process_arguments
+from tests.devices import process_arguments
 
 
 def fail(error: Exception) -> int:

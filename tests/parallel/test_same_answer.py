@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.devices import process_arguments
 from tests.ops.test_grounding import SIZE
 from tests.parallel.grounding_worker import COUNT
 from tests.parallel.worker import compute
@@ -19,14 +19,6 @@ from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent.parent
 Found = dict[str, np.ndarray]
-
-
-def process_arguments(processes: int) -> list[list[str]]:
-    """Port, number and index of each process."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    return [[port, str(processes), str(i)] for i in range(processes)]
 
 
 def start(

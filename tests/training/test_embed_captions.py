@@ -31,7 +31,7 @@ from tcl_jax.training.embed_captions import Done, embed
 from tcl_jax.training.flops import text_tower
 from tcl_jax.training.loop import Outcome, train
 from tests.data.shards import picture, write_shard
-from tests.parallel.test_same_answer import process_arguments
+from tests.devices import process_arguments
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent.parent
