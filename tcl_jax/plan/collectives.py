@@ -34,9 +34,9 @@ class Collectives:
 
     Attributes:
         kind: one of `KINDS`.
-        count: how many, those in loops as often as they run.
-        bytes: of what they yield (what goes in, for reduce-scatter).
-        sent: bytes that a chip sends if they are done in rings, the least that is possible.
+        count: number of operations, those in loops as often as they run.
+        bytes: of their results (of the input, for reduce-scatter).
+        sent: bytes that a chip sends if they run as rings, the least possible.
     """
 
     kind: str
@@ -48,12 +48,12 @@ class Collectives:
 def collectives(hlo: str, devices: int) -> tuple[Collectives, ...]:
     """The collective operations of a compiled program, summed by kind, the largest first.
 
-    The TPU compiler repeats an operation's text in all fusions that hide parts of it. What agrees
-    in channel, shape and source is counted as one operation.
+    The TPU compiler repeats an operation's text in all fusions that hide parts of it: texts of the
+    same channel, shape and source count as one operation.
 
     Args:
         hlo: `jax.stages.Compiled.as_text()`.
-        devices: that run it; the chips of an operation whose groups are not understood.
+        devices: that run it; taken for the group of an operation whose groups cannot be read.
     """
     computations = _computations(hlo)
     times = _times(computations)

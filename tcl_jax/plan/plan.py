@@ -25,9 +25,9 @@ from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.state import create_state
 
 GRAIN = 8
-"""Images a chip to which the largest batch is found, where it is not small."""
+"""Step of the search for the largest batch, in images a chip; 1 below 16 images."""
 FREE = 0.98
-"""Share of a chip's memory that its compiler hands out, about; where guesses aim at."""
+"""Share of a chip's memory, about, that the compiler lets a program use."""
 MAX_TRIES = 4
 """Guesses of the largest batch that are compiled, at most."""
 
@@ -258,9 +258,9 @@ def largest_batch(
 ) -> int:
     """The largest batch that fits, found by compiling few sizes.
 
-    Memory grows with the batch in a straight line, or nearly: two sizes tell where it meets the
-    limit, and what they tell is tried. The result did compile; whether a slightly larger one
-    would is known to `GRAIN` images (to one below twice that), or it was not tried further.
+    Memory grows almost linearly with the batch, so the line through two sizes gives the next guess.
+    The result did compile. It is at most `GRAIN` images a chip below the true limit, unless
+    `MAX_TRIES` ended the search.
 
     Args:
         peak: bytes of a chip with so many images, None if they do not fit.

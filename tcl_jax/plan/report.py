@@ -16,8 +16,8 @@ _LABEL, _COLUMN = 34, 16
 CAVEAT = (
     "The roofline is what the chips could do at best, with computing, memory and links all at\n"
     "their peaks at once: an upper bound of speed, not a promise. Reading and augmenting images,\n"
-    "evaluations and checkpoints come on top. MFU takes the plain method's FLOPs; it passes 100%\n"
-    "where the forms computed here need fewer."
+    "evaluations and checkpoints come on top. MFU counts the FLOPs of the method's\n"
+    "formulas; it passes 100% where this implementation needs fewer."
 )
 DERIVED = ("peak", "fits", "method_flops", "roofline", "bound", "seconds", "mfu", "rows_per_second")
 """Properties of a step that are written as JSON with its fields."""
