@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     config.data.allow_missing_shards = True  # train on what is there; the log says what is not
     config.data.index_dir = ""  # folder of the shards' index files; "": beside the shards
     config.data.caption_field = ""  # of KEY.json; "": KEY.txt, then caption, captions, text, ...
-    config.data.caption_cache = False  # read what tcl_jax.data.embed_captions computed once
+    config.data.caption_cache = False  # read what tcl_jax.embed_captions computed once
     config.data.tfds = ConfigDict()  # what source="tfds" reads
     config.data.tfds.name = "coco_captions"
     config.data.tfds.split = "train"

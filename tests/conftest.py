@@ -31,7 +31,9 @@ if threading.current_thread() is threading.main_thread():
 flags.FLAGS.mark_as_parsed()
 # The rooms whose functions take arrays; Orbax's protocols elsewhere cannot be checked at run time,
 # and Gradio looks at the page's functions itself.
-CHECKED = ("pictures", "ops", "models", "convert", "data", "inference", "evaluation")
+CHECKED = (
+    "pictures", "ops", "models", "convert", "shapes", "data", "inference", "evaluation",
+)  # fmt: skip
 CHECKED_FILES = (
     "bench.input_speed", "bench.timed_input", "demo.answers", "demo.examples", "demo.shown",
     "training.embed_captions", "training.preview",

@@ -1,8 +1,9 @@
-"""Tests that need more devices than this process has."""
+"""Tests that need more devices or processes than this one."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,11 @@ def run_on_eight_devices(program: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def process_arguments(processes: int) -> list[list[str]]:
+    """Port, number and index of each process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    return [[port, str(processes), str(i)] for i in range(processes)]

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcl_jax.data.shapes import ShapesSource, class_names
 from tcl_jax.errors import InputError
 from tcl_jax.evaluate import find_benchmarks, parser, run
+from tcl_jax.shapes.source import ShapesSource, class_names
 from tests.reference import GOLDEN
 
 CLIP = "--clip=builtin:shapes_clip"

@@ -83,7 +83,7 @@ SPECIAL = {
         "README says what the work directory gets",
         writes=("{workdir}/metrics.jsonl", "{workdir}/tensorboard/*", "{workdir}/*.json"),
     ),
-    "python -m tcl_jax.data.preview": Special("the default of --output", writes=("preview.png",)),
+    "python -m tcl_jax.preview": Special("the default of --output", writes=("preview.png",)),
     "python -m tcl_jax.bench input": Special(
         "ten seconds for each number of workers", more=("--seconds=0.1", "--workers=0")
     ),

@@ -1,3 +1,4 @@
+# standalone: the Python of `--against` runs this file.
 """Runs the official PyTorch code for `python -m tcl_jax.bench --against`, in a process of its own.
 
 The user's own Python starts this file, with the user's own checkout of the official code and

@@ -105,9 +105,7 @@ def caption_path(index: ShardIndex, text_tower: str) -> Path:
 def embed_command() -> str:
     """The command that makes what is missing, with the config's flags of the command that runs."""
     given = [a for a in sys.argv[1:] if a.startswith(("--config=", "--config."))]
-    return shlex.join(
-        ["python", "-m", "tcl_jax.data.embed_captions", *(given or ["--config=FILE"])]
-    )
+    return shlex.join(["python", "-m", "tcl_jax.embed_captions", *(given or ["--config=FILE"])])
 
 
 def find_caption_file(index: ShardIndex, text_tower: str) -> CaptionFile | None:

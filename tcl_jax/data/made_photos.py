@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tcl_jax.data.shapes import ShapesSource
 from tcl_jax.files import whole_file
+from tcl_jax.shapes.source import ShapesSource
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 """Size in pixels, and JPEG quality: about 50 KB each, as photographs of that size have."""

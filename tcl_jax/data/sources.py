@@ -11,11 +11,11 @@ from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.rows import Source
-from tcl_jax.data.shapes import ShapesSource
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tfds_source import TfdsSource
 from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop, Transform
 from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.shapes.source import ShapesSource
 
 
 def _shapes(data: ConfigDict, image_size: int, **shared: Any) -> Source:

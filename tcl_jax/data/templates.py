@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tcl_jax.data import shapes_captions
 from tcl_jax.errors import InputError
+from tcl_jax.shapes import grammar
 
 _FULL = (
     "a bad photo of a {}.",
@@ -122,7 +122,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "subset+maskclip": _SUBSET + _MASKCLIP,
     "full": _FULL,
     "full+maskclip": _FULL + _MASKCLIP,
-    "shapes": shapes_captions.caption_templates(),
+    "shapes": grammar.caption_templates(),
 }
 """The named sets; `{}` stands for the class name."""
 

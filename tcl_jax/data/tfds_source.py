@@ -59,7 +59,7 @@ class TfdsSource:
                 f"the data set {name!r}, split {split!r}, cannot be read from "
                 f"{data_dir or 'the default data_dir'}: {first_cause(error)}. Prepare it first, "
                 f"as ArrayRecord: tfds.builder({name!r}, data_dir=...).download_and_prepare("
-                "file_format='array_record'); python -m tcl_jax.data.tfds_builder does it for tar "
+                "file_format='array_record'); python -m tcl_jax.tfds_builder does it for tar "
                 "shards"
             ) from error
         if not len(self._source):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.data.made_photos import texture_scene
-from tcl_jax.data.shapes import CLASSES, ShapesSource
 from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.pictures.overlays import save_png
+from tcl_jax.shapes.source import CLASSES, ShapesSource
 
 COUNT = 4
 _SCENE_SIDE = 384

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import BENCHMARKS
 from tcl_jax.evaluation.benchmark_task import BenchmarkEvaluator
-from tcl_jax.evaluation.shapes_report import ShapesEvaluator
+from tcl_jax.evaluation.scenes_report import ShapesEvaluator
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 

@@ -16,13 +16,12 @@ class Cluster:
 
     Attributes:
         name: as its users call it.
-        method: how `jax.distributed.initialize` is told to ask it for coordinator, number and
-            index; None leaves it to try all that it knows.
+        method: `cluster_detection_method` of `jax.distributed.initialize`.
         processes: how many it started; None where only its servers know.
     """
 
     name: str
-    method: str | None
+    method: str
     processes: int | None
 
 
@@ -40,9 +39,9 @@ def find_cluster(environment: Mapping[str, str], root: Path = Path("/")) -> Clus
         return Cluster("SLURM", "slurm", steps)
     ranks = _number(environment, "OMPI_COMM_WORLD_SIZE")
     if ranks > 1:
-        # Open MPI 5 no longer tells the address of process 0; MPI itself does.
-        told = "OMPI_MCA_orte_hnp_uri" in environment
-        return Cluster("Open MPI", "ompi" if told else "mpi4py", ranks)
+        # The environment of Open MPI 5 lacks the address of process 0; MPI itself has it.
+        method = "ompi" if "OMPI_MCA_orte_hnp_uri" in environment else "mpi4py"
+        return Cluster("Open MPI", method, ranks)
     if environment.get("JAX_PLATFORMS", "tpu").split(",")[0] not in ("", "tpu"):
         return None
     hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))

@@ -1,4 +1,4 @@
-"""One mesh over all devices of all processes, and how arrays lie on it."""
+"""The mesh over all devices of all processes, and the shardings of arrays on it."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 def _compile_afresh() -> None:
     """Turns JAX's cache on disk off, for all that this process compiles from now on.
 
-    XLA:CPU (jaxlib 0.10) runs a program's operations as they become ready, and collectives in the
-    order of the program because they share a resource. When it loads a program, those of a loop or
-    a branch get a resource of their own. Devices then start them and those outside in different
-    orders: they wait for each other for ever, or Gloo, which tells messages apart by their order
-    alone, sums what does not belong together. Programs for GPUs and TPUs keep one order.
+    XLA:CPU (jaxlib 0.10) keeps a program's collectives in one order by a resource that they share.
+    In a program that it loads, those of a loop or a branch have a resource of their own, so that
+    devices start them in different orders: they wait for each other for ever, or Gloo, which tells
+    messages apart by their order alone, sums what does not belong together. Programs for GPUs and
+    TPUs keep one order.
     """
     folder = jax.config.values["jax_compilation_cache_dir"]
     if folder and jax.config.values["jax_enable_compilation_cache"]:
@@ -128,13 +128,17 @@ def check_batch_size(global_batch_size: int, mesh: Mesh, parts: int = 1) -> None
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch to its devices, as global arrays split by rows."""
     sharding = batch_sharded(mesh)
-    return {name: _put(rows, sharding) for name, rows in batch.items()}
+    # With several processes JAX does this by transfers that count as implicit ones.
+    with jax.transfer_guard("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, rows)
+            for name, rows in batch.items()
+        }
 
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """A tree that every process holds alike, copied to every device."""
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda x: _put(np.asarray(x), sharding), tree)
+    return put_parameters(tree, mesh, sharded=False)
 
 
 def put_parameters(tree: Any, mesh: Mesh, *, sharded: bool) -> Any:
@@ -156,7 +160,7 @@ def put_parameters(tree: Any, mesh: Mesh, *, sharded: bool) -> Any:
 
 
 def parameter_sharding(shape: tuple[int, ...], mesh: Mesh, *, sharded: bool) -> NamedSharding:
-    """Where a parameter lies: on every device, or split over those that share the batch (FSDP).
+    """Sharding of a parameter: whole on every device, or split over all of them (FSDP).
 
     Where it is `sharded`, the largest axis that the number of devices divides is split, the last of
     equal ones. Arrays of fewer than `SMALLEST_SHARDED` entries, and those without such an axis, are
@@ -193,9 +197,3 @@ def put_locally(tree: Any, mesh: Mesh) -> Any:
         return jax.device_put(x, sharding)
 
     return jax.tree.map(put, tree)
-
-
-def _put(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    # With several processes JAX does this by transfers that count as implicit ones.
-    with jax.transfer_guard("allow"):
-        return jax.make_array_from_process_local_data(sharding, rows)

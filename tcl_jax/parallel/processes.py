@@ -1,4 +1,4 @@
-"""Starting several processes, and letting them agree."""
+"""Starting the processes of a run, and what they exchange on the host."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _join_cluster(cluster: Cluster | None) -> None:
         return
     try:
         jax.distributed.initialize(cluster_detection_method=cluster.method)
-    except Exception as error:  # Each way of asking fails in its own way.
+    except Exception as error:  # which one depends on the cluster
         count = "" if cluster.processes is None else f" of {cluster.processes} processes"
         raise RunError(
             f"this is a job{count} of {cluster.name}, but they could not be joined: {error}. Give "
@@ -91,10 +91,10 @@ def _join_cluster(cluster: Cluster | None) -> None:
 
 
 def _connect() -> None:
-    """Exchanges something over all devices and over all processes, as no program has yet.
+    """Runs a first collective over all devices, and one over all processes.
 
-    XLA's CPU devices get connected by their first exchange and wait 30 seconds for each other: now,
-    when all processes are at one place, rather than where each has compiled a program in its time.
+    The first collective connects XLA's CPU devices, which wait at most 30 seconds for each other.
+    Here all processes come at once; after each has compiled a program of its own, they might not.
     """
     mesh = data_mesh()
     ones = jax.make_array_from_callback(
@@ -153,12 +153,12 @@ def agree_on_problem(problem: str | None) -> str | None:
 
 
 def agreed(function: Callable[[], Result]) -> Result:
-    """What a function returns, unless it fails on some process: then it fails on all.
+    """What a function returns, unless it raises on some process: then it raises on all.
 
     So that none waits for a process that has ended. Every process must call it.
 
     Raises:
-        Whatever the function raises here; else InputError or RunError with the words of another
+        Whatever the function raises here; else InputError or RunError with the message of another
             process.
     """
     if jax.process_count() == 1:
@@ -168,28 +168,29 @@ def agreed(function: Callable[[], Result]) -> Result:
         result = function()
     except Exception as error:
         failure = error
-    told = gather_texts("" if failure is None else f"{isinstance(failure, InputError):d}{failure}")
+    message = "" if failure is None else f"{isinstance(failure, InputError):d}{failure}"
+    messages = gather_texts(message)
     if failure is not None:
         raise failure
-    for process, words in enumerate(told):
-        if words:
-            kind = InputError if words[0] == "1" else RunError
-            raise kind(f"process {process} reports: {words[1:]}")
+    for process, message in enumerate(messages):
+        if message:
+            kind = InputError if message[0] == "1" else RunError
+            raise kind(f"process {process} reports: {message[1:]}")
     return cast(Result, result)
 
 
-def check_same(what: str, told: str, advice: str) -> None:
-    """Refuses to go on where processes were given different things; every process must call it.
+def check_same(what: str, value: str, advice: str) -> None:
+    """Raises on all processes if a value differs between them; every process must call it.
 
     Args:
-        what: they see, in words.
-        told: by this process; short, as it is part of the message.
+        what: the value is, in words.
+        value: of this process; short, as it is part of the message.
         advice: what is to be done about a difference, a sentence.
 
     Raises:
-        InputError: on all processes, with what a process that differs tells, and what process 0.
+        InputError: with the value of a process that differs, and that of process 0.
     """
-    texts = gather_texts(told)
+    texts = gather_texts(value)
     for process, text in enumerate(texts):
         if text != texts[0]:
             raise InputError(

@@ -19,7 +19,7 @@ from absl import logging
 from clu import metrics as clu_metrics
 
 from tcl_jax.files import whole_file
-from tcl_jax.parallel.chips import peak_flops
+from tcl_jax.training.chips import peak_flops
 
 
 class TrainMetrics:

@@ -28,7 +28,7 @@ from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, erase, normalize
 from tcl_jax.pictures.contact_sheet import Card
 
 CAPTIONS = 8
-"""Captions that are told."""
+"""Captions that are printed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Preview:
             change.split()[0] for origin in self.origins for change in origin.changes
         )
         done["erased"] = int(np.any(self.erase[:, 2:] > 0, axis=1).sum())
-        told = ", ".join(f"{name} {n}" for name, n in done.most_common() if n)
-        lines.append(f"changes to {count} images: {told or 'none'}")
+        changes = ", ".join(f"{name} {n}" for name, n in done.most_common() if n)
+        lines.append(f"changes to {count} images: {changes or 'none'}")
         seen, bad = sum(self.totals), sum(self.totals[1:])
         kinds = [f"{n} {kind}" for kind, n in zip(KINDS, self.totals[1:], strict=True) if n]
         lines.append(

@@ -157,7 +157,7 @@ def test_shards_without_embeddings_are_told(
     source = TarSource([pattern])
     monkeypatch.setattr(sys, "argv", ["main", "--config=c.py", "--config.data.shards=('a b',)",
                                       "--workdir=w"])  # fmt: skip
-    command = "python -m tcl_jax.data.embed_captions --config=c.py '--config.data.shards=("
+    command = "python -m tcl_jax.embed_captions --config=c.py '--config.data.shards=("
     assert embed_command().startswith(command) and "workdir" not in embed_command()
     with pytest.raises(InputError) as error:
         TarSource([pattern], text_tower=TOWER)

@@ -205,7 +205,7 @@ def test_prepared_data_is_kept_and_not_mixed_up(shards, tmp_path):
 
 def test_command_needs_no_tensorflow(shards, tmp_path):
     code = (
-        "import sys; from tcl_jax.data.tfds_builder import run; run(sys.argv[1:]);"
+        "import sys; from tcl_jax.tfds_builder import run; run(sys.argv[1:]);"
         "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules"
     )
     arguments = [f"--shards={shards}", "--name=cc", f"--data_dir={tmp_path}"]
@@ -215,7 +215,7 @@ def test_command_needs_no_tensorflow(shards, tmp_path):
     assert done.returncode == 0, done.stderr
     told = shlex.split(done.stdout.splitlines()[-1])
     flags = [word for word in told if word.startswith("--")]
-    config = read_config(str(ROOT / "configs/tcl.py"), flags, "data.tfds_builder")
+    config = read_config(str(ROOT / "configs/tcl.py"), flags, "tfds_builder")
     assert config is not None and len(make_source(config.data, 32)) == 15
 
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from tcl_jax.data.shapes import ShapesSource
 from tcl_jax.inference.model import Model, model_from_torch
 from tcl_jax.models.tcl import TCL
+from tcl_jax.shapes.source import ShapesSource
 
 WORDS = ("striped red", "plain blue", "dotted green")
 

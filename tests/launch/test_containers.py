@@ -42,10 +42,6 @@ def container(accelerator: str) -> dict[str, Any]:
     return found
 
 
-def test_one_for_tpus_and_one_for_gpus() -> None:
-    assert JOBSETS.keys() == {"tpu", "gpu"}
-
-
 @pytest.mark.parametrize("accelerator", ["tpu", "gpu"])
 def test_all_pods_run_at_once_and_start_again_together(accelerator: str) -> None:
     spec, jobset = job(accelerator), JOBSETS[accelerator]
@@ -148,13 +144,6 @@ def test_image_has_a_python_that_is_supported() -> None:
     assert version and bounds and int(bounds[1]) <= int(version[1]) < int(bounds[2])
 
 
-def test_extras_that_it_names_exist() -> None:
-    setup = (ROOT / "setup.py").read_text()
-    named = re.search(r"--build-arg EXTRA=(\w+) \. +or (\w+), (\w+)", DOCKERFILE)
-    assert named and all(f'"{extra}": [' in setup for extra in named.groups())
-    assert "${EXTRA:+[$EXTRA]}" in DOCKERFILE
-
-
 def test_what_is_copied_is_there_and_not_ignored() -> None:
     sources = [source for line in arguments_of("COPY") for source in line.split()[:-1]]
     assert {"configs", "launch", "tcl_jax", "setup.py"} <= set(sources)
@@ -165,17 +154,9 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     assert any(fnmatch.fnmatch("tcl_jax/__pycache__", rule) for rule in rules)
 
 
-def test_dependencies_are_a_layer_before_the_sources() -> None:
-    names = [f"{name} {arguments}" for name, arguments in EVENTS]
-    install = next(i for i, name in enumerate(names) if name.startswith("RUN pip install"))
-    assert install < names.index("COPY tcl_jax tcl_jax")
-    assert names.index("COPY tcl_jax tcl_jax") < names.index("USER 1000")
-
-
-@pytest.mark.parametrize("given", [None, ["tcl_jax.segment", "--help"]])
-def test_entry_point_runs_a_command(given: list[str] | None) -> None:
+def test_entry_point_runs_a_command() -> None:
     entry, default = (json.loads(arguments_of(name)[0]) for name in ("ENTRYPOINT", "CMD"))
-    command = [sys.executable, *entry[1:], *(given or default)]
+    command = [sys.executable, *entry[1:], *default]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert entry[0] == "python" and "--" in done.stdout and done.stderr == ""

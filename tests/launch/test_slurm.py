@@ -76,10 +76,15 @@ def test_dry_run_prints_the_command(environment: dict[str, str]) -> None:
     assert not Path(environment["CALLS"]).exists()
 
 
-def test_outside_of_a_job_it_says_how_to_start(environment: dict[str, str]) -> None:
-    del environment["SLURM_JOB_ID"]
-    done = subprocess.run(["bash", str(SCRIPT)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "start it with sbatch launch/slurm.sbatch" in done.stderr
+@pytest.mark.parametrize("lacking", ["SLURM_JOB_ID", "PYTHON"])
+def test_what_is_lacking_is_told(lacking: str, environment: dict[str, str], tmp_path: Path) -> None:
+    environment["PYTHON"] = str(tmp_path / "none")
+    if lacking == "SLURM_JOB_ID":
+        del environment[lacking]
+    process = start(environment, tmp_path)
+    output = process.communicate(timeout=60)[0]
+    advice = {"SLURM_JOB_ID": "sbatch launch/slurm.sbatch", "PYTHON": "launch/quickstart.sh"}
+    assert process.returncode == 2 and advice[lacking] in output
 
 
 @pytest.mark.parametrize("code", [0, 2, 137])
@@ -121,10 +126,3 @@ def test_help_says_how_it_is_used() -> None:
     assert done.returncode == 0 and done.stdout.startswith("Trains on the GPUs")
     assert "usage: sbatch" in done.stdout and "not yet on a cluster." in done.stdout
     assert "SBATCH" not in done.stdout and "set -euo" not in done.stdout
-
-
-def test_without_python_it_says_how_to_install(environment: dict[str, str], tmp_path: Path) -> None:
-    environment["PYTHON"] = str(tmp_path / "none")
-    process = start(environment, tmp_path)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 2 and "run bash launch/quickstart.sh once, or set PYTHON" in output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -115,15 +114,14 @@ def eventually(cloud: Cloud, wanted: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--name=tcl"], "no command; one of run, create"),
-        (["fly", "--name=tcl"], "fly is no command"),
-        (["create"], "--name=NAME is needed"),
-        (["create", "--name=My_TPU"], "not 'My_TPU'"),
-        (["create", "--name=tcl", "--typo=3"], "--typo=3 is no option of this script"),
-        (["create", "train", "--name=tcl"], "two commands, create and train"),
-        (["run", "--name=tcl", "--poll=soon"], "--poll and --restarts are numbers"),
-        (["run", "--name=tcl"], "the flags of main are missing"),
-        (["train", "--name=tcl", "--", "--config=c", "--workdir=gs://b/w"], "cannot be gs://"),
+        (["--name=tcl"], "no command"),
+        (["fly", "--name=tcl"], "fly"),
+        (["create", "--name=My_TPU"], "'My_TPU'"),
+        (["create", "--name=tcl", "--typo=3"], "--typo=3"),
+        (["create", "train", "--name=tcl"], "create and train"),
+        (["run", "--name=tcl", "--poll=soon"], "--poll"),
+        (["run", "--name=tcl"], "--config=FILE --workdir=FOLDER"),
+        (["train", "--name=tcl", "--", "--config=c", "--workdir=gs://b/w"], "gs://"),
     ],
 )
 def test_mistakes_are_explained(arguments: list[str], message: str) -> None:
@@ -138,16 +136,6 @@ def test_project_and_zone_are_needed(cloud: Cloud, unset: str) -> None:
     code, output = cloud.run("create")
     assert code == 2 and f"no {unset}: give --{unset}=" in output
     assert cloud.calls() == []
-
-
-def test_gcloud_is_needed(cloud: Cloud, tmp_path: Path) -> None:
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for tool in ("bash", "dirname", "git"):
-        (tools / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
-    cloud.environment["PATH"] = str(tools)
-    code, output = cloud.run("create")
-    assert code == 2 and "gcloud is not on PATH" in output
 
 
 def test_dry_run_prints_the_commands_and_runs_none(cloud: Cloud) -> None:
@@ -166,18 +154,6 @@ def test_dry_run_prints_the_commands_and_runs_none(cloud: Cloud) -> None:
     installed, started = (command[7].removeprefix("--command=") for command in commands[3:])
     assert installed.endswith("tpu_host.sh install runs")
     assert shlex.split(started)[2:] == ["start", *FLAGS[1:]]
-
-
-def test_dry_run_that_cannot_be_told_ends_and_asks_nothing(cloud: Cloud, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "launch", tmp_path / "no clone/launch")
-    script = str(tmp_path / "no clone/launch/tpu_vm.sh")
-    options = ["run", "--name=tcl", "--dry-run", "--zone=z", "--project=p", *FLAGS]
-    environment = {**cloud.environment, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
-    done = subprocess.run(
-        ["bash", script, *options], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 1 and "not all commands could be told" in done.stderr
-    assert cloud.calls() == []
 
 
 def test_preempted_it_is_made_again_and_goes_on(cloud: Cloud) -> None:
@@ -241,14 +217,12 @@ def test_one_that_was_preempted_is_asked_for_until_it_is_there(cloud: Cloud) -> 
     assert cloud.verbs() == [*once, "delete", *["create"] * 3, *once]
 
 
-@pytest.mark.parametrize(
-    ("refusal", "last"), [("no", "trying again in 60 s"), ("slow", "Create request issued")]
-)
-def test_ctrl_c_ends_the_waiting(cloud: Cloud, refusal: str, last: str) -> None:
-    cloud.file("refusals", f"{refusal}\n" * 9)
+def test_ctrl_c_ends_the_waiting(cloud: Cloud) -> None:
+    """Also where gcloud answers it with a failure like any other, which would be tried again."""
+    cloud.file("refusals", "slow\n" * 9)
     with cloud.begun("run", "--poll=60", *FLAGS) as process:
         assert process.stdout is not None
-        assert any(last in line for line in process.stdout)
+        assert any("Create request issued" in line for line in process.stdout)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 130
     assert cloud.verbs() == ["create"]
@@ -271,18 +245,17 @@ def test_failure_on_one_host_starts_all_again(cloud: Cloud) -> None:
     assert log == ["this is main on host0", "saved", "this is main on host0"]
 
 
-def test_failures_are_not_repeated_for_ever(cloud: Cloud) -> None:
-    cloud.plan(["READY"], ["1"] * 9, ["1"] * 9)
+@pytest.mark.parametrize(
+    ("failure", "starts", "message"),
+    [(1, 2, "main failed 2 times"), (2, 1, "main refused its input")],
+)
+def test_failures_are_not_repeated_for_ever_and_bad_input_never(
+    cloud: Cloud, failure: int, starts: int, message: str
+) -> None:
+    cloud.plan(["READY"], [str(failure)] * 9, [str(failure)] * 9)
     code, output = cloud.run("run", "--restarts=1", *FLAGS)
-    assert code == 1 and "main failed 2 times" in output
-    assert len(cloud.started("host0")) == 2
-
-
-def test_bad_input_is_not_repeated(cloud: Cloud) -> None:
-    cloud.plan(["READY"], ["2"] * 9, ["2"] * 9)
-    code, output = cloud.run("run", *FLAGS)
-    assert code == 2 and "main refused its input" in output
-    assert len(cloud.started("host0")) == 1
+    assert code == failure and message in output
+    assert len(cloud.started("host0")) == starts
 
 
 def test_a_host_that_does_not_answer_is_asked_again(cloud: Cloud) -> None:
@@ -328,21 +301,16 @@ def test_what_was_stopped_by_hand_is_kept_until_it_is_started(cloud: Cloud, answ
     assert cloud.verbs() == ["create", *once, "stop", *once, "delete"]
 
 
-def test_stopping_counts_where_main_has_failed(cloud: Cloud) -> None:
-    cloud.plan(["READY"], ["1"], ["1"])
-    for command in ("create", "install"):
-        assert cloud.run(command)[0] == 0
-    assert cloud.run("train", *FLAGS)[0] == 0
-    eventually(cloud, "main ended with code 1")
+@pytest.mark.parametrize(("ended", "told"), [("1", True), ("0", False)])
+def test_stopping_after_the_end_counts_where_main_has_failed(
+    cloud: Cloud, ended: str, told: bool
+) -> None:
+    cloud.plan(["READY"], [ended], [ended])
+    for command in (["create"], ["install"], ["train", *FLAGS]):
+        assert cloud.run(*command)[0] == 0
+    eventually(cloud, f"main ended with code {ended}")
     assert cloud.run("stop")[0] == 0
-    eventually(cloud, "main ended with code 1; it was told to stop")
-
-
-def test_stopping_after_the_end_changes_nothing(cloud: Cloud) -> None:
-    cloud.plan(["READY"], ["0"], ["0"])
-    assert cloud.run("run", *FLAGS)[0] == 0
-    assert cloud.run("stop")[0] == 0
-    assert "told to stop" not in cloud.run("status")[1]
+    assert ("told to stop" in cloud.run("status")[1]) == told
 
 
 def test_a_host_that_goes_down_does_not_count_as_done(cloud: Cloud) -> None:

@@ -1,51 +1,35 @@
-"""One process of an evaluation of the reference model on the golden pictures.
-
-usage: python -m tests.parallel.evaluation_worker OUTPUT COUNTS.npz [PORT PROCESSES INDEX]
-"""
+"""The part that one process has in an evaluation of the reference model on the golden pictures."""
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
-import jax
 import numpy as np
 
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.examples import list_examples
 from tcl_jax.evaluation.run import evaluate
-from tcl_jax.parallel.processes import start_processes
 from tests.reference import GOLDEN, load, reference_torch_model
 
 NAMES = ("voc", "cityscapes")
 
 
-def main(output: str, counts: str, port: str = "", processes: str = "1", index: str = "0") -> None:
-    jax.config.update("jax_platforms", "cpu")
-    if port:
-        start_processes(f"localhost:{port}", int(processes), int(index))
+def evaluation_counts(folder: Path) -> dict[str, np.ndarray]:
+    """Pixels of each picture; every process knows those of all."""
     listings = [list_examples(load_benchmark(name), GOLDEN / "eval/data") for name in NAMES]
     found = evaluate(
         reference_torch_model(),
         listings,
-        output,
+        folder / "results",
         text_embeddings={name: load("eval/text_emb_and_pred")[name] for name in NAMES},
         progress=False,
         pamr=False,
     )
-    results = found["TCL"].results
-    # Every process knows the counts of all.
-    np.savez(
-        f"{counts}.{index}.npz",
-        devices=len(jax.devices()),
-        **{
-            f"{name}/{image.key}": np.stack(
-                [image.counts.intersection, image.counts.predicted, image.counts.labelled]
-            )
-            for name, result in results.items()
-            for image in result.images
-        },
-    )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    assert (folder / "results/results.json").is_file()
+    return {
+        f"{name}/{image.key}": np.stack(
+            [image.counts.intersection, image.counts.predicted, image.counts.labelled]
+        )
+        for name, result in found["TCL"].results.items()
+        for image in result.images
+    }

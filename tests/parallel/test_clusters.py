@@ -17,7 +17,7 @@ from tcl_jax.checkpoints.store import CheckpointStore
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel.clusters import TPU_DEVICES, Cluster, find_cluster
 from tcl_jax.parallel.processes import start_processes
-from tests.parallel.test_same_answer import process_arguments
+from tests.devices import process_arguments
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ("SLURM", "OMPI", "JAX_COORDINATOR", "JAX_NUM", "JAX_PROCESS", "TPU", "MEGASCALE", "JOB_")
@@ -36,7 +36,6 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, None),
         ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, Cluster("SLURM", "slurm", 4)),
         ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, None),  # the batch script
-        ({"SLURM_NTASKS": "4"}, None),
         ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, Cluster("Open MPI", "mpi4py", 2)),
         (
@@ -44,7 +43,6 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
             Cluster("Open MPI", "ompi", 2),
         ),
         ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
-        ({"OMPI_COMM_WORLD_SIZE": "many"}, None),
         ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, Cluster("TPU pod on GKE", "gketpu", 4)),
         (
             {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"},
@@ -121,7 +119,7 @@ start_processes(None, None, None)
 mesh = data_mesh()
 full = {"kernel": np.arange(128 * 256, dtype=np.float32).reshape(128, 256), "gate": np.float32(1)}
 state = put_parameters(full, mesh, sharded=True)
-assert state["kernel"].addressable_shards[0].data.shape == (128, 64)
+assert state["kernel"].addressable_shards[0].data.shape == (128, 128)
 whole = gather_parameters(state, mesh)
 np.testing.assert_array_equal(whole["kernel"].addressable_shards[0].data, full["kernel"])
 with CheckpointStore(sys.argv[1], keep_latest=1) as store:
@@ -131,7 +129,7 @@ print(gather_texts(f"{jax.process_index()} of {jax.process_count()}"))
 
 
 @pytest.mark.slow
-def test_four_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> None:
+def test_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> None:
     port = int(process_arguments(2)[0][0])
     shared = {
         "JAX_PLATFORMS": "cpu",
@@ -139,8 +137,8 @@ def test_four_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> No
         "SLURM_JOB_ID": "7",
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_NUM_NODES": "1",
-        "SLURM_NTASKS": "4",
-        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
     }
     workers = [
         subprocess.Popen(
@@ -151,12 +149,12 @@ def test_four_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> No
             stderr=subprocess.PIPE,
             text=True,
         )
-        for i in range(4)
+        for i in range(2)
     ]
     told = [worker.communicate(timeout=200) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 4, told
-    expected = str([f"{i} of 4" for i in range(4)])
-    assert [out.splitlines()[-1] for out, _ in told] == [expected] * 4
+    assert [worker.returncode for worker in workers] == [0] * 2, told
+    expected = str([f"{i} of 2" for i in range(2)])
+    assert [out.splitlines()[-1] for out, _ in told] == [expected] * 2
 
     wanted = {
         "kernel": jax.ShapeDtypeStruct((128, 256), jnp.float32),

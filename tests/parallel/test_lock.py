@@ -57,7 +57,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(
     assert not any(tmp_path.iterdir())
 
 
-def test_the_file_of_a_later_run_stays(tmp_path: Path) -> None:
+def test_what_a_run_made_goes_with_it_but_not_the_file_of_a_later_run(tmp_path: Path) -> None:
     with alone_in(tmp_path / "new", "it"):
         (tmp_path / "new" / NAME).unlink()  # by hand
         later = contextlib.ExitStack()
@@ -65,12 +65,9 @@ def test_the_file_of_a_later_run_stays(tmp_path: Path) -> None:
     assert (tmp_path / "new" / NAME).exists()
     later.close()
     assert not (tmp_path / "new" / NAME).exists()
-
-
-def test_a_folder_that_is_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
-    with alone_in(tmp_path / "new", "it"):
-        assert (tmp_path / "new" / NAME).exists()
-    assert not (tmp_path / "new").exists()
+    with alone_in(tmp_path / "newer", "it"):
+        assert (tmp_path / "newer" / NAME).exists()
+    assert not (tmp_path / "newer").exists()  # made for the lock alone
 
 
 @pytest.mark.parametrize("locks", [True, False])

@@ -22,7 +22,7 @@ COMMANDS = (
     "export --checkpoint={model} --output={out}",
     "demo --checkpoint={model}",
     "main --config=configs/shapes.py --workdir={out}",
-    "data.embed_captions --config=configs/shapes.py --config.model.variant=ViT-B/16",
+    "embed_captions --config=configs/shapes.py --config.model.variant=ViT-B/16",
     "plan --config=configs/shapes.py --topology=local",
     "bench train --config=configs/shapes.py",
     "bench masks --clip=builtin:shapes_clip --tcl=tcl.pth",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel import processes
 from tcl_jax.parallel.processes import agreed, check_same
+from tests.devices import process_arguments
 
 
 def fail(error: Exception) -> int:
@@ -70,9 +70,6 @@ run_command(main)
 @pytest.fixture
 def waiting() -> Iterator[list[subprocess.Popen[str]]]:
     """Two processes, the first of which waits for the second, which does not come."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", ONE_WAITS, port, index],
@@ -80,7 +77,7 @@ def waiting() -> Iterator[list[subprocess.Popen[str]]]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for index in ("0", "1")
+        for port, _, index in process_arguments(2)
     ]
     try:
         for process in processes:

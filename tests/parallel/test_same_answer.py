@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,111 +10,94 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.devices import process_arguments
+from tests.ops.test_grounding import SIZE
+from tests.parallel.grounding_worker import COUNT
+from tests.parallel.worker import compute
+from tests.reference import relative_error
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent.parent
+Found = dict[str, np.ndarray]
 
 
 def start(
-    arguments: list[str], devices: int, module: str = "tests.parallel.worker"
-) -> subprocess.Popen[str]:
+    weights: str, folder: Path, processes: int, devices: int, parts: int
+) -> list[subprocess.Popen[str]]:
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def process_arguments(processes: int) -> list[list[str]]:
-    """Port, number and index of each process; nothing for a single one."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    return [[port, str(processes), str(i)] if processes > 1 else [] for i in range(processes)]
-
-
-def wait(workers: list[subprocess.Popen[str]]) -> None:
-    errors = [worker.communicate(timeout=300)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * len(workers), errors
-
-
-def run(
-    folder: Path, *, devices: int = 1, processes: int = 1, parts: int = 1
-) -> dict[str, np.ndarray]:
-    out, weights = folder / f"{devices}x{processes}.npz", str(folder / "clip.safetensors")
-    workers = [
-        start([weights, str(out), str(parts), *arguments], devices)
+    command = [sys.executable, "-m", "tests.parallel.worker", weights, str(folder), str(parts)]
+    return [
+        subprocess.Popen(
+            [*command, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for arguments in process_arguments(processes)
     ]
-    wait(workers)
-    with np.load(out) as archive:
+
+
+def read(folder: Path, name: str, index: int = 0) -> Found:
+    with np.load(folder / f"{name}.{index}.npz") as archive:
         return dict(archive)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parallel")
-    tiny_config(folder)
-    return folder
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one device found in `alone`, eight in `eight`, and two processes of two in `two`.
+
+    The eight split the parameters among them and take the batch in two parts.
+    """
+    root = tmp_path_factory.mktemp("parallel")
+    weights = tiny_config(root).model.weights
+    workers = start(weights, root / "eight", processes=1, devices=8, parts=2)
+    compute(weights, root / "alone", parts=1)
+    workers += start(weights, root / "two", processes=2, devices=2, parts=1)
+    errors = [worker.communicate(timeout=500)[1] for worker in workers]
+    assert not any(worker.returncode for worker in workers), errors
+    return root
 
 
-@pytest.fixture(scope="module")
-def alone(folder: Path) -> dict[str, np.ndarray]:
-    return run(folder)
-
-
-def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("several", ["eight", "two"])
+def test_training_is_the_same(root: Path, several: str) -> None:
     """Loss and gradient within 1e-5; what follows from them as far as Adam lets it.
 
     Adam turns a rounding difference in a tiny gradient into a part of a step.
     """
+    ours, theirs = read(root / several, "training"), read(root / "alone", "training")
     assert ours.keys() == theirs.keys()
+    np.testing.assert_array_equal(theirs.pop("counts"), [2**40, 1])
+    expected = [2**41 + 1, 2] if several == "two" else [2**40, 1]
+    np.testing.assert_array_equal(ours["counts"], expected)
     gradient = [name for name in theirs if name.startswith("gradient/")]
     difference = np.sqrt(sum(np.square(ours[n] - theirs[n]).sum() for n in gradient))
     assert difference <= 1e-5 * np.sqrt(sum(np.square(theirs[n]).sum() for n in gradient))
-    for name, expected in theirs.items():
+    for name, value in theirs.items():
         if name.startswith("step"):
             tolerance = 1e-5 if name.startswith("step0/") else 1e-3
-            np.testing.assert_allclose(ours[name], expected, rtol=tolerance, err_msg=name)
+            np.testing.assert_allclose(ours[name], value, rtol=tolerance, err_msg=name)
         elif name.startswith("final/"):
-            np.testing.assert_allclose(ours[name], expected, atol=2e-4, err_msg=name)
+            np.testing.assert_allclose(ours[name], value, atol=2e-4, err_msg=name)
 
 
 @pytest.mark.slow
-def test_four_devices_with_split_parameters_and_two_parts_of_a_batch_equal_one(
-    folder: Path, alone: dict[str, np.ndarray]
-) -> None:
-    assert_same(run(folder, devices=4, parts=2), alone)
+@pytest.mark.parametrize("several", ["eight", "two"])
+def test_losses_of_all_pairs_are_the_same_and_little_is_exchanged(root: Path, several: str) -> None:
+    ours, theirs = read(root / several, "grounding"), read(root / "alone", "grounding")
+    assert theirs.pop("largest_collective") == 0 and len(theirs) == 10
+    # The texts, gathered; nothing of size [n, n] nor of pixels.
+    assert ours.pop("largest_collective") == COUNT * SIZE
+    for name, value in theirs.items():
+        assert relative_error(ours[name], value) < 1e-5, name
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(folder: Path, alone: dict[str, np.ndarray]) -> None:
-    two = run(folder, processes=2)
-    np.testing.assert_array_equal(two.pop("counts"), [2**41 + 1, 2])
-    np.testing.assert_array_equal(alone["counts"], [2**40, 1])
-    assert_same(two, {k: v for k, v in alone.items() if k != "counts"})
-
-
-@pytest.mark.slow
-def test_evaluation_counts_the_same_on_eight_devices_and_two_processes(tmp_path: Path) -> None:
-    found = {}
-    for devices, processes in ((1, 1), (8, 1), (2, 2)):
-        name = f"{devices}x{processes}"
-        arguments = [str(tmp_path / name), str(tmp_path / f"{name}_counts")]
-        module = "tests.parallel.evaluation_worker"
-        rest = process_arguments(processes)
-        wait([start([*arguments, *more], devices, module) for more in rest])
-        for index in range(processes):
-            with np.load(f"{arguments[1]}.{index}.npz") as archive:
-                found[name, index] = dict(archive)
-            assert found[name, index].pop("devices") == devices * processes
-        assert (tmp_path / name / "results.json").is_file()
-    expected = found["1x1", 0]
-    assert len(expected) == 4
-    for counts in found.values():
-        assert counts.keys() == expected.keys()
-        for key, value in expected.items():
-            np.testing.assert_array_equal(counts[key], value, err_msg=key)
+@pytest.mark.parametrize(("several", "index"), [("eight", 0), ("two", 0), ("two", 1)])
+def test_evaluation_counts_the_same(root: Path, several: str, index: int) -> None:
+    ours = read(root / several, "evaluation", index)
+    theirs = read(root / "alone", "evaluation")
+    assert ours.keys() == theirs.keys() and len(theirs) == 4
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)

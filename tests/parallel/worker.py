@@ -1,13 +1,12 @@
-"""One process of a small run: trains a few steps and writes what it computed.
+"""One process of several: a few training steps, the losses of all pairs, and an evaluation.
 
-usage: python -m tests.parallel.worker WEIGHTS OUT.npz PARTS [PORT PROCESSES INDEX]
-
-With more than one part the batch is taken in so many, and parameters are split over the devices.
+usage: python -m tests.parallel.worker WEIGHTS FOLDER PARTS PORT PROCESSES INDEX
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,17 +28,38 @@ from tcl_jax.training.loop import noise_key
 from tcl_jax.training.optim import split_groups
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import PhasedStep, no_failure
+from tests.parallel.evaluation_worker import evaluation_counts
+from tests.parallel.grounding_worker import pair_losses
 from tests.tiny import tiny_settings
 
 
-def main(
-    weights: str, out: str, parts: str, port: str = "", processes: str = "1", index: str = "0"
-) -> None:
+def main(weights: str, folder: str, parts: str, port: str, processes: str, index: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_default_matmul_precision", "highest")
-    if port:
-        start_processes(f"localhost:{port}", int(processes), int(index))
-    config = tiny_settings(weights)
+    start_processes(f"localhost:{port}", int(processes), int(index))
+    compute(weights, Path(folder), int(parts))
+
+
+def compute(weights: str, folder: Path, parts: int) -> None:
+    """Writes what this process found to `folder`, a file for each kind and process."""
+    folder.mkdir(exist_ok=True)
+    for name, found in (
+        ("training", train(weights, parts)),
+        ("grounding", pair_losses()),
+        ("evaluation", evaluation_counts(folder)),
+    ):
+        arrays = {key: np.asarray(value) for key, value in found.items()}
+        np.savez(folder / f"{name}.{jax.process_index()}.npz", **arrays)
+
+
+def train(weights: str, parts: int) -> dict[str, np.ndarray]:
+    """Gradient of the first batch, four steps and what they learn.
+
+    With more than one part the batch is taken in so many, and parameters are split over the
+    devices.
+    """
+    config = tiny_settings(weights).unlock()
+    config.train.global_batch_size = 16
     mesh, task = data_mesh(), build_task(config)
     clip = task.clip.config
     batches = make_iterator(
@@ -52,7 +72,7 @@ def main(
         process_count=jax.process_count(),
     )
     adamw, schedule = build_adamw(config), build_schedule(config)
-    split = int(parts) > 1
+    split = parts > 1
     state = create_state(task.params, task.objective, adamw)
     state, frozen = put_parameters((state, task.frozen), mesh, sharded=split)
     placed = jax.tree.map(lambda x: x.sharding, state)
@@ -67,7 +87,7 @@ def main(
     )
     failure = put_replicated(no_failure(task.objective, state, frozen, batch, key), mesh)
     step = PhasedStep(
-        task.objective, adamw, schedule, backbone_from_step=0, accumulation_steps=int(parts)
+        task.objective, adamw, schedule, backbone_from_step=0, accumulation_steps=parts
     )
     results = {f"gradient/{k}": v for k, v in split_groups(gradient, lambda _: "")[""].items()}
     for i in range(4):
@@ -88,9 +108,8 @@ def main(
     assert any_process(jax.process_index() == jax.process_count() - 1)
     counts = np.array([2**40 + jax.process_index(), 1])
     results["counts"] = sum_over_processes(counts)
-    if jax.process_index() == 0:
-        np.savez(out, **{name: np.asarray(value) for name, value in results.items()})
     batches.close()
+    return results
 
 
 if __name__ == "__main__":

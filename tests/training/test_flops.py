@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 from configs.tcl import get_config
 from tcl_jax.models.clip import VARIANTS, encode_image, encode_text
 from tcl_jax.parallel.mesh import DATA_AXIS, data_mesh
-from tcl_jax.training.abstract import trace_step
+from tcl_jax.plan.plan import with_batch
+from tcl_jax.plan.traced_flops import traced_flops
+from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training.build import Task, abstract_task
 from tcl_jax.training.flops import (
     decoder,
@@ -24,8 +26,6 @@ from tcl_jax.training.flops import (
     total,
     training_flops,
 )
-from tcl_jax.training.plan import with_batch
-from tcl_jax.training.traced_flops import traced_flops
 from tests.tiny import tiny_clip_config, tiny_settings
 
 B16 = VARIANTS["ViT-B/16"]

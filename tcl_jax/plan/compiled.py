@@ -1,4 +1,4 @@
-"""What a compiler says of a program: memory, FLOPs, bytes and what chips exchange; kept on disk."""
+"""What a compiler says of a program: memory, FLOPs, bytes and collectives; kept on disk."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import contextlib
 import dataclasses
 import json
 import re
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
+from tqdm import tqdm
 
 from tcl_jax.errors import RunError
 from tcl_jax.files import short_hash, write_json
-from tcl_jax.parallel.collectives import Collectives, collectives
+from tcl_jax.plan.collectives import Collectives, collectives
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of the records on disk."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _BYTES = r"([\d.]+)([KMGT]?)i?B?"
@@ -41,7 +41,6 @@ class Compiled:
         bytes_accessed: that XLA counts, likewise.
         exchanged: collective operations by kind; None if the compiler cannot print the program
             (libtpu 0.0.52 fails at those it makes for v6e).
-        seconds: that compiling took.
         needed, available: what the compiler says of a program that does not fit; of one that
             fits, None. `needed` is also None if it cannot be read from the message.
         problem: first line of that message; "" if the program fits.
@@ -55,7 +54,6 @@ class Compiled:
     flops: float = 0.0
     bytes_accessed: float = 0.0
     exchanged: tuple[Collectives, ...] | None = ()
-    seconds: float = 0.0
     needed: float | None = None
     available: float | None = None
     problem: str = ""
@@ -69,19 +67,19 @@ class Compiled:
 def compile_program(
     traced: jax.stages.Traced,
     devices: list[jax.Device],
-    place: str,
+    topology: str,
     *,
+    name: str = "",
     cache: Path | None = None,
-    tick: Callable[[float], None] = lambda _: None,
 ) -> Compiled:
     """Compiles a program, or takes what is on record of it.
 
     Args:
         traced: the program.
         devices: that it is for.
-        place: what they are called; part of the record's key.
+        topology: their name; part of the record's key.
+        name: of the program, for who waits.
         cache: folder of the records, None for none.
-        tick: called about once a second while it compiles, with the seconds it has taken.
 
     Raises:
         RunError: if the compiler fails for another reason than memory.
@@ -89,41 +87,41 @@ def compile_program(
     lowered = traced.lower()
     path = None
     if cache is not None:
-        key = [FORMAT_VERSION, lowered.as_text(), place, devices[0].device_kind, *_versions()]
+        key = [FORMAT_VERSION, lowered.as_text(), topology, devices[0].device_kind, *_versions()]
         path = cache / f"{short_hash(key)}.json"
         if (known := _read(path)) is not None:
             return known
-    start = time.monotonic()
     try:
-        compiled = _in_background(lowered.compile, tick)
+        result = _report(_compile(lowered, f"{topology}, {name}"), len(devices))
     except jax.errors.JaxRuntimeError as error:
-        result = _too_large(error, time.monotonic() - start)
-    else:
-        result = _report(compiled, len(devices), time.monotonic() - start)
+        result = _too_large(error)
     if path is not None:
         with contextlib.suppress(OSError):  # a record only saves time
             write_json(path, dataclasses.asdict(result))
     return result
 
 
-def _in_background(compile_: Callable[[], Any], tick: Callable[[float], None]) -> Any:
-    # The compiler hears no Ctrl-C; here the main thread does.
+def _compile(lowered: jax.stages.Lowered, name: str) -> jax.stages.Compiled:
+    """Compiles in a thread, as the compiler hears no Ctrl-C and the main thread does."""
+    logging.info("compiling %s ...", name)
     pool = ThreadPoolExecutor(1, "compile")
-    start = time.monotonic()
-    future: Future[Any] = pool.submit(compile_)
+    future = pool.submit(lowered.compile)
     pool.shutdown(wait=False)
-    while True:
-        try:
-            return future.result(timeout=1.0)
-        except StillRunning:
-            if future.done():  # since, or it raised this error itself
-                return future.result()
-            tick(time.monotonic() - start)
+    with tqdm(desc=name, bar_format="{desc}: {elapsed}", leave=False, disable=None) as clock:
+        while not future.done():
+            with contextlib.suppress(StillRunning):
+                future.exception(timeout=1.0)
+            clock.refresh()
+    return future.result()
 
 
-def _report(compiled: jax.stages.Compiled, devices: int, seconds: float) -> Compiled:
+def _report(compiled: jax.stages.Compiled, devices: int) -> Compiled:
     memory: Any = compiled.memory_analysis()
     cost = compiled.cost_analysis() or {}
+    try:
+        exchanged = collectives(compiled.as_text() or "", devices)
+    except jax.errors.JaxRuntimeError:
+        exchanged = None
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes,
@@ -132,41 +130,26 @@ def _report(compiled: jax.stages.Compiled, devices: int, seconds: float) -> Comp
         program=memory.generated_code_size_in_bytes,
         flops=float(cost.get("flops", 0.0)),
         bytes_accessed=float(cost.get("bytes accessed", 0.0)),
-        exchanged=_exchanged(compiled, devices),
-        seconds=round(seconds, 1),
+        exchanged=exchanged,
     )
 
 
-def _exchanged(compiled: jax.stages.Compiled, devices: int) -> tuple[Collectives, ...] | None:
-    try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return collectives(text or "", devices)
-
-
-def _too_large(error: jax.errors.JaxRuntimeError, seconds: float) -> Compiled:
+def _too_large(error: jax.errors.JaxRuntimeError) -> Compiled:
     text = str(error)
     if not text.startswith("RESOURCE_EXHAUSTED"):
         raise RunError(f"the compiler failed: {text[:2000]}") from error
-    match = next((m for pattern in _TOO_LARGE if (m := pattern.search(text))), None)
     needed = available = None
-    if match is not None:
-        needed, available = (float(match.group(i)) * _UNITS[match.group(i + 1)] for i in (1, 3))
-    return Compiled(
-        seconds=round(seconds, 1),
-        needed=needed,
-        available=available,
-        problem=text.splitlines()[0],
-    )
+    if match := next((m for pattern in _TOO_LARGE if (m := pattern.search(text))), None):
+        needed, available = (float(match[i]) * _UNITS[match[i + 1]] for i in (1, 3))
+    return Compiled(needed=needed, available=available, problem=text.splitlines()[0])
 
 
 def _read(path: Path) -> Compiled | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        kinds = fields.pop("exchanged")
-        exchanged = None if kinds is None else tuple(Collectives(**kind) for kind in kinds)
-        return Compiled(**fields, exchanged=exchanged)
+        if fields["exchanged"] is not None:
+            fields["exchanged"] = tuple(Collectives(**kind) for kind in fields["exchanged"])
+        return Compiled(**fields)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -19,7 +19,7 @@ LOCAL = "local"
 """Name of the devices of this machine."""
 EXAMPLES = ("v5e:4x4", "v5e:16x16", "v6e:4x4", "v5p:2x2x4", "v4:2x2x4", LOCAL)
 
-# Without a TPU libtpu has to be told what to be, and that others may use it too.
+# What libtpu would ask of a TPU's machine, and that several processes may load it.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -27,7 +27,7 @@ _ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# v4 chips are two cores that a run uses as one device; libtpu does so only when told.
+# A v4 chip has two cores, which JAX uses as one device; libtpu needs to be asked for that.
 _CHIP_CONFIGS = {"v4": "megacore"}
 
 

@@ -7,35 +7,32 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tcl_jax.data.shapes import class_names
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.benchmark_task import protocol_of
 from tcl_jax.evaluation.dense import BestClass, maskclip_scores, tcl_scores
-from tcl_jax.evaluation.shapes import check_scenes
+from tcl_jax.evaluation.scenes import check_scenes
 from tcl_jax.evaluation.tasks import known_tasks
 from tcl_jax.inference.batched import BatchedMasks, default_batch_size
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, replicated
-from tcl_jax.training.abstract import placed
+from tcl_jax.plan.training_program import Program, with_sharding
+from tcl_jax.shapes.source import class_names
 from tcl_jax.training.build import Task
 from tcl_jax.training.flops import evaluation_flops
-from tcl_jax.training.plan import TracedEvaluation
 
 SHAPES = "shapes"
 """The evaluation that is no benchmark of photographs."""
 
 
-def trace_evaluation(
-    config: ConfigDict, task: Task, devices: list[jax.Device]
-) -> TracedEvaluation | None:
+def trace_evaluation(config: ConfigDict, task: Task, devices: list[jax.Device]) -> Program | None:
     """The program with the most texts of `eval.tasks`, benchmarks before drawn scenes.
 
     Args:
         config: reads `eval` and `model`.
         task: an abstract one.
-        devices: of the run; a benchmark is judged by every process on its own.
+        devices: of the run; every process evaluates a benchmark on its own.
 
     Raises:
         InputError: if a task is unknown, or its settings do not fit the devices.
@@ -49,17 +46,18 @@ def trace_evaluation(
 
 def _trace_windows(
     config: ConfigDict, task: Task, devices: list[jax.Device], names: list[str]
-) -> TracedEvaluation:
+) -> Program:
     loaded = [load_benchmark(name, split=config.eval.split) for name in names]
     benchmark = max(loaded, key=lambda benchmark: len(benchmark.texts))
     protocol, model = protocol_of(config, task), task.network
     mesh, batch = local_mesh(devices), default_batch_size(devices[0].platform)
     texts, side = len(benchmark.texts), protocol.sizes(benchmark)[1]
     traced = BatchedMasks(model, protocol.options, mesh, batch).trace(
-        placed(_parameters(task), replicated(mesh)), side, texts, benchmark.synonyms
+        with_sharding(_parameters(task), replicated(mesh)), side, texts, benchmark.synonyms
     )
     padded, _ = center_offset(side, model.config.patch_size)
-    return TracedEvaluation(
+    return Program(
+        name="evaluation",
         title=f"{benchmark.name}: windows of {side}, {texts} texts",
         traced=traced,
         devices=list(mesh.devices.flat),
@@ -68,18 +66,19 @@ def _trace_windows(
     )
 
 
-def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> TracedEvaluation:
+def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> Program:
     model, sizes, mesh = task.network, task.clip.config, data_mesh(devices)
     rows, side, texts = config.eval.batch_size, sizes.resolution, len(class_names())
     check_scenes(config.eval.num_scenes, rows, mesh)
     options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
     scores = tcl_scores(model, options) if isinstance(model, TCL) else maskclip_scores(model)
     traced = BestClass(scores, mesh).trace(
-        placed(_parameters(task), replicated(mesh)),
+        with_sharding(_parameters(task), replicated(mesh)),
         (rows, side, side, 3),
         (texts, sizes.embed_dim),
     )
-    return TracedEvaluation(
+    return Program(
+        name="evaluation",
         title=f"drawn scenes of {side}, {texts} texts",
         traced=traced,
         devices=devices,

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.errors import InputError
-from tcl_jax.evaluation import shapes
-from tcl_jax.evaluation.shapes_report import ShapesEvaluator
+from tcl_jax.evaluation import scenes
+from tcl_jax.evaluation.scenes_report import ShapesEvaluator
 from tcl_jax.evaluation.tasks import make_evaluators
+from tcl_jax.shapes.source import ShapesSource
 from tcl_jax.training.build import Task, build_task
 from tests.tiny import tiny_clip_config, tiny_config
 
@@ -22,7 +23,7 @@ FEW = 16
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shapes, "RETRIEVAL_SIZE", FEW)
+    monkeypatch.setattr(scenes, "RETRIEVAL_SIZE", FEW)
 
 
 def evaluator_of(config: ConfigDict) -> tuple[ShapesEvaluator, Task]:
@@ -43,14 +44,14 @@ def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
 def test_methods_are_compiled_once_in_a_run(tmp_path: Path) -> None:
     evaluator, task = evaluator_of(tiny_config(tmp_path))
     first = evaluator(task.params, task.frozen)
-    retrieval = shapes._partners_found._cache_size()
+    retrieval = scenes._partners_found._cache_size()
     assert sizes(evaluator) == {"clip": 1, "tcl": 1}
     again = evaluator(task.params, task.frozen)
     assert again.scores == first.scores
     np.testing.assert_array_equal(again.images["scenes"], first.images["scenes"])
     evaluator.report(task.params, task.frozen, tmp_path)
     assert sizes(evaluator) == {"clip": 1, "tcl": 1}
-    assert shapes._partners_found._cache_size() == retrieval + 1
+    assert scenes._partners_found._cache_size() == retrieval + 1
     assert (tmp_path / "scene.png").exists() and "NaN" not in (
         tmp_path / "results.json"
     ).read_text()
@@ -60,14 +61,35 @@ def test_methods_are_compiled_once_in_a_run(tmp_path: Path) -> None:
 def test_other_parameters_are_judged_by_the_same_programs() -> None:
     evaluator, task = evaluator_of(tiny_clip_config())
     first = evaluator(task.params, {}).scores
-    programs = shapes._partners_found._cache_size(), shapes._nearest_text._cache_size()
+    programs = scenes._partners_found._cache_size(), scenes._nearest_text._cache_size()
     shifted = jax.tree.map(
         lambda x: x + 0.3 * np.sin(np.arange(x.size)).reshape(x.shape), task.params
     )
     shifted = jax.tree.map(lambda x: x.astype(np.float32), shifted)
     assert evaluator(shifted, {}).scores != first
-    assert (shapes._partners_found._cache_size(), shapes._nearest_text._cache_size()) == programs
+    assert (scenes._partners_found._cache_size(), scenes._nearest_text._cache_size()) == programs
     assert sizes(evaluator) == {"clip": 1}
+
+
+@pytest.mark.parametrize(("count", "processes"), [(12, 1), (13, 1), (13, 2), (1, 3)])
+def test_each_scene_is_evaluated_once(
+    count: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ShapesSource("test", num_examples=count, image_size=32)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    parts = []
+    for index in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        parts.append(list(scenes.eval_batches(source, 6)))
+    seen = []
+    for batches in zip(*parts, strict=True):  # as many of one shape on all
+        for batch in batches:
+            assert batch["image"].shape == (6 // processes, 32, 32, 3)
+            seen += zip(batch["image"][batch["valid"]], batch["label"][batch["valid"]], strict=True)
+    assert len(seen) == count
+    for (image, label), scene in zip(seen, source, strict=True):
+        np.testing.assert_array_equal(image, scene["image"])
+        np.testing.assert_array_equal(label, scene["label"])
 
 
 @pytest.mark.parametrize(
@@ -89,6 +111,6 @@ def test_what_cannot_be_finished_is_refused_before_training(
 
 def test_a_batch_must_divide_over_the_devices() -> None:
     mesh = Mesh(np.array(jax.devices()[:1] * 3), "data")
-    shapes.check_scenes(128, 6, mesh)
+    scenes.check_scenes(128, 6, mesh)
     with pytest.raises(InputError, match="batch_size=8 does not divide over 3 devices; .* of 3"):
-        shapes.check_scenes(128, 8, mesh)
+        scenes.check_scenes(128, 8, mesh)

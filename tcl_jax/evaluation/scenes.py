@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
-from tcl_jax.data.pipeline import make_eval_batches
-from tcl_jax.data.shapes import UNSEEN, ShapesSource, class_names
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.dense import BestClass, with_background
@@ -24,6 +22,7 @@ from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.losses import image_text_similarity
 from tcl_jax.parallel.processes import sum_over_processes
+from tcl_jax.shapes.source import UNSEEN, ShapesSource, class_names
 
 RETRIEVAL_SIZE = 128
 """Images (and captions) among which the right one has to be found."""
@@ -31,16 +30,15 @@ RETRIEVAL_SIZE = 128
 
 @dataclasses.dataclass(frozen=True)
 class SceneScores:
-    """Zero-shot segmentation of scenes with every class name and background, as fractions.
+    """Zero-shot segmentation of scenes with every class name and background.
 
     Attributes:
-        miou: mean IoU over background and all classes.
-        miou_unseen: mean IoU over the classes that no training caption names.
+        percent: `miou`, mean IoU over background and all classes, and `miou_unseen`, over the
+            classes that no training caption names.
         threshold: score above which a pixel is not background.
     """
 
-    miou: float
-    miou_unseen: float
+    percent: dict[str, float]
     threshold: float
 
 
@@ -98,18 +96,30 @@ def segment_scenes(
     results = []
     for count, threshold in zip(counts, thresholds, strict=True):
         total = count.reduced(sum_over_processes)
-        results.append(SceneScores(total.scores().miou, total.mean_iou(unseen), float(threshold)))
+        scores = {"miou": total.scores().miou, "miou_unseen": total.mean_iou(unseen)}
+        percent = {name: 100 * score for name, score in scores.items()}
+        results.append(SceneScores(percent, float(threshold)))
     return results
 
 
-def eval_batches(source: ShapesSource, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
-    """This process's fixed-shape batches of a source, every scene once over all processes."""
-    return make_eval_batches(
-        source,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+def eval_batches(source: ShapesSource, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of batches of one shape, every scene once over all processes.
+
+    Yields:
+        With b = `batch_size` / processes: image uint8 [b, S, S, 3], label uint8 [b, S, S], and
+        valid bool [b], False for rows that only fill up the last batch.
+    """
+    rows, count = batch_size // jax.process_count(), len(source)
+    for start in range(
+        jax.process_index() * rows, -(-count // batch_size) * batch_size, batch_size
+    ):
+        places = range(start, start + rows)
+        scenes = [source[min(place, count - 1)] for place in places]
+        yield {
+            "image": np.stack([scene["image"] for scene in scenes]),
+            "label": np.stack([scene["label"] for scene in scenes]),
+            "valid": np.array([place < count for place in places]),
+        }
 
 
 def embed_shape_names(model: CLIP, params: Any, templates: str) -> Float32[np.ndarray, "classes d"]:
@@ -119,7 +129,7 @@ def embed_shape_names(model: CLIP, params: Any, templates: str) -> Float32[np.nd
 
 
 def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
-    """Share of captions and of images that find their partner among 128, mean of both directions.
+    """Captions and images that find their partner among 128, mean of both directions, in per cent.
 
     Every process computes all of it; the scenes are few.
     """
@@ -130,11 +140,11 @@ def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
         images = np.stack([scene["image"] for scene in scenes])
         tokens = tokenizer([scene["text"] for scene in scenes])
         shares.append(_partners_found(model, params, images, tokens))
-    return float(np.mean(jax.device_get(shares)))
+    return 100 * float(np.mean(jax.device_get(shares)))
 
 
 def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource, templates: str) -> float:
-    """Share of single-object scenes whose image embedding is nearest to its own class name."""
+    """Single-object scenes whose image is nearest to its own class name, in per cent."""
     texts = embed_shape_names(model, params, templates)
     right, total = 0, 0
     for start in range(0, len(source), RETRIEVAL_SIZE):
@@ -142,7 +152,7 @@ def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource, templates
         truth = np.array([scene["class_ids"][0] - 1 for scene in scenes])
         predicted = _nearest_text(model, params, np.stack([s["image"] for s in scenes]), texts)
         right, total = right + int(np.sum(np.asarray(predicted) == truth)), total + len(scenes)
-    return right / total
+    return 100 * right / total
 
 
 # Of the module, so that a run compiles them once and not at every evaluation.

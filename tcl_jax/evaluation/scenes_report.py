@@ -1,7 +1,8 @@
-"""The shapes run judged and shown: while it trains, and once at the end against its CLIP."""
+"""Scores and pictures of a run on drawn scenes: while it trains, and at its end beside its CLIP."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,13 @@ from ml_collections import ConfigDict
 
 from tcl_jax.convert.clip import clip_state_dict
 from tcl_jax.convert.readers import write_safetensors
-from tcl_jax.data.shapes import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.evaluation.dense import (
     BestClass,
     maskclip_scores,
     tcl_scores,
     with_background,
 )
-from tcl_jax.evaluation.shapes import (
+from tcl_jax.evaluation.scenes import (
     SceneScores,
     check_scenes,
     embed_shape_names,
@@ -33,6 +33,7 @@ from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.pictures.overlays import comparison_grid, save_png
+from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
 
@@ -73,38 +74,32 @@ class ShapesEvaluator:
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent."""
-        if "tcl" in self._methods:
-            scores = self.judge_tcl(params, frozen, self.validation)
-            if self._baseline is None:
-                self._baseline = self.judge_baseline(params, frozen, self.validation)
-            return Evaluation(
-                {"miou": 100 * scores.miou, "miou_unseen": 100 * scores.miou_unseen},
-                {"scenes": self.picture(params, frozen, self.validation, self._baseline.threshold)},
-            )
-        return Evaluation(self.judge_clip(params, self.validation, self.singles))
+        if "tcl" not in self._methods:
+            return Evaluation(self._clip_scores(params, self.validation))
+        scores = self._tcl_scores(params, frozen, self.validation)
+        if self._baseline is None:
+            self._baseline = self._maskclip_scores(params, frozen, self.validation)
+        picture = self._picture(params, frozen, self.validation, self._baseline.threshold)
+        return Evaluation(scores.percent, {"scenes": picture})
 
     # ------------------------------------------------------------------------------- the methods
 
-    def judge_tcl(self, params: Any, frozen: Any, source: ShapesSource) -> SceneScores:
+    def _tcl_scores(self, params: Any, frozen: Any, source: ShapesSource) -> SceneScores:
         """TCL at the config's background threshold."""
         return self._segment("tcl", params, frozen, source, [self._eval.background])[0]
 
-    def judge_baseline(self, params: Any, frozen: Any, source: ShapesSource) -> SceneScores:
+    def _maskclip_scores(self, params: Any, frozen: Any, source: ShapesSource) -> SceneScores:
         """MaskCLIP at the background threshold that is best for it on these very scenes."""
         results = self._segment("clip", params, frozen, source, list(THRESHOLDS))
-        return max(results, key=lambda result: result.miou)
+        return max(results, key=lambda result: result.percent["miou"])
 
-    def judge_clip(
-        self, params: Any, scenes: ShapesSource, singles: ShapesSource
-    ) -> dict[str, float]:
-        """Retrieval, classification and MaskCLIP segmentation of a CLIP, in per cent."""
-        baseline = self.judge_baseline(params, {}, scenes)
+    def _clip_scores(self, params: Any, scenes: ShapesSource) -> dict[str, float]:
+        """Retrieval, classification and MaskCLIP segmentation of a CLIP."""
+        clip, templates = self._task.clip, self._eval.templates
         return {
-            "miou": 100 * baseline.miou,
-            "miou_unseen": 100 * baseline.miou_unseen,
-            "retrieval_at_1": 100 * retrieval_at_1(self._task.clip, params, scenes),
-            "zero_shot_accuracy": 100
-            * zero_shot_accuracy(self._task.clip, params, singles, self._eval.templates),
+            **self._maskclip_scores(params, {}, scenes).percent,
+            "retrieval_at_1": retrieval_at_1(clip, params, scenes),
+            "zero_shot_accuracy": zero_shot_accuracy(clip, params, self.singles, templates),
         }
 
     def _parameters(self, params: Any, frozen: Any) -> dict[str, Any]:
@@ -125,7 +120,7 @@ class ShapesEvaluator:
             batch_size=self._eval.batch_size,
         )
 
-    def picture(
+    def _picture(
         self, params: Any, frozen: Any, source: ShapesSource, threshold: float
     ) -> np.ndarray:
         """Image, truth, MaskCLIP and TCL of the first scenes, with a legend; uint8 [H, W, 3].
@@ -135,12 +130,7 @@ class ShapesEvaluator:
             source: scenes with label maps.
             threshold: the baseline's, for the background.
         """
-        some = ShapesSource(
-            source.split,
-            num_examples=PICTURED,
-            image_size=source.image_size,
-            seed=source.seed,
-        )
+        some = dataclasses.replace(source, num_examples=PICTURED)
         texts = embed_shape_names(self._task.clip, frozen, self._eval.templates)
         batches = list(eval_batches(some, self._eval.batch_size))
         thresholds = {"clip": threshold, "tcl": self._eval.background}
@@ -167,49 +157,42 @@ class ShapesEvaluator:
     # ---------------------------------------------------------------------------------- the report
 
     def report(self, params: Any, frozen: Any, workdir: Path) -> None:
-        """Judges on test scenes, which chose nothing; prints and writes results.json and pictures.
+        """Scores test scenes, which chose nothing; prints and writes results.json and pictures.
 
         Beside the grid of pictures, shapes.png, one scene is written as scene.png, to try words on.
 
         A trained CLIP is written beside them, as clip.safetensors with OpenAI's tensor names.
         """
+        picture = None
         if "tcl" in self._methods:
-            baseline = self.judge_baseline(params, frozen, self.test)
-            learned = self.judge_tcl(params, frozen, self.test)
+            baseline = self._maskclip_scores(params, frozen, self.test)
+            retrieval = retrieval_at_1(self._task.clip, frozen, self.test)
             results = {
-                "clip": {
-                    "miou": round(100 * baseline.miou, 2),
-                    "miou_unseen": round(100 * baseline.miou_unseen, 2),
-                    "retrieval_at_1": round(
-                        100 * retrieval_at_1(self._task.clip, frozen, self.test), 2
-                    ),
-                },
-                "tcl": {
-                    "miou": round(100 * learned.miou, 2),
-                    "miou_unseen": round(100 * learned.miou_unseen, 2),
-                },
+                "clip": {**baseline.percent, "retrieval_at_1": retrieval},
+                "tcl": self._tcl_scores(params, frozen, self.test).percent,
             }
-            picture = self.picture(params, frozen, self.test, baseline.threshold)
+            picture = self._picture(params, frozen, self.test, baseline.threshold)
         else:
-            scores = self.judge_clip(params, self.test, self.singles)
-            results = {"clip": {name: round(value, 2) for name, value in scores.items()}}
-            picture = None
+            results = {"clip": self._clip_scores(params, self.test)}
         if jax.process_index() != 0:
             return
+        results = {
+            method: {name: round(score, 2) for name, score in scores.items()}
+            for method, scores in results.items()
+        }
+        write_json(workdir / "results.json", results)
+        print(table(results))
+        print(f"results: {workdir / 'results.json'}")
         if picture is not None:
             save_png(workdir / "shapes.png", picture)
             scenes = (self.test[i] for i in range(len(self.test)))
             several = next((s for s in scenes if len(s["class_ids"]) == 3), self.test[0])
             save_png(workdir / "scene.png", several["image"])
+            print(f"picture: {workdir / 'shapes.png'}")
         else:
             tensors = clip_state_dict(params, self._task.clip.config, np.float16)
             metadata = {"activation": self._task.clip.config.activation}
             write_safetensors(workdir / "clip.safetensors", tensors, metadata)
-        write_json(workdir / "results.json", results)
-        print(table(results))
-        print(f"results: {workdir / 'results.json'}")
-        if picture is not None:
-            print(f"picture: {workdir / 'shapes.png'}")
 
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:

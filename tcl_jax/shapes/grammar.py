@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+
+# How often a caption leaves something out or adds the ground. A lone object's colour or pattern is
+# left out half as often.
+_COLOR_ONLY = 0.2
+_PATTERN_ONLY = 0.2
+_PARTIAL = 0.3
+_GROUND = 0.12
 
 NOUNS = ("shape", "thing", "object", "blob", "patch", "figure", "piece", "form")
 
@@ -86,38 +93,14 @@ class Subject:
     nameable: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class Mention:
-    """What a caption did say: attributes left out are None, in the order of the sentence."""
+class _Said(NamedTuple):
+    """What is said of an object; None is left out."""
 
     color: str | None
     pattern: str | None
-    count: int = 1
 
-
-@dataclasses.dataclass(frozen=True)
-class Caption:
-    """A sentence and, for checking it, what it says of which objects."""
-
-    text: str
-    mentions: tuple[Mention, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class CaptionHabits:
-    """How often captions leave things out; each a probability in [0, 1].
-
-    Attributes:
-      color_only: an object's pattern is not named (half as often for a lone object).
-      pattern_only: an object's colour is not named (half as often for a lone object).
-      partial: not all of several objects are named.
-      ground: the background is named.
-    """
-
-    color_only: float
-    pattern_only: float
-    partial: float
-    ground: float
+    def fits(self, subject: Subject) -> bool:
+        return self.color in (None, subject.color) and self.pattern in (None, subject.pattern)
 
 
 def caption_templates() -> tuple[str, ...]:
@@ -138,88 +121,74 @@ def describe(
     subjects: Sequence[Subject],
     covers: Sequence[tuple[int, int]],
     ground: str,
-    habits: CaptionHabits,
-) -> Caption:
+) -> str:
     """A true sentence about the subjects.
 
     Args:
-      rng: source of all choices.
-      subjects: the objects, the farthest first.
-      covers: pairs (front, back) of indices into subjects where the first hides a part of the
-        second.
-      ground: name of the background's tone.
-      habits: how often things are left out.
+        rng: source of all choices.
+        subjects: the objects, the farthest first.
+        covers: pairs (front, back) of indices into subjects where the first hides a part of the
+            second.
+        ground: name of the background's tone.
     """
-    named = _named(rng, len(subjects), habits.partial)
-    whole = len(named) == len(subjects)
-    attributes = _attributes(rng, [subjects[i] for i in named], habits)
-    if len(named) == 1 and None not in attributes[0] and rng.random() < 0.15:
-        text = _fill_one(rng, attributes[0])
-        mentions = [Mention(*attributes[0])]
+    named = _named(rng, len(subjects))
+    said = _choose_words(rng, [subjects[i] for i in named])
+    color, pattern = said[0]
+    if len(named) == 1 and color and pattern and rng.random() < 0.15:
+        text = _pick(rng, _ONE_OBJECT_FRAMES).format(
+            noun=_pick(rng, NOUNS), color=color, pattern=_pattern_word(rng, pattern)
+        )
     else:
-        groups = _grouped(named, attributes)
-        mentions = [Mention(*words, count=len(members)) for words, members in groups]
+        # Objects of which the same is said share one phrase in the plural.
+        groups: dict[_Said, list[int]] = {}
+        for index, words in zip(named, said, strict=True):
+            groups.setdefault(words, []).append(index)
         phrases = [
-            _noun_phrase(rng, mention, [subjects[i] for i in members], _fitting(subjects, mention))
-            for mention, (_, members) in zip(mentions, groups, strict=True)
+            _noun_phrase(rng, words, [subjects[i] for i in members], sum(map(words.fits, subjects)))
+            for words, members in groups.items()
         ]
-        listing = _joined(rng, phrases, [members for _, members in groups], subjects, covers)
-        frames = _FRAMES + _WHOLE_FRAMES if whole else _FRAMES
-        is_ = "is" if mentions[0].count == 1 else "are"
-        text = _pick(rng, frames).format_map({"x": listing, "is": is_})
-    if rng.random() < habits.ground:
+        listing = _joined(rng, phrases, list(groups.values()), subjects, covers)
+        whole = len(named) == len(subjects)
+        frame = _pick(rng, _FRAMES + _WHOLE_FRAMES if whole else _FRAMES)
+        several = len(next(iter(groups.values()))) > 1
+        text = frame.format_map({"x": listing, "is": "are" if several else "is"})
+    if rng.random() < _GROUND:
         ending = _pick(rng, _GROUND_ENDINGS).format(ground)
         text = f"{text[:-1]} {ending}." if text.endswith(".") else f"{text} {ending}"
-    return Caption(text, tuple(mentions))
+    return text
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
-def _named(rng: np.random.Generator, count: int, partial: float) -> list[int]:
+def _named(rng: np.random.Generator, count: int) -> list[int]:
     """Indices of the objects to name, in the order of naming."""
     order = rng.permutation(count).tolist() if count > 1 else [0]
-    if count > 1 and rng.random() < partial:
+    if count > 1 and rng.random() < _PARTIAL:
         return order[: 1 + int(rng.random() * (count - 1))]
     return order
 
 
-def _attributes(
-    rng: np.random.Generator, subjects: Sequence[Subject], habits: CaptionHabits
-) -> list[tuple[str | None, str | None]]:
-    """The (colour, pattern) to say of each subject; None where it is left out."""
+def _choose_words(rng: np.random.Generator, subjects: Sequence[Subject]) -> list[_Said]:
     share = 0.5 if len(subjects) == 1 else 1.0
-    color_only, pattern_only = share * habits.color_only, share * habits.pattern_only
+    color_only, pattern_only = share * _COLOR_ONLY, share * _PATTERN_ONLY
     if len(subjects) > 1:
         # What all objects have in common is worth a sentence of its own: "two red shapes".
         if len({s.color for s in subjects}) == 1:
-            color_only = max(color_only, 0.5 if rng.random() < 0.4 and color_only > 0 else 0.0)
-        elif len({s.pattern for s in subjects}) == 1 and pattern_only > 0 and rng.random() < 0.3:
-            return [(None, s.pattern) for s in subjects]
-    attributes: list[tuple[str | None, str | None]] = []
+            color_only = 0.5 if rng.random() < 0.4 else color_only
+        elif len({s.pattern for s in subjects}) == 1 and rng.random() < 0.3:
+            return [_Said(None, s.pattern) for s in subjects]
+    said = []
     for subject in subjects:
         chance = rng.random()
-        if not subject.nameable:
-            one_word = (subject.color, None) if chance < 0.5 else (None, subject.pattern)
-            attributes.append(one_word)
-        elif chance < color_only:
-            attributes.append((subject.color, None))
-        elif chance > 1.0 - pattern_only:
-            attributes.append((None, subject.pattern))
+        if chance < (color_only if subject.nameable else 0.5):
+            said.append(_Said(subject.color, None))
+        elif not subject.nameable or chance > 1.0 - pattern_only:
+            said.append(_Said(None, subject.pattern))
         else:
-            attributes.append((subject.color, subject.pattern))
-    return attributes
-
-
-def _grouped(
-    named: Sequence[int], attributes: Sequence[tuple[str | None, str | None]]
-) -> list[tuple[tuple[str | None, str | None], list[int]]]:
-    """Objects of which the same is said share one phrase in the plural."""
-    groups: dict[tuple[str | None, str | None], list[int]] = {}
-    for index, words in zip(named, attributes, strict=True):
-        groups.setdefault(words, []).append(index)
-    return list(groups.items())
+            said.append(_Said(subject.color, subject.pattern))
+    return said
 
 
 def _pattern_word(rng: np.random.Generator, pattern: str) -> str:
@@ -227,45 +196,37 @@ def _pattern_word(rng: np.random.Generator, pattern: str) -> str:
     return words[0] if rng.random() < 0.85 else _pick(rng, words)
 
 
-def _fill_one(rng: np.random.Generator, attributes: tuple[str | None, str | None]) -> str:
-    color, pattern = attributes
-    assert color is not None and pattern is not None
-    return _pick(rng, _ONE_OBJECT_FRAMES).format_map(
-        {"noun": _pick(rng, NOUNS), "color": color, "pattern": _pattern_word(rng, pattern)}
-    )
-
-
-def _fitting(subjects: Sequence[Subject], mention: Mention) -> int:
-    """How many of the subjects the words of a mention are true of."""
-    return sum(
-        mention.color in (None, s.color) and mention.pattern in (None, s.pattern) for s in subjects
-    )
-
-
 def _noun_phrase(
-    rng: np.random.Generator, mention: Mention, subjects: Sequence[Subject], fitting: int
+    rng: np.random.Generator, said: _Said, subjects: Sequence[Subject], fitting: int
 ) -> str:
-    """Such as "a striped red blob", "an orange thing with dots", "two plain blue shapes"."""
-    noun = _pick(rng, NOUNS)
-    if mention.count > 1:
+    """Such as "a striped red blob", "an orange thing with dots", "two plain blue shapes".
+
+    Args:
+        rng: source of all choices.
+        said: of the subjects.
+        subjects: that the phrase stands for.
+        fitting: how many of the scene's objects the words are true of.
+    """
+    count, noun = len(subjects), _pick(rng, NOUNS)
+    if count > 1:
         noun += "es" if noun.endswith("ch") else "s"
-    phrase = _attributed(rng, noun, mention)
+    phrase = _attributed(rng, noun, said, "is" if count == 1 else "are")
     if rng.random() < 0.12:
         if all(s.area > 0.2 for s in subjects):
             phrase = f"{_pick(rng, ('big', 'large'))} {phrase}"
         elif all(s.area < 0.1 for s in subjects):
             phrase = f"{_pick(rng, ('small', 'little'))} {phrase}"
-    if mention.count > 1:
+    if count > 1:
         # A number would be wrong where others that fit go unnamed.
-        number = {2: "two", 3: "three"}[mention.count] if fitting == mention.count else "some"
+        number = {2: "two", 3: "three"}[count] if fitting == count else "some"
         return f"{number} {phrase}"
     if rng.random() < 0.06:
         return f"one {phrase}"
     return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
-def _attributed(rng: np.random.Generator, noun: str, mention: Mention) -> str:
-    color, pattern = mention.color, mention.pattern
+def _attributed(rng: np.random.Generator, noun: str, said: _Said, is_: str) -> str:
+    color, pattern = said
     chance = rng.random()
     if pattern is None:
         return f"{noun} in {color}" if chance < 0.08 else f"{color} {noun}"
@@ -283,7 +244,7 @@ def _attributed(rng: np.random.Generator, noun: str, mention: Mention) -> str:
         return f"{noun} in {word} {color}"
     if chance < 0.96:
         return f"{color} and {word} {noun}"
-    return f"{noun} that {'is' if mention.count == 1 else 'are'} {color} and {word}"
+    return f"{noun} that {is_} {color} and {word}"
 
 
 def _joined(
@@ -311,7 +272,7 @@ def _joined(
 def _relations(
     a: int, b: int, subjects: Sequence[Subject], covers: Sequence[tuple[int, int]]
 ) -> list[str]:
-    """Links that are true of a and b; what covers what is told more often."""
+    """Links that are true of a and b; what covers what comes more often."""
     links = []
     if (a, b) in covers:
         links += ["in front of", "in front of", "on top of", "partly covering"]

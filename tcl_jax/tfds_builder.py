@@ -1,6 +1,6 @@
 r"""Turns tar shards into a data set of tensorflow-datasets, stored as ArrayRecord.
 
-    python -m tcl_jax.data.tfds_builder --name=cc3m --data_dir=/data/tfds \
+    python -m tcl_jax.tfds_builder --name=cc3m --data_dir=/data/tfds \
         --shards='data/cc3m/{00000..00331}.tar'
     python -m tcl_jax.main --config=configs/tcl.py --workdir=runs/tcl --config.data.source=tfds \
         --config.data.tfds.name=image_text_pairs/cc3m --config.data.tfds.data_dir=/data/tfds \
@@ -19,13 +19,12 @@ from collections.abc import Sequence
 
 from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import show_own_log
-from tcl_jax.data.tfds_writer import prepare
 from tcl_jax.errors import run_command
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to files."""
-    p = command_parser("data.tfds_builder", __doc__)
+    p = command_parser("tfds_builder", __doc__)
     p.add_argument(
         "--shards", action="extend", nargs="+", required=True, help="paths or patterns of tar files"
     )
@@ -37,6 +36,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     p.add_argument("--allow_missing", action="store_true", help="go on without missing shards")
     flags = p.parse_args(argv)
+    # Imported here so that --help and mistakes in flags are answered at once.
+    from tcl_jax.data.tfds_writer import prepare
+
     folder = prepare(
         flags.shards,
         name=flags.name,

@@ -1,6 +1,6 @@
 r"""Embeds the captions of tar shards once, so that training need not compute the text tower.
 
-    python -m tcl_jax.data.embed_captions --config=configs/tcl.py
+    python -m tcl_jax.embed_captions --config=configs/tcl.py
     python -m tcl_jax.main --config=configs/tcl.py --workdir=runs/tcl \
         --config.data.caption_cache=True
 
@@ -24,12 +24,12 @@ from tcl_jax.commands import add_process_flags, command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
 
-EXAMPLE = "python -m tcl_jax.data.embed_captions --config=configs/tcl.py"
+EXAMPLE = "python -m tcl_jax.embed_captions --config=configs/tcl.py"
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = command_parser("data.embed_captions", __doc__)
+    p = command_parser("embed_captions", __doc__)
     add_config_flag(p)
     p.add_argument(
         "--batch_size",
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to files."""
     flags, rest = parser().parse_known_args(argv)
-    config = read_config(flags.config, rest, "data.embed_captions")
+    config = read_config(flags.config, rest, "embed_captions")
     if config is None:
         raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
     if flags.batch_size < 1:

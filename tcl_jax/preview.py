@@ -1,6 +1,6 @@
 r"""A look at what training is going to see, before it starts.
 
-    python -m tcl_jax.data.preview --config=configs/tcl.py --output=preview.png \
+    python -m tcl_jax.preview --config=configs/tcl.py --output=preview.png \
         --config.data.shards="('data/cc3m/*.tar',)"
 
 Writes a page of the first training images with their captions: right as the model gets them, erased
@@ -13,6 +13,7 @@ Exit codes: 0 done, 1 failure, 2 bad input.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,12 +25,12 @@ from tcl_jax.files import user_path
 MAX_COUNT = 400
 """Images on a page, at most."""
 
-EXAMPLE = "python -m tcl_jax.data.preview --config=configs/tcl.py --output=preview.png"
+EXAMPLE = "python -m tcl_jax.preview --config=configs/tcl.py --output=preview.png"
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = command_parser("data.preview", __doc__)
+    p = command_parser("preview", __doc__)
     add_config_flag(p)
     p.add_argument(
         "--count", type=int, default=24, help=f"images on the page, 1 to {MAX_COUNT} (default 24)"
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to a page."""
     flags, rest = parser().parse_known_args(argv)
-    config = read_config(flags.config, rest, "data.preview")
+    config = read_config(flags.config, rest, "preview")
     if config is None:
         raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
     if not 1 <= flags.count <= MAX_COUNT:
@@ -72,9 +73,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 def main() -> None:
     """Entry point."""
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")  # a training may have the accelerator
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a training may have the accelerator
     show_own_log()
     run_command(lambda: run(sys.argv[1:]))
 

@@ -24,7 +24,7 @@ from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.files import cache_folder, user_path, write_json
-from tcl_jax.parallel.topologies import EXAMPLES, prepare_environment
+from tcl_jax.plan.topologies import EXAMPLES, prepare_environment
 
 EXAMPLE = "python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4"
 
@@ -78,11 +78,10 @@ def run(argv: Sequence[str]) -> None:
     prepare_environment(names)
     # Imported here so that --help and mistakes in flags are answered at once, and JAX finds what
     # was prepared.
-    from tcl_jax.evaluation.traced import trace_evaluation
-    from tcl_jax.parallel.topologies import topology_devices
+    from tcl_jax.plan.plan import make_plan
+    from tcl_jax.plan.report import page, table, to_json
+    from tcl_jax.plan.topologies import topology_devices
     from tcl_jax.training.check import check_area_group, check_config
-    from tcl_jax.training.plan import make_plan
-    from tcl_jax.training.plan_report import page, table, to_json
 
     check_config(config)
     if flags.batch_per_chip is None:
@@ -90,50 +89,21 @@ def run(argv: Sequence[str]) -> None:
     for name in names:
         topology_devices(name)  # names are looked at before a minute of compiling
     cache = cache_folder("plan") if flags.cache is None else user_path(flags.cache)
-    told = Compiling()
     plans = []
     for name in names:
         plan = make_plan(
             config,
             name,
-            trace_evaluation,
             batch_per_chip=flags.batch_per_chip,
             largest=flags.largest,
             cache=None if flags.cache == "none" else cache,
-            tick=told,
         )
-        told.close()
         plans.append(plan)
         print(f"{page(plan)}\n", flush=True)
     if flags.compare is not None:
         print(table(plans))
     if flags.json is not None:
         write_json(flags.json, [to_json(plan) for plan in plans])
-
-
-class Compiling:
-    """A line on stderr: what is being compiled, and since when."""
-
-    def __init__(self) -> None:
-        self._inplace, self._shown = sys.stderr.isatty(), ""
-
-    def __call__(self, what: str, seconds: float) -> None:
-        """Shows the time on a terminal; elsewhere says once what is being compiled."""
-        if self._inplace:
-            minutes, rest = divmod(int(seconds), 60)
-            print(
-                f"\r\x1b[Kcompiling {what}: {minutes}:{rest:02d}", end="", file=sys.stderr,
-                flush=True,
-            )  # fmt: skip
-        elif what != self._shown:
-            print(f"compiling {what} ...", file=sys.stderr, flush=True)
-        self._shown = what
-
-    def close(self) -> None:
-        """Takes the line away."""
-        if self._inplace and self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        self._shown = ""
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tcl_jax.parallel.collectives import collectives
+from tcl_jax.plan.collectives import collectives
 
 # As the TPU compiler writes it: layouts in shapes, groups as axes of a mesh, one operation's text
 # in two fusions that hide it, and a loop whose bound stands in its condition.

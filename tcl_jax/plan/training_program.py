@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,8 +13,46 @@ from ml_collections import ConfigDict
 from tcl_jax.data.sources import make_erasing
 from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
 from tcl_jax.training.build import Task, build_adamw, build_step
+from tcl_jax.training.flops import Parts, training_flops
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import no_failure
+
+PHASES = {"phase 1": "head alone", "phase 2": "head and backbone"}
+"""What trains in each phase."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One program of a run, traced.
+
+    Attributes:
+        name: a key of `PHASES`, or "evaluation".
+        title: what it does.
+        traced: the program.
+        devices: that it runs on; of an evaluation, those of one process.
+        rows: images (windows, if it evaluates) that they take together.
+        parts: FLOPs of one row by formula, by what they are for.
+    """
+
+    name: str
+    title: str
+    traced: jax.stages.Traced
+    devices: list[jax.Device]
+    rows: int
+    parts: Parts
+
+
+def training_program(config: ConfigDict, task: Task, mesh: Mesh, name: str) -> Program:
+    """The step of a phase, see `trace_step`."""
+    phase, size = [*PHASES].index(name), config.train.global_batch_size
+    return Program(
+        name=name,
+        title=PHASES[name],
+        traced=trace_step(config, task, mesh, phase),
+        devices=list(mesh.devices.flat),
+        rows=size,
+        parts=training_flops(task.objective, size, train_backbone=phase == 1),
+    )
 
 
 def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.stages.Traced:
@@ -29,16 +68,16 @@ def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.st
     step = build_step(config, task.objective)
     everywhere, split = replicated(mesh), config.train.fsdp
 
-    def placed_parameters(tree: Any) -> Any:
+    def place(tree: Any) -> Any:
         return jax.tree.map(
-            lambda x: placed(x, parameter_sharding(x.shape, mesh, sharded=split)), tree
+            lambda x: with_sharding(x, parameter_sharding(x.shape, mesh, sharded=split)), tree
         )
 
     state = jax.eval_shape(lambda params: create_state(params, task.objective, adamw), task.params)
-    state, frozen = placed_parameters(state), placed_parameters(task.frozen)
+    state, frozen = place(state), place(task.frozen)
     batch = abstract_batch(config, task, mesh)
-    key = placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    failure = placed(no_failure(task.objective, state, frozen, batch, key), everywhere)
+    key = with_sharding(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    failure = with_sharding(no_failure(task.objective, state, frozen, batch, key), everywhere)
     return step.trace(phase, state, failure, frozen, batch, key)
 
 
@@ -61,6 +100,6 @@ def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh) -> Any:
     }
 
 
-def placed(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree's shapes on devices."""
+def with_sharding(tree: Any, sharding: NamedSharding) -> Any:
+    """Shapes of a tree's arrays, with a sharding."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

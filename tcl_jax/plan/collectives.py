@@ -34,9 +34,9 @@ class Collectives:
 
     Attributes:
         kind: one of `KINDS`.
-        count: how many, those in loops as often as they run.
-        bytes: of what they yield (what goes in, for reduce-scatter).
-        sent: bytes that a chip sends if they are done in rings, the least that is possible.
+        count: number of operations, those in loops as often as they run.
+        bytes: of their results (of the input, for reduce-scatter).
+        sent: bytes that a chip sends if they run as rings, the least possible.
     """
 
     kind: str
@@ -45,68 +45,50 @@ class Collectives:
     sent: float
 
 
-@dataclasses.dataclass(frozen=True)
-class _Operation:
-    """A collective operation: its kind, bytes, chips that take part, and how often it runs."""
-
-    kind: str
-    bytes: float
-    group: int
-    times: int
-
-    @property
-    def sent(self) -> float:
-        others = (self.group - 1) / self.group
-        factor = {"all-reduce": 2 * others, "collective-permute": 1.0, "collective-broadcast": 1.0}
-        return factor.get(self.kind, others) * self.bytes
-
-
 def collectives(hlo: str, devices: int) -> tuple[Collectives, ...]:
     """The collective operations of a compiled program, summed by kind, the largest first.
 
-    The TPU compiler repeats an operation's text in all fusions that hide parts of it. What agrees
-    in channel, shape and source is counted as one operation.
+    The TPU compiler repeats an operation's text in all fusions that hide parts of it: texts of the
+    same channel, shape and source count as one operation.
 
     Args:
         hlo: `jax.stages.Compiled.as_text()`.
-        devices: that run it; the chips of an operation whose groups are not understood.
+        devices: that run it; taken for the group of an operation whose groups cannot be read.
     """
-    times = _times(computations := _computations(hlo))
-    operations: dict[tuple[Any, ...], _Operation] = {}
+    computations = _computations(hlo)
+    times = _times(computations)
+    operations: dict[tuple[Any, ...], Collectives] = {}
     for name, lines in computations.items():
         for line in lines:
             match = _INSTRUCTION.match(line)
-            if match is None:
+            if match is None or (kind := match[3].removesuffix("-start")) not in KINDS:
+                continue
+            if (group := _group_size(line, devices)) == 1:
                 continue
             instruction, shape, opcode = match.groups()
-            kind = opcode.removesuffix("-start")
-            if kind not in KINDS:
-                continue
-            group = _group_size(line, devices)
-            size = _size(shape, kind, opcode != kind)
-            if kind == "reduce-scatter":
-                size *= group
+            size = _result_bytes(shape, kind, started=opcode != kind)
+            size *= group if kind == "reduce-scatter" else 1
+            runs = times.get(name, 1)
+            sent = runs * size * _sent_share(kind, group)
+            new = Collectives(kind, runs, runs * size, sent)
             channel = re.search(r"channel_id=(\d+)", line)
             source = re.search(r'op_name="([^"]*)"', line)
-            same = (shape.split("{")[0], source and source.group(1), channel and channel.group(1))
+            same = (channel and channel[1], shape.split("{")[0], source and source[1])
             key = (kind, *(same if channel else (name, instruction)))
-            new = _Operation(kind, size, group, max(times.get(name, 1), 1))
-            old = operations.get(key)
-            operations[key] = max(old or new, new, key=lambda o: o.bytes * o.times)
-    found = {
-        kind: [o for o in operations.values() if o.kind == kind and o.group > 1] for kind in KINDS
-    }
-    sums = [
-        Collectives(
-            kind,
-            sum(o.times for o in ops),
-            sum(o.bytes * o.times for o in ops),
-            sum(o.sent * o.times for o in ops),
-        )
-        for kind, ops in found.items()
-        if ops
-    ]
-    return tuple(sorted(sums, key=lambda c: -c.bytes))
+            operations[key] = max(operations.get(key, new), new, key=lambda one: one.bytes)
+    sums = []
+    for kind in KINDS:
+        if ones := [one for one in operations.values() if one.kind == kind]:
+            columns = ((one.count, one.bytes, one.sent) for one in ones)
+            sums.append(Collectives(kind, *map(sum, zip(*columns, strict=True))))
+    return tuple(sorted(sums, key=lambda one: -one.bytes))
+
+
+def _sent_share(kind: str, group: int) -> float:
+    """Bytes that a chip sends in a ring of so many, as a share of the operation's bytes."""
+    if kind in ("collective-permute", "collective-broadcast"):
+        return 1.0
+    return (2 if kind == "all-reduce" else 1) * (group - 1) / group
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
@@ -160,10 +142,10 @@ def _trips(line: str, computations: Mapping[str, list[str]]) -> int:
     return max(numbers[0], 1) if len(numbers) == 1 else 1
 
 
-def _size(shape: str, kind: str, start: bool) -> float:
+def _result_bytes(shape: str, kind: str, *, started: bool) -> float:
     """Bytes of the result; one that is started also holds its operands and, maybe, its state."""
     arrays = [_bytes(dtype, dimensions) for dtype, dimensions in _ARRAY.findall(shape)]
-    if start and kind in ("all-gather", "collective-permute") and len(arrays) > 1:
+    if started and kind in ("all-gather", "collective-permute") and len(arrays) > 1:
         large = [size for size in arrays if size > 4] or arrays
         return sum(large[len(large) // 2 :])
     return sum(arrays)

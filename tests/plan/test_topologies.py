@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from tcl_jax.errors import InputError
-from tcl_jax.parallel import topologies
-from tcl_jax.parallel.topologies import prepare_environment, topology_devices
+from tcl_jax.plan import topologies
+from tcl_jax.plan.topologies import prepare_environment, topology_devices
 
 
 def test_local_devices_are_those_of_jax() -> None:

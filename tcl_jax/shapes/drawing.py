@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from tcl_jax.data.shapes_outlines import Contours, between, outline
+from tcl_jax.shapes.outlines import Contours, between, outline
 
 Color = tuple[int, int, int]
 
@@ -332,15 +332,10 @@ def _ink(
         period = between(rng, 6.0, 7.6) * unit
         a, b = _bands(u, period, period / 2.0), _bands(v, period, period / 2.0)
         return a + b - np.float32(2.0) * a * b
-    if pattern == "dotted":
-        period = between(rng, 5.2, 6.8) * unit
-        radius = period * between(rng, 0.24, 0.28)
-        return np.clip(
-            radius + 0.5 - np.sqrt(_fold(u, period) ** 2 + _fold(v, period) ** 2), 0.0, 1.0
-        )
-    raise ValueError(
-        f"pattern is {pattern!r}, which cannot be drawn: use plain, striped, dotted or checked"
-    )
+    assert pattern == "dotted", pattern
+    period = between(rng, 5.2, 6.8) * unit
+    radius = period * between(rng, 0.24, 0.28)
+    return np.clip(radius + 0.5 - np.sqrt(_fold(u, period) ** 2 + _fold(v, period) ** 2), 0.0, 1.0)
 
 
 def _fold(u: Float32[np.ndarray, "h w"], period: float) -> Float32[np.ndarray, "h w"]:

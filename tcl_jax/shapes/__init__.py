@@ -1,0 +1,1 @@
+"""Drawn scenes: pictures of coloured, patterned shapes with captions and true label maps."""

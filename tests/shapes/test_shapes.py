@@ -1,0 +1,260 @@
+"""The embedded shapes data: reproducible, true to its captions and labels, fair to zero-shot."""
+
+from __future__ import annotations
+
+import colorsys
+import itertools
+import pickle
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tcl_jax.shapes.drawing import draw_scene
+from tcl_jax.shapes.grammar import Subject, caption_templates, describe
+from tcl_jax.shapes.source import (
+    CLASSES,
+    COLORS,
+    PALETTE,
+    PATTERNS,
+    SPLITS,
+    UNSEEN,
+    ShapesSource,
+    class_names,
+)
+
+PATTERN_SAYINGS = {
+    "plain": "plain", "solid": "plain", "no pattern": "plain",
+    "striped": "striped", "stripy": "striped", "stripes": "striped",
+    "dotted": "dotted", "spotted": "dotted", "polka-dot": "dotted", "dots": "dotted",
+    "spots": "dotted", "checked": "checked", "checkered": "checked", "checks": "checked",
+}  # fmt: skip
+
+
+def examples(split, count, image_size=32, **options):
+    source = ShapesSource(split, num_examples=count, image_size=image_size, **options)
+    return [source[index] for index in range(count)]
+
+
+@pytest.fixture(scope="module")
+def train_texts():
+    return [example["text"] for example in examples("train", 1000)]
+
+
+def colors_in(text):
+    return re.findall(rf"\b({'|'.join(COLORS)})\b", text)
+
+
+def patterns_in(text):
+    return [PATTERN_SAYINGS[word] for word in re.findall("|".join(PATTERN_SAYINGS), text)]
+
+
+def pairs_in(text):
+    """Pairs that follow from the wording alone."""
+    colors, patterns = "|".join(COLORS), "|".join(PATTERN_SAYINGS)
+    found = re.findall(rf"\b({colors}) (?:and )?({patterns})\b", text)
+    found += [(c, p) for p, c in re.findall(rf"\b({patterns}) (?:and )?({colors})\b", text)]
+    return {(color, PATTERN_SAYINGS[pattern]) for color, pattern in found}
+
+
+def hue(rgb):
+    return 360.0 * colorsys.rgb_to_hsv(*(float(v) / 255.0 for v in rgb))[0]
+
+
+# ------------------------------------------------------------------------------------- vocabulary
+
+
+def test_classes_are_all_pairs_and_unseen_ones_leave_each_attribute_mostly_seen():
+    assert {(c.color, c.pattern) for c in CLASSES} == set(itertools.product(COLORS, PATTERNS))
+    assert class_names() == tuple(f"{c.pattern} {c.color}" for c in CLASSES)
+    unseen = [c for c in CLASSES if c.name in UNSEEN]
+    assert len(unseen) == len(UNSEEN) == 6
+    assert max(Counter(c.color for c in unseen).values()) <= len(PATTERNS) // 2
+    assert max(Counter(c.pattern for c in unseen).values()) <= len(COLORS) // 2
+
+
+def test_palette_tells_classes_apart():
+    assert PALETTE.shape == (25, 3) and PALETTE.dtype == np.uint8 and not PALETTE.flags.writeable
+    distances = np.linalg.norm(PALETTE[:, None].astype(float) - PALETTE[None], axis=-1)
+    assert distances[~np.eye(25, dtype=bool)].min() > 20
+
+
+# ----------------------------------------------------------------------------------------- source
+
+
+def test_examples_do_not_depend_on_order_or_length():
+    source = ShapesSource("validation", num_examples=20)
+    longer = pickle.loads(pickle.dumps(ShapesSource("validation", num_examples=1000)))
+    forward = [source[i] for i in range(20)]
+    for index in reversed(range(20)):
+        again = longer[index]
+        assert again.keys() == forward[index].keys()
+        for name, value in again.items():
+            np.testing.assert_array_equal(value, forward[index][name])
+
+
+def test_splits_seeds_and_indices_are_different_streams():
+    found = [e for split in SPLITS for seed in (0, 1) for e in examples(split, 50, seed=seed)]
+    assert len({e["image"].tobytes() for e in found}) == len(found)
+    assert len({e["key"] for e in found}) == len(found)
+
+
+def test_example_fields():
+    example = ShapesSource("train", num_examples=200)[123]
+    assert set(example) == {"image", "text", "key"}
+    assert example["key"] == "train-0-000123"
+    assert example["image"].shape == (48, 48, 3) and example["image"].dtype == np.uint8
+
+    example = ShapesSource("test", num_examples=5, image_size=64, seed=7)[np.int64(4)]
+    assert set(example) == {"image", "text", "key", "label", "class_ids"}
+    assert example["key"] == "test-7-000004"
+    assert example["image"].shape == (64, 64, 3)
+    assert example["label"].shape == (64, 64) and example["label"].dtype == np.uint8
+    assert tuple(int(v) for v in np.unique(example["label"]) if v) == example["class_ids"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"split": "dev"}, {"num_examples": 0}, {"image_size": 16},
+     {"seed": -1}, {"max_objects": 4}],
+)  # fmt: skip
+def test_bad_arguments_are_refused(changes):
+    ((name, value),) = changes.items()
+    arguments = {"split": "train", "num_examples": 4} | changes
+    with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+        ShapesSource(arguments.pop("split"), **arguments)
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_indices_outside_are_refused(index):
+    with pytest.raises(IndexError, match=f"index is {index}, .* 0 to 3"):
+        ShapesSource("train", num_examples=4)[index]
+
+
+# ----------------------------------------------------------------------------------------- scenes
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_numbers_of_classes(most):
+    counts = Counter(len(e["class_ids"]) for e in examples("validation", 200, max_objects=most))
+    assert set(counts) == set(range(1, most + 1)) and min(counts.values()) > 30
+
+
+def test_classes_are_equally_often():
+    counts = Counter(i for e in examples("validation", 800) for i in e["class_ids"])
+    mean = sum(counts.values()) / 24
+    assert set(counts) == set(range(1, 25))
+    assert min(counts.values()) > 0.6 * mean and max(counts.values()) < 1.4 * mean
+
+
+def test_every_object_stays_visible_and_later_ones_cover_earlier_ones():
+    looks = [(COLORS["red"], "plain"), (COLORS["blue"], "dotted"), (COLORS["green"], "striped")]
+    totals, covering = [], 0
+    for seed in range(150):
+        drawing = draw_scene(np.random.default_rng(seed), 32, looks)
+        areas = np.bincount(drawing.owner.ravel(), minlength=4) / 32**2
+        assert areas.size == 4 and areas[1:].min() >= 0.04
+        totals.append(areas[1:].sum())
+        assert all(0 <= back < front < 3 for front, back in drawing.covers)
+        covering += bool(drawing.covers)
+    assert min(totals) >= 0.2 and covering > 30
+
+
+def test_labels_agree_with_pixels():
+    checked = Counter()
+    for example in examples("validation", 300, image_size=48):
+        pixels = example["image"].astype(np.float64)
+        for class_id in example["class_ids"]:
+            inside = pixels[example["label"] == class_id]
+            shape = CLASSES[class_id - 1]
+            spread = inside.std(axis=0).max()
+            if shape.pattern == "plain":
+                turned = hue(inside.mean(axis=0)) - hue(COLORS[shape.color])
+                assert abs((turned + 180.0) % 360.0 - 180.0) < 12
+                assert spread < 38
+            else:
+                assert spread > 38
+            checked[shape.pattern] += 1
+        ground = pixels[example["label"] == 0]
+        assert np.median(ground.max(axis=1) - ground.min(axis=1)) < 60
+    assert min(checked.values()) > 50
+
+
+# --------------------------------------------------------------------------------------- captions
+
+
+@pytest.mark.parametrize("nameable", [True, False])
+def test_captions_say_what_is_there(nameable):
+    rng = np.random.default_rng(0)
+    for _ in range(1500):
+        shapes = [CLASSES[i] for i in rng.integers(24, size=rng.integers(1, 4))]
+        present = {(s.color, s.pattern) for s in shapes}
+        subjects = [Subject(s.color, s.pattern, *rng.random(3), nameable) for s in shapes]
+        text = describe(rng, subjects, [], "grey")
+        assert not Counter(colors_in(text)) - Counter(s.color for s in shapes), (text, present)
+        assert set(patterns_in(text)) <= {s.pattern for s in shapes}, (text, present)
+        assert pairs_in(text) <= (present if nameable else set()), (text, present)
+
+
+def test_some_objects_may_go_unnamed_but_not_where_the_caption_denies_it():
+    shapes = [("red", "plain"), ("blue", "striped"), ("green", "dotted")]
+    subjects = [Subject(*shape, x=0.5, y=0.5, area=0.1) for shape in shapes]
+    rng = np.random.default_rng(0)
+    counts = Counter[int]()
+    for _ in range(500):
+        text = describe(rng, subjects, [], "grey")
+        said = {*colors_in(text), *patterns_in(text)}
+        named = sum(bool(said & {*shape}) for shape in shapes)
+        assert named == 3 or not re.search(r"nothing|only|just", text), text
+        counts[named] += 1
+    assert set(counts) == {1, 2, 3} and 0.6 < counts[3] / 500 < 0.8
+
+
+def test_training_captions_never_name_an_unseen_pair(train_texts):
+    named = set().union(*map(pairs_in, train_texts))
+    assert named == {(c.color, c.pattern) for c in CLASSES if c.name not in UNSEEN}
+
+
+def test_captions_vary(train_texts):
+    assert len(set(train_texts)) > 0.8 * len(train_texts)
+    assert max(len(text.split()) for text in train_texts) <= 30
+    without_pattern = [text for text in train_texts if not patterns_in(text)]
+    assert 0.02 < len(without_pattern) / len(train_texts) < 0.2
+    joined = " ".join(train_texts)
+    for wording in ("in front of", "next to", "two ", "with stripes", "on a grey background"):
+        assert wording in joined
+    assert not re.search(r"\ba [aeio]|\ban [^aeio]|  ", joined)
+
+
+def test_relations_are_true():
+    left = Subject("red", "plain", x=0.2, y=0.5, area=0.15)
+    right = Subject("blue", "striped", x=0.8, y=0.5, area=0.15)
+    rng = np.random.default_rng(0)
+    found = Counter()
+    for _ in range(1000):
+        text = describe(rng, [left, right], [(1, 0)], "grey")
+        if colors_in(text) not in (["red", "blue"], ["blue", "red"]):
+            continue
+        red_first = text.index("red") < text.index("blue")
+        for words, needs_red_first in (
+            ("left of", True), ("right of", False), ("in front of", False), ("behind", True),
+            ("partly hidden by", True), ("on top of", False),
+        ):  # fmt: skip
+            if words in text:
+                assert red_first == needs_red_first, text
+                found[words] += 1
+        assert "above" not in text and "below" not in text
+    assert len(found) == 6
+
+
+def test_a_number_is_said_only_if_it_is_all():
+    dot = Subject("red", "dotted", x=0.5, y=0.5, area=0.1)
+    rng = np.random.default_rng(0)
+    texts = [describe(rng, [dot, dot, dot], [], "grey") for _ in range(300)]
+    assert not any("two" in text for text in texts)
+    assert any("some" in text for text in texts) and any("three" in text for text in texts)
+
+
+def test_templates_hold_a_class_name():
+    assert all(template.count("{}") == 1 for template in caption_templates())
