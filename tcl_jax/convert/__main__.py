@@ -26,7 +26,7 @@ from tcl_jax.errors import InputError, run_command
 from tcl_jax.files import user_path
 
 if TYPE_CHECKING:
-    from tcl_jax.convert.load import Weights
+    from tcl_jax.convert.tensor_file import TensorFile
     from tcl_jax.models.clip import CLIPConfig
 
 
@@ -112,11 +112,10 @@ def describe_directory(path: Path) -> str:
 def describe_file(source: str, prefix: str = "") -> str:
     """A weight file or folder, as text: format, models in it, dtypes, and every tensor."""
     from tcl_jax.convert.folders import open_model
-    from tcl_jax.convert.hub import OPENAI_SHA256, locate_clip
+    from tcl_jax.convert.hub import OPENAI_SHA256, TCL, locate_clip, locate_tcl
     from tcl_jax.convert.load import digest_of
-    from tcl_jax.convert.release import NAME, locate_tcl
 
-    path = locate_tcl(source) if source == NAME else locate_clip(source)
+    path = locate_tcl(source) if source == TCL else locate_clip(source)
     known = {value: name for name, value in OPENAI_SHA256.items()}
     with open_model(path) as file:
         sha256 = digest_of(file)
@@ -128,7 +127,7 @@ def describe_file(source: str, prefix: str = "") -> str:
     return "\n".join(lines)
 
 
-def _models_in(file: Weights, prefix: str) -> str:
+def _models_in(file: TensorFile, prefix: str) -> str:
     """The TCL or the CLIP in a file, with what is assumed of it, or why there is none."""
     from tcl_jax.convert.load import check_prefix, find_clip
     from tcl_jax.convert.mapping import WeightError
@@ -146,7 +145,7 @@ def _models_in(file: Weights, prefix: str) -> str:
         return f"no single CLIP or TCL that is known here ({error})"
     if tensors.prefix:
         what += f", under the prefix {tensors.prefix.rstrip('.')!r}"
-    if beside := tensors.passed_over:
+    if beside := tensors.unused:
         what += f"; {beside} tensors beside it are passed over"
     return what + assumed
 

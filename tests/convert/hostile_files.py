@@ -108,34 +108,15 @@ def hostile_files() -> Iterator[tuple[str, bytes, str]]:
     yield "npz name", zipped({".npy": npz(b"(4,)")}), "is no array"
     yield "huge header", b"\xff" * 7 + b"\x7f{}", "its header would take"
     yield "big header", (1 << 30).to_bytes(8, "little") + b"{}" * 100, "its header would take"
+    # Of what the library itself refuses, one of each kind.
     yield "no JSON", tensors_in(b"{" + b"x" * 20), "invalid JSON"
-    yield "UTF-16", tensors_in(json.dumps({"a": entry()}).encode("utf-16-le")), "invalid JSON"
     yield "nesting", tensors_in(b'{"a":' + b"[" * 100_000), "invalid JSON"
     yield "lists", tensors_in(b'{"a":[' + b"[]," * 1_390_000 + b"[]]}"), "invalid JSON"
-    yield "list", tensors_in(b'{"a":3}'), "invalid JSON"
-    yield "twice", tensors_in(b'{"a":{"x":1},"a":{}}'), "invalid JSON"
-    yield "metadata", tensors_in({"__metadata__": {"a": 1}}, b""), "invalid JSON"
     yield "overlapping", tensors_in({"a": entry(), "b": entry()}), "invalid offset"
-    yield (
-        "partly overlapping",
-        tensors_in({"a": entry(), "b": entry(8, 24)}, b"\0" * 24),
-        "invalid offset",
-    )
     yield "hole", tensors_in({"a": entry(4, 20)}, b"\0" * 20), "invalid offset"
-    yield "rest", tensors_in({"a": entry()}, b"\0" * 20), "not fully covered"
     yield "short", tensors_in({"a": entry()}, b"\0" * 8), "not fully covered"
-    yield "backwards", tensors_in({"a": entry(16, 0)}), "invalid offset"
-    yield "negative", tensors_in({"a": entry(-16, 0)}), "invalid JSON"
     yield "other size", tensors_in({"a": entry(shape=(5,))}), "invalid shape"
     yield "overflow", tensors_in({"a": entry(shape=(2**62, 4))}), "overflow"
-    yield "negative sizes", tensors_in({"a": entry(shape=(-2, -2))}), "invalid JSON"
-    yield "huge integer", tensors_in(b'{"a":' + b"9" * 5000 + b"}"), "invalid JSON"
-    for shape in (None, {}, "4", [4.0], [True, 4], [[4]], [1] * 40, [None]):
-        yield f"shape {shape}", tensors_in({"a": entry(shape=shape)}), "JSON|invalid shape"
-    for offsets in (None, "16", 0.0, [], True):
-        yield f"offset {offsets}", tensors_in({"a": entry(offsets, 16)}), "invalid JSON"
-    for dtype in (None, [], {}, "f32", "F32 ", "\x1b[31m"):
-        yield f"dtype {dtype!r}", tensors_in({"a": entry(dtype=dtype)}), "invalid JSON"
-    yield "surrogate", tensors_in({"\ud800": entry()}), "invalid JSON"
+    yield "dtype", tensors_in({"a": entry(dtype="\x1b[31m")}), "invalid JSON"
     for name in ("", "a\nb", "\x1b[2J", "n" * 2000):
         yield f"name {name!r:.20}", tensors_in({name: entry()}), "empty, too long or unprintable"
