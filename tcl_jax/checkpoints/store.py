@@ -272,9 +272,7 @@ def _context() -> ocp.Context:
     # By name, since a dict of numbers would otherwise be taken for a tree of scalars.
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="info")
     context.checkpointables.registry = registry
-    context.pytree.loading.partial_load = (
-        True  # a reader may want some of the arrays some of the arrays
-    )
+    context.pytree.loading.partial_load = True  # a reader may want but some of the arrays
     return context
 
 
