@@ -2,7 +2,6 @@
 
     DIR/config.json      what the parameters are, for people and for `inference.Segmenter`
     DIR/params/          the arrays, an Orbax checkpoint; readable on any number of devices
-    DIR/params/checksums.json   size and CRC-32 of every file beside it
 
 The directory appears whole or not at all. What config.json says under `inference` may be edited:
 it is how the model is used where nothing else is asked for.
@@ -22,13 +21,14 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from tcl_jax.checkpoints.checksums import find_damage, has_checksums, write_checksums
 from tcl_jax.checkpoints.store import (
     CheckpointError,
-    CheckpointReadError,
     CheckpointWriteError,
+    reading,
+    silence_tracebacks,
+    stored_arrays,
 )
-from tcl_jax.errors import InputError, first_cause, why_unwritten
+from tcl_jax.errors import InputError, why_unwritten
 from tcl_jax.files import user_path, why_unwritable, write_json
 
 FORMAT = "tcl_jax model"
@@ -75,6 +75,7 @@ def write_model(
     named = traverse_util.flatten_dict(params, sep="/")
     # Of NumPy's arrays Orbax would make a copy each, and so would JAX without the permission.
     flat = {name: jax.device_put(np.asarray(x), may_alias=True) for name, x in named.items()}
+    silence_tracebacks()
     try:
         context = ocp.Context()
         largest = max((x.nbytes for x in flat.values()), default=0)
@@ -83,7 +84,6 @@ def write_model(
         with context:
             ocp.save_checkpointables(part / "params", {"params": flat})
         write_json(part / "config.json", {"format": FORMAT, "version": VERSION, **settings})
-        write_checksums(part / "params")
         if path.exists():
             path.rmdir()
         part.rename(path)
@@ -110,15 +110,14 @@ def _read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and settings of a model, after a check of every file.
+    """Parameters and settings of a model.
 
     Returns:
         Nested dict of NumPy arrays in the dtypes they were written in, and the settings.
 
     Raises:
         CheckpointError: if it is not a model, of a later version, or damaged.
-        CheckpointReadError: if intact files cannot be read.
-        OSError: if a file of it may not be read.
+        RunError: if it cannot be read for a reason that is not the files'.
     """
     path = user_path(directory).absolute()
     settings = _read_settings(path)
@@ -129,16 +128,10 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
             f"{directory}: is a model of version {settings.get('version')!r}, and version "
             f"{VERSION} is read; install the tcl_jax that wrote it."
         )
-    if damage := find_damage(path / "params"):
-        raise CheckpointError(f"{directory}: is damaged: {damage}. Copy or convert it again.")
-    try:
-        stored = ocp.checkpointables_metadata(path / "params").metadata["params"]
+    where = path / "params"
+    with reading(where, "Copy or convert it again."):
         # Asked for as NumPy arrays they come whatever devices they were on.
+        stored = stored_arrays(where, "params")
         wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
-        flat = ocp.load_checkpointables(path / "params", {"params": wanted})["params"]
-    except Exception as error:
-        why = f"cannot be read: {first_cause(error)}."
-        if has_checksums(path / "params"):
-            raise CheckpointReadError(f"{directory}: is intact but {why}") from error
-        raise CheckpointError(f"{directory}: {why} Copy or convert it again.") from error
+        flat = ocp.load_checkpointables(where, {"params": wanted})["params"]
     return traverse_util.unflatten_dict(flat, sep="/"), settings

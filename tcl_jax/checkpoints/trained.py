@@ -11,8 +11,7 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from tcl_jax.checkpoints.leaves import described_state
-from tcl_jax.checkpoints.store import CheckpointError, CheckpointStore
+from tcl_jax.checkpoints.store import CheckpointError, reading, step_path, stored_arrays
 from tcl_jax.files import user_path
 
 _PREFIX = "params/"
@@ -65,18 +64,16 @@ def read_trained(path: str | os.PathLike[str]) -> Trained:
     if found is None:
         raise CheckpointError(f"{path}: holds no run (there is no checkpoints folder in it).")
     directory, step = found
-
-    def read(where: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    steps = sorted(found.step for found in ocp.path.step.standard_name_format().find_all(directory))
+    where = step_path(directory, steps, step)
+    with reading(where):
         # Asked for as NumPy arrays they come whatever devices they were on.
         wanted = {
             name: np.empty(leaf.shape, leaf.dtype)
-            for name, leaf in described_state(where).items()
+            for name, leaf in stored_arrays(where, "state").items()
             if name.startswith(_PREFIX)
         }
         items = ocp.load_checkpointables(where, {"state": wanted, "info": None})
-        return items["state"], items["info"]["config"]
-
-    with CheckpointStore(directory, read_only=True) as store:
-        step, (flat, config) = store.first_readable(step, read)
-    leaves = {name.removeprefix(_PREFIX): x for name, x in flat.items()}
-    return Trained(step, traverse_util.unflatten_dict(leaves, sep="/"), config)
+    leaves = {name.removeprefix(_PREFIX): x for name, x in items["state"].items()}
+    params = traverse_util.unflatten_dict(leaves, sep="/")
+    return Trained(int(where.name), params, items["info"]["config"])

@@ -82,16 +82,7 @@ def infer_clip_config(state_dict: Mapping[str, Any], activation: str = "quick_ge
 def clip_params(
     state_dict: StateDict, config: CLIPConfig, dtype: Any = np.float32
 ) -> dict[str, Any]:
-    """Parameters of `CLIP(config)` from a state dict with OpenAI's names.
-
-    Args:
-        state_dict: tensors by name.
-        config: sizes.
-        dtype: of the parameters; None keeps each tensor's own.
-
-    Raises:
-        WeightError: naming a tensor that is missing or does not fit.
-    """
+    """Parameters of `CLIP(config)` from a state dict with OpenAI's names; see `to_params`."""
     return to_params(clip_rules(config), state_dict, clip_shapes(config), dtype)
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.readers import DISTRIBUTED, open_weights
-from tcl_jax.convert.tensor_file import LazyTensors, TensorFile, TensorSpec
+from tcl_jax.convert.tensor_file import TensorFile
 from tcl_jax.errors import raise_machine_fault
 from tcl_jax.files import read_json
 
@@ -96,58 +93,40 @@ def _is_shard(path: Path) -> bool:
     return any(name.endswith(INDEX) or _SHARD.fullmatch(name) for name in others)
 
 
-def open_model(path: Path) -> TensorFile | Shards:
-    """`readers.open_weights` of a file, or of all that an index lists.
+def open_model(path: Path) -> TensorFile:
+    """`readers.open_weights` of a file, or of all files that an index lists, as if they were one.
+
+    Args:
+        path: of a file, or of an index, {"weight_map": {tensor: file}}, beside the files.
 
     Raises:
         WeightError: if it, or a file that it lists, is missing, damaged or no weights.
     """
-    return Shards(path) if path.name.endswith(INDEX) else open_weights(path)
-
-
-class Shards(LazyTensors):
-    """Tensors that lie in several files, used as a `TensorFile`.
-
-    Attributes:
-        path: of the index, {"weight_map": {tensor: file}}, beside the files.
-        files: those files.
-        format, specs, scalars: as of a `TensorFile`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        places = _read_index(path)
-        self.files = [path.parent / name for name in sorted(set(places.values()))]
-        if lacking := [file.name for file in self.files if not file.is_file()]:
+    if not path.name.endswith(INDEX):
+        return open_weights(path)
+    places = _read_index(path)
+    files = [path.parent / name for name in sorted(set(places.values()))]
+    if lacking := [file.name for file in files if not file.is_file()]:
+        raise WeightError(
+            f"weights {str(path)!r} list {len(files)} files, of which {len(lacking)} are not "
+            f"there: {', '.join(lacking[:4])}; get them, too"
+        )
+    with contextlib.ExitStack() as stack:
+        opened = {file.name: stack.enter_context(open_weights(file)) for file in files}
+        owners = {name: opened[file] for name, file in places.items()}
+        if lost := [name for name, file in owners.items() if name not in file.specs]:
             raise WeightError(
-                f"weights {str(path)!r} list {len(self.files)} files, of which {len(lacking)} are "
-                f"not there: {', '.join(lacking[:4])}; get them, too"
+                f"weights {str(path)!r} list {len(lost)} tensors that their files lack, such "
+                f"as {lost[0][:80]!r}; get all of them again"
             )
-        with contextlib.ExitStack() as stack:
-            opened = {file.name: stack.enter_context(open_weights(file)) for file in self.files}
-            self._places = {name: opened[file] for name, file in places.items()}
-            if lost := [name for name, file in self._places.items() if name not in file.specs]:
-                raise WeightError(
-                    f"weights {str(path)!r} list {len(lost)} tensors that their files lack, such "
-                    f"as {lost[0][:80]!r}; get all of them again"
-                )
-            self._stack, self.names = stack.pop_all(), self._places
         first = next(iter(opened.values()))
-        self.format = f"{first.format} in {len(opened)} files"
-        self.scalars = first.scalars
-        self.specs: Mapping[str, TensorSpec] = {
-            name: file.specs[name] for name, file in self._places.items()
-        }
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        array: np.ndarray = self._places[name][name]
-        return array
-
-    def __enter__(self) -> Shards:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        contents = (
+            f"{first.format} in {len(opened)} files",
+            {name: file.specs[name] for name, file in owners.items()},
+            first.scalars,
+            lambda name: owners[name][name],
+        )
+        return TensorFile(path, contents, stack.pop_all(), files)
 
 
 def _read_index(path: Path) -> dict[str, str]:

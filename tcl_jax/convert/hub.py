@@ -1,17 +1,22 @@
-"""CLIP's weights by path or by name: of the package, the Hugging Face cache, or downloaded once."""
+"""Published weights by name, of CLIP and of TCL: in the package, in a cache, or downloaded once."""
 
 from __future__ import annotations
 
 import dataclasses
+import http.client
+import json
 import os
+import shutil
+import urllib.request
 from pathlib import Path
 
 from absl import logging
+from tqdm import tqdm
 
 from tcl_jax.convert.folders import find_weights
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.errors import RunError, as_input_error, first_cause, machine_fault
-from tcl_jax.files import sha256_of, user_path
+from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file, write_json
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUILT_IN = {"builtin:shapes_clip": ASSETS / "shapes_clip.safetensors"}
@@ -21,7 +26,12 @@ FOLDER = "weights"
 """Where weights are looked for first, in the working directory."""
 
 CONNECT_SECONDS = 10
-"""How long the hub may take to answer before it counts as out of reach."""
+"""How long a server may take to answer before it counts as out of reach."""
+
+TCL = "official"
+"""Name of TCL's published checkpoint."""
+
+TCL_URL = "https://github.com/kakaobrain/tcl/releases/download/v1.0.0/tcl.pth"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +165,7 @@ def _from_hub(name: str, file: HubFile) -> Path:
                 file.repo, filename, revision=file.revision, etag_timeout=CONNECT_SECONDS
             )
     except Exception as error:  # of whichever HTTP client the library is built on
-        check_machine(f"CLIP {name}", error)
+        _check_machine(f"CLIP {name}", error)
         raise WeightError(
             f"CLIP {name} could not be downloaded from the Hugging Face hub "
             f"({first_cause(error)}). Try again with a connection to the internet, or "
@@ -167,7 +177,71 @@ def _from_hub(name: str, file: HubFile) -> Path:
     return Path(path)
 
 
-def check_machine(what: str, error: Exception) -> None:
+def locate_tcl(source: str | os.PathLike[str]) -> Path:
+    """The file that a path, or "official" for TCL's published checkpoint, stands for.
+
+    "official" is tcl.pth in the folder weights/ of the working directory, or in the cache of this
+    user (~/.cache/tcl_jax/weights), where it is downloaded to otherwise. Its SHA-256 is not
+    published, so the one that the file in the cache had first is kept beside it and compared.
+
+    Args:
+        source: a path (~ is the home directory) or "official".
+
+    Raises:
+        WeightError: if the download fails, or the file is not what was downloaded; says which file
+            to put where.
+    """
+    path = user_path(source)
+    if os.fspath(source) != TCL or path.exists():
+        return find_weights(path)
+    path = Path(FOLDER, "tcl.pth")
+    if not path.is_file():
+        path = cache_folder("weights") / "tcl.pth"
+        try:
+            if not path.is_file():
+                _download_tcl(path)
+            first = _first_sha256(path)
+        except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
+            _check_machine("TCL's official checkpoint", error)
+            raise WeightError(
+                f"TCL's official checkpoint could not be downloaded from {TCL_URL} "
+                f"({first_cause(error)}). Try again with a connection to the internet, or put the "
+                f"file into {str(Path(FOLDER).absolute())!r} as tcl.pth, or give its path"
+            ) from error
+        verify(path, first, "what was downloaded")
+    logging.info("TCL's official checkpoint is read from %s", path)
+    return path
+
+
+def _download_tcl(path: Path) -> None:
+    logging.info("downloading TCL's official checkpoint from %s to %s", TCL_URL, path)
+    with (
+        urllib.request.urlopen(TCL_URL, timeout=CONNECT_SECONDS) as answer,
+        whole_file(path) as temporary,
+        temporary.open("wb") as file,
+    ):
+        length = answer.headers["Content-Length"]
+        size = None if length is None else int(length)
+        if size is None and not answer.chunked:
+            raise ValueError("the server does not say how long the file is")
+        with tqdm.wrapattr(file, "write", size, desc="tcl.pth", disable=None) as writer:
+            shutil.copyfileobj(answer, writer, 1 << 20)
+        if size not in (None, found := file.tell()):
+            raise ValueError(f"the connection ended after {found:,} of {size:,} bytes")
+
+
+def _first_sha256(path: Path) -> str:
+    """The SHA-256 that the file had first, whether it was downloaded or put there by hand."""
+    note = path.with_name(f"{path.name}.json")
+    known = json.loads(note.read_bytes()) if note.is_file() else {}
+    if "sha256" not in known:
+        known = {"url": TCL_URL, "sha256": sha256_of(path)}
+        write_json(note, known)
+        logging.info("%s has the SHA-256 %s, kept in %s", path, known["sha256"], note.name)
+    return str(known["sha256"])
+
+
+def _check_machine(what: str, error: Exception) -> None:
     """Raises a `RunError` if a download failed by this machine's fault, and not the network's."""
     # The errors of networks are of other classes.
     if type(error) in (OSError, MemoryError) and (fault := machine_fault(error)):

@@ -19,12 +19,7 @@ parameters as float32, whatever file they came in), and `activation`."""
 
 
 def identify_clip(weights: Source, clip: Pretrained) -> dict[str, str]:
-    """What a run keeps of its CLIP, see `Identity`; takes a second for ViT-B/16.
-
-    Args:
-        weights: what `clip` was loaded by.
-        clip: CLIP.
-    """
+    """What a run records of its CLIP, which was loaded by `weights`."""
     path = user_path(weights)
     return {
         "weights": os.fspath(path.absolute() if path.exists() else weights),

@@ -15,12 +15,11 @@ import numpy as np
 from absl import logging
 
 from tcl_jax.convert.clip import clip_params, infer_clip_config
-from tcl_jax.convert.folders import Shards, open_model
-from tcl_jax.convert.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip
+from tcl_jax.convert.folders import open_model
+from tcl_jax.convert.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip, locate_tcl
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.convert.model_config import other_model, read_activation
-from tcl_jax.convert.names import Renamed, fits, to_openai_names
-from tcl_jax.convert.release import locate_tcl
+from tcl_jax.convert.names import Renamed, matches_prefix, to_openai_names
 from tcl_jax.convert.tcl import find_tcl, infer_tap_layer, tcl_params
 from tcl_jax.convert.tensor_file import TensorFile
 from tcl_jax.files import sha256_of
@@ -28,7 +27,6 @@ from tcl_jax.models.clip import VARIANTS, CLIPConfig, choose_sizes
 from tcl_jax.models.layers import ACTIVATIONS
 
 Source = str | os.PathLike[str]
-Weights = TensorFile | Shards
 
 OTHER_HEADS = (1280, 1408, 1664)
 """Widths of published vision towers whose attention heads have other than 64 channels."""
@@ -88,8 +86,7 @@ def load_clip(
         InputError: if the file is missing, damaged, no CLIP, or of another activation.
     """
     with _open_clip(source, prefix, activation) as (file, clip):
-        params = clip_params(clip.tensors, clip.config, dtype)
-        return Pretrained(clip.config, params, _origin(file, clip.style, clip.tensors.prefix))
+        return _read_clip(file, clip, clip.config, dtype)
 
 
 def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
@@ -107,7 +104,7 @@ def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
     if model["variant"] == "auto" and objective != "clip" and weights:
         found = VARIANTS.get(weights)
         if found is None:
-            with _open_clip(weights, *_asked(model)) as (_, clip):
+            with _open_clip(weights, *_prefix_and_activation(model)) as (_, clip):
                 found = clip.config
     return choose_sizes(model["variant"], model["sizes"], found)
 
@@ -122,7 +119,7 @@ def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretra
     Raises:
         InputError: if it cannot be read, or is of other sizes than the config says.
     """
-    prefix, activation = _asked(model)
+    prefix, activation = _prefix_and_activation(model)
     variant, sizes = model["variant"], model["sizes"]
     # A mistake there is told before anything is downloaded.
     config = None if variant == "auto" else choose_sizes(variant, sizes)
@@ -131,28 +128,33 @@ def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretra
         config = config or choose_sizes(variant, sizes, clip.config)
         # A variant's is but the usual one of its sizes.
         config = dataclasses.replace(config, activation=clip.config.activation)
-        params = clip_params(clip.tensors, config, dtype)
-        return Pretrained(config, params, _origin(file, clip.style, clip.tensors.prefix))
+        return _read_clip(file, clip, config, dtype)
 
 
-def _asked(model: Mapping[str, Any]) -> tuple[str, str | None]:
+def _read_clip(file: TensorFile, clip: FoundClip, config: CLIPConfig, dtype: Any) -> Pretrained:
+    params = clip_params(clip.tensors, config, dtype)
+    return Pretrained(config, params, _origin(file, clip.style, clip.tensors.prefix))
+
+
+def _prefix_and_activation(model: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Prefix and activation of a config's section `model`."""
     return model.get("prefix", ""), model["sizes"].get("activation") or None
 
 
 @contextlib.contextmanager
 def _open_clip(
     source: Source, prefix: str, activation: str | None
-) -> Iterator[tuple[Weights, FoundClip]]:
+) -> Iterator[tuple[TensorFile, FoundClip]]:
     """The file and the CLIP in it; errors of the body name the file."""
     path = locate_clip(os.fspath(source))
-    with open_model(path) as file, _naming(path):
+    with open_model(path) as file, _prepending_path(path):
         clip = find_clip(file, prefix, activation)
         if clip.assumed:
             _warn(f"{file.path}: {clip.assumed}")
         yield file, clip
 
 
-def find_clip(file: Weights, prefix: str = "", activation: str | None = None) -> FoundClip:
+def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None) -> FoundClip:
     """The CLIP in a file, of which no tensor is read.
 
     Args:
@@ -181,10 +183,10 @@ def find_clip(file: Weights, prefix: str = "", activation: str | None = None) ->
             f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
             "of which the attention heads do not have 64 channels; choose a smaller CLIP"
         )
-    return FoundClip(tensors, style, config, "" if told else _untold(config.activation))
+    return FoundClip(tensors, style, config, "" if told else _assumption(config.activation))
 
 
-def _untold(activation: str) -> str:
+def _assumption(activation: str) -> str:
     return (
         "no config file beside it says what tensors do not tell: the kind of GELU, how the towers "
         f"pool, and the width of attention heads. Taken: {activation}, and as in OpenAI's CLIP the "
@@ -200,7 +202,7 @@ def _warn(message: str) -> None:
     logging.warning("%s", message)
 
 
-def find_activation(file: Weights, style: str) -> str | None:
+def find_activation(file: TensorFile, style: str) -> str | None:
     """The GELU of a CLIP: as the file says itself, as a config beside it says, or as is known.
 
     Args:
@@ -230,7 +232,7 @@ def load_tcl(source: Source, config: CLIPConfig, prefix: str = "") -> tuple[Pret
     """What TCL learned, with the official names (`tcl.pth`) and dtypes, and its tap layer.
 
     Args:
-        source: see `release.locate_tcl`: "official", a file or a folder.
+        source: see `hub.locate_tcl`: "official", a file or a folder.
         config: of the CLIP that it was trained from.
         prefix: see `names.choose_prefix`.
 
@@ -238,7 +240,7 @@ def load_tcl(source: Source, config: CLIPConfig, prefix: str = "") -> tuple[Pret
         InputError: if the file is missing, damaged, no TCL, or does not fit that CLIP.
     """
     path = locate_tcl(source)
-    with open_model(path) as file, _naming(path):
+    with open_model(path) as file, _prepending_path(path):
         tensors = find_tcl(file, prefix)
         tap_layer = infer_tap_layer(tensors, config)
         params = tcl_params(tensors, config, tap_layer, None)
@@ -252,7 +254,7 @@ def check_prefix(asked: str, found: Sequence[str]) -> None:
     Raises:
         WeightError: with the prefixes that are there.
     """
-    if not any(fits(prefix, asked) for prefix in found):
+    if not any(matches_prefix(prefix, asked) for prefix in found):
         shown = ", ".join(repr(prefix.rstrip(".") or ".") for prefix in found)
         raise WeightError(
             f"prefix {asked!r} is of no model in the files given, where the prefix is {shown}; "
@@ -260,14 +262,15 @@ def check_prefix(asked: str, found: Sequence[str]) -> None:
         )
 
 
-def digest_of(file: Weights) -> str:
+def digest_of(file: TensorFile) -> str:
     """SHA-256 of a file, or of those of several files in the order of their names."""
-    digests = [sha256_of(path) for path in getattr(file, "files", [file.path])]
-    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
-    return digests[0] if len(digests) == 1 else joined
+    digests = [sha256_of(path) for path in file.files]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _origin(file: Weights, style: str, prefix: str) -> dict[str, str]:
+def _origin(file: TensorFile, style: str, prefix: str) -> dict[str, str]:
     return {
         "file": file.path.name, "sha256": digest_of(file), "format": file.format, "style": style,
         "prefix": prefix,
@@ -275,7 +278,7 @@ def _origin(file: Weights, style: str, prefix: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _prepending_path(path: Path) -> Iterator[None]:
     """Puts the path before what is wrong with the content of the file."""
     try:
         yield

@@ -41,12 +41,9 @@ class Rule:
     axes: tuple[int, ...] | None = None
 
     def to_flax(self, tensor: np.ndarray, shape: Shape, dtype: Any = np.float32) -> np.ndarray:
-        """Parameter of the given shape from a PyTorch tensor.
+        """Parameter of a shape and dtype from a PyTorch tensor of any floating dtype.
 
-        Args:
-            tensor: of a floating dtype.
-            shape: of the parameter.
-            dtype: of the parameter; None: the tensor's, but float32 for float64.
+        Without a dtype it keeps the tensor's, but float64 becomes float32.
         """
         if not jnp.issubdtype(tensor.dtype, np.floating):
             raise WeightError(

@@ -38,19 +38,18 @@ HUGGING_FACE = {
 }
 """OpenAI's names outside the blocks, and what `transformers` calls the same tensors."""
 
+_LAYERS = {
+    "attn.in_proj_": [f"self_attn.{x}_proj." for x in "qkv"],
+    "attn.out_proj.": ["self_attn.out_proj."],
+    "ln_1.": ["layer_norm1."],
+    "mlp.c_fc.": ["mlp.fc1."],
+    "mlp.c_proj.": ["mlp.fc2."],
+    "ln_2.": ["layer_norm2."],
+}
 HUGGING_FACE_BLOCK = {
-    "attn.in_proj_weight": [f"self_attn.{x}_proj.weight" for x in "qkv"],
-    "attn.in_proj_bias": [f"self_attn.{x}_proj.bias" for x in "qkv"],
-    "attn.out_proj.weight": ["self_attn.out_proj.weight"],
-    "attn.out_proj.bias": ["self_attn.out_proj.bias"],
-    "ln_1.weight": ["layer_norm1.weight"],
-    "ln_1.bias": ["layer_norm1.bias"],
-    "mlp.c_fc.weight": ["mlp.fc1.weight"],
-    "mlp.c_fc.bias": ["mlp.fc1.bias"],
-    "mlp.c_proj.weight": ["mlp.fc2.weight"],
-    "mlp.c_proj.bias": ["mlp.fc2.bias"],
-    "ln_2.weight": ["layer_norm2.weight"],
-    "ln_2.bias": ["layer_norm2.bias"],
+    f"{ours}{kind}": [f"{layer}{kind}" for layer in theirs]
+    for ours, theirs in _LAYERS.items()
+    for kind in ("weight", "bias")
 }
 """The same of one block; the first two are joined of three."""
 
@@ -137,7 +136,7 @@ class Renamed(LazyTensors):
         return array.T if name in self._transposed else array
 
     @property
-    def passed_over(self) -> int:
+    def unused(self) -> int:
         """How many tensors of `source` belong to none of these."""
         return len(set(self._source) - {part for parts in self._parts.values() for part in parts})
 
@@ -203,7 +202,7 @@ def to_openai_names(tensors: Mapping[str, np.ndarray], prefix: str = "") -> tupl
         found = {before: style for style, before in count}
         _refuse_adapters(plain, bool(found))
         _refuse_relatives(plain, ".*")
-        if not found or _told_by(plain, {TCL: _OTHERS[TCL]}, ".*"):
+        if not found or _first_match(plain, {TCL: _OTHERS[TCL]}, ".*"):
             raise WeightError(
                 f"this is no CLIP: it holds {_describe(plain)}; give a CLIP with the names of "
                 "OpenAI's, OpenCLIP or Hugging Face's CLIPModel"
@@ -224,7 +223,7 @@ def to_openai_names(tensors: Mapping[str, np.ndarray], prefix: str = "") -> tupl
     _refuse_relatives(names, "")
     _refuse_adapters([name for name in names if name.startswith(_PARTS)], True)
     _check_towers(names, style)
-    parts = _hugging_face_parts(names) if style == "huggingface" else _openai_parts(names)
+    parts = _clip_parts(names, style)
     _check_complete(names, parts)
     own = {ours: [names[x] for x in group if x in names] for ours, group in parts.items()}
     if lacking := [ours for ours, group in own.items() if not group]:
@@ -237,18 +236,18 @@ def to_openai_names(tensors: Mapping[str, np.ndarray], prefix: str = "") -> tupl
     return Renamed(tensors, own, prefix=chosen), "openclip" if openclip else style
 
 
-def plain_names(names: Iterable[str], passed_over: str) -> dict[str, str]:
+def plain_names(names: Iterable[str], wrappers: str) -> dict[str, str]:
     """Names without the parts that wrappers put into them, and the whole name of each.
 
     Args:
         names: with dots.
-        passed_over: regular expression of the parts to leave out, each with its dot. Where names
+        wrappers: regular expression of the parts to leave out, each with its dot. Where names
             would become one, the part stays in all names that have it there: two models, such as
             one beside its copy under `module.`, are not mixed.
     """
     names, kept = list(names), set[_Part]()
     while True:
-        plain = {name: _without(passed_over, name, kept) for name in names}
+        plain = {name: _strip_wrappers(wrappers, name, kept) for name in names}
         count = Counter(short for short, _ in plain.values())
         clash = {first for short, first in plain.values() if first and count[short] > 1}
         if not clash:
@@ -259,7 +258,9 @@ def plain_names(names: Iterable[str], passed_over: str) -> dict[str, str]:
 _Part = tuple[str, str]  # what is before a part, and the wrapper; "" for all modules of towers
 
 
-def _without(passed_over: str, name: str, kept: Collection[_Part] = ()) -> tuple[str, _Part | None]:
+def _strip_wrappers(
+    wrappers: str, name: str, kept: Collection[_Part] = ()
+) -> tuple[str, _Part | None]:
     """A name without all parts that are not kept, and the first of these."""
     left_out: list[_Part] = []
 
@@ -270,7 +271,7 @@ def _without(passed_over: str, name: str, kept: Collection[_Part] = ()) -> tuple
         left_out.append(part)
         return ""
 
-    return re.sub(rf"(?<![^.])(?:{passed_over})", replace, name), next(iter(left_out), None)
+    return re.sub(rf"(?<![^.])(?:{wrappers})", replace, name), next(iter(left_out), None)
 
 
 def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
@@ -288,18 +289,18 @@ def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
     if len(found) == 1:
         return found[0]
     exact = [x for x in _spellings(asked) if x in found]
-    fitting = exact[:1] or [x for x in found if fits(x, asked)]
+    fitting = exact[:1] or [x for x in found if matches_prefix(x, asked)]
     if asked and len(fitting) == 1:
         return fitting[0]
     wrong = f"and the prefix {asked!r} fits {len(fitting) or 'none'} of them; " if asked else ""
-    shown = _some([repr(x.rstrip(".")) if x else "'.' (no prefix)" for x in found])
+    shown = _examples([repr(x.rstrip(".")) if x else "'.' (no prefix)" for x in found])
     raise WeightError(
         f"it holds {len(found)} {what}s, with names that begin with {shown}; "
         f"{wrong}choose one with --prefix=NAME, model.prefix in a config, or prefix= in Python"
     )
 
 
-def fits(prefix: str, asked: str) -> bool:
+def matches_prefix(prefix: str, asked: str) -> bool:
     """Whether a prefix begins as was asked for, or nothing was."""
     if not asked.strip("."):
         return not asked or not prefix
@@ -309,24 +310,20 @@ def fits(prefix: str, asked: str) -> bool:
 def _spellings(asked: str) -> list[str]:
     """A prefix with its last dot, as it is asked for and without the parts of wrappers."""
     whole = f"{asked.strip('.')}.".lstrip(".")
-    return [whole, _without(f"{WRAPPERS}|{_TOWER_MODULES}", whole)[0]]
+    return [whole, _strip_wrappers(f"{WRAPPERS}|{_TOWER_MODULES}", whole)[0]]
 
 
-def _hugging_face_parts(names: Iterable[str]) -> Parts:
-    parts = {ours: [theirs] for ours, theirs in HUGGING_FACE.items()}
-    for ours, theirs in _BLOCKS.items():
-        for i in range(_count_blocks(names, theirs)):
-            for leaf, leaves in HUGGING_FACE_BLOCK.items():
-                parts[f"{ours}{i}.{leaf}"] = [f"{theirs}{i}.{x}" for x in leaves]
-    return parts
-
-
-def _openai_parts(names: Iterable[str]) -> Parts:
-    ours = list(HUGGING_FACE)
-    for blocks in _BLOCKS:
+def _clip_parts(names: Iterable[str], style: str) -> Parts:
+    """OpenAI's name of each tensor of a CLIP, and the names in a file of what it is joined of."""
+    theirs = style == "huggingface"
+    parts = {ours: [other if theirs else ours] for ours, other in HUGGING_FACE.items()}
+    for ours, other in _BLOCKS.items():
+        blocks = other if theirs else ours
         for i in range(_count_blocks(names, blocks)):
-            ours += [f"{blocks}{i}.{leaf}" for leaf in HUGGING_FACE_BLOCK]
-    return {name: [name] for name in ours}
+            for leaf, leaves in HUGGING_FACE_BLOCK.items():
+                joined = leaves if theirs else [leaf]
+                parts[f"{ours}{i}.{leaf}"] = [f"{blocks}{i}.{x}" for x in joined]
+    return parts
 
 
 def _count_blocks(names: Iterable[str], prefix: str) -> int:
@@ -355,7 +352,7 @@ def _check_complete(names: Mapping[str, str], parts: Parts) -> None:
     if missing:
         raise WeightError(
             f"this looks like a CLIP, but it lacks {len(missing)} of {len(needed)} tensors: "
-            f"{_some(missing)}; choose a file with both towers, all blocks and the projections"
+            f"{_examples(missing)}; choose a file with both towers, all blocks and the projections"
         )
     extra = sorted(
         n for n in names.keys() - needed if n.startswith(_TOWERS) and not _BUFFERS.fullmatch(n)
@@ -363,8 +360,8 @@ def _check_complete(names: Mapping[str, str], parts: Parts) -> None:
     if extra:
         raise WeightError(
             f"this looks like a CLIP, but its towers have {len(extra)} tensors that OpenAI's CLIP "
-            f"lacks: {_some(extra)}; that architecture is not supported, so choose a CLIP of plain "
-            "vision and text transformers"
+            f"lacks: {_examples(extra)}; that architecture is not supported, so choose a CLIP of "
+            "plain vision and text transformers"
         )
 
 
@@ -375,7 +372,7 @@ def _refuse_relatives(names: Iterable[str], before: str) -> None:
         names: without a prefix, or with any.
         before: regular expression of the prefix.
     """
-    if what := _told_by(names, _RELATIVES, before):
+    if what := _first_match(names, _RELATIVES, before):
         raise WeightError(
             f"this looks like {what}; choose a CLIP with a vision transformer, such as "
             "ViT-B/16 of OpenAI, OpenCLIP or Hugging Face"
@@ -383,7 +380,7 @@ def _refuse_relatives(names: Iterable[str], before: str) -> None:
 
 
 def _refuse_adapters(names: Iterable[str], beside: bool) -> None:
-    if _told_by(names, _ADAPTERS, ""):
+    if _first_match(names, _ADAPTERS, ""):
         what = "adapters of PEFT's (LoRA)" + (" in a CLIP" if beside else " without their CLIP")
         raise WeightError(
             f"these are {what}, which must be part of its weights; load both with PEFT, call "
@@ -396,11 +393,11 @@ def _describe(names: Iterable[str]) -> str:
     names = sorted(names)
     if not names:
         return "no tensors"
-    known = _told_by(names, _OTHERS, ".*")
-    return known or f"{len(names)} tensors such as {_some(names)}"
+    known = _first_match(names, _OTHERS, ".*")
+    return known or f"{len(names)} tensors such as {_examples(names)}"
 
 
-def _told_by(names: Iterable[str], table: Mapping[str, str], before: str) -> str | None:
+def _first_match(names: Iterable[str], table: Mapping[str, str], before: str) -> str | None:
     for what, sign in table.items():
         pattern = re.compile(rf"(?:{before}(?<![^.]))(?:{sign})")
         if any(map(pattern.match, names)):
@@ -408,6 +405,6 @@ def _told_by(names: Iterable[str], table: Mapping[str, str], before: str) -> str
     return None
 
 
-def _some(names: Sequence[str]) -> str:
+def _examples(names: Sequence[str]) -> str:
     shown = ", ".join(name[:80] for name in names[:4])
     return shown + (f" and {len(names) - 4} more" if names[4:] else "")

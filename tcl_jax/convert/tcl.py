@@ -56,7 +56,7 @@ def tcl_rules(config: CLIPConfig, tap_layer: int) -> list[Rule]:
 
 
 def find_tcl(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Renamed:
-    """What TCL learned under the official names, wherever it lies in a file.
+    """What TCL learned, by its official names, under any prefix in a file.
 
     Args:
         tensors: by name, of which none is read here.
@@ -101,16 +101,7 @@ def infer_tap_layer(state_dict: StateDict, config: CLIPConfig) -> int:
 def tcl_params(
     state_dict: StateDict, config: CLIPConfig, tap_layer: int, dtype: Any = np.float32
 ) -> dict[str, Any]:
-    """Learned parameters of `TCL(config, tap_layer)` from the official names.
-
-    Args:
-        state_dict: tensors by name.
-        config, tap_layer: of the model.
-        dtype: of the parameters; None keeps each tensor's own.
-
-    Raises:
-        WeightError: naming a tensor that is missing or does not fit.
-    """
+    """Learned parameters of `TCL(config, tap_layer)` from the official names; see `to_params`."""
     template = tcl_shapes(config, tap_layer)
     return to_params(tcl_rules(config, tap_layer), state_dict, template, dtype)
 

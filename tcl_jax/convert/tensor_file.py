@@ -1,4 +1,4 @@
-"""A file of tensors by name, of any format: what it holds is known, what is asked for is read."""
+"""Tensors by name, read from a file when asked for; and what keeps reading them bounded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from tcl_jax.convert.mapping import WeightError
-from tcl_jax.errors import RunError, machine_fault
+from tcl_jax.errors import raise_machine_fault
 
 Scalar = int | float | str | bool
 
@@ -61,10 +61,10 @@ Contents = tuple[str, dict[str, TensorSpec], dict[str, Scalar], Callable[[str], 
 
 
 class BoundedReader(io.BufferedReader):
-    """A file of which a reader that believes what it says can ask for a little at a time only."""
+    """A file that refuses large reads, which a damaged size in it would make `zipfile` ask for."""
 
     def read(self, size: int | None = -1) -> bytes:
-        """As of any file, but a ValueError if much is asked for; of all that is left, the start."""
+        """ValueError for more than `MAX_READ` bytes; without a size, at most `CHUNK` bytes."""
         if size is not None and size > MAX_READ:
             raise ValueError(f"it says that a part of it takes {size:,} bytes, too many")
         return super().read(CHUNK if size is None or size < 0 else size)
@@ -75,7 +75,6 @@ def open_file(path: Path) -> BoundedReader:
 
     Raises:
         WeightError: if there is no such file or it is something else.
-        RunError: if that cannot be told for a reason that is not the path's.
     """
     try:
         # Opening a named pipe would wait for a writer.
@@ -85,7 +84,7 @@ def open_file(path: Path) -> BoundedReader:
     except FileNotFoundError:
         wrong = "do not exist"
     except (OSError, ValueError) as error:
-        _check_machine(path, error)
+        raise_machine_fault(f"weights {str(path)!r} could not be read", error)
         wrong = f"cannot be opened: {error}; correct the path or the permissions"
     raise WeightError(
         f"weights {str(path)!r} {wrong}; give the path of a .pt, .pth, .safetensors or .npz file "
@@ -116,7 +115,8 @@ class TensorFile(LazyTensors):
     """The tensors of a file by name; each is read when it is asked for, and not kept.
 
     Attributes:
-        path: of the file.
+        path: of the file, or of the index of several.
+        files: all of them.
         format: "safetensors", "npz", "torch" (torch.save) or "torchscript" (torch.jit.save).
         specs: shape and dtype by name, known without reading a tensor.
         scalars: the plain values beside the tensors, such as `epoch` or safetensors' metadata.
@@ -126,8 +126,15 @@ class TensorFile(LazyTensors):
     done.
     """
 
-    def __init__(self, path: Path, contents: Contents, opened: contextlib.ExitStack) -> None:
-        self.path, self._opened, self._closed = path, opened, False
+    def __init__(
+        self,
+        path: Path,
+        contents: Contents,
+        opened: contextlib.ExitStack,
+        files: Sequence[Path] = (),
+    ) -> None:
+        self.path, self.files = path, files or [path]
+        self._opened, self._closed = opened, False
         self.format, specs, self.scalars, self._read = contents
         self.specs: Mapping[str, TensorSpec] = specs
         self.names = specs
@@ -159,26 +166,20 @@ class TensorFile(LazyTensors):
 def explaining(path: Path) -> Iterator[None]:
     """Turns what a damaged file makes its body raise into a `WeightError` that names the file.
 
-    What is not the file's fault, failing disks or too little memory, becomes a `RunError`.
+    Failing disks and too little memory become a `RunError`.
     """
     try:
         yield
     except WeightError as error:
+        if str(error).startswith("weights "):  # of one of several files, which it names
+            raise
         raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
     except (*_DAMAGED, OSError, MemoryError) as error:
-        _check_machine(path, error)
+        raise_machine_fault(f"weights {str(path)!r} could not be read", error)
         reason = "".join(filter(str.isprintable, str(error)))[:300] or type(error).__name__
         raise WeightError(
             f"weights {str(path)!r} cannot be read: {reason}; the file is damaged or was cut "
             "short, so get it again"
-        ) from error
-
-
-def _check_machine(path: Path, error: Exception) -> None:
-    if fault := machine_fault(error):
-        raise RunError(
-            f"weights {str(path)!r} could not be read: {fault}; nothing is known to be wrong with "
-            "the file, so try again when the machine and its disks are in order"
         ) from error
 
 

@@ -22,15 +22,6 @@ def short(value: str) -> bytes:
 
 CODE = {
     "os.system": b"\x80\x02cos\nsystem\n" + text(TOUCH) + b"\x85R.",
-    "posix.system": b"\x80\x04"
-    + short("posix")
-    + short("system")
-    + b"\x93"
-    + text(TOUCH)
-    + b"\x85R.",
-    "builtins.eval": b"\x80\x02cbuiltins\neval\n"
-    + text(f"__import__('os').system({TOUCH!r})")
-    + b"\x85R.",
     "builtins.exec": b"\x80\x04"
     + short("builtins")
     + short("exec")
@@ -61,31 +52,17 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         b"\x80\x04" + short("torch") + short("os.system") + b"\x93.",
         "asks for 'torch.os.sy",
     ),
-    "of torch": (b"\x80\x02ctorch.hub\nload\n.", "asks for 'torch.hub.load'"),
     "inst": (INST, "the step STRING"),
     "obj": (OBJECT, "the step OBJ"),
-    "obj known": (b"\x80\x02(ctorch\nSize\no.", "the step OBJ"),
-    "new object of a function": (b"\x80\x02ctorch\nSize\n)\x81.", "no tensors by name"),
-    "new object with keywords": (b"\x80\x04c__torch__\nA\n)}\x92.", "no tensors by name"),
     "new object with numbers as keywords": (
         b"\x80\x04c__torch__\nA\n)}K\x01Ns\x92.",
         "must be strings",
     ),
     "new object with arguments": (b"\x80\x02c__torch__\nA\nN\x85\x81.", "no tensors by name"),
-    "call of a record": (b"\x80\x02c__torch__\nA\n)R.", "no tensors by name"),
-    "call of a dict": (b"\x80\x02})R.", "no tensors by name"),
     "call of text": (b"\x80\x02" + text("os.system") + text("x") + b"\x85R.", "not callable"),
-    "call of a storage type": (b"\x80\x02ctorch\nFloatStorage\n)R.", "no tensors by name"),
-    "call with a list": (b"\x80\x02ctorch\nSize\n]R.", "must be a tuple"),
-    "state of a tuple": (b"\x80\x02)}b.", "no attribute"),
-    "state of a function": (b"\x80\x02ctorch\nSize\n}b.", "missing"),
     "state of a function of ours": (
         b"\x80\x02" + TENSOR + b"N}" + text("arguments") + b"Ns\x86b.",
         "missing",
-    ),
-    "state of a storage": (
-        b"\x80\x02" + STORAGE + b"N}" + text("count") + b"M\xff\xffs\x86b.",
-        "no tensors by name",
     ),
     "arguments of arguments": (
         b"\x80\x02(" + b"N" * 300_000 + b"tq\x00ca\nb\nq\x01" + b"h\x01h\x00R" * 100_000 + b".",
@@ -115,51 +92,25 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     ),
     "name that is no text": (b"\x80\x04K\x01K\x02\x93.", "requires str"),
     "ext1": (b"\x80\x02\x82\x01.", "EXT1"),
-    "ext2": (b"\x80\x02\x83\x01\x00.", "EXT2"),
-    "ext4": (b"\x80\x02\x84\x01\x00\x00\x00.", "EXT4"),
     "persistent text": (b"Pabc\n.", "PERSID"),
     "buffer": (b"\x80\x05\x97.", "NEXT_BUFFER"),
-    "persistent number": (b"\x80\x02K\x01Q.", "no tensors by name"),
-    "persistent tuple": (b"\x80\x02(K\x01K\x01K\x01K\x01K\x01tQ.", "no tensors by name"),
     "deep list": (b"\x80\x02" + b"]" * NEST + b"a" * (NEST - 1) + b".", "no tensors by name"),
-    "deep tuple": (b"\x80\x02)" + b"\x85" * NEST + b".", "no tensors by name"),
     "deep dict": (
         b"\x80\x02" + (b"}" + text("model")) * 50_000 + b"}" + b"s" * 50_000 + b".",
         "no tensors by name",
     ),
-    "deep record": (
-        b"\x80\x02"
-        + (b"c__torch__\nA\n)\x81}" + text("a")) * 20_000
-        + b"N"
-        + b"sb" * 20_000
-        + b".",
-        "no tensors by name",
-    ),
-    "deep key": (b"\x80\x02})" + b"\x85" * NEST + b"Ns.", "no tensors by name"),
     "memo of 4 billion": (
         b"\x80\x02]r\xff\xff\xff\xffj\xff\xff\xff\xffa.",
         "remembers more values",
     ),
-    "memo that is not there": (b"\x80\x02j\xff\xff\xff\x7f.", "Memo value not found"),
     "bytes of 8 EiB": (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc.", "expected .* bytes"),
-    "text of 8 EiB": (b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fabc.", "expected .* bytes"),
-    "text of 4 GiB": (b"\x80\x02X\xff\xff\xff\xffabc.", "expected .* bytes"),
     "text that is none": (b"\x80\x02X\x01\x00\x00\x00\xff.", "can't decode"),
     "integer of 12 MB": (
         b"\x80\x02\x8b" + (12_000_000).to_bytes(4, "little") + b"\x7f" * 12_000_000 + b".",
         "more than 4096 bits",
     ),
-    "integer of 600 bytes": (
-        b"\x80\x02\x8b\x58\x02\0\0" + b"\x7f" * 600 + b".",
-        "more than 4096 bits",
-    ),
     "integer of -1 bytes": (b"\x80\x02\x8b\xff\xff\xff\xff.", "byte count < 0"),
-    "decimal integer": (b"I" + b"9" * 4000 + b"\n.", "the step INT"),
     "shared tuples as key": (shared(b")", b"h\x00h\x00\x86", b"}h\x00Ns"), "no tensors by name"),
-    "shared tuples in a set": (
-        shared(b")", b"h\x00h\x00\x86", b"\x8f(h\x00\x90"),
-        "no tensors by name",
-    ),
     "shared records": (
         shared(b"N", b"c__torch__\nA\n)\x81}(" + text("a") + b"h\x00" + text("b") + b"h\x00ub"),
         "too many",
@@ -208,43 +159,28 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     ),
     "too many steps": (b"\x80\x02" + b"N" * 1_000_001 + b".", "more than 1,000,000 steps"),
     "too big": (b"\x80\x02" + b"N" * (17 << 20) + b".", "more than 1,000,000 steps"),
-    "nothing": (b"", "exhausted before seeing STOP"),
     "no end": (b"\x80\x02}", "exhausted before seeing STOP"),
     "only an end": (b".", "underflow"),
-    "two values": (b"\x80\x02NN.", "no tensors by name"),
-    "open group": (b"\x80\x02N(N.", "no tensors by name"),
     "closed group": (b"\x80\x02]e.", "find MARK"),
-    "from outside of the group": (b"\x80\x02](a.", "unexpected MARK"),
     "odd items": (b"\x80\x02}(NNNu.", "odd number"),
-    "items of a list": (b"\x80\x02](NNu.", "list indices"),
-    "append to a tuple": (b"\x80\x02)Na.", "no attribute 'append'"),
-    "text with arguments missing": (b"\x80\x02c_codecs\nencode\n)R.", "no tensors by name"),
-    "dict of a list": (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "no tensors by name"),
 }
 
 WHOLE = (0, (2, 2), (2, 1))  # place, sizes and strides of a tensor that is in order
 TENSORS: dict[str, tuple[tuple[Any, ...], str]] = {
     "beyond": ((1, (2, 2), (2, 1)), "beyond its storage"),
-    "far beyond": ((2**61, (2, 2), (2, 1)), "beyond its storage"),
     "before": ((-1, (2, 2), (2, 1)), "impossible place"),
     "backwards": ((3, (4,), (-1,)), "impossible place"),
-    "wide steps": ((0, (2,), (2**61,)), "beyond its storage"),
     "wider steps": ((0, (2,), (2**70,)), "impossible place"),
     "negative size": ((0, (-2, -2), (2, 1)), "impossible shape"),
     "overflow": ((0, (2**32, 2**32), (0, 0)), "would unpack to"),
     "overflow beside nothing": ((0, (0, 2**40, 2**40), (0, 0, 0)), "array is too big"),
-    "expanded": ((0, (2**40,), (0,)), "would unpack to"),
     "expanded a bit": ((0, (2**23,), (0,)), "would unpack to"),
     "size that is a bool": ((0, (True, 2), (2, 1)), "impossible shape"),
-    "size that is no integer": ((0, (2.0, 2), (2, 1)), "impossible shape"),
     "offset that is none": ((None, (2, 2), (2, 1)), "impossible place"),
-    "stride that is text": ((0, (2, 2), ("2", 1)), "impossible place"),
     "strides of another rank": ((0, (2, 2), (1,)), "do not fit"),
-    "strides that are none": ((0, (2, 2), None), "shape or strides are none"),
     "shape that is none": ((0, None, (1,)), "shape or strides are none"),
     "40 axes": ((0, (1,) * 40, (1,) * 40), "too many axes"),
     "negated": ((0, (2, 2), (2, 1), False, {}, {"neg": True}), "negative of another"),
-    "too few arguments": ((0,), "shape or strides are none"),
 }
 
 
@@ -264,13 +200,10 @@ STORAGES: dict[str, tuple[bytes, str]] = {
         "are missing",
     ),
     "of no type": (with_storage("0", b"ctorch\nfloat32\n", b"K\x04"), "storage in a way"),
-    "of a class": (with_storage("0", b"c__torch__\nA\n", b"K\x04"), "storage in a way"),
-    "of text": (with_storage("0", text("FloatStorage"), b"K\x04"), "storage in a way"),
     "of negative size": (
         with_storage("0", b"ctorch\nFloatStorage\n", b"J\xff\xff\xff\xff"),
         "beyond",
     ),
-    "of no size": (with_storage("0", b"ctorch\nFloatStorage\n", b"N"), "storage in a way"),
     "none": (b"\x80\x02}" + text("a") + TENSOR + b"(NK\x00))\x89}tRs.", "storage in a way"),
 }
 

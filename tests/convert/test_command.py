@@ -129,16 +129,6 @@ def test_tap_layer_is_inferred_from_the_block_indices() -> None:
         infer_tap_layer(two, config)
 
 
-def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    tensors = load("clip_state_dict")
-    tensors["visual.proj"] = tensors["visual.proj"].copy()
-    tensors["visual.proj"][3, 4] = np.inf
-    np.savez(tmp_path / "clip.npz", **tensors)
-    with pytest.raises(InputError, match=r"clip\.npz': tensor 'visual\.proj' .* not finite"):
-        command.run(["clip", str(tmp_path / "clip.npz"), str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
-
-
 def renamed(tmp_path: Path, name: str, **metadata: str) -> Path:
     path = tmp_path / name
     safetensors.numpy.save_file(load("clip_state_dict"), path, metadata)
@@ -172,15 +162,16 @@ def test_the_gelu_is_told_kept_or_warned_of(
     ("change", "message"),
     [
         (lambda x: x.astype(np.int32), "is int32, which weights are not"),
-        (lambda x: np.full_like(x, np.nan), "not finite"),
+        (lambda x: np.full_like(x, np.inf), "not finite"),
     ],
 )
 def test_weights_that_are_none(tmp_path: Path, change: Any, message: str) -> None:
     tensors = load("clip_state_dict")
     tensors["text_projection"] = change(tensors["text_projection"])
     np.savez(tmp_path / "clip.npz", **tensors)
-    with pytest.raises(InputError, match=message):
-        load_clip(tmp_path / "clip.npz", dtype=None)
+    with pytest.raises(InputError, match=rf"clip\.npz': tensor 'text_projection' .*{message}"):
+        command.run(["clip", str(tmp_path / "clip.npz"), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_double_precision_becomes_single(tmp_path: Path) -> None:

@@ -1,21 +1,34 @@
-"""Weights by path and by name, with a hub that is played by a folder."""
+"""Weights by path and by name, with a hub that is a folder, and a release of this machine."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import hashlib
+import http.server
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from tcl_jax.convert.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip, openai_filename
+from tcl_jax.convert import hub
+from tcl_jax.convert.hub import (
+    BUILT_IN,
+    CLIP_FILES,
+    OPENAI_SHA256,
+    locate_clip,
+    locate_tcl,
+    openai_filename,
+)
 from tcl_jax.convert.mapping import WeightError
 from tcl_jax.errors import RunError
 from tcl_jax.models.clip import VARIANTS
@@ -204,3 +217,101 @@ def test_folders_and_no_name(nowhere: Path) -> None:
     for name, wrong in {"": "have no name", "builtin:nothing": "do not come with"}.items():
         with pytest.raises(WeightError, match=f"weights '{name}' {wrong}.*builtin:shapes_clip"):
             locate_clip(name)
+
+
+class Release(http.server.BaseHTTPRequestHandler):
+    """Answers as GitHub does, after a redirect."""
+
+    def __init__(self, state: dict[str, Any], *arguments: Any) -> None:
+        self.state = state
+        super().__init__(*arguments)
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/tcl.pth":
+            self.send_response(302)
+            self.send_header("Location", "/asset")
+            self.end_headers()
+            return
+        self.state["calls"] += 1
+        sent, kind = CONTENT[: self.state["until"]], self.state["kind"]
+        self.send_response(200)
+        if kind == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(sent), sent)
+        elif kind == "whole":
+            self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(sent)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Is not shown."""
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A server that plays the release of TCL: until where it sends, how, and how often."""
+    state: dict[str, Any] = {"until": None, "kind": "whole", "calls": 0}
+    handler = functools.partial(Release, state)
+    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        monkeypatch.setattr(hub, "TCL_URL", f"http://localhost:{httpd.server_port}/v1/tcl.pth")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield state
+        httpd.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["whole", "chunked"])
+def test_tcl_is_downloaded_once_and_its_hash_kept(
+    release: dict[str, Any], tmp_path: Path, kind: str
+) -> None:
+    release["kind"] = kind
+    path = locate_tcl("official")
+    assert path == tmp_path / "cache/tcl_jax/weights/tcl.pth" and path.read_bytes() == CONTENT
+    assert locate_tcl("official") == path and release["calls"] == 1
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(WeightError, match=f"what was downloaded has {SHA256}.* delete"):
+        locate_tcl("official")
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [({"until": 5}, "ended after 5 of 17"), ({"kind": "endless"}, "does not say how long")],
+)
+def test_a_broken_download_leaves_nothing(
+    release: dict[str, Any], tmp_path: Path, state: dict[str, Any], told: str
+) -> None:
+    release |= state
+    with pytest.raises(WeightError, match=told):
+        locate_tcl("official")
+    assert list((tmp_path / "cache/tcl_jax/weights").iterdir()) == []
+
+
+def test_a_tcl_put_into_the_cache_is_taken(release: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "cache/tcl_jax/weights/tcl.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"by hand")
+    assert locate_tcl("official") == path and release["calls"] == 0
+    path.write_bytes(b"changed")
+    with pytest.raises(WeightError, match=hashlib.sha256(b"by hand").hexdigest()):
+        locate_tcl("official")
+
+
+def test_offline_it_says_which_tcl_to_put_where(
+    release: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="is the disk full"):
+        patch.setattr(hub, "write_json", full)
+        locate_tcl("official")
+    (tmp_path / "cache/tcl_jax/weights/tcl.pth").unlink()
+    monkeypatch.setattr(hub, "TCL_URL", "http://localhost:9/v1/tcl.pth")
+    with pytest.raises(WeightError, match="could not be downloaded from http://localhost:9/") as e:
+        locate_tcl("official")
+    folder = tmp_path / "weights"
+    assert f"put the file into {str(folder)!r} as tcl.pth, or give its path" in str(e.value)
+    folder.mkdir()
+    (folder / "tcl.pth").write_bytes(b"x")
+    assert locate_tcl("official") == Path("weights/tcl.pth")

@@ -133,10 +133,7 @@ def test_every_style_gives_the_same_parameters(style: str) -> None:
 @pytest.mark.parametrize(
     "prefix",
     [
-        "model.", "clip.", "clip_model.", "module.", "_orig_mod.", "module._orig_mod.",
-        "_orig_mod.module.", "teacher.", "base_model.model.", "state_dict.module.",
-        "state_dict.model.", "state_dict_ema.", "model_ema.module.",
-        "model._fsdp_wrapped_module.", "a.b.c.",
+        "clip.", "module._orig_mod.", "state_dict.module.", "model._fsdp_wrapped_module.", "a.b.c.",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("style", ["openai", "openclip with text.", "huggingface"])
@@ -146,7 +143,7 @@ def test_a_clip_is_found_under_any_prefix(style: str, prefix: str) -> None:
         "queue": ONE, "decoder.layers.0.self_attn.q_proj.weight": ONE,
     }  # fmt: skip
     tensors, found = to_openai_names({**others, **under(prefix, STYLES[style]())})
-    assert found == style.split()[0] and tensors.passed_over >= len(others)
+    assert found == style.split()[0] and tensors.unused >= len(others)
     for name, tensor in load("clip_state_dict").items():
         np.testing.assert_array_equal(tensors[name], tensor, strict=True)
 
@@ -176,9 +173,7 @@ def test_of_two_clips_a_prefix_chooses(prefixes: tuple[str, str], asked: list[st
         np.testing.assert_array_equal(tensors["logit_scale"], clip["logit_scale"])
 
 
-@pytest.mark.parametrize(
-    "prefix", ["", "model.", "module._orig_mod.", "state_dict.", "ema.module."]
-)
+@pytest.mark.parametrize("prefix", ["", "module._orig_mod.", "state_dict."])
 def test_tcl_is_found_under_any_prefix(prefix: str) -> None:
     expected = load("tcl_state_dict")
     beside = {"clip_text_encoder.token_embedding.weight": ONE}
@@ -208,11 +203,6 @@ def test_nothing_is_read_before_it_is_asked_for(style: str) -> None:
     lazy.read.clear()
     assert tensors["visual.transformer.resblocks.1.attn.in_proj_bias"].shape == (384,)
     assert len(lazy.read) == (3 if style == "huggingface" else 1)
-
-
-def test_specs_of_plain_arrays() -> None:
-    tensors, _ = to_openai_names(hugging_face())
-    assert tensors.specs["visual.transformer.resblocks.0.attn.in_proj_weight"].shape == (384, 128)
 
 
 def test_openclip_is_known_by_the_name_of_its_file() -> None:

@@ -156,11 +156,12 @@ def test_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> None:
     expected = str([f"{i} of 2" for i in range(2)])
     assert [out.splitlines()[-1] for out, _ in told] == [expected] * 2
 
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {
-        "kernel": jax.ShapeDtypeStruct((128, 256), jnp.float32),
-        "gate": jax.ShapeDtypeStruct((), jnp.float32),
+        "kernel": jax.ShapeDtypeStruct((128, 256), jnp.float32, sharding=one),
+        "gate": jax.ShapeDtypeStruct((), jnp.float32, sharding=one),
     }
-    with CheckpointStore(tmp_path, read_only=True) as store:
+    with CheckpointStore(tmp_path) as store:
         restored = store.restore(wanted)
     assert restored.step == 3
     kernel = restored.state["kernel"]

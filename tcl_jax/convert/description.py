@@ -1,0 +1,69 @@
+"""What a file of weights holds, as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from tcl_jax.convert.folders import open_model
+from tcl_jax.convert.hub import OPENAI_SHA256, TCL, locate_clip, locate_tcl
+from tcl_jax.convert.load import check_prefix, digest_of, find_clip
+from tcl_jax.convert.mapping import WeightError
+from tcl_jax.convert.tcl import BLOCKS, find_tcl
+from tcl_jax.convert.tensor_file import TensorFile
+from tcl_jax.models.clip import VARIANTS, CLIPConfig
+
+
+def describe_file(source: str, prefix: str = "") -> str:
+    """A weight file or folder, as text: format, models in it, dtypes, and every tensor."""
+    path = locate_tcl(source) if source == TCL else locate_clip(source)
+    known = {value: name for name, value in OPENAI_SHA256.items()}
+    with open_model(path) as file:
+        sha256 = digest_of(file)
+        lines = [f"{path}: {file.format}, {_models_in(file, prefix)}"]
+        own = f", OpenAI's own {known[sha256]}" if sha256 in known else ""
+        lines += [f"sha256 {sha256}{own}", count_arrays(file.specs.values())]
+        lines += [f"  {name} = {value!r:.60}" for name, value in file.scalars.items()]
+        lines += [f"  {name}  {list(s.shape)}  {s.dtype}" for name, s in file.specs.items()]
+    return "\n".join(lines)
+
+
+def _models_in(file: TensorFile, prefix: str) -> str:
+    """The TCL or the CLIP in a file, with what is assumed of it, or why there is none."""
+    try:
+        if any(BLOCKS in name for name in file.specs):
+            tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
+        else:
+            clip = find_clip(file, prefix)
+            tensors, what = clip.tensors, f"{name_of(clip.config)}, {clip.style} names"
+            assumed = f"\n{clip.assumed}" if clip.assumed else ""
+        check_prefix(prefix, [tensors.prefix])
+    except WeightError as error:
+        return f"no single CLIP or TCL that is known here ({error})"
+    if tensors.prefix:
+        what += f", under the prefix {tensors.prefix.rstrip('.')!r}"
+    if beside := tensors.unused:
+        what += f"; {beside} tensors beside it are passed over"
+    return what + assumed
+
+
+def name_of(config: CLIPConfig) -> str:
+    """The published name of a CLIP's sizes, or the sizes."""
+    for name, sizes in VARIANTS.items():
+        if dataclasses.replace(config, activation=sizes.activation) == sizes:
+            return f"CLIP {name} ({config.activation})"
+    return f"a CLIP of other sizes, {config}"
+
+
+def count_arrays(tensors: Iterable[Any]) -> str:
+    """Numbers of arrays, or of anything with a shape and a dtype, as text."""
+    dtypes: Counter[str] = Counter()
+    count = 0
+    for tensor in tensors:
+        dtypes[str(tensor.dtype)] += math.prod(tensor.shape)
+        count += 1
+    shares = ", ".join(f"{dtype} {size:,}" for dtype, size in dtypes.most_common())
+    return f"{count} tensors, {dtypes.total():,} parameters ({shares})"
