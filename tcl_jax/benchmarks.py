@@ -1,6 +1,6 @@
 r"""The data of the benchmarks: what is there, and the labels that have to be made.
 
-    python -m tcl_jax.benchmarks check --data=data               all eight: what is missing where
+    python -m tcl_jax.benchmarks check --data=data               all: what is missing where
     python -m tcl_jax.benchmarks check --data=data voc my.toml   these alone
     python -m tcl_jax.benchmarks prepare --data=data coco_object cityscapes
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="what is there, what is missing and where it goes")
     prepare = commands.add_parser("prepare", help="make the labels that are not published as such")
-    check.add_argument("names", nargs="*", metavar="NAME", help="or a .toml; all eight if none")
+    check.add_argument("names", nargs="*", metavar="NAME", help="or a .toml; all if none")
     prepare.add_argument("names", nargs="+", metavar="NAME")
     for command in (check, prepare):
         command.add_argument("--data", default="data", metavar="DIR", help="default: data")
@@ -63,14 +63,14 @@ def load(names: Sequence[str], split: str | None) -> list[Benchmark]:
 def check(flags: argparse.Namespace) -> None:
     """`check`."""
     from tcl_jax.evaluation.benchmark import BENCHMARKS
-    from tcl_jax.evaluation.stock import describe_stock, is_complete, take_stock
+    from tcl_jax.evaluation.dataset_check import check_dataset, describe_dataset, is_complete
 
     incomplete = 0
     benchmarks = load(flags.names or BENCHMARKS, flags.split)
     for i, benchmark in enumerate(benchmarks):
-        listing = take_stock(benchmark, flags.data, deep=flags.deep)
-        print("\n" * bool(i) + describe_stock(listing), flush=True)
-        incomplete += not is_complete(listing)
+        index = check_dataset(benchmark, flags.data, deep=flags.deep)
+        print("\n" * bool(i) + describe_dataset(index), flush=True)
+        incomplete += not is_complete(index)
     if incomplete:
         raise RunError(f"{incomplete} of {len(benchmarks)} are incomplete, see above")
 
@@ -127,8 +127,8 @@ def find_plan(benchmark: Benchmark, flags: argparse.Namespace) -> Plan | None:
     try:
         return plan_labels(benchmark, flags.data, mat=flags.mat)
     except InputError:
-        listing = list_examples(benchmark, flags.data)
-        if listing.total is None or listing.labels < listing.total:
+        index = list_examples(benchmark, flags.data)
+        if index.total is None or index.labels < index.total:
             raise
         return None
 

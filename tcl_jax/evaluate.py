@@ -27,7 +27,7 @@ from tcl_jax.errors import InputError, run_command
 
 if TYPE_CHECKING:
     from tcl_jax.evaluation.benchmark import Benchmark
-    from tcl_jax.evaluation.examples import Listing
+    from tcl_jax.evaluation.examples import DatasetIndex
 
 PATHS = ("images", "labels", "list")
 OWN = ("background", "reduce_zero_label", "ignore", "exif")
@@ -42,9 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--compare", nargs=2, metavar="DIR", help="two results, instead of a model")
     data = p.add_argument_group("data")
     data.add_argument("--data", metavar="DIR", default="data", help="folder of the benchmarks")
-    data.add_argument(
-        "--benchmarks", metavar="NAMES", help="which of the eight, separated by commas"
-    )
+    data.add_argument("--benchmarks", metavar="NAMES", help="built-in ones, separated by commas")
     data.add_argument(
         "--path",
         action="append",
@@ -121,12 +119,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.parallel.processes import agreed, start_processes
 
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    listings = agreed(lambda: find_benchmarks(flags))
+    indices = agreed(lambda: find_benchmarks(flags))
     import jax
 
     found = evaluate(
         agreed(lambda: load_model_from(flags)),
-        listings,
+        indices,
         flags.output,
         methods=flags.method.split(",") if flags.method else None,
         batch_size=flags.batch_size,
@@ -134,8 +132,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         **_choices(flags),
     )
     if jax.process_index() == 0:
-        rows = {title: one.results for title, one in found.items()}
-        print(summary_table(rows, {title: one.fingerprint for title, one in found.items()}))
+        print(summary_table(found))
         print(f"results: {Path(flags.output) / 'report.html'}")
 
 
@@ -149,7 +146,7 @@ def _choices(flags: argparse.Namespace) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------- benchmarks
 
 
-def find_benchmarks(flags: argparse.Namespace) -> list[Listing]:
+def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
     """The benchmarks that the flags name and their files; by default all built-in ones there are.
 
     Raises:
@@ -173,19 +170,19 @@ def find_benchmarks(flags: argparse.Namespace) -> list[Listing]:
                 "paths, so there is no other part of it"
             )
     overrides = _read_paths(flags.path, [benchmark.name for benchmark in benchmarks])
-    listings = [
+    indices = [
         list_examples(benchmark, flags.data, overrides=overrides.get(benchmark.name))
         for benchmark in benchmarks
     ]
     if flags.benchmarks or own:
-        return listings
-    there = [listing for listing in listings if listing.examples]
+        return indices
+    there = [index for index in indices if index.examples]
     if not there:
         raise InputError(
             f"--data={flags.data!r} holds none of the benchmarks; `python -m tcl_jax.benchmarks "
             f"check --data={flags.data}` says where their files belong"
         )
-    absent = [listing.benchmark.name for listing in listings if not listing.examples]
+    absent = [index.benchmark.name for index in indices if not index.examples]
     if absent:
         print(
             f"not there and left out: {', '.join(absent)} (`python -m tcl_jax.benchmarks check "

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import (
-    Listing,
+    DatasetIndex,
     describe_problems,
     list_examples,
     verify_examples,
@@ -28,9 +28,9 @@ _SHOWN_AS_COUNTS = (
 )  # fmt: skip
 
 
-def take_stock(
+def check_dataset(
     benchmark: Benchmark, root: str | os.PathLike[str], *, deep: bool = False
-) -> Listing:
+) -> DatasetIndex:
     """What there is of a benchmark, by the names of its files.
 
     Args:
@@ -41,45 +41,36 @@ def take_stock(
     Raises:
         OSError: if a folder or list is there and cannot be read.
     """
-    listing = list_examples(benchmark, root)
+    index = list_examples(benchmark, root)
     if deep:
-        found, values = verify_examples(listing, progress=True)
-        coding = coding_problems(benchmark, values, listing.label_folder)
-        listing = dataclasses.replace(listing, problems=(*listing.problems, *coding, *found))
-    return listing
+        found, values = verify_examples(index, progress=True)
+        coding = coding_problems(benchmark, values, index.label_folder)
+        index = dataclasses.replace(index, problems=(*index.problems, *coding, *found))
+    return index
 
 
-def is_complete(listing: Listing) -> bool:
+def is_complete(index: DatasetIndex) -> bool:
     """Whether a score can be made of all that the benchmark has."""
-    expected = listing.benchmark.splits.get(listing.benchmark.split) or 1
-    return len(listing.examples) >= expected and not any(p.fatal for p in listing.problems)
+    expected = index.benchmark.splits.get(index.benchmark.split) or 1
+    return len(index.examples) >= expected and not any(p.fatal for p in index.problems)
 
 
-def describe_stock(listing: Listing) -> str:
+def describe_dataset(index: DatasetIndex) -> str:
     """A block of aligned lines: what is there, what is missing and where, and what to do."""
-    benchmark = listing.benchmark
-    state = "complete" if is_complete(listing) else "incomplete"
+    benchmark, complete = index.benchmark, is_complete(index)
+    state = "complete" if complete else "incomplete"
     lines = [f"{benchmark.name:<{_INDENT}}{state}: {benchmark.title}, {benchmark.split}"]
-    lines += _field("images", _describe_count(listing, "image", listing.images))
-    lines += _field("labels", _describe_count(listing, "label", listing.labels))
-    if benchmark.list is not None:
-        lines += _field("list", _describe_list(listing))
-    kinds = {problem.kind for problem in listing.problems}
-    others = [p for p in listing.problems if p.kind not in _SHOWN_AS_COUNTS]
-    if others and "missing folder" not in kinds:  # without one nothing belongs to anything
+    lines += _field("images", _describe_count(index, "image", index.images, index.paths.images))
+    lines += _field("labels", _describe_count(index, "label", index.labels, index.paths.labels))
+    if index.paths.list is not None:
+        lines += _field("list", _describe_list(index, index.paths.list))
+    others = [p for p in index.problems if p.kind not in _SHOWN_AS_COUNTS]
+    # Where a folder is missing, no file belongs to anything.
+    if others and not any(p.kind == "missing folder" for p in index.problems):
         lines += textwrap.indent(describe_problems(others), "  ").splitlines()
-    if not is_complete(listing):
-        for step in _steps(listing):
-            lines += _field("to do", step)
+    for step in () if complete else _steps(index):
+        lines += _field("to do", step)
     return "\n".join(lines)
-
-
-def prepare_command(benchmark: Benchmark, root: str | os.PathLike[str]) -> str:
-    """What to type to have a benchmark's labels made."""
-    flags = f" --data={shlex.quote(str(root))}"
-    if benchmark.split != "val":
-        flags += f" --split={benchmark.split}"
-    return f"python -m tcl_jax.benchmarks prepare {benchmark.name}{flags}"
 
 
 def _field(name: str, text: str) -> list[str]:
@@ -94,45 +85,44 @@ def _field(name: str, text: str) -> list[str]:
     )
 
 
-def _describe_count(listing: Listing, what: str, count: int) -> str:
-    pattern = {"image": listing.paths.images, "label": listing.paths.labels}[what]
+def _describe_count(index: DatasetIndex, what: str, count: int, pattern: str) -> str:
     folder, _ = split_pattern(pattern)
     if not os.path.isdir(folder):
         return f"none, the folder {folder} does not exist"
-    text = f"{count} of {listing.total}" if listing.total is not None else f"{count}"
-    if listing.total is not None and count > listing.total:
-        text = f"{count}, of which {listing.total} are used"
+    text = f"{count} of {index.total}" if index.total is not None else f"{count}"
+    if index.total is not None and count > index.total:
+        text = f"{count}, of which {index.total} are used"
     if count == 0:
-        text += f", none is named {pattern}"
-    missing = [p.path for p in listing.problems if p.kind == f"missing {what}"]
-    if count and missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        text += f", missing {missing[0]}{more}"
-    return text
+        return f"{text}, none is named {pattern}"
+    missing = [p.path for p in index.problems if p.kind == f"missing {what}"]
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f"{text}, missing {missing[0]}{more}" if missing else text
 
 
-def _describe_list(listing: Listing) -> str:
-    benchmark, path = listing.benchmark, listing.paths.list or ""
+def _describe_list(index: DatasetIndex, path: str) -> str:
     if not os.path.isfile(path):
         return f"missing {path}"
-    expected = benchmark.splits.get(benchmark.split)
-    if expected in (None, listing.total):
+    expected = index.benchmark.splits.get(index.benchmark.split)
+    if expected in (None, index.total):
         return path
-    return f"{path} has {listing.total} images where {expected} are usual"
+    return f"{path} has {index.total} images where {expected} are usual"
 
 
-def _steps(listing: Listing) -> Iterator[str]:
+def _steps(index: DatasetIndex) -> Iterator[str]:
     """What to do about what is missing: the command where its sources are there, else the hint."""
-    benchmark, root = listing.benchmark, listing.root
-    missing = {problem.kind for problem in listing.problems}
-    wanted = listing.total or 1
-    no_images = listing.images < wanted or "missing image" in missing
-    no_labels = listing.labels < wanted or "missing list" in missing or "missing label" in missing
+    benchmark, root = index.benchmark, index.root
+    missing, wanted = {problem.kind for problem in index.problems}, index.total or 1
+    no_images = index.images < wanted or "missing image" in missing
+    no_labels = index.labels < wanted or not missing.isdisjoint(("missing list", "missing label"))
     command = None
     if no_labels and needs_preparation(benchmark):
         try:
             plan_labels(benchmark, root)
-            command = prepare_command(benchmark, root)
+            split = "" if benchmark.split == "val" else f" --split={benchmark.split}"
+            command = (
+                f"python -m tcl_jax.benchmarks prepare {benchmark.name} "
+                f"--data={shlex.quote(str(root))}{split}"
+            )
         except InputError as error:
             no_images = True  # the hint tells of sources and images alike
             if benchmark.hint not in str(error):

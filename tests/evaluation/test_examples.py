@@ -14,8 +14,9 @@ from PIL import Image
 from tcl_jax.data.images import read_image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, custom_benchmark, load_benchmark
+from tcl_jax.evaluation.dataset_check import check_dataset, describe_dataset
 from tcl_jax.evaluation.examples import (
-    Listing,
+    DatasetIndex,
     Problem,
     describe_problems,
     list_examples,
@@ -24,7 +25,6 @@ from tcl_jax.evaluation.examples import (
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.judge import read_pixels
 from tcl_jax.evaluation.labels import IGNORE, read_label, to_classes
-from tcl_jax.evaluation.stock import describe_stock, take_stock
 
 DATA = Path(__file__).parent.parent / "golden" / "eval" / "data"
 EXPECTED_KEYS = {
@@ -83,7 +83,7 @@ def kinds(problems: tuple[Problem, ...]) -> list[tuple[str, str, bool]]:
     return [(problem.kind, problem.path.name, problem.fatal) for problem in problems]
 
 
-def keys(listing: Listing) -> list[str]:
+def keys(listing: DatasetIndex) -> list[str]:
     return [example.key for example in listing.examples]
 
 
@@ -290,7 +290,7 @@ def test_list_file(own: Benchmark, tmp_path: Path) -> None:
         ("listed twice", "some.txt", False),
         ("missing image", "gone.*", True),
     ]
-    assert "lines 1 and 4 are 'd'" in listing.problems[0].detail
+    assert "lines 1, 'd', and 4, 'd'" in listing.problems[0].detail
     names.write_text("")
     listing = list_examples(own, tmp_path, overrides={"list": str(names)})
     assert kinds(listing.problems) == [("no images", "some.txt", True)]
@@ -437,7 +437,7 @@ def test_lists_in_other_formats(own: Benchmark, tmp_path: Path) -> None:
     """As VOC, DeepLab and mmsegmentation write them, and as PowerShell saves text."""
     listed = dataclasses.replace(own, list=str(tmp_path / "list.txt"))
 
-    def read(text: str, encoding: str = "utf-8") -> Listing:
+    def read(text: str, encoding: str = "utf-8") -> DatasetIndex:
         (tmp_path / "list.txt").write_bytes(text.encode(encoding))
         return list_examples(listed, tmp_path)
 
@@ -504,7 +504,7 @@ def test_a_list_that_is_no_text(tmp_path: Path) -> None:
     benchmark = custom_benchmark(
         tmp_path / "images", tmp_path / "labels", ["a"], image_list=tmp_path / "list.txt"
     )
-    assert "unreadable list" in describe_stock(take_stock(benchmark, tmp_path))
+    assert "unreadable list" in describe_dataset(check_dataset(benchmark, tmp_path))
     problems = list_examples(benchmark, tmp_path).problems
     unreadable = [problem for problem in problems if problem.kind == "unreadable list"]
     assert len(unreadable) == 1 and unreadable[0].fatal and "UTF-8" in unreadable[0].detail
@@ -521,24 +521,10 @@ def test_a_fault_of_the_machine_is_no_fault_of_a_label(
         verify_examples(list_examples(own, tmp_path), progress=False)
 
 
-def test_a_file_of_a_usual_kind_is_preferred(own: Benchmark, tmp_path: Path) -> None:
-    for name in ("a.heic", "a.psd"):
-        (tmp_path / "photos" / name).write_bytes(b"x")
-    found = list_examples(own, tmp_path)
-    assert found.examples[0].image.name == "a.jpg"
-    assert kinds(found.problems) == [
-        ("passed over", "a.heic", False),
-        ("passed over", "a.psd", False),
-    ]
-    (tmp_path / "photos/a.jpg").unlink()
-    assert [p.fatal for p in list_examples(own, tmp_path).problems] == [True]
-
-
 def test_lines_of_other_folders_are_no_one_image(own: Benchmark, tmp_path: Path) -> None:
     listed = dataclasses.replace(own, list=str(tmp_path / "list.txt"))
     for text, fatal in (
         ("seq1/a\nseq2/a\n", True),
-        ("photos/a.jpg\n./a.png\n", False),
         ("a\na", False),
     ):
         (tmp_path / "list.txt").write_text(text)

@@ -18,10 +18,10 @@ from PIL import Image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, custom_benchmark, load_benchmark
 from tcl_jax.evaluation.comparison import compare
-from tcl_jax.evaluation.examples import Listing, list_examples
+from tcl_jax.evaluation.examples import DatasetIndex, list_examples
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
-from tcl_jax.evaluation.results import BenchmarkResult, read_results
-from tcl_jax.evaluation.run import Evaluated, evaluate
+from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, read_results
+from tcl_jax.evaluation.run import evaluate
 from tcl_jax.evaluation.scores import Counts
 from tcl_jax.inference.model import Model, model_from_torch
 from tests.reference import GOLDEN, load, reference_torch_model
@@ -33,7 +33,7 @@ TEXTS = load("eval/text_emb_and_pred")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def listings(names: Sequence[str] = BENCHMARKS) -> list[Listing]:
+def listings(names: Sequence[str] = BENCHMARKS) -> list[DatasetIndex]:
     return [list_examples(load_benchmark(name), DATA) for name in names]
 
 
@@ -69,7 +69,7 @@ def test_golden_scores_of_all_eight(pamr: bool, tmp_path: Path) -> None:
     assert written["mean_miou"] == pytest.approx(
         100 * np.mean([found.results[name].scores.miou for name in BENCHMARKS])
     )
-    for file in ("results.md", "report.html", "pictures/voc_best.png", "pictures/voc_classes.png"):
+    for file in ("results.md", "report.html", "pictures/voc_best.png"):
         assert (tmp_path / file).stat().st_size > 1000
     if pamr:
         for name in BENCHMARKS:
@@ -196,7 +196,7 @@ def write_photos(folder: Path, sizes: Sequence[tuple[int, int]], classes: int = 
         Image.fromarray(label).save(folder / f"labels/{i:03}.png")
 
 
-def own_listing(folder: Path, classes: Sequence[Any], **settings: Any) -> Listing:
+def own_listing(folder: Path, classes: Sequence[Any], **settings: Any) -> DatasetIndex:
     benchmark = custom_benchmark(folder / "images", folder / "labels", classes, **settings)
     return list_examples(benchmark, folder)
 
@@ -299,7 +299,7 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     base = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
     protocol = make_protocol(shapes)
 
-    def hash_of(listing: Listing = base, model: Model = shapes, **changes: Any) -> str:
+    def hash_of(listing: DatasetIndex = base, model: Model = shapes, **changes: Any) -> str:
         weights = changes.pop("weights", "w")
         options = {k: changes.pop(k) for k in ("text_embeddings",) if k in changes}
         changed = dataclasses.replace(protocol, **changes)
