@@ -37,29 +37,20 @@ _FOLDER = Path(__file__).parent.parent / "assets" / "benchmarks"
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """A benchmark, for one of its splits.
+    """A benchmark, for one of its splits; `benchmark_schema` has the meaning of most fields.
 
     Attributes:
-        name: a word that can be a file's name.
-        title: its name for people.
         classes: synonyms of every class, the first is its name; the background is not among them.
         background: whether label 0 is a background class, judged by a threshold.
-        reduce_zero_label: label 0 is ignored and the others lose 1.
-        ignore: further label values that are ignored, 0 to `MAX_LABEL`.
-        images: path of an image below the data's root, or absolute, with {key} and possibly
-            {split}; at its end `.*` stands for any usual extension.
-        labels: the same of a label.
+        images, labels: paths with {key}, and possibly {split}, below the data's root or absolute;
+            at the end of `images` `.*` stands for any usual extension.
         list: the same, without {key}, of the file that lists the keys; None: every image counts.
-        split: which part is meant, as "val".
         splits: number of images of each split; empty where not known.
-        hint: where the data comes from and what prepares it, for messages.
-        published: mIoU in per cent by the name of a method.
         short_side, window, stride, threshold: override the protocol's; None leaves it.
         folders: what {split} stands for, where it is not the split's name.
         values: label values of the classes, where they do not count on from 0, or from 1 behind a
             background or an ignored 0.
-        exif: whether images are turned as their EXIF data says, "apply" or "ignore"; None: they
-            are, and it is told where nothing shows whether the labels were drawn so.
+        exif: "apply" or "ignore"; None: as "apply", and what nothing shows to be right is told.
     """
 
     name: str

@@ -114,29 +114,22 @@ def resolve_paths(
             named as the benchmark says, or a pattern with {key}; relative to the working folder.
 
     Raises:
-        InputError: if an override has another name or a wrong placeholder.
+        InputError: if an override has a wrong placeholder, or images and labels are the same.
     """
     root = user_path(root).absolute()
-    overrides = dict(overrides or {})
     places: dict[str, str] = {}
     for key, pattern in (
         ("images", benchmark.images),
         ("labels", benchmark.labels),
         ("list", benchmark.list),
     ):
-        given = overrides.pop(key, None)
-        if given is not None:
+        if given := (overrides or {}).get(key):
             file = split_pattern(pattern)[1] if pattern and key != "list" else None
             source = f"benchmark {benchmark.name!r}"
             pattern = complete_pattern(given, key, source, below=Path.cwd(), file=file)
         if pattern is not None:
             folder = benchmark.folders.get(benchmark.split, benchmark.split)
             places[key] = os.path.abspath(below(root, pattern.replace("{split}", folder)))
-    if overrides:
-        raise InputError(
-            f"benchmark {benchmark.name!r}: {', '.join(overrides)} cannot be overridden; images, "
-            "labels and list can"
-        )
     if places["images"] == places["labels"]:
         raise InputError(
             f"benchmark {benchmark.name!r}: images and labels are both {places['images']}; they "
@@ -303,23 +296,13 @@ def _read_list(path: Path, images: KeyedFiles) -> tuple[list[str], list[Problem]
 
 
 def _strays(images: KeyedFiles, labels: KeyedFiles) -> Iterator[Problem]:
-    """Files that belong to nothing."""
-    if images.exists:
-        for key, path in labels.by_key.items():
-            if key not in images.by_key:
-                detail = f"there is no {images.file.replace('{key}', key)} in {images.folder}"
-                yield Problem("label without image", path, detail, False)
-    for files, what in ((images, "image"), (labels, "label")):
-        for path in files.others:
-            name = os.path.relpath(path, files.folder)
-            if files is labels and labels.decorated and _begins_with_key(name, images.by_key):
-                continue
-            detail = f"no {what} is named so; they are {files.file}"
-            yield Problem("stray file", path, detail, False)
-
-
-def _begins_with_key(name: str, keys: Mapping[str, Path]) -> bool:
-    return any(name[: end.start()] in keys for end in re.finditer(r"[_.-]", name))
+    """Files that belong to nothing; label folders may hold more than labels, as Cityscapes' do."""
+    for key, path in labels.by_key.items() if images.exists else ():
+        if key not in images.by_key:
+            detail = f"there is no {images.file.replace('{key}', key)} in {images.folder}"
+            yield Problem("label without image", path, detail, False)
+    for path in images.others:
+        yield Problem("stray file", path, f"images are named {images.file}", False)
 
 
 # --------------------------------------------------------------------------------- looking into one
@@ -327,9 +310,9 @@ def _begins_with_key(name: str, keys: Mapping[str, Path]) -> bool:
 
 def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict[int, int]]:
     """Problems of an example, and pixels by value of its label."""
-    problems, size, turn = [], None, Turn()
+    problems, size = [], None
     try:
-        size, turn = image_size(example.image)
+        size = image_size(example.image)
     except ImageDecodeError as error:
         detail = str(error).removeprefix(f"{example.image}: ")
         problems.append(Problem("damaged image", example.image, detail, True))
@@ -338,7 +321,7 @@ def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict
     except LabelError as error:
         return [*problems, Problem("unreadable label", example.label, str(error), True)], {}
     if size is not None:
-        problems += _compare_sizes(example, benchmark, size, turn, raw)
+        problems += _compare_sizes(example, benchmark, *size, raw)
     values, counts = np.unique(raw, return_counts=True)
     try:
         to_classes(raw, benchmark)
@@ -356,28 +339,26 @@ def _compare_sizes(
 ) -> Iterator[Problem]:
     """Whether image and label have one size, and which reading of EXIF data they have it by."""
     stored = upright[::-1] if turn.swap else upright
-    sizes = {"apply": upright, "ignore": stored}
-    size = sizes.pop(benchmark.exif or "apply")
-    (other, other_size), *_ = sizes.items()
+    size, other, other_size = upright, "ignore", stored
+    if benchmark.exif == "ignore":
+        size, other, other_size = stored, "apply", upright
     advice = f"--exif={other} (exif = {other!r} in TOML)"
     if size != raw.shape:
         detail = f"the label is {_by(raw.shape)} and {example.image} is {_by(size)} pixels"
         if other_size == raw.shape:
+            applied = "applied" if other == "apply" else "not applied"
             detail += (
-                f"; it is {_by(other_size)} where its EXIF orientation is "
-                + ("applied" if other == "apply" else "not applied")
-                + f": if the labels were drawn on photos so, give {advice}"
+                f"; it is {_by(other_size)} where its EXIF orientation is {applied}: if the labels "
+                f"were drawn on photos so, give {advice}"
             )
         yield Problem("sizes that differ", example.label, detail, True)
     elif turn != Turn() and stored == upright and benchmark.exif is None:
-        yield Problem(
-            "EXIF orientation",
-            example.image,
+        detail = (
             "it turns or mirrors the photo without changing its size; the labels are taken to be "
             f"drawn on the turned photos. If they were drawn on photos as stored, give {advice}; "
-            "--exif=apply says that all is well",
-            False,
+            "--exif=apply says that all is well"
         )
+        yield Problem("EXIF orientation", example.image, detail, False)
 
 
 def _by(size: tuple[int, ...]) -> str:

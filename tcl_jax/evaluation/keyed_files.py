@@ -37,8 +37,6 @@ class KeyedFiles:
         by_key: the files that match.
         doubles: files whose key another one has, each with that other.
         others: files that do not match.
-        decorated: whether the pattern has more behind the key than an extension, so that files of
-            other names may stand for the same key, as KEY_color.png beside KEY_labels.png.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -54,7 +52,6 @@ class KeyedFiles:
             ending = re.escape(after[:-2]) + f"(?i:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
         start = re.escape(f"{self.folder.rstrip('/')}/{before}")
         self._match = re.compile(f"{start}(.+){ending}").fullmatch
-        self.decorated = not re.fullmatch(r"(\.(\w+|\*))?", after)
 
     def key(self, path: str) -> str | None:
         """The key of a path that matches."""

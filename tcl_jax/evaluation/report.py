@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime
 import json
 import os
 import re
@@ -40,34 +41,11 @@ _SOURCES = (
 )
 _TEMPLATES = Path(__file__).parent.parent / "assets"
 _SCORE_HEADS = ("", "mIoU", "mAcc", "aAcc", "images", "time")
-_FIELDS = {
-    "hash": "fingerprint",
-    "method": "method",
-    "weights": "weights, SHA-256",
-    "architecture": "sizes and activation of the network",
-    "tokenizer": "tokenizer file",
-    "window": "window",
-    "stride": "stride",
-    "short_side": "short side",
-    "max_long_side": "longest side",
-    "resize": "resizing",
-    "threshold": "background threshold",
-    "pamr": "PAMR",
-    "kp_weight": "share of CLIP's own dense prediction (KP)",
-    "templates": "prompt templates",
-    "dtype": "computed in",
-    "classes": "class names",
-    "labels": "label rules",
-    "text_embeddings": "given text embeddings",
-    "images": "images",
-    "image_list": "image list",
-}
-_PIXELS = ("window", "stride", "short_side", "max_long_side")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of a table: what it is about, "measured", "difference" or "published", and cells."""
+    """A line of a table; its kind is "measured", "difference" or "published"."""
 
     label: str
     kind: str
@@ -208,7 +186,7 @@ def _protocol_caveats(benchmark: Benchmark, fingerprint: Mapping[str, Any]) -> l
         if isinstance(used.get("pamr"), bool):
             published["threshold"] = THRESHOLDS[used["pamr"]]
     differing = [
-        f"{_FIELDS[key]} {_words(used[key])} (published: {_words(value)})"
+        f"{key} {_words(used[key])} (published: {_words(value)})"
         for key, value in published.items()
         if used.get(key) is not None and used[key] != value
     ]
@@ -272,7 +250,7 @@ def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
         judged, full, scores = len(result.images), result.full_set, result.scores
         cells = [per_cent(100 * value) for value in (scores.miou, scores.macc, scores.aacc)]
         images = f"{judged:,}" + (f" of {full:,}" if full not in (None, judged) else "")
-        cells += [images, duration(result.seconds)]
+        cells += [images, str(datetime.timedelta(seconds=round(result.seconds)))]
         rows.append(Row(f"{title}, measured", "measured", tuple(cells)))
         notes |= dict.fromkeys(caveats(result, found[title].fingerprint))
     for method, value in first.benchmark.published.items():
@@ -308,27 +286,19 @@ def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
 
 
 def describe_fingerprint(fingerprint: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Fields and values in words, those of single benchmarks last."""
-    facts = [
-        (_FIELDS.get(key, key), _words(value, key))
-        for key, value in fingerprint.items()
-        if key != "benchmarks"
-    ]
+    """Fields and values as text, those of single benchmarks last."""
+    facts = [(key, _words(value)) for key, value in fingerprint.items() if key != "benchmarks"]
     for name, fields in fingerprint.get("benchmarks", {}).items():
-        inner = (f"{_FIELDS.get(key, key)} {_words(value, key)}" for key, value in fields.items())
-        facts.append((name, ", ".join(inner)))
+        facts.append((name, ", ".join(f"{key} {_words(value)}" for key, value in fields.items())))
     return facts
 
 
-def _words(value: Any, key: str = "") -> str:
+def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
         return UNKNOWN
-    if key == "images" and isinstance(value, int):
-        return f"{value:,}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"{text} px" if key in _PIXELS else text
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def per_cent(value: float | None, *, signed: bool = False, mark: bool = False) -> str:
@@ -337,14 +307,6 @@ def per_cent(value: float | None, *, signed: bool = False, mark: bool = False) -
         return UNKNOWN
     value = round(value, 1) + 0.0  # no -0.0
     return (f"{value:+.1f}" if signed else f"{value:.1f}") + ("*" if mark else "")
-
-
-def duration(seconds: int | float) -> str:
-    """A time span for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def escape_markdown(text: str) -> Markup:
