@@ -20,7 +20,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tcl_jax.commands import add_model_flags, add_process_flags, command_parser, share
 from tcl_jax.errors import InputError, run_command
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from tcl_jax.evaluation.examples import DatasetIndex
 
 PATHS = ("images", "labels", "list")
+PROTOCOL = (
+    "pamr", "kp_weight", "threshold", "templates", "short_side", "window", "stride", "dtype",
+)  # fmt: skip
 OWN = ("background", "reduce_zero_label", "ignore", "exif")
 """Flags of a benchmark that is made of folders."""
 
@@ -129,18 +132,11 @@ def run(argv: Sequence[str] | None = None) -> None:
         methods=flags.method.split(",") if flags.method else None,
         batch_size=flags.batch_size,
         tokenizer_file=flags.tokenizer_file,
-        **_choices(flags),
+        **{name: getattr(flags, name) for name in PROTOCOL},
     )
     if jax.process_index() == 0:
         print(summary_table(found))
         print(f"results: {Path(flags.output) / 'report.html'}")
-
-
-def _choices(flags: argparse.Namespace) -> dict[str, Any]:
-    names = (
-        "pamr", "kp_weight", "threshold", "templates", "short_side", "window", "stride", "dtype",
-    )  # fmt: skip
-    return {name: getattr(flags, name) for name in names}
 
 
 # -------------------------------------------------------------------------------------- benchmarks
@@ -162,14 +158,16 @@ def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
         print(describe_values(benchmark))
     names = flags.benchmarks.split(",") if flags.benchmarks else [] if own else list(BENCHMARKS)
     benchmarks = [*(load_benchmark(name, split=flags.split) for name in names), *own]
-    _check_names([benchmark.name for benchmark in benchmarks])
+    all_names = [benchmark.name for benchmark in benchmarks]
+    if twice := sorted({name for name in all_names if all_names.count(name) > 1}):
+        raise InputError(f"benchmark {', '.join(twice)} is given more than once")
     for benchmark in own if flags.split else ():
         if "{split}" not in f"{benchmark.images} {benchmark.labels} {benchmark.list}":
             raise InputError(
                 f"--split={flags.split!r}: benchmark {benchmark.name!r} has no {{split}} in its "
                 "paths, so there is no other part of it"
             )
-    overrides = _read_paths(flags.path, [benchmark.name for benchmark in benchmarks])
+    overrides = _read_paths(flags.path, all_names)
     indices = [
         list_examples(benchmark, flags.data, overrides=overrides.get(benchmark.name))
         for benchmark in benchmarks
@@ -230,12 +228,6 @@ def _read_values(given: str | None) -> list[int] | None:
     if not all(value.isdecimal() for value in values):
         raise InputError(f"--ignore={given!r} must be label values with commas, such as 11,255")
     return [int(value) for value in values]
-
-
-def _check_names(names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"benchmark {', '.join(twice)} is given more than once")
 
 
 def _read_paths(given: Sequence[str], names: Sequence[str]) -> Mapping[str, dict[str, str]]:

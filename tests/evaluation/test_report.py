@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import html.parser
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,11 @@ def evaluated(
 @pytest.mark.parametrize(
     ("scores", "chosen"),
     [
-        ({}, {}),
         ({"a": 0.5, "b": NAN}, {"best": "a"}),
         ({"a": 0.5, "b": 0.6}, {"best": "b", "worst": "a"}),
         ({"d": 0.4, "c": 0.4, "b": 0.4, "a": 0.4}, {"best": "a", "median": "b", "worst": "d"}),
-        ({"a": 0, "b": 1, "x": NAN, "c": 0.2, "d": 0.3, "e": 0.4},
-         {"best": "b", "median": "d", "worst": "a"}),
     ],
-)  # fmt: skip
+)
 def test_best_median_and_worst(scores: dict[str, float], chosen: dict[str, str]) -> None:
     images = [ImageResult(key, counts_of([score, NAN])) for key, score in scores.items()]
     assert choose_shown(images) == choose_shown(images[::-1]) == chosen
@@ -106,16 +104,11 @@ GOOD = {"format_version": 1, "benchmarks": {"voc": {"miou": 1.5}}, "fingerprint"
     ("content", "message"),
     [
         (None, "no results at .*--output"),
-        ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
-        ("[1]", "format_version"),
         ({**GOOD, "format_version": 2}, "format_version is 2 and not 1"),
-        ({**GOOD, "format_version": True}, "format_version"),
         ({**GOOD, "fingerprint": None}, "fingerprint"),
         ({**GOOD, "benchmarks": {"voc": 3}}, "'voc'"),
-        ({**GOOD, "benchmarks": {"voc": {"miou": "1"}}}, "miou of benchmark 'voc' is '1'"),
         ({**GOOD, "benchmarks": {"voc": {"miou": NAN}}}, "miou of benchmark 'voc' is nan"),
-        ({**GOOD, "fingerprint": {"benchmarks": 3}}, "fingerprint"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path: Path, content: Any, message: str) -> None:
@@ -198,11 +191,8 @@ def test_two_methods_have_a_difference_and_gaps_a_dash() -> None:
     assert cells["TCL + PAMR - MaskCLIP"] == ["+15.0", *dashes, "-"]
     assert "nan" not in text
     assert len({len(line) for line in text.splitlines() if "published" in line}) == 1
-
-
-def test_a_users_own_benchmark_stands_alone() -> None:
-    found = {"TCL": evaluated(result_of(own_benchmark(published={"Ann": 41.2}), 0.5))}
-    assert cells_of(summary_table(found)) == {
+    alone = {"TCL": evaluated(result_of(own_benchmark(published={"Ann": 41.2}), 0.5))}
+    assert cells_of(summary_table(alone)) == {
         "mIoU, %": ["birds"], "TCL, measured": ["50.0"], "Ann, published": ["41.2"],
     }  # fmt: skip
 
@@ -330,88 +320,41 @@ def test_markdown_has_everything(found: dict[str, Evaluated], tmp_path: Path) ->
     ):
         assert line in text
     assert "nan" not in text
-    columns = 0
-    for line in text.splitlines():
-        here = line.replace(r"\|", "").count("|")
-        assert not columns or here in (0, columns), line
-        columns = here
 
 
-class Page(html.parser.HTMLParser):
-    """What a page holds: balanced tags, texts of cells, images."""
-
-    VOID = ("meta", "img")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.rows: list[list[str]] = []
-        self.bars: list[str] = []
-        self.images: list[bytes] = []
-        self.links: list[str] = []
-        self.ids: set[str] = set()
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self.tags.add(tag)
-        self.ids |= {given["id"]} if "id" in given else set()
-        assert not [name for name in given if name.startswith("on")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if "style" in given:
-            self.bars.append(given["style"])
-        if tag == "img":
-            kind, data = given["src"].split(",")
-            assert kind == "data:image/png;base64" and given["alt"]
-            self.images.append(base64.b64decode(data))
-        if "href" in given:
-            self.links.append(given["href"])
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data
+def rows_of(page: str) -> list[str]:
+    """Text of every row of the page's tables."""
+    rows = re.findall(r"<tr.*?</tr>", page, re.DOTALL)
+    return [" ".join(html.unescape(re.sub(r"<[^>]*>", " ", row)).split()) for row in rows]
 
 
 def test_page_is_whole_in_itself(found: dict[str, Evaluated], tmp_path: Path) -> None:
     found["<script>alert(1)</script>\n\ud800"] = evaluated(result_of("voc", 0.1))
     write_report(tmp_path, found)
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert not page.tags & {"script", "link", "iframe", "i", "b"}
-    assert "url(" not in text and "@import" not in text and "http" not in text
-    assert page.links and {link[1:] for link in page.links} <= page.ids
-    assert "Birds of my <garden>" in page.texts and "<i>m</i>" in page.texts
-    assert page.rows[1][:2] == ["TCL + PAMR, measured", "55.0*"]
-    assert ["TCL + PAMR, published", "55.0", "30.4"] in [row[:3] for row in page.rows]
-    assert ["aeroplane", "55.0", "55.0", "40.0", "40.0", "10.0", "10.0"] in page.rows
-    assert ["<b>crow | *co* & son</b>", "-", "-"] in page.rows
-    assert "nan" not in text.lower()
-    assert page.bars.count("--iou: 40.0%; --mean: 40.0%") == 20  # none for what never occurs
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link|iframe|i|b)\b|url\(|@import|http|nan", page)
+    links = re.findall(r'href="([^"]*)"', page)
+    assert links == [f"#benchmark-{name}" for name in ("voc", "birds")]
+    assert all(f'id="{link[1:]}"' in page for link in links)
+    assert "Birds of my &lt;garden&gt;" in page and "&lt;i&gt;m&lt;/i&gt;" in page
+    rows = rows_of(page)
+    assert rows[1].startswith("TCL + PAMR, measured 55.0 * - ")
+    assert any(row.startswith("TCL + PAMR, published 55.0 30.4 ") for row in rows)
+    assert "aeroplane 55.0 55.0 40.0 40.0 10.0 10.0" in rows
+    assert "<b>crow | *co* & son</b> - -" in rows
+    assert page.count("--iou: 40.0%; --mean: 40.0%") == 20  # none for what never occurs
+    pictures = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
     files = found["MaskCLIP"].pictures["voc"]
-    assert page.images == [files[rank].read_bytes() for rank in ("best", "worst")]
-    assert "MaskCLIP, worst image: photo_1, mIoU 16.7 %" in page.texts
+    assert [base64.b64decode(data) for data in pictures] == [
+        files[rank].read_bytes() for rank in ("best", "worst")
+    ]
+    assert "MaskCLIP, worst image: photo_1, mIoU 16.7 %" in page
 
 
 def test_classes_go_from_high_to_low(tmp_path: Path) -> None:
     counts = counts_of([0.2, NAN, 0.999])
     result = BenchmarkResult(own_benchmark(), (ImageResult("a", counts),), (), 7000)
     write_report(tmp_path, {"TCL": evaluated(result)})
-    page = Page((tmp_path / "report.html").read_text())
-    names = [row[0] for row in page.rows]
-    own = own_benchmark().names
-    assert [name for name in names if name in own] == [own[2], own[0], own[1]]
-    assert page.bars == [f"--iou: {iou}%; --mean: 59.95%" for iou in (99.9, 20.0)]
-    assert ["TCL, measured", "60.0", "60.0", "60.0", "1", "1:56:40"] in page.rows
+    rows = rows_of((tmp_path / "report.html").read_text())
+    assert [row.split()[0] for row in rows[-3:]] == ["<b>crow", "sparrow", "great"]
+    assert "TCL, measured 60.0 60.0 60.0 1 1:56:40" in rows
