@@ -28,18 +28,11 @@ from tcl_jax.files import write_json
 
 FORMAT_VERSION = 1
 RESULTS_FILE = "results.json"
-RANKS = ("best", "median", "worst")
-"""Images that a report shows of a benchmark, by their mIoU."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageResult:
-    """Counts of one image.
-
-    Attributes:
-        key: of the image in its benchmark.
-        counts: its pixels per class.
-    """
+    """Counts of one image, by its key in the benchmark."""
 
     key: str
     counts: Counts
@@ -56,7 +49,7 @@ class ShownImage:
 
     Attributes:
         key: of the image in its benchmark.
-        rank: one of `RANKS`.
+        rank: "best", "median" or "worst" of the benchmark, by its mIoU.
         miou: `ImageResult.miou`, a fraction.
         image: uint8 RGB.
         label: class per pixel, `labels.IGNORE` where it does not count.
@@ -126,7 +119,7 @@ def choose_shown(images: Iterable[ImageResult]) -> dict[str, str]:
         images: those without a labelled pixel are left out.
 
     Returns:
-        Rank to key, in the order of `RANKS`. Equal images are ranked by key. Two images give the
+        Rank to key: best, median, worst. Equal images are ranked by key. Two images give the
         best and the worst, a single one the best.
     """
     scores = {image.key: image.miou for image in images if image.counts.labelled.any()}
