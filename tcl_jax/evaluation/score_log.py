@@ -32,7 +32,7 @@ class Record:
 
     Attributes:
         key: of the image.
-        files: sizes in bytes and times of its two files, to tell whether they are still the same.
+        files: sizes in bytes and times of its two files, by which a change is seen.
         counts: its pixels.
         seconds: time since the image before.
     """
@@ -121,7 +121,7 @@ def _refuse_if_changed(path: Path, there: Mapping[str, Any], now: Mapping[str, A
 class ScoreLog:
     """The records of a benchmark, in a folder that all processes may share or not.
 
-    Every process makes one, at the same time, since they tell each other what they found.
+    Every process makes one, at the same time, since they share what they found.
 
     Args:
         folder: of the records; None keeps them in memory alone.
@@ -212,6 +212,6 @@ class ScoreLog:
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # which `add` has told of
+            with contextlib.suppress(OSError):  # `add` has raised it
                 self._file.close()
             self._file = None
