@@ -25,7 +25,7 @@ from tests.tiny import tiny_clip_config, tiny_config
 def with_benchmarks(config: ConfigDict) -> ConfigDict:
     with config.unlocked():
         config.eval.update(
-            tasks=("voc20", "context59"), data=str(GOLDEN / "eval/data"), split="val",
+            tasks=("voc20", "cityscapes"), data=str(GOLDEN / "eval/data"), split="val",
             templates="simple", kp_weight=0.3, background=0.5,
         )  # fmt: skip
     return config
@@ -35,7 +35,7 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_config(tmp_path))
     task = build_task(config)
     evaluators = make_evaluators(config, task)
-    assert list(evaluators) == ["voc20", "context59"]
+    assert list(evaluators) == ["voc20", "cityscapes"]
     mesh = data_mesh()
     params, frozen = put_replicated(task.params, mesh), put_replicated(task.frozen, mesh)
     found = {name: evaluator(params, frozen) for name, evaluator in evaluators.items()}

@@ -126,24 +126,21 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_methods_side_by_side(tmp_path: Path) -> None:
-    names = ("voc",)
     found = evaluate(
         MODEL,
-        indices(names),
+        indices(("voc",)),
         tmp_path,
         methods=["tcl", "maskclip", "sclip", "naclip"],
-        text_embeddings={name: TEXTS[name] for name in names},
+        text_embeddings={"voc": TEXTS["voc"]},
         progress=False,
         pamr=False,
     )
     assert list(found) == ["TCL", "MaskCLIP", "SCLIP", "NACLIP"]
-    scores = {one.results["voc"].scores.aacc for one in found.values()}
-    assert len(scores) == 4
+    assert len({one.results["voc"].scores.aacc for one in found.values()}) == 4
     weights = {title: one.fingerprint["weights"] for title, one in found.items()}
     assert weights["MaskCLIP"] == weights["SCLIP"] == weights["NACLIP"] != weights["TCL"]
-    assert all((tmp_path / method / "results.json").is_file() for method in ("tcl", "sclip"))
-    assert "WARNING" not in compare(tmp_path / "tcl", tmp_path / "maskclip")
-    assert "WARNING" not in compare(tmp_path / "maskclip", tmp_path / "naclip")
+    for other in ("maskclip", "naclip"):
+        assert "WARNING" not in compare(tmp_path / "tcl", tmp_path / other)
     text = (tmp_path / "results.md").read_text()
     assert "NACLIP, measured" in text and "TCL, published" in text
     clip_alone = MODEL.with_method("maskclip")
@@ -157,12 +154,12 @@ def test_methods_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stride": 65}, "stride=65 must be from 1 to the window"),
-        ({"threshold": 1.5}, "threshold=1.5 must be between"),
+        ({"stride": 65}, "stride=65"),
+        ({"threshold": 1.5}, "threshold=1.5"),
         ({"short_side": 0}, "window=0|short_side=0"),
         ({"templates": "nonsense"}, "templates='nonsense'"),
-        ({"dtype": "float8"}, "dtype='float8' is unknown"),
-        ({"methods": ["tcl", "tcl"]}, "given more than once"),
+        ({"dtype": "float8"}, "dtype='float8'"),
+        ({"methods": ["tcl", "tcl"]}, "tcl, tcl"),
     ],
 )
 def test_impossible_protocols(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -223,14 +220,12 @@ def compiled() -> Iterator[list[str]]:
     jax.monitoring.clear_event_listeners()
 
 
-def test_twenty_sizes_compile_three_programs_at_most(
+def test_twelve_sizes_compile_three_programs_at_most(
     shapes: Model, tmp_path: Path, compiled: list[str]
 ) -> None:
-    sizes = [(40 + 6 * i, 160 - 4 * i) for i in range(20)]
-    assert len(set(sizes)) == 20
-    write_photos(tmp_path, sizes)
+    write_photos(tmp_path, [(40 + 9 * i, 160 - 7 * i) for i in range(12)])
     index = own_index(tmp_path)
-    assert len(score(shapes, index, tmp_path / "out", pamr=True, batch_size=4).images) == 20
+    assert len(score(shapes, index, tmp_path / "out", pamr=True, batch_size=4).images) == 12
     assert 1 <= len(compiled) <= 3
 
 
