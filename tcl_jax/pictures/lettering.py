@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import math
 
 from PIL import ImageFont
 
@@ -56,7 +57,7 @@ def _cut(text: str, width: int, font_size: int, end: str = "") -> str:
     """The longest beginning that fits together with `end`; one character at least."""
     lengths = range(1, len(text) + 1)
     fitting = bisect.bisect_right(
-        lengths, width, key=lambda n: text_width(text[:n] + end, font_size)
+        lengths, width, key=lambda n: math.ceil(text_width(text[:n] + end, font_size))
     )
     return text[: max(fitting, 1)]
 
