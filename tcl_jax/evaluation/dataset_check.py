@@ -16,16 +16,11 @@ from tcl_jax.evaluation.examples import (
     list_examples,
     verify_examples,
 )
-from tcl_jax.evaluation.keyed_files import split_pattern
 from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.prepare import needs_preparation, plan_labels
 
 _WIDTH = 100
 _INDENT = 13
-_SHOWN_AS_COUNTS = (
-    "missing folder", "missing list", "missing image", "missing label", "image count",
-    "no images",
-)  # fmt: skip
 
 
 def check_dataset(
@@ -56,66 +51,40 @@ def is_complete(index: DatasetIndex) -> bool:
 
 
 def describe_dataset(index: DatasetIndex) -> str:
-    """A block of aligned lines: what is there, what is missing and where, and what to do."""
+    """A block of lines: how much is there, what is wrong, and what to do about it."""
     benchmark, complete = index.benchmark, is_complete(index)
     state = "complete" if complete else "incomplete"
-    lines = [f"{benchmark.name:<{_INDENT}}{state}: {benchmark.title}, {benchmark.split}"]
-    lines += _field("images", _describe_count(index, "image", index.images, index.paths.images))
-    lines += _field("labels", _describe_count(index, "label", index.labels, index.paths.labels))
-    if index.paths.list is not None:
-        lines += _field("list", _describe_list(index, index.paths.list))
-    others = [p for p in index.problems if p.kind not in _SHOWN_AS_COUNTS]
-    # Where a folder is missing, no file belongs to anything.
-    if others and not any(p.kind == "missing folder" for p in index.problems):
-        lines += textwrap.indent(describe_problems(others), "  ").splitlines()
+    of_all = "" if index.total is None else f" of {index.total}"
+    lines = [
+        f"{benchmark.name:<{_INDENT}}{state}: {benchmark.title}, {benchmark.split}",
+        f"  images     {index.images}{of_all}",
+        f"  labels     {index.labels}{of_all}",
+    ]
+    # The hint, which is part of many problems, is given once.
+    problems = [
+        dataclasses.replace(problem, detail=problem.detail.replace(benchmark.hint, "").strip())
+        for problem in index.problems
+    ]
+    if problems:
+        lines += textwrap.indent(describe_problems(problems), "  ").splitlines()
     for step in () if complete else _steps(index):
-        lines += _field("to do", step)
+        lines += textwrap.wrap(
+            step,
+            _WIDTH,
+            initial_indent="  to do      ",
+            subsequent_indent=" " * _INDENT,
+            break_long_words=False,  # paths and commands stay whole
+            break_on_hyphens=False,
+        )
     return "\n".join(lines)
 
 
-def _field(name: str, text: str) -> list[str]:
-    """Lines of a field, with paths and commands whole."""
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=f"  {name}".ljust(_INDENT),
-        subsequent_indent=" " * _INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _describe_count(index: DatasetIndex, what: str, count: int, pattern: str) -> str:
-    folder, _ = split_pattern(pattern)
-    if not os.path.isdir(folder):
-        return f"none, the folder {folder} does not exist"
-    text = f"{count} of {index.total}" if index.total is not None else f"{count}"
-    if index.total is not None and count > index.total:
-        text = f"{count}, of which {index.total} are used"
-    if count == 0:
-        return f"{text}, none is named {pattern}"
-    missing = [p.path for p in index.problems if p.kind == f"missing {what}"]
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return f"{text}, missing {missing[0]}{more}" if missing else text
-
-
-def _describe_list(index: DatasetIndex, path: str) -> str:
-    if not os.path.isfile(path):
-        return f"missing {path}"
-    expected = index.benchmark.splits.get(index.benchmark.split)
-    if expected in (None, index.total):
-        return path
-    return f"{path} has {index.total} images where {expected} are usual"
-
-
 def _steps(index: DatasetIndex) -> Iterator[str]:
-    """What to do about what is missing: the command where its sources are there, else the hint."""
+    """What to do: the command where labels can be made of what is there, and else the hint."""
     benchmark, root = index.benchmark, index.root
-    missing, wanted = {problem.kind for problem in index.problems}, index.total or 1
-    no_images = index.images < wanted or "missing image" in missing
-    no_labels = index.labels < wanted or not missing.isdisjoint(("missing list", "missing label"))
+    wanted = index.total or 1
     command = None
-    if no_labels and needs_preparation(benchmark):
+    if needs_preparation(benchmark) and (index.labels < wanted or not index.examples):
         try:
             plan_labels(benchmark, root)
             split = "" if benchmark.split == "val" else f" --split={benchmark.split}"
@@ -124,10 +93,9 @@ def _steps(index: DatasetIndex) -> Iterator[str]:
                 f"--data={shlex.quote(str(root))}{split}"
             )
         except InputError as error:
-            no_images = True  # the hint tells of sources and images alike
             if benchmark.hint not in str(error):
                 yield str(error)
-    if benchmark.hint and (no_images or (no_labels and not needs_preparation(benchmark))):
+    if benchmark.hint and (command is None or index.images < wanted):
         yield benchmark.hint
     if command is not None:
         yield command
