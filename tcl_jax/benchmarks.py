@@ -77,23 +77,22 @@ def check(flags: argparse.Namespace) -> None:
 
 def prepare(flags: argparse.Namespace) -> None:
     """`prepare`."""
-    from tcl_jax.evaluation.prepare import SHOWN_FAILURES, make_labels, needs_preparation
+    from tcl_jax.evaluation.prepare import (
+        SHOWN_FAILURES,
+        make_labels,
+        needs_preparation,
+        plan_labels,
+    )
 
     if flags.threads < 1:
         raise InputError(f"--threads={flags.threads} must be 1 or more")
     plans: list[Plan] = []
     for benchmark in load(flags.names, flags.split):
-        name = f"{benchmark.name} {benchmark.split}"
-        if not needs_preparation(benchmark):
-            print(f"{name}: nothing to prepare, its labels are published")
-            continue
-        plan = find_plan(benchmark, flags)
-        if plan is None:
-            print(f"{name}: nothing to prepare, all labels are there")
-        elif any(plan.sources == other.sources for other in plans):  # context and context59
-            print(f"{name}: has the same labels as the other")
+        if needs_preparation(benchmark):
+            plans.append(plan_labels(benchmark, flags.data, mat=flags.mat))
         else:
-            plans.append(plan)
+            name = f"{benchmark.name} {benchmark.split}"
+            print(f"{name}: nothing to prepare, its labels are published")
     wrong = []
     for plan in plans:
         name = f"{plan.benchmark.name} {plan.benchmark.split}"
@@ -106,7 +105,12 @@ def prepare(flags: argparse.Namespace) -> None:
         before = f", {done.kept} of them before" if done.kept else ""
         print(f"{name}: {there} of {plan.expected} labels are there{before}, in {plan.folder}")
         if plan.image_list is not None:
-            print(describe_list(plan))
+            path, keys = plan.image_list
+            print(
+                f"the list {path} is that of PASCAL VOC 2010 with {len(keys)} images; "
+                "mmsegmentation's, made of trainval_merged.json, has "
+                f"{plan.benchmark.splits[plan.benchmark.split]}: if you have it, put it there"
+            )
         if done.failed:
             few = len(done.failed) <= SHOWN_FAILURES
             shown = "see" if few else f"the first {SHOWN_FAILURES} are"
@@ -117,31 +121,6 @@ def prepare(flags: argparse.Namespace) -> None:
             )
     if wrong:
         raise RunError("; ".join(wrong) + ". All others are done")
-
-
-def find_plan(benchmark: Benchmark, flags: argparse.Namespace) -> Plan | None:
-    """How to make the labels; None if they are there while their sources are not."""
-    from tcl_jax.evaluation.examples import list_examples
-    from tcl_jax.evaluation.prepare import plan_labels
-
-    try:
-        return plan_labels(benchmark, flags.data, mat=flags.mat)
-    except InputError:
-        index = list_examples(benchmark, flags.data)
-        if index.total is None or index.labels < index.total:
-            raise
-        return None
-
-
-def describe_list(plan: Plan) -> str:
-    """What to know of a list of images that was made from PASCAL VOC's."""
-    assert plan.image_list is not None
-    path, keys = plan.image_list
-    usual = plan.benchmark.splits[plan.benchmark.split]
-    return (
-        f"the list {path} is that of PASCAL VOC 2010 with {len(keys)} images; mmsegmentation's, "
-        f"made of trainval_merged.json, has {usual}: if you have it, put it there"
-    )
 
 
 def run(argv: Sequence[str] | None = None) -> None:
