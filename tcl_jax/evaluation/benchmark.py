@@ -214,7 +214,7 @@ def _from_table(
         values = None
     ignore = table.get("ignore", () if 255 in (values or ()) else 255)
     ignore = {*ignore} if isinstance(ignore, list | tuple) else {ignore}
-    paths = {
+    paths: dict[str, Any] = {
         key: complete_pattern(table[key], key, source, below=folder)
         for key in ("images", "labels", "list")
         if key in table

@@ -46,8 +46,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
     prints = []
     for content in contents:  # without what they say of other benchmarks
         described = content["fingerprint"].get("benchmarks", {})
-        own = {name: described.get(name, {}) for name in common}
-        prints.append({**content["fingerprint"], "benchmarks": own})
+        shared = {name: described.get(name, {}) for name in common}
+        prints.append({**content["fingerprint"], "benchmarks": shared})
     differing = differences(*prints)
     intended, belonging, warned = {}, {}, {}
     for field, values in differing.items():

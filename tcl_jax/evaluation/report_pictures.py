@@ -81,10 +81,10 @@ def shown_picture(benchmark: Benchmark, shown: ShownImage) -> UInt8[np.ndarray, 
     found = _tinted(faded, predicted, palette, untouched)
     wrong = (predicted != label).astype(np.uint8)
     errors = overlay(faded, wrong, np.array([RIGHT, WRONG], np.uint8), 0.62, untouched=None)
-    rows, columns_ = np.indices(label.shape, np.int32)
-    hatch = np.where(((rows + columns_) % 10 < 2)[..., None], _IGNORED_LINE, IGNORED)
+    diagonal = np.indices(label.shape).sum(axis=0) % 10 < 2
     for panel in (truth, errors):
-        np.copyto(panel, hatch.astype(np.uint8), where=ignored[..., None])
+        panel[ignored] = IGNORED
+        panel[ignored & diagonal] = _IGNORED_LINE
 
     counts = count_pixels(shown.predicted, shown.label, len(benchmark.names))
     scores, total = counts.scores(), max(int(counts.labelled.sum()), 1)

@@ -249,6 +249,6 @@ def _find_problem(content: Any) -> str | None:
     for name, entry in content["benchmarks"].items():
         miou = entry.get("miou", "missing") if isinstance(entry, dict) else "missing"
         number = isinstance(miou, int | float) and not isinstance(miou, bool)
-        if miou is not None and not (number and math.isfinite(miou)):
+        if miou is not None and not (number and math.isfinite(float(miou))):
             return f"the miou of benchmark {name!r} is {miou!r}, which is no number"
     return None
