@@ -13,6 +13,7 @@ setup(
             "assets/*.safetensors",
             "assets/clip_merges.*",
             "assets/benchmarks/*.toml",
+            "assets/*.jinja",
             "demo/*.css",
             "demo/*.js",
             "py.typed",
@@ -30,6 +31,7 @@ setup(
         "huggingface_hub>=0.30,<3",  # downloads of CLIP by name
         "importlib_resources>=6,<8",  # tensorflow-datasets 4.9.10 imports it undeclared
         "jax>=0.10,<0.13",
+        "Jinja2>=3.1,<4",  # the report of an evaluation
         "jaxtyping>=0.3,<0.4",  # shapes in signatures
         "ml_collections>=1.0,<2",  # configs
         "numpy>=2.0,<3",

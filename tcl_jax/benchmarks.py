@@ -1,6 +1,6 @@
 r"""The data of the benchmarks: what is there, and the labels that have to be made.
 
-    python -m tcl_jax.benchmarks check --data=data               all eight: what is missing where
+    python -m tcl_jax.benchmarks check --data=data               all: what is missing where
     python -m tcl_jax.benchmarks check --data=data voc my.toml   these alone
     python -m tcl_jax.benchmarks prepare --data=data coco_object cityscapes
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="what is there, what is missing and where it goes")
     prepare = commands.add_parser("prepare", help="make the labels that are not published as such")
-    check.add_argument("names", nargs="*", metavar="NAME", help="or a .toml; all eight if none")
+    check.add_argument("names", nargs="*", metavar="NAME", help="or a .toml; all if none")
     prepare.add_argument("names", nargs="+", metavar="NAME")
     for command in (check, prepare):
         command.add_argument("--data", default="data", metavar="DIR", help="default: data")
@@ -63,37 +63,36 @@ def load(names: Sequence[str], split: str | None) -> list[Benchmark]:
 def check(flags: argparse.Namespace) -> None:
     """`check`."""
     from tcl_jax.evaluation.benchmark import BENCHMARKS
-    from tcl_jax.evaluation.stock import describe_stock, is_complete, take_stock
+    from tcl_jax.evaluation.dataset_check import check_dataset, describe_dataset, is_complete
 
     incomplete = 0
     benchmarks = load(flags.names or BENCHMARKS, flags.split)
     for i, benchmark in enumerate(benchmarks):
-        listing = take_stock(benchmark, flags.data, deep=flags.deep)
-        print("\n" * bool(i) + describe_stock(listing), flush=True)
-        incomplete += not is_complete(listing)
+        index = check_dataset(benchmark, flags.data, deep=flags.deep)
+        print("\n" * bool(i) + describe_dataset(index), flush=True)
+        incomplete += not is_complete(index)
     if incomplete:
         raise RunError(f"{incomplete} of {len(benchmarks)} are incomplete, see above")
 
 
 def prepare(flags: argparse.Namespace) -> None:
     """`prepare`."""
-    from tcl_jax.evaluation.prepare import SHOWN_FAILURES, make_labels, needs_preparation
+    from tcl_jax.evaluation.prepare import (
+        SHOWN_FAILURES,
+        make_labels,
+        needs_preparation,
+        plan_labels,
+    )
 
     if flags.threads < 1:
         raise InputError(f"--threads={flags.threads} must be 1 or more")
     plans: list[Plan] = []
     for benchmark in load(flags.names, flags.split):
-        name = f"{benchmark.name} {benchmark.split}"
-        if not needs_preparation(benchmark):
-            print(f"{name}: nothing to prepare, its labels are published")
-            continue
-        plan = find_plan(benchmark, flags)
-        if plan is None:
-            print(f"{name}: nothing to prepare, all labels are there")
-        elif any(plan.sources == other.sources for other in plans):  # context and context59
-            print(f"{name}: has the same labels as the other")
+        if needs_preparation(benchmark):
+            plans.append(plan_labels(benchmark, flags.data, mat=flags.mat))
         else:
-            plans.append(plan)
+            name = f"{benchmark.name} {benchmark.split}"
+            print(f"{name}: nothing to prepare, its labels are published")
     wrong = []
     for plan in plans:
         name = f"{plan.benchmark.name} {plan.benchmark.split}"
@@ -106,7 +105,12 @@ def prepare(flags: argparse.Namespace) -> None:
         before = f", {done.kept} of them before" if done.kept else ""
         print(f"{name}: {there} of {plan.expected} labels are there{before}, in {plan.folder}")
         if plan.image_list is not None:
-            print(describe_list(plan))
+            path, keys = plan.image_list
+            print(
+                f"the list {path} is that of PASCAL VOC 2010 with {len(keys)} images; "
+                "mmsegmentation's, made of trainval_merged.json, has "
+                f"{plan.benchmark.splits[plan.benchmark.split]}: if you have it, put it there"
+            )
         if done.failed:
             few = len(done.failed) <= SHOWN_FAILURES
             shown = "see" if few else f"the first {SHOWN_FAILURES} are"
@@ -117,31 +121,6 @@ def prepare(flags: argparse.Namespace) -> None:
             )
     if wrong:
         raise RunError("; ".join(wrong) + ". All others are done")
-
-
-def find_plan(benchmark: Benchmark, flags: argparse.Namespace) -> Plan | None:
-    """How to make the labels; None if they are there while their sources are not."""
-    from tcl_jax.evaluation.examples import list_examples
-    from tcl_jax.evaluation.prepare import plan_labels
-
-    try:
-        return plan_labels(benchmark, flags.data, mat=flags.mat)
-    except InputError:
-        listing = list_examples(benchmark, flags.data)
-        if listing.total is None or listing.labels < listing.total:
-            raise
-        return None
-
-
-def describe_list(plan: Plan) -> str:
-    """What to know of a list of images that was made from PASCAL VOC's."""
-    assert plan.image_list is not None
-    path, keys = plan.image_list
-    usual = plan.benchmark.splits[plan.benchmark.split]
-    return (
-        f"the list {path} is that of PASCAL VOC 2010 with {len(keys)} images; mmsegmentation's, "
-        f"made of trainval_merged.json, has {usual}: if you have it, put it there"
-    )
 
 
 def run(argv: Sequence[str] | None = None) -> None:

@@ -20,16 +20,19 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tcl_jax.commands import add_model_flags, add_process_flags, command_parser, share
 from tcl_jax.errors import InputError, run_command
 
 if TYPE_CHECKING:
     from tcl_jax.evaluation.benchmark import Benchmark
-    from tcl_jax.evaluation.examples import Listing
+    from tcl_jax.evaluation.examples import DatasetIndex
 
 PATHS = ("images", "labels", "list")
+PROTOCOL = (
+    "pamr", "kp_weight", "threshold", "templates", "short_side", "window", "stride", "dtype",
+)  # fmt: skip
 OWN = ("background", "reduce_zero_label", "ignore", "exif")
 """Flags of a benchmark that is made of folders."""
 
@@ -42,9 +45,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--compare", nargs=2, metavar="DIR", help="two results, instead of a model")
     data = p.add_argument_group("data")
     data.add_argument("--data", metavar="DIR", default="data", help="folder of the benchmarks")
-    data.add_argument(
-        "--benchmarks", metavar="NAMES", help="which of the eight, separated by commas"
-    )
+    data.add_argument("--benchmarks", metavar="NAMES", help="built-in ones, separated by commas")
     data.add_argument(
         "--path",
         action="append",
@@ -121,35 +122,27 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.parallel.processes import agreed, start_processes
 
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    listings = agreed(lambda: find_benchmarks(flags))
+    indices = agreed(lambda: find_benchmarks(flags))
     import jax
 
     found = evaluate(
         agreed(lambda: load_model_from(flags)),
-        listings,
+        indices,
         flags.output,
         methods=flags.method.split(",") if flags.method else None,
         batch_size=flags.batch_size,
         tokenizer_file=flags.tokenizer_file,
-        **_choices(flags),
+        **{name: getattr(flags, name) for name in PROTOCOL},
     )
     if jax.process_index() == 0:
-        rows = {title: one.results for title, one in found.items()}
-        print(summary_table(rows, {title: one.fingerprint for title, one in found.items()}))
+        print(summary_table(found))
         print(f"results: {Path(flags.output) / 'report.html'}")
-
-
-def _choices(flags: argparse.Namespace) -> dict[str, Any]:
-    names = (
-        "pamr", "kp_weight", "threshold", "templates", "short_side", "window", "stride", "dtype",
-    )  # fmt: skip
-    return {name: getattr(flags, name) for name in names}
 
 
 # -------------------------------------------------------------------------------------- benchmarks
 
 
-def find_benchmarks(flags: argparse.Namespace) -> list[Listing]:
+def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
     """The benchmarks that the flags name and their files; by default all built-in ones there are.
 
     Raises:
@@ -165,27 +158,29 @@ def find_benchmarks(flags: argparse.Namespace) -> list[Listing]:
         print(describe_values(benchmark))
     names = flags.benchmarks.split(",") if flags.benchmarks else [] if own else list(BENCHMARKS)
     benchmarks = [*(load_benchmark(name, split=flags.split) for name in names), *own]
-    _check_names([benchmark.name for benchmark in benchmarks])
+    all_names = [benchmark.name for benchmark in benchmarks]
+    if twice := sorted({name for name in all_names if all_names.count(name) > 1}):
+        raise InputError(f"benchmark {', '.join(twice)} is given more than once")
     for benchmark in own if flags.split else ():
         if "{split}" not in f"{benchmark.images} {benchmark.labels} {benchmark.list}":
             raise InputError(
                 f"--split={flags.split!r}: benchmark {benchmark.name!r} has no {{split}} in its "
                 "paths, so there is no other part of it"
             )
-    overrides = _read_paths(flags.path, [benchmark.name for benchmark in benchmarks])
-    listings = [
+    overrides = _read_paths(flags.path, all_names)
+    indices = [
         list_examples(benchmark, flags.data, overrides=overrides.get(benchmark.name))
         for benchmark in benchmarks
     ]
     if flags.benchmarks or own:
-        return listings
-    there = [listing for listing in listings if listing.examples]
+        return indices
+    there = [index for index in indices if index.examples]
     if not there:
         raise InputError(
             f"--data={flags.data!r} holds none of the benchmarks; `python -m tcl_jax.benchmarks "
             f"check --data={flags.data}` says where their files belong"
         )
-    absent = [listing.benchmark.name for listing in listings if not listing.examples]
+    absent = [index.benchmark.name for index in indices if not index.examples]
     if absent:
         print(
             f"not there and left out: {', '.join(absent)} (`python -m tcl_jax.benchmarks check "
@@ -233,12 +228,6 @@ def _read_values(given: str | None) -> list[int] | None:
     if not all(value.isdecimal() for value in values):
         raise InputError(f"--ignore={given!r} must be label values with commas, such as 11,255")
     return [int(value) for value in values]
-
-
-def _check_names(names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"benchmark {', '.join(twice)} is given more than once")
 
 
 def _read_paths(given: Sequence[str], names: Sequence[str]) -> Mapping[str, dict[str, str]]:

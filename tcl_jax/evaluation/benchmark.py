@@ -1,7 +1,8 @@
 """What a benchmark is: classes, where images and labels lie, how labels are read.
 
-The eight built-in ones are TOML files; a user's own is one of the same schema, which
-`benchmark_schema` describes, or made of folders by `custom_benchmark`.
+The built-in ones are TOML files of the schema that `benchmark_schema` describes: to add one, put
+its file into assets/benchmarks and its name into `BENCHMARKS`. A user's own is a file of the same
+schema, or made of folders by `custom_benchmark`.
 """
 
 from __future__ import annotations
@@ -29,36 +30,27 @@ from tcl_jax.files import short_hash, user_path
 BENCHMARKS: tuple[str, ...] = (
     "voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k",
 )  # fmt: skip
-"""The built-in benchmarks, in the order of the published row."""
+"""The built-in benchmarks, in the order of tables; each is a TOML file in assets/benchmarks."""
 
 _FOLDER = Path(__file__).parent.parent / "assets" / "benchmarks"
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """A benchmark, for one of its splits.
+    """A benchmark, for one of its splits; `benchmark_schema` has the meaning of most fields.
 
     Attributes:
-        name: a word that can be a file's name.
-        title: its name for people.
         classes: synonyms of every class, the first is its name; the background is not among them.
         background: whether label 0 is a background class, judged by a threshold.
-        reduce_zero_label: label 0 is ignored and the others lose 1.
-        ignore: further label values that are ignored, 0 to `MAX_LABEL`.
-        images: path of an image below the data's root, or absolute, with {key} and possibly
-            {split}; at its end `.*` stands for any usual extension.
-        labels: the same of a label.
+        images, labels: paths with {key}, and possibly {split}, below the data's root or absolute;
+            at the end of `images` `.*` stands for any usual extension.
         list: the same, without {key}, of the file that lists the keys; None: every image counts.
-        split: which part is meant, as "val".
         splits: number of images of each split; empty where not known.
-        hint: where the data comes from and what prepares it, for messages.
-        published: mIoU in per cent by the name of a method.
         short_side, window, stride, threshold: override the protocol's; None leaves it.
         folders: what {split} stands for, where it is not the split's name.
         values: label values of the classes, where they do not count on from 0, or from 1 behind a
             background or an ignored 0.
-        exif: whether images are turned as their EXIF data says, "apply" or "ignore"; None: they
-            are, and it is told where nothing shows whether the labels were drawn so.
+        exif: "apply" or "ignore"; None: as "apply", with a warning where labels may not follow it.
     """
 
     name: str
@@ -129,17 +121,20 @@ def load_benchmark(name_or_path: str | os.PathLike[str], *, split: str | None = 
             says is wrong or incomplete. The message names file and key.
     """
     text = os.fspath(name_or_path)
-    if text in BENCHMARKS:
-        path = _FOLDER / f"{text}.toml"
-        return _from_table(read_table(path), str(path), name=text, folder=None, split=split)
-    path = user_path(text)
+    built_in = text in BENCHMARKS
+    path = _FOLDER / f"{text}.toml" if built_in else user_path(text)
     if path.suffix.lower() != ".toml":
         raise InputError(
             f"benchmark {text!r} is not known; choose one of {', '.join(BENCHMARKS)}, or give the "
             "path of a .toml file that describes your own"
         )
-    table = read_table(path)
-    return _from_table(table, str(path), name=path.stem, folder=path.absolute().parent, split=split)
+    folder = None if built_in else path.absolute().parent
+    return _from_table(read_table(path), str(path), name=path.stem, folder=folder, split=split)
+
+
+def paper_benchmarks() -> tuple[str, ...]:
+    """The built-in benchmarks that the paper has a score of, over which its mean is taken."""
+    return tuple(name for name in BENCHMARKS if "TCL" in load_benchmark(name).published)
 
 
 def custom_benchmark(
@@ -177,6 +172,17 @@ def custom_benchmark(
     return _from_table(table, f"benchmark {name!r}", name=name, folder=Path.cwd(), split=split)
 
 
+def spans(values: Iterable[int]) -> str:
+    """Whole numbers in words, as "0 to 3, 7"."""
+    parts: list[list[int]] = []
+    for value in sorted({*values}):
+        if parts and value == parts[-1][1] + 1:
+            parts[-1][1] = value
+        else:
+            parts.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in parts)
+
+
 # --------------------------------------------------------------------- from a table to a benchmark
 
 
@@ -198,37 +204,48 @@ def _from_table(
         )
     listed = _read_classes(table, source, folder)
     background = table.get("background", False) or listed.background
-    _check_classes(listed.classes, background, source)
+    if not listed.classes:
+        raise InputError(f"{source}: classes is empty; name one class at least")
+    with as_input_error(f"{source}: classes"):
+        check_words(itertools.chain(*listed.classes), background=background)
     first = int(background or table.get("reduce_zero_label", False))
     values = listed.values
     if values == tuple(range(first, first + len(listed.classes))):
         values = None
     ignore = table.get("ignore", () if 255 in (values or ()) else 255)
     ignore = {*ignore} if isinstance(ignore, list | tuple) else {ignore}
+    paths: dict[str, Any] = {
+        key: complete_pattern(table[key], key, source, below=folder)
+        for key in ("images", "labels", "list")
+        if key in table
+    }
+    as_they_are = {
+        key: table[key]
+        for key in (
+            "split", "splits", "hint", "published", "short_side", "window", "stride", "folders",
+            "exif",
+        )
+        if key in table
+    }  # fmt: skip
     benchmark = Benchmark(
+        **paths,
+        **as_they_are,
         name=name,
         title=table.get("title", name),
         classes=listed.classes,
         background=background,
         reduce_zero_label=table.get("reduce_zero_label", False),
-        ignore=tuple(sorted(ignore | {*listed.ignored})),
-        images=_pattern(table, "images", source, folder),
-        labels=_pattern(table, "labels", source, folder),
-        list=_pattern(table, "list", source, folder) if "list" in table else None,
-        split=split or table.get("split", "val"),
-        splits=dict(table.get("splits", {})),
-        hint=table.get("hint", ""),
-        published={method: float(miou) for method, miou in table.get("published", {}).items()},
-        short_side=table.get("short_side"),
-        window=table.get("window"),
-        stride=table.get("stride"),
         threshold=None if table.get("threshold") is None else float(table["threshold"]),
-        folders=dict(table.get("folders", {})),
+        ignore=tuple(sorted(ignore | {*listed.ignored})),
         values=values,
-        exif=table.get("exif"),
     )
+    benchmark = dataclasses.replace(benchmark, split=split or benchmark.split)
     _check_labels(benchmark, source)
-    _check_split(benchmark, source)
+    known = benchmark.splits or benchmark.folders
+    if known and benchmark.split not in known:
+        raise InputError(
+            f"{source}: there is no split {benchmark.split!r}; choose one of {', '.join(known)}"
+        )
     return benchmark
 
 
@@ -243,7 +260,7 @@ def _read_classes(table: Mapping[str, Any], source: str, folder: Path | None) ->
         if listed.values is not None:
             raise InputError(f"{source}: both values and {path!r} give the classes' label values")
         given = listed.classes
-    classes = [tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in given]
+    classes = tuple(tuple(one) if isinstance(one, list | tuple) else (one,) for one in given)
     for synonyms in classes:
         if not synonyms or not all(is_text(text) for text in synonyms):
             raise InputError(
@@ -251,28 +268,13 @@ def _read_classes(table: Mapping[str, Any], source: str, folder: Path | None) ->
                 "of one or more synonyms, none of them empty"
             )
     if values is None:
-        return NameFile(tuple(classes))
+        return NameFile(classes)
     if len({*values}) != len(classes) or len(values) != len(classes):
         raise InputError(
             f"{source}: values is {values!r}; it must have one for each of the {len(classes)} "
             "classes, all different"
         )
-    return NameFile(tuple(classes), tuple(values))
-
-
-def _pattern(table: Mapping[str, Any], key: str, source: str, folder: Path | None) -> str:
-    """A pattern with {key} where it may have one; below `folder`, which is None for built-ins."""
-    return complete_pattern(table[key], key, source, below=folder)
-
-
-# ---------------------------------------------------------------------------- checks of the whole
-
-
-def _check_classes(classes: tuple[tuple[Any, ...], ...], background: bool, source: str) -> None:
-    if not classes:
-        raise InputError(f"{source}: classes is empty; name one class at least")
-    with as_input_error(f"{source}: classes"):
-        check_words(itertools.chain(*classes), background=background)
+    return NameFile(classes, tuple(values))
 
 
 def _check_labels(benchmark: Benchmark, source: str) -> None:
@@ -293,29 +295,9 @@ def _check_labels(benchmark: Benchmark, source: str) -> None:
             f"{source}: label value 0 is that of the class {benchmark.classes[own.index(0)][0]!r}, "
             f"and {flag} = true says that it is none; set it to false, or remove the class"
         )
-    for value in benchmark.ignore:
-        if value in values:
-            free = MAX_LABEL if 255 in values else 255
-            raise InputError(
-                f"{source}: ignore = {value} is the label value of a class, which are "
-                f"{spans(values)}; set ignore to a value no class has, such as {free}"
-            )
-
-
-def spans(values: Iterable[int]) -> str:
-    """Whole numbers in words, as "0 to 3, 7"."""
-    parts: list[list[int]] = []
-    for value in sorted({*values}):
-        if parts and value == parts[-1][1] + 1:
-            parts[-1][1] = value
-        else:
-            parts.append([value, value])
-    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in parts)
-
-
-def _check_split(benchmark: Benchmark, source: str) -> None:
-    known = benchmark.splits or benchmark.folders
-    if known and benchmark.split not in known:
+    for value in {*benchmark.ignore} & {*values}:
+        free = MAX_LABEL if 255 in values else 255
         raise InputError(
-            f"{source}: there is no split {benchmark.split!r}; choose one of {', '.join(known)}"
+            f"{source}: ignore = {value} is the label value of a class, which are "
+            f"{spans(values)}; set ignore to a value no class has, such as {free}"
         )

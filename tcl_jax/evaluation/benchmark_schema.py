@@ -32,6 +32,7 @@ or an ignored 0: 1, 2, ...), or those of `values = [3, 7, 255]`, or those that t
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -121,20 +122,17 @@ def complete_pattern(
 # ------------------------------------------------------------------------------ what a key may hold
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_integer(value: Any, low: int = 1, high: int | float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _is_label(value: Any) -> bool:
-    return _is_integer(value) and 0 <= value <= MAX_LABEL
+def _is_number(value: Any, high: int) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
 
 
 def _are_labels(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(_is_label(entry) for entry in value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    values = value if isinstance(value, list | tuple) else [None]
+    return all(_is_integer(entry, 0, MAX_LABEL) for entry in values)
 
 
 def _is_table(value: Any, of: Callable[[Any], bool]) -> bool:
@@ -146,36 +144,34 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+_TEXT = (is_text, "a text")
+_FLAG = (lambda value: isinstance(value, bool), "true or false")
+_PIXELS = (_is_integer, "a positive whole number")
+_LABELS = f"whole numbers from 0 to {MAX_LABEL}"
 # What a key must hold: a test, and the words for it.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("name", "title", "images", "labels", "list", "split"), (is_text, "a text")),
+    **dict.fromkeys(("name", "title", "images", "labels", "list", "split"), _TEXT),
+    **dict.fromkeys(("background", "reduce_zero_label"), _FLAG),
+    **dict.fromkeys(("short_side", "window", "stride"), _PIXELS),
     "hint": (lambda value: isinstance(value, str), "a text"),
     "classes": (
         lambda value: is_text(value) or isinstance(value, list),
         "a list of names, or the path of a text file",
     ),
-    **dict.fromkeys(
-        ("background", "reduce_zero_label"),
-        (lambda value: isinstance(value, bool), "true or false"),
-    ),
     "ignore": (
-        lambda value: _is_label(value) or _are_labels(value),
-        f"a whole number from 0 to {MAX_LABEL}, or a list of such",
+        lambda value: _is_integer(value, 0, MAX_LABEL) or _are_labels(value),
+        f"one or a list of {_LABELS}",
     ),
-    "values": (_are_labels, f"a list of whole numbers from 0 to {MAX_LABEL}"),
+    "values": (_are_labels, f"a list of {_LABELS}"),
     "exif": (lambda value: value in EXIF, " or ".join(map(repr, EXIF))),
     "splits": (
-        lambda value: _is_table(value, lambda count: _is_integer(count) and count > 0),
+        lambda value: _is_table(value, _is_integer),
         "a table of numbers of images, as {val = 100}",
     ),
     "folders": (lambda value: _is_table(value, is_text), "a table of folders' names"),
     "published": (
-        lambda value: _is_table(value, lambda miou: _is_number(miou) and 0 <= miou <= 100),
+        lambda value: _is_table(value, lambda miou: _is_number(miou, 100)),
         "a table of mIoU in per cent, as {TCL = 51.2}",
     ),
-    **dict.fromkeys(
-        ("short_side", "window", "stride"),
-        (lambda value: _is_integer(value) and value > 0, "a positive whole number"),
-    ),
-    "threshold": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "threshold": (lambda value: _is_number(value, 1), "a number from 0 to 1"),
 }

@@ -43,9 +43,9 @@ class BenchmarkEvaluator:
         self._is_tcl = isinstance(task.network, TCL)
         self._protocol = protocol_of(config, task)
         benchmark = load_benchmark(name, split=config.eval.split)
-        self._listing = agreed(lambda: list_examples(benchmark, config.eval.data))
-        check_same_images([self._listing])
-        check([self._listing], {name: self._log()}, progress=jax.process_index() == 0)
+        self._index = agreed(lambda: list_examples(benchmark, config.eval.data))
+        check_same_images([self._index])
+        check([self._index], {name: self._log()}, progress=jax.process_index() == 0)
         self._judge: Judge | None = None
         self._texts: np.ndarray | None = None
         self._scores: dict[str, float] = {}
@@ -56,13 +56,13 @@ class BenchmarkEvaluator:
         if self._judge is None:
             self._judge = Judge(self._task.network, everything, self._protocol)
         judge = self._judge.renewed(everything)
-        benchmark = self._listing.benchmark
+        benchmark = self._index.benchmark
         if self._texts is None or not self._is_tcl:
             self._texts = embed_texts(
                 self._task.clip, clip, benchmark.texts, self._protocol.templates
             )
         result = judge_benchmark(
-            judge, self._listing, self._texts, self._log(), progress=jax.process_index() == 0
+            judge, self._index, self._texts, self._log(), progress=jax.process_index() == 0
         )
         scores = result.scores
         self._scores = {
@@ -77,14 +77,14 @@ class BenchmarkEvaluator:
             self(params, frozen)
         if jax.process_index() != 0:
             return
-        split = self._listing.benchmark.split
+        split = self._index.benchmark.split
         path = workdir / f"{self._name}.json"
         scores = {name: round(value, 2) for name, value in self._scores.items()}
         write_json(path, {"split": split, **scores})
         print(f"{self._name} {split}: " + ", ".join(f"{k} {v:.2f}" for k, v in scores.items()))
 
     def _log(self) -> ScoreLog:
-        benchmark = self._listing.benchmark
+        benchmark = self._index.benchmark
         return ScoreLog(None, benchmark.name, len(benchmark.names), {})
 
 

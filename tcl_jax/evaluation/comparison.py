@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,17 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
         for content in contents
     ]
     common = [name for name in scores[0] if name in scores[1]]
-    differing = differences(
-        *(_with_benchmarks(content["fingerprint"], common) for content in contents)
-    )
-    methods_differ = ("method",) in differing
+    prints = []
+    for content in contents:  # without what they say of other benchmarks
+        described = content["fingerprint"].get("benchmarks", {})
+        shared = {name: described.get(name, {}) for name in common}
+        prints.append({**content["fingerprint"], "benchmarks": shared})
+    differing = differences(*prints)
     intended, belonging, warned = {}, {}, {}
     for field, values in differing.items():
         if field[0] in INTENDED:
             intended[field] = values
-        elif methods_differ and (field[0] in METHODS_OWN or None in values):
+        elif ("method",) in differing and (field[0] in METHODS_OWN or None in values):
             belonging[field] = values
         else:
             warned[field] = values
@@ -62,17 +64,12 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
         [f"A: {one_line(str(Path(a)))}", f"B: {one_line(str(Path(b)))}"],
         _table(scores[0], scores[1], concerned),
     ]
-    only = [
-        f"Only in {letter}: {', '.join(one_line(name) for name in own if name not in other)}."
-        for letter, own, other in (("A", *scores), ("B", scores[1], scores[0]))
-        if set(own) - set(other)
-    ]
-    if only:
-        paragraphs.append(only)
-    if intended:
-        paragraphs.append(["Compared:", *_lines(intended)])
-    if belonging:
-        paragraphs.append(["Goes with the method:", *_lines(belonging)])
+    for letter, own, other in (("A", *scores), ("B", *scores[::-1])):
+        if only := [one_line(name) for name in own if name not in other]:
+            paragraphs.append([f"Only in {letter}: {', '.join(only)}."])
+    for heading, fields in (("Compared:", intended), ("Goes with the method:", belonging)):
+        if fields:
+            paragraphs.append([heading, *_lines(fields)])
     if not common:
         paragraphs.append(["No benchmark is in both, so there is nothing to compare."])
     elif not differing:
@@ -80,65 +77,47 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
     elif not warned:
         paragraphs.append(["The protocol is the same, so the scores are comparable."])
     else:
-        kept = [name for name in common if name not in concerned]
-        what = (
-            f"are comparable only for {', '.join(one_line(name) for name in kept)}"
-            if kept
-            else "are not comparable"
-        )
+        kept = [one_line(name) for name in common if name not in concerned]
+        what = f"are comparable only for {', '.join(kept)}" if kept else "are not comparable"
         verdict = f"WARNING: the protocols differ, so the scores {what}. These fields differ:"
         paragraphs.append([verdict, *_lines(warned)])
     return "\n\n".join("\n".join(lines) for lines in paragraphs)
 
 
-def _with_benchmarks(fingerprint: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A fingerprint that says nothing of other benchmarks."""
-    described = fingerprint.get("benchmarks", {})
-    return {**fingerprint, "benchmarks": {name: described.get(name, {}) for name in names}}
-
-
 def _table(
     a: Mapping[str, float | None], b: Mapping[str, float | None], marked: set[str]
 ) -> list[str]:
+    """Rows of benchmarks, and of the mean over those with two scores."""
     rows = [("mIoU, %", "A", "B", "B - A")]
-    pairs = []
+    pairs: list[tuple[float, float]] = []
     for name in dict.fromkeys([*a, *b]):
         first, second = a.get(name), b.get(name)
-        star = "*" if name in marked else ""
-        if first is None or second is None:
-            gain = UNKNOWN
-        else:
-            gain = _signed(second - first) + star
+        if first is not None and second is not None:
             pairs.append((first, second))
-        rows.append((name, _cell(first), _cell(second), gain))
+        rows.append(_row(name, first, second, marked=name in marked))
     if pairs:
         means = [math.fsum(side) / len(pairs) for side in zip(*pairs, strict=True)]
-        star = "*" if marked else ""
-        gain = _signed(means[1] - means[0]) + star
-        rows.append((f"mean of {len(pairs)}", _cell(means[0]), _cell(means[1]), gain))
+        rows.append(_row(f"mean of {len(pairs)}", *means, marked=bool(marked)))
     return align(rows)
+
+
+def _row(name: str, a: float | None, b: float | None, *, marked: bool) -> tuple[str, str, str, str]:
+    gain = UNKNOWN
+    if a is not None and b is not None:
+        gain = f"{round(b - a, 2) + 0.0:+.2f}" + "*" * marked  # no -0.00
+    first, second = (UNKNOWN if value is None else f"{value:.2f}" for value in (a, b))
+    return name, first, second, gain
 
 
 def _lines(fields: Mapping[Field, tuple[Any, Any]]) -> list[str]:
     lines = []
-    for field, (a, b) in fields.items():
+    for field, values in fields.items():
         place = field[1:] if field[0] == "benchmarks" else field
-        first, second = _words(a), _words(b)
+        first, second = (
+            "nothing" if v is None else one_line(v if isinstance(v, str) else json.dumps(v))
+            for v in values
+        )
         if min(len(first), len(second)) > 40 and first[:16] != second[:16]:  # hashes
             first, second = f"{first[:16]}...", f"{second[:16]}..."
         lines.append(f"  {one_line(': '.join(place))}: {first} in A, {second} in B")
     return lines
-
-
-def _words(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    return one_line(value if isinstance(value, str) else json.dumps(value))
-
-
-def _cell(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.2f}"
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # no -0.00

@@ -71,11 +71,11 @@ class Paths:
 
 
 @dataclasses.dataclass(frozen=True)
-class Listing:
-    """What there is of a benchmark.
+class DatasetIndex:
+    """What there is of a benchmark on disk.
 
     Attributes:
-        benchmark, root: what was listed, and where.
+        benchmark, root: what was looked for, and where.
         paths: where its files are expected.
         examples: images that have their labels.
         problems: what is missing, ambiguous, or belongs to nothing.
@@ -114,29 +114,22 @@ def resolve_paths(
             named as the benchmark says, or a pattern with {key}; relative to the working folder.
 
     Raises:
-        InputError: if an override has another name or a wrong placeholder.
+        InputError: if an override has a wrong placeholder, or images and labels are the same.
     """
     root = user_path(root).absolute()
-    overrides = dict(overrides or {})
     places: dict[str, str] = {}
     for key, pattern in (
         ("images", benchmark.images),
         ("labels", benchmark.labels),
         ("list", benchmark.list),
     ):
-        given = overrides.pop(key, None)
-        if given is not None:
+        if given := (overrides or {}).get(key):
             file = split_pattern(pattern)[1] if pattern and key != "list" else None
             source = f"benchmark {benchmark.name!r}"
             pattern = complete_pattern(given, key, source, below=Path.cwd(), file=file)
         if pattern is not None:
             folder = benchmark.folders.get(benchmark.split, benchmark.split)
             places[key] = os.path.abspath(below(root, pattern.replace("{split}", folder)))
-    if overrides:
-        raise InputError(
-            f"benchmark {benchmark.name!r}: {', '.join(overrides)} cannot be overridden; images, "
-            "labels and list can"
-        )
     if places["images"] == places["labels"]:
         raise InputError(
             f"benchmark {benchmark.name!r}: images and labels are both {places['images']}; they "
@@ -150,7 +143,7 @@ def list_examples(
     root: str | os.PathLike[str],
     *,
     overrides: Mapping[str, str] | None = None,
-) -> Listing:
+) -> DatasetIndex:
     """Pairs images and labels by their names; opens none of them.
 
     Args:
@@ -170,40 +163,44 @@ def list_examples(
     images, labels = KeyedFiles(paths.images), KeyedFiles(paths.labels)
     images.scan(other=labels)
     labels.scan(other=images)
-    problems = list(_missing_places(benchmark, paths, images, labels))
+    hint = benchmark.hint
+    problems = [
+        Problem("missing folder", Path(files.folder), hint, True)
+        for files in (images, labels)
+        if not files.exists
+    ]
     keys: list[str] = sorted(images.by_key)
     counted = {*images.by_key} if images.exists else {*labels.by_key}
     total = expected = benchmark.splits.get(benchmark.split)
-    if paths.list is not None:
+    if paths.list is not None and not os.path.isfile(paths.list):
+        keys = []
+        problems.append(Problem("missing list", Path(paths.list), hint, True))
+    elif paths.list is not None:
         keys, wrong = _read_list(Path(paths.list), images)
         problems += wrong
-        if os.path.isfile(paths.list):
-            counted, total = {*keys}, len(keys)
+        counted, total = {*keys}, len(keys)
     for path, other in [*images.doubles, *labels.doubles]:
         detail = f"it has the key of {other}; remove one of them"
         problems.append(Problem("same key twice", path, detail, True))
-    for path, other in [*images.spares, *labels.spares]:
-        problems.append(Problem("passed over", path, f"{other} has the same key", False))
     examples = []
     for key in keys:
         image, label = images.by_key.get(key), labels.by_key.get(key)
         if image is not None and label is not None:
             examples.append(Example(key, image, label))
         if image is None and images.exists:
-            why = f"named in {paths.list}. {benchmark.hint}".strip()
+            why = f"named in {paths.list}. {hint}".strip()
             problems.append(Problem("missing image", images.expected(key), why, True))
         elif label is None and labels.exists:
-            problems.append(Problem("missing label", labels.expected(key), benchmark.hint, True))
+            problems.append(Problem("missing label", labels.expected(key), hint, True))
     problems += _strays(images, labels)
     where = Path(paths.list or images.folder)
-    if expected not in (None, len(keys)) and keys:
-        problems.append(
-            Problem("image count", where, f"{len(keys)} of {expected} images are there", False)
-        )
+    if keys and expected not in (None, len(keys)):
+        detail = f"{len(keys)} of {expected} images are there"
+        problems.append(Problem("image count", where, detail, False))
     if not keys and where.exists() and not any(p.kind == "unreadable list" for p in problems):
         why = f"nothing here is named as {paths.images}" if paths.list is None else "it is empty"
-        problems.append(Problem("no images", where, f"{why}. {benchmark.hint}".strip(), True))
-    return Listing(
+        problems.append(Problem("no images", where, f"{why}. {hint}".strip(), True))
+    return DatasetIndex(
         benchmark=benchmark,
         root=Path(root),
         paths=paths,
@@ -216,42 +213,37 @@ def list_examples(
 
 
 def verify_examples(
-    listing: Listing, *, progress: bool
+    index: DatasetIndex, *, progress: bool
 ) -> tuple[tuple[Problem, ...], collections.Counter[int]]:
-    """Looks into the files of a listing, in threads: whole, of one size, with allowed values.
+    """Looks into the files of an index, in threads: whole, of one size, with allowed values.
 
     Of images the header and the end are read, and the rest only if these are odd; labels are
     decoded.
 
     Args:
-        listing: what `list_examples` found; its own problems are not repeated.
+        index: what `list_examples` found; its own problems are not repeated.
         progress: whether to show a bar.
 
     Returns:
         All problems, in the order of the examples; and how many pixels of the labels have each
         value.
     """
-    workers = min(_THREADS, 4 * available_cores())
     found: list[Problem] = []
     values: collections.Counter[int] = collections.Counter()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        try:
-            results = pool.map(
-                lambda example: _verify(example, listing.benchmark), listing.examples
-            )
-            for problems, counts in tqdm(
-                results,
-                desc=f"checking {listing.benchmark.name}",
-                total=len(listing.examples),
-                unit="image",
-                leave=False,
-                disable=not progress,
-            ):
-                found += problems
-                values.update(counts)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = concurrent.futures.ThreadPoolExecutor(min(_THREADS, 4 * available_cores()))
+    try:
+        for problems, counts in tqdm(
+            pool.map(lambda example: _verify(example, index.benchmark), index.examples),
+            desc=f"checking {index.benchmark.name}",
+            total=len(index.examples),
+            unit="image",
+            leave=False,
+            disable=not progress,
+        ):
+            found += problems
+            values.update(counts)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return tuple(found), values
 
 
@@ -279,8 +271,6 @@ def describe_problems(problems: Sequence[Problem]) -> str:
 
 def _read_list(path: Path, images: KeyedFiles) -> tuple[list[str], list[Problem]]:
     """Keys of a list file, each once, and what is wrong with it."""
-    if not path.is_file():
-        return [], []
     try:
         lines = read_text(path).splitlines()
     except ValueError as error:
@@ -297,55 +287,22 @@ def _read_list(path: Path, images: KeyedFiles) -> tuple[list[str], list[Problem]
         key = images.named(line)
         if key in keys:
             first, other = keys[key]
-            if other_folders := not _same_file(line, other):
-                detail = (
-                    f"lines {first}, {other!r}, and {number}, {line!r}, have one image, {key!r}"
-                )
-            else:
-                detail = f"lines {first} and {number} are {key!r}; it counts once"
-            problems.append(Problem("listed twice", path, detail, other_folders))
+            detail = f"lines {first}, {other!r}, and {number}, {line!r}, are the image {key!r}"
+            # Two paths may be two images, of which one is not there; one path counts once.
+            problems.append(Problem("listed twice", path, detail, line != other))
         elif key:
             keys[key] = number, line
     return [*keys], problems
 
 
-def _same_file(line: str, other: str) -> bool:
-    """Whether two lines of a list may be one file: one path ends as the other."""
-    paths = (
-        os.path.splitext(text.replace("\\", "/").removeprefix("./"))[0] for text in (line, other)
-    )
-    short, long = sorted((f"/{path.lstrip('/')}" for path in paths), key=len)
-    return long.endswith(short)
-
-
-def _missing_places(
-    benchmark: Benchmark, paths: Paths, images: KeyedFiles, labels: KeyedFiles
-) -> Iterator[Problem]:
-    for files in (images, labels):
-        if not files.exists:
-            yield Problem("missing folder", Path(files.folder), benchmark.hint, True)
-    if paths.list is not None and not os.path.isfile(paths.list):
-        yield Problem("missing list", Path(paths.list), benchmark.hint, True)
-
-
 def _strays(images: KeyedFiles, labels: KeyedFiles) -> Iterator[Problem]:
-    """Files that belong to nothing."""
-    if images.exists:
-        for key, path in labels.by_key.items():
-            if key not in images.by_key:
-                detail = f"there is no {images.file.replace('{key}', key)} in {images.folder}"
-                yield Problem("label without image", path, detail, False)
-    for files, what in ((images, "image"), (labels, "label")):
-        for path in files.others:
-            name = os.path.relpath(path, files.folder)
-            if files is labels and labels.decorated and _begins_with_key(name, images.by_key):
-                continue
-            detail = f"no {what} is named so; they are {files.file}"
-            yield Problem("stray file", path, detail, False)
-
-
-def _begins_with_key(name: str, keys: Mapping[str, Path]) -> bool:
-    return any(name[: end.start()] in keys for end in re.finditer(r"[_.-]", name))
+    """Files that belong to nothing; label folders may hold more than labels, as Cityscapes' do."""
+    for key, path in labels.by_key.items() if images.exists else ():
+        if key not in images.by_key:
+            detail = f"there is no {images.file.replace('{key}', key)} in {images.folder}"
+            yield Problem("label without image", path, detail, False)
+    for path in images.others:
+        yield Problem("stray file", path, f"images are named {images.file}", False)
 
 
 # --------------------------------------------------------------------------------- looking into one
@@ -353,9 +310,9 @@ def _begins_with_key(name: str, keys: Mapping[str, Path]) -> bool:
 
 def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict[int, int]]:
     """Problems of an example, and pixels by value of its label."""
-    problems, size, turn = [], None, Turn()
+    problems, size = [], None
     try:
-        size, turn = image_size(example.image)
+        size = image_size(example.image)
     except ImageDecodeError as error:
         detail = str(error).removeprefix(f"{example.image}: ")
         problems.append(Problem("damaged image", example.image, detail, True))
@@ -364,7 +321,7 @@ def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict
     except LabelError as error:
         return [*problems, Problem("unreadable label", example.label, str(error), True)], {}
     if size is not None:
-        problems += _compare_sizes(example, benchmark, size, turn, raw)
+        problems += _compare_sizes(example, benchmark, *size, raw)
     values, counts = np.unique(raw, return_counts=True)
     try:
         to_classes(raw, benchmark)
@@ -382,28 +339,26 @@ def _compare_sizes(
 ) -> Iterator[Problem]:
     """Whether image and label have one size, and which reading of EXIF data they have it by."""
     stored = upright[::-1] if turn.swap else upright
-    sizes = {"apply": upright, "ignore": stored}
-    size = sizes.pop(benchmark.exif or "apply")
-    (other, other_size), *_ = sizes.items()
+    size, other, other_size = upright, "ignore", stored
+    if benchmark.exif == "ignore":
+        size, other, other_size = stored, "apply", upright
     advice = f"--exif={other} (exif = {other!r} in TOML)"
     if size != raw.shape:
         detail = f"the label is {_by(raw.shape)} and {example.image} is {_by(size)} pixels"
         if other_size == raw.shape:
+            applied = "applied" if other == "apply" else "not applied"
             detail += (
-                f"; it is {_by(other_size)} where its EXIF orientation is "
-                + ("applied" if other == "apply" else "not applied")
-                + f": if the labels were drawn on photos so, give {advice}"
+                f"; it is {_by(other_size)} where its EXIF orientation is {applied}: if the labels "
+                f"were drawn on photos so, give {advice}"
             )
         yield Problem("sizes that differ", example.label, detail, True)
     elif turn != Turn() and stored == upright and benchmark.exif is None:
-        yield Problem(
-            "EXIF orientation",
-            example.image,
+        detail = (
             "it turns or mirrors the photo without changing its size; the labels are taken to be "
             f"drawn on the turned photos. If they were drawn on photos as stored, give {advice}; "
-            "--exif=apply says that all is well",
-            False,
+            "--exif=apply says that all is well"
         )
+        yield Problem("EXIF orientation", example.image, detail, False)
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tcl_jax.data.images import ImageDecodeError, read_image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import Benchmark
-from tcl_jax.evaluation.examples import Example, Listing
+from tcl_jax.evaluation.examples import DatasetIndex, Example
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.labels import read_label, to_classes
 from tcl_jax.evaluation.protocol import Protocol
@@ -126,7 +126,7 @@ class Judge:
 
 def judge_benchmark(
     judge: Judge,
-    listing: Listing,
+    listing: DatasetIndex,
     texts: Float32[np.ndarray, "n d"],
     log: ScoreLog,
     *,
@@ -176,7 +176,7 @@ def judge_benchmark(
 
 
 def _show(
-    judge: Judge, listing: Listing, texts: np.ndarray, images: Sequence[ImageResult]
+    judge: Judge, listing: DatasetIndex, texts: np.ndarray, images: Sequence[ImageResult]
 ) -> Iterator[ShownImage]:
     by_key = {example.key: example for example in listing.examples}
     scores = {image.key: image.miou for image in images}

@@ -25,13 +25,6 @@ def below(root: Path, pattern: str) -> Path:
     return root / pattern
 
 
-_USUAL = (".jpg", ".jpeg", ".png")
-
-
-def _is_odd(path: Path) -> bool:
-    return path.suffix.lower() not in _USUAL
-
-
 class KeyedFiles:
     """Files below the folder of a pattern, found by `scan`.
 
@@ -43,10 +36,7 @@ class KeyedFiles:
         exists: whether there is the folder.
         by_key: the files that match.
         doubles: files whose key another one has, each with that other.
-        spares: those beside a file of a usual kind, as a.heic beside a.jpg, each with that file.
         others: files that do not match.
-        decorated: whether the pattern has more behind the key than an extension, so that files of
-            other names may stand for the same key, as KEY_color.png beside KEY_labels.png.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -55,7 +45,6 @@ class KeyedFiles:
         self.exists = os.path.isdir(self.folder)
         self.by_key: dict[str, Path] = {}
         self.doubles: list[tuple[Path, Path]] = []
-        self.spares: list[tuple[Path, Path]] = []
         self.others: list[Path] = []
         before, _, after = self.file.partition("{key}")
         ending = re.escape(after)
@@ -63,7 +52,6 @@ class KeyedFiles:
             ending = re.escape(after[:-2]) + f"(?i:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
         start = re.escape(f"{self.folder.rstrip('/')}/{before}")
         self._match = re.compile(f"{start}(.+){ending}").fullmatch
-        self.decorated = not re.fullmatch(r"(\.(\w+|\*))?", after)
 
     def key(self, path: str) -> str | None:
         """The key of a path that matches."""
@@ -102,10 +90,5 @@ class KeyedFiles:
                 continue
             if key is None:
                 self.others.append(Path(path))
-            elif key not in self.by_key:
-                self.by_key[key] = Path(path)
-            else:
-                usual, double = sorted((self.by_key[key], Path(path)), key=_is_odd)
-                alone = _is_odd(double) and not _is_odd(usual)
-                (self.spares if alone else self.doubles).append((double, usual))
-                self.by_key[key] = usual
+            elif self.by_key.setdefault(key, Path(path)) != Path(path):
+                self.doubles.append((Path(path), self.by_key[key]))

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation import pascal_context
 from tcl_jax.evaluation.benchmark import Benchmark
-from tcl_jax.evaluation.examples import resolve_paths
+from tcl_jax.evaluation.examples import Paths, resolve_paths
 from tcl_jax.evaluation.labels import LabelError, read_label
 from tcl_jax.files import whole_file
 
@@ -39,6 +39,14 @@ SHOWN_FAILURES = 50
 _WRONG = -1
 _LISTED = 8
 _PNG_LEVEL = 3  # 6 takes half as long again and saves a seventh
+
+# How labels end, what the files that they are made of end with, and where these are.
+_ENDINGS = {
+    "coco_object": ("_instanceTrainIds.png", ".png", "*"),
+    "coco_stuff": ("_labelTrainIds.png", ".png", "*"),
+    "cityscapes": ("_labelTrainIds.png", "_labelIds.png", "*/*"),
+}
+_OF_MAT_FILES = ("context", "context59")
 
 # Values of a PNG; the tables' last entry is for all that are larger.
 _PNG_VALUES = 256
@@ -58,7 +66,6 @@ class Plan:
         folder: where the labels go.
         expected: how many labels there should be.
         image_list: path and keys of a list of images that is to be written too, or None.
-        table: new values by old ones, as of `train_id_table`.
         read: gives the values of a source, or raises `LabelError`.
     """
 
@@ -67,7 +74,6 @@ class Plan:
     folder: Path
     expected: int
     image_list: tuple[Path, tuple[str, ...]] | None
-    table: Int16[np.ndarray, " n"]
     read: Callable[[Path], Shaped[np.ndarray, "h w"]]
 
 
@@ -82,7 +88,7 @@ class Prepared:
 
 def needs_preparation(benchmark: Benchmark) -> bool:
     """Whether a benchmark's labels are none that are published, and `plan_labels` knows them."""
-    return benchmark.name in _PLANS
+    return benchmark.name in (*_ENDINGS, *_OF_MAT_FILES)
 
 
 def plan_labels(
@@ -99,7 +105,47 @@ def plan_labels(
         InputError: if sources are not where they should be, or PASCAL-Context's list of images or
             names of classes are not its own.
     """
-    return _PLANS[benchmark.name](benchmark, root, mat)
+    paths = resolve_paths(benchmark, root)
+    if benchmark.name in _OF_MAT_FILES:
+        return _plan_context(benchmark, paths, mat)
+    ending, source_ending, names = _ENDINGS[benchmark.name]
+    folder, _, after = paths.labels.partition("{key}")
+    pattern = f"{names}{after.removesuffix(ending)}{source_ending}"
+    found = sorted(glob.glob(glob.escape(folder) + pattern))
+    sources = [path for path in found if not path.endswith("TrainIds.png")]
+    if not sources:
+        what = "there are none" if os.path.isdir(folder) else "this folder does not exist"
+        raise InputError(
+            f"the labels of {benchmark.name} are made of the files {pattern} in {folder}, but "
+            f"{what}. {benchmark.hint}"
+        )
+    return Plan(
+        benchmark=benchmark,
+        sources={Path(p.removesuffix(source_ending) + ending): Path(p) for p in sources},
+        folder=Path(folder),
+        expected=benchmark.splits[benchmark.split],
+        image_list=None,
+        read=read_label,
+    )
+
+
+def _plan_context(benchmark: Benchmark, paths: Paths, mat: str | os.PathLike[str] | None) -> Plan:
+    folder, list_path = Path(paths.labels).parent, Path(paths.list or "")
+    annotations = pascal_context.find_annotations(folder.parent, mat)
+    image_list = None
+    if list_path.is_file():
+        keys = pascal_context.read_keys(list_path)
+    else:
+        keys = pascal_context.voc_keys(folder.parent, benchmark.split, list_path)
+        image_list = (list_path, keys)
+    return Plan(
+        benchmark=benchmark,
+        sources={folder / f"{key}.png": annotations / f"{key}.mat" for key in keys},
+        folder=folder,
+        expected=len(keys),
+        image_list=image_list,
+        read=pascal_context.read_label_map,
+    )
 
 
 def make_labels(plan: Plan, *, threads: int, progress: bool) -> Prepared:
@@ -118,11 +164,21 @@ def make_labels(plan: Plan, *, threads: int, progress: bool) -> Prepared:
     """
     if plan.image_list is not None:
         path, keys = plan.image_list
-        with _writing(path), whole_file(path) as temporary:
+        with _writing(path) as temporary:
             temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
     todo = [path for path, source in plan.sources.items() if not _is_made(path, source)]
-    kept = len(plan.sources) - len(todo)
+    kept, table = len(plan.sources) - len(todo), train_id_table(plan.benchmark.name)
     failed: list[str] = []
+
+    def make(path: Path) -> None:
+        source = plan.sources[path]
+        try:
+            labels = replace_values(plan.read(source), table)
+        except LabelError as error:
+            raise LabelError(f"{source}: {error}") from error
+        with _writing(path) as temporary:
+            Image.fromarray(labels).save(temporary, format="PNG", compress_level=_PNG_LEVEL)
+
     bar = tqdm(
         desc=f"{plan.benchmark.name} {plan.benchmark.split}",
         total=len(plan.sources),
@@ -132,7 +188,7 @@ def make_labels(plan: Plan, *, threads: int, progress: bool) -> Prepared:
     )
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        jobs = [pool.submit(_make, plan, path) for path in todo]
+        jobs = [pool.submit(make, path) for path in todo]
         for job in concurrent.futures.as_completed(jobs):
             try:
                 job.result()
@@ -145,6 +201,28 @@ def make_labels(plan: Plan, *, threads: int, progress: bool) -> Prepared:
         pool.shutdown(cancel_futures=True)
         bar.close()
     return Prepared(len(todo) - len(failed), kept, tuple(sorted(failed)))
+
+
+def _is_made(path: Path, source: Path) -> bool:
+    """Whether a label is there, not empty, and as new as its source, if that is still there."""
+    if not path.exists():
+        return False
+    since = source.stat().st_mtime_ns if source.exists() else 0
+    made = path.stat()
+    return made.st_size > 0 and made.st_mtime_ns >= since
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A whole file; a failure to write, which the next label would meet too, ends the run."""
+    try:
+        with whole_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written: {error.strerror or error}; free space or correct the "
+            "rights of the folder, and run the command again: it goes on from here"
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------ values
@@ -195,107 +273,3 @@ def replace_values(
             "does not have; it is damaged, or another file than the published one"
         )
     return values.astype(np.uint8)
-
-
-# ------------------------------------------------------------------------------------------- plans
-
-
-def _plan_png(
-    ending: str, source_ending: str, names: str
-) -> Callable[[Benchmark, str | os.PathLike[str], object], Plan]:
-    """A way to plan labels whose sources lie beside them and differ in the ending."""
-
-    def plan(benchmark: Benchmark, root: str | os.PathLike[str], mat: object) -> Plan:
-        del mat
-        folder, _, after = resolve_paths(benchmark, root).labels.partition("{key}")
-        pattern = f"{names}{after.removesuffix(ending)}{source_ending}"
-        found = sorted(glob.glob(glob.escape(folder) + pattern))
-        sources = [path for path in found if not path.endswith("TrainIds.png")]
-        if not sources:
-            what = "there are none" if os.path.isdir(folder) else "this folder does not exist"
-            raise InputError(
-                f"the labels of {benchmark.name} are made of the files {pattern} in {folder}, but "
-                f"{what}. {benchmark.hint}"
-            )
-        return Plan(
-            benchmark=benchmark,
-            sources={Path(p.removesuffix(source_ending) + ending): Path(p) for p in sources},
-            folder=Path(folder),
-            expected=benchmark.splits[benchmark.split],
-            image_list=None,
-            table=train_id_table(benchmark.name),
-            read=read_label,
-        )
-
-    return plan
-
-
-def _plan_context(
-    benchmark: Benchmark, root: str | os.PathLike[str], mat: str | os.PathLike[str] | None
-) -> Plan:
-    paths = resolve_paths(benchmark, root)
-    folder, list_path = Path(paths.labels).parent, Path(paths.list or "")
-    home = folder.parent
-    annotations = pascal_context.find_annotations(home, mat)
-    image_list = None
-    if list_path.is_file():
-        keys = pascal_context.read_keys(list_path)
-    else:
-        keys = pascal_context.voc_keys(home, benchmark.split, list_path)
-        image_list = (list_path, keys)
-    return Plan(
-        benchmark=benchmark,
-        sources={folder / f"{key}.png": annotations / f"{key}.mat" for key in keys},
-        folder=folder,
-        expected=len(keys),
-        image_list=image_list,
-        table=train_id_table(benchmark.name),
-        read=pascal_context.read_label_map,
-    )
-
-
-_PLANS: Mapping[str, Callable[..., Plan]] = {
-    "context": _plan_context,
-    "context59": _plan_context,
-    "coco_object": _plan_png("_instanceTrainIds.png", ".png", "*"),
-    "coco_stuff": _plan_png("_labelTrainIds.png", ".png", "*"),
-    "cityscapes": _plan_png("_labelTrainIds.png", "_labelIds.png", "*/*"),
-}
-
-
-# --------------------------------------------------------------------------------------- one label
-
-
-def _is_made(path: Path, source: Path) -> bool:
-    """Whether a label is there, not empty, and as new as its source, if that is still there."""
-    try:
-        made = path.stat()
-    except FileNotFoundError:
-        return False
-    try:
-        since = source.stat().st_mtime_ns
-    except FileNotFoundError:
-        since = 0
-    return made.st_size > 0 and made.st_mtime_ns >= since
-
-
-def _make(plan: Plan, path: Path) -> None:
-    source = plan.sources[path]
-    try:
-        labels = replace_values(plan.read(source), plan.table)
-    except LabelError as error:
-        raise LabelError(f"{source}: {error}") from error
-    with _writing(path), whole_file(path) as temporary:
-        Image.fromarray(labels).save(temporary, format="PNG", compress_level=_PNG_LEVEL)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write, which the next label would meet too, into the end of the run."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written: {error.strerror or error}; free space or correct the "
-            "rights of the folder, and run the command again: it goes on from here"
-        ) from error

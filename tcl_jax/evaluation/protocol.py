@@ -12,7 +12,7 @@ import numpy as np
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
-from tcl_jax.evaluation.examples import Listing
+from tcl_jax.evaluation.examples import DatasetIndex
 from tcl_jax.files import sha256_of, short_hash, user_path
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.model import Model
@@ -145,7 +145,7 @@ def fingerprint(
     protocol: Protocol,
     model: Model,
     weights: str,
-    listings: Sequence[Listing],
+    listings: Sequence[DatasetIndex],
     *,
     tokenizer_file: str | None = None,
     text_embeddings: Mapping[str, np.ndarray] | None = None,
@@ -176,7 +176,7 @@ def fingerprint(
     return {"hash": short_hash(fields), **fields}
 
 
-def _describe(listing: Listing, texts: np.ndarray | None) -> dict[str, Any]:
+def _describe(listing: DatasetIndex, texts: np.ndarray | None) -> dict[str, Any]:
     benchmark = listing.benchmark
     overrides: dict[str, Any] = {
         name: getattr(benchmark, name) for name in ("short_side", "window", "stride", "threshold")

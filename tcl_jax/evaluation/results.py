@@ -22,24 +22,17 @@ from jaxtyping import Int32, UInt8, UInt16
 
 import tcl_jax
 from tcl_jax.errors import InputError, raise_machine_fault
-from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
+from tcl_jax.evaluation.benchmark import Benchmark, paper_benchmarks
 from tcl_jax.evaluation.scores import Counts, Scores
 from tcl_jax.files import write_json
 
 FORMAT_VERSION = 1
 RESULTS_FILE = "results.json"
-RANKS = ("best", "median", "worst")
-"""Images that a report shows of a benchmark, by their mIoU."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageResult:
-    """Counts of one image.
-
-    Attributes:
-        key: of the image in its benchmark.
-        counts: its pixels per class.
-    """
+    """Counts of one image, by its key in the benchmark."""
 
     key: str
     counts: Counts
@@ -56,7 +49,7 @@ class ShownImage:
 
     Attributes:
         key: of the image in its benchmark.
-        rank: one of `RANKS`.
+        rank: "best", "median" or "worst" of the benchmark, by its mIoU.
         miou: `ImageResult.miou`, a fraction.
         image: uint8 RGB.
         label: class per pixel, `labels.IGNORE` where it does not count.
@@ -104,6 +97,21 @@ class BenchmarkResult:
         return self.benchmark.splits.get(self.benchmark.split)
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation of a method found.
+
+    Attributes:
+        results: by name of the benchmark.
+        fingerprint: see `protocol.fingerprint`.
+        pictures: files by name of the benchmark and by rank; on process 0.
+    """
+
+    results: dict[str, BenchmarkResult]
+    fingerprint: dict[str, Any]
+    pictures: dict[str, dict[str, Path]]
+
+
 def choose_shown(images: Iterable[ImageResult]) -> dict[str, str]:
     """The images to show of a benchmark.
 
@@ -111,7 +119,7 @@ def choose_shown(images: Iterable[ImageResult]) -> dict[str, str]:
         images: those without a labelled pixel are left out.
 
     Returns:
-        Rank to key, in the order of `RANKS`. Equal images are ranked by key. Two images give the
+        Rank to key: best, median, worst. Equal images are ranked by key. Two images give the
         best and the worst, a single one the best.
     """
     scores = {image.key: image.miou for image in images if image.counts.labelled.any()}
@@ -120,11 +128,18 @@ def choose_shown(images: Iterable[ImageResult]) -> dict[str, str]:
     return {rank: ranked[at] for rank, (least, at) in places.items() if len(ranked) >= least}
 
 
-def published_mean(scores: Mapping[str, float]) -> float | None:
-    """Mean over the benchmarks of the published rows by name; None unless all eight are there."""
-    if not all(name in scores and math.isfinite(scores[name]) for name in BENCHMARKS):
-        return None
-    return math.fsum(scores[name] for name in BENCHMARKS) / len(BENCHMARKS)
+def published_mean(scores: Mapping[str, float | None]) -> float | None:
+    """Mean over the paper's benchmarks, which is comparable with the paper's own.
+
+    Args:
+        scores: by name; those of other benchmarks do not count.
+
+    Returns:
+        None unless all of `paper_benchmarks` have a score.
+    """
+    values = [scores.get(name) for name in paper_benchmarks()]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None
 
 
 # ------------------------------------------------------------------------------------ results.json
@@ -144,9 +159,11 @@ def write_results(
         What was written: {"format_version": 1, "benchmarks": {name: {"title", "split", "images",
         "full_set_images", "miou", "macc", "aacc", "per_class": {class: {"iou", "acc"}},
         "published", "seconds"}}, "mean_miou", "fingerprint", "versions"}. Scores are in per cent,
-        None where a class never occurs; "mean_miou" is None unless all eight are there;
-        "full_set_images" is None where it is not known.
+        None where a class never occurs; "mean_miou" is `published_mean`; "full_set_images" is None
+        where it is not known.
     """
+    modules = (jax, jaxlib, flax, np, cv2, PIL)
+    names = ("jax", "jaxlib", "flax", "numpy", "opencv", "pillow")
     content = {
         "format_version": FORMAT_VERSION,
         "benchmarks": {result.benchmark.name: _to_json(result) for result in results},
@@ -157,12 +174,7 @@ def write_results(
         "versions": {
             "tcl_jax": tcl_jax.__version__,
             "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-            "flax": flax.__version__,
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-            "pillow": PIL.__version__,
+            **{name: m.__version__ for name, m in zip(names, modules, strict=True)},
         },
     }
     write_json(path, content)
@@ -193,17 +205,10 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"{str(file)!r} is no JSON ({error}); give the {RESULTS_FILE} of an evaluation"
         ) from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if type(version) is int and version != FORMAT_VERSION:
+    if problem := _find_problem(content):
         raise InputError(
-            f"{str(file)!r} has format version {version}, and this version of tcl_jax reads "
-            f"{FORMAT_VERSION}; evaluate again, or use the version that wrote it"
-        )
-    problem = "it has no format_version" if type(version) is not int else _find_problem(content)
-    if problem:
-        raise InputError(
-            f"{str(file)!r} is not what an evaluation writes: {problem}; give the {RESULTS_FILE} "
-            "of an evaluation"
+            f"{str(file)!r} is not what this version of tcl_jax writes: {problem}; give the "
+            f"{RESULTS_FILE} of an evaluation, or evaluate again"
         )
     return content
 
@@ -231,20 +236,19 @@ def _percent(fraction: float | np.floating) -> float | None:
     return None if np.isnan(fraction) else 100 * float(fraction)
 
 
-def _find_problem(content: Mapping[str, Any]) -> str | None:
+def _find_problem(content: Any) -> str | None:
     """What is missing or of the wrong kind among the parts that readers use."""
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        return f"its format_version is {version!r} and not {FORMAT_VERSION}"
     for part in ("benchmarks", "fingerprint"):
         if not isinstance(content.get(part), dict) or not content[part]:
             return f"it has no {part}"
-    print_benchmarks = content["fingerprint"].get("benchmarks", {})
-    if not isinstance(print_benchmarks, dict):
+    if not isinstance(content["fingerprint"].get("benchmarks", {}), dict):
         return "the benchmarks of its fingerprint are no table"
     for name, entry in content["benchmarks"].items():
-        if not isinstance(entry, dict) or "miou" not in entry:
-            return f"benchmark {name!r} has no miou"
-        miou = entry["miou"]
-        if miou is not None and (isinstance(miou, bool) or not isinstance(miou, int | float)):
+        miou = entry.get("miou", "missing") if isinstance(entry, dict) else "missing"
+        number = isinstance(miou, int | float) and not isinstance(miou, bool)
+        if miou is not None and not (number and math.isfinite(float(miou))):
             return f"the miou of benchmark {name!r} is {miou!r}, which is no number"
-        if isinstance(miou, float) and not math.isfinite(miou):
-            return f"the miou of benchmark {name!r} is not finite"
     return None

@@ -20,17 +20,17 @@ from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import (
-    Listing,
+    DatasetIndex,
+    Problem,
     describe_problems,
     verify_examples,
 )
 from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining, share_of
 from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
-from tcl_jax.evaluation.report import write_markdown
-from tcl_jax.evaluation.report_html import write_html
+from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
-from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, write_results
+from tcl_jax.evaluation.results import RESULTS_FILE, Evaluated, write_results
 from tcl_jax.evaluation.score_log import ScoreLog, check_folder
 from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
@@ -41,24 +41,9 @@ from tcl_jax.parallel.lock import alone_in
 from tcl_jax.parallel.processes import agreed, check_same, gather_texts
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation of a method found.
-
-    Attributes:
-        results: by name of the benchmark.
-        fingerprint: see `protocol.fingerprint`.
-        pictures: files by name of the benchmark and by what they show; on process 0.
-    """
-
-    results: dict[str, BenchmarkResult]
-    fingerprint: dict[str, Any]
-    pictures: dict[str, dict[str, Path]]
-
-
 def evaluate(
     model: Model,
-    listings: Sequence[Listing],
+    indices: Sequence[DatasetIndex],
     output: str | Path,
     *,
     methods: Sequence[str] | None = None,
@@ -74,7 +59,7 @@ def evaluate(
 
     Args:
         model: from `inference.model.load_model` or `model_from_torch`.
-        listings: the benchmarks and their files, from `examples.list_examples`.
+        indices: the benchmarks and their files, from `examples.list_examples`.
         output: folder for results.md and report.html, and of each method (in a folder of its name
             if there are several) results.json, pictures and the counts so far.
         methods: "tcl", or baselines on its CLIP alone ("maskclip", "sclip", "naclip"); None: the
@@ -95,7 +80,7 @@ def evaluate(
     """
     output, embedded = user_path(output).absolute(), dict(text_embeddings or {})
     agreed(lambda: _check_output(output))
-    check_same_images(listings)
+    check_same_images(indices)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
     models = [model.with_method(method) for method in methods or [model.method]]
@@ -103,10 +88,9 @@ def evaluate(
     if len({chosen.method for chosen in models}) < len(models):
         raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
     for protocol in protocols:
-        for listing in listings:
-            protocol.sizes(listing.benchmark)
-    if notes := [p for listing in listings for p in listing.problems if not p.fatal]:
-        logging.warning("of the data:\n%s", describe_problems(notes))
+        for index in indices:
+            protocol.sizes(index.benchmark)
+    _warn([p for index in indices for p in index.problems if not p.fatal])
     progress = progress and jax.process_index() == 0
 
     def texts_of(benchmark: Benchmark) -> np.ndarray:
@@ -120,24 +104,13 @@ def evaluate(
         return embedded[benchmark.name]
 
     found: dict[str, Evaluated] = {}
-
-    def report() -> None:
-        if jax.process_index():
-            return
-        rows = {title: one.results for title, one in found.items()}
-        fingerprints = {title: one.fingerprint for title, one in found.items()}
-        pictures = {title: one.pictures for title, one in found.items()}
-        with as_input_error(f"the report cannot be written to {str(output)!r}"):
-            write_markdown(output / "results.md", rows, fingerprints)
-            write_html(output / "report.html", rows, fingerprints, pictures)
-
     with alone_in(output, f"output {str(output)!r}"):
         for chosen, protocol in zip(models, protocols, strict=True):
-            print_ = fingerprint(
+            described = fingerprint(
                 protocol,
                 chosen,
                 hash_leaves(chosen.weights),
-                listings,
+                indices,
                 tokenizer_file=tokenizer_file,
                 text_embeddings=text_embeddings,
             )
@@ -146,102 +119,112 @@ def evaluate(
                 chosen.module(compute_dtype(protocol.dtype)), chosen.weights, protocol, batch_size
             )
             found[protocol.title] = _evaluate_method(
-                judge, listings, texts_of, print_, folder, progress=progress, tell=not found
+                judge, indices, texts_of, described, folder, progress=progress, warn=not found
             )
-        agreed(report)
+        agreed(lambda: _on_process_0(output, functools.partial(write_report, output, found)))
     return found
 
 
 def _evaluate_method(
     judge: Judge,
-    listings: Sequence[Listing],
+    indices: Sequence[DatasetIndex],
     texts_of: Callable[[Benchmark], np.ndarray],
-    print_: dict[str, Any],
+    described: dict[str, Any],
     folder: Path,
     *,
     progress: bool,
-    tell: bool,
+    warn: bool,
 ) -> Evaluated:
     """One method, to results.json and pictures."""
-    check_same("weights", print_["weights"], "Give every process the same, by their path")
-    logs = _open_logs(folder / "progress", listings, print_)
-    check(listings, logs, progress=progress, tell=tell)
+    check_same("weights", described["weights"], "Give every process the same, by their path")
+    logs = _open_logs(folder / "progress", indices, described)
+    check(indices, logs, progress=progress, warn=warn)
     results = {}
-    for listing in listings:
-        benchmark = listing.benchmark
+    for index in indices:
+        benchmark = index.benchmark
         with contextlib.closing(logs[benchmark.name]) as log:
             texts = agreed(functools.partial(texts_of, benchmark))
-            results[benchmark.name] = judge_benchmark(judge, listing, texts, log, progress=progress)
+            results[benchmark.name] = judge_benchmark(judge, index, texts, log, progress=progress)
 
-    def write() -> dict[str, dict[str, Path]]:
-        if jax.process_index():
-            return {}
-        with as_input_error(f"the results cannot be written to {str(folder)!r}"):
-            pictures = {n: write_pictures(folder / "pictures", r) for n, r in results.items()}
-            write_results(folder / RESULTS_FILE, list(results.values()), print_)
-        return pictures
+    pictures: dict[str, dict[str, Path]] = {}
 
-    return Evaluated(results, print_, agreed(write))
+    def write() -> None:
+        for name, result in results.items():
+            pictures[name] = write_pictures(folder / "pictures", result)
+        write_results(folder / RESULTS_FILE, list(results.values()), described)
+
+    agreed(lambda: _on_process_0(folder, write))
+    return Evaluated(results, described, pictures)
 
 
 def check(
-    listings: Sequence[Listing],
+    indices: Sequence[DatasetIndex],
     logs: Mapping[str, ScoreLog],
     *,
     progress: bool,
-    tell: bool = True,
+    warn: bool = True,
 ) -> None:
     """Looks for problems of the data before anything is computed; every process calls it.
 
     Args:
-        listings: the benchmarks.
+        indices: the benchmarks and their files.
         logs: what is scored already, which is not looked into again, by name.
         progress: whether to show bars.
-        tell: whether to warn of what can be scored all the same.
+        warn: whether to warn of what can be scored all the same.
 
     Raises:
         InputError: if something cannot be scored; the message lists all that was found.
     """
-    problems = [problem for listing in listings for problem in listing.problems if problem.fatal]
+    problems = [problem for index in indices for problem in index.problems if problem.fatal]
     seen: dict[str, Counter[int]] = {}
 
     def look() -> None:
-        for listing in listings:
-            log, mine = logs[listing.benchmark.name], share_of(listing.examples)
-            todo = tuple(remaining(mine, log))
+        for index in indices:
+            log, mine = logs[index.benchmark.name], share_of(index.examples)
+            todo = remaining(mine, log)
             found, values = verify_examples(
-                dataclasses.replace(listing, examples=todo, problems=()), progress=progress
+                dataclasses.replace(index, examples=tuple(todo)), progress=progress
             )
             problems.extend(found)
             for key in {example.key for example in mine} - {example.key for example in todo}:
                 labelled = log.records[key].counts.labelled.tolist()
-                values.update(dict(zip(listing.benchmark.label_values, labelled, strict=True)))
-            seen[listing.benchmark.name] = +values
+                values.update(dict(zip(index.benchmark.label_values, labelled, strict=True)))
+            seen[index.benchmark.name] = +values
 
-    def judge() -> None:
-        for listing in listings:
-            values = sum(
-                (Counter(dict(one[listing.benchmark.name])) for one in everyones), Counter()
-            )
-            problems.extend(coding_problems(listing.benchmark, values, listing.label_folder))
+    def refuse() -> None:
+        for index in indices:
+            name = index.benchmark.name
+            values = sum((Counter(dict(one[name])) for one in everyones), Counter())
+            problems.extend(coding_problems(index.benchmark, values, index.label_folder))
         if any(problem.fatal for problem in problems):
             raise InputError(f"the data cannot be scored as it is:\n{describe_problems(problems)}")
 
     agreed(look)
     texts = gather_texts(json.dumps({name: [*counts.items()] for name, counts in seen.items()}))
     everyones = [json.loads(text) for text in texts]
-    agreed(judge)
-    if problems and tell:
+    agreed(refuse)
+    if warn:
+        _warn(problems)
+
+
+def _warn(problems: Sequence[Problem]) -> None:
+    if problems:
         logging.warning("of the data:\n%s", describe_problems(problems))
 
 
-def check_same_images(listings: Sequence[Listing]) -> None:
+def _on_process_0(folder: Path, write: Callable[[], None]) -> None:
+    if jax.process_index() == 0:
+        with as_input_error(f"the results cannot be written to {str(folder)!r}"):
+            write()
+
+
+def check_same_images(indices: Sequence[DatasetIndex]) -> None:
     """Refuses to go on where processes see different images; every process calls it.
 
     Raises:
         InputError: on all processes.
     """
-    keys = {one.benchmark.name: [example.key for example in one.examples] for one in listings}
+    keys = {one.benchmark.name: [example.key for example in one.examples] for one in indices}
     check_same(
         "benchmarks",
         ", ".join(
@@ -276,19 +259,18 @@ def embed_texts(
 
 
 def _open_logs(
-    folder: Path, listings: Sequence[Listing], print_: Mapping[str, Any]
+    folder: Path, indices: Sequence[DatasetIndex], described: Mapping[str, Any]
 ) -> dict[str, ScoreLog]:
-    common = {k: v for k, v in print_.items() if k not in ("hash", "benchmarks")}
+    common = {k: v for k, v in described.items() if k not in ("hash", "benchmarks")}
     agreed(lambda: check_folder(folder, common))
     logs = {}
-    for listing in listings:
-        name = listing.benchmark.name
+    for index in indices:
+        name = index.benchmark.name
         # Which images there are does not change the counts of one.
-        described = {
+        own = {
             field: value
-            for field, value in print_["benchmarks"][name].items()
+            for field, value in described["benchmarks"][name].items()
             if field not in ("images", "image_list", "split")
         }
-        classes = len(listing.benchmark.names)
-        logs[name] = ScoreLog(folder, name, classes, {**common, name: described})
+        logs[name] = ScoreLog(folder, name, len(index.benchmark.names), {**common, name: own})
     return logs

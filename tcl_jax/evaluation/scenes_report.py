@@ -32,7 +32,8 @@ from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import data_mesh
-from tcl_jax.pictures.overlays import comparison_grid, save_png
+from tcl_jax.pictures.grid import comparison_grid
+from tcl_jax.pictures.overlays import save_png
 from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,7 +32,7 @@ class Record:
 
     Attributes:
         key: of the image.
-        files: sizes in bytes and times of its two files, to tell whether they are still the same.
+        files: sizes in bytes and times of its two files, by which a change is seen.
         counts: its pixels.
         seconds: time since the image before.
     """
@@ -45,16 +45,14 @@ class Record:
     def to_json(self) -> str:
         """One line."""
         c = self.counts
-        occurring = np.flatnonzero(c.predicted + c.labelled)
-        table = np.stack(
-            [occurring, *(x[occurring] for x in (c.intersection, c.predicted, c.labelled))]
-        )
+        classes = np.flatnonzero(c.predicted + c.labelled)
+        table = np.stack([np.arange(len(c.labelled)), c.intersection, c.predicted, c.labelled])
         return json.dumps(
             {
                 "image": self.key,
                 "files": self.files,
                 "seconds": round(self.seconds, 4),
-                "class_intersection_predicted_labelled": table.T.tolist(),
+                "class_intersection_predicted_labelled": table[:, classes].T.tolist(),
             }
         )
 
@@ -120,23 +118,19 @@ def _refuse_if_changed(path: Path, there: Mapping[str, Any], now: Mapping[str, A
         )
 
 
-def _files_of(folder: Path | None, name: str) -> list[Path]:
-    if folder is None:
-        return []
-    named = re.compile(re.escape(name) + r"\.\d+of\d+\.jsonl")
-    return [path for path in sorted(folder.glob("*.jsonl")) if named.fullmatch(path.name)]
-
-
 class ScoreLog:
     """The records of a benchmark, in a folder that all processes may share or not.
 
-    Every process makes one, at the same time, since they tell each other what they found.
+    Every process makes one, at the same time, since they share what they found.
 
     Args:
         folder: of the records; None keeps them in memory alone.
         name: of the benchmark.
         classes: number of its labels.
         judged: what the counts depend on, see `protocol.fingerprint`.
+
+    Attributes:
+        records: those of all processes, by key of the image.
 
     Raises:
         InputError: if there are records of something else.
@@ -145,33 +139,35 @@ class ScoreLog:
     def __init__(
         self, folder: Path | None, name: str, classes: int, judged: Mapping[str, Any]
     ) -> None:
-        self._judged = json.loads(json.dumps(judged))  # as it reads in a file
-        process, count = jax.process_index(), jax.process_count()
-        self._path = None if folder is None else folder / f"{name}.{process}of{count}.jsonl"
-        files = agreed(lambda: {p: self._read(p, classes) for p in _files_of(folder, name)})
-        self._own = dict(files.get(self._path, {})) if self._path is not None else {}
-        found = [record for records in files.values() for record in records.values()]
-        everyones = gather_texts("\n".join(record.to_json() for record in found))
-        lines = [line for text in everyones for line in text.splitlines()]
-        self.records = {r.key: r for r in (Record.from_json(line, classes) for line in lines)}
-        self._classes = classes
+        self._judged, self._classes = (
+            json.loads(json.dumps(judged)),
+            classes,
+        )  # as it reads in a file
+        place = f"{jax.process_index()}of{jax.process_count()}"
+        self._path = None if folder is None else folder / f"{name}.{place}.jsonl"
         self._file: TextIO | None = None
         self._last = time.monotonic()
+        self.records: dict[str, Record] = {}
+        named = re.compile(re.escape(name) + r"\.\d+of\d+\.jsonl").fullmatch
+        paths = sorted(p for p in folder.glob("*.jsonl") if named(p.name)) if folder else []
+        self._share(agreed(lambda: [record for path in paths for record in self._read(path)]))
 
-    def _read(self, path: Path, classes: int) -> dict[str, Record]:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        judged = _read_header(lines[0]) if lines else None
-        if judged is None:
-            return {}
-        _refuse_if_changed(path, judged, self._judged)
-        found: dict[str, Record] = {}
-        for line in lines[1:]:
-            try:
-                record = Record.from_json(line, classes)
-            except (ValueError, KeyError, TypeError, IndexError):
-                continue  # cut short when the process was killed
-            found[record.key] = record
-        return found
+    def _read(self, path: Path) -> Iterator[Record]:
+        header, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+        judged = _read_header(header)
+        if judged is not None:
+            _refuse_if_changed(path, judged, self._judged)
+            for line in lines:
+                # A line was cut short where a process was killed.
+                with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+                    yield Record.from_json(line, self._classes)
+
+    def _share(self, records: Iterable[Record]) -> None:
+        """Adds what every process found to `records`."""
+        for text in gather_texts("\n".join(record.to_json() for record in records)):
+            for line in text.splitlines():
+                record = Record.from_json(line, self._classes)
+                self.records[record.key] = record
 
     def start(self) -> None:
         """Time is counted from here."""
@@ -181,32 +177,28 @@ class ScoreLog:
         """Forgets the records of all other images."""
         wanted = set(keys)
         self.records = {key: r for key, r in self.records.items() if key in wanted}
-        self._own = {key: r for key, r in self._own.items() if key in wanted}
 
     def add(self, key: str, files: tuple[int, ...], counts: Counts) -> None:
         """Keeps an image's counts, on disk at once."""
+        now = time.monotonic()
+        record = Record(key, files, counts, now - self._last)
+        self._last = now
         try:
-            self._write(key, files, counts)
+            if self._file is None and self._path is not None:
+                # Once more from the start, without what was cut short or is no longer wanted.
+                with whole_file(self._path) as temporary:
+                    lines = [json.dumps({"judged": self._judged})]
+                    lines += [record.to_json() for record in self.records.values()]
+                    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                self._file = self._path.open("a", encoding="utf-8")
+            if self._file is not None:
+                self._file.write(record.to_json() + "\n")
+                self._file.flush()
         except OSError as error:
             raise RunError(
                 f"{self._path} cannot be written: {error}; what is in it is kept"
             ) from error
-
-    def _write(self, key: str, files: tuple[int, ...], counts: Counts) -> None:
-        if self._file is None and self._path is not None:
-            # Once more from the start, without what was cut short or is no longer wanted.
-            with whole_file(self._path) as temporary:
-                lines = [json.dumps({"judged": self._judged})]
-                lines += [record.to_json() for record in self._own.values()]
-                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            self._file = self._path.open("a", encoding="utf-8")
-        now = time.monotonic()
-        record = Record(key, files, counts, now - self._last)
-        self._last = now
-        self.records[key] = self._own[key] = record
-        if self._file is not None:
-            self._file.write(record.to_json() + "\n")
-            self._file.flush()
+        self.records[key] = record
 
     def gather(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records of all processes; every process calls it.
@@ -214,16 +206,12 @@ class ScoreLog:
         Args:
             keys: of the images that this process answers for; no other does.
         """
-        own = "\n".join(self.records[key].to_json() for key in keys)
-        for text in gather_texts(own):
-            for line in text.splitlines():
-                record = Record.from_json(line, self._classes)
-                self.records[record.key] = record
+        self._share(self.records[key] for key in keys)
         return self.records
 
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # which `add` has told of
+            with contextlib.suppress(OSError):  # `add` has raised it
                 self._file.close()
             self._file = None

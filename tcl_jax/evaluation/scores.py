@@ -10,8 +10,6 @@ from jaxtyping import Float, Int64, Integer
 
 from tcl_jax.evaluation.labels import IGNORE
 
-_PART = 1 << 20
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
@@ -104,16 +102,8 @@ def count_pixels(
             f"prediction of shape {predicted.shape} and label of shape {label.shape} differ; "
             "resize the prediction to the label"
         )
-    total = Counts.zeros(classes)
-    for start in range(0, label.size, _PART):
-        part = slice(start, start + _PART)
-        total += _count(predicted.reshape(-1)[part], label.reshape(-1)[part], classes)
-    return total
-
-
-def _count(predicted: np.ndarray, label: np.ndarray, classes: int) -> Counts:
     valid = label != IGNORE
-    truth, found = label[valid].astype(np.int64), predicted[valid].astype(np.int64)
+    truth, found = label[valid], predicted[valid]
     for name, values in (("label", truth), ("prediction", found)):
         wrong = values[(values < 0) | (values >= classes)]
         if wrong.size:
@@ -121,10 +111,8 @@ def _count(predicted: np.ndarray, label: np.ndarray, classes: int) -> Counts:
                 f"{name} has the value {wrong[0]} at {wrong.size} pixel(s); classes are 0 to "
                 f"{classes - 1}, and {IGNORE} in a label is ignored"
             )
-    right, predictions, labels = (
-        np.bincount(values, minlength=classes) for values in (truth[truth == found], found, truth)
-    )
-    return Counts(right, predictions, labels)
+    right = truth[truth == found]
+    return Counts(*(np.bincount(v, minlength=classes) for v in (right, found, truth)))
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

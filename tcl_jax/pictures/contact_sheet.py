@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,14 +19,14 @@ PART = (232, 93, 4)
 """Colour of the frame about the part of an original that is used."""
 
 _CELL = 224
-_TITLE_SIZE, _CAPTION_SIZE, _NOTE_SIZE = 24, 15, 12
-_CAPTION_LINE, _NOTE_LINE = 20, 17  # height in pixels
-_CAPTION_LINES, _NOTE_LINES = 4, 2
+_TITLE, _CAPTION, _NOTE = 24, 15, 12  # font sizes
 _MIN_WIDTH = 448
-_MARGIN, _GAP, _BETWEEN = 32, 28, 6
+_MARGIN, _GAP, _BETWEEN, _ABOVE_TEXT = 32, 28, 6, 8
 _FADED = 0.35  # how much is left of what is not used
 
 Rgb = UInt8[np.ndarray, "h w 3"]
+Lines: TypeAlias = list[tuple[str, int, tuple[int, int, int]]]
+"""Texts with their font sizes and colours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,71 +67,55 @@ def contact_sheet(
     width = 2 * cell + _BETWEEN if paired else cell
     if columns is None:
         columns = min(len(cards), max(round(1900 / (width + _GAP)), 1))
-    rows = [cards[k : k + columns] for k in range(0, len(cards), columns)]
-    texts = [[_lines(card, width) for card in row] for row in rows]
-    heights = [max(_text_height(*lines) for lines in row) for row in texts]
-    content = columns * (width + _GAP) - _GAP
-    page_width = max(content, _MIN_WIDTH) + 2 * _MARGIN
-    titles = _title_lines(title, subtitle, page_width - 2 * _MARGIN)
-    top = _MARGIN + sum(round(1.4 * size) for _, size, _ in titles) + _GAP // 2
-    height = top + sum(cell + text + _GAP for text in heights) - _GAP + _MARGIN
-    page = Image.new("RGB", (page_width, height), PAPER)
+    content = max(columns * (width + _GAP) - _GAP, _MIN_WIDTH)
+    heading = _wrapped(title, content, _TITLE, INK, 2) + _wrapped(
+        subtitle, content, _CAPTION, FAINT, 3
+    )
+    texts = [
+        _wrapped(card.caption or "?", width, _CAPTION, INK, 4)
+        + _wrapped(card.note, width, _NOTE, FAINT, 2)
+        for card in cards
+    ]
+    starts = range(0, len(cards), columns)
+    heights = [
+        cell + _ABOVE_TEXT + max(map(_height, texts[start : start + columns])) + _GAP
+        for start in starts
+    ]
+    top = _MARGIN + _height(heading) + _GAP // 2
+    page_size = (content + 2 * _MARGIN, top + sum(heights) - _GAP + _MARGIN)
+    page = Image.new("RGB", page_size, PAPER)
     draw = ImageDraw.Draw(page)
-    y = _MARGIN
-    for line, size, color in titles:
-        draw.text((_MARGIN, y), line, color, font_for(line, size))
-        y += round(1.4 * size)
-    for row, lines, text_height in zip(rows, texts, heights, strict=True):
-        for k, (card, (caption, note)) in enumerate(zip(row, lines, strict=True)):
-            corner = (_MARGIN + k * (width + _GAP), top)
-            _draw_pictures(page, card, corner, width, cell)
-            _draw_text(draw, caption, note, (corner[0], top + cell + 8))
-        top += cell + text_height + _GAP
+    _write(draw, heading, _MARGIN, _MARGIN)
+    for start, height in zip(starts, heights, strict=True):
+        for k, card in enumerate(cards[start : start + columns]):
+            left = _MARGIN + k * (width + _GAP)
+            _paste(page, Image.fromarray(_fitted(card.image)), left + width - cell, top, cell)
+            if card.original is not None:
+                _paste(page, _faded_outside(card.original, card.part), left, top, cell)
+            _write(draw, texts[start + k], left, top + cell + _ABOVE_TEXT)
+        top += height
     return np.asarray(page)
 
 
-def _title_lines(title: str, subtitle: str, width: int) -> list[tuple[str, int, tuple]]:
-    """Lines with their sizes and colours."""
-    lines = [(line, _TITLE_SIZE, INK) for line in wrap(printable(title), width, _TITLE_SIZE, 2)]
-    if subtitle:
-        wrapped = wrap(printable(subtitle), width, _CAPTION_SIZE, 3)
-        lines += [(line, _CAPTION_SIZE, FAINT) for line in wrapped]
-    return lines
+def _wrapped(text: str, width: int, size: int, color: tuple[int, int, int], most: int) -> Lines:
+    """Lines of a text, none of an empty one."""
+    lines = wrap(printable(text), width, size, most) if text else []
+    return [(line, size, color) for line in lines]
 
 
-def _lines(card: Card, width: int) -> tuple[list[str], list[str]]:
-    """Lines of a card's caption and note."""
-    caption = wrap(printable(card.caption), width, _CAPTION_SIZE, _CAPTION_LINES)
-    note = wrap(printable(card.note), width, _NOTE_SIZE, _NOTE_LINES) if card.note else []
-    return caption, note
+def _height(lines: Lines) -> int:
+    return sum(round(1.4 * size) for _, size, _ in lines)
 
 
-def _text_height(caption: Sequence[str], note: Sequence[str]) -> int:
-    return 8 + len(caption) * _CAPTION_LINE + len(note) * _NOTE_LINE + (4 if note else 0)
+def _write(draw: ImageDraw.ImageDraw, lines: Lines, x: int, y: int) -> None:
+    for line, size, color in lines:
+        draw.text((x, y), line, color, font_for(line, size))
+        y += round(1.4 * size)
 
 
-def _draw_pictures(
-    page: Image.Image, card: Card, corner: tuple[int, int], width: int, cell: int
-) -> None:
-    """The original, if any, and the image, each in the middle of a cell."""
-    left, top = corner
-    pictures = [(left + width - cell, Image.fromarray(_fitted(card.image)))]
-    if card.original is not None:
-        pictures.append((left, _faded_outside(card.original, card.part)))
-    for x, picture in pictures:
-        page.paste(picture, (x + (cell - picture.width) // 2, top + (cell - picture.height) // 2))
-
-
-def _draw_text(
-    draw: ImageDraw.ImageDraw, caption: Sequence[str], note: Sequence[str], corner: tuple[int, int]
-) -> None:
-    x, y = corner
-    for line in caption:
-        draw.text((x, y), line, INK, font_for(line, _CAPTION_SIZE))
-        y += _CAPTION_LINE
-    for line in note:
-        draw.text((x, y + 4), line, FAINT, font_for(line, _NOTE_SIZE))
-        y += _NOTE_LINE
+def _paste(page: Image.Image, picture: Image.Image, x: int, y: int, cell: int) -> None:
+    """Puts a picture in the middle of a square cell."""
+    page.paste(picture, (x + (cell - picture.width) // 2, y + (cell - picture.height) // 2))
 
 
 def _fitted(image: Rgb) -> UInt8[np.ndarray, "H W 3"]:
@@ -139,13 +124,13 @@ def _fitted(image: Rgb) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _faded_outside(original: Rgb, part: tuple[int, int, int, int] | None) -> Image.Image:
-    """An original in a cell; what is not of the part is faded, and the part framed."""
+    """An original that fits into a cell; what is not of the part is faded, and the part framed."""
     fitted = _fitted(original)
     if part is None:
         return Image.fromarray(fitted)
     rows, columns = fitted.shape[0] / original.shape[0], fitted.shape[1] / original.shape[1]
-    left, right = (math.floor(part[0] * columns), math.ceil(part[2] * columns))
-    top, bottom = (math.floor(part[1] * rows), math.ceil(part[3] * rows))
+    left, right = math.floor(part[0] * columns), math.ceil(part[2] * columns)
+    top, bottom = math.floor(part[1] * rows), math.ceil(part[3] * rows)
     faded = np.rint(_FADED * fitted.astype(np.float32) + (1 - _FADED) * 255).astype(np.uint8)
     faded[top:bottom, left:right] = fitted[top:bottom, left:right]
     shown = Image.fromarray(faded)

@@ -67,7 +67,8 @@ def legend_page(
 
     Args:
         picture: uint8 RGB of a size to be shown, see `for_display`.
-        entries: in the order they are listed; of more than `MAX_ENTRIES` the rest is counted.
+        entries: listed in this order, down a column and then the next; of more than `MAX_ENTRIES`
+            the rest is counted.
         absent: names that occur nowhere, listed in grey as far as three lines go.
 
     Returns:
@@ -75,91 +76,53 @@ def legend_page(
     """
     height, width = picture.shape[:2]
     content = max(width, _MIN_WIDTH)
-    font_size = int(np.clip(round(content / 48), *_FONT_SIZES))
-    margin, line = font_size, round(1.5 * font_size)
+    size = int(np.clip(round(content / 48), *_FONT_SIZES))
+    margin, line, beside, gap = size, round(1.4 * size), round(1.6 * size), 2 * size
     entries, rest = entries[:MAX_ENTRIES], entries[MAX_ENTRIES:]
-    cells = _lay_out(entries, content, font_size)
+
+    widest = min(content, 22 * size)
+    if len(entries) > 6:  # long names take more lines, so that a long list takes two columns
+        widest = min(widest, max((content - gap) // 2, 12 * size))
+    remarks = [f"  {entry.remark}" for entry in entries]
+    remark_widths = [math.ceil(text_width(remark, size)) for remark in remarks]
+    names = [
+        wrap(printable(entry.name), widest - beside - room, size, _NAME_LINES)
+        for entry, room in zip(entries, remark_widths, strict=True)
+    ]
+    widths = [
+        beside + math.ceil(max(text_width(text, size) for text in lines)) + room
+        for lines, room in zip(names, remark_widths, strict=True)
+    ]
+    column = max(widths, default=1) + gap
+    per_column = max(math.ceil(len(entries) / max((content + gap) // column, 1)), 1)
+    cell = line * max(map(len, names), default=0) + size // 3
+
     notes = []
     if rest:
         share = sum(entry.share for entry in rest)
         notes.append(f"and {len(rest)} more, together {_percent(share)}")
     if absent:
-        names = ", ".join(printable(name) for name in absent)
-        notes += wrap(f"not found: {names}", content, font_size, _REST_LINES)
-    legend_height = max((cell.bottom for cell in cells), default=0)
-    notes_top = margin + height + margin + legend_height + (margin // 2 if notes else 0)
-    page = Image.new(
-        "RGB", (content + 2 * margin, notes_top + len(notes) * line + margin // 2), PAPER
-    )
+        listed = ", ".join(printable(name) for name in absent)
+        notes += wrap(f"not found: {listed}", content, size, _REST_LINES)
+
+    legend_top = margin + height + margin
+    notes_top = legend_top + cell * min(len(entries), per_column) + margin // 2
+    page_size = (content + 2 * margin, notes_top + line * len(notes) + margin // 2)
+    page = Image.new("RGB", page_size, PAPER)
     page.paste(Image.fromarray(picture), (margin + (content - width) // 2, margin))
     draw = ImageDraw.Draw(page)
-    top = margin + height + margin
-    for entry, cell in zip(entries, cells, strict=True):
-        _draw_entry(draw, entry, cell, (margin + cell.left, top + cell.top), font_size)
-    for i, note in enumerate(notes):
-        draw.text((margin, notes_top + i * line), note, FAINT, font_for(note, font_size))
+    for i, (entry, lines, remark) in enumerate(zip(entries, names, remarks, strict=True)):
+        left, top = margin + i // per_column * column, legend_top + i % per_column * cell
+        box = (left, top + size // 8, left + size, top + size // 8 + size)
+        outline = FAINT if entry.color is None else None
+        draw.rounded_rectangle(box, size // 4, entry.color or PAPER, outline)
+        for k, text in enumerate(lines):
+            draw.text((left + beside, top + k * line), text, INK, font_for(text, size))
+        end = left + beside + text_width(lines[-1], size)
+        draw.text((end, top + (len(lines) - 1) * line), remark, FAINT, load_font(size))
+    for k, note in enumerate(notes):
+        draw.text((margin, notes_top + k * line), note, FAINT, font_for(note, size))
     return np.asarray(page)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cell:
-    """Place of an entry, relative to the legend's corner, and its name's lines."""
-
-    left: int
-    top: int
-    bottom: int
-    lines: tuple[str, ...]
-
-
-def _lay_out(entries: Sequence[LegendEntry], width: int, font_size: int) -> list[_Cell]:
-    """Cells that flow down, then to the next column."""
-    line, beside = round(1.35 * font_size), round(1.6 * font_size)
-    gap = 2 * font_size
-    widest = min(width, 22 * font_size)
-    if len(entries) > 6:  # long names take more lines, so that a long list takes two columns
-        widest = min(widest, max((width - gap) // 2, 12 * font_size))
-    wrapped, widths = [], []
-    for entry in entries:
-        remark = round(text_width(f"  {entry.remark}", font_size))
-        room = widest - beside - remark
-        lines = wrap(printable(entry.name), room, font_size, _NAME_LINES)
-        wrapped.append(lines)
-        ends = [text_width(text, font_size) for text in lines]
-        ends[-1] += remark
-        widths.append(beside + math.ceil(max(ends)))
-    column = max(widths, default=1) + gap
-    columns = max((width + gap) // column, 1)
-    per_column = max(-(-len(entries) // columns), 1)
-    cells = []
-    top = 0
-    for i, lines in enumerate(wrapped):
-        top = 0 if i % per_column == 0 else top
-        bottom = top + len(lines) * line + font_size // 2
-        cells.append(_Cell(i // per_column * column, top, bottom, tuple(lines)))
-        top = bottom
-    return cells
-
-
-def _draw_entry(
-    draw: ImageDraw.ImageDraw,
-    entry: LegendEntry,
-    cell: _Cell,
-    corner: tuple[int, int],
-    font_size: int,
-) -> None:
-    left, top = corner
-    box = (left, top + font_size // 8, left + font_size, top + font_size // 8 + font_size)
-    radius = font_size // 4
-    if entry.color is None:
-        draw.rounded_rectangle(box, radius, PAPER, FAINT, max(font_size // 12, 1))
-    else:
-        draw.rounded_rectangle(box, radius, entry.color)
-    x, line = left + round(1.6 * font_size), round(1.35 * font_size)
-    for i, text in enumerate(cell.lines):
-        draw.text((x, top + i * line), text, INK, font_for(text, font_size))
-    end = x + text_width(cell.lines[-1], font_size)
-    bottom = top + (len(cell.lines) - 1) * line
-    draw.text((end, bottom), f"  {entry.remark}", FAINT, load_font(font_size))
 
 
 def _percent(share: int | float) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import math
 
 from PIL import ImageFont
 
 FONT_SIZE = 15
 """In pixels, where nothing else is said."""
 
-_NAME_CHARACTERS = 300
-# Pillow's font has Latin, Greek and Cyrillic letters; of these, the first that is installed and
-# has all letters of a name is taken for others.
-_OTHER_FONTS = (
-    "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf",
-    "msgothic.ttc", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf",
-)  # fmt: skip
+_MAX_NAME = 300
+# Pillow's font has Latin, Greek and Cyrillic letters. Other names are drawn with the first of these
+# that is installed and has all their letters.
+_OTHER_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "msgothic.ttc")
 
 
 @functools.cache
@@ -27,8 +26,8 @@ def load_font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
 
 
 def printable(name: str) -> str:
-    """A name in one line without control characters; never empty, and not endless."""
-    return one_line(name[:_NAME_CHARACTERS]) or "?"
+    """A name in one line without control characters; never empty, and at most 300 characters."""
+    return one_line(name[:_MAX_NAME]) or "?"
 
 
 def one_line(text: str) -> str:
@@ -45,28 +44,22 @@ def wrap(text: str, width: int, font_size: int, max_lines: int) -> list[str]:
         while words and text_width(f"{line} {words[0]}", font_size) <= width:
             line = f"{line} {words.pop(0)}"
         if text_width(line, font_size) > width:
-            kept = _fitting(line, width, font_size)
-            words.insert(0, line[kept:])
-            line = line[:kept]
+            part = _cut(line, width, font_size)
+            words.insert(0, line[len(part) :])
+            line = part
         lines.append(line)
     if words:
-        last = lines[-1]
-        while last and text_width(f"{last}…", font_size) > width:
-            last = last[:-1]
-        lines[-1] = f"{last.rstrip(' ,')}…"
+        lines[-1] = _cut(lines[-1], width, font_size, "…").rstrip(" ,") + "…"
     return lines
 
 
-def _fitting(text: str, width: int, font_size: int) -> int:
-    """How many characters fit, at least one."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text_width(text[:middle], font_size) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _cut(text: str, width: int, font_size: int, end: str = "") -> str:
+    """The longest beginning that fits together with `end`; one character at least."""
+    lengths = range(1, len(text) + 1)
+    fitting = bisect.bisect_right(
+        lengths, width, key=lambda n: math.ceil(text_width(text[:n] + end, font_size))
+    )
+    return text[: max(fitting, 1)]
 
 
 def text_width(text: str, font_size: int) -> float:
@@ -76,11 +69,10 @@ def text_width(text: str, font_size: int) -> float:
 
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A font with all letters of a text; Pillow's own, which shows boxes, if there is none."""
-    letters = frozenset(text)
     own = load_font(size)
-    if text.isascii() or _has(own, letters):
-        return own
-    return next((font for font in _other_fonts(size) if _has(font, letters)), own)
+    letters = {letter for letter in text if not letter.isascii()}
+    fonts = (own, *_other_fonts(size)) if letters else ()
+    return next((f for f in fonts if all(_has_letter(f, letter) for letter in letters)), own)
 
 
 @functools.cache
@@ -89,13 +81,9 @@ def _other_fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
     for name in _OTHER_FONTS:
         try:
             fonts.append(ImageFont.truetype(name, size))
-        except OSError:
+        except OSError:  # not installed
             continue
     return tuple(fonts)
-
-
-def _has(font: ImageFont.FreeTypeFont, letters: frozenset[str]) -> bool:
-    return all(letter.isascii() or _has_letter(font, letter) for letter in letters)
 
 
 @functools.lru_cache(4096)

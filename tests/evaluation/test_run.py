@@ -18,10 +18,10 @@ from PIL import Image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, custom_benchmark, load_benchmark
 from tcl_jax.evaluation.comparison import compare
-from tcl_jax.evaluation.examples import Listing, list_examples
+from tcl_jax.evaluation.examples import DatasetIndex, list_examples
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
-from tcl_jax.evaluation.results import BenchmarkResult, read_results
-from tcl_jax.evaluation.run import Evaluated, evaluate
+from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, read_results
+from tcl_jax.evaluation.run import evaluate
 from tcl_jax.evaluation.scores import Counts
 from tcl_jax.inference.model import Model, model_from_torch
 from tests.reference import GOLDEN, load, reference_torch_model
@@ -33,7 +33,7 @@ TEXTS = load("eval/text_emb_and_pred")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def listings(names: Sequence[str] = BENCHMARKS) -> list[Listing]:
+def indices(names: Sequence[str] = BENCHMARKS) -> list[DatasetIndex]:
     return [list_examples(load_benchmark(name), DATA) for name in names]
 
 
@@ -41,7 +41,7 @@ def run(output: Path, names: Sequence[str] = BENCHMARKS, **options: Any) -> Eval
     """An evaluation of the reference model by one method."""
     texts = {name: TEXTS[name] for name in names}
     found = evaluate(
-        MODEL, listings(names), output, text_embeddings=texts, progress=False, **options
+        MODEL, indices(names), output, text_embeddings=texts, progress=False, **options
     )
     return next(iter(found.values()))
 
@@ -69,7 +69,7 @@ def test_golden_scores_of_all_eight(pamr: bool, tmp_path: Path) -> None:
     assert written["mean_miou"] == pytest.approx(
         100 * np.mean([found.results[name].scores.miou for name in BENCHMARKS])
     )
-    for file in ("results.md", "report.html", "pictures/voc_best.png", "pictures/voc_classes.png"):
+    for file in ("results.md", "report.html", "pictures/voc_best.png"):
         assert (tmp_path / file).stat().st_size > 1000
     if pamr:
         for name in BENCHMARKS:
@@ -79,11 +79,10 @@ def test_golden_scores_of_all_eight(pamr: bool, tmp_path: Path) -> None:
 
 
 def test_any_batch_gives_the_same_counts(tmp_path: Path) -> None:
-    names = ("voc", "cityscapes")
-    one = run(tmp_path / "1", names, pamr=False, batch_size=1)
-    five = run(tmp_path / "5", names, pamr=False, batch_size=5)
-    for name in names:
-        assert_same_counts(one.results[name].counts, five.results[name].counts)
+    one, five = (
+        run(tmp_path / f"{size}", ("voc",), pamr=False, batch_size=size) for size in (1, 5)
+    )
+    assert_same_counts(one.results["voc"].counts, five.results["voc"].counts)
     assert one.fingerprint == five.fingerprint
 
 
@@ -116,37 +115,32 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     calls.clear()
     run(tmp_path / "stopped", ("voc",), pamr=False)
     assert len(calls) == 4
-
-
-def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
-    run(tmp_path, ("voc",), pamr=False)
-    before = (tmp_path / "results.json").read_bytes()
-    with pytest.raises(InputError, match=r"differs in .*threshold: 0\.5 and 0\.6"):
-        run(tmp_path, ("voc",), pamr=False, threshold=0.6)
-    with pytest.raises(InputError, match="pamr: False and True"):
-        run(tmp_path, ("voc",), pamr=True)
-    assert (tmp_path / "results.json").read_bytes() == before
+    before = (tmp_path / "stopped/results.json").read_bytes()
+    for changes, message in (
+        ({"pamr": False, "threshold": 0.6}, r"differs in .*threshold: 0\.5 and 0\.6"),
+        ({"pamr": True}, "pamr: False and True"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(tmp_path / "stopped", ("voc",), **changes)
+    assert (tmp_path / "stopped/results.json").read_bytes() == before
 
 
 def test_methods_side_by_side(tmp_path: Path) -> None:
-    names = ("voc",)
     found = evaluate(
         MODEL,
-        listings(names),
+        indices(("voc",)),
         tmp_path,
         methods=["tcl", "maskclip", "sclip", "naclip"],
-        text_embeddings={name: TEXTS[name] for name in names},
+        text_embeddings={"voc": TEXTS["voc"]},
         progress=False,
         pamr=False,
     )
     assert list(found) == ["TCL", "MaskCLIP", "SCLIP", "NACLIP"]
-    scores = {one.results["voc"].scores.aacc for one in found.values()}
-    assert len(scores) == 4
+    assert len({one.results["voc"].scores.aacc for one in found.values()}) == 4
     weights = {title: one.fingerprint["weights"] for title, one in found.items()}
     assert weights["MaskCLIP"] == weights["SCLIP"] == weights["NACLIP"] != weights["TCL"]
-    assert all((tmp_path / method / "results.json").is_file() for method in ("tcl", "sclip"))
-    assert "WARNING" not in compare(tmp_path / "tcl", tmp_path / "maskclip")
-    assert "WARNING" not in compare(tmp_path / "maskclip", tmp_path / "naclip")
+    for other in ("maskclip", "naclip"):
+        assert "WARNING" not in compare(tmp_path / "tcl", tmp_path / other)
     text = (tmp_path / "results.md").read_text()
     assert "NACLIP, measured" in text and "TCL, published" in text
     clip_alone = MODEL.with_method("maskclip")
@@ -160,12 +154,12 @@ def test_methods_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stride": 65}, "stride=65 must be from 1 to the window"),
-        ({"threshold": 1.5}, "threshold=1.5 must be between"),
+        ({"stride": 65}, "stride=65"),
+        ({"threshold": 1.5}, "threshold=1.5"),
         ({"short_side": 0}, "window=0|short_side=0"),
         ({"templates": "nonsense"}, "templates='nonsense'"),
-        ({"dtype": "float8"}, "dtype='float8' is unknown"),
-        ({"methods": ["tcl", "tcl"]}, "given more than once"),
+        ({"dtype": "float8"}, "dtype='float8'"),
+        ({"methods": ["tcl", "tcl"]}, "tcl, tcl"),
     ],
 )
 def test_impossible_protocols(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -196,9 +190,20 @@ def write_photos(folder: Path, sizes: Sequence[tuple[int, int]], classes: int = 
         Image.fromarray(label).save(folder / f"labels/{i:03}.png")
 
 
-def own_listing(folder: Path, classes: Sequence[Any], **settings: Any) -> Listing:
+NAMES = ["plain red", ["dotted blue", "blue"], "plain green"]
+
+
+def own_index(folder: Path, classes: Sequence[Any] = NAMES, **settings: Any) -> DatasetIndex:
     benchmark = custom_benchmark(folder / "images", folder / "labels", classes, **settings)
     return list_examples(benchmark, folder)
+
+
+def score(
+    model: Model, index: DatasetIndex, output: Path, pamr: bool = False, **options: Any
+) -> BenchmarkResult:
+    """What the model's own method finds."""
+    found = evaluate(model, [index], output, progress=False, pamr=pamr, **options)
+    return next(iter(found.values())).results[index.benchmark.name]
 
 
 @pytest.fixture
@@ -215,15 +220,12 @@ def compiled() -> Iterator[list[str]]:
     jax.monitoring.clear_event_listeners()
 
 
-def test_forty_sizes_compile_three_programs_at_most(
+def test_twelve_sizes_compile_three_programs_at_most(
     shapes: Model, tmp_path: Path, compiled: list[str]
 ) -> None:
-    sizes = [(40 + 3 * i, 160 - 2 * i) for i in range(40)]
-    assert len(set(sizes)) == 40
-    write_photos(tmp_path, sizes)
-    listing = own_listing(tmp_path, ["plain red", ["dotted blue", "blue"], "plain green"])
-    found = evaluate(shapes, [listing], tmp_path / "out", progress=False, batch_size=4)
-    assert len(found["MaskCLIP + PAMR"].results["custom"].images) == 40
+    write_photos(tmp_path, [(40 + 9 * i, 160 - 7 * i) for i in range(12)])
+    index = own_index(tmp_path)
+    assert len(score(shapes, index, tmp_path / "out", pamr=True, batch_size=4).images) == 12
     assert 1 <= len(compiled) <= 3
 
 
@@ -236,74 +238,55 @@ def test_every_problem_is_told_before_anything_is_scored(shapes: Model, tmp_path
     whole.write_bytes(whole.read_bytes()[:-400])
     (tmp_path / "labels/003.png").unlink()
     Image.fromarray(label[:, :30]).save(tmp_path / "labels/004.png")
-    (tmp_path / "images/Thumbs.db").write_bytes(b"x")
-    listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
     with pytest.raises(InputError) as caught:
-        evaluate(shapes, [listing], tmp_path / "out", progress=False)
+        score(shapes, own_index(tmp_path), tmp_path / "out")
     message = str(caught.value)
     for part in ("002.png", "label values 7 (5 pixels)", "003.png", "004.png", "wrong label"):
         assert part in message
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_goes_bad_while_it_runs(
+def test_files_that_go_bad_or_change_while_it_runs(
     shapes: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tcl_jax.evaluation import run as run_module
 
     write_photos(tmp_path, [(40, 60)] * 3)
-    listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
-    (tmp_path / "images/002.png").write_bytes(b"not an image")
-    monkeypatch.setattr(run_module, "verify_examples", lambda *a, **k: ((), Counter()))
-    with pytest.raises(RunError, match=r"002\.png: 12 bytes"):
-        evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
-    write_photos(tmp_path / "again", [(40, 60)] * 3)
-    (tmp_path / "images/002.png").write_bytes((tmp_path / "again/images/002.png").read_bytes())
-    found = evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
-    assert len(found["MaskCLIP"].results["custom"].images) == 3
-
-
-def test_labels_that_change_are_scored_again(shapes: Model, tmp_path: Path) -> None:
-    write_photos(tmp_path, [(40, 60)] * 2)
-    names = ["plain red", "dotted blue", "plain green"]
-
-    def counts() -> BenchmarkResult:
-        listing = own_listing(tmp_path, names)
-        found = evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
-        return found["MaskCLIP"].results["custom"]
-
-    before = counts()
-    label = np.zeros((40, 60), np.uint8)
-    Image.fromarray(label).save(tmp_path / "labels/001.png")
-    after = counts()
-    assert_same_counts(after.images[0].counts, before.images[0].counts)
-    assert after.images[1].counts.labelled.tolist() == [2400, 0, 0]
+    index = own_index(tmp_path)
+    photo = tmp_path / "images/002.png"
+    sound = photo.read_bytes()
+    photo.write_bytes(b"not an image")
+    with monkeypatch.context() as patched, pytest.raises(RunError, match=r"002\.png: 12 bytes"):
+        patched.setattr(run_module, "verify_examples", lambda *a, **k: ((), Counter()))
+        score(shapes, index, tmp_path / "out")
+    photo.write_bytes(sound)
+    before = score(shapes, index, tmp_path / "out").images
+    assert len(before) == 3
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(tmp_path / "labels/001.png")
+    after = score(shapes, index, tmp_path / "out").images
+    assert_same_counts(after[0].counts, before[0].counts)
+    assert after[1].counts.labelled.tolist() == [2400, 0, 0]
 
 
 def test_thresholds_of_a_benchmark_of_ones_own(shapes: Model, tmp_path: Path) -> None:
     write_photos(tmp_path, [(40, 60)], classes=2)
-    listing = own_listing(tmp_path, ["plain red"], background=True)
-    everything = dataclasses.replace(listing.benchmark, threshold=0.0)
-    nothing = dataclasses.replace(listing.benchmark, threshold=1.0)
-    shares = []
-    for i, benchmark in enumerate((everything, nothing)):
-        changed = dataclasses.replace(listing, benchmark=benchmark)
-        found = evaluate(shapes, [changed], tmp_path / f"{i}", progress=False, pamr=False)
-        shares.append(found["MaskCLIP"].results["custom"].counts.predicted.tolist())
-    assert shares == [[0, 2340], [2340, 0]]
+    for threshold, shares in ((0.0, [0, 2340]), (1.0, [2340, 0])):
+        index = own_index(tmp_path, ["plain red"], background=True, threshold=threshold)
+        found = score(shapes, index, tmp_path / f"{threshold}")
+        assert found.counts.predicted.tolist() == shares
 
 
 def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: Path) -> None:
     """A changed field gives another hash, so that nothing is resumed or compared that differs."""
     write_photos(tmp_path, [(40, 60)])
-    base = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
+    base = own_index(tmp_path)
     protocol = make_protocol(shapes)
 
-    def hash_of(listing: Listing = base, model: Model = shapes, **changes: Any) -> str:
+    def hash_of(index: DatasetIndex = base, model: Model = shapes, **changes: Any) -> str:
         weights = changes.pop("weights", "w")
         options = {k: changes.pop(k) for k in ("text_embeddings",) if k in changes}
         changed = dataclasses.replace(protocol, **changes)
-        return fingerprint(changed, model, weights, [listing], **options)["hash"]
+        return fingerprint(changed, model, weights, [index], **options)["hash"]
 
     others: list[str] = [
         hash_of(dataclasses.replace(base, benchmark=dataclasses.replace(base.benchmark, **change)))
@@ -328,45 +311,35 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
 
 
 def test_label_rules_are_not_mixed_up_on_resume(shapes: Model, tmp_path: Path) -> None:
-    write_photos(tmp_path, [(40, 60)] * 2)
-    names = ["plain red", "dotted blue", "plain green"]
-    listing = own_listing(tmp_path, names)
-    evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
-    other = own_listing(tmp_path, names, reduce_zero_label=True)
+    write_photos(tmp_path, [(40, 60)])
+    index, output = own_index(tmp_path), tmp_path / "out"
+    score(shapes, index, output)
     with pytest.raises(InputError, match=r"custom\.labels: "):
-        evaluate(shapes, [other], tmp_path / "out", progress=False, pamr=False)
-    renamed = dataclasses.replace(listing.benchmark, name="custom.v2")
-    again = dataclasses.replace(listing, benchmark=renamed)
-    evaluate(shapes, [again], tmp_path / "out", progress=False, pamr=False)
-    evaluate(shapes, [listing], tmp_path / "out", progress=False, pamr=False)
+        score(shapes, own_index(tmp_path, reduce_zero_label=True), output)
+    score(shapes, own_index(tmp_path, name="custom.v2"), output)
+    score(shapes, index, output)
     with pytest.raises(InputError, match="method: maskclip and sclip"):
-        third = dataclasses.replace(listing, benchmark=dataclasses.replace(renamed, name="third"))
-        evaluate(shapes, [third], tmp_path / "out", methods=["sclip"], progress=False, pamr=False)
+        score(shapes, own_index(tmp_path, name="third"), output, methods=["sclip"])
 
 
 def test_windows_of_a_benchmark_leave_no_gaps(shapes: Model, tmp_path: Path) -> None:
     write_photos(tmp_path, [(40, 60)])
-    listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"], window=16)
+    index = own_index(tmp_path, window=16)
     protocol = make_protocol(shapes)
-    assert protocol.sizes(listing.benchmark) == (64, 16, 8)
-    smaller = dataclasses.replace(listing.benchmark, window=None, short_side=32)
+    assert protocol.sizes(index.benchmark) == (64, 16, 8)
+    smaller = dataclasses.replace(index.benchmark, window=None, short_side=32)
     assert protocol.sizes(smaller) == (32, 32, 16)
     assert make_protocol(shapes, window=32).short_side == 64
     assert make_protocol(shapes, short_side=32).window == 32
-    apart = dataclasses.replace(listing.benchmark, stride=17)
     with pytest.raises(InputError, match="windows of 16 pixels at a stride of 17 leave gaps"):
-        changed = dataclasses.replace(listing, benchmark=apart)
-        evaluate(shapes, [changed], tmp_path / "out", progress=False, pamr=False)
+        score(shapes, own_index(tmp_path, window=16, stride=17), tmp_path / "out")
 
 
 def test_damaged_weights_get_no_score(shapes: Model, tmp_path: Path) -> None:
     write_photos(tmp_path, [(40, 60)])
-    listing = own_listing(tmp_path, ["plain red", "dotted blue", "plain green"])
     damaged = dataclasses.replace(
         shapes, params=jax.tree.map(lambda x: x * np.float16(np.nan), shapes.params)
     )
     texts = {"custom": np.eye(3, 64, dtype=np.float32)}
     with pytest.raises(RunError, match=r"000\.png: masks are not finite"):
-        evaluate(
-            damaged, [listing], tmp_path / "out", progress=False, pamr=False, text_embeddings=texts
-        )
+        score(damaged, own_index(tmp_path), tmp_path / "out", text_embeddings=texts)

@@ -26,14 +26,18 @@ def place_of(page: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
     return corners[0]
 
 
-def test_images_stand_in_rows_of_columns() -> None:
+def test_images_stand_in_rows_as_high_as_their_longest_caption() -> None:
     images = [noise(224, 224, seed) for seed in range(5)]
-    page = contact_sheet([Card(image, "a caption") for image in images], title="t", columns=2)
+    captions = ["x", "word " * 40, "y", "z", ""]
+    cards = [Card(image, caption) for image, caption in zip(images, captions, strict=True)]
+    page = contact_sheet(cards, title="t", columns=2)
     places = [place_of(page, image) for image in images]
     (top, left), (_, right) = places[:2]
     assert [x for _, x in places] == [left, right, left, right, left]
     assert places[1][0] == top < places[2][0] == places[3][0] < places[4][0]
     assert right >= left + 224 and places[2][0] >= top + 224
+    assert places[2][0] - top > places[4][0] - places[2][0]
+    assert (page[places[2][0] - 20 : places[2][0]] == PAPER).all()
     assert page.shape[1] == right + 224 + left  # equal margins
     assert (page[[0, -1]] == PAPER).all() and (page[:, [0, -1]] == PAPER).all()
 
@@ -52,13 +56,9 @@ def test_an_original_stands_left_with_its_part_framed_and_the_rest_faded() -> No
     np.testing.assert_array_equal(frame.max(0) - corner, [129, 149])
     outside = page[y - 32 : y - 32 + 168, x - 52 : x - 52 + 224][:25]
     np.testing.assert_array_equal(outside, np.rint(0.35 * original[:25].astype(float) + 165.75))
-
-
-def test_a_whole_original_is_not_faded() -> None:
-    original = noise(224, 200, 1)
-    page = contact_sheet([Card(noise(224, 224, 2), "c", original=original)], title="t")
-    place_of(page, original)
-    assert not (page == PART).all(-1).any()
+    whole = contact_sheet([Card(image, "c", original=original)], title="t")
+    place_of(whole, original)
+    assert not (whole == PART).all(-1).any()
 
 
 def test_a_part_of_a_large_original_is_framed_where_it_is() -> None:
@@ -69,16 +69,15 @@ def test_a_part_of_a_large_original_is_framed_where_it_is() -> None:
     blue, frame = (np.argwhere((page == color).all(-1)) for color in ((20, 40, 200), PART))
     assert np.abs(blue.min(0) - frame.min(0)).max() <= 3
     assert np.abs(blue.max(0) - frame.max(0)).max() <= 3
-    assert len(blue) > 60 * 50
 
 
-def test_small_images_have_their_pixels_repeated() -> None:
+def test_small_images_have_their_pixels_repeated_and_large_ones_are_reduced() -> None:
     image = noise(48, 48)
     page = contact_sheet([Card(image, "c")], title="t")
     place_of(page, image.repeat(4, axis=0).repeat(4, axis=1))
     large = contact_sheet([Card(np.full((500, 300, 3), 7, np.uint8), "c")], title="t")
     place = np.argwhere((large == 7).all(-1))
-    np.testing.assert_array_equal(place.max(0) - place.min(0) + 1, [224, 134])
+    np.testing.assert_array_equal(np.ptp(place, axis=0) + 1, [224, 134])
 
 
 def test_text_takes_the_room_it_needs() -> None:
@@ -94,32 +93,7 @@ def test_text_takes_the_room_it_needs() -> None:
     assert (short[top + 224 :] < 100).any() and (short[:top] < 100).any()  # caption and title
 
 
-def test_the_longest_caption_of_a_row_makes_its_height() -> None:
-    images = [noise(224, 224, seed) for seed in range(4)]
-    captions = ["x", "word " * 40, "y", "z"]
-    cards = [Card(image, caption) for image, caption in zip(images, captions, strict=True)]
-    page = contact_sheet(cards, title="t", columns=2)
-    third = place_of(page, images[2])
-    under = page[third[0] - 20 : third[0]]
-    assert (under == PAPER).all()
-    plain = contact_sheet([*cards[:1], *cards[2:]], title="t", columns=2)
-    assert third[0] > place_of(plain, images[3])[0]
-
-
-@pytest.mark.parametrize(
-    "caption",
-    [
-        "",
-        "\n\t",
-        "Grüße aus Köln",
-        "猫が窓辺で寝ている",
-        "قطة نائمة",
-        "एक बिल्ली",
-        "🐱🐱",
-        "a\0b",
-        "w" * 900,
-    ],
-)
+@pytest.mark.parametrize("caption", ["", "\n\t", "猫が窓辺で寝ている", "🐱🐱", "a\0b", "w" * 900])
 def test_any_caption_can_be_shown(caption: str) -> None:
     page = contact_sheet([Card(noise(224, 224), caption, caption)], title=caption)
     top, _ = place_of(page, noise(224, 224))
