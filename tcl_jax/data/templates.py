@@ -127,7 +127,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """The named sets; `{}` stands for the class name."""
 
 
-def fill(templates: str | Sequence[str], class_name: str) -> list[str]:
+def format_prompts(templates: str | Sequence[str], class_name: str) -> list[str]:
     """Sentences for one class.
 
     Args:

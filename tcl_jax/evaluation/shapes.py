@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
-from tcl_jax.data.pipeline import make_eval_batches
 from tcl_jax.data.shapes import UNSEEN, ShapesSource, class_names
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.dense import BestClass, with_background
+from tcl_jax.evaluation.scene_batches import scene_batches
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
@@ -104,9 +104,9 @@ def segment_scenes(
 
 def eval_batches(source: ShapesSource, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
     """This process's fixed-shape batches of a source, every scene once over all processes."""
-    return make_eval_batches(
+    return scene_batches(
         source,
-        batch_size=batch_size,
+        batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

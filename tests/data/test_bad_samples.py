@@ -24,7 +24,7 @@ from tcl_jax.data.images import ImageDecodeError, decode
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.data.transforms import Chain, RandomResizedCrop
+from tcl_jax.data.transforms import Compose, RandomResizedCrop
 from tcl_jax.errors import InputError, RunError
 from tests.data.shards import picture, write_shard
 
@@ -80,7 +80,7 @@ def batches_of(source, log=None, **options):
     return make_iterator(
         source,
         tokenizer=number_tokens,
-        transform=options.pop("transform", Chain((RandomResizedCrop(SIDE),))),
+        transform=options.pop("transform", Compose((RandomResizedCrop(SIDE),))),
         global_batch_size=16,
         seed=1,
         bad_samples=log,

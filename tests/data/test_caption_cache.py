@@ -24,7 +24,7 @@ from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.shard_names import find_shards
 from tcl_jax.data.tar_index import ShardIndex, open_indexes
 from tcl_jax.data.tar_source import TarSource, TarSourceError
-from tcl_jax.data.transforms import Chain, RandomResizedCrop
+from tcl_jax.data.transforms import Compose, RandomResizedCrop
 from tcl_jax.errors import InputError
 from tests.data.shards import pairs, picture, wait_for_another_time, write_shard
 
@@ -236,7 +236,7 @@ def batches_of(source, **options):
     return make_iterator(
         source,
         tokenizer=number_tokens,
-        transform=Chain((RandomResizedCrop(8),)),
+        transform=Compose((RandomResizedCrop(8),)),
         global_batch_size=8,
         seed=2,
         **options,

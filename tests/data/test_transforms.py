@@ -18,7 +18,7 @@ from tcl_jax.data.images import ImageDecodeError, decode
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.sources import make_erasing, make_transform
-from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
+from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
 
 
@@ -286,11 +286,13 @@ def test_flip():
 def test_chain():
     image = smooth_image(40, 60)
     data = encode(Image.fromarray(image), "PNG")
-    chain = pickle.loads(pickle.dumps(Chain((RandomResizedCrop(16), HorizontalFlip(1.0)))))
+    chain = pickle.loads(pickle.dumps(Compose((RandomResizedCrop(16), HorizontalFlip(1.0)))))
     expected = RandomResizedCrop(16)(image, generator(3))[:, ::-1]
     np.testing.assert_array_equal(chain(data, generator(3)), expected)
-    np.testing.assert_array_equal(Chain(())(data, generator()), image)
-    np.testing.assert_array_equal(Chain((HorizontalFlip(1.0),))(data, generator()), image[:, ::-1])
+    np.testing.assert_array_equal(Compose(())(data, generator()), image)
+    np.testing.assert_array_equal(
+        Compose((HorizontalFlip(1.0),))(data, generator()), image[:, ::-1]
+    )
 
 
 # ---------------------------------------------------------------------------------- from a config
@@ -303,20 +305,20 @@ def test_paper_config_gives_the_papers_augmentation():
         HorizontalFlip(0.5),
         RandAugment(operations=2, probability=0.5, magnitude=9.0, magnitude_std=0.5),
     )
-    assert make_transform(data, 224) == Chain(expected)
+    assert make_transform(data, 224) == Compose(expected)
     assert make_erasing(data) == RandomErasing(0.25, (0.02, 1 / 3), (0.3, 1 / 0.3))
 
 
 @pytest.mark.parametrize("config", [shapes_config, shapes_clip_config])
 def test_drawn_scenes_stay_as_they_are(config):
-    assert make_transform(config().data, 64) == Chain(())
+    assert make_transform(config().data, 64) == Compose(())
     assert make_erasing(config().data) is None
 
 
 def test_drawn_scenes_can_be_augmented_but_are_not_cropped():
     data = shapes_config().data
     data.rand_augment.operations, data.random_erasing = 1, 0.5
-    assert make_transform(data, 64) == Chain((RandAugment(operations=1),))
+    assert make_transform(data, 64) == Compose((RandAugment(operations=1),))
     assert make_erasing(data) == RandomErasing(0.5)
 
 
@@ -347,6 +349,6 @@ def test_augmented_photo_is_a_function_of_the_random_stream():
     assert {image.shape for image in first} == {(224, 224, 3)}
     assert {image.dtype for image in first} == {np.dtype(np.uint8)}
     np.testing.assert_array_equal(first, [transform(data, generator(seed)) for seed in range(8)])
-    cropped = Chain(transform.steps[:2])
+    cropped = Compose(transform.steps[:2])
     changed = [(cropped(data, generator(s)) != first[s]).any() for s in range(8)]
     assert 2 < sum(changed) < 8

@@ -63,7 +63,7 @@ class Incomplete(Protocol):
         ...
 
 
-class Rows:
+class TrainingExamples:
     """{"image": uint8 [S, S, 3], "tokens": int32 [L], "bad": tuple of `BadSample`} by place.
 
     With `erasing` also "erase", int32 [4]. Where the source gives the embeddings of its captions,
