@@ -2,6 +2,9 @@
 
 Object stores now and then accept a request and never answer it. Each request here is given up after
 some time, and made again then, as after a failure that may pass.
+
+Of the functions below those that ask for something raise an `InputError` where the package for the
+protocol is not installed or access is refused, a `RemoteError` where the request fails.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ TRIES = 6
 
 _FIRST_WAIT_SECONDS = 0.5
 _BLOCK_BYTES = 1 << 22
-# Parts of a file that lie no further apart are read by one request.
 _MAX_GAP = 1 << 16
 # What stores call that which changes with a file's content, the surest first.
 _STAMPS = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "LastModified", "updated",
@@ -60,10 +62,6 @@ def find(pattern: str) -> dict[str, tuple[int, int]]:
     Returns:
         By address the size in bytes and a number that changes with the content; empty where there
         is nothing.
-
-    Raises:
-        InputError: the package for this protocol is not installed, or access is refused.
-        RemoteError: the request failed.
     """
     system, path = _open(pattern)
 
@@ -88,22 +86,13 @@ def find(pattern: str) -> dict[str, tuple[int, int]]:
 
 
 def read_file(address: str) -> bytes:
-    """A whole file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        InputError, RemoteError: as `find`.
-    """
+    """A whole file; a FileNotFoundError if there is none."""
     system, path = _open(address)
     return _ask(address, lambda: system.cat_file(path))
 
 
 def write_file(address: str, data: bytes) -> None:
-    """Writes a whole file, trying once; object stores show it when it is complete.
-
-    Raises:
-        InputError, RemoteError: as `find`.
-    """
+    """Writes a whole file, trying once; object stores show it when it is complete."""
     system, path = _open(address)
     _ask(address, lambda: system.pipe_file(path, data), tries=1)
 
@@ -113,7 +102,7 @@ def read_ranges(address: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError, RemoteError: as `find`.
+        InputError: also where the server sends whole files only.
     """
     begin = min(offset for offset, _ in ranges)
     end = max(offset + size for offset, size in ranges)
@@ -163,6 +152,9 @@ def _open(address: str) -> tuple[Any, str]:
             f"{address!r}: what reads files at {_protocol(address)}:// is not installed ({error}). "
             "Install it with pip, or copy the files to a local folder"
         ) from error
+
+
+# ---------------------------------------------------------------------------------------- requests
 
 
 def _ask(address: str, request: Callable[[], _T], tries: int | None = None) -> _T:

@@ -8,39 +8,29 @@ gaps in their numbers are reported.
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import glob
 import os
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from tcl_jax.data import remote
 from tcl_jax.errors import InputError
 
-INDEX_SUFFIX = ".index"
-"""Ends the names of index files, which patterns such as `folder/*` must not take for shards."""
+INDEX_SUFFIX, CAPTIONS_SUFFIX = ".index", ".captions"
+"""End the names of files that lie beside shards, which `folder/*` must not take for shards."""
 
-CAPTIONS_SUFFIX = ".captions"
-"""Ends those of files with the embeddings of captions, which are no shards either."""
-
-TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
-"""Suffixes of the files of a folder that are taken, if only to say that they are compressed."""
-
+_TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)")
 _LISTED = 8
 _THREADS = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """A tar file that is there.
-
-    Attributes:
-        address: path or fsspec address.
-        size: bytes.
-        stamp: a number that changes with the content: nanoseconds of a local file's last change.
+class Shard(NamedTuple):
+    """A tar file that is there: path or fsspec address, size in bytes, and a number that changes
+    with the content: nanoseconds of a local file's last change.
     """
 
     address: str
@@ -48,15 +38,9 @@ class Shard:
     stamp: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What patterns name.
-
-    Attributes:
-        shards: those that are there, in the order of the patterns, each once.
-        missing: how many counted or listed names, or patterns without any match, have no file.
-        problems: a sentence for each pattern with missing shards, which gives their numbers.
-        gaps: a sentence for each matching pattern whose files are numbered with gaps.
+class Found(NamedTuple):
+    """What patterns name: the shards that are there, in the order of the patterns, each once; how
+    many are missing; and a sentence about each pattern with missing shards or gaps.
     """
 
     shards: tuple[Shard, ...]
@@ -128,14 +112,11 @@ def number_ranges(numbers: Iterable[int], width: int = 1) -> str:
     """Numbers as `00003, 00017-00020`, ascending, with at least `width` digits."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
         else:
-            runs.append([number, number])
-    return shorten([
-        f"{first:0{width}}" if first == last else f"{first:0{width}}-{last:0{width}}"
-        for first, last in runs
-    ])  # fmt: skip
+            runs.append([number])
+    return shorten(["-".join(f"{number:0{width}}" for number in run) for run in runs])
 
 
 def _look(pattern: str) -> list[Shard]:
@@ -154,16 +135,16 @@ def _look(pattern: str) -> list[Shard]:
 
 
 def _is_meant(address: str, pattern: str) -> bool:
-    """Whether a file that was found is a shard: what lies beside shards is none."""
+    """Whether a file that was found is a shard, and not what lies beside shards."""
     if glob.has_magic(pattern):
         return not address.endswith((INDEX_SUFFIX, CAPTIONS_SUFFIX))
     name = posixpath.basename(address)
-    is_tar = name.lower().endswith(TAR_SUFFIXES) and not name.startswith(".")
+    is_tar = name.lower().endswith(_TAR_SUFFIXES) and not name.startswith(".")
     return is_tar or name == posixpath.basename(pattern)
 
 
 def _describe(pattern: str, names: Sequence[str], absent: Sequence[str]) -> str:
-    """Which names of a pattern are missing, by their numbers where it counts."""
+    """Which names of a pattern are missing, by their numbers where they have some."""
     if len(names) == 1 and os.path.isdir(pattern):
         return f"{pattern} is a folder without tar files; to use those below it: {pattern}/**/*.tar"
     if len(names) == 1:
@@ -174,7 +155,7 @@ def _describe(pattern: str, names: Sequence[str], absent: Sequence[str]) -> str:
         "first)"
         for (before, after), numbers in series.items()
     )
-    if sum(map(len, series.values())) < len(absent):  # some names have no number
+    if sum(map(len, series.values())) < len(absent):
         told = shorten(absent)
     return f"{pattern}: {len(absent)} of {len(names)} are missing: {told}"
 
@@ -194,7 +175,7 @@ def _gaps(names: Sequence[str]) -> str:
 
 
 def _series(names: Sequence[str]) -> dict[tuple[str, str], list[str]]:
-    """The last number of each name, by what stands before and after it."""
+    """The last number of each name that has one, by what stands before and after it."""
     series: dict[tuple[str, str], list[str]] = {}
     for name in names:
         folder, slash, file = name.rpartition("/")

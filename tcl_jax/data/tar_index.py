@@ -164,7 +164,6 @@ def _places(shard: Shard, index_dir: str | None) -> list[Path]:
 
 
 def _find(shard: Shard, index_dir: str | None) -> ShardIndex | None:
-    """An index on this machine that fits the shard."""
     for path in _places(shard, index_dir):
         with contextlib.suppress(OSError):
             if index := _parse(path, path.read_bytes(), shard):
@@ -174,7 +173,7 @@ def _find(shard: Shard, index_dir: str | None) -> ShardIndex | None:
 
 
 def _find_or_make(shard: Shard, index_dir: str | None) -> ShardIndex:
-    """The index of a shard, by another process, from beside a remote shard, or made now."""
+    """The index of a shard: made by another process, kept beside a remote shard, or made now."""
     if index := _find(shard, index_dir):
         return index
     if not remote.is_remote(shard.address):
@@ -216,12 +215,7 @@ def _save(shard: Shard, index_dir: str | None, data: bytes) -> ShardIndex:
 
 
 def _make(shard: Shard) -> bytes:
-    """The content of the index of a shard.
-
-    Raises:
-        OSError: the shard cannot be read.
-        ValueError: it is not a complete plain tar file, or not one of its captions is text.
-    """
+    """The content of the index of a shard; raises as `members_of` and `_check_encoding`."""
     with open_shard(shard) as file:
         pairs, left_out = find_pairs(members_of(file, shard.size))
         _check_encoding(pairs, file)
@@ -229,10 +223,7 @@ def _make(shard: Shard) -> bytes:
 
 
 def _check_encoding(pairs: Sequence[Pair], file: io.BufferedIOBase) -> None:
-    """Refuses a shard in which not one caption can be decoded; looks no further than the first.
-
-    Of few pairs each is a bad sample by itself.
-    """
+    """A ValueError where not one caption can be decoded; of few pairs each is a bad sample."""
     if len(pairs) < _FEW:
         return
     problem: BadSampleError | None = None
@@ -256,7 +247,7 @@ def _encode(shard: Shard, pairs: Sequence[Pair], left_out: LeftOut) -> bytes:
     records = [
         (*pair.image, *pair.text, *pair.json, end) for pair, end in zip(pairs, ends, strict=True)
     ]
-    about = {**_identity(shard), "left_out": left_out}
+    about = {"of": [RULE, shard.size, shard.stamp], "left_out": left_out}
     file = io.BytesIO()
     np.save(file, np.array(records, _RECORD))
     for text in (b"".join(keys), json.dumps(about).encode()):
@@ -265,13 +256,8 @@ def _encode(shard: Shard, pairs: Sequence[Pair], left_out: LeftOut) -> bytes:
     return content + zlib.crc32(content).to_bytes(_CHECK_BYTES, "little")
 
 
-def _identity(shard: Shard) -> dict[str, int]:
-    """What an index must say to fit a shard."""
-    return {"rule": RULE, "size": shard.size, "stamp": shard.stamp}
-
-
 def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
-    """What an index says in short, if it is whole and of this shard as it is now."""
+    """What an index says, if it is whole and of this shard as it is now."""
     content, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
     if zlib.crc32(content).to_bytes(_CHECK_BYTES, "little") != check:
         return None
@@ -281,15 +267,12 @@ def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
         begins.append(file.tell() - arrays[-1].nbytes)
     records, keys, text = arrays
     about = json.loads(text.tobytes())
-    left_out = about.pop("left_out")
-    if about != _identity(shard):
+    if about["of"] != [RULE, shard.size, shard.stamp]:
         return None
-    told = json.dumps(left_out).encode()
-    checksum = zlib.crc32(told, zlib.crc32(keys, zlib.crc32(records)))
-    return ShardIndex(
-        os.fspath(path), len(records), begins[0], begins[1],
-        {why: (count, first) for why, (count, first) in left_out.items()}, checksum,
-    )  # fmt: skip
+    left_out = {why: (count, first) for why, (count, first) in about["left_out"].items()}
+    checksum = zlib.crc32(keys, zlib.crc32(records))
+    checksum = zlib.crc32(json.dumps(left_out).encode(), checksum)
+    return ShardIndex(os.fspath(path), len(records), begins[0], begins[1], left_out, checksum)
 
 
 # ---------------------------------------------------------------------------- reading from a shard

@@ -16,19 +16,13 @@ from typing import NamedTuple, TypeAlias
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.files import IMAGE_SUFFIXES, PASSED_OVER, counts
 
-TEXT_SUFFIXES = (".txt", ".text", ".caption")
-"""Suffixes, in any letter case as all, of the members with a caption."""
-
-JSON_SUFFIXES = (".json", ".jsn")
-"""Suffixes of the members with captions in JSON."""
+TEXT_SUFFIXES, JSON_SUFFIXES = (".txt", ".text", ".caption"), (".json", ".jsn")
+"""Suffixes of the members with captions, in any letter case."""
 
 RULE = zlib.crc32(
     repr((sorted(IMAGE_SUFFIXES), TEXT_SUFFIXES, JSON_SUFFIXES, PASSED_OVER.pattern)).encode()
 )
 """Another number where other members make pairs."""
-
-MAX_MEMBER_BYTES = (1 << 32) - 1
-"""Larger members are left out; no caption or photograph comes near it."""
 
 Place: TypeAlias = tuple[int, int]
 """Offset and size in bytes."""
@@ -36,6 +30,10 @@ Place: TypeAlias = tuple[int, int]
 NOWHERE: Place = (0, 0)
 """The place of a member that is not there."""
 
+LeftOut: TypeAlias = dict[str, tuple[int, str]]
+"""By the reason: how many members are not part of a pair, and the name of the first."""
+
+_LARGEST = (1 << 32) - 1  # bytes of a member; no caption or photograph comes near it
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed; decompress it with gunzip",
     b"BZh": "compressed; decompress it with bunzip2",
@@ -51,15 +49,9 @@ _OTHER_FORMATS = {
 }
 
 
-LeftOut: TypeAlias = dict[str, tuple[int, str]]
-"""By the reason: how many members are not part of a pair, and the name of the first."""
-
-
 class Pair(NamedTuple):
-    """Where a pair is.
-
-    `key` is the path of its members up to the last dot. Of the places of text and JSON one may be
-    `NOWHERE`.
+    """The path of a pair's members up to the last dot, and their places; of text and JSON one may
+    be `NOWHERE`.
     """
 
     key: bytes
@@ -93,7 +85,7 @@ def find_pairs(members: Iterable[tarfile.TarInfo]) -> tuple[list[Pair], LeftOut]
             left_out["members of other kinds"].append(name)
         elif is_link or member.issparse():
             left_out["links and sparse files"].append(name)
-        elif member.size > MAX_MEMBER_BYTES:
+        elif member.size > _LARGEST:
             left_out["members of 4 GiB and more"].append(name)
         elif key in kind:
             left_out["members whose key had come before"].append(name)
@@ -144,10 +136,8 @@ def members_of(file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
     except Exception as error:  # of damaged headers `tarfile` raises almost any type
         if end > size:
             raise ValueError(f"cut short: {size} bytes, {end} are needed") from error
-        raise ValueError(
-            f"damaged after byte {end}: {error}" if end else _describe(file)
-        ) from error
-    # `tarfile` takes a file that ends, or goes on with something else, as complete.
+        raise ValueError(f"damaged after byte {end}: {error}" if end else _what(file)) from error
+    # `tarfile` takes a file as complete that ends anywhere, or goes on with something else.
     file.seek(end)
     mark = file.read(tarfile.BLOCKSIZE)
     if len(mark) < tarfile.BLOCKSIZE:
@@ -156,7 +146,7 @@ def members_of(file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
         raise ValueError(f"damaged: no member header at byte {end}")
 
 
-def _describe(file: io.BufferedIOBase) -> str:
+def _what(file: io.BufferedIOBase) -> str:
     """What a file is that does not begin with the header of a member."""
     file.seek(0)
     head = file.read(64)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import bisect
 import collections
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import io
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NotRequired, SupportsIndex, TypedDict
 
 import numpy as np
@@ -26,7 +29,7 @@ from tcl_jax.data.captions import read_captions
 from tcl_jax.data.shard_names import Shard, find_shards, shorten
 from tcl_jax.data.tar_index import ShardIndex, open_indexes, open_shard, read_place
 from tcl_jax.data.tar_members import NOWHERE, Place
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.errors import InputError, raise_machine_fault
 
 
 class CaptionedImage(TypedDict):
@@ -54,14 +57,11 @@ class TarSource:
 
     The places of the pairs stay in index files (see `tar_index`): an object costs a few hundred
     bytes a shard, whatever the number of pairs, and as much when it is pickled. Files are opened
-    for each read, so that any number of shards and threads will do. `left_out` says which members
-    are not part of a pair. Of equal keys in a shard the first counts; equal keys in two shards are
+    for each read, so that any number of shards and threads will do. Equal keys in two shards are
     two pairs.
 
     Args:
-        patterns: paths or addresses of tar files; `{000..010}` counts, `{a,b}` lists, `*`, `?` and
-            `[...]` match; a folder stands for the tar files directly in it. A file that is named
-            twice counts once.
+        patterns: paths or addresses of tar files, see `shard_names`; each file counts once.
         allow_missing: go on without shards that are missing or cannot be read; they are logged.
         index_dir: local folder for the index files; None: beside the shards where that can be
             written, else the user's cache folder.
@@ -73,12 +73,11 @@ class TarSource:
             `caption_cache` keeps them; None: no embeddings.
 
     Raises:
-        TarSourceError: a pattern names a file that is not there, a shard cannot be read, is cut
-            short or is not a plain tar file (unless `allow_missing`), or there is no pair at all.
-        InputError: a pattern is none, its protocol is not installed, access is refused, there is
-            no place for index files, not one caption of a shard is text, or a shard has no
-            embeddings of that text tower.
-        RemoteError: a remote folder or file cannot be reached.
+        TarSourceError: shards are missing or cannot be read (unless `allow_missing`), or there is
+            no pair at all.
+        InputError: a pattern is none, a store refuses access, there is no place for index files, or
+            a shard has no embeddings of that text tower.
+        RemoteError: a store cannot be reached.
     """
 
     def __init__(
@@ -167,10 +166,8 @@ class TarSource:
 
         Raises:
             IndexError: outside of 0 to len - 1.
-            TarSourceError: the shard is gone, cannot be read, or is not as it was when it was
-                indexed.
-            InputError: access is refused, or the embedding of a caption is not as it was when it
-                was written.
+            TarSourceError: the shard cannot be read, or has changed since it was indexed.
+            InputError: access is refused, or the embedding of a caption is damaged.
             RemoteError: the store cannot be reached.
         """
         i = index.__index__()
@@ -179,14 +176,10 @@ class TarSource:
         number = bisect.bisect_right(self._ends, i)
         place = i - (self._ends[number - 1] if number else 0)
         shard, key = self._shards[number], "?"
-        try:
+        with _naming(lambda: f"{shard.address}: pair {key!r} cannot be read"):
             pair = self._indexes[number].pair(place)
             key = pair.key.decode("utf-8", "replace")
             image, text, json = _read(shard, [pair.image, pair.text, pair.json])
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            raise _unread(f"{shard.address}: pair {key!r} cannot be read", error) from error
         assert image is not None
         example: CaptionedImage = {"image": image, "text": [], "key": key, "shard": shard.address}
         try:
@@ -205,22 +198,15 @@ class TarSource:
         """
         shard, index = self._shards[number], self._indexes[number]
         found: list[list[str]] = []
-        try:
-            with open_shard(shard) as file:
-                for i in range(index.pairs):
-                    pair = index.pair(i)
-                    text, json = _parts(
-                        [pair.text, pair.json],
-                        lambda places: [read_place(file, place) for place in places],
-                    )
-                    try:
-                        found.append(read_captions(text, json, self._caption_field))
-                    except BadSampleError:
-                        found.append([])
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            raise _unread(f"{shard.address}: its captions cannot be read", error) from error
+        unread = f"{shard.address}: its captions cannot be read"
+        with _naming(lambda: unread), open_shard(shard) as file:
+            for i in range(index.pairs):
+                pair = index.pair(i)
+                text, json = _parts([pair.text, pair.json], functools.partial(_each, file))
+                try:
+                    found.append(read_captions(text, json, self._caption_field))
+                except BadSampleError:
+                    found.append([])
         return found
 
     def __repr__(self) -> str:
@@ -228,10 +214,18 @@ class TarSource:
         return f"TarSource({list(self.patterns)!r})"
 
 
-def _unread(what: str, error: Exception) -> Exception:
-    if fault := machine_fault(error):
-        return RunError(f"{what}: {fault}")
-    return TarSourceError(f"{what} ({error}); has the file changed since the start?")
+@contextlib.contextmanager
+def _naming(what: Callable[[], str]) -> Iterator[None]:
+    """Errors of reading name the shard."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise_machine_fault(what(), error)
+        raise TarSourceError(
+            f"{what()} ({error}); has the file changed since the start?"
+        ) from error
 
 
 def _find(patterns: Sequence[str], allow_missing: bool) -> tuple[tuple[Shard, ...], list[str]]:
@@ -266,7 +260,11 @@ def _read(shard: Shard, places: Sequence[Place]) -> list[bytes | None]:
     if remote.is_remote(shard.address):
         return _parts(places, lambda there: remote.read_ranges(shard.address, there))
     with open_shard(shard) as file:
-        return _parts(places, lambda there: [read_place(file, place) for place in there])
+        return _parts(places, functools.partial(_each, file))
+
+
+def _each(file: io.BufferedIOBase, places: Sequence[Place]) -> list[bytes]:
+    return [read_place(file, place) for place in places]
 
 
 def _parts(
