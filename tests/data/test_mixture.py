@@ -159,14 +159,6 @@ def test_weights_decide_how_often(weights, draws):
         assert sum(times) == 8 * part.draws
 
 
-def test_weights_are_kept_all_along_an_epoch():
-    mixed = Mixture({"a": Numbers(0, 3000), "b": Numbers(0, 1000)}, {"a": 1, "b": 1})
-    order = EpochOrder(mixed.parts, batch_size=8, seed=0)
-    for begin in range(0, 8000, 400):
-        from_a = sum(order(begin + i) < 3000 for i in range(400))
-        assert 150 < from_a < 250
-
-
 def test_resume_in_a_mixture():
     mixed = mixture({"a": 1, "b": 3, "c": 1})
     whole = take(batches_of(mixed), 11)
