@@ -289,7 +289,7 @@ def open_shard(shard: Shard) -> Iterator[io.BufferedIOBase]:
     if remote.is_remote(shard.address):
         yield remote.open_file(shard.address, shard.size)
         return
-    with open(shard.address, "rb", _BUFFER_BYTES) as file:
+    with io.BufferedReader(io.FileIO(shard.address), _BUFFER_BYTES) as file:
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != (shard.size, shard.stamp):
             raise ValueError("it is another file than at the start")

@@ -124,7 +124,7 @@ def members_of(file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # kept for extracting by name
+                tar.members.clear()  # type: ignore[attr-defined]  # would keep all
                 if tar.offset <= end:
                     raise tarfile.ReadError("a member of less than no bytes")
                 end = tar.offset
