@@ -38,6 +38,7 @@ _STAMPS = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "LastModi
            "last_modified", "modified", "created")  # fmt: skip
 _LOGINS = {"gs": "gcloud auth application-default login", "s3": "aws configure",
            "hf": "hf auth login"}  # fmt: skip
+_WEB = ("http", "https")
 _TEMPORARY_STATUSES = (408, 425, 429)  # among those of 400 to 499
 _T = TypeVar("_T")
 
@@ -53,7 +54,7 @@ def is_remote(address: str) -> bool:
 
 def takes_files(address: str) -> bool:
     """Whether files may be added in passing; on the Hugging Face hub each would be a commit."""
-    return _protocol(address) not in ("http", "https", "hf")
+    return _protocol(address) not in (*_WEB, "hf")
 
 
 def find(pattern: str) -> dict[str, tuple[int, int]]:
@@ -67,7 +68,8 @@ def find(pattern: str) -> dict[str, tuple[int, int]]:
 
     def request() -> list[dict[str, Any]]:
         system.invalidate_cache()  # files may have come since an earlier look
-        if glob.has_magic(path):
+        # Web servers have no listings, and a ? in their addresses begins a query.
+        if glob.has_magic(path) and _protocol(pattern) not in _WEB:
             return list(system.glob(path, detail=True).values())
         entry = system.info(path)
         return system.ls(path, detail=True) if entry["type"] == "directory" else [entry]

@@ -265,6 +265,7 @@ def test_statuses_of_a_web_server(web: str) -> None:
         TarSourceError, match=r"http://.*/a.tar: pair '65' cannot be read.*not there"
     ):
         source[0]
+    assert len(TarSource([f"{web}/a.tar?token=1"])) == 4
     whole = TarSource([f"{web}/whole.tar"])
     with pytest.raises(InputError, match="whole.tar: the server sends whole files only"):
         whole[3]
