@@ -11,7 +11,6 @@ import bisect
 import collections
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import itertools
@@ -202,7 +201,7 @@ class TarSource:
         with _naming(lambda: unread), open_shard(shard) as file:
             for i in range(index.pairs):
                 pair = index.pair(i)
-                text, json = _parts([pair.text, pair.json], functools.partial(_each, file))
+                text, json = _read(shard, [pair.text, pair.json], file)
                 try:
                     found.append(read_captions(text, json, self._caption_field))
                 except BadSampleError:
@@ -256,28 +255,24 @@ def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:
     return [f"{why}: {count:,} (the first: {first[why]})" for why, count in counts.items()]
 
 
-def _read(shard: Shard, places: Sequence[Place]) -> list[bytes | None]:
-    if remote.is_remote(shard.address):
-        return _parts(places, lambda there: remote.read_ranges(shard.address, there))
-    with open_shard(shard) as file:
-        return _parts(places, functools.partial(_each, file))
-
-
-def _each(file: io.BufferedIOBase, places: Sequence[Place]) -> list[bytes]:
-    return [read_place(file, place) for place in places]
-
-
-def _parts(
-    places: Sequence[Place], read: Callable[[Sequence[Place]], list[bytes]]
+def _read(
+    shard: Shard, places: Sequence[Place], file: io.BufferedIOBase | None = None
 ) -> list[bytes | None]:
-    """The bytes at the places; None for `NOWHERE`.
+    """The bytes at places of a shard, which may be open already; None for `NOWHERE`.
 
     Raises:
-        ValueError: the shard is shorter.
+        ValueError: the shard is shorter, or another than it was.
     """
     there = [place for place in places if place != NOWHERE]
-    parts = dict(zip(there, read(there), strict=True))
-    for (offset, size), part in parts.items():
+    if file is not None:
+        parts = [read_place(file, place) for place in there]
+    elif remote.is_remote(shard.address):
+        parts = remote.read_ranges(shard.address, there)
+    else:
+        with open_shard(shard) as opened:
+            return _read(shard, places, opened)
+    found = dict(zip(there, parts, strict=True))
+    for (offset, size), part in found.items():
         if len(part) != size:
             raise ValueError(f"it is cut short: {len(part)} of {size} bytes at {offset}")
-    return [parts.get(place) for place in places]
+    return [found.get(place) for place in places]
