@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from tcl_jax.data.random_erasing import RandomErasing
-    from tcl_jax.data.rows import Source
-    from tcl_jax.data.transforms import Chain
+    from tcl_jax.data.training_examples import Source
+    from tcl_jax.data.transforms import Compose
 
 DRAWN_PICTURES = 128
 
@@ -80,17 +80,17 @@ def _model_sizes(config: ConfigDict | None) -> tuple[int, int]:
     return clip.resolution, clip.context_length
 
 
-def _augmentation(config: ConfigDict | None, size: int) -> tuple[Chain, RandomErasing | None]:
+def _augmentation(config: ConfigDict | None, size: int) -> tuple[Compose, RandomErasing | None]:
     """The config's; the paper's where there is none."""
     from tcl_jax.data.rand_augment import RandAugment
     from tcl_jax.data.random_erasing import RandomErasing
     from tcl_jax.data.sources import make_erasing, make_transform
-    from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
+    from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 
     if config is None:
-        return Chain((RandomResizedCrop(size), HorizontalFlip(), RandAugment())), RandomErasing()
+        return Compose((RandomResizedCrop(size), HorizontalFlip(), RandAugment())), RandomErasing()
     transform = make_transform(config.data, size)
-    assert isinstance(transform, Chain)
+    assert isinstance(transform, Compose)
     return transform, make_erasing(config.data)
 
 
@@ -98,10 +98,10 @@ def _augmentation(config: ConfigDict | None, size: int) -> tuple[Chain, RandomEr
 def _open_source(config: ConfigDict | None, size: int) -> Iterator[tuple[Source, str]]:
     """The config's data, or drawn pictures as long as the body runs; and what they are."""
     from tcl_jax.data.made_photos import HEIGHT, QUALITY, WIDTH, write_photos
-    from tcl_jax.data.rows import Incomplete
     from tcl_jax.data.shard_names import find_shards
     from tcl_jax.data.sources import make_source
     from tcl_jax.data.tar_source import TarSource
+    from tcl_jax.data.training_examples import Incomplete
 
     reason = ""
     if config is not None:

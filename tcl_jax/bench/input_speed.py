@@ -31,8 +31,8 @@ from tcl_jax.bench.timed_input import (
 from tcl_jax.data.images import ImageDecodeError, decode
 from tcl_jax.data.pipeline import BatchIterator, make_iterator
 from tcl_jax.data.random_erasing import RandomErasing
-from tcl_jax.data.rows import Source, Tokenizer
-from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
+from tcl_jax.data.training_examples import Source, Tokenizer
+from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
 from tcl_jax.parallel.cores import available_cores
 
@@ -123,7 +123,7 @@ class InputSpeed:
 def measure(
     source: Source,
     *,
-    transform: Chain,
+    transform: Compose,
     erasing: RandomErasing | None,
     tokenizer: Tokenizer,
     seconds: int | float = 10.0,
@@ -224,7 +224,7 @@ def _take_sample(source: Source) -> _Sample:
 def _measure_stages(
     source: Source,
     sample: _Sample,
-    transform: Chain,
+    transform: Compose,
     crop: RandomResizedCrop,
     erasing: RandomErasing | None,
     tokenizer: Tokenizer,
@@ -235,7 +235,7 @@ def _measure_stages(
     for data in files * _BOXES:
         with Image.open(io.BytesIO(data)) as image:
             boxes.append(crop.sample_box(image.height, image.width, rng))
-    moved = Chain(
+    moved = Compose(
         tuple(s for s in transform.steps if isinstance(s, RandomResizedCrop | HorizontalFlip))
     )
 
@@ -300,7 +300,7 @@ def _each(work: Callable[[int], object]) -> Callable[[int], Times]:
 
 
 def _pipeline_turn(
-    source: Source, transform: Chain, erasing: RandomErasing | None, tokenizer: Tokenizer
+    source: Source, transform: Compose, erasing: RandomErasing | None, tokenizer: Tokenizer
 ) -> Callable[[int], Times]:
     """A turn of the pipeline as training has it without workers, its parts timed from within."""
 

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from tcl_jax.data.images import Rgb
-from tcl_jax.data.rows import Source, Tokenizer
-from tcl_jax.data.transforms import Chain, RandomResizedCrop
+from tcl_jax.data.training_examples import Source, Tokenizer
+from tcl_jax.data.transforms import Compose, RandomResizedCrop
 
 PARTS = ("read", "decode", "crop and resize", "augment", "tokenise")
 """What is told apart."""
@@ -75,7 +75,7 @@ class TimedTokenizer:
 class TimedTransform:
     """A chain that begins with a crop of encoded images, and whose steps are timed."""
 
-    chain: Chain
+    chain: Compose
     times: Times
 
     def __call__(self, image: bytes | Rgb, rng: np.random.Generator) -> Rgb:

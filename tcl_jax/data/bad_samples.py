@@ -18,18 +18,10 @@ from tcl_jax.data.images import ImageDecodeError, ImageTooLargeError, open_bytes
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.files import whole_file
 
-KINDS = (
-    "zero_bytes",
-    "not_an_image",
-    "damaged_image",
-    "too_large",
-    "no_caption",
-    "empty_caption",
-    "not_utf8",
-)
-"""What can be wrong: an image member of no bytes; of another format; cut short or damaged; of more
-pixels than `images.MAX_PIXELS`; no caption at all; one of white space alone; in another encoding.
-"""
+KINDS = ("zero_bytes", "not_an_image", "damaged_image", "too_large",
+         "no_caption", "empty_caption", "not_utf8")  # fmt: skip
+"""What can be wrong: an image of no bytes; of another format; cut short or damaged; of more pixels
+than `images.MAX_PIXELS`; no caption at all; one of white space alone; in another encoding."""
 
 MIN_SEEN = 500
 """Samples that must have been looked at before their bad share can stop a run."""
@@ -48,13 +40,8 @@ class BadSampleError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class BadSample:
-    """A sample that was replaced.
-
-    Attributes:
-        key: its name, or its number where the source gives none.
-        shard: the file it is in; empty where the source does not tell.
-        kind: one of `KINDS`.
-        reason: a sentence.
+    """A sample that was replaced: its name or number, the file it is in if the source tells, one of
+    `KINDS`, and a sentence.
     """
 
     key: str
@@ -98,9 +85,8 @@ def choose_caption(text: Any, rng: np.random.Generator) -> str:
 class BadSampleLog:
     """Counts bad samples, writes each to a file, and stops a run that has too many.
 
-    The file has one JSON object a line: `batch`, `kind`, `key`, `shard`, `reason`. It is written by
-    the process that trains, not by its workers, in the order of the batches: so it has exactly
-    what those batches met, once.
+    The file has one JSON object a line: the number of the `batch`, and a `BadSample`. The process
+    that trains writes it in the order of the batches, so that it has exactly what they met.
 
     Args:
         path: file to add to, made with the first bad sample; None: only count.

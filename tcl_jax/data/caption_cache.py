@@ -55,46 +55,35 @@ class CaptionFile:
     width: int
 
     @property
-    def row_size(self) -> int:
-        """Bytes of a row."""
-        return self.dimension * self.width + _CHECK.size
+    def row(self) -> np.dtype[np.void]:
+        """The type of a row."""
+        return np.dtype([("values", f"<u{self.width}", self.dimension), ("check", "<u4")])
 
     def read(self, number: int, captions: Sequence[str]) -> Float32[np.ndarray, "n d"]:
         """The embeddings of the captions of pair `number`; zeros where one is empty.
 
-        The file is opened for each, as `PairTable` does.
+        The file is opened for each, as an index is.
 
         Raises:
             InputError: the file is gone, or a row is damaged or of another caption.
         """
-        size = self.row_size
+        offset = _BEGIN + number * self.rows * self.row.itemsize
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                rows = os.pread(
-                    descriptor, len(captions) * size, _BEGIN + number * self.rows * size
-                )
-            finally:
-                os.close(descriptor)
+            rows = np.fromfile(self.path, self.row, len(captions), offset=offset)
         except OSError as error:
             raise_machine_fault(f"the caption embeddings {self.path}", error)
             raise InputError(
                 f"the caption embeddings {self.path} cannot be read ({error.strerror}); make them "
                 f"again: {embed_command()}"
             ) from error
-        found = np.empty((len(captions), self.dimension), np.float32)
         for i, caption in enumerate(captions):
-            row = rows[i * size : (i + 1) * size]
-            values, check = row[: -_CHECK.size], row[-_CHECK.size :]
-            whole = len(row) == size and check == _CHECK.pack(_checksum(caption, values))
-            if i >= self.rows or not whole:
+            whole = i < min(len(rows), self.rows)
+            if not whole or rows["check"][i] != _checksum(caption, rows["values"][i].tobytes()):
                 raise InputError(
                     f"{self.path}: row {number} is damaged, or of another caption than "
                     f"{caption!r}; remove the file and make it again: {embed_command()}"
                 )
-            bits = np.frombuffer(values, f"<u{self.width}").astype(np.uint32)
-            found[i] = (bits << (32 - 8 * self.width)).view(np.float32)
-        return found
+        return (rows["values"].astype(np.uint32) << (32 - 8 * self.width)).view(np.float32)
 
 
 def caption_path(index: ShardIndex, text_tower: str) -> Path:
@@ -128,7 +117,7 @@ def find_caption_file(index: ShardIndex, text_tower: str) -> CaptionFile | None:
     found = CaptionFile(os.fspath(path), rows, dimension, width)
     expected = (_MAGIC, text_tower.encode(), index.pairs, index.checksum)
     if (magic, tower, pairs, checksum) != expected or size != (
-        _BEGIN + pairs * rows * found.row_size
+        _BEGIN + pairs * rows * found.row.itemsize
     ):
         return None
     return found
@@ -182,21 +171,19 @@ def write_caption_file(
         InputError: it cannot be written.
     """
     bits = np.ascontiguousarray(embeddings).view(np.uint32)
-    rows, dimension, width = max(1, *map(len, captions)), embeddings.shape[1], 4
-    if not np.any(bits & 0xFFFF):
-        bits, width = (bits >> 16).astype(np.uint16), 2
-    header = _HEADER.pack(
-        _MAGIC, text_tower.encode(), index.pairs, index.checksum, rows, dimension, width
-    )
-    parts = [header, _CHECK.pack(zlib.crc32(header))]
-    following = iter(bits.astype(f"<u{width}"))
-    for several in captions:
-        for caption in several:
-            values = next(following).tobytes()
-            parts += [values, _CHECK.pack(_checksum(caption, values))]
-        parts.append(bytes((rows - len(several)) * (dimension * width + _CHECK.size)))
-    content = b"".join(parts)
     path = caption_path(index, text_tower)
+    width = 4 if np.any(bits & 0xFFFF) else 2
+    file = CaptionFile(os.fspath(path), max(1, *map(len, captions)), embeddings.shape[1], width)
+    table = np.zeros((index.pairs, file.rows), file.row)
+    following = iter((bits >> (32 - 8 * width)).astype(f"<u{width}"))
+    for number, several in enumerate(captions):
+        for i, caption in enumerate(several):
+            values = next(following)
+            table[number, i] = values, _checksum(caption, values.tobytes())
+    header = _HEADER.pack(
+        _MAGIC, text_tower.encode(), index.pairs, index.checksum, file.rows, file.dimension, width
+    )
+    content = header + _CHECK.pack(zlib.crc32(header)) + table.tobytes()
     try:
         with whole_file(path) as temporary:
             temporary.write_bytes(content)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 from tcl_jax.data.order import Part
-from tcl_jax.data.rows import Fingerprinted, Incomplete, Source
+from tcl_jax.data.training_examples import Fingerprinted, Incomplete, Source
 from tcl_jax.errors import InputError
 
 

@@ -5,10 +5,9 @@ lines and those beginning with # do not count. A name with commas of its own, wi
 where others would have a label value, or any text that would be taken for another format, is put in
 double quotes: `"a cat, sitting"`. Quotes within quotes are doubled, as in CSV files.
 
-The lines may say the label value of each class, in any order: `0: cat` or `0,cat` on every line, or
-a CSV table whose heading names both columns (`id,name`), with gaps as one likes; on two lines or
-more also `cat: 0`, and `0 cat` or `cat 0` where they count on from 0 or 1.
-labelme's list, `__ignore__` and `_background_` first, counts from -1 as labelme does.
+The lines may say the label value of each class, in any order and with gaps: `0: cat` or `0,cat` on
+every line, or a CSV table whose heading names both columns (`id,name`). labelme's list,
+`__ignore__` and `_background_` first, counts from -1 as labelme does.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from tcl_jax.files import read_text
 BACKGROUND, IGNORED = "_background_", "__ignore__"
 """What labelme calls what is none of the classes, and what does not count."""
 
-_LARGEST_USUAL = 255  # label value
 _NOTHING = {IGNORED, "ignore", "ignored", "void", "unlabeled", "unlabelled"}
 _NAME_HEADINGS = (
     "name", "names", "class_name", "classname", "label_name", "category", "category_name", "class",
@@ -37,10 +35,11 @@ _VALUE_HEADINGS = (
     "id", "ids", "class_id", "label_id", "value", "label_value", "pixel_value", "idx", "index",
     "label", "",
 )  # fmt: skip
-_VALUE, _SIGN = r"(?P<value>-?\d+)", r"[:,;=|\t]"
-_LEADING = rf"{_VALUE}\s*(?:{_SIGN}|[.)]\s)\s*(?P<name>.+)"
-_TRAILING = rf"(?P<name>.+?)\s*{_SIGN}\s*{_VALUE}"
-_SPACED = (rf"{_VALUE}\s+(?P<name>.+)", rf"(?P<name>.+)\s+{_VALUE}")
+_NUMBERED = r"(?P<value>-?\d+)\s*(?:[:,;=|\t]|[.)]\s)\s*(?P<name>.+)"
+# A label value behind the name; in times and ratios a digit stands before the colon.
+_VALUE_BEHIND = r".*[^\d\s]\s*[:=|\t]\s*-?\d+"
+# By itself a name, as "cat 2" and "2 cats" are; that all lines are such is no chance.
+_MAY_BE_NUMBERED = r"-?\d+\s+.+|.+\s-?\d+"
 _COLOR = r"(?<!\w)\d+(?:[ ,;\t]+\d+){2}(?!\w)"
 _MARKUP = r"^[\[{]|[\[{]$|:\s*[\[{]|^[\]}],?$|^<[/?!\w]|\w:$|^- "
 _EXPECTED = (
@@ -88,6 +87,8 @@ _Numbered: TypeAlias = Mapping[int, tuple[int, tuple[str, ...]]]
 
 
 class _Reader:
+    """The lines of a file by their numbers, and how they are understood."""
+
     def __init__(self, what: str, lines: Mapping[int, str]) -> None:
         self._what, self._lines = what, lines
         # Quoted parts as letters: what they hold is a name whatever it looks like.
@@ -168,36 +169,25 @@ class _Reader:
         for number, line in self._bare.items():
             if re.search(_COLOR, line):
                 self._refuse_form(number, "has numbers as those of a colour")
-        form, found = self._form()
-        if form is None:
+            if re.fullmatch(_VALUE_BEHIND, line):
+                self._refuse_form(number, "has a number behind the name")
+        matches = {n: re.fullmatch(_NUMBERED, line) for n, line in self._bare.items()}
+        found = {n: match for n, match in matches.items() if match}
+        if not found:
+            if len(self._bare) > 1 and all(
+                re.fullmatch(_MAY_BE_NUMBERED, line) for line in self._bare.values()
+            ):
+                self._refuse_form(
+                    min(self._bare), "may be a name with a number, or a name and a label value"
+                )
             return None
         if others := self._bare.keys() - found.keys():
             why = f"has no label value, as line {min(found)} seems to have"
             self._refuse_form(min(others), why)
-        if not _plausible(form, found.values()):
-            why = "may be a name with a number, or a name and a label value"
-            self._refuse_form(min(found), why)
         return {
             n: (int(match["value"]), self._synonyms(n, slice(*match.span("name"))))
             for n, match in found.items()
         }
-
-    def _form(self) -> tuple[str | None, dict[int, re.Match[str]]]:
-        """The first form that enough lines have, and those."""
-        for form in (_LEADING, _TRAILING, *_SPACED):
-            matches = ((n, re.fullmatch(form, line)) for n, line in self._bare.items())
-            found = {n: match for n, match in matches if match is not None}
-            whole = len(found) == len(self._bare)
-            # `cat 2` and `at 10:30` are names; that all end in numbers is no chance.
-            if form == _LEADING:
-                enough = bool(found)
-            else:
-                enough = len(found) > 1 and (
-                    whole or (form == _TRAILING and _plausible(form, found.values()))
-                )
-            if enough:
-                return form, found
-        return None, {}
 
     def _by_value(self, numbered: _Numbered) -> NameFile:
         classes: dict[int, tuple[str, ...]] = {}
@@ -245,16 +235,6 @@ class _Reader:
         if re.search(r"[;|\t]", bare):
             self._refuse_form(number, "has something else than commas between its names")
         return synonyms
-
-
-def _plausible(form: str, matches: Iterable[re.Match[str]]) -> bool:
-    """Whether the numbers of lines are label values and no part of the names."""
-    found = [*matches]
-    values = {int(match["value"]) for match in found}
-    if form == _LEADING or values in ({*range(len(found))}, {*range(1, len(found) + 1)}):
-        return True
-    times = any(match["name"][-1].isdigit() for match in found)  # and ratios
-    return form == _TRAILING and not times and max(values) <= _LARGEST_USUAL
 
 
 def _is_number(text: str) -> bool:

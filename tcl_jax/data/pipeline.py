@@ -1,4 +1,4 @@
-"""Batches of image-text pairs for training, and of labelled pictures for evaluation.
+"""Batches of image-text pairs for training.
 
 Everything is a pure function of the seed and the position in the global stream of examples: which
 example comes, how it is augmented, which process gets it. So the global batch is the same on any
@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import grain
 import numpy as np
@@ -26,17 +26,12 @@ from tcl_jax.data.bad_samples import BadSample, BadSampleLog
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
 from tcl_jax.data.random_erasing import RandomErasing
-from tcl_jax.data.rows import BAD, Fingerprinted, Rows, Source, Tokenizer
+from tcl_jax.data.training_examples import BAD, Fingerprinted, Source, Tokenizer, TrainingExamples
 from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import InputError
 
-Batch: TypeAlias = dict[str, np.ndarray]
-
 _BUFFERED_BATCHES = 2
 _ENDLESS = 1 << 62
-
-
-# --------------------------------------------------------------------------------------- training
 
 
 def make_iterator(
@@ -56,16 +51,11 @@ def make_iterator(
 ) -> BatchIterator:
     """Endless (or one epoch of) shuffled, augmented batches of this process.
 
-    The order is that of `EpochOrder`: every example once in an epoch (or as a mixture's weights
-    say), epochs one after the other without a gap. A bad sample is replaced by another of its
-    source; which one depends on the seed and its place alone.
+    The order is that of `EpochOrder`; the examples are those of `TrainingExamples`.
 
     Args:
-      source: items with `image` (bytes or uint8 array, whatever `transform` takes) and `text`, as
-        `Rows` takes them. Picklable where there are workers, as are tokenizer and transform.
-      tokenizer: texts to int32 [n, L].
-      transform: `(image, rng)` to uint8 [S, S, 3]; S must be the same for all.
-      erasing: draws what part of each picture the training step erases; None: no part of any.
+      source, tokenizer, transform, erasing: as in `TrainingExamples`; picklable where there are
+        workers.
       global_batch_size: examples per batch over all processes.
       seed: of the order and of the augmentation.
       process_index: this process; it gets rows [p b, (p + 1) b) of each global batch.
@@ -77,16 +67,21 @@ def make_iterator(
 
     Returns:
       Iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, L]}, with
-      b = global_batch_size / process_count; with `erasing` also "erase", int32 [b, 4], each row
-      as `RandomErasing` gives it. A source with embeddings of its captions makes it
-      "text_embedding", float32 [b, d], instead of "tokens". Close it when done: workers live as
-      long as it does.
+      b = global_batch_size / process_count; with `erasing` also "erase", int32 [b, 4]. A source
+      with embeddings of its captions makes it "text_embedding", float32 [b, d], instead of
+      "tokens". Close it when done: workers live as long as it does.
 
     Raises:
       InputError: the batch does not divide over the processes, the source has fewer examples than
         one batch, the process index is out of range, or `num_workers` is negative.
     """
-    _check_split("global_batch_size", global_batch_size, process_index, process_count)
+    if global_batch_size < 1 or process_count < 1 or global_batch_size % process_count:
+        raise InputError(
+            f"global_batch_size={global_batch_size}: must be a positive multiple of the number of "
+            f"processes, which is {process_count}, since each takes an equal share of every batch."
+        )
+    if not 0 <= process_index < process_count:
+        raise InputError(f"process_index={process_index}: there are {process_count} processes.")
     if num_workers < 0:
         raise InputError(f"num_workers={num_workers}: must be at least 0.")
     examples = len(source)
@@ -97,7 +92,7 @@ def make_iterator(
         )
     parts = source.parts if isinstance(source, Mixture) else (Part(0, examples, examples),)
     order_seed, row_seed = np.random.SeedSequence(seed).generate_state(2, np.uint32)
-    rows = Rows(
+    stream = TrainingExamples(
         source,
         EpochOrder(parts, batch_size=global_batch_size, seed=int(order_seed), shuffle=shuffle),
         tokenizer=tokenizer,
@@ -106,8 +101,8 @@ def make_iterator(
         seed=int(row_seed),
         length=_ENDLESS if repeat else examples // global_batch_size * global_batch_size,
     )
-    # Batches of `share` rows in the global order; each process takes every process_count-th.
-    batches = grain.MapDataset.source(_RowBatches(rows, global_batch_size // process_count))
+    # Batches of a process's share in the global order; each takes every process_count-th.
+    batches = grain.MapDataset.source(_ExampleBatches(stream, global_batch_size // process_count))
     identity: dict[str, int | str] = {
         "seed": seed,
         "examples": examples,
@@ -123,37 +118,34 @@ def make_iterator(
     )
 
 
-class _RowBatches:
-    """Rows in batches: arrays stacked, bad samples in one list; what is left over is not used.
+class _ExampleBatches:
+    """Examples in batches: arrays stacked, bad samples in one list; what is left over is not used.
 
-    Grain sees whole batches, since what it does for each element would be done for each row. Rows
-    are put into the batch one by one, which takes half the memory of stacking them.
+    Grain sees whole batches, since what it does for each element would be done for each example.
+    They are put into the batch one by one, which takes half the memory of stacking them.
     """
 
-    def __init__(self, rows: Rows, size: int) -> None:
-        self._rows = rows
+    def __init__(self, examples: TrainingExamples, size: int) -> None:
+        self._examples = examples
         self._size = size
 
     def __len__(self) -> int:
-        return len(self._rows) // self._size
+        return len(self._examples) // self._size
 
     def __getitem__(self, k: int) -> dict[str, Any]:
         batch: dict[str, Any] = {}
         bad: list[BadSample] = []
         for i in range(self._size):
-            row = self._rows[k * self._size + i]
-            bad += row.pop(BAD)
-            if not batch:
-                batch = {
-                    name: np.empty((self._size, *value.shape), value.dtype)
-                    for name, value in row.items()
-                }
-            for name, value in row.items():
+            example = self._examples[k * self._size + i]
+            bad += example.pop(BAD)
+            for name, value in example.items():
+                if i == 0:
+                    batch[name] = np.empty((self._size, *value.shape), value.dtype)
                 batch[name][i] = value
         return {**batch, BAD: bad}
 
 
-class BatchIterator(grain.DatasetIterator[Batch]):
+class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
     """Iterator over batches whose state is a position. Made by `make_iterator`.
 
     The state is a flat dict of ints and texts, the same on all processes and with any number of
@@ -177,7 +169,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         self._next_batch = 0
         self._running: grain.DatasetIterator[dict[str, Any]] | None = None
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
 
         Raises:
@@ -300,16 +292,3 @@ def _start_worker(worker_index: int, worker_count: int) -> None:
 def _exit_after(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
-
-
-def _check_split(name: str, batch_size: int, process_index: int, process_count: int) -> None:
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise InputError(
-            f"{name}={batch_size}: must be a positive multiple of the number of processes, "
-            f"which is {process_count}, since each takes an equal share of every batch."
-        )
-    if not 0 <= process_index < process_count:
-        raise InputError(
-            f"process_index={process_index}: must be within 0 and {process_count - 1}, as there "
-            f"are {process_count} processes."
-        )

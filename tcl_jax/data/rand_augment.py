@@ -1,4 +1,7 @@
-"""RandAugment (Cubuk et al., NeurIPS 2020) as timm 0.6.7 defines its "increasing" variant."""
+"""RandAugment (Cubuk et al., NeurIPS 2020) as timm 0.6.7 defines its "increasing" variant.
+
+timm's `_RAND_INCREASING_TRANSFORMS`, by Pillow's operations.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
 
-from tcl_jax.data import image_operations as operations
 from tcl_jax.data.images import Rgb, decode
 
 MAX_MAGNITUDE = 10
 """Magnitudes are clipped to [0, 10]; ranges of arguments below are those of 10."""
 
+FILL = (124, 116, 104)
+"""Colour of what comes in from outside: the ImageNet mean in [0, 255], rounded as timm does."""
+
+# ---------------------------------------------------------------------------------------- strengths
+
 Strength: TypeAlias = Callable[[float, np.random.Generator], int | float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """One of the operations that are drawn from.
-
-    Attributes:
-      apply: the image, and the argument where there is one, to the changed image.
-      strength: magnitude, in [0, 10], to the argument; random where the sign is; None: no argument.
-    """
-
-    apply: Callable[..., Rgb]
-    strength: Strength | None = None
+"""Magnitude, in [0, 10], to the argument of an operation; random where the sign is."""
 
 
 def _signed(limit: int | float) -> Strength:
@@ -46,40 +42,82 @@ def _enhancement(magnitude: float, rng: np.random.Generator) -> float:
     return max(0.1, 1 - change if rng.random() < 0.5 else 1 + change)
 
 
-def _bits(magnitude: float, rng: np.random.Generator) -> int:
-    """Bits kept: 4 down to 0."""
-    del rng
-    return 4 - int(magnitude / MAX_MAGNITUDE * 4)
+def _whole(at_0: int, at_10: int) -> Strength:
+    """From one whole number to another."""
+    step = 1 if at_10 > at_0 else -1
+
+    def strength(magnitude: float, rng: np.random.Generator) -> int:
+        del rng
+        return at_0 + step * int(magnitude / MAX_MAGNITUDE * abs(at_10 - at_0))
+
+    return strength
 
 
-def _threshold(magnitude: float, rng: np.random.Generator) -> int:
-    """Values from here on are inverted: 256 down to 0."""
-    del rng
-    return 256 - int(magnitude / MAX_MAGNITUDE * 256)
+# --------------------------------------------------------------------------------------- operations
 
 
-def _addition(magnitude: float, rng: np.random.Generator) -> int:
-    """Added to dark values: 0 to 110."""
-    del rng
-    return int(magnitude / MAX_MAGNITUDE * 110)
+def posterize(image: Image.Image, bits: int) -> Image.Image:
+    """Keeps the highest bits of each value; Pillow refuses 0 bits, which leave black."""
+    return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
+
+
+def solarize_add(image: Image.Image, addition: int) -> Image.Image:
+    """Adds to values below 128, up to 255."""
+    return image.point([min(v + addition, 255) if v < 128 else v for v in range(256)] * 3)
+
+
+def rotate(image: Image.Image, degrees: int | float) -> Image.Image:
+    """Turns counter-clockwise about the centre."""
+    return image.rotate(degrees, resample=Image.Resampling.BILINEAR, fillcolor=FILL)
+
+
+def affine(image: Image.Image, matrix: tuple[int | float, ...]) -> Image.Image:
+    """The image read, bilinearly, at x' = a x + b y + c, y' = d x + e y + f."""
+    return image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        matrix,
+        resample=Image.Resampling.BILINEAR,
+        fillcolor=FILL,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One of the operations that are drawn from.
+
+    Attributes:
+      apply: the image, and the argument where there is one, to the changed image.
+      strength: of the argument; None: there is none.
+    """
+
+    apply: Callable[..., Image.Image]
+    strength: Strength | None = None
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "AutoContrast": Operation(operations.auto_contrast),
-    "Equalize": Operation(operations.equalize),
-    "Invert": Operation(operations.invert),
-    "Rotate": Operation(operations.rotate, _signed(30)),  # degrees
-    "Posterize": Operation(operations.posterize, _bits),
-    "Solarize": Operation(operations.solarize, _threshold),
-    "SolarizeAdd": Operation(operations.solarize_add, _addition),
-    "Color": Operation(operations.color, _enhancement),
-    "Contrast": Operation(operations.contrast, _enhancement),
-    "Brightness": Operation(operations.brightness, _enhancement),
-    "Sharpness": Operation(operations.sharpness, _enhancement),
-    "ShearX": Operation(operations.shear_x, _signed(0.3)),
-    "ShearY": Operation(operations.shear_y, _signed(0.3)),
-    "TranslateX": Operation(operations.translate_x, _signed(0.45)),  # share of the width
-    "TranslateY": Operation(operations.translate_y, _signed(0.45)),
+    "AutoContrast": Operation(ImageOps.autocontrast),
+    "Equalize": Operation(ImageOps.equalize),
+    "Invert": Operation(ImageOps.invert),
+    "Rotate": Operation(rotate, _signed(30)),  # degrees
+    "Posterize": Operation(posterize, _whole(4, 0)),  # bits kept
+    "Solarize": Operation(ImageOps.solarize, _whole(256, 0)),  # values from here on are inverted
+    "SolarizeAdd": Operation(solarize_add, _whole(0, 110)),
+    "Color": Operation(lambda image, v: ImageEnhance.Color(image).enhance(v), _enhancement),
+    "Contrast": Operation(lambda image, v: ImageEnhance.Contrast(image).enhance(v), _enhancement),
+    "Brightness": Operation(
+        lambda image, v: ImageEnhance.Brightness(image).enhance(v), _enhancement
+    ),
+    "Sharpness": Operation(lambda image, v: ImageEnhance.Sharpness(image).enhance(v), _enhancement),
+    "ShearX": Operation(lambda image, v: affine(image, (1, v, 0, 0, 1, 0)), _signed(0.3)),
+    "ShearY": Operation(lambda image, v: affine(image, (1, 0, 0, v, 1, 0)), _signed(0.3)),
+    # By a share of the width or height.
+    "TranslateX": Operation(
+        lambda image, v: affine(image, (1, 0, v * image.width, 0, 1, 0)), _signed(0.45)
+    ),
+    "TranslateY": Operation(
+        lambda image, v: affine(image, (1, 0, 0, 0, 1, v * image.height)), _signed(0.45)
+    ),
 }
 """The fifteen, each drawn as often."""
 
@@ -124,10 +162,10 @@ class RandAugment:
         Raises:
           ImageDecodeError: bytes that cannot be decoded.
         """
-        pixels = decode(image) if isinstance(image, bytes) else image
+        picture = Image.fromarray(decode(image) if isinstance(image, bytes) else image)
         for name, arguments in self.sample(rng):
-            pixels = OPERATIONS[name].apply(pixels, *arguments)
-        return pixels
+            picture = OPERATIONS[name].apply(picture, *arguments)
+        return np.asarray(picture)
 
     def sample(self, rng: np.random.Generator) -> list[tuple[str, tuple[Any, ...]]]:
         """What is applied to one image: names of `OPERATIONS`, each with its argument if any."""

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
-from tcl_jax.data.rows import Source
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tfds_source import TfdsSource
-from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop, Transform
+from tcl_jax.data.training_examples import Source
+from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop, Transform
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.shapes.source import ShapesSource
 
@@ -168,7 +168,7 @@ def make_transform(data: ConfigDict, image_size: int) -> Transform:
     if data.rand_augment.operations:
         with as_input_error("data.rand_augment"):
             steps.append(RandAugment(**data.rand_augment))
-    return Chain(tuple(steps))
+    return Compose(tuple(steps))
 
 
 def make_erasing(data: ConfigDict) -> RandomErasing | None:

@@ -2,10 +2,11 @@
 
 An index lies beside its shard (`X.tar.index`) or, where that folder cannot be written, in a cache
 folder. It is written whole or not at all, and holds for one size and time of change of the shard;
-one that is stale or damaged is made anew. It is read a pair at a time, and costs no memory.
+one that is stale or damaged is made anew. Pairs are read from it one by one, and cost no memory.
 
-The layout, little-endian: a header (`_HEADER`, then its CRC-32), one `_RECORD` for each pair, the
-keys one after the other, and what is left out, as JSON.
+The file has three NumPy arrays, one after the other as `numpy.save` writes them: a `_RECORD` for
+each pair, the keys one after the other, and JSON that says of which shard it is and what is left
+out. A CRC-32 of all that is at its end.
 """
 
 from __future__ import annotations
@@ -14,35 +15,34 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import io
+import itertools
 import json
 import os
-import struct
-import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import logging
+from tqdm import tqdm
 
 from tcl_jax.data import remote
 from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.captions import decode_text
 from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
-from tcl_jax.data.tar_members import NOWHERE, RULE, Pair, Pairs, Read, files_of, find_pairs
+from tcl_jax.data.tar_members import NOWHERE, RULE, LeftOut, Pair, Place, find_pairs, members_of
 from tcl_jax.errors import InputError, RunError, raise_machine_fault
 from tcl_jax.files import cache_folder, user_path, whole_file
 
-_MAGIC = b"TCLTAR2\n"
-# Magic; rule of the pairs; size and stamp of the shard; pairs, bytes of JSON; CRC-32 of the rest.
-_HEADER = struct.Struct("<8sIqqIII")
-_CHECK = struct.Struct("<I")
-# Offset and size of image, text and JSON; end of the key.
-_RECORD = struct.Struct("<QIQIQII")
-_BEGIN = _HEADER.size + _CHECK.size
+_RECORD = np.dtype([
+    ("image", "<u8"), ("image_size", "<u4"), ("text", "<u8"), ("text_size", "<u4"),
+    ("json", "<u8"), ("json_size", "<u4"), ("key_end", "<u4"),
+])  # fmt: skip
+_CHECK_BYTES = 4
 _THREADS = 16
 _FEW = 10
-_REMOTE_CHUNK = 1 << 22
-_SECONDS_BETWEEN_REPORTS = 15.0
+_BUFFER_BYTES = 4096  # small, not to read the images between two headers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,33 +52,19 @@ class ShardIndex:
     Attributes:
         path: the index file on this machine.
         pairs: number of pairs.
-        left_out: as in `Pairs`.
+        records, keys: where these arrays begin in the file, in bytes.
+        left_out: of its members, see `tar_members.LeftOut`.
         checksum: CRC-32 of what it says: another one where keys or places are others.
     """
 
     path: str
     pairs: int
-    left_out: Mapping[str, tuple[int, str]]
+    records: int
+    keys: int
+    left_out: LeftOut
     checksum: int
 
-
-class PairTable:
-    """The pairs of an index file, by number.
-
-    Raises:
-        OSError: the file is gone.
-        ValueError: it is not the file that `index` describes.
-    """
-
-    def __init__(self, index: ShardIndex) -> None:
-        self._path = index.path
-        self._keys = _BEGIN + index.pairs * _RECORD.size
-        with open(index.path, "rb") as file:
-            whole = os.fstat(file.fileno()).st_size >= self._keys
-            if not whole or file.read(len(_MAGIC)) != _MAGIC:
-                raise ValueError(f"{index.path} is no longer the index it was at the start")
-
-    def __getitem__(self, number: int) -> Pair:
+    def pair(self, number: int) -> Pair:
         """Pair `number`, from 0; the caller stays in the range.
 
         The file is opened for each: a set has more shards than a process may hold files open, and a
@@ -88,19 +74,15 @@ class PairTable:
             OSError: the file is gone.
             ValueError: it is shorter than at the start.
         """
-        before = min(number, 1)
-        at, size = _BEGIN + (number - before) * _RECORD.size, (before + 1) * _RECORD.size
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
-            records = os.pread(descriptor, size, at)
-            if len(records) < size:
-                raise ValueError(f"{self._path} is shorter than at the start")
-            *_, end = own = _RECORD.unpack_from(records, before * _RECORD.size)
-            begin = _RECORD.unpack_from(records)[-1] if before else 0
-            key = os.pread(descriptor, end - begin, self._keys + begin)
-        finally:
-            os.close(descriptor)
-        return Pair(key, own[:2], own[2:4], own[4:6])
+        before = min(number, 1)  # the record in front, which says where this key begins
+        offset = self.records + (number - before) * _RECORD.itemsize
+        records = np.fromfile(self.path, _RECORD, before + 1, offset=offset)
+        if len(records) <= before:
+            raise ValueError(f"{self.path} is shorter than at the start")
+        begin, end = int(records["key_end"][0]) if before else 0, int(records["key_end"][-1])
+        key = np.fromfile(self.path, np.uint8, end - begin, offset=self.keys + begin)
+        *places, _ = records[-1].item()
+        return Pair(key.tobytes(), *zip(places[::2], places[1::2], strict=True))
 
 
 def open_indexes(
@@ -113,7 +95,7 @@ def open_indexes(
     """The index of every shard, made where there is none that fits.
 
     Each process begins with its own share of what is to be made, and takes over from the others
-    what they have finished by then, so that a shared folder saves work and an own one does no harm.
+    what they have finished by then: where they share the folder, each shard is indexed once.
 
     Args:
         shards: the tar files.
@@ -129,37 +111,30 @@ def open_indexes(
         RemoteError: a remote shard cannot be reached.
         RunError: the machine fails, for which no shard is to blame.
     """
-    indexes: list[ShardIndex | None] = [None] * len(shards)
     problems: dict[int, str] = {}
     with index_threads() as pool:
-        for i, index in enumerate(pool.map(lambda s: _find(s, index_dir), shards)):
-            indexes[i] = index
+        indexes = list(pool.map(lambda shard: _find(shard, index_dir), shards))
         lacking = [i for i, index in enumerate(indexes) if index is None]
-        if not lacking:
-            return indexes, []
-        logging.info(
-            "%d of %d tar shards have no index yet; reading their headers, once", len(lacking),
-            len(shards),
+        shares = [lacking[(process_index + p) % process_count :: process_count]
+                  for p in range(process_count)]  # fmt: skip
+        jobs = {
+            pool.submit(_find_or_make, shards[i], index_dir): i
+            for i in itertools.chain.from_iterable(shares)
+        }
+        done = tqdm(
+            concurrent.futures.as_completed(jobs), "indexing tar shards", len(jobs), unit="shard",
+            mininterval=1, disable=not jobs,
         )  # fmt: skip
-        order = [
-            i for p in range(process_count) for i in lacking[(process_index + p) % process_count
-            :: process_count]
-        ]  # fmt: skip
-        jobs = {pool.submit(_find_or_make, shards[i], index_dir): i for i in order}
-        reported = time.monotonic()
         try:
-            for done, job in enumerate(concurrent.futures.as_completed(jobs), 1):
+            for job in done:
+                number = jobs[job]
                 try:
-                    indexes[jobs[job]] = job.result()
+                    indexes[number] = job.result()
                 except InputError:
                     raise
                 except (OSError, ValueError) as error:
-                    address = shards[jobs[job]].address
-                    raise_machine_fault(address, error)
-                    problems[jobs[job]] = f"{address} ({error})"
-                if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
-                    logging.info("indexed %d of %d tar shards", done, len(lacking))
-                    reported = time.monotonic()
+                    raise_machine_fault(shards[number].address, error)
+                    problems[number] = f"{shards[number].address} ({error})"
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -189,7 +164,6 @@ def _places(shard: Shard, index_dir: str | None) -> list[Path]:
 
 
 def _find(shard: Shard, index_dir: str | None) -> ShardIndex | None:
-    """An index on this machine that fits the shard."""
     for path in _places(shard, index_dir):
         with contextlib.suppress(OSError):
             if index := _parse(path, path.read_bytes(), shard):
@@ -199,7 +173,7 @@ def _find(shard: Shard, index_dir: str | None) -> ShardIndex | None:
 
 
 def _find_or_make(shard: Shard, index_dir: str | None) -> ShardIndex:
-    """The index of a shard, by another process, from beside a remote shard, or made now."""
+    """The index of a shard: made by another process, kept beside a remote shard, or made now."""
     if index := _find(shard, index_dir):
         return index
     if not remote.is_remote(shard.address):
@@ -241,30 +215,22 @@ def _save(shard: Shard, index_dir: str | None, data: bytes) -> ShardIndex:
 
 
 def _make(shard: Shard) -> bytes:
-    """The content of the index of a shard.
-
-    Raises:
-        OSError: the shard cannot be read.
-        ValueError: it is not a complete plain tar file, or not one of its captions is text.
-    """
-    with open_shard(shard) as read:
-        found = find_pairs(files_of(read, shard.size))
-        _check_encoding(found.pairs, read)
-        return _encode(shard, found)
+    """The content of the index of a shard; raises as `members_of` and `_check_encoding`."""
+    with open_shard(shard) as file:
+        pairs, left_out = find_pairs(members_of(file, shard.size))
+        _check_encoding(pairs, file)
+    return _encode(shard, pairs, left_out)
 
 
-def _check_encoding(pairs: Sequence[Pair], read: Read) -> None:
-    """Refuses a shard in which not one caption can be decoded; looks no further than the first.
-
-    Of few pairs each is a bad sample by itself.
-    """
+def _check_encoding(pairs: Sequence[Pair], file: io.BufferedIOBase) -> None:
+    """A ValueError where not one caption can be decoded; of few pairs each is a bad sample."""
     if len(pairs) < _FEW:
         return
     problem: BadSampleError | None = None
-    for offset, size in (place for pair in pairs for place in (pair.text, pair.json)):
-        if (offset, size) != NOWHERE:
+    for place in (place for pair in pairs for place in (pair.text, pair.json)):
+        if place != NOWHERE:
             try:
-                decode_text(read(size, offset))
+                decode_text(read_place(file, place))
                 return
             except BadSampleError as error:
                 problem = problem or error
@@ -275,64 +241,62 @@ def _check_encoding(pairs: Sequence[Pair], read: Read) -> None:
         )
 
 
-def _encode(shard: Shard, found: Pairs) -> bytes:
-    """Pairs in the layout of a file."""
-    records, end = [], 0
-    for p in found.pairs:
-        end += len(p.key)
-        records.append(_RECORD.pack(*p.image, *p.text, *p.json, end))
-    left_out = json.dumps(found.left_out).encode()
-    content = b"".join((*records, *(pair.key for pair in found.pairs), left_out))
-    counts = (len(found.pairs), len(left_out))
-    header = _HEADER.pack(_MAGIC, RULE, shard.size, shard.stamp, *counts, zlib.crc32(content))
-    return header + _CHECK.pack(zlib.crc32(header)) + content
+def _encode(shard: Shard, pairs: Sequence[Pair], left_out: LeftOut) -> bytes:
+    keys = [pair.key for pair in pairs]
+    ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
+    records = [
+        (*pair.image, *pair.text, *pair.json, end) for pair, end in zip(pairs, ends, strict=True)
+    ]
+    about = {"of": [RULE, shard.size, shard.stamp], "left_out": left_out}
+    file = io.BytesIO()
+    np.save(file, np.array(records, _RECORD))
+    for text in (b"".join(keys), json.dumps(about).encode()):
+        np.save(file, np.frombuffer(text, np.uint8))
+    content = file.getvalue()
+    return content + zlib.crc32(content).to_bytes(_CHECK_BYTES, "little")
 
 
 def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
-    """What an index says in short, if it is whole and of this shard as it is now."""
-    header, content = data[: _HEADER.size], memoryview(data)[_BEGIN:]
-    if len(data) < _BEGIN or data[_HEADER.size : _BEGIN] != _CHECK.pack(zlib.crc32(header)):
+    """What an index says, if it is whole and of this shard as it is now."""
+    content, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
+    if zlib.crc32(content).to_bytes(_CHECK_BYTES, "little") != check:
         return None
-    *identity, pairs, size, checksum = _HEADER.unpack(header)
-    if identity != [_MAGIC, RULE, shard.size, shard.stamp] or zlib.crc32(content) != checksum:
+    file, arrays, begins = io.BytesIO(content), [], []
+    for _ in range(3):
+        arrays.append(np.load(file))
+        begins.append(file.tell() - arrays[-1].nbytes)
+    records, keys, text = arrays
+    about = json.loads(text.tobytes())
+    if about["of"] != [RULE, shard.size, shard.stamp]:
         return None
-    told = json.loads(bytes(content[len(content) - size :]))
-    left_out = {why: (count, first) for why, (count, first) in told.items()}
-    return ShardIndex(os.fspath(path), pairs, left_out, checksum)
+    left_out = {why: (count, first) for why, (count, first) in about["left_out"].items()}
+    checksum = zlib.crc32(keys, zlib.crc32(records))
+    checksum = zlib.crc32(json.dumps(left_out).encode(), checksum)
+    return ShardIndex(os.fspath(path), len(records), begins[0], begins[1], left_out, checksum)
+
+
+# ---------------------------------------------------------------------------- reading from a shard
 
 
 @contextlib.contextmanager
-def open_shard(shard: Shard) -> Iterator[Read]:
-    """A function that reads (size, offset) of a shard, best from the front to the back.
+def open_shard(shard: Shard) -> Iterator[io.BufferedIOBase]:
+    """A shard, best read from the front to the back.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it has changed since it was found.
     """
     if remote.is_remote(shard.address):
-        yield _Chunks(shard.address).read
+        yield remote.open_file(shard.address, shard.size)
         return
-    descriptor = os.open(shard.address, os.O_RDONLY)
-    try:
-        status = os.fstat(descriptor)
+    with io.BufferedReader(io.FileIO(shard.address), _BUFFER_BYTES) as file:
+        status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != (shard.size, shard.stamp):
             raise ValueError("it is another file than at the start")
-        yield lambda size, offset: os.pread(descriptor, size, offset)
-    finally:
-        os.close(descriptor)
+        yield file
 
 
-class _Chunks:
-    """Reads a remote file from the front, many headers by one request."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._begin, self._chunk = 0, b""
-
-    def read(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes from `offset`; fewer at the end of the file."""
-        begin = offset - self._begin
-        if begin < 0 or begin + size > len(self._chunk):
-            (self._chunk,) = remote.read_ranges(self._address, [(offset, max(size, _REMOTE_CHUNK))])
-            self._begin, begin = offset, 0
-        return self._chunk[begin : begin + size]
+def read_place(file: io.BufferedIOBase, place: Place) -> bytes:
+    """The bytes at a place; fewer where the file ends before."""
+    file.seek(place[0])
+    return file.read(place[1])

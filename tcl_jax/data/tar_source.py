@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import bisect
 import collections
+import contextlib
 import dataclasses
-import functools
 import hashlib
+import io
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, NotRequired, SupportsIndex, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import NotRequired, SupportsIndex, TypedDict
 
 import numpy as np
 from absl import logging
@@ -25,9 +26,9 @@ from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.caption_cache import CaptionFile, open_caption_files
 from tcl_jax.data.captions import read_captions
 from tcl_jax.data.shard_names import Shard, find_shards, shorten
-from tcl_jax.data.tar_index import PairTable, ShardIndex, open_indexes, open_shard
-from tcl_jax.data.tar_members import NOWHERE, Place, Read
-from tcl_jax.errors import InputError, RunError, machine_fault
+from tcl_jax.data.tar_index import ShardIndex, open_indexes, open_shard, read_place
+from tcl_jax.data.tar_members import NOWHERE, Place
+from tcl_jax.errors import InputError, raise_machine_fault
 
 
 class CaptionedImage(TypedDict):
@@ -55,14 +56,11 @@ class TarSource:
 
     The places of the pairs stay in index files (see `tar_index`): an object costs a few hundred
     bytes a shard, whatever the number of pairs, and as much when it is pickled. Files are opened
-    for each read, so that any number of shards and threads will do. Members that are not a pair are
-    told in `left_out`. Of equal keys in a shard the first counts; equal keys in two shards are two
-    pairs.
+    for each read, so that any number of shards and threads will do. Equal keys in two shards are
+    two pairs.
 
     Args:
-        patterns: paths or addresses of tar files; `{000..010}` counts, `{a,b}` lists, `*`, `?` and
-            `[...]` match; a folder stands for the tar files directly in it. A file that is named
-            twice counts once.
+        patterns: paths or addresses of tar files, see `shard_names`; each file counts once.
         allow_missing: go on without shards that are missing or cannot be read; they are logged.
         index_dir: local folder for the index files; None: beside the shards where that can be
             written, else the user's cache folder.
@@ -74,12 +72,11 @@ class TarSource:
             `caption_cache` keeps them; None: no embeddings.
 
     Raises:
-        TarSourceError: a pattern names a file that is not there, a shard cannot be read, is cut
-            short or is not a plain tar file (unless `allow_missing`), or there is no pair at all.
-        InputError: a pattern is none, its protocol is not installed, access is refused, there is
-            no place for index files, not one caption of a shard is text, or a shard has no
-            embeddings of that text tower.
-        RemoteError: a remote folder or file cannot be reached.
+        TarSourceError: shards are missing or cannot be read (unless `allow_missing`), or there is
+            no pair at all.
+        InputError: a pattern is none, a store refuses access, there is no place for index files, or
+            a shard has no embeddings of that text tower.
+        RemoteError: a store cannot be reached.
     """
 
     def __init__(
@@ -102,30 +99,30 @@ class TarSource:
                 "folder; leave it out to keep them beside the shards as well"
             )
         self._caption_field = caption_field
-        shards, told = _find(self.patterns, allow_missing)
+        shards, left_out = _find(self.patterns, allow_missing)
         indexes, problems = open_indexes(
             shards, index_dir=index_dir, process_index=process_index, process_count=process_count
         )
         if problems:
             count = f"{len(problems)} of {len(shards)} tar shards cannot be read"
-            told.append(f"{count}: {shorten(problems)}")
+            left_out.append(f"{count}: {shorten(problems)}")
             if not allow_missing or len(problems) == len(shards):
                 raise TarSourceError(
-                    f"{told[-1]}. Mend them, or download them again"
+                    f"{left_out[-1]}. Mend them, or download them again"
                     + ("; or train without them: data.allow_missing_shards" * (not allow_missing))
                 )
         read = [(s, i) for s, i in zip(shards, indexes, strict=True) if i is not None]
         found = [(s, i) for s, i in read if i.pairs]
         if empty := [s.address for s, i in read if not i.pairs]:
-            told.append(f"no image-caption pairs in {shorten(empty)}")
-        told += _members_left_out(read)
+            left_out.append(f"no image-caption pairs in {shorten(empty)}")
+        left_out += _members_left_out(read)
+        self.left_out = "; ".join(left_out)
+        """What is not used and how much of it, in words; empty: nothing."""
         if not found:
             raise TarSourceError(
-                f"{'; '.join(told)}: members must be named KEY.jpg (or another suffix of images) "
+                f"{self.left_out}: members must be named KEY.jpg (or another suffix of images) "
                 "and KEY.txt, or KEY.json with a caption in it"
             )
-        self.left_out = "; ".join(told)
-        """What is not used and how much of it, in words; empty: nothing."""
         self._shards: list[Shard] = [shard for shard, _ in found]
         # The same pairs with other captions are other data.
         field = caption_field.encode()
@@ -134,12 +131,11 @@ class TarSource:
             for _, index in found
         ]
         self._ends = list(itertools.accumulate(index.pairs for index in self._indexes))
-        self._tables: dict[int, PairTable] = {}
         self._caption_files: list[CaptionFile] | None = None
         if text_tower is not None:
             self._caption_files = open_caption_files(self._shards, self._indexes, text_tower)
         logging.log(
-            logging.WARNING if told else logging.INFO,
+            logging.WARNING if left_out else logging.INFO,
             "%d pairs in %d shards; left out: %s",
             len(self), len(found), self.left_out or "nothing",
         )  # fmt: skip
@@ -147,8 +143,8 @@ class TarSource:
     @property
     def fingerprint(self) -> str:
         """Tells one set of pairs from another, wherever the shards are."""
-        told = ",".join(f"{index.pairs}:{index.checksum}" for index in self._indexes)
-        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        content = ",".join(f"{index.pairs}:{index.checksum}" for index in self._indexes)
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     @property
     def indexes(self) -> Sequence[ShardIndex]:
@@ -169,28 +165,20 @@ class TarSource:
 
         Raises:
             IndexError: outside of 0 to len - 1.
-            TarSourceError: the shard is gone, cannot be read, or is not as it was when it was
-                indexed.
-            InputError: access is refused, or the embedding of a caption is not as it was when it
-                was written.
+            TarSourceError: the shard cannot be read, or has changed since it was indexed.
+            InputError: access is refused, or the embedding of a caption is damaged.
             RemoteError: the store cannot be reached.
         """
         i = index.__index__()
         if not 0 <= i < len(self):
             raise IndexError(f"pair {i}: there are {len(self)}.")
         number = bisect.bisect_right(self._ends, i)
-        shard, key = self._shards[number], "?"
         place = i - (self._ends[number - 1] if number else 0)
-        try:
-            if number not in self._tables:
-                self._tables[number] = PairTable(self._indexes[number])
-            pair = self._tables[number][place]
+        shard, key = self._shards[number], "?"
+        with _naming(lambda: f"{shard.address}: pair {key!r} cannot be read"):
+            pair = self._indexes[number].pair(place)
             key = pair.key.decode("utf-8", "replace")
             image, text, json = _read(shard, [pair.image, pair.text, pair.json])
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            raise _unread(f"{shard.address}: pair {key!r} cannot be read", error) from error
         assert image is not None
         example: CaptionedImage = {"image": image, "text": [], "key": key, "shard": shard.address}
         try:
@@ -208,53 +196,52 @@ class TarSource:
             TarSourceError, InputError, RemoteError: as for a pair.
         """
         shard, index = self._shards[number], self._indexes[number]
-        try:
-            table = PairTable(index)
-            found: list[list[str]] = []
-            with open_shard(shard) as read:
-                for i in range(index.pairs):
-                    pair = table[i]
-                    text, json = _parts([pair.text, pair.json], functools.partial(_each, read))
-                    try:
-                        found.append(read_captions(text, json, self._caption_field))
-                    except BadSampleError:
-                        found.append([])
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            raise _unread(f"{shard.address}: its captions cannot be read", error) from error
+        found: list[list[str]] = []
+        unread = f"{shard.address}: its captions cannot be read"
+        with _naming(lambda: unread), open_shard(shard) as file:
+            for i in range(index.pairs):
+                pair = index.pair(i)
+                text, json = _read(shard, [pair.text, pair.json], file)
+                try:
+                    found.append(read_captions(text, json, self._caption_field))
+                except BadSampleError:
+                    found.append([])
         return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves out what is opened when needed."""
-        return {**self.__dict__, "_tables": {}}
 
     def __repr__(self) -> str:
         """The call that makes it, in short."""
         return f"TarSource({list(self.patterns)!r})"
 
 
-def _unread(what: str, error: Exception) -> Exception:
-    if fault := machine_fault(error):
-        return RunError(f"{what}: {fault}")
-    return TarSourceError(f"{what} ({error}); has the file changed since the start?")
+@contextlib.contextmanager
+def _naming(what: Callable[[], str]) -> Iterator[None]:
+    """Errors of reading name the shard."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise_machine_fault(what(), error)
+        raise TarSourceError(
+            f"{what()} ({error}); has the file changed since the start?"
+        ) from error
 
 
 def _find(patterns: Sequence[str], allow_missing: bool) -> tuple[tuple[Shard, ...], list[str]]:
     """The shards, and what is missing of them, in words."""
     found = find_shards(patterns)
-    told = []
+    left_out = []
     if found.missing:
-        told.append(f"{found.missing} tar shards are missing: {'; '.join(found.problems)}")
+        left_out.append(f"{found.missing} tar shards are missing: {'; '.join(found.problems)}")
         if not allow_missing or not found.shards:
             raise TarSourceError(
-                f"{told[0]}. Check the path and the range of the pattern"
+                f"{left_out[0]}. Check the path and the range of the pattern"
                 + (", or train without them: data.allow_missing_shards" if found.shards else "")
             )
-        logging.warning("%s. Going on without them, with %d shards", told[0], len(found.shards))
+        logging.warning("%s. Going on without them, with %d shards", left_out[0], len(found.shards))
     for gap in found.gaps:
         logging.warning("%s", gap)
-    return found.shards, told
+    return found.shards, left_out
 
 
 def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:
@@ -268,28 +255,24 @@ def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:
     return [f"{why}: {count:,} (the first: {first[why]})" for why, count in counts.items()]
 
 
-def _read(shard: Shard, places: Sequence[Place]) -> list[bytes | None]:
-    if remote.is_remote(shard.address):
-        return _parts(places, lambda there: remote.read_ranges(shard.address, there))
-    with open_shard(shard) as read:
-        return _parts(places, functools.partial(_each, read))
-
-
-def _each(read: Read, places: Sequence[Place]) -> list[bytes]:
-    return [read(size, offset) for offset, size in places]
-
-
-def _parts(
-    places: Sequence[Place], read: Callable[[Sequence[Place]], list[bytes]]
+def _read(
+    shard: Shard, places: Sequence[Place], file: io.BufferedIOBase | None = None
 ) -> list[bytes | None]:
-    """The bytes at the places; None for `NOWHERE`.
+    """The bytes at places of a shard, which may be open already; None for `NOWHERE`.
 
     Raises:
-        ValueError: the shard is shorter.
+        ValueError: the shard is shorter, or another than it was.
     """
     there = [place for place in places if place != NOWHERE]
-    parts = dict(zip(there, read(there), strict=True))
-    for (offset, size), part in parts.items():
+    if file is not None:
+        parts = [read_place(file, place) for place in there]
+    elif remote.is_remote(shard.address):
+        parts = remote.read_ranges(shard.address, there)
+    else:
+        with open_shard(shard) as opened:
+            return _read(shard, places, opened)
+    found = dict(zip(there, parts, strict=True))
+    for (offset, size), part in found.items():
         if len(part) != size:
             raise ValueError(f"it is cut short: {len(part)} of {size} bytes at {offset}")
-    return [parts.get(place) for place in places]
+    return [found.get(place) for place in places]

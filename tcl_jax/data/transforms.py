@@ -27,7 +27,7 @@ _TRIES = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
+class Compose:
     """Transforms one after the other, with one random stream.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -10,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 
-from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.errors import InputError, as_input_error, raise_machine_fault
 from tcl_jax.evaluation.labels import LabelError
-from tcl_jax.evaluation.mat_file import read_matrix
 from tcl_jax.files import read_text, user_path
 
 CLASSES: Mapping[int, str] = {
@@ -40,6 +40,9 @@ The lists of mmsegmentation come from trainval_merged.json, which lacks 2 and 1 
 SOURCE = "trainval.tar.gz of https://cs.stanford.edu/~roozbeh/pascal-context/"
 
 _MAX_PIXELS = 1 << 24
+_VARIABLE = "LabelMap"
+_NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_NUMBERS |= {"double", "single"}
 
 
 def find_annotations(home: Path, given: str | os.PathLike[str] | None) -> Path:
@@ -124,12 +127,37 @@ def read_label_map(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
         LabelError: if the file cannot be read or is damaged, or LabelMap is no matrix of whole
             numbers of a label map's size. The message does not repeat the path.
     """
-    values = read_matrix(path, "LabelMap", max_size=_MAX_PIXELS)
+    import scipy.io
+
+    try:
+        with open(path, "rb") as file:
+            # The size first: it decides how much memory is taken.
+            found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(file)}
+            _check_variable(found)
+            file.seek(0)
+            values = scipy.io.loadmat(file, variable_names=[_VARIABLE])[_VARIABLE]
+    except LabelError:
+        raise
+    except Exception as error:  # of damaged files SciPy raises almost any type
+        raise_machine_fault(str(path), error)
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise LabelError(f"it cannot be read as a MATLAB file: {reason}") from error
     if not np.issubdtype(values.dtype, np.integer):  # MATLAB's own type is double
-        if not np.array_equal(values, np.clip(np.round(values), 0, 1 << 31)):
-            raise LabelError("its variable LabelMap has values that are not whole numbers")
+        if not np.array_equal(values, np.clip(np.round(values.real), 0, 1 << 31)):
+            raise LabelError(f"its variable {_VARIABLE} has values that are not whole numbers")
         values = values.astype(np.int64)
     return values
+
+
+def _check_variable(found: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    """Refuses a file by the sizes and types of its variables."""
+    if _VARIABLE not in found:
+        raise LabelError(f"it has no variable {_VARIABLE}, but {', '.join(found) or 'none'}")
+    shape, kind = found[_VARIABLE]
+    if kind not in _NUMBERS:
+        raise LabelError(f"its variable {_VARIABLE} is {kind}, not a matrix of numbers")
+    if len(shape) != 2 or not 0 < math.prod(shape) <= _MAX_PIXELS:
+        raise LabelError(f"its variable {_VARIABLE} has the size {shape}, as no label map has")
 
 
 def _check_names(path: Path) -> None:

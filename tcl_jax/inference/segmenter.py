@@ -15,7 +15,7 @@ from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.convert.load import Source
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.name_file import number_synonyms
-from tcl_jax.data.templates import fill
+from tcl_jax.data.templates import format_prompts
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError, as_input_error
@@ -183,7 +183,7 @@ class Segmenter:
             texts = check_names(
                 self.config, self._tokenizer, texts, templates, background=background
             )
-        sentences = {text: tuple(fill(templates, text)) for text in texts}
+        sentences = {text: tuple(format_prompts(templates, text)) for text in texts}
         new = [text for text in sentences if (sentences[text], text) not in self._embedded]
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
             self._embedded.clear()

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 from tqdm import tqdm
 
-from tcl_jax.data.templates import fill
+from tcl_jax.data.templates import format_prompts
 from tcl_jax.data.tokenizer import END_ID, clean
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError
@@ -71,19 +71,23 @@ def check_names(
     Args:
         config: of the CLIP.
         tokenizer: texts to ids.
-        names, templates: see `data.templates.fill`.
+        names, templates: see `data.templates.format_prompts`.
         background: as in `check_words`.
 
     Raises:
         InputError: as `check_words`.
     """
     # A token takes a byte at least.
-    uncut = config.context_length - 2 - max(len(text.encode()) for text in fill(templates, ""))
+    uncut = (
+        config.context_length
+        - 2
+        - max(len(text.encode()) for text in format_prompts(templates, ""))
+    )
 
     def seen(name: str) -> str | bytes:
         cleaned = clean(name)
         long = len(cleaned.encode()) > uncut
-        return tokenizer(fill(templates, name)).tobytes() if long else cleaned
+        return tokenizer(format_prompts(templates, name)).tobytes() if long else cleaned
 
     return check_words(names, background=background, seen=seen)
 
@@ -139,13 +143,13 @@ def embed_class_names(
     *,
     progress: bool = False,
 ) -> Float32[np.ndarray, "classes d"]:
-    """`class_embeddings` of names in a set of templates, see `data.templates.fill`.
+    """`class_embeddings` of names in a set of templates, see `data.templates.format_prompts`.
 
     Raises:
         InputError: as `check_names`.
     """
     names = check_names(model.config, tokenizer, names, templates)
-    sentences = [fill(templates, name) for name in names]
+    sentences = [format_prompts(templates, name) for name in names]
     return TextEmbedder(model, tokenizer)(params, sentences, progress=progress)
 
 

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from tcl_jax.data.caption_cache import find_caption_file, write_caption_file
 from tcl_jax.data.mixture import Mixture
-from tcl_jax.data.rows import Tokenizer
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.data.training_examples import Tokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.inference.captions import CaptionEmbedder, text_tower_id
 from tcl_jax.inference.texts import check_vocabulary

@@ -19,10 +19,10 @@ from tcl_jax.data.bad_samples import KINDS, BadSample, BadSampleLog
 from tcl_jax.data.images import Rgb, decode
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import RandAugment
-from tcl_jax.data.rows import Incomplete, Tokenizer
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
+from tcl_jax.data.training_examples import Incomplete, Tokenizer
+from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import as_input_error
 from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, erase, normalize
 from tcl_jax.pictures.contact_sheet import Card
@@ -141,7 +141,7 @@ def take_preview(
     """
     source = make_source(config.data, image_size)
     chain = make_transform(config.data, image_size)
-    assert isinstance(chain, Chain)
+    assert isinstance(chain, Compose)
     log, bad = _Log(chain, ClipTokenizer(context_length)), BadSampleLog()
     batch = config.train.global_batch_size
     if len(source) < batch:
@@ -184,7 +184,7 @@ def take_preview(
 class _Log:
     """Makes rows as training does, one after the other, and keeps what they were made from."""
 
-    def __init__(self, chain: Chain, tokenizer: Tokenizer) -> None:
+    def __init__(self, chain: Compose, tokenizer: Tokenizer) -> None:
         self.origins: list[Origin] = []
         self.captions: list[str] = []
         self._chain = chain

@@ -22,7 +22,7 @@ from tcl_jax.data.made_photos import HEIGHT, WIDTH, make_photo, write_photos
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
+from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
 from tests.data.shards import picture, write_shard
 
@@ -137,7 +137,7 @@ def test_numbers_of_workers_reach_the_cores(cores: int, counts: tuple[int, ...])
 
 
 def test_timing_changes_no_picture() -> None:
-    chain = Chain((RandomResizedCrop(32), HorizontalFlip(), RandAugment(4, 1.0)))
+    chain = Compose((RandomResizedCrop(32), HorizontalFlip(), RandAugment(4, 1.0)))
     image = picture(9, side=80)
     times: dict[str, float] = {}
     timed = TimedTransform(chain, times)
@@ -209,7 +209,7 @@ def no_tokens(texts: Any) -> np.ndarray:
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     how: dict[str, Any] = {
-        "transform": Chain((RandomResizedCrop(8),)),
+        "transform": Compose((RandomResizedCrop(8),)),
         "erasing": RandomErasing(),
         "tokenizer": no_tokens,
         "worker_counts": (),

@@ -24,7 +24,7 @@ from tcl_jax.data.images import ImageDecodeError, decode
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.data.transforms import Chain, RandomResizedCrop
+from tcl_jax.data.transforms import Compose, RandomResizedCrop
 from tcl_jax.errors import InputError, RunError
 from tests.data.shards import picture, write_shard
 
@@ -80,7 +80,7 @@ def batches_of(source, log=None, **options):
     return make_iterator(
         source,
         tokenizer=number_tokens,
-        transform=options.pop("transform", Chain((RandomResizedCrop(SIDE),))),
+        transform=options.pop("transform", Compose((RandomResizedCrop(SIDE),))),
         global_batch_size=16,
         seed=1,
         bad_samples=log,
@@ -158,22 +158,15 @@ def test_bad_samples_are_replaced_and_written_down(reference):
     counts = np.bincount(numbers, minlength=240)
     good = [n for n in range(240) if n % 20 != 7]
     assert counts[good].min() == 2 and counts.sum() == 480
-
-
-def test_replacements_are_spread_out(reference):
-    batches, _ = reference
-    numbers = [int(n) for batch in batches for n in batch["tokens"][:, 0]]
-    counts = np.bincount(numbers, minlength=240)
     assert (counts > 2).sum() >= 20  # 24 replacements, hardly one like another
 
 
-def test_processes_and_workers_replace_alike(reference, shards, tmp_path):
+def test_processes_replace_alike(reference, shards, tmp_path):
     expected, written = reference
     source = TarSource([shards])
     logs = [BadSampleLog(tmp_path / f"{p}.jsonl") for p in range(2)]
     parts = [
-        take(batches_of(source, logs[p], process_index=p, process_count=2, num_workers=p), 30)
-        for p in range(2)
+        take(batches_of(source, logs[p], process_index=p, process_count=2), 30) for p in range(2)
     ]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]}
@@ -232,24 +225,15 @@ def crop_or_keep(image, rng):
     return RandomResizedCrop(SIDE)(image, rng) if isinstance(image, bytes) else image
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_nothing_but_bad_samples_is_an_error(tmp_path, num_workers):
+def test_nothing_but_bad_samples_is_an_error(tmp_path):
     members = {}
     for i in range(40):
         members |= {f"{i}.jpg": b"", f"{i}.txt": b"1"}
     source = TarSource([write_shard(tmp_path / "a.tar", members)])
-    iterator = batches_of(source, num_workers=num_workers)
+    iterator = batches_of(source, num_workers=1)  # which hand over the error
     with pytest.raises(RunError, match=r"20 samples .*a\.tar.* all bad: \d+ \(zero_bytes\)"):
         next(iterator)
     iterator.close()
-
-
-def test_other_errors_are_not_bad_samples():
-    def broken(image, rng):
-        raise ValueError("a mistake in the code")
-
-    with pytest.raises(ValueError, match=r"example '\?': a mistake"):
-        next(batches_of(Numbers(20), transform=broken))
 
 
 # ------------------------------------------------------------------------------------------- limit

@@ -36,10 +36,9 @@ def test_names_and_synonyms(tmp_path: Path) -> None:
         "http://x.y/1:80",
         "at 10:30\ncat\nat 11:45",
         "a photo of 3 dogs\nnine cats",
-        "temp > 5",
         "car [front]\ncar [back]",
         '"label"',
-        '"at 10:30"\n"at 11:45"',
+        "at 10:30\nat 11:45",
     ],
 )
 def test_texts_with_numbers_and_signs(tmp_path: Path, text: str) -> None:
@@ -50,7 +49,6 @@ def test_commas_are_synonyms_also_among_numbers(tmp_path: Path) -> None:
     found = read(tmp_path, 'a photo of 3 dogs, 2 cats and 1 bird\n"class", lesson\n')
     assert found.classes == (("a photo of 3 dogs", "2 cats and 1 bird"), ("class", "lesson"))
     assert read(tmp_path, '"class", lesson').classes == (("class", "lesson"),)
-    assert read(tmp_path, "road: 7\nwall: 11\n") == NameFile((("road",), ("wall",)), (7, 11))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -72,9 +70,6 @@ def test_encodings_without_one(tmp_path: Path, encoding: str, why: str) -> None:
         '"","label"\n"0","cat"\n"1","dog"\n"2","grass"\n',  # a data frame's
         "0: cat\n1: dog\n2: grass\n",
         "2:grass\n0:cat\n1:dog\n",
-        "0 cat\n1 dog\n2 grass\n",
-        "cat 0\ndog 1\ngrass 2\n",
-        "cat,0\ndog,1\ngrass,2\n",
         "0\tcat\n1\tdog\n2\tgrass\n",
         "-1: ignore\n0: cat\n1: dog\n2: grass\n",
         "0,cat\n1,dog\n2,grass\n255,void\n",
@@ -104,7 +99,7 @@ def test_the_list_of_labelme(tmp_path: Path) -> None:
         ("cat\n0: dog\n", "line 1, 'cat'"),
         ("0: cat\n0: dog\n", "line 2, '0: dog', has the label value of line 1"),
         ("-1: plate\n0: cat\n", "line 1, '-1: plate', has a negative"),
-        ("7 road\n8 sidewalk\n", "line 1, '7 road'"),
+        ("7 road\n8 sidewalk\n", "line 1, '7 road', may be"),
         ("0 7 road\n1 8 sidewalk\n", "line 1"),
         ("id name\n0 cat\n", "line 1, 'id name', looks like a heading"),
         ("name\ncat\n", "line 1, 'name', looks like a heading"),
@@ -121,9 +116,9 @@ def test_the_list_of_labelme(tmp_path: Path) -> None:
         ("wall\nbuilding;edifice\n", "line 2, .* commas"),
         ("cat\nvoid\n", "line 2, 'void', names no class"),
         ("cat\ndog, 4\n", "line 2, .* has a number for a name"),
-        ("cat: 0\ndog: 1\ncow\n", "line 3, 'cow', has no label value, as line 1"),
-        ("at 10:30\nat 11:45\n", "line 1, 'at 10:30', may be a name with a number"),
-        ("Paris, 1999\nRome, 2001\n", "line 1, 'Paris, 1999', may be"),
+        ("cat: 0\ndog: 1\n", "line 1, 'cat: 0', has a number behind the name; expected .*`0: cat`"),
+        ("cat 0\ndog 1\n", "line 1, 'cat 0', may be a name with a number, or"),
+        ("Paris, 1999\nRome, 2001\n", "line 1, 'Paris, 1999', .* number"),
         ("names: [cat, dog]\n", "line 1, .* YAML"),
         ("cat\n3\n", "line 2, '3', has a number for a name"),
         ('cat\n"dog" food\n', "line 2, .* quotes"),

@@ -179,7 +179,7 @@ def test_foreign_state_is_refused():
         iterate().set_state({k: v for k, v in state.items() if k != "next_batch"})
 
 
-def test_two_workers_give_the_same_and_resume(reference):
+def test_two_workers_give_the_same_resume_and_are_replaced(reference):
     iterator = iterate(num_workers=2)
     try:
         assert_same(take(iterator, 2), reference[:2])
@@ -187,23 +187,11 @@ def test_two_workers_give_the_same_and_resume(reference):
         assert state["next_batch"] == 2
         assert_same(take(iterator, 1), reference[2:3])
         iterator.set_state(state)
-        assert_same(take(iterator, 5), reference[2:])
-    finally:
-        iterator.close()
-
-
-# -------------------------------------------------------------------------------------- failing
-
-
-def test_killed_worker_is_an_error_and_can_be_replaced():
-    iterator = iterate(num_workers=2)
-    try:
-        take(iterator, 1)
+        assert_same(take(iterator, 2), reference[2:4])
         workers = multiprocessing.active_children()
         assert len(workers) == 2
         os.kill(workers[0].pid, signal.SIGKILL)
-        begin = time.monotonic()
-        taken = 1
+        begin, taken = time.monotonic(), 4
         with pytest.raises(RuntimeError, match="data worker died .* exit code -9"):
             for _ in range(200):  # What was made before the kill may fill every buffer.
                 take(iterator, 1)
@@ -213,6 +201,9 @@ def test_killed_worker_is_an_error_and_can_be_replaced():
         assert_same(take(iterator, 1), take(iterate(), taken + 1)[taken:])
     finally:
         iterator.close()
+
+
+# -------------------------------------------------------------------------------------- failing
 
 
 def test_bad_example_is_named():

@@ -9,7 +9,7 @@ import pytest
 
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.random_erasing import RandomErasing
-from tcl_jax.data.transforms import Chain, HorizontalFlip
+from tcl_jax.data.transforms import Compose, HorizontalFlip
 
 DRAWS = 20_000
 SIDE = 224
@@ -130,7 +130,7 @@ def batches(erasing: RandomErasing | None, count: int) -> list:
     iterator = make_iterator(
         Pictures(),
         tokenizer=tokens,
-        transform=Chain((HorizontalFlip(),)),
+        transform=Compose((HorizontalFlip(),)),
         erasing=erasing,
         global_batch_size=4,
         seed=0,

@@ -20,6 +20,7 @@ from tcl_jax.errors import InputError
 from tests.data.shards import pairs, wait_for_another_time, write_shard
 
 ROOT = Path(__file__).parent.parent.parent
+NAMES = [f"{i:02d}.tar" for i in range(6)]
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +32,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "shards").mkdir()
-    for i in range(6):
-        write_shard(tmp_path / "shards" / f"{i:02d}.tar", pairs(*(f"{i}-{j}" for j in range(3))))
+    for i, name in enumerate(NAMES):
+        write_shard(tmp_path / "shards" / name, pairs(*(f"{i}-{j}" for j in range(3))))
     return tmp_path / "shards"
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the shards whose headers are read, as it happens."""
+    """Names of the shards whose headers are read, in their order: by one thread."""
     names: list[str] = []
     real = tar_index._make
 
@@ -47,6 +48,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(shard)
 
     monkeypatch.setattr(tar_index, "_make", recording)
+    monkeypatch.setattr(tar_index, "_THREADS", 1)
     return names
 
 
@@ -61,23 +63,15 @@ def keys(source: TarSource) -> list[str]:
 def test_headers_are_read_once(folder: Path, made: list[str]) -> None:
     first = keys(open_all(folder))
     assert first == [f"{i}-{j}" for i in range(6) for j in range(3)]
-    assert sorted(made) == [f"{i:02d}.tar" for i in range(6)]
-    assert {p.name for p in folder.iterdir() if p.suffix != ".tar"} == {
-        f"{i:02d}.tar.index" for i in range(6)
-    }
-    assert keys(open_all(folder)) == first and len(made) == 6
+    assert made == NAMES
+    assert {p.name for p in folder.iterdir()} == {*NAMES, *(f"{name}.index" for name in NAMES)}
     # Index files lie where a pattern looks, and are no shards.
-    assert keys(TarSource([f"{folder}/*"])) == first
-
-
-def test_changed_shard_is_indexed_again(folder: Path, made: list[str]) -> None:
-    open_all(folder)
+    assert keys(TarSource([f"{folder}/*"])) == first and made == NAMES
     write_shard(folder / "02.tar", pairs("new", "er"))
     wait_for_another_time(folder / "02.tar")
     wait_for_another_time(folder / "04.tar")  # only its time differs
-    made.clear()
     assert keys(open_all(folder))[6:8] == ["new", "er"]
-    assert sorted(made) == ["02.tar", "04.tar"]
+    assert made[6:] == ["02.tar", "04.tar"]
 
 
 def test_index_of_another_rule_is_made_again(
@@ -94,8 +88,8 @@ def test_damaged_index_is_made_again(folder: Path, made: list[str]) -> None:
     path = folder / "03.tar.index"
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
-    damaged = [whole[:cut] for cut in (0, 7, 40, 60, len(whole) - 1)] + [whole + b"x", b"x" * 500]
-    for place in (*rng.integers(0, len(whole), 30), *range(50)):
+    damaged = [whole[:cut] for cut in (0, 7, 60, len(whole) - 1)] + [whole + b"x", b"x" * 500]
+    for place in (*rng.integers(0, len(whole), 40), 0, len(whole) - 1):
         turned = bytearray(whole)
         turned[place] ^= 1 << int(rng.integers(8))
         damaged.append(bytes(turned))
@@ -109,30 +103,20 @@ def test_damaged_index_is_made_again(folder: Path, made: list[str]) -> None:
     assert keys(open_all(folder)) == expected
 
 
-def test_index_goes_to_the_cache_where_the_folder_is_read_only(
-    folder: Path, cache: Path, made: list[str]
-) -> None:
-    for i in range(6):
-        (folder / f"{i:02d}.tar.index").mkdir()  # nothing can be written there
+def test_where_an_index_goes(folder: Path, cache: Path, tmp_path: Path, made: list[str]) -> None:
+    for name in NAMES:
+        (folder / f"{name}.index").mkdir()  # nothing can be written there
     expected = keys(open_all(folder))
+    assert keys(open_all(folder)) == expected
     assert len(list(cache.iterdir())) == 6 and len(made) == 6
-    assert keys(open_all(folder)) == expected and len(made) == 6
-
-
-def test_index_dir_holds_shards_of_one_name(folder: Path, tmp_path: Path, made: list[str]) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    write_shard(other / "00.tar", pairs("elsewhere"))
-    patterns = [f"{folder}/00.tar", f"{other}/00.tar"]
-    index_dir = str(tmp_path / "indexes")
+    # A folder of its own holds the indexes of shards of one name.
+    (tmp_path / "other").mkdir()
+    write_shard(tmp_path / "other" / "00.tar", pairs("elsewhere"))
+    patterns = [f"{folder}/00.tar", f"{tmp_path}/other/00.tar"]
     for _ in range(2):
-        assert keys(TarSource(patterns, index_dir=index_dir)) == ["0-0", "0-1", "0-2", "elsewhere"]
-    assert len(made) == 2
-    assert len(list((tmp_path / "indexes").iterdir())) == 2
-    assert not list(tmp_path.glob("*/*.tar.index"))
-
-
-def test_no_place_for_an_index_is_an_error(folder: Path, tmp_path: Path) -> None:
+        source = TarSource(patterns, index_dir=str(tmp_path / "indexes"))
+        assert keys(source) == ["0-0", "0-1", "0-2", "elsewhere"]
+    assert len(made) == 8 and len(list((tmp_path / "indexes").iterdir())) == 2
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"0\d\.tar cannot be written to .*set data.index_dir"):
         open_all(folder, index_dir=str(tmp_path / "file" / "below"))
@@ -143,7 +127,6 @@ def test_no_place_for_an_index_is_an_error(folder: Path, tmp_path: Path) -> None
 def test_interrupted_work_is_kept(
     folder: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_index, "_THREADS", 1)
     recording = tar_index._make
 
     def interrupted(shard):
@@ -154,24 +137,21 @@ def test_interrupted_work_is_kept(
     monkeypatch.setattr(tar_index, "_make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         open_all(folder)
-    assert len(list(folder.glob("*.index"))) == 3
+    assert len(list(folder.iterdir())) == 6 + 3
     monkeypatch.setattr(tar_index, "_make", recording)
     open_all(folder)
-    assert sorted(made) == [f"{i:02d}.tar" for i in range(6)]
+    assert made == NAMES
 
 
 def test_processes_begin_with_their_own_share(
     folder: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_index, "_THREADS", 1)
+    """And take over from the others what they have made by then."""
     open_all(folder, process_index=1, process_count=2)
     assert made == ["01.tar", "03.tar", "05.tar", "00.tar", "02.tar", "04.tar"]
-
-
-def test_a_process_takes_over_what_others_have_made(
-    folder: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tar_index, "_THREADS", 1)
+    for path in folder.glob("*.index"):
+        path.unlink()
+    made.clear()
     recording = tar_index._make
 
     def while_another_works(shard):
@@ -197,13 +177,12 @@ def test_two_processes_may_race(folder: Path) -> None:
     ]
     outputs = [process.communicate(timeout=60)[0] for process in running]
     assert outputs[0] and outputs[0] == outputs[1]
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        f"{i:02d}.tar{end}" for i in range(6) for end in ("", ".index")
-    )
+    assert {p.name for p in folder.iterdir()} == {*NAMES, *(f"{name}.index" for name in NAMES)}
 
 
 def test_fingerprint_follows_the_pairs_and_not_the_place(folder: Path, tmp_path: Path) -> None:
     before = open_all(folder).fingerprint
+    assert before == "34cb86e4c1254192"  # as checkpoints have it
     for path in folder.glob("*.tar"):
         wait_for_another_time(path)
     folder.rename(tmp_path / "moved")
@@ -213,23 +192,21 @@ def test_fingerprint_follows_the_pairs_and_not_the_place(folder: Path, tmp_path:
 
 
 def test_many_pairs_cost_little(tmp_path: Path) -> None:
-    """20 shards of 10,000 pairs: no more to hold and to pickle than 20 empty ones."""
+    """20 shards of 10,000 pairs: no more to hold and to pickle than 20 of one."""
     sizes = {}
     for count in (1, 10_000):
         folder = tmp_path / str(count)
         folder.mkdir()
         for i in range(20):
-            shard = folder / f"{i:05d}.tar"
-            shard.write_bytes(b"")
-            found = find_shards([str(shard)]).shards[0]
-            pair = tar_index.Pair(b"%09d", (512, 30_000), (31_744, 60), (0, 0))
-            found_pairs = tar_index.find_pairs([])
-            found_pairs.pairs.extend([pair] * count)
-            Path(f"{shard}.index").write_bytes(tar_index._encode(found, found_pairs))
+            (folder / f"{i:05d}.tar").write_bytes(b"")
+            (found,) = find_shards([f"{folder}/{i:05d}.tar"]).shards
+            pair = tar_index.Pair(b"000000000", (512, 30_000), (31_744, 60), (0, 0))
+            content = tar_index._encode(found, [pair] * count, {})
+            (folder / f"{i:05d}.tar.index").write_bytes(content)
         begin = time.process_time()
         source = open_all(folder)
         assert time.process_time() - begin < 2
         assert len(source) == 20 * count
         sizes[count] = len(pickle.dumps(source))
-    assert sizes[10_000] - sizes[1] < 20 * 20
-    assert Path(f"{shard}.index").stat().st_size < 46 * 10_000
+    assert sizes[10_000] - sizes[1] < 20 * 30
+    assert len(content) < 50 * 10_000

@@ -116,7 +116,9 @@ def test_fields_of_a_data_set(captions):
     assert example == {
         "image": picture(61, "PNG"), "text": ["3 é"], "key": "3 é", "shard": "many_captions/val",
     }  # fmt: skip
-    assert len(TfdsSource("many_captions", "train[:25%]", data_dir=captions, text="title")) == 3
+    quarter = TfdsSource("many_captions", "train[:25%]", data_dir=captions, text="title")
+    assert len(quarter) == 3
+    assert len({s.fingerprint for s in (source, nested, quarter)}) == 3
     for outside in (12, -1):
         with pytest.raises(IndexError):
             source[outside]
@@ -147,17 +149,20 @@ def test_known_data_sets_are_read_from_their_files(tmp_path):
 
 
 def test_one_of_several_captions_is_drawn(captions):
-    """By the place in the stream: alike with workers, another one each epoch."""
+    """Another one each epoch, also by workers."""
     source = TfdsSource("many_captions", "train", data_dir=captions, text="captions/text")
-    options = {"transform": RandomResizedCrop(8), "global_batch_size": 6, "seed": 0}
-    tokens = []
-    for workers in (0, 1):
-        batches = make_iterator(source, tokenizer=number_tokens, num_workers=workers, **options)
-        tokens.append(np.concatenate([np.array(next(batches)["tokens"]) for _ in range(20)])[:, 0])
-        batches.close()
-    np.testing.assert_array_equal(*tokens)
+    batches = make_iterator(
+        source,
+        tokenizer=number_tokens,
+        transform=RandomResizedCrop(8),
+        global_batch_size=6,
+        seed=0,
+        num_workers=1,
+    )
+    tokens = np.concatenate([np.array(next(batches)["tokens"]) for _ in range(20)])[:, 0]
+    batches.close()
     # Images without captions are replaced; of the others all captions come.
-    assert set(tokens[0]) == {100 * i + k for i in range(12) for k in range(i % 4)}
+    assert set(tokens) == {100 * i + k for i in range(12) for k in range(i % 4)}
 
 
 def number_tokens(texts):
@@ -222,12 +227,7 @@ def test_command_needs_no_tensorflow(shards, tmp_path):
 def test_what_cannot_be_read_is_named(captions):
     for name, split, message in (
         ("many_captions", "test", "'many_captions', split 'test'.*Unknown split"),
-        (
-            "never_prepared",
-            "train",
-            "'never_prepared'.*Could not find.*Prepare it first, as ArrayRec",
-        ),
-        ("mnist", "train", "'mnist'.*Prepare it first"),
+        ("mnist", "train", "'mnist'.*Prepare it first, as ArrayRec"),
     ):
         with pytest.raises(InputError, match=message):
             TfdsSource(name, split, data_dir=captions)
@@ -236,12 +236,3 @@ def test_what_cannot_be_read_is_named(captions):
             TfdsSource("many_captions", "train", data_dir=captions, text=field)
     with pytest.raises(InputError, match="no feature 'picture'"):
         TfdsSource("many_captions", "train", data_dir=captions, image="picture", text="title")
-
-
-def test_other_split_is_another_fingerprint(captions):
-    options = {"data_dir": captions, "text": "title"}
-    prints = {
-        TfdsSource("many_captions", split, **options).fingerprint
-        for split in ("train", "val", "train[:50%]")
-    }
-    assert len(prints) == 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tcl_jax.data.templates import TEMPLATES, fill
+from tcl_jax.data.templates import TEMPLATES, format_prompts
 from tcl_jax.data.tokenizer import END_ID, START_ID, ClipTokenizer, clean
 from tcl_jax.errors import InputError
 from tests.tokenizer_files import write_tokenizer_file
@@ -83,11 +83,8 @@ def test_pickle_before_and_after_use(tokenizer, tmp_path):
         assert eval(repr(original)).__getstate__() == original.__getstate__()
 
 
-def test_no_texts(tokenizer):
-    assert tokenizer([]).shape == (0, 77)
-
-
 def test_bad_input(tokenizer):
+    assert tokenizer([]).shape == (0, 77)
     with pytest.raises(TypeError, match="give a list"):
         tokenizer("a cat")
     with pytest.raises(ValueError, match="context_length=1"):
@@ -134,16 +131,16 @@ def test_template_sets_are_the_golden_ones():
     assert {name: list(TEMPLATES[name]) for name in GOLDEN["templates"]} == GOLDEN["templates"]
 
 
-def test_fill():
-    assert fill("plural", "cat") == ["a photo of cats."]
-    assert fill(["{} and {0}", "{}"], "{x}") == ["{x} and {0}", "{x}"]
-    assert len(fill("custom", "cat")) == 9
+def test_format_prompts():
+    assert format_prompts("plural", "cat") == ["a photo of cats."]
+    assert format_prompts(["{} and {0}", "{}"], "{x}") == ["{x} and {0}", "{x}"]
+    assert len(format_prompts("custom", "cat")) == 9
 
 
 @pytest.mark.parametrize(
     ("templates", "message"),
     [("customs", "identity, simple"), ([], "empty"), (["a photo"], "'a photo'")],
 )
-def test_fill_bad_input(templates, message):
+def test_format_prompts_bad_input(templates, message):
     with pytest.raises(ValueError, match=message):
-        fill(templates, "cat")
+        format_prompts(templates, "cat")

@@ -1,4 +1,4 @@
-"""Decoding of awkward files, the random crop, the flip, and what a config makes of them."""
+"""The random crop, the flip, and what a config makes of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import pickle
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image, ImageOps
+from PIL import Image
 
 from configs.shapes import get_config as shapes_config
 from configs.shapes_clip import get_config as shapes_clip_config
 from configs.tcl import get_config as paper_config
 from tcl_jax.data import transforms
-from tcl_jax.data.images import ImageDecodeError, decode
+from tcl_jax.data.images import decode
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.sources import make_erasing, make_transform
-from tcl_jax.data.transforms import Chain, HorizontalFlip, RandomResizedCrop
+from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
 
 
@@ -37,89 +37,6 @@ def smooth_image(height: int, width: int) -> np.ndarray:
 
 def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
-
-
-@pytest.mark.parametrize(
-    ("file_format", "options", "tolerance"),
-    [("PNG", {}, 0), ("JPEG", {"quality": 95}, 12), ("WEBP", {"lossless": True}, 0)],
-)
-def test_decode(file_format, options, tolerance):
-    image = smooth_image(30, 40)
-    pixels = decode(encode(Image.fromarray(image), file_format, **options))
-    assert pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - image).max() <= tolerance
-
-
-def test_decode_grey_palette_and_cmyk():
-    red = Image.new("RGB", (8, 6), (200, 30, 40))
-    assert decode(encode(red.convert("P"), "PNG")).shape == (6, 8, 3)
-    assert decode(encode(red.convert("1"), "PNG")).shape == (6, 8, 3)
-    grey = decode(encode(Image.new("L", (8, 6), 77), "JPEG"))
-    assert np.abs(grey.astype(int) - 77).max() <= 2
-    cmyk = decode(encode(red.convert("CMYK"), "JPEG", quality=95))
-    assert np.abs(cmyk.astype(int) - (200, 30, 40)).max() <= 12
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_pixels_become_white(mode):
-    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    image.paste((10, 10, 10, 255), (0, 0, 2, 4))
-    pixels = decode(encode(image.convert(mode), "PNG"))
-    assert (pixels[:, :2] == 10).all()
-    assert (pixels[:, 2:] == 255).all()
-
-
-def test_transparent_palette_entry_becomes_white():
-    image = Image.new("P", (4, 4), 1)
-    image.putpalette([0, 0, 0, 9, 9, 9])
-    assert (decode(encode(image, "PNG", transparency=1)) == 255).all()
-
-
-def test_sixteen_bit_values_are_scaled():
-    deep = np.array([[0, 257, 32768, 65535]], np.uint16)
-    pixels = decode(encode(Image.fromarray(deep), "PNG"))
-    np.testing.assert_array_equal(pixels[0, :, 0], [0, 1, 128, 255])
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
-def test_orientation_is_applied(file_format):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # To be turned clockwise by a quarter.
-    image = Image.new("RGB", (16, 8), (255, 0, 0))
-    image.paste((0, 0, 255), (0, 0, 8, 8))
-    pixels = decode(encode(image, file_format, exif=exif))
-    assert pixels.shape == (16, 8, 3)
-    assert pixels[2, 4, 2] > 200 > 60 > pixels[2, 4, 0]
-    assert pixels[13, 4, 0] > 200 > 60 > pixels[13, 4, 2]
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_agrees_with_pillow(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode(Image.fromarray(smooth_image(20, 30)), "PNG", exif=exif)
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    np.testing.assert_array_equal(decode(data), np.asarray(expected))
-
-
-def test_damaged_orientation_is_ignored():
-    exif = Image.Exif()
-    exif[0x0112] = 77
-    assert decode(encode(Image.new("RGB", (16, 8)), "JPEG", exif=exif)).shape == (8, 16, 3)
-
-
-@pytest.mark.parametrize("data", [b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0"])
-def test_other_bytes_are_an_error(data):
-    with pytest.raises(ImageDecodeError, match="no image of a known format"):
-        decode(data)
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
-def test_truncated_file_is_an_error(file_format):
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    data = encode(Image.fromarray(noise), file_format)
-    with pytest.raises(ImageDecodeError, match="64 x 64"):
-        decode(data[: len(data) // 2])
 
 
 # ------------------------------------------------------------------------------------------- crop
@@ -190,20 +107,6 @@ def test_jpeg_decoded_smaller_gives_the_same_crop(orientation):
         assert np.abs(difference).max() <= 8, seed
 
 
-def test_large_jpeg_is_not_decoded_in_full(monkeypatch):
-    sizes = []
-    original = Image.Image.resize
-
-    def spy(self, *args, **kwargs):
-        sizes.append(self.size)
-        return original(self, *args, **kwargs)
-
-    data = encode(Image.fromarray(smooth_image(400, 400)), "JPEG")
-    monkeypatch.setattr(Image.Image, "resize", spy)
-    RandomResizedCrop(40, scale=(1.0, 1.0), ratio=(1.0, 1.0))(data, generator())
-    assert sizes == [(50, 50)]
-
-
 def decoded_and_used(data: bytes, crop: RandomResizedCrop, seed: int, monkeypatch):
     """Size that was decoded, and size of the part of it that became the crop."""
     decoded, used = [], []
@@ -225,7 +128,7 @@ def decoded_and_used(data: bytes, crop: RandomResizedCrop, seed: int, monkeypatc
     return decoded[0], used[0]
 
 
-@pytest.mark.parametrize(("height", "width"), [(375, 500), (1200, 1601), (2449, 1777)])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (1200, 1601)])
 def test_decoded_size_is_the_smallest_that_keeps_the_detail(height, width, monkeypatch):
     """At least one decoded pixel for each of the result, and less than two where that can be."""
     data = encode(Image.fromarray(smooth_image(height, width)), "JPEG")
@@ -255,20 +158,6 @@ def test_detail_of_a_photo_survives_smaller_decoding():
         assert np.sqrt(np.mean(difference**2)) < 3
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"size": 0}, "size=0"),
-        ({"size": 8, "scale": (0.5, 0.1)}, "scale="),
-        ({"size": 8, "scale": (0.5, 2.0)}, "scale="),
-        ({"size": 8, "ratio": (0.0, 1.0)}, "ratio="),
-    ],
-)
-def test_crop_bad_settings(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        RandomResizedCrop(**arguments)
-
-
 # ------------------------------------------------------------------------------- flip and chaining
 
 
@@ -279,18 +168,18 @@ def test_flip():
     rng = generator()
     flipped = sum((HorizontalFlip()(image, rng) != image).any() for _ in range(400))
     assert 160 < flipped < 240
-    with pytest.raises(ValueError, match="probability=1.5"):
-        HorizontalFlip(1.5)
 
 
 def test_chain():
     image = smooth_image(40, 60)
     data = encode(Image.fromarray(image), "PNG")
-    chain = pickle.loads(pickle.dumps(Chain((RandomResizedCrop(16), HorizontalFlip(1.0)))))
+    chain = pickle.loads(pickle.dumps(Compose((RandomResizedCrop(16), HorizontalFlip(1.0)))))
     expected = RandomResizedCrop(16)(image, generator(3))[:, ::-1]
     np.testing.assert_array_equal(chain(data, generator(3)), expected)
-    np.testing.assert_array_equal(Chain(())(data, generator()), image)
-    np.testing.assert_array_equal(Chain((HorizontalFlip(1.0),))(data, generator()), image[:, ::-1])
+    np.testing.assert_array_equal(Compose(())(data, generator()), image)
+    np.testing.assert_array_equal(
+        Compose((HorizontalFlip(1.0),))(data, generator()), image[:, ::-1]
+    )
 
 
 # ---------------------------------------------------------------------------------- from a config
@@ -303,20 +192,20 @@ def test_paper_config_gives_the_papers_augmentation():
         HorizontalFlip(0.5),
         RandAugment(operations=2, probability=0.5, magnitude=9.0, magnitude_std=0.5),
     )
-    assert make_transform(data, 224) == Chain(expected)
+    assert make_transform(data, 224) == Compose(expected)
     assert make_erasing(data) == RandomErasing(0.25, (0.02, 1 / 3), (0.3, 1 / 0.3))
 
 
 @pytest.mark.parametrize("config", [shapes_config, shapes_clip_config])
 def test_drawn_scenes_stay_as_they_are(config):
-    assert make_transform(config().data, 64) == Chain(())
+    assert make_transform(config().data, 64) == Compose(())
     assert make_erasing(config().data) is None
 
 
 def test_drawn_scenes_can_be_augmented_but_are_not_cropped():
     data = shapes_config().data
     data.rand_augment.operations, data.random_erasing = 1, 0.5
-    assert make_transform(data, 64) == Chain((RandAugment(operations=1),))
+    assert make_transform(data, 64) == Compose((RandAugment(operations=1),))
     assert make_erasing(data) == RandomErasing(0.5)
 
 
@@ -325,6 +214,8 @@ def test_drawn_scenes_can_be_augmented_but_are_not_cropped():
     [
         ("crop_scale", (0.5, 2.0)),
         ("crop_scale", (0.5,)),
+        ("crop_scale", (0.5, 0.1)),
+        ("crop_ratio", (0.0, 1.0)),
         ("crop_ratio", (0.5, 1.0, 2.0)),
         ("flip", 1.5),
         ("rand_augment.operations", -2),
@@ -347,6 +238,6 @@ def test_augmented_photo_is_a_function_of_the_random_stream():
     assert {image.shape for image in first} == {(224, 224, 3)}
     assert {image.dtype for image in first} == {np.dtype(np.uint8)}
     np.testing.assert_array_equal(first, [transform(data, generator(seed)) for seed in range(8)])
-    cropped = Chain(transform.steps[:2])
+    cropped = Compose(transform.steps[:2])
     changed = [(cropped(data, generator(s)) != first[s]).any() for s in range(8)]
     assert 2 < sum(changed) < 8

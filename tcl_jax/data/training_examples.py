@@ -1,7 +1,8 @@
-"""The rows of training batches: an example augmented and tokenised, with its place in the stream.
+"""What training batches consist of: examples of a source, augmented and tokenised.
 
-A row is a pure function of the seed and its place, whatever process or worker makes it. A sample
-that cannot be used is replaced by another of the same source, drawn from the place too.
+An example is a pure function of the seed and its place in the stream, whatever process or worker
+makes it. A sample that cannot be used is replaced by another of the same source, which depends on
+the seed and the place, too.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from tcl_jax.errors import RunError
 Tokenizer: TypeAlias = Callable[[Sequence[str]], Int32[np.ndarray, "n length"]]
 
 MAX_TRIES = 20
-"""Samples looked at for one row before the run gives up."""
+"""Samples looked at for one example before the run gives up."""
 
 BAD = "bad"
-"""Field of a row, and of a batch before it is handed out: the `BadSample`s it met."""
+"""Field of an example, and of a batch before it is handed out: the `BadSample`s it met."""
 
-_ROW, _REPLACEMENT = 0, 1
+_EXAMPLE, _REPLACEMENT = 0, 1
 
 
 @runtime_checkable
@@ -63,7 +64,7 @@ class Incomplete(Protocol):
         ...
 
 
-class Rows:
+class TrainingExamples:
     """{"image": uint8 [S, S, 3], "tokens": int32 [L], "bad": tuple of `BadSample`} by place.
 
     With `erasing` also "erase", int32 [4]. Where the source gives the embeddings of its captions,
@@ -74,8 +75,10 @@ class Rows:
             several to draw from, or None), and may have `key`, `shard`, `problem` (why there is
             no caption) and, of a list of captions, `text_embedding`, float32 [n, d].
         order: which example is at a place.
-        tokenizer, transform, erasing: as in `pipeline.make_iterator`.
-        seed: of everything random in a row.
+        tokenizer: texts to int32 [n, L].
+        transform: `(image, rng)` to uint8 [S, S, 3]; S must be the same for all.
+        erasing: draws what part of each picture the training step erases; None: no part of any.
+        seed: of everything random in an example.
         length: number of places.
     """
 
@@ -103,7 +106,7 @@ class Rows:
         return self._length
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """The row at a place.
+        """The example at a place.
 
         Raises:
             RunError: `MAX_TRIES` samples one after the other are bad.
@@ -115,8 +118,8 @@ class Rows:
         for attempt in range(MAX_TRIES):
             example = self._source[index]
             try:
-                row = self._make(example, self._rng(place, attempt, _ROW))
-                return {**row, BAD: tuple(bad)}
+                made = self._make(example, self._rng(place, attempt, _EXAMPLE))
+                return {**made, BAD: tuple(bad)}
             except BadSampleError as error:
                 key, shard = str(example.get("key", index)), str(example.get("shard", ""))
                 bad.append(BadSample(key, shard, error.kind, error.reason))
@@ -140,14 +143,14 @@ class Rows:
             raise bad_image(image if isinstance(image, bytes) else b"?", error) from error
         except ValueError as error:
             raise ValueError(f"example {example.get('key', '?')!r}: {error}") from error
-        row = {"image": pixels}
+        made = {"image": pixels}
         if "text_embedding" in example:
-            row["text_embedding"] = example["text_embedding"][example["text"].index(text)]
+            made["text_embedding"] = example["text_embedding"][example["text"].index(text)]
         else:
-            row["tokens"] = self._tokenizer([text])[0]
+            made["tokens"] = self._tokenizer([text])[0]
         if self._erasing is not None:
-            row["erase"] = self._erasing(pixels.shape[0], pixels.shape[1], rng)
-        return row
+            made["erase"] = self._erasing(pixels.shape[0], pixels.shape[1], rng)
+        return made
 
     def _rng(self, place: int, attempt: int, purpose: int) -> np.random.Generator:
         """Random numbers of one try; no two tries share any, as Philox counts up the first word."""
