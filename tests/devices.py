@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+COLLECTIVE = re.compile(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+?)(?:-start)?\(")
+ARRAY = re.compile(r"\w\d+\[([\d,]*)\]")
 
 
 def run_on_eight_devices(program: str) -> None:
@@ -21,3 +25,12 @@ def run_on_eight_devices(program: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def collectives(hlo: str) -> list[tuple[str, int]]:
+    """Kind and elements of every array that a collective operation of a program makes."""
+    return [
+        (kind, math.prod(int(n) for n in dimensions.split(",") if n))
+        for arrays, kind in COLLECTIVE.findall(hlo)
+        for dimensions in ARRAY.findall(arrays)
+    ]
