@@ -90,7 +90,7 @@ def _shifted(x: jax.Array, offsets: list[tuple[int, int]], *, rows: int) -> list
 
 def _whole(x: jax.Array) -> jax.Array:
     """Keeps a CPU's compiler from computing an array again for each of its readers."""
-    # XLA for TPUs needs up to twice the memory and traffic of batches if it is told so.
+    # XLA for TPUs would need up to twice the memory and traffic of batches.
     whole = jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
     assert isinstance(whole, jax.Array)
     return whole

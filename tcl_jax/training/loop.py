@@ -124,8 +124,9 @@ def _train(
     t, is_writer = config.train, jax.process_index() == 0
 
     # --------------------------------------------------------------------------------------- data
+    suffix = "" if is_writer else f"-{jax.process_index()}"
     bad_samples = BadSampleLog(
-        root / _name_of_process("bad_samples", ".jsonl"), max_share=config.data.max_bad_share
+        root / f"bad_samples{suffix}.jsonl", max_share=config.data.max_bad_share
     )
     batches = open_batches(
         config, task.clip.config, bad_samples, text_tower=cached_text_tower(config, task)
@@ -260,12 +261,6 @@ def noise_key(seed: int, mesh: Mesh) -> jax.Array:
         lambda: jax.random.fold_in(jax.random.key(seed), 1), out_shardings=replicated(mesh)
     )
     return key()
-
-
-def _name_of_process(stem: str, suffix: str) -> str:
-    """A file name of this process alone; process 0 needs no number."""
-    index = jax.process_index()
-    return f"{stem}-{index}{suffix}" if index else stem + suffix
 
 
 def _check_finite(failure: Failure | None, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells: averages over a window, metrics.jsonl, TensorBoard, a progress line, MFU."""
+"""What a run reports: averages over a window, metrics.jsonl, TensorBoard, a progress line, MFU."""
 
 from __future__ import annotations
 
