@@ -81,7 +81,6 @@ def get_config() -> ConfigDict:
     # however many devices; 0: all. 64 as in the paper's run, which compared on each of its GPUs.
     config.loss.area_group = 64
     config.loss.temperature = 1.0
-    config.loss.text_tile = 0  # texts whose masks are computed together; 0: what suits the memory
 
     config.optim = ConfigDict()
     config.optim.base_lr = 3e-4

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+COLLECTIVE = re.compile(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+?)(?:-start)?\(")
+ARRAY = re.compile(r"\w\d+\[([\d,]*)\]")
 
 
 def run_on_eight_devices(program: str) -> None:
@@ -30,3 +34,12 @@ def process_arguments(processes: int) -> list[list[str]]:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     return [[port, str(processes), str(i)] for i in range(processes)]
+
+
+def collectives(hlo: str) -> list[tuple[str, int]]:
+    """Kind and elements of every array that a collective operation of a program makes."""
+    return [
+        (kind, math.prod(int(n) for n in dimensions.split(",") if n))
+        for arrays, kind in COLLECTIVE.findall(hlo)
+        for dimensions in ARRAY.findall(arrays)
+    ]

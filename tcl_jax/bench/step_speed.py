@@ -15,8 +15,8 @@ from tcl_jax.bench.timing import PartTimer, Program, Timing, compile_timed, time
 from tcl_jax.models.clip import CLIPConfig, encode_image, encode_text
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.vision import patch_grid
-from tcl_jax.ops.grounding import pair_statistics
 from tcl_jax.ops.images import normalize
+from tcl_jax.ops.pair_statistics import pair_statistics
 from tcl_jax.parallel.mesh import put_batch, put_parameters, put_replicated
 from tcl_jax.training.build import Task
 from tcl_jax.training.flops import total, training_flops
@@ -184,7 +184,7 @@ def time_parts(
 
     def pairs(params: Any, pixels: jax.Array, texts: jax.Array) -> Any:
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
-        return pair_statistics(pixels, texts, w, b, text_tile=objective.text_tile)
+        return pair_statistics(pixels, texts, w, b)
 
     def loss(params: Any, frozen: Any, batch: Any) -> jax.Array:
         return objective(params, frozen, batch, jax.random.key(0)).total

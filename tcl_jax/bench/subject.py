@@ -206,7 +206,7 @@ def _paper_config(variant: str, dtype: str) -> ConfigDict:
             "model": {
                 "variant": variant, "sizes": {}, "weights": "", "tap_layer": 0, "dtype": dtype,
             },
-            "loss": {**dataclasses.asdict(LossWeights()), "temperature": 1.0, "text_tile": 0},
+            "loss": {**dataclasses.asdict(LossWeights()), "temperature": 1.0},
             "optim": {**adamw, **rates},
             "train": {
                 "global_batch_size": 1024, "total_steps": 50_000, "accumulation_steps": 1,

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.dense import BestClass, with_background
-from tcl_jax.evaluation.scene_batches import scene_batches
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.clip import CLIP, encode_image, encode_text

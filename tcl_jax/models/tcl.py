@@ -14,7 +14,7 @@ from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig
 from tcl_jax.models.grounder import Grounder
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.vision import VisionOutput, patch_grid
-from tcl_jax.ops.masking import pixel_text_similarity
+from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
 
 
 @struct.dataclass
@@ -40,7 +40,7 @@ class Sim2Mask(nn.Module):
     def __call__(self, similarity: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:
         w = self.param("w", nn.initializers.constant(10.0), ())
         b = self.param("b", nn.initializers.constant(-2.5), ())
-        return w * similarity + b
+        return mask_logits(similarity, w, b)
 
 
 class TCL(nn.Module):

@@ -5,43 +5,8 @@ the small one, whose kernels are sums of the 3x3 kernel's rows and columns: 4/9 
 multiplications. GPUs and TPUs get that as one transposed convolution, and other 3x3 convolutions as
 they are. XLA's convolution for CPUs is slower than its matrix product; there both are bilinear
 algorithms, products [tiles, c] x [c, d] between transforms of few additions: 25/144 of the
-multiplications where the map is upsampled, and 1/4 where it is not. Gradients take the same forms,
-and all of it is a function of the 3x3 kernel, which remains the parameter.
-
-What the CPU's compiler counts, and what is predicted, in GFLOP of the result (the two gradients
-take twice that), and the temporary memory in MiB; float32, 768 channels, jax 0.10.2. Each pair is
-the plain convolution and this one.
-
-    ============  =========  ===============  ===============  ===============  ================
-    result        map        predicted        counted          memory, result   memory, gradient
-    ============  =========  ===============  ===============  ===============  ================
-    1x56x56       upsampled    33.3     5.8     32.5     6.1      9    85         39    85
-    1x56x56       ordinary     33.3     8.3     32.5     8.8      0   122         39   143
-    1x112x112     upsampled   133.2    23.1    131.6    23.5     37   124         94   229
-    1x112x112     ordinary    133.2    33.3    131.6    34.0      0   202         94   329
-    64x28x28      upsampled   532.7    92.5    507.6    93.0    147   170        314   330
-    64x28x28      ordinary    532.7   133.2    507.6   134.9      0   344        314   641
-    64x56x56      upsampled  2130.8   369.9   2080.4   371.3    588   356       1196   638
-    64x56x56      ordinary   2130.8   532.7   2080.4   538.5      0   901       1196  1694
-    ============  =========  ===============  ===============  ===============  ================
-
-Of this memory the transformed kernel is 56 and 81 MiB. FLOPs were counted with all tiles at once,
-as XLA counts the body of a loop once; memory is that of `STRIP_TILES`.
-
-The decoder's first half-stage (norm, GELU, this convolution, residual) in bfloat16 as the TPU's
-compiler counts it (v5e, libtpu 0.0.52), 64 images a chip, plain and sub-pixel:
-
-    ============  =========  ===============  ===============  ================
-    result        of         GFLOP            GB accessed      temporary, MiB
-    ============  =========  ===============  ===============  ================
-    64x28x28      result      508.7   221.2   0.664   0.394      74     0
-    64x28x28      gradient   1017.0   442.6   1.614   1.086      93    37
-    64x56x56      result     2084.5   917.6   2.941   1.862     809   441
-    64x56x56      gradient   4166.8  1835.4   6.545   4.201     884   555
-    ============  =========  ===============  ===============  ================
-
-The same as 2x2 convolutions with 4d channels or as four of them, whose results are then woven
-together, accesses 1.705 and 1.327 GB instead of the first line's 0.394.
+multiplications where the map is upsampled, and 1/4 where it is not. All of it is a function of the
+3x3 kernel, which remains the parameter.
 """
 
 from __future__ import annotations
@@ -49,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +98,7 @@ def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Floa
         x: [b, h, w, c].
         kernel: [3, 3, c, d], in float32 even where x is not.
     """
-    return _conv3x3(x, kernel)
+    return _by_platform(ORDINARY, _plain)(x, kernel)
 
 
 def upsampled_conv3x3(
@@ -144,7 +109,30 @@ def upsampled_conv3x3(
     Args:
         x, kernel: see `conv3x3`.
     """
-    return _upsampled_conv3x3(x, kernel)
+    return _by_platform(UPSAMPLED, _sub_pixel)(x, kernel)
+
+
+def _by_platform(form: Bilinear, direct: Convolution) -> Convolution:
+    """On a CPU `form`, elsewhere `direct`; so are the gradients, which keep x and kernel alone."""
+    bilinear = functools.partial(_bilinear, form)
+
+    @jax.custom_vjp
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.platform_dependent(x, kernel, cpu=bilinear, default=direct)
+
+    def forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        return convolution(x, kernel), (x, kernel)
+
+    def backward(given: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.platform_dependent(
+            *given,
+            dy,
+            cpu=lambda x, kernel, dy: jax.vjp(bilinear, x, kernel)[1](dy),
+            default=lambda x, kernel, dy: jax.vjp(direct, x, kernel)[1](dy),
+        )
+
+    convolution.defvjp(forward, backward)
+    return convolution
 
 
 def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -169,14 +157,39 @@ def _sub_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-class _Tiling(NamedTuple):
-    # Tiles of a map: `strips` of `rows` times `columns`.
-    strips: int
-    rows: int
-    columns: int
+def _bilinear(form: Bilinear, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    images, height, width, _ = x.shape
+    step, inputs, outputs = form.step, form.inputs, form.outputs
+    taps = np.kron(form.kernels, form.kernels).astype(np.float32)
+    matrices = jnp.matmul(taps, kernel.astype(jnp.float32).reshape(9, -1))
+    matrices = matrices.reshape(len(inputs), len(inputs), *kernel.shape[2:])
+
+    columns = -(-width // step)  # of tiles
+    strips, rows = _strips(form, x, max(STRIP_TILES, *kernel.shape[2:]))
+    # Zeros before the first sample, and after the last as many as complete the tiles and one more.
+    below, right = step * (strips * rows + 1) - 1 - height, step * (columns + 1) - 1 - width
+    padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, below), (1, right), (0, 0)))
+    starts = [step * rows * i for i in range(strips)]
+    pieces = jnp.stack([padded[:, start : start + step * (rows + 1)] for start in starts])
+
+    # For the gradient a strip's tiles are made again rather than kept.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def strip(piece: jax.Array) -> jax.Array:
+        tiles = jnp.stack(_combine(inputs, _samples(piece, step, axis=1)))
+        tiles = jnp.stack(_combine(inputs, _samples(tiles, step, axis=3)), axis=1)
+        products = jnp.einsum("pqbrsc,pqcd->pqbrsd", tiles, matrices)
+        y = jnp.stack(_combine(outputs, _unstack(products, axis=1)), axis=4)
+        y = jnp.stack(_combine(outputs, _unstack(y, axis=0)), axis=2)
+        return y.reshape(images, TILE * rows, TILE * columns, kernel.shape[3]).astype(x.dtype)
+
+    y = jnp.moveaxis(jax.lax.map(strip, pieces), 0, 1)
+    y = y.reshape(images, strips * TILE * rows, TILE * columns, kernel.shape[3])
+    scale = TILE // step
+    return y[:, : scale * height, : scale * width]
 
 
-def _tiling(form: Bilinear, x: jax.Array, most: int) -> _Tiling:
+def _strips(form: Bilinear, x: jax.Array, most: int) -> tuple[int, int]:
+    """Strips of a map and their rows of tiles: about `most` tiles a strip, of all images."""
     images, height, width, _ = x.shape
     if not isinstance(images, int):  # a symbolic size, of an export
         images = 1
@@ -185,134 +198,25 @@ def _tiling(form: Bilinear, x: jax.Array, most: int) -> _Tiling:
     # Strips of equal size may hold rows that are not there; no more than an eighth.
     while 8 * (-(-rows // strips) * strips - rows) > rows:
         strips += 1
-    return _Tiling(strips, -(-rows // strips), columns)
+    return strips, -(-rows // strips)
 
 
-def _strip_tiles(kernel: jax.Array) -> int:
-    return max(STRIP_TILES, *kernel.shape[2:])
+def _samples(x: jax.Array, step: int, axis: int) -> list[jax.Array]:
+    """For each of a tile's samples, those of all tiles; the last two are the next tile's first."""
+    tiles = x.shape[axis] // step - 1
+    x = x.reshape(*x.shape[:axis], tiles + 1, step, *x.shape[axis + 1 :])
+    own, following = (jax.lax.slice_in_dim(x, i, i + tiles, axis=axis) for i in (0, 1))
+    following = jax.lax.slice_in_dim(following, 0, 2, axis=axis + 1)
+    return _unstack(own, axis + 1) + _unstack(following, axis + 1)
 
 
-def _bilinear(form: Bilinear, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    images, height, width, _ = x.shape
-    tiling = _tiling(form, x, _strip_tiles(kernel))
-    padded, matrices = _pad(form, x, tiling), _transform_kernel(form, kernel)
-    shape = (images, TILE * tiling.strips * tiling.rows, TILE * tiling.columns, kernel.shape[3])
-
-    def strip(y: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-        tiles = _transform(form, _strip(padded, index, form.step * tiling.rows, 2), tiling)
-        results = _results(form, jnp.einsum("pqbrsc,pqcd->pqbrsd", tiles, matrices))
-        results = results.astype(y.dtype)
-        start = index * TILE * tiling.rows
-        return jax.lax.dynamic_update_slice_in_dim(y, results, start, axis=1), None
-
-    y, _ = jax.lax.scan(strip, jnp.zeros(shape, x.dtype), jnp.arange(tiling.strips))
-    scale = TILE // form.step
-    return y[:, : scale * height, : scale * width]
-
-
-def _bilinear_gradients(
-    form: Bilinear, x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    # The transpose of every step of `_bilinear`; as many products for each of the two gradients.
-    _, height, width, _ = x.shape
-    # A strip's part of the kernel's gradient takes memory too; so have fewer of them.
-    tiling = _tiling(form, x, 2 * _strip_tiles(kernel))
-    padded, matrices = _pad(form, x, tiling), _transform_kernel(form, kernel)
-    rows, columns = TILE * tiling.strips * tiling.rows, TILE * tiling.columns
-    dy = dy.astype(jnp.float32)
-    dy = jnp.pad(dy, ((0, 0), (0, rows - dy.shape[1]), (0, columns - dy.shape[2]), (0, 0)))
-
-    def strip(sums: tuple[jax.Array, jax.Array], index: jax.Array) -> tuple[Any, None]:
-        dx, dmatrices = sums
-        tiles = _transform(form, _strip(padded, index, form.step * tiling.rows, 2), tiling)
-        dproducts = _results_transposed(form, _strip(dy, index, TILE * tiling.rows, 0), tiling)
-        dmatrices += jnp.einsum("pqbrsc,pqbrsd->pqcd", tiles, dproducts)
-        dtiles = jnp.einsum("pqbrsd,pqcd->pqbrsc", dproducts, matrices)
-        start = index * form.step * tiling.rows
-        old = _strip(dx, index, form.step * tiling.rows, 2)
-        new = old + _transform_transposed(form, dtiles)
-        return (jax.lax.dynamic_update_slice_in_dim(dx, new, start, axis=1), dmatrices), None
-
-    sums = (jnp.zeros_like(padded), jnp.zeros_like(matrices))
-    (dx, dmatrices), _ = jax.lax.scan(strip, sums, jnp.arange(tiling.strips))
-    dx = dx[:, 1 : height + 1, 1 : width + 1]
-    dkernel = jnp.matmul(_on_taps(form).T, dmatrices.reshape(-1, dmatrices[0, 0].size))
-    return dx.astype(x.dtype), dkernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _pad(form: Bilinear, x: jax.Array, tiling: _Tiling) -> jax.Array:
-    # Zeros before the first sample, and after the last as many as complete the tiles.
-    _, height, width, _ = x.shape
-    below = form.step * tiling.strips * tiling.rows - height + 1
-    right = form.step * tiling.columns - width + 1
-    return jnp.pad(x.astype(jnp.float32), ((0, 0), (1, below), (1, right), (0, 0)))
-
-
-def _strip(x: jax.Array, index: jax.Array, rows: int, more: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(x, index * rows, rows + more, axis=1)
-
-
-def _on_taps(form: Bilinear) -> np.ndarray:
-    return np.kron(form.kernels, form.kernels).astype(np.float32)
-
-
-def _transform_kernel(form: Bilinear, kernel: jax.Array) -> jax.Array:
-    # [3, 3, c, d] -> [p, p, c, d]; as one product, which reads and writes everything once.
-    taps = kernel.astype(jnp.float32).reshape(9, -1)
-    count = len(form.kernels)
-    return jnp.matmul(_on_taps(form), taps).reshape(count, count, *kernel.shape[2:])
-
-
-def _transform(form: Bilinear, x: jax.Array, tiling: _Tiling) -> jax.Array:
-    # [b, rows, columns, c] -> [p, p, b, tile rows, tile columns, c]
-    down = jnp.stack(_combine(form.inputs, _samples(form, x, tiling.rows, 1)))
-    return jnp.stack(_combine(form.inputs, _samples(form, down, tiling.columns, 3)), axis=1)
-
-
-def _transform_transposed(form: Bilinear, tiles: jax.Array) -> jax.Array:
-    weights = form.inputs.T
-    across = _overlap(form, _combine(weights, [tiles[:, q] for q in range(tiles.shape[1])]), 3)
-    return _overlap(form, _combine(weights, list(across)), 1)
-
-
-def _results(form: Bilinear, products: jax.Array) -> jax.Array:
-    # [p, p, b, tile rows, tile columns, d] -> [b, rows, columns, d]
-    count, _, b, rows, columns, d = products.shape
-    across = jnp.stack(_combine(form.outputs, [products[:, q] for q in range(count)]), axis=4)
-    down = jnp.stack(_combine(form.outputs, list(across)), axis=2)
-    return down.reshape(b, TILE * rows, TILE * columns, d)
-
-
-def _results_transposed(form: Bilinear, dy: jax.Array, tiling: _Tiling) -> jax.Array:
-    b, *_, d = dy.shape
-    dy = dy.reshape(b, tiling.rows, TILE, tiling.columns, TILE, d)
-    weights = form.outputs.T
-    down = jnp.stack(_combine(weights, [dy[:, :, i] for i in range(TILE)]))
-    return jnp.stack(_combine(weights, [down[..., i, :] for i in range(TILE)]), axis=1)
-
-
-def _samples(form: Bilinear, x: jax.Array, tiles: int, axis: int) -> list[jax.Array]:
-    # For each of a tile's samples, those of all tiles.
-    last = form.step * (tiles - 1) + 1
-    return [jax.lax.slice_in_dim(x, i, i + last, form.step, axis) for i in range(form.step + 2)]
-
-
-def _overlap(form: Bilinear, samples: Sequence[jax.Array], axis: int) -> jax.Array:
-    # The transpose of `_samples`: a tile's last two samples are the next one's first two.
-    def shifted(x: jax.Array, tiles: int) -> jax.Array:
-        return jnp.pad(x, [(tiles, 1 - tiles) if i == axis else (0, 0) for i in range(x.ndim)])
-
-    phases = [shifted(x, 0) for x in samples[: form.step]]
-    for i, x in enumerate(samples[form.step :]):
-        phases[i] += shifted(x, 1)
-    joined = jnp.stack(phases, axis=axis + 1)
-    shape = joined.shape
-    joined = joined.reshape(*shape[:axis], -1, *shape[axis + 2 :])
-    return jax.lax.slice_in_dim(joined, 0, joined.shape[axis] - form.step + 2, axis=axis)
+def _unstack(x: jax.Array, axis: int) -> list[jax.Array]:
+    # The transpose of a split is one concatenation, that of indexing a sum of padded arrays.
+    return [part.squeeze(axis) for part in jax.lax.split(x, (1,) * x.shape[axis], axis)]
 
 
 def _combine(weights: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
-    # Sums of the parts, a row of weights each; written out, since most weights are 0 or 1.
+    """Sums of the parts, a row of weights each; written out, since most weights are 0 or 1."""
     sums = []
     for row in weights:
         terms = [
@@ -322,31 +226,3 @@ def _combine(weights: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]
         ]
         sums.append(functools.reduce(jnp.add, terms))
     return sums
-
-
-def _by_platform(form: Bilinear, direct: Convolution) -> Convolution:
-    """On a CPU matrix products of `form`, elsewhere `direct`; so are the gradients."""
-
-    @jax.custom_vjp
-    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.platform_dependent(
-            x, kernel, cpu=functools.partial(_bilinear, form), default=direct
-        )
-
-    def forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return convolution(x, kernel), (x, kernel)
-
-    def backward(given: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.platform_dependent(
-            *given,
-            dy,
-            cpu=functools.partial(_bilinear_gradients, form),
-            default=lambda x, kernel, dy: jax.vjp(direct, x, kernel)[1](dy),
-        )
-
-    convolution.defvjp(forward, backward)
-    return convolution
-
-
-_conv3x3 = _by_platform(ORDINARY, _plain)
-_upsampled_conv3x3 = _by_platform(UPSAMPLED, _sub_pixel)

@@ -1,4 +1,7 @@
-"""From pixel and text embeddings to masks, and from masks to region embeddings."""
+"""From pixel and text embeddings to masks, and from masks to region embeddings (TCL, section 3.2).
+
+`n` texts and `b` images; pixels lie on the grid of the masks, four times that of the patches.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def pixel_text_similarity(
     return jnp.moveaxis(similarity, -1, 1)
 
 
-def own_similarity(
+def positive_similarity(
     pixels: Float[Array, "b h w d"], texts: Float[Array, "b d"]
 ) -> Float[Array, "b h w"]:
     """Cosine similarity of every pixel with the text of its own image, float32 in [-1, 1]."""
@@ -39,13 +42,20 @@ def own_similarity(
     return jnp.sum(l2_normalize(pixels) * l2_normalize(texts)[:, None, None], axis=-1)
 
 
+def mask_logits(
+    similarity: Float[Array, "..."], w: Float[Array, ""], b: Float[Array, ""]
+) -> Float[Array, "..."]:
+    """`w * similarity + b`, whose sigmoid is the soft mask (the original's `Sim2Mask`)."""
+    return w * similarity + b
+
+
 def straight_through_mask(
     logits: Float[Array, "..."], uniform: Float[Array, "..."], temperature: float = 1.0
 ) -> Float[Array, "..."]:
-    """Binary Gumbel-softmax mask: 0 or 1 forward, the gradient of its sigmoid backward.
+    """Hard mask (the original's `gumbel_sigmoid`): 0 or 1, with the gradient of its sigmoid.
 
     Args:
-        logits: mask logits.
+        logits: of `mask_logits`.
         uniform: noise in (0, 1), turned into logistic noise `log(u / (1 - u))`.
         temperature: of the sigmoid (1 in the paper).
     """
@@ -64,6 +74,6 @@ def masked_pool(
 
 
 def diagonal(x: Float[Array, "b b h w"]) -> Float[Array, "b h w"]:
-    """The entries of every image with its own text."""
+    """The masks of every image with its own text."""
     index = jnp.arange(x.shape[0])
     return x[index, index]

@@ -1,16 +1,6 @@
-"""Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020).
+"""Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020; the original's `PAMR`).
 
-An iteration takes 2 * 48 FLOPs per pixel and mask. What 10 of them cost on a CPU for a 448-pixel
-window of a ViT-B/16, whose grid has 112 x 112 cells, next to a plain sum over shifted maps: memory
-is what XLA reports beside arguments and result; seconds are CPU time, summed over threads, on two
-AVX-512 cores shared with other work, the least of several runs.
-
-    masks   GFLOP   padded masks   memory, plain   memory, here   seconds, plain   seconds, here
-       24    0.29         2.5 MB         11.2 MB         6.6 MB            0.058           0.017
-      150    1.81        15.4 MB         57.6 MB        28.5 MB            0.247           0.104
-
-Of the plain form's seconds 0.035 were the affinities, whatever the number of masks; here they are
-0.002. The sums run at about 20 GFLOP a second and core, a fifth of what matrix products reach.
+An iteration takes 2 * 48 FLOPs per pixel and mask, and of memory little more than the padded masks.
 """
 
 from __future__ import annotations
@@ -99,8 +89,8 @@ def _shifted(x: jax.Array, offsets: list[tuple[int, int]], *, rows: int) -> list
 
 
 def _whole(x: jax.Array) -> jax.Array:
-    """Has a CPU compute an array once and whole, not in parts for each of its readers."""
-    # XLA for TPUs needs up to twice the memory and traffic of batches if it is told so.
+    """Keeps a CPU's compiler from computing an array again for each of its readers."""
+    # XLA for TPUs would need up to twice the memory and traffic of batches.
     whole = jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
     assert isinstance(whole, jax.Array)
     return whole

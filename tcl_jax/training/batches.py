@@ -36,7 +36,7 @@ def open_batches(
     Args:
         config: of the run.
         clip: sizes of the model's images and texts.
-        bad_samples: is told of samples that cannot be used.
+        bad_samples: records the samples that cannot be used.
         text_tower: as `cached_text_tower` tells it; batches then have `text_embedding` instead of
             `tokens`.
 

@@ -151,16 +151,8 @@ def _tcl_task(config: ConfigDict, sizes: CLIPConfig, clip: Any, run: Run) -> Tas
 
     params = run(init, jax.random.key(config.seed))
     params["grounder"] = grounder_from_clip(params["grounder"], clip, tap)
-    weights = LossWeights(
-        tcl=config.loss.tcl,
-        area=config.loss.area,
-        tv=config.loss.tv,
-        area_prior=config.loss.area_prior,
-        area_group=config.loss.area_group,
-    )
-    objective = TCLObjective(
-        model, weights, config.loss.temperature, text_tile=config.loss.text_tile or None
-    )
+    weights = {field.name: config.loss[field.name] for field in dataclasses.fields(LossWeights)}
+    objective = TCLObjective(model, LossWeights(**weights), config.loss.temperature)
     return Task(objective, params, clip, CLIP(sizes, tap, dtype))
 
 

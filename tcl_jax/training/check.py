@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,12 +31,11 @@ NOT_NEGATIVE = (
     "optim.weight_decay",
     "data.num_workers",
     "loss.area_group",
-    "loss.text_tile",
     "model.tap_layer",
 )
 SHARES = ("loss.area_prior", "eval.background", "eval.kp_weight", "data.flip")
 OTHERS = ("data.caption_cache", "eval.best_metric", "eval.tasks", "eval.templates", "objective")
-"""Fields that are looked at one by one."""
+"""Fields with rules of their own."""
 
 
 def check_config(config: ConfigDict) -> None:
@@ -50,14 +50,16 @@ def check_config(config: ConfigDict) -> None:
             f"the config lacks {', '.join(lacking)}; begin with get_config() of configs/tcl.py, "
             "which has all fields, and change what differs"
         )
+    rules: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
+        ("must be positive", POSITIVE, lambda x: x > 0),
+        ("must not be negative", NOT_NEGATIVE, lambda x: x >= 0),
+        ("must be between 0 and 1", SHARES, lambda x: 0 <= x <= 1),
+    )
     wrong = [
-        *(f"{name}={flat[name]!r} must be positive" for name in POSITIVE if not flat[name] > 0),
-        *(f"{name}={flat[name]!r} must not be negative" for name in NOT_NEGATIVE if flat[name] < 0),
-        *(
-            f"{name}={flat[name]!r} must be between 0 and 1"
-            for name in SHARES
-            if not 0 <= flat[name] <= 1
-        ),
+        f"{name}={flat[name]!r} {rule}"
+        for rule, names, holds in rules
+        for name in names
+        if not holds(flat[name])
     ]
     if not wrong and config.eval.templates not in TEMPLATES:
         wrong.append(f"eval.templates={config.eval.templates!r} is none of {', '.join(TEMPLATES)}")
@@ -80,7 +82,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def check_area_group(config: ConfigDict) -> None:
-    """Refuses a batch that cannot be trained on by what is in its loss.
+    """Refuses a batch of which the area loss cannot make equal groups.
 
     Raises:
         InputError: `loss.area_group` does not divide it.
@@ -95,7 +97,7 @@ def check_area_group(config: ConfigDict) -> None:
 
 
 def check_caption_cache(config: ConfigDict) -> None:
-    """Refuses a config whose captions cannot be embedded once and for all.
+    """Refuses a config with which the embeddings of captions change.
 
     Raises:
         InputError: its text tower is trained.
@@ -129,7 +131,7 @@ def check_same_config(config: dict[str, Any], stored: dict[str, Any], workdir: s
         f"  {name}: {theirs.get(name, '(absent)')!r} there, {ours.get(name, '(absent)')!r} now"
         for name in sorted(ours.keys() | theirs.keys())
         if _plain(ours.get(name)) != _plain(theirs.get(name))
-        # A field that an earlier version did not have, and that says nothing.
+        # A field that an earlier or later version does not have, at a value that changes nothing.
         and (name in ours.keys() & theirs.keys() or ours.get(name) or theirs.get(name))
     ]
     if lines:

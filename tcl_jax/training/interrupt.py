@@ -12,7 +12,7 @@ from tcl_jax.errors import SIGNAL_ECHO
 
 
 class Interrupt:
-    """While active, the first signal is noted, and one after `SIGNAL_ECHO` ends the process."""
+    """While active, the first signal sets `requested`; one after `SIGNAL_ECHO` ends the process."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

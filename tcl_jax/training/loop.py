@@ -107,8 +107,8 @@ def train(
     root = agreed(lambda: open_workdir(workdir, settings))
     if task.identity is not None:
         settings["clip"] = dict(task.identity)
-        told = f"{task.identity['arrays_sha256']}, {task.identity['activation']}"
-        check_same("weights of CLIP", told, "Give every process the same file")
+        weights = f"{task.identity['arrays_sha256']}, {task.identity['activation']}"
+        check_same("weights of CLIP", weights, "Give every process the same file")
     with alone_in(root, f"workdir {workdir!r}"):
         return _train(config, settings, root, mesh, task, evaluators)
 
@@ -124,8 +124,9 @@ def _train(
     t, is_writer = config.train, jax.process_index() == 0
 
     # --------------------------------------------------------------------------------------- data
+    suffix = "" if is_writer else f"-{jax.process_index()}"
     bad_samples = BadSampleLog(
-        root / _name_of_process("bad_samples", ".jsonl"), max_share=config.data.max_bad_share
+        root / f"bad_samples{suffix}.jsonl", max_share=config.data.max_bad_share
     )
     batches = open_batches(
         config, task.clip.config, bad_samples, text_tower=cached_text_tower(config, task)
@@ -163,9 +164,9 @@ def _train(
     if last <= t.total_steps:
         logging.info("%d updates: the run ends with its last evaluation before total_steps", last)
 
-    # ------------------------------------------------------------------------------- what is told
+    # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
-    progress = Progress(last, t.global_batch_size, start_step=first)
+    progress = Progress(last, first)
     window = TrainMetrics(last=("lr", "sim2mask_w", "sim2mask_b", "logit_scale"))
     examples = ExampleMasks(task.objective, mesh)
     if is_writer:
@@ -222,7 +223,7 @@ def _train(
             window.add(metrics)
             del batch
             done = step + 1
-            progress.update(done)
+            progress.update()
 
             if done % t.log_every == 0 or done == last:
                 values = window.compute()
@@ -230,9 +231,10 @@ def _train(
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step
                 flops = total(training_flops(task.objective, t.global_batch_size, both))
-                values |= _speed(progress, flops, t.global_batch_size, mesh)
+                seconds = progress.seconds_per_step()
+                values |= _speed(seconds, flops, t.global_batch_size, mesh)
                 writer.scalars(done, {f"train/{k}": v for k, v in values.items()})
-                progress.update(done, values["total"])
+                progress.show(values["total"], seconds)
                 leave = any_process(interrupt.requested)
             scores = None
             with progress.paused():
@@ -241,8 +243,7 @@ def _train(
                         scores = evaluate(done)
                 if scores is not None or done % t.checkpoint_every == 0 or done == last:
                     save(done, scores)
-            # Several processes leave together: at the step where they have compared notes, and by
-            # what was noted then.
+            # Several processes leave at one step: at the log at which they asked each other.
             if jax.process_count() == 1:
                 leave = interrupt.requested
             if leave and done < last:
@@ -262,12 +263,6 @@ def noise_key(seed: int, mesh: Mesh) -> jax.Array:
     return key()
 
 
-def _name_of_process(stem: str, suffix: str) -> str:
-    """A file name of this process alone; process 0 needs no number."""
-    index = jax.process_index()
-    return f"{stem}-{index}{suffix}" if index else stem + suffix
-
-
 def _check_finite(failure: Failure | None, root: Path) -> None:
     if failure is None or (step := int(jax.device_get(failure.step))) < 0:
         return
@@ -280,10 +275,9 @@ def _check_finite(failure: Failure | None, root: Path) -> None:
     )
 
 
-def _speed(progress: Progress, flops: float, batch: int, mesh: Mesh) -> dict[str, float]:
+def _speed(seconds: float | None, flops: float, batch: int, mesh: Mesh) -> dict[str, float]:
     """Images a second and MFU; `flops` are the method's for one image."""
-    seconds = progress.seconds_per_step()
-    if not seconds:
+    if seconds is None:
         return {}
     used = mfu(flops * batch, seconds, list(mesh.devices.flat))
     return {"images_per_second": batch / seconds} | ({} if used is None else {"mfu": used})

@@ -1,4 +1,10 @@
-"""What is learned, from what, and by which loss: TCL on a frozen CLIP, and CLIP itself."""
+"""What is learned, from what, and by which loss: TCL on a frozen CLIP, and CLIP itself.
+
+A term more in TCL's loss is its formula and its weight in `ops.losses`, a line in
+`TCLObjective.combine` below, and its weight's field in configs/tcl.py. What it needs of each image
+besides `GroundedImages` is computed in `embed`, and what it needs of each pair of an image and a
+text in `ops.pair_statistics`.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +21,17 @@ from jaxtyping import Array, Float
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.ops import losses
-from tcl_jax.ops.grounding import PairStatistics, pair_losses, pair_statistics
 from tcl_jax.ops.images import erase, normalize
-from tcl_jax.ops.masking import own_similarity, straight_through_mask
+from tcl_jax.ops.masking import mask_logits, positive_similarity, straight_through_mask
+from tcl_jax.ops.pair_statistics import PairStatistics, pair_statistics
 from tcl_jax.ops.resize import resize_nearest
 
 Batch = dict[str, jax.Array]
 """Rows by name: `image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32.
 
-TCL also takes `text_embedding` [b, d] float32 instead of tokens. `erase` [b, 4] int32 are there
-where rectangles of the normalised images are to become noise, as in `ops.images.erase`; `uniform`
-[b, h, w] float32 in (0, 1) where the masks' noise is given."""
+TCL also takes `text_embedding` [b, d] float32 instead of tokens. Two are optional: `erase` [b, 4]
+int32, rectangles of the normalised images that become noise (see `ops.images.erase`), and `uniform`
+[b, h, w] float32 in (0, 1), the masks' noise."""
 
 _ERASE_STREAM = 1
 """Folded into a row's key for the noise in erased rectangles; masks are drawn from the key."""
@@ -47,11 +53,10 @@ class LossOutput:
 
 
 class Objective(abc.ABC):
-    """A loss over learned and frozen parameters, and the order in which the learned ones join.
+    """A loss over learned and frozen parameters, in three parts.
 
-    The loss of a batch is computed in three parts, so that a large one can be taken piece by piece
-    without becoming another loss: `prepare` and `embed` look at any of its rows, and only
-    `combine`, which is cheap, needs them all.
+    `prepare` and `embed` look at some rows of a batch, and only `combine`, which is cheap, needs
+    what they return for all rows. So a large batch can be taken piece by piece with its exact loss.
 
     Attributes:
         model: the network.
@@ -98,12 +103,12 @@ def with_keys(batch: Batch, key: jax.Array) -> Batch:
 
 
 @struct.dataclass
-class GroundedRows:
+class GroundedImages:
     """What TCL's terms need of each image; float32.
 
     Attributes:
-        pairs: its masks of all texts, [b, n] each.
-        image: [b, d] embedding of the masked image.
+        pairs: of its masks of all texts, [b, n] each.
+        image: [b, d] CLIP's embedding of the masked image.
         text: [b, d] embedding of its own text.
         variation: [b] total variation of its pixel embeddings.
     """
@@ -116,26 +121,26 @@ class GroundedRows:
 
 @dataclasses.dataclass(frozen=True)
 class TCLObjective(Objective):
-    """TCL's objective (paper section 3.3); learned: all of `models.tcl.TCL` but its CLIP.
+    """TCL's objective (paper section 3.3, the original's `TCL.forward`).
+
+    Learned is all of `models.tcl.TCL` but its CLIP.
 
     Attributes:
         model: the network.
         weights: of the terms.
         temperature: of the straight-through mask.
-        text_tile: texts whose masks exist at a time, see `ops.grounding`; chosen by size if None.
     """
 
     model: TCL
     weights: losses.LossWeights = losses.LossWeights()
     temperature: float = 1.0
-    text_tile: int | None = None
 
     def group_of(self, path: str) -> str:
         """The copy of CLIP's blocks is the backbone."""
         return "backbone" if path.startswith("grounder/blocks_") else "head"
 
     def prepare(self, frozen: Any, rows: Batch) -> Batch:
-        """Embeds the texts and draws the masks' noise, unless the rows bring it."""
+        """Embeds the texts and draws the masks' noise, unless the rows have them."""
         rows = {**rows, "text_embedding": embed_texts(self.model.clip_model, frozen, rows)}
         if "uniform" not in rows:
             patch = self.model.config.patch_size
@@ -146,49 +151,44 @@ class TCLObjective(Objective):
             rows["uniform"] = jax.vmap(draw)(rows["keys"])
         return rows
 
-    def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> GroundedRows:
-        """Grounds all texts in each image, and encodes each image under its own mask."""
+    def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> GroundedImages:
+        """Grounds all texts in each image, and encodes each image under the mask of its own text.
+
+        The latter is CLIP's ordinary embedding (the original's `clip_forward`); the gradient of
+        `tcli` reaches the learned parameters through the mask alone.
+        """
         image, texts = augmented(rows), rows["text_embedding"]
-        weight, bias = params["sim2mask"]["w"], params["sim2mask"]["b"]
+        w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
         pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
-        own_logits = weight * own_similarity(pixels, texts) + bias
-        hard = straight_through_mask(own_logits, rows["uniform"], self.temperature)[..., None]
+        logits = mask_logits(positive_similarity(pixels, texts), w, b)
+        hard = straight_through_mask(logits, rows["uniform"], self.temperature)[..., None]
         masked = image * resize_nearest(hard, image.shape[1:3])
         encoded = encode_image(self.model.clip_model, frozen, masked)
-        pairs = pair_statistics(
-            pixels, batch["text_embedding"], weight, bias, text_tile=self.text_tile
-        )
-        return GroundedRows(
-            pairs=pairs,
+        variation = losses.total_variation(jnp.moveaxis(pixels, -1, 1))
+        return GroundedImages(
+            pairs=pair_statistics(pixels, batch["text_embedding"], w, b),
             image=encoded.embedding.astype(jnp.float32),
             text=texts,
-            variation=jax.vmap(losses.total_variation)(jnp.moveaxis(pixels, -1, 1)),
+            variation=jnp.mean(variation, axis=1),
         )
 
-    def combine(self, params: Any, embedded: GroundedRows) -> LossOutput:
-        """All terms over the global batch."""
-        w = self.weights
-        pairs = pair_losses(
-            embedded.pairs,
-            params["tclf_logit_scale"],
-            area_prior=w.area_prior,
-            area_group=w.area_group,
-        )
-        own = losses.info_nce(
-            losses.image_text_similarity(embedded.image, embedded.text), params["tcli_logit_scale"]
-        )
+    def combine(self, params: Any, embedded: GroundedImages) -> LossOutput:
+        """All terms over the global batch (paper, section 3.3)."""
+        weight, pairs, sim2mask = self.weights, embedded.pairs, params["sim2mask"]
+        similarity = losses.image_text_similarity(embedded.image, embedded.text)
+        area, neg_area = losses.area_losses(pairs.area, weight.area_prior, weight.area_group)
         terms = {
-            "tclf": w.tcl * pairs.tclf,
-            "tcli": w.tcl * own,
-            "area": w.area * pairs.area,
-            "neg_area": w.area * pairs.neg_area,
-            "tv_img": w.tv * jnp.mean(embedded.variation),
-            "tv_mask": w.tv * pairs.tv_mask,
+            "tclf": weight.tcl * losses.info_nce(pairs.similarity, params["tclf_logit_scale"]),
+            "tcli": weight.tcl * losses.info_nce(similarity, params["tcli_logit_scale"]),
+            "area": weight.area * area,
+            "neg_area": weight.area * neg_area,
+            "tv_img": weight.tv * jnp.mean(embedded.variation),
+            "tv_mask": weight.tv * jnp.mean(pairs.variation),
         }
         measures = {
-            "mask_area": pairs.mask_area,
-            "sim2mask_w": params["sim2mask"]["w"],
-            "sim2mask_b": params["sim2mask"]["b"],
+            "mask_area": jnp.mean(losses.positives(pairs.area)),
+            "sim2mask_w": sim2mask["w"],
+            "sim2mask_b": sim2mask["b"],
         }
         return LossOutput(
             total=sum(terms.values(), start=jnp.zeros(())), terms=terms, measures=measures
@@ -228,16 +228,16 @@ class CLIPObjective(Objective):
 
     def combine(self, params: Any, embedded: ImagesAndTexts) -> LossOutput:
         """Symmetric InfoNCE of image and text embeddings over the global batch."""
-        log_scale = params["logit_scale"]
+        logit_scale = params["logit_scale"]
         similarity = losses.image_text_similarity(embedded.image, embedded.text)
-        loss = losses.info_nce(similarity, log_scale)
+        loss = losses.info_nce(similarity, logit_scale)
         hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
-        measures = {"accuracy": jnp.mean(hits), "logit_scale": log_scale}
+        measures = {"accuracy": jnp.mean(hits), "logit_scale": logit_scale}
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)
 
 
 def augmented(rows: Batch) -> Float[Array, "b h w 3"]:
-    """Normalised images, with noise in the rectangles that the rows say to erase."""
+    """Normalised images, with noise in the rectangles `erase` of the rows."""
     image = normalize(rows["image"])
     if "erase" not in rows:
         return image
@@ -246,7 +246,7 @@ def augmented(rows: Batch) -> Float[Array, "b h w 3"]:
 
 
 def embed_texts(clip: CLIP, frozen: Any, batch: Batch) -> Float[Array, "b d"]:
-    """Embeddings of a batch's texts: those it brings along, or else the frozen CLIP's."""
+    """Embeddings of a batch's texts: those in it, or else the frozen CLIP's."""
     if "text_embedding" in batch:
         return batch["text_embedding"]
     return encode_text(clip, frozen, batch["tokens"])

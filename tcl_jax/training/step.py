@@ -11,13 +11,7 @@ import numpy as np
 
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.training.objectives import Batch, LossOutput, Objective, with_keys
-from tcl_jax.training.optim import (
-    AdamW,
-    Schedule,
-    apply_updates,
-    merge_groups,
-    split_groups,
-)
+from tcl_jax.training.optim import AdamW, Schedule, apply_updates, merge_groups, split_groups
 from tcl_jax.training.state import Failure, TrainState
 
 PHASES = (("head",), ("head", "backbone"))
@@ -33,7 +27,6 @@ def make_step(
     objective: Objective,
     adamw: AdamW,
     schedule: Schedule,
-    *,
     train_groups: tuple[str, ...],
     accumulation_steps: int = 1,
 ) -> StepFn:
@@ -46,8 +39,8 @@ def make_step(
         accumulation_steps: parts that the batch is taken in, see `loss_and_gradient`.
 
     Returns:
-        `(state, failure, frozen, batch, key) -> (state, failure, metrics)`; `key` is the run's
-        root key for this stream, folded with the step here. `metrics` are float32 scalars.
+        `(state, failure, frozen, batch, key) -> (state, failure, metrics)`; the step's number is
+        folded into `key`, the root key of the masks' noise. `metrics` are float32 scalars.
     """
 
     def step(
@@ -103,9 +96,9 @@ def loss_and_gradient(
     """The loss of a global batch and its gradient, in the memory that a part of the batch takes.
 
     With more than one part every example is embedded twice: first without a gradient, for what the
-    loss needs of all rows; then part by part again, to carry the loss's gradient with respect to
-    its row on to the parameters (Gao et al., "Scaling deep contrastive learning batch size under
-    memory limited setup", 2021). Loss and gradient are those of the whole batch, up to rounding.
+    loss needs of all rows; then part by part again, for the gradient of the parameters from that of
+    the rows (Gao et al., "Scaling deep contrastive learning batch size under memory limited setup",
+    2021). Loss and gradient are those of the whole batch, up to rounding.
 
     Args:
         objective: the loss.
@@ -174,9 +167,10 @@ def no_failure(
 
 
 class PhasedStep:
-    """The step of either phase, each compiled once, when it is first needed.
+    """The step of either phase (paper section 4.1), each compiled once, when it is first needed.
 
-    Phase 1 trains the head; from `backbone_from_step` on, the backbone trains too.
+    Phase 1 trains the head; from `backbone_from_step` on, the backbone trains too (the original's
+    `set_train` with `decoder_only` and without).
 
     Args:
         objective, adamw, schedule, accumulation_steps: see `make_step`.
@@ -194,14 +188,7 @@ class PhasedStep:
     ) -> None:
         self._backbone_from_step = backbone_from_step
         self._steps = tuple(
-            make_step(
-                objective,
-                adamw,
-                schedule,
-                train_groups=groups,
-                accumulation_steps=accumulation_steps,
-            )
-            for groups in PHASES
+            make_step(objective, adamw, schedule, groups, accumulation_steps) for groups in PHASES
         )
         self._compiled: dict[int, jax.stages.Compiled] = {}
 
@@ -222,24 +209,17 @@ class PhasedStep:
         return self._compiled[phase](*arguments)
 
     def trace(
-        self,
-        phase: int,
-        state: TrainState,
-        failure: Failure,
-        frozen: Any,
-        batch: Batch,
-        key: jax.Array,
+        self, phase: int, state: TrainState, failure: Failure, *rest: Any
     ) -> jax.stages.Traced:
-        """The step of a phase (0 or 1) for arguments placed like these; shapes will do.
+        """The step of a phase (0 or 1) for arguments with these shapes, dtypes and shardings.
 
-        What it returns lies as what it is given: state and failure record as they were, metrics
-        like the failure record on every device.
+        Output shardings equal the inputs'; the metrics are replicated as the failure record is.
         """
-        placed = jax.tree.map(lambda x: x.sharding, (state, failure))
+        shardings = jax.tree.map(lambda x: x.sharding, (state, failure))
         step = jax.jit(
             self._steps[phase],
-            out_shardings=(*placed, failure.step.sharding),
+            out_shardings=(*shardings, failure.step.sharding),
             donate_argnums=(0, 1),
         )
-        traced: jax.stages.Traced = step.trace(state, failure, frozen, batch, key)
+        traced: jax.stages.Traced = step.trace(state, failure, *rest)
         return traced

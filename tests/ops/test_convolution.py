@@ -55,27 +55,29 @@ def test_algorithms_of_one_dimension_are_exact() -> None:
     ):
         found = form.outputs @ ((form.kernels @ kernel) * (form.inputs @ given))
         np.testing.assert_allclose(found, np.correlate(whole, kernel), rtol=1e-12)
-    assert len(ORDINARY.kernels) ** 2 == 36
-    assert len(UPSAMPLED.kernels) ** 2 == 25
+    assert (len(ORDINARY.kernels) ** 2, len(UPSAMPLED.kernels) ** 2) == (36, 25)
 
 
 @both_operations
+@pytest.mark.parametrize(("tiles", "shape"), [(256, (3, 1, 2, 4)), (3, (2, 9, 7, 4))], ids=str)
 @pytest.mark.parametrize(
-    ("tiles", "shape"), [(256, (2, 8, 7, 4)), (256, (3, 1, 2, 4)), (3, (2, 9, 7, 4))], ids=str
+    ("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 1e-2)], ids=["float32", "bfloat16"]
 )
 def test_values_and_gradients(
     f: Convolution,
     expected: Convolution,
     tiles: int,
     shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    tolerance: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(convolution, "STRIP_TILES", tiles)
     x, kernel = inputs(*shape)
-    # Not `f` itself: what it was traced to with another STRIP_TILES would be taken again.
-    found = with_gradients(lambda x, kernel: f(x, kernel))(x, kernel)
+    found = with_gradients(f)(x.astype(dtype), kernel)
+    assert [a.dtype for a in found] == [dtype, dtype, jnp.float32]
     for a, b in zip(found, with_gradients(expected)(x, kernel), strict=True):
-        assert relative_error(a, np.asarray(b)) < 2e-6
+        assert relative_error(a, np.asarray(b)) < tolerance
 
 
 def test_sub_pixel_form_of_accelerators() -> None:
@@ -93,15 +95,6 @@ def test_float32_is_enough_for_many_channels(f: Convolution, expected: Convoluti
         exact = np.asarray(exact)
     assert exact.dtype == np.float64
     assert relative_error(f(x, kernel), exact) < (1e-5 if f is conv3x3 else 2e-6)
-
-
-@both_operations
-def test_bfloat16(f: Convolution, expected: Convolution) -> None:
-    x, kernel = inputs(2, 5, 6, 16)
-    found = with_gradients(f)(x.astype(jnp.bfloat16), kernel)
-    assert [a.dtype for a in found] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
-    for a, b in zip(found, with_gradients(expected)(x, kernel), strict=True):
-        assert relative_error(a, np.asarray(b)) < 1e-2
 
 
 @both_operations
@@ -129,19 +122,17 @@ def test_one_export_for_all_platforms_and_batches(f: Convolution, expected: Conv
     assert relative_error(found, np.asarray(expected(x, kernel))) < 2e-6
 
 
-def flops(f: Convolution, *arrays: jax.Array) -> float:
-    return jax.jit(f).lower(*arrays).compile().cost_analysis()["flops"]
-
-
 def test_fewer_multiplications() -> None:
+    def flops(f: Convolution) -> float:
+        return jax.jit(f).lower(x, kernel).compile().cost_analysis()["flops"]
+
     # In one strip, for XLA counts the body of a loop once.
     x, kernel = inputs(1, 32, 32, 128, results=128)
-    whole = flops(plain_upsampled, x, kernel)
     # 4/9 of them; a little less, as what meets the padding is not counted.
-    assert 0.40 < flops(convolution._sub_pixel, x, kernel) / whole < 0.46
+    assert 0.40 < flops(convolution._sub_pixel) / flops(plain_upsampled) < 0.46
     # 25/144 and 1/4, and the transforms.
-    assert 0.17 < flops(upsampled_conv3x3, x, kernel) / whole < 0.22
-    assert 0.25 < flops(conv3x3, x, kernel) / flops(plain, x, kernel) < 0.35
+    assert 0.17 < flops(upsampled_conv3x3) / flops(plain_upsampled) < 0.22
+    assert 0.25 < flops(conv3x3) / flops(plain) < 0.35
 
 
 @both_operations
@@ -149,21 +140,20 @@ def test_memory_does_not_grow_with_the_transformed_tiles(
     f: Convolution, expected: Convolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del expected
-    x, kernel = inputs(1, 128, 128, 16, results=16)
 
     def temporary() -> int:
-        program = jax.jit(lambda x, kernel: f(x, kernel)).lower(x, kernel).compile()
+        program = with_gradients(f).lower(*inputs(1, 128, 128, 16, results=16)).compile()
         return program.memory_analysis().temp_size_in_bytes
 
     in_strips = temporary()
     monkeypatch.setattr(convolution, "STRIP_TILES", 10**6)
-    assert in_strips < temporary() / 2
+    assert in_strips < 0.75 * temporary()
 
 
 ON_EIGHT_DEVICES = """
 import jax, numpy as np
-from tcl_jax.ops.convolution import conv3x3, upsampled_conv3x3
 from tcl_jax.parallel.mesh import batch_sharded, data_mesh, replicated
+from tests.devices import collectives
 from tests.ops.test_convolution import PAIRS, inputs, with_gradients
 
 mesh = data_mesh()
@@ -173,13 +163,10 @@ given = inputs(16, 11, 12, 4)
 placed = [jax.device_put(a, s) for a, s in zip(given, (rows, everywhere))]
 for f, expected in PAIRS:
     forward = jax.jit(f, out_shardings=rows).lower(*placed).compile().as_text()
-    assert "f32[2,11,12,4]" in forward
+    assert "f32[2,11,12,4]" in forward and collectives(forward) == []
     shardings = [rows, rows, everywhere]
     both = jax.jit(with_gradients(f), out_shardings=shardings).lower(*placed).compile()
-    for text, kinds in ((forward, ["all-reduce"]), (both.as_text(), [])):
-        for kind in ("all-gather", "all-to-all", "collective-permute", *kinds):
-            assert kind not in text, (f, kind)
-    assert "all-reduce" in both.as_text()
+    assert {kind for kind, _ in collectives(both.as_text())} == {"all-reduce"}
     for a, b in zip(both(*placed), with_gradients(expected)(*given), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 """

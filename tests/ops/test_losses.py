@@ -7,15 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.ops.images import IMAGENET_MEAN, IMAGENET_STD, center_pad, normalize
 from tcl_jax.ops.losses import (
     area_losses,
     image_text_similarity,
     info_nce,
-    region_text_loss,
+    region_text_similarity,
     total_variation,
 )
-from tcl_jax.ops.masking import masked_pool, straight_through_mask
+from tcl_jax.ops.masking import (
+    diagonal,
+    masked_pool,
+    pixel_text_similarity,
+    positive_similarity,
+    straight_through_mask,
+)
 
 
 def test_info_nce_of_equal_similarities_is_log_batch() -> None:
@@ -32,44 +37,32 @@ def test_info_nce_is_symmetric_and_its_scale_is_clipped() -> None:
     assert float(info_nce(similarity, jnp.array(9.0))) == pytest.approx(float(top))
 
 
-def test_region_loss_equals_image_loss_when_regions_ignore_the_text() -> None:
+def test_similarities_of_regions_that_ignore_the_text_are_those_of_images() -> None:
     images, texts = jax.random.normal(jax.random.key(0), (2, 4, 8))
     regions = jnp.broadcast_to(images[:, None], (4, 4, 8))
-    scale = jnp.array(2.0)
-    assert float(region_text_loss(regions, texts, scale)) == pytest.approx(
-        float(info_nce(image_text_similarity(images, texts), scale)), rel=1e-6
-    )
+    found = region_text_similarity(regions, texts)
+    np.testing.assert_allclose(found, image_text_similarity(images, texts), rtol=1e-5)
 
 
 def test_area_losses() -> None:
-    masks = jnp.full((3, 3, 2, 2), 0.1) + 0.5 * jnp.eye(3)[:, :, None, None]
-    own, others = area_losses(masks, 0.4)
-    assert (float(own), float(others)) == (pytest.approx(0.2), pytest.approx(0.1))
-    assert float(area_losses(jnp.full((1, 1, 2, 2), 0.4), 0.4)[1]) == 0.0
+    area, neg_area = area_losses(0.1 + 0.5 * jnp.eye(3), 0.4)
+    assert (float(area), float(neg_area)) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert float(area_losses(jnp.full((1, 1), 0.4), 0.4)[1]) == 0.0
 
 
 def test_area_of_groups_is_the_mean_of_each_alone() -> None:
-    masks = jax.random.uniform(jax.random.key(0), (6, 6, 2, 2))
-    prior = float(jnp.mean(jnp.diagonal(masks)))  # on which the whole batch lies
-
-    def apart(masks: jax.Array) -> jax.Array:
-        groups = [area_losses(masks[i : i + 2, i : i + 2], prior)[0] for i in (0, 2, 4)]
-        return jnp.mean(jnp.stack(groups))
-
-    def together(masks: jax.Array) -> jax.Array:
-        return area_losses(masks, prior, 2)[0]
-
-    found, expected = (jax.value_and_grad(f)(masks) for f in (together, apart))
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
-    np.testing.assert_allclose(found[1], expected[1], atol=1e-7)
-    assert found[0] > 0.01 > area_losses(masks, prior)[0]
-    assert area_losses(masks, prior, 2)[1] == area_losses(masks, prior)[1]
+    areas = jax.random.uniform(jax.random.key(0), (5, 5))
+    prior = float(jnp.mean(jnp.diagonal(areas)))  # on which the whole batch lies
+    apart = [area_losses(areas[i : i + 2, i : i + 2], prior)[0] for i in (0, 2, 4)]
+    area, neg_area = area_losses(areas, prior, 2)
+    np.testing.assert_allclose(area, np.mean(apart), rtol=1e-6)
+    assert area > 0.01 > area_losses(areas, prior)[0]
+    assert neg_area == area_losses(areas, prior)[1]
 
 
 def test_total_variation_of_a_ramp() -> None:
-    ramp = jnp.arange(6.0).reshape(1, 2, 3)
-    assert float(total_variation(ramp)) == 3 + 1
-    assert float(total_variation(jnp.ones((2, 4, 4)))) == 0
+    maps = jnp.stack([jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))])
+    np.testing.assert_array_equal(total_variation(maps), [3 + 1, 0])
 
 
 def test_hard_mask_is_binary_with_the_gradient_of_its_sigmoid() -> None:
@@ -91,12 +84,8 @@ def test_masked_pool_averages_the_masked_pixels() -> None:
     np.testing.assert_array_equal(pooled[0, 1], 0)
 
 
-def test_normalisation_and_padding() -> None:
-    image = np.array([[[[0, 128, 255]]]], np.uint8)
-    expected = (image / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-    np.testing.assert_allclose(normalize(jnp.asarray(image)), expected, rtol=1e-5)
-    floating = jnp.ones((1, 5, 8, 3))
-    np.testing.assert_array_equal(normalize(floating), floating)
-    padded, (top, left) = center_pad(floating, 8)
-    assert padded.shape == (1, 8, 8, 3) and (top, left) == (1, 0)
-    np.testing.assert_array_equal(padded[:, 1:6], floating)
+def test_similarity_with_the_own_text_is_the_diagonal() -> None:
+    pixels = jax.random.normal(jax.random.key(0), (3, 4, 5, 8))
+    texts = jax.random.normal(jax.random.key(1), (3, 8))
+    every = pixel_text_similarity(pixels, texts)
+    np.testing.assert_allclose(positive_similarity(pixels, texts), diagonal(every), atol=1e-6)

@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 
 from tests.devices import process_arguments
-from tests.ops.test_grounding import SIZE
-from tests.parallel.grounding_worker import COUNT
 from tests.parallel.worker import compute
-from tests.reference import relative_error
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent.parent
@@ -80,17 +77,6 @@ def test_training_is_the_same(root: Path, several: str) -> None:
             np.testing.assert_allclose(ours[name], value, rtol=tolerance, err_msg=name)
         elif name.startswith("final/"):
             np.testing.assert_allclose(ours[name], value, atol=2e-4, err_msg=name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("several", ["eight", "two"])
-def test_losses_of_all_pairs_are_the_same_and_little_is_exchanged(root: Path, several: str) -> None:
-    ours, theirs = read(root / several, "grounding"), read(root / "alone", "grounding")
-    assert theirs.pop("largest_collective") == 0 and len(theirs) == 10
-    # The texts, gathered; nothing of size [n, n] nor of pixels.
-    assert ours.pop("largest_collective") == COUNT * SIZE
-    for name, value in theirs.items():
-        assert relative_error(ours[name], value) < 1e-5, name
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""One process of several: a few training steps, the losses of all pairs, and an evaluation.
+"""One process of several: a few training steps and an evaluation.
 
 usage: python -m tests.parallel.worker WEIGHTS FOLDER PARTS PORT PROCESSES INDEX
 """
@@ -29,7 +29,6 @@ from tcl_jax.training.optim import split_groups
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import PhasedStep, no_failure
 from tests.parallel.evaluation_worker import evaluation_counts
-from tests.parallel.grounding_worker import pair_losses
 from tests.tiny import tiny_settings
 
 
@@ -45,7 +44,6 @@ def compute(weights: str, folder: Path, parts: int) -> None:
     folder.mkdir(exist_ok=True)
     for name, found in (
         ("training", train(weights, parts)),
-        ("grounding", pair_losses()),
         ("evaluation", evaluation_counts(folder)),
     ):
         arrays = {key: np.asarray(value) for key, value in found.items()}

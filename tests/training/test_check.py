@@ -31,47 +31,32 @@ def test_every_impossible_value_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("fields", "message"),
     [
-        ("eval.background", 1.5, "eval.background=1.5 must be between 0 and 1"),
-        ("eval.templates", "nope", "eval.templates='nope' is none of identity, simple"),
-        ("eval.best_metric", "voc/miou", "best_metric='voc/miou' must be TASK/SCORE.*'voc20'"),
+        ({"eval.background": 1.5}, "eval.background=1.5"),
+        ({"eval.templates": "nope"}, "eval.templates='nope'.* identity"),
+        ({"eval.best_metric": "voc/miou"}, "best_metric='voc/miou'.*'voc20'"),
+        ({"train.total_steps": 200}, "eval.every=2500 .*train.total_steps=200"),
+        ({"train.total_steps": 200, "eval.every": 200}, None),
+        ({"train.total_steps": 200, "eval.tasks": ()}, None),
+        ({"eval.tasks": (), "eval.best_metric": "voc20/miou"}, None),
+        ({"data.caption_cache": True}, None),
+        ({"data.caption_cache": True, "objective": "clip"}, "data.caption_cache"),
     ],
 )
-def test_impossible_evaluations(field: str, value: float | str, message: str) -> None:
+def test_configs_that_a_run_can_have_and_cannot(fields: dict, message: str | None) -> None:
     config = get_config()
-    config.update_from_flattened_dict({field: value})
-    with pytest.raises(InputError, match=message):
+    config.update_from_flattened_dict(fields)
+    if message is None:
         check_config(config)
-
-
-def test_best_checkpoints_of_a_run_that_is_not_judged() -> None:
-    config = get_config()
-    config.eval.tasks, config.eval.best_metric = (), "voc20/miou"
-    check_config(config)
-
-
-def test_a_config_of_ones_own_lacks_fields() -> None:
-    with pytest.raises(InputError, match="the config lacks train.global_batch_size, .*tcl.py"):
-        check_config(ConfigDict({"train": {"total_steps": 3}}))
-    for name in ("eval.tasks", "data.caption_cache"):
-        config = get_config()
-        part, field = name.split(".")
-        with config.unlocked():
-            del config[part][field]
-        with pytest.raises(InputError, match=f"the config lacks {name};"):
+    else:
+        with pytest.raises(InputError, match=message):
             check_config(config)
 
 
-def test_a_run_has_room_for_an_evaluation() -> None:
-    config = get_config()
-    config.train.total_steps = 200
-    with pytest.raises(InputError, match="eval.every=2500 is more than train.total_steps=200"):
-        check_config(config)
-    config.eval.every = 200
-    check_config(config)
-    config.eval.every, config.eval.tasks = 2500, ()
-    check_config(config)
+def test_a_config_of_ones_own_lacks_fields() -> None:
+    with pytest.raises(InputError, match="lacks train.global_batch_size, .*tcl.py"):
+        check_config(ConfigDict({"train": {"total_steps": 3}}))
 
 
 def test_groups_of_the_area_loss_divide_the_batch() -> None:
@@ -82,15 +67,6 @@ def test_groups_of_the_area_loss_divide_the_batch() -> None:
         check_area_group(config)
     config.loss.area_group = 0
     check_area_group(config)
-
-
-def test_captions_are_embedded_once_for_a_frozen_text_tower_alone() -> None:
-    config = get_config()
-    config.data.caption_cache = True
-    check_config(config)
-    config.objective = "clip"
-    with pytest.raises(InputError, match="objective='clip' trains the text tower"):
-        check_config(config)
 
 
 @pytest.mark.parametrize(
@@ -118,12 +94,8 @@ def test_differences_between_configs_are_listed() -> None:
     assert "gone: 1 there, '(absent)' now" in str(error.value)
     assert "new: '(absent)' there, 3 now" in str(error.value)
     assert "a.c" not in str(error.value)
-
-
-def test_a_field_that_is_new_and_says_nothing_is_no_difference() -> None:
-    check_same_config({"a": 1, "prefix": "", "group": 0, "sizes": {}}, {"a": 1}, "run")
-    with pytest.raises(InputError, match="group: '\\(absent\\)' there, 64 now"):
-        check_same_config({"a": 1, "prefix": "", "group": 64}, {"a": 1}, "run")
+    # Fields of another version at values that change nothing.
+    check_same_config({"a": 1, "prefix": "", "group": 0, "sizes": {}}, {"a": 1, "tile": 0}, "run")
 
 
 def test_workdirs(tmp_path: Path) -> None:

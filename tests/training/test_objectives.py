@@ -1,23 +1,22 @@
-"""Erased rectangles on their way from the batch into the loss."""
+"""Erased rectangles on their way into the loss, its mesh, and patches of odd sizes."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import normalize
-from tcl_jax.training import loop
-from tcl_jax.training.build import build_task
+from tcl_jax.parallel.mesh import DATA_AXIS
 from tcl_jax.training.objectives import CLIPObjective, TCLObjective, augmented, with_keys
+from tcl_jax.training.step import loss_and_gradient
 from tests.reference import arrays, reference_model
-from tests.tiny import tiny_clip_config
 
 KEY = jax.random.key(3)
 BOXES = np.array([[0, 0, 40, 30], [0, 0, 0, 0], [20, 10, 44, 54], [5, 6, 7, 8]], np.int32)
@@ -32,27 +31,11 @@ def erased_batch(boxes: np.ndarray = BOXES) -> dict[str, jax.Array]:
     return {**plain_batch(), "erase": jnp.asarray(boxes)}
 
 
-def objectives() -> dict[str, tuple[Any, Any, Any]]:
-    model, learned, clip = reference_model()
-    return {
-        "tcl": (TCLObjective(model), learned, clip),
-        "clip": (CLIPObjective(CLIP(model.config)), clip, {}),
-    }
-
-
-def test_without_boxes_nothing_is_erased() -> None:
-    batch = with_keys(plain_batch(), KEY)
-    np.testing.assert_array_equal(augmented(batch), normalize(batch["image"]))
-
-
 def test_noise_is_written_after_normalisation() -> None:
     batch = with_keys(erased_batch(), KEY)
     image, before = np.asarray(augmented(batch)), np.asarray(normalize(batch["image"]))
-    assert image.dtype == np.float32
     changed = (image != before).any(axis=-1)
-    for row, (top, left, height, width) in enumerate(BOXES):
-        assert changed[row, top : top + height, left : left + width].all()
-        assert changed[row].sum() == height * width
+    assert changed.sum() == sum(height * width for *_, height, width in BOXES)
     noise = image[2, 20:, 10:]
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
 
@@ -73,7 +56,11 @@ def test_noise_is_not_that_of_the_masks() -> None:
 
 @pytest.mark.parametrize("name", ["tcl", "clip"])
 def test_loss_sees_the_erased_image(name: str) -> None:
-    objective, params, frozen = objectives()[name]
+    model, learned, clip = reference_model()
+    objective, params, frozen = {
+        "tcl": (TCLObjective(model), learned, clip),
+        "clip": (CLIPObjective(CLIP(model.config)), clip, {}),
+    }[name]
     loss = jax.jit(lambda batch: objective(params, frozen, batch, KEY).terms)
     plain = {**plain_batch(), "image": normalize(plain_batch()["image"])}
     by_hand = {**plain, "image": augmented(with_keys(erased_batch(), KEY))}
@@ -86,22 +73,29 @@ def test_loss_sees_the_erased_image(name: str) -> None:
     assert loss._cache_size() == 2  # other boxes are no reason to compile again
 
 
-def test_a_run_with_all_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the config through the loop."""
-    config = tiny_clip_config()
-    config.data.rand_augment.operations = 2
-    config.data.random_erasing = 0.5
-    boxes, put = [], loop.put_batch
+@pytest.mark.parametrize("parts", [1, 2])
+def test_pairs_are_split_over_the_mesh_of_the_batch(parts: int) -> None:
+    model, learned, clip = reference_model()
+    mesh = AbstractMesh((4,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
-    def spy(batch: Any, *rest: Any) -> Any:
-        boxes.append(np.array(batch["erase"]))
-        return put(batch, *rest)
+    def placed(tree: Any, *axes: str) -> Any:
+        sharding = NamedSharding(mesh, PartitionSpec(*axes))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
 
-    monkeypatch.setattr(loop, "put_batch", spy)
-    outcome = loop.train(config, str(tmp_path / "run"), build_task(config), {})
-    assert outcome.finished
-    erased = np.concatenate(boxes).any(axis=1)
-    assert len(erased) == 9 * 8 and 18 < erased.sum() < 54
+    def gradient(params: Any, frozen: Any, batch: Any, key: jax.Array) -> Any:
+        rows = with_keys(batch, key)
+        return loss_and_gradient(
+            TCLObjective(model), lambda p: p, params, frozen, rows, parts=parts
+        )
+
+    batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), plain_batch())
+    traced = jax.jit(gradient).trace(
+        placed(learned), placed(clip), placed(batch, DATA_AXIS), placed(KEY)
+    )
+    text = str(traced.jaxpr)
+    assert "shard_map" in text and "all_gather" in text
 
 
 def test_masks_of_a_patch_that_four_does_not_divide() -> None:

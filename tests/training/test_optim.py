@@ -11,7 +11,6 @@ from tcl_jax.training.optim import (
     apply_updates,
     decay_mask,
     init_optimizer,
-    merge_groups,
     split_groups,
     warmup_cosine,
 )
@@ -38,13 +37,6 @@ def test_decay_spares_one_dimensional_tensors_and_biases() -> None:
         if yes
     }
     assert decayed == {"grounder/blocks_0/kernel", "grounder/gate", "proj"}
-
-
-def test_groups_part_and_merge() -> None:
-    groups = split_groups(PARAMS, group_of)
-    assert set(groups) == {"head", "backbone"}
-    assert set(groups["backbone"]) == {"grounder/blocks_0/kernel", "grounder/blocks_0/bias"}
-    assert merge_groups(groups) == PARAMS
 
 
 def test_schedule() -> None:
