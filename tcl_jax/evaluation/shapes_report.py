@@ -30,7 +30,6 @@ from tcl_jax.evaluation.shapes import (
 )
 from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
-from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.pictures.overlays import comparison_grid, save_png
 from tcl_jax.training.build import Task
@@ -60,7 +59,7 @@ class ShapesEvaluator:
         self._baseline: SceneScores | None = None
         # Once, so that a run compiles each method once and not at every evaluation.
         self._methods = {"clip": BestClass(maskclip_scores(task.clip), mesh)}
-        if isinstance(task.network, TCL):
+        if not task.trains_clip:
             options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
             self._methods["tcl"] = BestClass(tcl_scores(task.network, options), mesh)
         side = task.clip.config.resolution
@@ -108,8 +107,8 @@ class ShapesEvaluator:
         }
 
     def _parameters(self, params: Any, frozen: Any) -> dict[str, Any]:
-        everything, clip = self._task.join(params, frozen)
-        return {"clip": clip, "tcl": everything}
+        everything = self._task.join(params, frozen)
+        return {"clip": everything["clip"], "tcl": everything}
 
     def _segment(
         self, method: str, params: Any, frozen: Any, source: ShapesSource, thresholds: list[float]

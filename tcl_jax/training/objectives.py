@@ -150,7 +150,7 @@ class TCLObjective(Objective):
         """Grounds all texts in each image, and encodes each image under its own mask."""
         image, texts = augmented(rows), rows["text_embedding"]
         weight, bias = params["sim2mask"]["w"], params["sim2mask"]["b"]
-        pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
+        pixels = embed_pixels(self.model, self.model.join(params, frozen), image)
         own_logits = weight * own_similarity(pixels, texts) + bias
         hard = straight_through_mask(own_logits, rows["uniform"], self.temperature)[..., None]
         masked = image * resize_nearest(hard, image.shape[1:3])

@@ -13,13 +13,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tcl_jax.models.flops import Parts, total
 from tcl_jax.parallel.chips import Chip, chip_of
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh, parameter_sharding
 from tcl_jax.parallel.topologies import topology_devices
 from tcl_jax.training.abstract import trace_step
 from tcl_jax.training.build import Task, abstract_task, build_adamw
 from tcl_jax.training.compiled import Compiled, compile_program
-from tcl_jax.training.flops import Parts, total, training_flops
 from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.roofline import Roofline, roofline
 from tcl_jax.training.state import create_state
@@ -202,7 +202,7 @@ def make_plan(
         executed = traced_flops(traced.jaxpr, platform) / mesh.size
         compiled = compile_step(f"{name} at {size // mesh.size} a chip", traced, devices)
         title = "head alone" if phase == 0 else "head and backbone"
-        needs = training_flops(task.objective, size, phase == 1)
+        needs = task.objective.model.training_flops(size, phase == 1)
         rows = size / mesh.size
         return _planned(name, title, rows, mesh.size, compiled, 0, needs, executed, chip)
 

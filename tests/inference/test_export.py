@@ -21,13 +21,13 @@ from tcl_jax.errors import InputError
 from tcl_jax.inference.export import ExportedMasks, export_masks, write_export
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.windows import MergedScores, resize_pixels, sliding_windows, working_size
-from tcl_jax.models.clip import CLIP
+from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.resize import resize
 from tests.reference import GOLDEN, load, reference_model
 
 MODEL, LEARNED, CLIP_PARAMS = reference_model()
-PARAMS = {**LEARNED, "clip": CLIP_PARAMS}
+PARAMS = MODEL.join(LEARNED, CLIP_PARAMS)
 TEXTS = load("masks")["text_emb"]
 PLAIN, PAMR = MaskOptions(pamr=False, kp_weight=0.0), MaskOptions(pamr=True, kp_weight=0.3)
 WITHOUT_PACKAGE = """
@@ -207,14 +207,15 @@ def test_weights_of_half_precision_are_stored_as_float32() -> None:
 
 
 def test_clip_alone_exports_the_baseline() -> None:
-    clip = CLIP(MODEL.config)
+    clip = MaskCLIP(MODEL.config)
+    params = clip.join(CLIP_PARAMS, {})
     exported = export_masks(
-        clip, CLIP_PARAMS, image_size=64, batch=1, num_texts=5, options=PLAIN, threshold=0.25
+        clip, params, image_size=64, batch=1, num_texts=5, options=PLAIN, threshold=0.25
     )
     images = pictures(1, 64, 64)
     masks = load_program(exported).call(images, TEXTS)
     compiled = jax.jit(make_masks, static_argnums=(0, 4))
-    expected = compiled(clip, CLIP_PARAMS, normalize(jnp.asarray(images)), TEXTS, PLAIN)
+    expected = compiled(clip, params, normalize(jnp.asarray(images)), TEXTS, PLAIN)
     np.testing.assert_allclose(masks, expected, atol=1e-5)
     assert exported.description["method"] == "maskclip"
     assert exported.description["threshold"] == 0.25
