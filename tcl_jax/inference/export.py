@@ -91,12 +91,17 @@ def export_masks(
         InputError: if an argument is impossible, or the parameters are not the model's.
     """
     platforms = check_platforms(platforms)
-    size = _check_size(image_size)
-    _check_count("batch", batch)
-    _check_count("num_texts", num_texts)
-    _check_unit("kp_weight", options.kp_weight)
+    size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     threshold = THRESHOLDS[options.pamr] if threshold is None else threshold
-    _check_unit("threshold", threshold)
+    for name, value, want, good in (
+        ("image_size", image_size, "at least 1 pixel", min(size) >= 1),
+        ("batch", batch, "at least 1, or None to leave it open", batch is None or batch >= 1),
+        ("num_texts", num_texts, "at least 1, or None", num_texts is None or num_texts >= 1),
+        ("kp_weight", options.kp_weight, "between 0 and 1", 0 <= options.kp_weight <= 1),
+        ("threshold", threshold, "between 0 and 1", 0 <= threshold <= 1),
+    ):
+        if not good:
+            raise InputError(f"{name}={value} must be {want}")
     dim = model.config.embed_dim
     baked = None
     if text_embeddings is not None:
@@ -223,25 +228,6 @@ def _check_params(model: Method, params: Any) -> None:
             f"the parameters are not those of this model: {wrong[0]} must be {want[wrong[0]]} and "
             f"is {have.get(wrong[0], 'not there')}"
         )
-
-
-def _check_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    rows, columns = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if rows < 1 or columns < 1:
-        raise InputError(
-            f"image_size={image_size} must be at least 1 pixel; 224 and 448 are usual windows"
-        )
-    return rows, columns
-
-
-def _check_count(name: str, count: int | None) -> None:
-    if count is not None and count < 1:
-        raise InputError(f"{name}={count} must be at least 1, or None to leave it open")
-
-
-def _check_unit(name: str, value: int | float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name}={value} must be between 0 and 1")
 
 
 def _check_embeddings(texts: np.ndarray | jax.Array, dim: int) -> Float[np.ndarray, "n d"]:

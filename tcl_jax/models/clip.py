@@ -10,13 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.nn.initializers import lecun_normal, normal
 from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.errors import InputError
 from tcl_jax.models import flops
-from tcl_jax.models.layers import ACTIVATIONS, CLIP_EPS, Transformer, matmul_precision
-from tcl_jax.models.text import encode_tokens, init_text
-from tcl_jax.models.vit import Features, ViT, encode, init_clip_vit, project
+from tcl_jax.models.layers import (
+    ACTIVATIONS,
+    CLIP_EPS,
+    Transformer,
+    init_block,
+    init_layer_norm,
+    matmul_precision,
+)
+from tcl_jax.models.text import encode_tokens
+from tcl_jax.models.vit import Features, ViT, encode, project
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 """Start of every learned temperature, CLIP's own and TCL's two (CLIP section 2.5)."""
@@ -162,27 +170,32 @@ class CLIP:
         return Transformer(CLIP_EPS, ACTIVATIONS[self.config.activation], self.dtype, self.remat)
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
-        """Random parameters, float32."""
-        c, (vision, text) = self.config, jax.random.split(key)
+        """Random parameters, float32, drawn as OpenAI does."""
+        c = self.config
+        keys = iter(jax.random.split(key, 7 + c.vision_layers + c.text_layers))
+        grid, patch = c.resolution // c.patch_size, (c.patch_size, c.patch_size, 3)
+        vision, text = normal(c.vision_width**-0.5), normal(c.text_width**-0.5)
+
+        def blocks(depth: int, width: int, heads: int) -> dict[str, Any]:
+            return {f"blocks_{i}": init_block(next(keys), width, heads) for i in range(depth)}
+
         return {
-            "visual": init_clip_vit(
-                vision,
-                grid=c.resolution // c.patch_size,
-                patch=c.patch_size,
-                width=c.vision_width,
-                depth=c.vision_layers,
-                heads=c.vision_heads,
-                embed=c.embed_dim,
-            ),
-            "text": init_text(
-                text,
-                vocabulary=c.vocab_size,
-                context=c.context_length,
-                width=c.text_width,
-                depth=c.text_layers,
-                heads=c.text_heads,
-                embed=c.embed_dim,
-            ),
+            "visual": {
+                "patch_kernel": lecun_normal((0, 1, 2))(next(keys), (*patch, c.vision_width)),
+                "class_embedding": vision(next(keys), (c.vision_width,)),
+                "positional_embedding": vision(next(keys), (1 + grid**2, c.vision_width)),
+                "ln_pre": init_layer_norm(c.vision_width),
+                **blocks(c.vision_layers, c.vision_width, c.vision_heads),
+                "ln_post": init_layer_norm(c.vision_width),
+                "proj": vision(next(keys), (c.vision_width, c.embed_dim)),
+            },
+            "text": {
+                "token_embedding": normal(0.02)(next(keys), (c.vocab_size, c.text_width)),
+                "positional_embedding": normal(0.01)(next(keys), (c.context_length, c.text_width)),
+                **blocks(c.text_layers, c.text_width, c.text_heads),
+                "ln_final": init_layer_norm(c.text_width),
+                "text_projection": text(next(keys), (c.text_width, c.embed_dim)),
+            },
             "logit_scale": jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32),
         }
 

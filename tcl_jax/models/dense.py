@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,13 @@ from jaxtyping import Array, Float, Key
 
 from tcl_jax.models import flops
 from tcl_jax.models.attention import (
+    Attention,
     correlative_self_attention,
     neighbourhood_attention,
     self_only_attention,
 )
 from tcl_jax.models.clip import CLIPConfig, encode_image
-from tcl_jax.models.layers import Transformer, block
+from tcl_jax.models.layers import block
 from tcl_jax.models.method import MaskOptions, Method, refine_masks
 from tcl_jax.models.vit import Features, project
 from tcl_jax.ops.masking import pixel_text_similarity
@@ -32,27 +33,23 @@ KP_SCALE, KP_OFFSET = 10.0, 0.25
 
 @dataclasses.dataclass(frozen=True)
 class DenseCLIP(Method):
-    """A CLIP of which the last block is computed in another way for the patches.
+    """A CLIP whose last block has another attention for the patches.
 
     Masks are KP mixing's sigmoid of the cosines of patches and texts, on the patch grid; with PAMR
     on four times as many rows and columns, as TCL's are.
+
+    Attributes:
+        reduced: whether the block yields what attention does, with neither residual nor MLP.
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
 
-    @staticmethod
-    @abc.abstractmethod
-    def last_block(
-        settings: Transformer, params: Any, x: Float[Array, "b l c"], grid: tuple[int, int]
-    ) -> Float[Array, "b l c"]:
-        """Tokens after the last block.
+    reduced: ClassVar[bool] = False
 
-        Args:
-            settings, params: of the vision tower, and of its last block.
-            x: tokens that enter it: the class token, then the patches row by row.
-            grid: rows and columns of patches.
-        """
+    @abc.abstractmethod
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        """What the patches, of so many rows and columns, attend to in the last block."""
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         """A random CLIP."""
@@ -72,7 +69,8 @@ class DenseCLIP(Method):
         """
         vision, last = self.clip_model.vision, len(features.blocks) - 1
         params, x = clip["visual"][f"blocks_{last}"], features.after(last)
-        return features.patches(self.last_block(vision, params, x, features.grid))
+        found = block(vision, params, x, self.attention(features.grid))
+        return features.patches(found.attended if self.reduced else found.output)
 
     def similarity(
         self, clip: Any, features: Features, text_embeddings: Float[Array, "n d"]
@@ -126,7 +124,7 @@ class DenseCLIP(Method):
 
 
 class MaskCLIP(DenseCLIP):
-    """Tokens attend to themselves alone; residuals and MLP are kept, as in TCL.
+    """Tokens attend to themselves alone, as in TCL.
 
     Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022.
     """
@@ -134,17 +132,12 @@ class MaskCLIP(DenseCLIP):
     name = "maskclip"
     title = "MaskCLIP"
 
-    @staticmethod
-    def last_block(
-        settings: Transformer, params: Any, x: Float[Array, "b l c"], grid: tuple[int, int]
-    ) -> Float[Array, "b l c"]:
-        """As in `DenseCLIP`."""
-        del grid
-        return block(settings, params, x, self_only_attention).output
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        return self_only_attention
 
 
 class SCLIP(DenseCLIP):
-    """Tokens attend to similar ones; residuals and MLP are kept.
+    """Tokens attend to similar ones.
 
     Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", ECCV 2024.
     """
@@ -152,18 +145,12 @@ class SCLIP(DenseCLIP):
     name = "sclip"
     title = "SCLIP"
 
-    @staticmethod
-    def last_block(
-        settings: Transformer, params: Any, x: Float[Array, "b l c"], grid: tuple[int, int]
-    ) -> Float[Array, "b l c"]:
-        """As in `DenseCLIP`."""
-        del grid
-        return block(settings, params, x, correlative_self_attention).output
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        return correlative_self_attention
 
 
 class NACLIP(DenseCLIP):
-    """Patches attend to similar ones, nearer ones more; neither residual nor MLP (the paper's
-    reduced block).
+    """Patches attend to similar ones, nearer ones more, in the paper's reduced block.
 
     Hajimiri et al., "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic
     Segmentation", WACV 2025.
@@ -171,10 +158,7 @@ class NACLIP(DenseCLIP):
 
     name = "naclip"
     title = "NACLIP"
+    reduced = True
 
-    @staticmethod
-    def last_block(
-        settings: Transformer, params: Any, x: Float[Array, "b l c"], grid: tuple[int, int]
-    ) -> Float[Array, "b l c"]:
-        """As in `DenseCLIP`."""
-        return block(settings, params, x, neighbourhood_attention(grid)).attended
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        return neighbourhood_attention(grid)

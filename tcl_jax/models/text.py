@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.nn.initializers import normal
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from tcl_jax.models.attention import causal_attention
-from tcl_jax.models.layers import (
-    Transformer,
-    init_block,
-    init_layer_norm,
-    layer_norm,
-    run_blocks,
-)
+from tcl_jax.models.layers import Transformer, layer_norm, run_blocks
 
 
 def encode_tokens(
@@ -45,32 +37,3 @@ def encode_tokens(
     x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
     x = layer_norm(x, params["ln_final"], settings.eps)
     return jnp.einsum("nc,cd->nd", x, params["text_projection"].astype(settings.dtype))
-
-
-def init_text(
-    key: Key[Array, ""],
-    *,
-    vocabulary: int,
-    context: int,
-    width: int,
-    depth: int,
-    heads: int,
-    embed: int,
-) -> dict[str, Any]:
-    """Random parameters, drawn as OpenAI does.
-
-    Args:
-        key: of the draws.
-        vocabulary, context: number of token ids, and longest text in tokens.
-        width, depth, heads: of the blocks.
-        embed: size of the space shared with images.
-    """
-    keys = jax.random.split(key, 3 + depth)
-    blocks = {f"blocks_{i}": init_block(keys[3 + i], width, heads) for i in range(depth)}
-    return {
-        "token_embedding": normal(0.02)(keys[0], (vocabulary, width)),
-        "positional_embedding": normal(0.01)(keys[1], (context, width)),
-        **blocks,
-        "ln_final": init_layer_norm(width),
-        "text_projection": normal(width**-0.5)(keys[2], (width, embed)),
-    }

@@ -23,17 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.nn.initializers import lecun_normal, normal
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import (
-    BlockOutput,
-    Transformer,
-    init_block,
-    init_layer_norm,
-    layer_norm,
-    run_blocks,
-)
+from tcl_jax.models.layers import BlockOutput, Transformer, layer_norm, run_blocks
 from tcl_jax.ops.images import center_pad
 from tcl_jax.ops.resize import resize, resize_matrix
 
@@ -221,27 +213,3 @@ def rotary_embedding(
         return jnp.concatenate([x[:, :prefix], turned.astype(x.dtype)], axis=1)
 
     return rotate
-
-
-def init_clip_vit(
-    key: Key[Array, ""], *, grid: int, patch: int, width: int, depth: int, heads: int, embed: int
-) -> dict[str, Any]:
-    """Random parameters of a CLIP's vision tower, drawn as OpenAI does.
-
-    Args:
-        key: of the draws.
-        grid, patch: patches along a side, and pixels along a side of a patch.
-        width, depth, heads: of the blocks.
-        embed: size of the space shared with text.
-    """
-    keys, draw = jax.random.split(key, 4 + depth), normal(width**-0.5)
-    blocks = {f"blocks_{i}": init_block(keys[4 + i], width, heads) for i in range(depth)}
-    return {
-        "patch_kernel": lecun_normal(in_axis=(0, 1, 2))(keys[0], (patch, patch, 3, width)),
-        "class_embedding": draw(keys[1], (width,)),
-        "positional_embedding": draw(keys[2], (1 + grid**2, width)),
-        "ln_pre": init_layer_norm(width),
-        **blocks,
-        "ln_post": init_layer_norm(width),
-        "proj": draw(keys[3], (width, embed)),
-    }

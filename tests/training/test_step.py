@@ -152,9 +152,8 @@ def test_products_of_float32_are_exact_where_it_matters(name: str, dtype: Any) -
     """All of a float32 model's, with their gradients; of a bfloat16 model's those of the losses."""
     objective, learned, frozen = subjects()[name]
     assert isinstance(objective, TCLObjective | CLIPObjective)
-    objective = dataclasses.replace(
-        objective, model=dataclasses.replace(objective.model, dtype=dtype)
-    )
+    model = dataclasses.replace(objective.model, dtype=dtype)
+    objective = dataclasses.replace(objective, model=model)
     config = tiny_clip_config()
     adamw, schedule = build_adamw(config), build_schedule(config)
     step = make_step(objective, adamw, schedule, train_groups=("head", "backbone"))
