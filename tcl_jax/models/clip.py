@@ -86,8 +86,8 @@ class CLIPConfig:
         """Heads of the text tower."""
         return self.text_width // HEAD_SIZE
 
-    def feature_layer_of(self, layer: int | None) -> int:
-        """Block, counted from 1, that feeds the grounder: for None and 0 that before the last."""
+    def feature_layer_of(self, layer: int) -> int:
+        """Block, counted from 1, that feeds the grounder: for 0 that before the last."""
         return layer or self.vision_layers - 1
 
 
@@ -170,7 +170,7 @@ class CLIP:
         return Transformer(CLIP_EPS, ACTIVATIONS[self.config.activation], self.dtype, self.remat)
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
-        """Random parameters, float32, drawn as OpenAI does."""
+        """Random parameters, float32."""
         c = self.config
         keys = iter(jax.random.split(key, 7 + c.vision_layers + c.text_layers))
         grid, patch = c.resolution // c.patch_size, (c.patch_size, c.patch_size, 3)

@@ -49,7 +49,7 @@ class TCL(Method):
     Attributes:
         config: sizes of the CLIP it builds on.
         feature_layer: block of CLIP, counted from 1, whose output feeds the grounder (`ie_freeze`
-            in the original): 11 of 12 for ViT-B/16. None or 0: the one before the last.
+            in the original): 11 of 12 for ViT-B/16. 0: the one before the last.
         dtype: compute dtype; parameters, norms, softmax and similarities are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
 
@@ -58,7 +58,7 @@ class TCL(Method):
     """
 
     config: CLIPConfig
-    feature_layer: int | None = None
+    feature_layer: int = 0
     dtype: Any = jnp.float32
     remat: str = "none"
 
@@ -84,7 +84,7 @@ class TCL(Method):
     @property
     def copied_blocks(self) -> int:
         """Number of CLIP's blocks that the grounder has a copy of."""
-        return self.config.vision_layers - (self.feature_layer or 0)
+        return self.config.vision_layers - self.feature_layer
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Random parameters, CLIP's included."""
@@ -99,7 +99,7 @@ class TCL(Method):
             key: of the decoder.
             clip: parameters of the frozen CLIP.
         """
-        visual, first = clip["visual"], self.feature_layer or 0
+        visual, first = clip["visual"], self.feature_layer
         copies = {f"blocks_{i}": visual[f"blocks_{first + i}"] for i in range(self.copied_blocks)}
         decoder = init_decoder(key, self.config.vision_width)
         scale = jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32)
@@ -201,7 +201,7 @@ def _embed(
     model: TCL, params: Any, image: Float[Array, "b H W 3"]
 ) -> tuple[Features, Float[Array, "b h w d"]]:
     features = encode_image(model.clip_model, params["clip"], image).features
-    tokens = features.after(model.feature_layer or 0)
+    tokens = features.after(model.feature_layer)
     return features, embed_tokens(
         model.clip_model.vision, params["grounder"], tokens, features.grid
     )
