@@ -73,7 +73,7 @@ class Model:
             usable = [n for n, k in METHODS.items() if {*k.parameters} <= {*self.params}]
             raise InputError(
                 f"method {method!r} needs {kind.title}'s weights, of which {', '.join(lacking)} "
-                f"is not here; give --{method} or a checkpoint of {kind.title}, or choose one of "
+                f"are missing; give --{method} or a checkpoint of {kind.title}, or choose one of "
                 f"{', '.join(usable)}"
             )
         return dataclasses.replace(

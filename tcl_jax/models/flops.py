@@ -18,13 +18,13 @@ from tcl_jax.models.decoder import STAGES
 if TYPE_CHECKING:
     from tcl_jax.models.clip import CLIPConfig
 
-Parts = dict[str, float]
+Parts = dict[str, int]
 """FLOPs of one image (with its text) by what they are for."""
 
 _CONVS, _KERNEL = 2, 9
 
 
-def total(parts: Mapping[str, float]) -> float:
+def total(parts: Mapping[str, int]) -> float:
     """The sum of all parts."""
     return float(sum(parts.values()))
 
@@ -32,7 +32,7 @@ def total(parts: Mapping[str, float]) -> float:
 # ------------------------------------------------------------------------------------- the networks
 
 
-def image_tower(config: CLIPConfig, blocks: int | None = None, side: int | None = None) -> float:
+def image_tower(config: CLIPConfig, blocks: int | None = None, side: int | None = None) -> int:
     """Forward FLOPs of the patches and of `blocks` blocks (None: all, and the projection).
 
     Args:
@@ -47,13 +47,13 @@ def image_tower(config: CLIPConfig, blocks: int | None = None, side: int | None 
     return forward + (2 * width * config.embed_dim if blocks is None else 0)
 
 
-def text_tower(config: CLIPConfig) -> float:
+def text_tower(config: CLIPConfig) -> int:
     """Forward FLOPs of a text of full length."""
     width, length = config.text_width, config.context_length
     return config.text_layers * _block(length, width) + 2 * width * config.embed_dim
 
 
-def decoder(config: CLIPConfig, side: int | None = None) -> float:
+def decoder(config: CLIPConfig, side: int | None = None) -> int:
     """Forward FLOPs of the grounder's decoder, two stages of two 3x3 convolutions."""
     patches, width = _patches(config, side), config.vision_width
     pixels = sum(patches * 4 ** (stage + 1) for stage in range(STAGES))
@@ -64,16 +64,16 @@ def _patches(config: CLIPConfig, side: int | None) -> int:
     return ((config.resolution if side is None else side) // config.patch_size) ** 2
 
 
-def _block(tokens: int, width: int) -> float:
+def _block(tokens: int, width: int) -> int:
     """Queries, keys, values and output 4, the MLP 8 of the width's square; and attention."""
     return 24 * tokens * width**2 + _attention(tokens, width)
 
 
-def _attention(tokens: int, width: int) -> float:
+def _attention(tokens: int, width: int) -> int:
     return 4 * tokens**2 * width
 
 
-def _maskclip_block(tokens: int, width: int) -> float:
+def _maskclip_block(tokens: int, width: int) -> int:
     """A block whose tokens attend to themselves alone: value, output and the MLP."""
     return 20 * tokens * width**2
 
@@ -111,7 +111,7 @@ def tcl_masks(
     if mixes_clip:
         parts = dense_masks(config, side, texts)
     else:
-        parts = {"image tower": image_tower(config, config.vision_layers - 1, side), "masks": 0.0}
+        parts = {"image tower": image_tower(config, config.vision_layers - 1, side), "masks": 0}
     parts["grounder's blocks"] = _grounder_blocks(1 + patches, width, copied_blocks)
     parts["decoder"] = decoder(config, side)
     parts["projection"] = 16 * 2 * patches * width * config.embed_dim
@@ -119,7 +119,7 @@ def tcl_masks(
     return parts
 
 
-def _grounder_blocks(tokens: int, width: int, copied_blocks: int) -> float:
+def _grounder_blocks(tokens: int, width: int, copied_blocks: int) -> int:
     return (copied_blocks - 1) * _block(tokens, width) + _maskclip_block(tokens, width)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ class Method(abc.ABC):
 
 
 def refine_masks(
-    image: Float[Array, "b H W 3"], masks: Float[Array, "b h w n"], grid: tuple[int, int]
+    image: Float[Array, "b H W 3"], masks: Float[Array, "b h w n"], grid: Sequence[int]
 ) -> Float[Array, "b g f n"]:
     """PAMR of masks on a grid, to which the image is resized (TCL section 4.1)."""
     return jnp.asarray(pamr(resize(image, grid, align_corners=True), masks))
