@@ -18,7 +18,7 @@ from tcl_jax.models.clip import encode_image
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.grounder import embed_tokens
 from tcl_jax.models.layers import matmul_precision
-from tcl_jax.models.vit import patch_grid
+from tcl_jax.models.vit import patch_grid, project
 from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
@@ -132,6 +132,7 @@ def time_mask_parts(
     """
     network, params = model.module(dtype), jax.device_put(model.params)
     layer, maskclip = network.describe()["tap_layer"], MaskCLIP(model.config, dtype)
+    vision = network.clip_model.vision
     rows, columns = patch_grid(images.shape, network.patch_size)
     fine, full = (4 * rows, 4 * columns), (images.shape[1], images.shape[2])
     placed, placed_texts = jax.device_put((images, texts))
@@ -139,7 +140,8 @@ def time_mask_parts(
 
     def tower(params: Any, images: jax.Array) -> Any:
         features = encode_image(network.clip_model, params["clip"], images).features
-        return features.after(layer), maskclip.patch_tokens(params["clip"], features)
+        patches = maskclip.patch_tokens(params["clip"], features)
+        return features.after(layer), project(vision, params["clip"]["visual"], patches)
 
     def similarity(params: Any, pixels: jax.Array, texts: jax.Array) -> Any:
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
@@ -153,7 +155,7 @@ def time_mask_parts(
         tokens, _ = timed("image tower", tower, params, placed)
         pixels = timed(
             "grounder with decoder",
-            lambda p, x: embed_tokens(network.clip_model.vision, p, x, (rows, columns)),
+            lambda p, x: embed_tokens(vision, p, x, (rows, columns)),
             params["grounder"],
             tokens,
         )
