@@ -115,7 +115,7 @@ def test_evaluation_counts_texts_and_window(task: Task) -> None:
     assert few["decoder"] == 4 * decoder(B16)
     alone = MaskCLIP(model.config).flops(448, 20, mixed)
     assert alone["image tower"] == few["image tower"] and "decoder" not in alone
-    assert model.flops(448, 20, MaskOptions(kp_weight=0))["image tower"] < few["image tower"]
+    assert model.flops(448, 20, MaskOptions(kp_weight=0.0))["image tower"] < few["image tower"]
 
 
 def test_loops_count_as_often_as_they_run() -> None:
