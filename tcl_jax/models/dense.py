@@ -61,12 +61,7 @@ class DenseCLIP(Method):
         return {"clip": learned}
 
     def patch_tokens(self, clip: Any, features: Features) -> Float[Array, "b h w c"]:
-        """The last block of the patches, before `ln_post`.
-
-        Args:
-            clip: parameters of the CLIP.
-            features: of its vision tower.
-        """
+        """The last block of the patches, before `ln_post`, of CLIP's parameters and features."""
         vision, last = self.clip_model.vision, len(features.blocks) - 1
         params, x = clip["visual"][f"blocks_{last}"], features.after(last)
         found = block(vision, params, x, self.attention(features.grid))
@@ -75,12 +70,7 @@ class DenseCLIP(Method):
     def similarity(
         self, clip: Any, features: Features, text_embeddings: Float[Array, "n d"]
     ) -> Float[Array, "b h w n"]:
-        """Cosine of every patch with every text, float32 in [-1, 1].
-
-        Args:
-            clip, features: as in `patch_tokens`.
-            text_embeddings: [n, d], normalised or not.
-        """
+        """Cosine of every patch with every text, float32 in [-1, 1]."""
         tokens = self.patch_tokens(clip, features)
         embedded = project(self.clip_model.vision, clip["visual"], tokens)
         return jnp.moveaxis(pixel_text_similarity(embedded, text_embeddings), 1, -1)
@@ -114,7 +104,6 @@ class DenseCLIP(Method):
 
     @property
     def summary(self) -> str:
-        """For people."""
         return "CLIP alone"
 
     @classmethod

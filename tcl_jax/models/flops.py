@@ -82,13 +82,7 @@ def _maskclip_block(tokens: int, width: int) -> int:
 
 
 def dense_masks(config: CLIPConfig, side: int, texts: int) -> Parts:
-    """Of CLIP alone, its last block being MaskCLIP's.
-
-    Args:
-        config: sizes.
-        side: of the window in pixels, a multiple of the patch.
-        texts: number of masks.
-    """
+    """Of CLIP alone, its last block being MaskCLIP's, see `Method.flops`."""
     patches, width = _patches(config, side), config.vision_width
     last = _maskclip_block(1 + patches, width) + 2 * patches * width * config.embed_dim
     return {
@@ -100,13 +94,7 @@ def dense_masks(config: CLIPConfig, side: int, texts: int) -> Parts:
 def tcl_masks(
     config: CLIPConfig, copied_blocks: int, side: int, texts: int, *, mixes_clip: bool
 ) -> Parts:
-    """Of TCL.
-
-    Args:
-        config, side, texts: as in `dense_masks`.
-        copied_blocks: that the grounder has.
-        mixes_clip: whether CLIP's own dense prediction is computed, too.
-    """
+    """Of TCL, and with `mixes_clip` of CLIP's own dense prediction, too."""
     patches, width = _patches(config, side), config.vision_width
     if mixes_clip:
         parts = dense_masks(config, side, texts)
@@ -127,12 +115,7 @@ def _grounder_blocks(tokens: int, width: int, copied_blocks: int) -> int:
 
 
 def clip_step(config: CLIPConfig, batch: int) -> Parts:
-    """Of CLIP, forward and backward.
-
-    Args:
-        config: sizes.
-        batch: the global batch, whose texts are all contrasted with the image.
-    """
+    """Of CLIP, forward and backward."""
     return {
         "image tower": 3 * image_tower(config),
         "text tower": 3 * text_tower(config),
@@ -141,13 +124,7 @@ def clip_step(config: CLIPConfig, batch: int) -> Parts:
 
 
 def tcl_step(config: CLIPConfig, copied_blocks: int, batch: int, train_backbone: bool) -> Parts:
-    """Of TCL, forward and backward.
-
-    Args:
-        config, batch: as in `clip_step`.
-        copied_blocks: that the grounder has.
-        train_backbone: whether these train, phase 2.
-    """
+    """Of TCL, forward and backward, see `TCL.training_flops`."""
     width, embed, tokens = config.vision_width, config.embed_dim, 1 + _patches(config, None)
     pixels = 16 * (tokens - 1)
     blocks = _grounder_blocks(tokens, width, copied_blocks)

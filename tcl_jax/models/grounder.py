@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from tcl_jax.models.attention import self_only_attention
 from tcl_jax.models.decoder import decode
-from tcl_jax.models.layers import Transformer, block, count_blocks, rematerialized, run_blocks
+from tcl_jax.models.layers import Transformer, run_blocks
 from tcl_jax.models.vit import project
 
 
@@ -25,14 +25,7 @@ def embed_tokens(
         tokens: [b, 1 + rows*columns, c] after the feature layer.
         grid: rows and columns of patches.
     """
-    last = f"blocks_{count_blocks(params) - 1}"
-    before = {name: tree for name, tree in params.items() if name != last}
-    for earlier in run_blocks(settings, before, tokens):
-        tokens = earlier.output
-    run = rematerialized(
-        lambda p, x: block(settings, p, x, self_only_attention).output, settings.remat
-    )
-    tokens = run(params[last], tokens)[:, 1:]
-    patches = tokens.reshape(tokens.shape[0], *grid, -1)
+    blocks = run_blocks(settings, params, tokens, last_attention=self_only_attention)
+    patches = blocks[-1].output[:, 1:].reshape(tokens.shape[0], *grid, -1)
     pixels = decode(params["decoder"], patches, dtype=settings.dtype, remat=settings.remat)
     return project(settings, params, pixels).astype(jnp.float32)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import jax
@@ -192,6 +193,7 @@ def run_blocks(
     x: Float[Array, "b l c"],
     attention: Attention = full_attention,
     rotate: Callable[[jax.Array], jax.Array] | None = None,
+    last_attention: Attention | None = None,
 ) -> tuple[BlockOutput, ...]:
     """All blocks of a tower in a row.
 
@@ -199,18 +201,16 @@ def run_blocks(
         settings: of the tower.
         params: has the blocks as `blocks_0`, `blocks_1`, ..., and may have more.
         x, attention, rotate: as in `block`.
+        last_attention: of the last block, if it has another.
     """
-    outputs = []
-    for number in range(count_blocks(params)):
-        run = rematerialized(lambda p, x: block(settings, p, x, attention, rotate), settings.remat)
-        outputs.append(run(params[f"blocks_{number}"], x))
+    depth, outputs = sum(name.startswith("blocks_") for name in params), []
+    for number in range(depth):
+        if number == depth - 1 and last_attention is not None:
+            attention = last_attention
+        run = partial(block, settings, attention=attention, rotate=rotate)
+        outputs.append(rematerialized(run, settings.remat)(params[f"blocks_{number}"], x))
         x = outputs[-1].output
     return tuple(outputs)
-
-
-def count_blocks(params: Any) -> int:
-    """Depth of a tower."""
-    return sum(name.startswith("blocks_") for name in params)
 
 
 # -------------------------------------------------------------------------- parameters at the start

@@ -155,7 +155,6 @@ class TCL(Method):
 
     @property
     def summary(self) -> str:
-        """For people."""
         return f"TCL, feature layer {self.feature_layer}"
 
     def describe(self) -> dict[str, Any]:
