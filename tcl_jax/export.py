@@ -120,7 +120,7 @@ def export_program(flags: argparse.Namespace) -> None:
     )
     exported = export_masks(
         model.module(COMPUTE_DTYPES[dtype]),
-        model.weights,
+        model.params,
         image_size=flags.image_size or (own.window, own.window),
         options=options,
         batch=flags.batch,

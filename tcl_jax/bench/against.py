@@ -124,7 +124,9 @@ def rounded_clip(subject: Subject) -> Subject:
     clip = jax.tree.map(
         lambda x: np.asarray(x).astype(np.float16).astype(np.float32), subject.task.frozen
     )
-    model = dataclasses.replace(subject.model, params={**subject.model.params, "clip": clip})
+    model = dataclasses.replace(
+        subject.model, params=subject.model.network.join(subject.model.learned, clip)
+    )
     return dataclasses.replace(
         subject, model=model, task=dataclasses.replace(subject.task, frozen=clip)
     )

@@ -75,16 +75,16 @@ def write_weights(
     Returns:
         The fields of the request `load`.
     """
-    assert model.tap_layer is not None
+    feature_layer = model.network.describe()["tap_layer"]
     clip = clip_state_dict(model.params["clip"], model.config, np.float16)
-    learned = tcl_state_dict(model.learned, model.config, model.tap_layer)
+    learned = tcl_state_dict(model.learned, model.config, feature_layer)
     tensors = {f"clip.{k}": v for k, v in clip.items()} | {
         f"tcl.{k}": v for k, v in learned.items()
     }
     np.savez(file, **tensors)  # type: ignore[arg-type]
     return {
         "file": str(file),
-        "tap_layer": model.tap_layer,
+        "tap_layer": feature_layer,
         "loss": {"tcl": loss.tcl, "area": loss.area, "tv": loss.tv},
         "optimizer": {
             "base_lr": learning_rate,

@@ -26,9 +26,8 @@ from tcl_jax.inference.batched import BatchedMasks, default_batch_size
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.windows import resize_pixels
-from tcl_jax.models.clip import CLIP
 from tcl_jax.models.layers import compute_dtype
-from tcl_jax.models.tcl import TCL
+from tcl_jax.models.method import Method
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_locally
@@ -140,7 +139,7 @@ def _seconds_of_all(
     batch: int,
 ) -> float:
     """From files to counts, as an evaluation does it; all is compiled before."""
-    judge = Judge(_network(model, protocol), model.weights, protocol, batch)
+    judge = Judge(_network(model, protocol), model.params, protocol, batch)
 
     def judge_all(examples: Sequence[Example]) -> float:
         start = time.perf_counter()
@@ -159,7 +158,7 @@ def _seconds_of_devices(
     mesh = local_mesh()
     side = max(mosaic.windows[0].height, mosaic.windows[0].width)
     masks = BatchedMasks(_network(model, protocol), protocol.options, mesh, batch)
-    params = put_locally(model.weights, mesh)
+    params = put_locally(model.params, mesh)
     compiled, program = compile_timed(masks.trace(params, side, len(texts)))
     padded, rows = center_offset(side, model.config.patch_size)[0], batch * mesh.size
     zeros = (np.zeros((rows, padded, padded, 3), np.uint8), np.zeros((rows, 4), np.int32))
@@ -192,7 +191,7 @@ def _seconds_of_host(
     return time.perf_counter() - start
 
 
-def _network(model: Model, protocol: Protocol) -> TCL | CLIP:
+def _network(model: Model, protocol: Protocol) -> Method:
     return model.module(compute_dtype(protocol.dtype))
 
 

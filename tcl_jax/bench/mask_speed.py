@@ -15,9 +15,10 @@ from tcl_jax.bench.timing import PartTimer, Program, Timing, compile_timed, time
 from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.model import Model
 from tcl_jax.models.clip import encode_image
+from tcl_jax.models.dense import MaskCLIP
+from tcl_jax.models.grounder import embed_tokens
 from tcl_jax.models.layers import matmul_precision
-from tcl_jax.models.tcl import TCL
-from tcl_jax.models.vision import patch_grid
+from tcl_jax.models.vit import patch_grid, project
 from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
@@ -78,7 +79,7 @@ class MaskRunner:
         dtype: Any = jnp.float32,
     ) -> None:
         make = jax.jit(partial(make_masks, model.module(dtype)), static_argnames="options")
-        self._arguments = jax.device_put((model.weights, images, texts))
+        self._arguments = jax.device_put((model.params, images, texts))
         traced = make.trace(*self._arguments, options=options)
         self._compiled, self.program = compile_timed(traced)
 
@@ -129,16 +130,18 @@ def time_mask_parts(
     Returns:
         The fastest round of each part, for the whole batch.
     """
-    network, params = model.module(dtype), jax.device_put(model.weights)
-    assert isinstance(network, TCL)
-    rows, columns = patch_grid(images.shape, model.config.patch_size)
+    network, params = model.module(dtype), jax.device_put(model.params)
+    layer, maskclip = network.describe()["tap_layer"], MaskCLIP(model.config, dtype)
+    vision = network.clip_model.vision
+    rows, columns = patch_grid(images.shape, network.patch_size)
     fine, full = (4 * rows, 4 * columns), (images.shape[1], images.shape[2])
     placed, placed_texts = jax.device_put((images, texts))
     timed = PartTimer(calls=calls, rounds=rounds, warm_up=warm_up)
 
     def tower(params: Any, images: jax.Array) -> Any:
-        vision = encode_image(network.clip_model, params["clip"], images)
-        return vision.tap, vision.patch_embeddings
+        features = encode_image(network.clip_model, params["clip"], images).features
+        patches = maskclip.patch_tokens(params["clip"], features)
+        return features.after(layer), project(vision, params["clip"]["visual"], patches)
 
     def similarity(params: Any, pixels: jax.Array, texts: jax.Array) -> Any:
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
@@ -149,12 +152,12 @@ def time_mask_parts(
 
     # As `inference.masks` computes.
     with matmul_precision(dtype):
-        tap, _ = timed("image tower", tower, params, placed)
+        tokens, _ = timed("image tower", tower, params, placed)
         pixels = timed(
             "grounder with decoder",
-            lambda v, x: network.bind(v).grounder(x, (rows, columns)),
-            {"params": params},
-            tap,
+            lambda p, x: embed_tokens(vision, p, x, (rows, columns)),
+            params["grounder"],
+            tokens,
         )
         masks = timed("similarity", similarity, params, pixels, placed_texts)
         timed("PAMR", refine, placed, masks)

@@ -54,8 +54,8 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
     from tcl_jax.bench.timing import peak_bytes, time_rounds
     from tcl_jax.inference.masks import MaskOptions
     from tcl_jax.inference.segmenter import Segmenter
+    from tcl_jax.models.flops import total
     from tcl_jax.models.layers import compute_dtype
-    from tcl_jax.training.flops import evaluation_flops, total
     from tcl_jax.training.metrics import mfu
 
     model, dtype = subject.model, compute_dtype(subject.dtype)
@@ -95,8 +95,7 @@ def bench_masks(argv: Sequence[str], doc: str | None) -> None:
                     timing = time_rounds(runner.run, calls=flags.calls, **how)
                     whole = partial(_segmenter_seconds, segmenter, images, texts, options)
                     by_segmenter = time_rounds(whole, calls=1, rounds=flags.rounds, warm_up=1)
-                    mixes = options.kp_weight > 0
-                    flops = total(evaluation_flops(model.module(), side, classes, mixes))
+                    flops = total(model.network.flops(side, classes, options))
                     speed = MaskSpeed(
                         window=side,
                         classes=classes,

@@ -13,13 +13,15 @@ from jax.sharding import Mesh
 
 from tcl_jax.bench.timing import PartTimer, Program, Timing, compile_timed, time_calls
 from tcl_jax.models.clip import CLIPConfig, encode_image, encode_text
+from tcl_jax.models.decoder import decode
+from tcl_jax.models.flops import total
+from tcl_jax.models.grounder import embed_tokens
 from tcl_jax.models.layers import matmul_precision
-from tcl_jax.models.vision import patch_grid
+from tcl_jax.models.vit import patch_grid
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.pair_statistics import pair_statistics
 from tcl_jax.parallel.mesh import put_batch, put_parameters, put_replicated
 from tcl_jax.training.build import Task
-from tcl_jax.training.flops import total, training_flops
 from tcl_jax.training.metrics import mfu
 from tcl_jax.training.objectives import TCLObjective
 from tcl_jax.training.optim import AdamW, Schedule, apply_updates, split_groups
@@ -39,7 +41,7 @@ class StepSpeed:
         phase: 1, the head trains, or 2, the copied blocks do, too.
         seconds: of a step.
         images_per_second: in the middle round.
-        flops_per_image: that the method needs by formula, see `training.flops`.
+        flops_per_image: that the method needs by formula, see `models.flops`.
         mfu: those FLOPs over time and the devices' bfloat16 peak, in 0..1; None if the peak is
             not known.
         program: what the compiler says.
@@ -144,7 +146,7 @@ def step_speed(
     peak: int | None,
 ) -> StepSpeed:  # fmt: skip
     """Figures of a step that was timed; phases are counted from 0."""
-    flops = total(training_flops(task.objective, batch_size, phase == 1))
+    flops = total(task.objective.model.training_flops(batch_size, phase == 1))
     return StepSpeed(
         batch_size=batch_size,
         dtype=jnp.dtype(task.clip.dtype).name,
@@ -190,18 +192,25 @@ def time_parts(
         return objective(params, frozen, batch, jax.random.key(0)).total
 
     params, frozen, rows = jax.device_put((task.params, task.frozen, batch))
-    variables = {"params": {**params, "clip": frozen}}
     images = jax.jit(normalize)(rows["image"])
     grid = patch_grid(images.shape, model.config.patch_size)
     patches = jnp.zeros((images.shape[0], *grid, model.config.vision_width), model.dtype)
     # As `step.make_step` computes.
     with matmul_precision(objective.model.dtype):
-        tap = timed("image tower", lambda p, x: encode_image(clip, p, x).tap, frozen, images)
+        tokens = timed(
+            "image tower",
+            lambda p, x: encode_image(clip, p, x).features.after(model.feature_layer),
+            frozen,
+            images,
+        )
         texts = timed("text tower", partial(encode_text, clip), frozen, rows["tokens"])
         pixels = timed(
-            "grounder, decoder in it", lambda v, x: model.bind(v).grounder(x, grid), variables, tap
+            "grounder, decoder in it",
+            lambda p, x: embed_tokens(clip.vision, p, x, grid),
+            params["grounder"],
+            tokens,
         )
-        timed("decoder", lambda v, x: model.bind(v).grounder.decoder(x), variables, patches)
+        timed("decoder", partial(decode, dtype=model.dtype), params["grounder"]["decoder"], patches)
         timed("masks of all pairs", pairs, params, pixels, texts)
         timed("masked image", lambda p, x: encode_image(clip, p, x).embedding, frozen, images)
         timed("loss, all of it", loss, params, frozen, rows)

@@ -160,9 +160,8 @@ def _of_config(config: ConfigDict, pretrained: bool) -> Subject:
     if not pretrained:
         for layer in task.params["grounder"]["decoder"].values():
             layer["gate"] = np.float32(GATE)
-    sized = task.clip.config
-    params, _ = task.join(task.params, task.frozen)
-    model = Model(sized, task.clip.tap_layer, params, default_settings(sized))
+    params = task.join(task.params, task.frozen)
+    model = Model(task.network, params, default_settings(task.clip.config))
     c = config.model
     sizes = f"sizes of {c.weights}" if c.variant == "auto" else c.variant
     told = repr(c.weights) if pretrained else "random"
@@ -176,13 +175,14 @@ def _of_weights(flags: argparse.Namespace, config: ConfigDict) -> Subject:
     from tcl_jax.training.build import abstract_task
 
     model = load_model_from(flags)
-    if model.tap_layer is None:
+    if model.method != "tcl":
         raise InputError("bench measures TCL, and these weights are a CLIP alone; give --tcl, too")
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
     with config.unlocked():
         # The sizes are the model's own; what remains of the config is how it trains.
-        config.model.variant, config.model.tap_layer = "custom", model.tap_layer
+        config.model.variant = "custom"
+        config.model.tap_layer = model.network.describe()["tap_layer"]
         config.model.sizes.update(dataclasses.asdict(model.config))
     task = dataclasses.replace(
         abstract_task(config), params=model.learned, frozen=model.params["clip"]

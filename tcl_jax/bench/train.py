@@ -122,7 +122,7 @@ def _compare_losses(
 
     task: Any = subject.task
     batch = made_up_batch(task.clip.config, COMPARED_IMAGES, seed=1, noise=True)
-    model = task.objective.model.clone(dtype=jnp.float32)
+    model = dataclasses.replace(task.objective.model, dtype=jnp.float32)
     objective = dataclasses.replace(task.objective, model=model)
     adamw, schedule = build_adamw(subject.config), build_schedule(subject.config)
     tell_stage(f"comparing losses of phase {phase + 1}")

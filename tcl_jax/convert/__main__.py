@@ -51,8 +51,7 @@ def convert(flags: argparse.Namespace) -> None:
     clip, tcl = (flags.source, None) if flags.command == "clip" else (flags.clip, flags.source)
     model = model_from_torch(clip, tcl, activation=flags.activation, prefix=flags.prefix)
     save_model(flags.target, model)
-    tap = f", tap layer {model.tap_layer}" if model.tap_layer is not None else ""
-    print(f"wrote {flags.target}: {name_of(model.config)}{tap}")
+    print(f"wrote {flags.target}: {model.network.summary} on {name_of(model.config)}")
 
 
 def export_torch(flags: argparse.Namespace) -> None:
@@ -69,11 +68,11 @@ def export_torch(flags: argparse.Namespace) -> None:
     check_absent(target)
     model = load_model(flags.source)
     metadata = {"format": "pt"}
-    if model.tap_layer is None:
+    if model.learned:
+        tensors = tcl_state_dict(model.learned, model.config, model.network.describe()["tap_layer"])
+    else:
         metadata["activation"] = model.config.activation
         tensors = clip_state_dict(model.params["clip"], model.config)
-    else:
-        tensors = tcl_state_dict(model.learned, model.config, model.tap_layer)
     write_safetensors(target, tensors, metadata)
     print(f"wrote {target}: {len(tensors)} tensors with the official names")
 
@@ -92,8 +91,7 @@ def inspect(flags: argparse.Namespace) -> None:
         print(describe_file(flags.source, flags.prefix))
         return
     model = load_model(path)
-    kind = "CLIP alone" if model.tap_layer is None else f"TCL, tap layer {model.tap_layer}"
-    print(f"{path}: {kind} on {name_of(model.config)}")
+    print(f"{path}: {model.network.summary} on {name_of(model.config)}")
     print(count_arrays(jax.tree.leaves(model.params)), model.settings, sep="\n")
 
 

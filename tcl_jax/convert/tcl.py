@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax.convert.mapping import (
@@ -114,11 +113,5 @@ def tcl_state_dict(params: Any, config: CLIPConfig, tap_layer: int) -> dict[str,
 def tcl_shapes(config: CLIPConfig, tap_layer: int) -> Any:
     """Tree of `jax.ShapeDtypeStruct` of the learned parameters, CLIP left out."""
     model = TCL(config, tap_layer)
-    image = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((1, config.context_length), jnp.int32)
-
-    def init(image: jax.Array, tokens: jax.Array) -> Any:
-        return model.init(jax.random.key(0), image, tokens, method=TCL.initialize)
-
-    params = jax.eval_shape(init, image, tokens)["params"]
-    return {name: tree for name, tree in params.items() if name != "clip"}
+    clip = jax.eval_shape(model.clip_model.init, jax.random.key(0))
+    return jax.eval_shape(model.init_learned, jax.random.key(0), clip)

@@ -28,7 +28,7 @@ from tcl_jax.pictures.overlays import save_png
 from tcl_jax.pictures.palette import DISTINCT
 
 BASELINE = "maskclip"
-"""Method that TCL is shown beside, a key of `models.dense.DENSE`."""
+"""Method that TCL is shown beside, a key of `models.methods.METHODS`."""
 TITLES = {"tcl": "TCL", BASELINE: "MaskCLIP"}
 
 _CACHE_BYTES = 512 << 20

@@ -18,7 +18,6 @@ from tcl_jax.evaluation.run import check, check_same_images, embed_texts
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import write_json
 from tcl_jax.inference.settings import default_settings
-from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.processes import agreed
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
@@ -40,7 +39,6 @@ class BenchmarkEvaluator:
 
     def __init__(self, name: str, config: ConfigDict, task: Task) -> None:
         self._name, self._task, self._eval = name, task, config.eval
-        self._is_tcl = isinstance(task.network, TCL)
         self._protocol = protocol_of(config, task)
         benchmark = load_benchmark(name, split=config.eval.split)
         self._index = agreed(lambda: list_examples(benchmark, config.eval.data))
@@ -52,14 +50,14 @@ class BenchmarkEvaluator:
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent; every process calls it."""
-        everything, clip = self._task.join(params, frozen)
+        everything = self._task.join(params, frozen)
         if self._judge is None:
             self._judge = Judge(self._task.network, everything, self._protocol)
         judge = self._judge.renewed(everything)
         benchmark = self._index.benchmark
-        if self._texts is None or not self._is_tcl:
+        if self._texts is None or self._task.trains_clip:
             self._texts = embed_texts(
-                self._task.clip, clip, benchmark.texts, self._protocol.templates
+                self._task.clip, everything["clip"], benchmark.texts, self._protocol.templates
             )
         result = judge_benchmark(
             judge, self._index, self._texts, self._log(), progress=jax.process_index() == 0
@@ -91,15 +89,14 @@ class BenchmarkEvaluator:
 def protocol_of(config: ConfigDict, task: Task) -> Protocol:
     """How a run judges what it trains."""
     settings = default_settings(task.clip.config)
-    is_tcl = isinstance(task.network, TCL)
     return Protocol(
-        method="tcl" if is_tcl else "maskclip",
+        method=task.network.name,
         short_side=settings.window,
         window=settings.window,
         stride=settings.stride,
         threshold=config.eval.background,
         pamr=config.eval.pamr,
-        kp_weight=config.eval.kp_weight if is_tcl else 0.0,
+        kp_weight=config.eval.kp_weight if task.network.mixes_clip else 0.0,
         templates=config.eval.templates,
         dtype=config.model.dtype,
     )

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 
 from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_similarity
 from tcl_jax.models.clip import CLIP
-from tcl_jax.models.tcl import TCL
+from tcl_jax.models.method import Method
 from tcl_jax.ops.images import normalize
 from tcl_jax.parallel.mesh import batch_sharded, put_batch, replicated
 
@@ -22,8 +22,8 @@ ScoreFn = Callable[[Any, Float[Array, "b H W 3"], Float[Array, "n d"]], Float[Ar
 """(all parameters, normalised images, text embeddings) -> score of every class at every pixel."""
 
 
-def tcl_scores(model: TCL, options: MaskOptions) -> ScoreFn:
-    """TCL's soft masks."""
+def tcl_scores(model: Method, options: MaskOptions) -> ScoreFn:
+    """Soft masks of what is trained."""
     return lambda params, image, texts: make_masks(model, params, image, texts, options)
 
 

@@ -28,8 +28,7 @@ from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.batched import BatchedMasks, ImageTask
 from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.windows import resize_pixels
-from tcl_jax.models.clip import CLIP
-from tcl_jax.models.tcl import TCL
+from tcl_jax.models.method import Method
 from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import local_mesh, put_locally
 from tcl_jax.parallel.processes import agreed
@@ -49,17 +48,17 @@ class Judge:
     Every process judges a share of the images by itself, so that none waits for another.
 
     Args:
-        model: TCL, or CLIP alone.
+        model: the method.
         params: all its parameters, on the host or replicated on devices.
         protocol: how it is judged.
         batch_size: windows that a device computes together; None: one on a CPU, 8 elsewhere.
     """
 
     def __init__(
-        self, model: TCL | CLIP, params: Any, protocol: Protocol, batch_size: int | None = None
+        self, model: Method, params: Any, protocol: Protocol, batch_size: int | None = None
     ) -> None:
         self.protocol = protocol
-        self._patch_size = model.config.patch_size
+        self._patch_size = model.patch_size
         self._mesh = local_mesh()
         self._masks = BatchedMasks(model, protocol.options, self._mesh, batch_size)
         self._params = put_locally(params, self._mesh)

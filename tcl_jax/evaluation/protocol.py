@@ -19,12 +19,10 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
 from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.methods import METHODS
 
 Field = tuple[str, ...]
 """Where a value stands in a fingerprint; one of a single benchmark is ("benchmarks", name, ...)."""
-
-TITLES = {"tcl": "TCL", "maskclip": "MaskCLIP", "sclip": "SCLIP", "naclip": "NACLIP"}
-"""Methods as papers call them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Protocol:
     """Everything but the model, the data and the class names that moves a score.
 
     Attributes:
-        method: "tcl", or a key of `models.dense.DENSE` for CLIP alone.
+        method: a key of `models.methods.METHODS`.
         short_side: pixels that an image's short side is resized to, by OpenCV's bilinear.
         window, stride: side and distance of the sliding windows, in pixels.
         threshold: score of the background class, in [0, 1].
@@ -73,7 +71,7 @@ class Protocol:
     @property
     def title(self) -> str:
         """The method's name for tables."""
-        return TITLES[self.method] + (" + PAMR" if self.pamr else "")
+        return METHODS[self.method].title + (" + PAMR" if self.pamr else "")
 
     @property
     def options(self) -> MaskOptions:
@@ -136,8 +134,8 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
         "templates": settings.templates,
     }
     fields = {**defaults, **given}
-    if model.tap_layer is None:
-        fields["kp_weight"] = 0.0  # CLIP alone is nothing but what KP mixing mixes in
+    if not model.network.mixes_clip:
+        fields["kp_weight"] = 0.0
     return Protocol(**fields)
 
 
@@ -164,7 +162,7 @@ def fingerprint(
     fields: dict[str, Any] = {
         **dataclasses.asdict(protocol),
         "weights": weights,
-        "architecture": short_hash([dataclasses.asdict(model.config), model.tap_layer]),
+        "architecture": short_hash(list(model.network.describe().values())),
         "resize": f"OpenCV {cv2.__version__}, bilinear",
         "benchmarks": {
             listing.benchmark.name: _describe(listing, given.get(listing.benchmark.name))

@@ -109,14 +109,14 @@ def evaluate(
             described = fingerprint(
                 protocol,
                 chosen,
-                hash_leaves(chosen.weights),
+                hash_leaves(chosen.params),
                 indices,
                 tokenizer_file=tokenizer_file,
                 text_embeddings=text_embeddings,
             )
             folder = output / chosen.method if len(models) > 1 else output
             judge = Judge(
-                chosen.module(compute_dtype(protocol.dtype)), chosen.weights, protocol, batch_size
+                chosen.module(compute_dtype(protocol.dtype)), chosen.params, protocol, batch_size
             )
             found[protocol.title] = _evaluate_method(
                 judge, indices, texts_of, described, folder, progress=progress, warn=not found

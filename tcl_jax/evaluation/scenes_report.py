@@ -30,7 +30,6 @@ from tcl_jax.evaluation.scenes import (
 )
 from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
-from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.pictures.grid import comparison_grid
 from tcl_jax.pictures.overlays import save_png
@@ -62,7 +61,7 @@ class ShapesEvaluator:
         self._baseline: SceneScores | None = None
         # Once, so that a run compiles each method once and not at every evaluation.
         self._methods = {"clip": BestClass(maskclip_scores(task.clip), mesh)}
-        if isinstance(task.network, TCL):
+        if not task.trains_clip:
             options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
             self._methods["tcl"] = BestClass(tcl_scores(task.network, options), mesh)
         side = task.clip.config.resolution
@@ -104,8 +103,8 @@ class ShapesEvaluator:
         }
 
     def _parameters(self, params: Any, frozen: Any) -> dict[str, Any]:
-        everything, clip = self._task.join(params, frozen)
-        return {"clip": clip, "tcl": everything}
+        everything = self._task.join(params, frozen)
+        return {"clip": everything["clip"], "tcl": everything}
 
     def _segment(
         self, method: str, params: Any, frozen: Any, source: ShapesSource, thresholds: list[float]

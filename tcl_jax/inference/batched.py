@@ -21,8 +21,7 @@ from tcl_jax.inference.masks import (
     grid_masks,
 )
 from tcl_jax.inference.mosaic import Mosaic
-from tcl_jax.models.clip import CLIP
-from tcl_jax.models.tcl import TCL
+from tcl_jax.models.method import Method
 from tcl_jax.ops.images import center_offset, inside_boxes, normalize
 from tcl_jax.parallel.mesh import batch_sharded, replicated
 
@@ -57,7 +56,7 @@ class BatchedMasks:
     windows of 448), whose windows are lower or narrower.
 
     Args:
-        model: TCL, or CLIP alone.
+        model: the method.
         options: post-processing.
         mesh: devices of this process, over which the windows of a batch are split.
         batch_size: windows per device; None: `default_batch_size`.
@@ -65,12 +64,12 @@ class BatchedMasks:
 
     def __init__(
         self,
-        model: TCL | CLIP,
+        model: Method,
         options: MaskOptions,
         mesh: Mesh,
         batch_size: int | None = None,
     ) -> None:
-        self._patch, self._width = model.config.patch_size, model.config.embed_dim
+        self._patch, self._width = model.patch_size, model.config.embed_dim
         self._rows, everywhere = batch_sharded(mesh), replicated(mesh)
         self._everywhere = everywhere
         self._batch = mesh.size * (batch_size or default_batch_size())
@@ -84,7 +83,7 @@ class BatchedMasks:
         ) -> Float[Array, "b g f classes"]:
             image = jnp.where(
                 inside_boxes(boxes, pixels.shape[1], pixels.shape[2])[..., None],
-                normalize(pixels),
+                normalize(pixels, model.pixel_statistics),
                 0.0,
             )
             return best_synonym(grid_masks(model, params, image, texts, options), synonyms)

@@ -55,9 +55,7 @@ class CaptionEmbedder:
         mesh = local_mesh()
         self._dimension, self._rows = clip.config.embed_dim, batch_sharded(mesh)
         self._batch_size = batch_size * mesh.size
-        # CLIP's module asks for all parameters that lie beside the towers.
-        used = {name: params[name] for name in ("text", "logit_scale")}
-        self._params = put_replicated(used, mesh)
+        self._params = put_replicated({"text": params["text"]}, mesh)
         self._encode = jax.jit(
             lambda params, tokens: encode_text(clip, params, tokens).astype(clip.dtype),
             out_shardings=self._rows,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
+from flax import traverse_util
 from jax import export
 from jaxtyping import Array, Float, UInt8
 
@@ -21,8 +21,7 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.models.clip import CLIP
-from tcl_jax.models.tcl import TCL
+from tcl_jax.models.method import Method
 from tcl_jax.ops.images import normalize
 
 FORMAT = "tcl_jax masks, jax.export"
@@ -47,7 +46,7 @@ class ExportedMasks:
 
 
 def export_masks(
-    model: TCL | CLIP,
+    model: Method,
     params: Any,
     *,
     image_size: int | tuple[int, int],
@@ -74,10 +73,10 @@ def export_masks(
         masks = jax.jit(program.call)(images, text_embeddings)
 
     Args:
-        model: TCL; or a CLIP, for the MaskCLIP baseline.
-        params: its parameters, of any floating dtype; `clip` included for a TCL.
+        model: what makes the masks.
+        params: its parameters, of any floating dtype, `clip` included.
         image_size: side, or rows and columns, of the images in pixels; any size.
-        options: post-processing; for a CLIP `pamr` alone counts.
+        options: post-processing.
         batch: number of images in a call; None leaves it open.
         text_embeddings: [n, d] of a fixed vocabulary, which the program then holds.
         text_names: names of the fixed vocabulary, for the description.
@@ -92,12 +91,17 @@ def export_masks(
         InputError: if an argument is impossible, or the parameters are not the model's.
     """
     platforms = check_platforms(platforms)
-    size = _check_size(image_size)
-    _check_count("batch", batch)
-    _check_count("num_texts", num_texts)
-    _check_unit("kp_weight", options.kp_weight)
+    size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     threshold = THRESHOLDS[options.pamr] if threshold is None else threshold
-    _check_unit("threshold", threshold)
+    for name, value, want, good in (
+        ("image_size", image_size, "at least 1 pixel", min(size) >= 1),
+        ("batch", batch, "at least 1, or None to leave it open", batch is None or batch >= 1),
+        ("num_texts", num_texts, "at least 1, or None", num_texts is None or num_texts >= 1),
+        ("kp_weight", options.kp_weight, "between 0 and 1", 0 <= options.kp_weight <= 1),
+        ("threshold", threshold, "between 0 and 1", 0 <= threshold <= 1),
+    ):
+        if not good:
+            raise InputError(f"{name}={value} must be {want}")
     dim = model.config.embed_dim
     baked = None
     if text_embeddings is not None:
@@ -108,6 +112,7 @@ def export_masks(
             )
         baked = _check_embeddings(text_embeddings, dim)
     names = _check_names(text_names, baked, synonyms)
+    _check_params(model, params)
 
     b, n = export.symbolic_shape("b, n")
     images = jax.ShapeDtypeStruct((b if batch is None else batch, *size, 3), jnp.uint8)
@@ -116,10 +121,7 @@ def export_masks(
     inputs: tuple[jax.ShapeDtypeStruct, ...] = (images, texts)
     if baked is not None:
         masks, inputs = functools.partial(masks, text_embeddings=baked), (images,)
-    try:
-        exported = export.export(jax.jit(masks), platforms=platforms)(*inputs)
-    except FlaxError as error:
-        raise InputError(f"the parameters are not those of this model: {error}") from error
+    exported = export.export(jax.jit(masks), platforms=platforms)(*inputs)
     serialized = exported.serialize()
     description = {
         "format": FORMAT,
@@ -135,9 +137,8 @@ def export_masks(
         "texts": names,
         "threshold": float(threshold),
         "options": dataclasses.asdict(options),
-        "method": "tcl" if isinstance(model, TCL) else model.dense,
-        "clip": dataclasses.asdict(model.config),
-        "tap_layer": model.tap_layer,
+        "method": model.name,
+        **model.describe(),
         "compute_dtype": jnp.dtype(model.dtype).name,
         "platforms": list(exported.platforms),
         "calling_convention_version": exported.calling_convention_version,
@@ -175,20 +176,17 @@ def write_export(path: str | os.PathLike[str], exported: ExportedMasks) -> Path:
 
 
 def _bind(
-    model: TCL | CLIP, params: Any, options: MaskOptions, synonyms: Synonyms | None
+    model: Method, params: Any, options: MaskOptions, synonyms: Synonyms | None
 ) -> Callable[..., jax.Array]:
     """Mask making as a function of images and texts alone."""
-    if isinstance(model, TCL) and "clip" not in params:
-        raise InputError("the parameters lack `clip`, CLIP's own; give {**learned, 'clip': clip}")
     # By way of the host, so that arrays spread over devices do not make a program for as many.
     weights = jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), params))
 
     def masks(
         images: UInt8[Array, "b H W 3"], text_embeddings: Float[Any, "n d"]
     ) -> Float[Array, "b H W classes"]:
-        return make_masks(
-            model, weights, normalize(images), jnp.asarray(text_embeddings), options, synonyms
-        )
+        pixels = normalize(images, model.pixel_statistics)
+        return make_masks(model, weights, pixels, jnp.asarray(text_embeddings), options, synonyms)
 
     return masks
 
@@ -216,23 +214,20 @@ def check_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
     return given
 
 
-def _check_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    rows, columns = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if rows < 1 or columns < 1:
+def _check_params(model: Method, params: Any) -> None:
+    expected = jax.eval_shape(model.init, jax.random.key(0))
+    want, have = (
+        {"/".join(path): np.shape(x) for path, x in traverse_util.flatten_dict(tree).items()}
+        for tree in (expected, params)
+    )
+    if lacking := [name for name in model.parameters if name not in params]:
+        raise InputError(f"the parameters lack `{lacking[0]}`, which {model.title} needs")
+    needed = {name: x for name, x in want.items() if name.split("/")[0] in model.parameters}
+    if wrong := [name for name, shape in needed.items() if have.get(name) != shape]:
         raise InputError(
-            f"image_size={image_size} must be at least 1 pixel; 224 and 448 are usual windows"
+            f"the parameters are not those of this model: {wrong[0]} must be {want[wrong[0]]} and "
+            f"is {have.get(wrong[0], 'not there')}"
         )
-    return rows, columns
-
-
-def _check_count(name: str, count: int | None) -> None:
-    if count is not None and count < 1:
-        raise InputError(f"{name}={count} must be at least 1, or None to leave it open")
-
-
-def _check_unit(name: str, value: int | float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name}={value} must be between 0 and 1")
 
 
 def _check_embeddings(texts: np.ndarray | jax.Array, dim: int) -> Float[np.ndarray, "n d"]:

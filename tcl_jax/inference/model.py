@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 
@@ -16,8 +16,10 @@ from tcl_jax.convert.load import Source, check_prefix, load_clip, load_tcl, size
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
-from tcl_jax.models.clip import CLIP, CLIPConfig
-from tcl_jax.models.dense import DENSE
+from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.dense import MaskCLIP
+from tcl_jax.models.method import Method
+from tcl_jax.models.methods import METHODS
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
 
@@ -27,63 +29,71 @@ class Model:
     """Everything that segmenting needs.
 
     Attributes:
-        config: sizes of the CLIP.
-        tap_layer: as in `models.tcl.TCL`; None: CLIP alone, the MaskCLIP baseline.
-        params: nested dict of arrays of any floating dtype: `clip`, and what TCL learned beside it.
+        network: what makes the masks, computing in float32.
+        params: nested dict of arrays of any floating dtype: `clip`, and what else `network` needs.
         settings: how the model is meant to be used.
         origin: where the parameters are from, for people.
-        dense: how CLIP alone makes dense features, a key of `models.dense.DENSE`.
     """
 
-    config: CLIPConfig
-    tap_layer: int | None
+    network: Method
     params: dict[str, Any]
     settings: InferenceSettings
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
-    dense: str = "maskclip"
 
     @property
     def method(self) -> str:
-        """What makes the masks: "tcl", or how CLIP alone is used."""
-        return self.dense if self.tap_layer is None else "tcl"
-
-    def with_method(self, method: str) -> Model:
-        """The same weights judged by another method: TCL, or a baseline on its CLIP alone.
-
-        Raises:
-            InputError: if the method is unknown, or it is TCL and there is only a CLIP.
-        """
-        if method == self.method:
-            return self
-        if method in DENSE:
-            # A threshold that is not the protocol's was chosen for TCL's masks.
-            settings = dataclasses.replace(self.settings, threshold=None)
-            clip = {"clip": self.params["clip"]}
-            return dataclasses.replace(
-                self, tap_layer=None, params=clip, settings=settings, dense=method
-            )
-        if method == "tcl":
-            raise InputError(
-                "method 'tcl' needs TCL's weights, and this is a CLIP alone; give --tcl or a "
-                f"checkpoint of TCL, or choose one of {', '.join(DENSE)}"
-            )
-        raise InputError(f"method {method!r} is unknown; choose one of tcl, {', '.join(DENSE)}")
-
-    def module(self, dtype: Any = jnp.float32) -> TCL | CLIP:
-        """The network, for `weights`, computing in a dtype; parameters stay float32."""
-        if self.tap_layer is None:
-            return CLIP(self.config, dtype=dtype, dense=self.dense)
-        return TCL(self.config, self.tap_layer, dtype)
+        """Name of what makes the masks, a key of `METHODS`."""
+        return self.network.name
 
     @property
-    def weights(self) -> dict[str, Any]:
-        """Parameters of `module`: all of them, or CLIP's where there is nothing else."""
-        return self.params["clip"] if self.tap_layer is None else self.params
+    def config(self) -> CLIPConfig:
+        """Sizes of the CLIP."""
+        return self.network.config
 
     @property
     def learned(self) -> dict[str, Any]:
         """Parameters without CLIP's."""
         return {name: tree for name, tree in self.params.items() if name != "clip"}
+
+    def module(self, dtype: Any = jnp.float32) -> Method:
+        """`network`, computing in a dtype; parameters stay float32."""
+        network: Method = dataclasses.replace(cast(Any, self.network), dtype=dtype)
+        return network
+
+    def with_method(self, method: str) -> Model:
+        """The same weights used by another method: TCL, or a baseline on its CLIP alone.
+
+        Raises:
+            InputError: if the method is unknown, or needs weights that are not there.
+        """
+        if method == self.method:
+            return self
+        kind = method_of(method, "method")
+        if lacking := [name for name in kind.parameters if name not in self.params]:
+            usable = [n for n, k in METHODS.items() if {*k.parameters} <= {*self.params}]
+            raise InputError(
+                f"method {method!r} needs {kind.title}'s weights, of which {', '.join(lacking)} "
+                f"are missing; give --{method} or a checkpoint of {kind.title}, or choose one of "
+                f"{', '.join(usable)}"
+            )
+        return dataclasses.replace(
+            self,
+            network=kind.from_description(self.network.describe()),
+            params={name: self.params[name] for name in kind.parameters},
+            # A threshold that is not the protocol's was chosen for the masks of this method.
+            settings=dataclasses.replace(self.settings, threshold=None),
+        )
+
+
+def method_of(name: str, field: str) -> type[Method]:
+    """A row of `METHODS`.
+
+    Raises:
+        InputError: if there is none; it calls the name by its field.
+    """
+    if name not in METHODS:
+        raise InputError(f"{field} {name!r} is unknown; choose one of {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def model_from_torch(
@@ -103,16 +113,16 @@ def model_from_torch(
     """
     find_devices()
     pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
-    params: dict[str, Any] = {"clip": pretrained.params}
+    network: Method = MaskCLIP(pretrained.config)
+    params = network.join(pretrained.params, {})
     origin: dict[str, Any] = {"clip": pretrained.origin}
-    tap_layer = None
     if tcl is not None:
-        learned, tap_layer = load_tcl(tcl, pretrained.config, prefix)
-        params |= learned.params
+        learned, feature_layer = load_tcl(tcl, pretrained.config, prefix)
+        network = TCL(pretrained.config, feature_layer)
+        params = network.join(learned.params, pretrained.params)
         origin["tcl"] = learned.origin
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
-    settings = default_settings(pretrained.config)
-    return Model(pretrained.config, tap_layer, params, settings, origin)
+    return Model(network, params, default_settings(pretrained.config), origin)
 
 
 def load_model(path: Source) -> Model:
@@ -156,8 +166,7 @@ def save_model(directory: Source, model: Model) -> None:
 def _describe(model: Model) -> dict[str, Any]:
     return {
         "method": model.method,
-        "clip": dataclasses.asdict(model.config),
-        "tap_layer": model.tap_layer,
+        **model.network.describe(),
         "inference": model.settings.to_json(),
         "origin": model.origin,
     }
@@ -165,20 +174,12 @@ def _describe(model: Model) -> dict[str, Any]:
 
 def _from_directory(params: dict[str, Any], description: Mapping[str, Any]) -> Model:
     try:
-        config = CLIPConfig(**description["clip"])
+        kind = method_of(description["method"], "method of its config.json")
+        network = kind.from_description(description)
         settings = InferenceSettings.from_json(description["inference"])
-        tap_layer = description["tap_layer"]
-        origin = dict(description.get("origin", {}))
-        method = description["method"]
     except (KeyError, TypeError) as error:
         raise InputError(f"its config.json lacks or misnames {error}; convert it again") from error
-    if method not in ("tcl", *DENSE):
-        raise InputError(
-            f"the method of its config.json, {method!r}, is none of tcl, {', '.join(DENSE)}; "
-            "convert it again"
-        )
-    dense = "maskclip" if method == "tcl" else method
-    return Model(config, tap_layer, params, settings, origin, dense)
+    return Model(network, params, settings, dict(description.get("origin", {})))
 
 
 def _from_run(trained: Trained) -> Model:
@@ -186,19 +187,32 @@ def _from_run(trained: Trained) -> Model:
         run, eval_ = trained.config["model"], trained.config["eval"]
         threshold, objective = eval_["background"], trained.config["objective"]
         own = {name: eval_[name] for name in ("pamr", "kp_weight", "templates")}
-        tap_layer, *_ = (run[x] for x in ("tap_layer", "weights", "variant", "sizes"))
+        _ = [run[name] for name in ("tap_layer", "weights", "variant", "sizes")]
     except KeyError as error:
         raise InputError(f"its config has no field {error}; another version wrote it") from error
-    origin: dict[str, Any] = {"run": {"step": trained.step, "config": trained.config}}
-    if objective == "clip":
-        config, tap_layer, params = sizes_of(run, objective), None, {"clip": trained.params}
-    else:
-        clip = load_same_clip(run, trained.config.get("clip"))
-        config, tap_layer = clip.config, clip.config.tap_of(tap_layer)
-        origin["clip"], params = clip.origin, {**trained.params, "clip": clip.params}
+    if objective not in RUNS:
+        raise InputError(
+            f"its objective, {objective!r}, is none of {', '.join(RUNS)}; another version wrote it"
+        )
+    network, frozen, origin = RUNS[objective](trained.config)
     settings = dataclasses.replace(
-        default_settings(config),
+        default_settings(network.config),
         threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,
         **own,
     )
-    return Model(config, tap_layer, params, settings, origin)
+    origin = {"run": {"step": trained.step, "config": trained.config}, **origin}
+    return Model(network, network.join(trained.params, frozen), settings, origin)
+
+
+def _tcl_run(config: Mapping[str, Any]) -> tuple[Method, Any, dict[str, Any]]:
+    clip = load_same_clip(config["model"], config.get("clip"))
+    network = TCL(clip.config, config["model"]["tap_layer"])
+    return network, clip.params, {"clip": clip.origin}
+
+
+def _clip_run(config: Mapping[str, Any]) -> tuple[Method, Any, dict[str, Any]]:
+    return MaskCLIP(sizes_of(config["model"], config["objective"])), {}, {}
+
+
+RUNS = {"tcl": _tcl_run, "clip": _clip_run}
+"""Of a run's config by its objective: what it trained, the frozen parameters and their origin."""

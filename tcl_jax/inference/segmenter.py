@@ -88,9 +88,8 @@ class Segmenter:
         self.method = model.method
         self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
-        params = jax.device_put(params)
-        self._clip_params = params["clip"]
-        self._weights = dataclasses.replace(model, params=params).weights
+        self._weights = jax.device_put(params)
+        self._clip_params = self._weights["clip"]
         self._batch_size = batch_size or default_batch_size()
         self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
 

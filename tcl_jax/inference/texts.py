@@ -14,7 +14,8 @@ from tcl_jax.data.templates import format_prompts
 from tcl_jax.data.tokenizer import END_ID, clean
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError
-from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
+from tcl_jax.models.clip import CLIP, CLIPConfig
+from tcl_jax.models.method import Method
 from tcl_jax.ops.masking import l2_normalize
 from tcl_jax.parallel.mesh import data_mesh, put_locally
 
@@ -24,19 +25,19 @@ _TOGETHER, _TOKENS = 8, 16
 
 
 def class_embeddings(
-    model: CLIP, params: Any, tokens: Int[Array, "classes templates l"]
+    model: CLIP | Method, params: Any, tokens: Int[Array, "classes templates l"]
 ) -> Float[Array, "classes d"]:
     """Text embedding of every class: mean over templates of unnormalised features, normalised.
 
     A float32 model computes its products in full precision on every platform.
 
     Args:
-        model, params: CLIP and its parameters.
+        model, params: what embeds texts, and its parameters.
         tokens: [classes, templates, l] ids of each name in each template.
     """
     classes, templates, length = tokens.shape
     flat = tokens.reshape(classes * templates, length)
-    features = encode_text(model, params, flat).reshape(classes, templates, -1)
+    features = model.embed_texts(params, flat).reshape(classes, templates, -1)
     return l2_normalize(features.mean(axis=1))
 
 

@@ -1,1 +1,1 @@
-"""CLIP, the grounder and TCL as Flax linen modules."""
+"""The networks, as functions of their parameters, and the methods that segment with them."""

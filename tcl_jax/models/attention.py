@@ -1,7 +1,7 @@
-"""What a token may look at: one small function per kind of attention.
+"""Attention variants: from which tokens, and in which shares, a token takes its values.
 
-Each takes queries, keys and values of all heads and returns the mixed values. Softmax runs in
-float32 whatever the compute dtype.
+Each is a function of the queries and keys of all heads, [b, l, heads, d], that returns the weights
+[b, heads, l, l] in float32 whatever the compute dtype, or None for the identity.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-AttentionFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""(query, key, value), each [b, l, heads, d] -> [b, l, heads, d]."""
+Attention = Callable[[jax.Array, jax.Array], jax.Array | None]
 
 NEIGHBOURHOOD_SIGMA = 5.0
 """NACLIP's standard deviation of the Gaussian around a patch, in patches."""
 
 
-def _weights(
+def softmax_weights(
     query: Float[Array, "b q h d"],
     key: Float[Array, "b k h d"],
     bias: Float[Array, "q k"] | None = None,
 ) -> Float[Array, "b h q k"]:
+    """`softmax(query key^T / sqrt(d) + bias)`."""
     query, key = _heads_first(query * query.shape[-1] ** -0.5), _heads_first(key)
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     return jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
 
 
-def _mix(
-    weights: Float[Array, "b h q k"], value: Float[Array, "b k h d"]
+def weighted_values(
+    weights: Float[Array, "b h q k"] | None, value: Float[Array, "b k h d"]
 ) -> Float[Array, "b q h d"]:
+    """What attention returns for its weights."""
+    if weights is None:
+        return value
     mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), _heads_first(value))
     return jnp.moveaxis(mixed, 1, 2)
 
@@ -42,48 +45,42 @@ def _heads_first(x: Float[Array, "b l h d"]) -> Float[Array, "b h l d"]:
 
 
 def full_attention(
-    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
-) -> Float[Array, "b l h d"]:
-    """Every token attends to every token (CLIP's vision tower)."""
-    return _mix(_weights(query, key), value)
+    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
+) -> Float[Array, "b h l l"]:
+    """Every token attends to every token (vision transformers)."""
+    return softmax_weights(query, key)
 
 
 def causal_attention(
-    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
-) -> Float[Array, "b l h d"]:
+    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
+) -> Float[Array, "b h l l"]:
     """Every token attends to itself and to earlier tokens (CLIP's text tower)."""
     length = query.shape[1]
-    later = jnp.triu(jnp.full((length, length), -jnp.inf), k=1)
-    return _mix(_weights(query, key, later), value)
+    return softmax_weights(query, key, jnp.triu(jnp.full((length, length), -jnp.inf), k=1))
 
 
-def self_only_attention(
-    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
-) -> Float[Array, "b l h d"]:
+def self_only_attention(query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]) -> None:
     """Every token attends to itself alone, so attention returns its value.
 
     The MaskCLIP change to the last block (Zhou et al., ECCV 2022), which TCL builds on.
     """
     del query, key
-    return value
 
 
 def correlative_self_attention(
-    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
-) -> Float[Array, "b l h d"]:
-    """Tokens attend to those of similar queries, and again to those of similar keys.
+    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
+) -> Float[Array, "b h l l"]:
+    """`softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d))`: the weights of a token sum to 2.
 
-    `softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d))`: the weights of a token sum to 2. The
-    SCLIP change to the last block (Wang et al., ECCV 2024).
+    The SCLIP change to the last block (Wang et al., ECCV 2024).
     """
-    return _mix(_weights(query, query) + _weights(key, key), value)
+    return softmax_weights(query, query) + softmax_weights(key, key)
 
 
-def neighbourhood_attention(grid: tuple[int, int]) -> AttentionFn:
-    """Tokens attend to those of similar keys, and patches rather to patches nearby.
+def neighbourhood_attention(grid: tuple[int, int]) -> Attention:
+    """`softmax(k k^T / sqrt(d) + omega)`, omega larger for patches that are near each other.
 
-    `softmax(k k^T / sqrt(d) + omega)` with `omega` of `neighbourhood_bias`. The NACLIP change to
-    the last block (Hajimiri et al., WACV 2025).
+    The NACLIP change to the last block (Hajimiri et al., WACV 2025).
 
     Args:
         grid: rows and columns of patches; the tokens are the class token and then these, row by
@@ -91,16 +88,16 @@ def neighbourhood_attention(grid: tuple[int, int]) -> AttentionFn:
     """
 
     def attention(
-        query: Float[Array, "b l h d"], key: Float[Array, "b l h d"], value: Float[Array, "b l h d"]
-    ) -> Float[Array, "b l h d"]:
+        query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
+    ) -> Float[Array, "b h l l"]:
         del query
-        return _mix(_weights(key, key, neighbourhood_bias(grid, NEIGHBOURHOOD_SIGMA)), value)
+        return softmax_weights(key, key, neighbourhood_bias(grid, NEIGHBOURHOOD_SIGMA))
 
     return attention
 
 
 def neighbourhood_bias(grid: tuple[int, int], sigma: int | float) -> Float[Array, "l l"]:
-    """`exp(-|p - r|^2 / (2 sigma^2))` between the places p, r of any two patches.
+    """omega: `exp(-|p - r|^2 / (2 sigma^2))` of any two patches at p and r.
 
     Args:
         grid: rows and columns of patches.

@@ -7,14 +7,24 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from flax import struct
+from jax.nn.initializers import lecun_normal, normal
+from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.errors import InputError
-from tcl_jax.models.layers import ACTIVATIONS, matmul_precision
-from tcl_jax.models.text import TextTower
-from tcl_jax.models.vision import VisionOutput, VisionTower
+from tcl_jax.models import flops
+from tcl_jax.models.layers import (
+    ACTIVATIONS,
+    CLIP_EPS,
+    Transformer,
+    init_block,
+    init_layer_norm,
+    matmul_precision,
+)
+from tcl_jax.models.text import encode_tokens
+from tcl_jax.models.vit import Features, ViT, encode, project
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 """Start of every learned temperature, CLIP's own and TCL's two (CLIP section 2.5)."""
@@ -76,8 +86,8 @@ class CLIPConfig:
         """Heads of the text tower."""
         return self.text_width // HEAD_SIZE
 
-    def tap_of(self, layer: int | None) -> int:
-        """Block, counted from 1, that feeds the grounder: for None and 0 that before the last."""
+    def feature_layer_of(self, layer: int) -> int:
+        """Block, counted from 1, that feeds the grounder: for 0 that before the last."""
         return layer or self.vision_layers - 1
 
 
@@ -135,77 +145,103 @@ def choose_sizes(
         raise InputError(f"model.sizes do not describe a CLIP: {error}") from error
 
 
-class CLIP(nn.Module):
-    """A CLIP of any size.
+@dataclasses.dataclass(frozen=True)
+class CLIP:
+    """A CLIP of any size (Radford et al., 2021), with parameters `visual`, `text`, `logit_scale`.
 
     Attributes:
         config: its sizes.
-        tap_layer: block after which `VisionOutput.tap` is read; the one before the last if None.
         dtype: compute dtype; parameters are float32.
-        dense: a key of `dense.DENSE`, how `VisionOutput.patches` are made.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
     """
 
     config: CLIPConfig
-    tap_layer: int | None = None
     dtype: Any = jnp.float32
-    dense: str = "maskclip"
     remat: str = "none"
 
-    def setup(self) -> None:
+    @property
+    def vision(self) -> ViT:
+        """The vision tower; positions are resampled as the original TCL does."""
+        return ViT(CLIP_EPS, ACTIVATIONS[self.config.activation], self.dtype, self.remat)
+
+    @property
+    def text(self) -> Transformer:
+        """The text tower."""
+        return Transformer(CLIP_EPS, ACTIVATIONS[self.config.activation], self.dtype, self.remat)
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
+        """Random parameters, float32."""
         c = self.config
-        tap = c.tap_of(self.tap_layer)
-        self.visual = VisionTower(
-            resolution=c.resolution,
-            patch_size=c.patch_size,
-            width=c.vision_width,
-            layers=c.vision_layers,
-            heads=c.vision_heads,
-            embed_dim=c.embed_dim,
-            tap_layer=tap,
-            activation=c.activation,
-            dtype=self.dtype,
-            dense=self.dense,
-            remat=self.remat,
-        )
-        self.text = TextTower(
-            vocab_size=c.vocab_size,
-            context_length=c.context_length,
-            width=c.text_width,
-            layers=c.text_layers,
-            heads=c.text_heads,
-            embed_dim=c.embed_dim,
-            activation=c.activation,
-            dtype=self.dtype,
-            remat=self.remat,
-        )
-        self.logit_scale = self.param(
-            "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ()
-        )
+        keys = iter(jax.random.split(key, 7 + c.vision_layers + c.text_layers))
+        grid, patch = c.resolution // c.patch_size, (c.patch_size, c.patch_size, 3)
+        vision, text = normal(c.vision_width**-0.5), normal(c.text_width**-0.5)
 
-    def __call__(
-        self, image: Float[Array, "b H W 3"], tokens: Int[Array, "n l"]
-    ) -> tuple[VisionOutput, Float[Array, "n d"], Float[Array, ""]]:
-        """Both towers and the learned log temperature."""
-        return self.visual(image), self.text(tokens), self.logit_scale
+        def blocks(depth: int, width: int, heads: int) -> dict[str, Any]:
+            return {f"blocks_{i}": init_block(next(keys), width, heads) for i in range(depth)}
 
-    def encode_image(self, image: Float[Array, "b H W 3"]) -> VisionOutput:
-        return self.visual(image)
+        return {
+            "visual": {
+                "patch_kernel": lecun_normal((0, 1, 2))(next(keys), (*patch, c.vision_width)),
+                "class_embedding": vision(next(keys), (c.vision_width,)),
+                "positional_embedding": vision(next(keys), (1 + grid**2, c.vision_width)),
+                "ln_pre": init_layer_norm(c.vision_width),
+                **blocks(c.vision_layers, c.vision_width, c.vision_heads),
+                "ln_post": init_layer_norm(c.vision_width),
+                "proj": vision(next(keys), (c.vision_width, c.embed_dim)),
+            },
+            "text": {
+                "token_embedding": normal(0.02)(next(keys), (c.vocab_size, c.text_width)),
+                "positional_embedding": normal(0.01)(next(keys), (c.context_length, c.text_width)),
+                **blocks(c.text_layers, c.text_width, c.text_heads),
+                "ln_final": init_layer_norm(c.text_width),
+                "text_projection": text(next(keys), (c.text_width, c.embed_dim)),
+            },
+            "logit_scale": jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32),
+        }
 
-    def encode_text(self, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-        return self.text(tokens)
+    def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        """`encode_text`, by the name that segmentation methods have for it."""
+        return encode_text(self, params, tokens)
+
+    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
+        """FLOPs of one image with its text in a training step of a global batch, by part."""
+        del train_backbone  # it has none that is frozen
+        return flops.clip_step(self.config, batch)
 
 
-def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> VisionOutput:
-    """Every vision feature of normalised images; see `VisionOutput`."""
+@struct.dataclass
+class ImageFeatures:
+    """What the vision tower says of images; `jit` drops what the caller leaves unread.
+
+    Attributes:
+        features: of every block.
+        embedding: [b, d] the class token through `ln_post` and `proj`; not normalised.
+    """
+
+    features: Features
+    embedding: jax.Array
+
+
+def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> ImageFeatures:
+    """Features of images.
+
+    Args:
+        model, params: CLIP and its parameters; the vision tower's are read.
+        image: [b, H, W, 3] normalised; H and W multiples of the patch size.
+    """
     with matmul_precision(model.dtype):
-        output = model.apply({"params": params}, image, method=CLIP.encode_image)
-    assert isinstance(output, VisionOutput)
-    return output
+        features = encode(model.vision, params["visual"], image)
+        last = features.blocks[-1].output[:, 0]
+        return ImageFeatures(features, project(model.vision, params["visual"], last))
 
 
 def encode_text(model: CLIP, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-    """Text embeddings, float32 and not normalised."""
+    """Text embeddings, float32 and not normalised.
+
+    Args:
+        model, params: CLIP and its parameters; the text tower's are read.
+        tokens: as in `text.encode_tokens`.
+    """
     with matmul_precision(model.dtype):
-        embedding = model.apply({"params": params}, tokens, method=CLIP.encode_text)
-    return jnp.asarray(embedding, jnp.float32)
+        embedding = encode_tokens(model.text, params["text"], tokens)
+    return embedding.astype(jnp.float32)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jax.nn.initializers import lecun_normal
+from jaxtyping import Array, Float, Key
 
-from tcl_jax.models.layers import CONVOLUTION, LayerNorm, exact_gelu, rematerialized
+from tcl_jax.models.layers import (
+    CLIP_EPS,
+    CONVOLUTION,
+    exact_gelu,
+    init_layer_norm,
+    layer_norm,
+    rematerialized,
+)
 from tcl_jax.ops.convolution import conv3x3, upsampled_conv3x3
 from tcl_jax.ops.resize import upsample_nearest
 
@@ -17,57 +25,59 @@ STAGES = 2
 """Upsamplings by two."""
 
 
-class Conv3x3(nn.Module):
-    """A 3x3 convolution with bias and zero padding, of x or of x upsampled by two.
+def decode(
+    params: Any, x: Float[Array, "b h w c"], *, dtype: Any = jnp.float32, remat: str = "none"
+) -> Float[Array, "b H W c"]:
+    """`STAGES` times nearest upsampling by two, then two gated convolutions (TCL section 3.2).
 
-    Parameters and their initial values are those of `nn.Conv`.
+    Args:
+        params: a layer each as `convs_STAGE_0` and `convs_STAGE_1`, see `gated_convolution`.
+        x: [b, h, w, c] patches.
+        dtype: compute dtype.
+        remat: a key of `layers.REMAT`.
+
+    Returns:
+        [b, 4h, 4w, c].
     """
-
-    upsample: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
-        width = x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, width, width))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
-        convolve = upsampled_conv3x3 if self.upsample else conv3x3
-        y = convolve(x.astype(self.dtype), kernel) + bias.astype(self.dtype)
-        return checkpoint_name(y, CONVOLUTION)
+    for stage in range(STAGES):
+        for layer, upsample in enumerate((True, False)):
+            run = rematerialized(
+                lambda p, x, upsample=upsample: gated_convolution(p, x, upsample, dtype), remat
+            )
+            x = run(params[f"convs_{stage}_{layer}"], x)
+    return x
 
 
-class GatedConv(nn.Module):
-    """`x + tanh(gate) * conv3x3(gelu(norm(x)))`; the gate starts at 0, so the layer at identity.
+def gated_convolution(
+    params: Any, x: Float[Array, "b h w c"], upsample: bool, dtype: Any
+) -> Float[Array, "b H W c"]:
+    """`x + tanh(gate) * conv3x3(gelu(norm(x)))`; with a gate of 0 the layer is the identity.
 
     With `upsample` x is first upsampled by two. Norm and GELU, of single pixels, are computed
     before that, on a quarter of the pixels.
+
+    Args:
+        params: {gate, norm: {norm: {scale, bias}}, conv: {kernel [3, 3, c, c], bias [c]}}.
     """
-
-    upsample: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
-        gate = self.param("gate", nn.initializers.zeros, ())
-        y = exact_gelu(LayerNorm(name="norm")(x))
-        y = Conv3x3(self.upsample, self.dtype, name="conv")(y)
-        if self.upsample:
-            x = upsample_nearest(x, 2)
-        return x + jnp.tanh(gate).astype(y.dtype) * y
+    y = exact_gelu(layer_norm(x, params["norm"], CLIP_EPS))
+    convolve = upsampled_conv3x3 if upsample else conv3x3
+    y = convolve(y.astype(dtype), params["conv"]["kernel"])
+    y = checkpoint_name(y + params["conv"]["bias"].astype(dtype), CONVOLUTION)
+    if upsample:
+        x = upsample_nearest(x, 2)
+    return x + jnp.tanh(params["gate"]).astype(y.dtype) * y
 
 
-class Decoder(nn.Module):
-    """`STAGES` times nearest upsampling by two, then two gated convolutions (TCL section 3.2)."""
-
-    dtype: Any = jnp.float32
-    remat: str = "none"
-
-    def setup(self) -> None:
-        conv = rematerialized(GatedConv, self.remat)
-        self.convs = [(conv(True, self.dtype), conv(False, self.dtype)) for _ in range(STAGES)]
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
-        """[b, h, w, c] -> [b, 4h, 4w, c]."""
-        for first, second in self.convs:
-            x = second(first(x))
-        return x
+def init_decoder(key: Key[Array, ""], width: int) -> dict[str, Any]:
+    """Layers of closed gates."""
+    return {
+        f"convs_{i // 2}_{i % 2}": {
+            "gate": jnp.zeros(()),
+            "norm": init_layer_norm(width),
+            "conv": {
+                "kernel": lecun_normal()(key, (3, 3, width, width)),
+                "bias": jnp.zeros(width),
+            },
+        }
+        for i, key in enumerate(jax.random.split(key, 2 * STAGES))
+    }

@@ -1,60 +1,153 @@
-"""What CLIP's last block yields for dense prediction: one small function per method.
+"""Segmentation by CLIP alone, without any training: its last block is read in another way.
 
-None of them needs training: each reads the block's own parameters in another way, so that a patch
-keeps to what it shows itself rather than to what the whole image is about.
+A patch then keeps to what it shows itself rather than to what the whole image is about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
+from tcl_jax.models import flops
 from tcl_jax.models.attention import (
+    Attention,
     correlative_self_attention,
     neighbourhood_attention,
     self_only_attention,
 )
-from tcl_jax.models.layers import Block
+from tcl_jax.models.clip import CLIPConfig, encode_image
+from tcl_jax.models.layers import block
+from tcl_jax.models.method import MaskOptions, Method, refine_masks
+from tcl_jax.models.vit import Features, project
+from tcl_jax.ops.masking import pixel_text_similarity
 
-DenseFn = Callable[[Block, jax.Array, tuple[int, int]], jax.Array]
-"""(last block, tokens [b, 1 + h*w, c] that enter it, (h, w)) -> tokens [b, 1 + h*w, c].
-
-The class token comes first, then the patches row by row.
-"""
+KP_SCALE, KP_OFFSET = 10.0, 0.25
+"""Steepness and centre of the sigmoid over CLIP's own patch similarities in KP mixing."""
 
 
-def maskclip(
-    block: Block, x: Float[Array, "b l c"], grid: tuple[int, int]
-) -> Float[Array, "b l c"]:
-    """Tokens attend to themselves alone (Zhou et al., "Extract Free Dense Labels from CLIP",
-    ECCV 2022).
+@dataclasses.dataclass(frozen=True)
+class DenseCLIP(Method):
+    """A CLIP whose last block has another attention for the patches.
 
-    The residuals and the MLP are kept, as in TCL.
+    Masks are KP mixing's sigmoid of the cosines of patches and texts, on the patch grid; with PAMR
+    on four times as many rows and columns, as TCL's are.
+
+    Attributes:
+        reduced: whether the block yields what attention does, with neither residual nor MLP.
     """
-    del grid
-    return block(x, self_only_attention)
+
+    config: CLIPConfig
+    dtype: Any = jnp.float32
+
+    reduced: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        """What the patches, of so many rows and columns, attend to in the last block."""
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
+        """A random CLIP."""
+        return {"clip": self.clip_model.init(key)}
+
+    def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
+        """All parameters, where CLIP itself is learned."""
+        del frozen
+        return {"clip": learned}
+
+    def patch_tokens(self, clip: Any, features: Features) -> Float[Array, "b h w c"]:
+        """The last block of the patches, before `ln_post`, of CLIP's parameters and features."""
+        vision, last = self.clip_model.vision, len(features.blocks) - 1
+        params, x = clip["visual"][f"blocks_{last}"], features.after(last)
+        found = block(vision, params, x, self.attention(features.grid))
+        return features.patches(found.attended if self.reduced else found.output)
+
+    def similarity(
+        self, clip: Any, features: Features, text_embeddings: Float[Array, "n d"]
+    ) -> Float[Array, "b h w n"]:
+        """Cosine of every patch with every text, float32 in [-1, 1]."""
+        tokens = self.patch_tokens(clip, features)
+        embedded = project(self.clip_model.vision, clip["visual"], tokens)
+        return jnp.moveaxis(pixel_text_similarity(embedded, text_embeddings), 1, -1)
+
+    def soft_masks(
+        self, clip: Any, features: Features, text_embeddings: Float[Array, "n d"]
+    ) -> Float[Array, "b h w n"]:
+        """`sigmoid(10 (similarity - 0.25))`, what KP mixing mixes in (TCL section 4.1)."""
+        similarity = self.similarity(clip, features, text_embeddings)
+        return jax.nn.sigmoid(KP_SCALE * (similarity - KP_OFFSET))
+
+    def masks(
+        self,
+        params: Any,
+        image: Float[Array, "b H W 3"],
+        text_embeddings: Float[Array, "n d"],
+        options: MaskOptions,
+    ) -> Float[Array, "b h w n"]:
+        """`soft_masks`, refined where the options say so."""
+        features = encode_image(self.clip_model, params["clip"], image).features
+        masks = self.soft_masks(params["clip"], features, text_embeddings)
+        if options.pamr:
+            rows, columns = features.grid
+            masks = refine_masks(image, masks, (4 * rows, 4 * columns))
+        return masks
+
+    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
+        """FLOPs of the masks of one window, as of MaskCLIP's block."""
+        del options
+        return flops.dense_masks(self.config, side, texts)
+
+    @property
+    def summary(self) -> str:
+        return "CLIP alone"
+
+    @classmethod
+    def from_description(cls, fields: Mapping[str, Any]) -> DenseCLIP:
+        """The method on the CLIP that is described."""
+        return cls(CLIPConfig(**fields["clip"]))
 
 
-def sclip(block: Block, x: Float[Array, "b l c"], grid: tuple[int, int]) -> Float[Array, "b l c"]:
-    """Tokens attend to similar ones (Wang et al., "SCLIP: Rethinking Self-Attention for Dense
-    Vision-Language Inference", ECCV 2024).
+class MaskCLIP(DenseCLIP):
+    """Tokens attend to themselves alone, as in TCL.
 
-    The residuals and the MLP are kept.
+    Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022.
     """
-    del grid
-    return block(x, correlative_self_attention)
+
+    name = "maskclip"
+    title = "MaskCLIP"
+
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        return self_only_attention
 
 
-def naclip(block: Block, x: Float[Array, "b l c"], grid: tuple[int, int]) -> Float[Array, "b l c"]:
-    """Patches attend to similar ones, nearer ones more (Hajimiri et al., "Pay Attention to Your
-    Neighbours: Training-Free Open-Vocabulary Semantic Segmentation", WACV 2025).
+class SCLIP(DenseCLIP):
+    """Tokens attend to similar ones.
 
-    The paper's reduced block: what attention yields, with neither residual nor MLP.
+    Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", ECCV 2024.
     """
-    return block.attn(block.ln_1(x), neighbourhood_attention(grid))
+
+    name = "sclip"
+    title = "SCLIP"
+
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        return correlative_self_attention
 
 
-DENSE: dict[str, DenseFn] = {"maskclip": maskclip, "sclip": sclip, "naclip": naclip}
-"""What the last block yields for dense prediction, by the name of the method."""
+class NACLIP(DenseCLIP):
+    """Patches attend to similar ones, nearer ones more, in the paper's reduced block.
+
+    Hajimiri et al., "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic
+    Segmentation", WACV 2025.
+    """
+
+    name = "naclip"
+    title = "NACLIP"
+    reduced = True
+
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        return neighbourhood_attention(grid)

@@ -1,21 +1,38 @@
-"""Transformer layers shared by both CLIP towers and the grounder."""
+"""The pre-norm transformer block of every tower, as functions of its parameters.
+
+Parameters are nested dicts of float32 arrays. What they tell themselves is not told again: number
+and size of heads are axes of the kernels, and biases, LayerScale and SwiGLU are used where their
+parameters are there. A block holds
+
+    ln_1, ln_2      {norm: {scale, bias}}, [c] each
+    attn            {in_proj: {kernel [c, 3, heads, d], bias [3, heads, d]},
+                     out_proj: {kernel [heads, d, c], bias [c]}}
+    mlp             {c_fc: {kernel [c, m], bias [m]}, c_proj: {kernel [m, c], bias [c]}}, and
+                    `gate`, as c_fc, for SwiGLU
+    ls_1, ls_2      LayerScale, [c] each; may be absent, as any bias may
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from flax import struct
+from jax.nn.initializers import lecun_normal
+from jaxtyping import Array, Float, Key
 
 from tcl_jax.errors import InputError
-from tcl_jax.models.attention import AttentionFn
+from tcl_jax.models.attention import Attention, full_attention, weighted_values
 
-LAYER_NORM_EPS = 1e-5
+CLIP_EPS = 1e-5
 """Epsilon of every LayerNorm in CLIP and in TCL's decoder (PyTorch's default)."""
+
+Activation = Callable[[jax.Array], jax.Array]
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -24,9 +41,12 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The error-function GELU, used by OpenCLIP's ViTs and by TCL's decoder."""
+    """The error-function GELU, used by OpenCLIP's ViTs, DINOv2, DINOv3 and by TCL's decoder."""
     return jax.nn.gelu(x, approximate=False)
 
+
+ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
+"""Of CLIPs, by the name that configs and flags give."""
 
 COMPUTE_DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """What a network may compute in, by the name that configs and flags give."""
@@ -68,91 +88,152 @@ REMAT: dict[str, Any] = {
 """What a block computes again for the gradient instead of keeping it: nothing; norms, softmax and
 activation functions, but no dense layer or convolution; everything but the block's input."""
 
-LayerClass = TypeVar("LayerClass", bound=type[nn.Module])
+
+def rematerialized(function: Callable[..., Any], remat: str) -> Callable[..., Any]:
+    """A function of arrays that keeps for its gradient what a row of `REMAT` lets it."""
+    return function if remat == "none" else jax.checkpoint(function, policy=REMAT[remat])
 
 
-def rematerialized(layer: LayerClass, remat: str, static: tuple[int, ...] = ()) -> LayerClass:
-    """A layer that keeps for its gradient what a row of `REMAT` lets it.
-
-    Args:
-        layer: the class; parameters and results stay the same.
-        remat: a key of `REMAT`.
-        static: positions of arguments of its call that are no arrays, `self` being 0.
-    """
-    if remat == "none":
-        return layer
-    return nn.remat(layer, policy=REMAT[remat], static_argnums=static)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": exact_gelu,
-}
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm over the last axis, computed in float32 and returned in the input's dtype."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
-        # Two-pass variance: E[x^2] - E[x]^2 loses digits that parity needs.
-        norm = nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False, name="norm")
-        return norm(x.astype(jnp.float32)).astype(x.dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head attention with one fused projection for queries, keys and values.
+@dataclasses.dataclass(frozen=True)
+class Transformer:
+    """What the parameters of a tower do not tell.
 
     Attributes:
-        heads: number of heads; the width must be a multiple of it.
-        dtype: compute dtype of the projections; parameters are float32.
+        eps: of every LayerNorm.
+        activation: of plain MLPs; SwiGLU has its own.
+        dtype: compute dtype; norms and softmax are float32.
+        remat: a key of `REMAT`.
     """
 
-    heads: int
+    eps: float = 1e-6
+    activation: Activation = exact_gelu
     dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b l c"], attention: AttentionFn) -> Float[Array, "b l c"]:
-        width = x.shape[-1]
-        qkv = nn.DenseGeneral(
-            (3, self.heads, width // self.heads), dtype=self.dtype, name="in_proj"
-        )(x)
-        query, key, value = jnp.moveaxis(qkv, 2, 0)
-        mixed = attention(query, key, value)
-        return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out_proj")(mixed)
+    remat: str = "none"
 
 
-class MLP(nn.Module):
-    """Two dense layers with a hidden width of four times the input's."""
+@struct.dataclass
+class BlockOutput:
+    """What a block computes; `jit` drops what the caller leaves unread.
 
-    activation: str
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
-        width = x.shape[-1]
-        x = nn.Dense(4 * width, dtype=self.dtype, name="c_fc")(x)
-        x = ACTIVATIONS[self.activation](x)
-        return nn.Dense(width, dtype=self.dtype, name="c_proj")(x)
-
-
-class Block(nn.Module):
-    """Pre-norm residual block: attention, then MLP.
-
-    The attention is an argument of the call and not of the module, so that the same parameters
-    serve ordinary attention and the dense variants of the last block (MaskCLIP and others).
+    Attributes:
+        output: [b, l, c] after both residual branches.
+        attended: [b, l, c] what the attention branch alone yields, after its output projection.
+        query, key, value: [b, l, heads, d], before RoPE.
+        weights: [b, heads, l, l] float32 of the attention; None if each token saw itself alone.
     """
 
-    heads: int
-    activation: str = "quick_gelu"
-    dtype: Any = jnp.float32
+    output: jax.Array
+    attended: jax.Array
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    weights: jax.Array | None
 
-    def setup(self) -> None:
-        self.ln_1 = LayerNorm()
-        self.attn = Attention(self.heads, self.dtype)
-        self.ln_2 = LayerNorm()
-        self.mlp = MLP(self.activation, self.dtype)
 
-    def __call__(self, x: Float[Array, "b l c"], attention: AttentionFn) -> Float[Array, "b l c"]:
-        x = x + self.attn(self.ln_1(x), attention)
-        return x + self.mlp(self.ln_2(x))
+def layer_norm(x: Float[Array, "... c"], params: Any, eps: float) -> Float[Array, "... c"]:
+    """LayerNorm over the last axis, computed in float32 and returned in the input's dtype."""
+    wide, norm = x.astype(jnp.float32), params["norm"]
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    # Two passes: E[x^2] - E[x]^2 loses digits that parity needs.
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    scaled = centred * (jax.lax.rsqrt(variance + eps) * norm["scale"]) + norm["bias"]
+    return scaled.astype(x.dtype)
+
+
+def dense(x: jax.Array, params: Any, dtype: Any, axes: int = 1) -> jax.Array:
+    """`x W + b` in a dtype, over the last `axes` axes of x and the first of W."""
+    y = jnp.tensordot(x.astype(dtype), params["kernel"].astype(dtype), axes)
+    return y + params["bias"].astype(dtype) if "bias" in params else y
+
+
+def block(
+    settings: Transformer,
+    params: Any,
+    x: Float[Array, "b l c"],
+    attention: Attention = full_attention,
+    rotate: Callable[[jax.Array], jax.Array] | None = None,
+) -> BlockOutput:
+    """Attention, then MLP, each after a LayerNorm and on a residual branch.
+
+    Args:
+        settings, params: of the tower and of this block.
+        x: tokens.
+        attention: what weighs the values.
+        rotate: RoPE of queries and keys, where there is one.
+    """
+    eps, dtype = settings.eps, settings.dtype
+    fused = dense(layer_norm(x, params["ln_1"], eps), params["attn"]["in_proj"], dtype)
+    query, key, value = jnp.moveaxis(fused, 2, 0)
+    weights = attention(query, key) if rotate is None else attention(rotate(query), rotate(key))
+    values = weighted_values(weights, value)
+    attended = dense(values, params["attn"]["out_proj"], dtype, axes=2)
+    x = x + _layer_scale(attended, params.get("ls_1"))
+    hidden = mlp(settings, params["mlp"], layer_norm(x, params["ln_2"], eps))
+    output = x + _layer_scale(hidden, params.get("ls_2"))
+    return BlockOutput(output, attended, query, key, value, weights)
+
+
+def mlp(settings: Transformer, params: Any, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
+    """Two dense layers, or SwiGLU where the parameters have a gate."""
+    hidden = dense(x, params["c_fc"], settings.dtype)
+    if "gate" in params:
+        hidden = jax.nn.silu(dense(x, params["gate"], settings.dtype)) * hidden
+    else:
+        hidden = settings.activation(hidden)
+    return dense(hidden, params["c_proj"], settings.dtype)
+
+
+def _layer_scale(x: Float[Array, "b l c"], scale: jax.Array | None) -> Float[Array, "b l c"]:
+    return x if scale is None else x * scale.astype(x.dtype)
+
+
+def run_blocks(
+    settings: Transformer,
+    params: Any,
+    x: Float[Array, "b l c"],
+    attention: Attention = full_attention,
+    rotate: Callable[[jax.Array], jax.Array] | None = None,
+    last_attention: Attention | None = None,
+) -> tuple[BlockOutput, ...]:
+    """All blocks of a tower in a row.
+
+    Args:
+        settings: of the tower.
+        params: has the blocks as `blocks_0`, `blocks_1`, ..., and may have more.
+        x, attention, rotate: as in `block`.
+        last_attention: of the last block, if it has another.
+    """
+    depth, outputs = sum(name.startswith("blocks_") for name in params), []
+    for number in range(depth):
+        if number == depth - 1 and last_attention is not None:
+            attention = last_attention
+        run = partial(block, settings, attention=attention, rotate=rotate)
+        outputs.append(rematerialized(run, settings.remat)(params[f"blocks_{number}"], x))
+        x = outputs[-1].output
+    return tuple(outputs)
+
+
+# -------------------------------------------------------------------------- parameters at the start
+
+
+def init_layer_norm(width: int) -> dict[str, Any]:
+    """The identity but for the norm."""
+    return {"norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)}}
+
+
+def init_block(key: Key[Array, ""], width: int, heads: int) -> dict[str, Any]:
+    """A block with a hidden width of four times its own, kernels drawn by LeCun's rule."""
+    keys, size = jax.random.split(key, 4), width // heads
+    shapes = ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width))
+    in_proj, out_proj, c_fc, c_proj = (
+        {"kernel": lecun_normal()(key, shape), "bias": jnp.zeros(shape[1])}
+        for key, shape in zip(keys, shapes, strict=True)
+    )
+    in_proj = {name: x.reshape(*x.shape[:-1], 3, heads, size) for name, x in in_proj.items()}
+    out_proj["kernel"] = out_proj["kernel"].reshape(heads, size, width)
+    return {
+        "ln_1": init_layer_norm(width),
+        "attn": {"in_proj": in_proj, "out_proj": out_proj},
+        "ln_2": init_layer_norm(width),
+        "mlp": {"c_fc": c_fc, "c_proj": c_proj},
+    }

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Key
 
-from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig
-from tcl_jax.models.grounder import Grounder
+from tcl_jax.models import flops
+from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig, encode_image
+from tcl_jax.models.decoder import init_decoder
+from tcl_jax.models.dense import MaskCLIP
+from tcl_jax.models.grounder import embed_tokens
 from tcl_jax.models.layers import matmul_precision
-from tcl_jax.models.vision import VisionOutput, patch_grid
+from tcl_jax.models.method import MaskOptions, Method, refine_masks
+from tcl_jax.models.vit import Features
 from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
+from tcl_jax.ops.resize import resize
 
 
 @struct.dataclass
@@ -22,96 +28,143 @@ class Grounding:
     """What TCL says of a batch of images and a set of texts.
 
     Attributes:
-        vision: every feature of the frozen CLIP.
+        features: of the frozen CLIP, every block's.
         pixel_embeddings: [b, h, w, d] float32, not normalised; h, w are four times the patches.
         mask_logits: [b, n, h, w] float32, `w * similarity + b` of every image with every text;
             their sigmoid is the soft mask.
     """
 
-    vision: VisionOutput
+    features: Features
     pixel_embeddings: jax.Array
     mask_logits: jax.Array
 
 
-class Sim2Mask(nn.Module):
-    """Learned affine map from cosine similarity to mask logits (TCL section 3.2)."""
-
-    @nn.compact
-    def __call__(self, similarity: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:
-        w = self.param("w", nn.initializers.constant(10.0), ())
-        b = self.param("b", nn.initializers.constant(-2.5), ())
-        return mask_logits(similarity, w, b)
-
-
-class TCL(nn.Module):
+@dataclasses.dataclass(frozen=True)
+class TCL(Method):
     """Text-grounded Contrastive Learning (Cha et al., CVPR 2023).
 
-    Parameters: `clip` (frozen), `grounder`, `sim2mask`, and the two learned log temperatures of
-    the losses, `tclf_logit_scale` and `tcli_logit_scale`.
+    Parameters: `clip` (frozen), `grounder`, `sim2mask` (w and b), and the logarithms of the two
+    learned temperatures of the losses, `tclf_logit_scale` and `tcli_logit_scale`.
 
     Attributes:
         config: sizes of the CLIP it builds on.
-        tap_layer: CLIP block (counted from 1) whose output feeds the grounder, `ie_freeze` in the
-            original code: 11 of 12 for ViT-B/16. The one before the last if None.
+        feature_layer: block of CLIP, counted from 1, whose output feeds the grounder (`ie_freeze`
+            in the original): 11 of 12 for ViT-B/16. 0: the one before the last.
         dtype: compute dtype; parameters, norms, softmax and similarities are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
+
+    Raises:
+        ValueError: if the feature layer leaves no block to copy.
     """
 
     config: CLIPConfig
-    tap_layer: int | None = None
+    feature_layer: int = 0
     dtype: Any = jnp.float32
     remat: str = "none"
 
-    def setup(self) -> None:
-        c = self.config
-        tap = c.tap_of(self.tap_layer)
-        if not 0 < tap < c.vision_layers:
+    name = "tcl"
+    title = "TCL"
+    parameters = ("clip", "grounder", "sim2mask")
+    mixes_clip = True
+
+    def __post_init__(self) -> None:
+        layer, blocks = self.config.feature_layer_of(self.feature_layer), self.config.vision_layers
+        if not 0 < layer < blocks:
             raise ValueError(
-                f"tap_layer={tap} leaves the grounder no block to copy; choose 1 to "
-                f"{c.vision_layers - 1} for this CLIP of {c.vision_layers} blocks"
+                f"feature_layer={layer} leaves the grounder no block to copy; choose 1 to "
+                f"{blocks - 1} for this CLIP of {blocks} blocks"
             )
-        self.clip = CLIP(c, tap, self.dtype, remat=self.remat)
-        self.grounder = Grounder(
-            width=c.vision_width,
-            heads=c.vision_heads,
-            blocks_after_tap=c.vision_layers - tap,
-            embed_dim=c.embed_dim,
-            activation=c.activation,
-            dtype=self.dtype,
-            remat=self.remat,
-        )
-        self.sim2mask = Sim2Mask()
-        temperature = nn.initializers.constant(INITIAL_LOGIT_SCALE)
-        self.tclf_logit_scale = self.param("tclf_logit_scale", temperature, ())
-        self.tcli_logit_scale = self.param("tcli_logit_scale", temperature, ())
-
-    def __call__(
-        self, image: Float[Array, "b H W 3"], text_embeddings: Float[Array, "n d"]
-    ) -> Grounding:
-        """Grounds texts in normalised images; see `Grounding`."""
-        vision, pixels = self.embed_pixels(image)
-        similarity = pixel_text_similarity(pixels, text_embeddings)
-        return Grounding(
-            vision=vision, pixel_embeddings=pixels, mask_logits=self.sim2mask(similarity)
-        )
-
-    def embed_pixels(
-        self, image: Float[Array, "b H W 3"]
-    ) -> tuple[VisionOutput, Float[Array, "b h w d"]]:
-        """The part of `__call__` that needs no text: features of CLIP and pixel embeddings."""
-        vision = self.clip.encode_image(image)
-        grid = patch_grid(image.shape, self.config.patch_size)
-        return vision, self.grounder(vision.tap, grid)
-
-    def initialize(self, image: Float[Array, "b H W 3"], tokens: Int[Array, "n l"]) -> Grounding:
-        # Touches every parameter, the text tower's too; for `init` alone.
-        _, text, _ = self.clip(image, tokens)
-        return self(image, text)
+        object.__setattr__(self, "feature_layer", layer)
 
     @property
     def clip_model(self) -> CLIP:
-        """The CLIP inside as a module of its own, for the parameters under `clip`."""
-        return CLIP(self.config, self.tap_layer, self.dtype, remat=self.remat, parent=None)
+        """The CLIP inside, for the parameters under `clip`."""
+        return CLIP(self.config, self.dtype, self.remat)
+
+    @property
+    def copied_blocks(self) -> int:
+        """Number of CLIP's blocks that the grounder has a copy of."""
+        return self.config.vision_layers - self.feature_layer
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
+        """Random parameters, CLIP's included."""
+        clip, learned = jax.random.split(key)
+        params = self.clip_model.init(clip)
+        return self.join(self.init_learned(learned, params), params)
+
+    def init_learned(self, key: Key[Array, ""], clip: Any) -> dict[str, Any]:
+        """What is learned, at the start: copies of CLIP's blocks, and a fresh decoder.
+
+        Args:
+            key: of the decoder.
+            clip: parameters of the frozen CLIP.
+        """
+        visual, first = clip["visual"], self.feature_layer
+        copies = {f"blocks_{i}": visual[f"blocks_{first + i}"] for i in range(self.copied_blocks)}
+        decoder = init_decoder(key, self.config.vision_width)
+        scale = jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32)
+        return {
+            "grounder": {
+                **copies,
+                "decoder": decoder,
+                "ln_post": visual["ln_post"],
+                "proj": visual["proj"],
+            },
+            "sim2mask": {"w": jnp.float32(10.0), "b": jnp.float32(-2.5)},
+            "tclf_logit_scale": scale,
+            "tcli_logit_scale": scale,
+        }
+
+    def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
+        """All parameters, of the learned ones and the frozen CLIP's."""
+        return {**learned, "clip": frozen}
+
+    def masks(
+        self,
+        params: Any,
+        image: Float[Array, "b H W 3"],
+        text_embeddings: Float[Array, "n d"],
+        options: MaskOptions,
+    ) -> Float[Array, "b h w n"]:
+        """Soft masks on four times the patch grid; with KP mixing, MaskCLIP's are mixed in."""
+        grounding = ground(self, params, image, text_embeddings)
+        masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
+        if options.pamr:
+            masks = refine_masks(image, masks, masks.shape[1:3])
+        if options.kp_weight:
+            maskclip = MaskCLIP(self.config, self.dtype)
+            dense = maskclip.soft_masks(params["clip"], grounding.features, text_embeddings)
+            dense = resize(dense, masks.shape[1:3])
+            masks = options.kp_weight * dense + (1 - options.kp_weight) * masks
+        return masks
+
+    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
+        """FLOPs of the masks of one window, by part."""
+        return flops.tcl_masks(
+            self.config, self.copied_blocks, side, texts, mixes_clip=options.kp_weight > 0
+        )
+
+    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
+        """FLOPs of one image with its text in a training step, forward and backward, by part.
+
+        Args:
+            batch: the global batch, whose texts are all contrasted with the image.
+            train_backbone: whether the grounder's copies of CLIP's blocks train, phase 2.
+        """
+        return flops.tcl_step(self.config, self.copied_blocks, batch, train_backbone)
+
+    @property
+    def summary(self) -> str:
+        return f"TCL, feature layer {self.feature_layer}"
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes, for JSON."""
+        return {**super().describe(), "tap_layer": self.feature_layer}
+
+    @classmethod
+    def from_description(cls, fields: Mapping[str, Any]) -> TCL:
+        """Inverse of `describe`."""
+        return cls(CLIPConfig(**fields["clip"]), fields["tap_layer"])
 
 
 def ground(
@@ -125,9 +178,11 @@ def ground(
         text_embeddings: [n, d], normalised or not.
     """
     with matmul_precision(model.dtype):
-        output = model.apply({"params": params}, image, text_embeddings)
-    assert isinstance(output, Grounding)
-    return output
+        features, pixels = _embed(model, params, image)
+        similarity = pixel_text_similarity(pixels, text_embeddings)
+        sim2mask = params["sim2mask"]
+        logits = mask_logits(similarity, sim2mask["w"], sim2mask["b"])
+        return Grounding(features, pixels, logits)
 
 
 def embed_pixels(
@@ -139,6 +194,14 @@ def embed_pixels(
         model, params, image: as in `ground`.
     """
     with matmul_precision(model.dtype):
-        _, pixels = model.apply({"params": params}, image, method=TCL.embed_pixels)
-    assert isinstance(pixels, jax.Array)
-    return pixels
+        return _embed(model, params, image)[1]
+
+
+def _embed(
+    model: TCL, params: Any, image: Float[Array, "b H W 3"]
+) -> tuple[Features, Float[Array, "b h w d"]]:
+    features = encode_image(model.clip_model, params["clip"], image).features
+    tokens = features.after(model.feature_layer)
+    return features, embed_tokens(
+        model.clip_model.vision, params["grounder"], tokens, features.grid
+    )

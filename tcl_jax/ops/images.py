@@ -13,17 +13,23 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Statistics of RGB in [0, 1]; TCL feeds CLIP with these and not with CLIP's own."""
 
+PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of the channels of RGB in [0, 1]."""
+IMAGENET: PixelStatistics = (IMAGENET_MEAN, IMAGENET_STD)
 
 PIXEL_MEAN = np.array(IMAGENET_MEAN, np.float32) * 255
 PIXEL_STD = np.array(IMAGENET_STD, np.float32) * 255
 """The same of RGB bytes, float32 [3]."""
 
 
-def normalize(image: UInt8[Array, "... 3"] | Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+def normalize(
+    image: UInt8[Array, "... 3"] | Float[Array, "... 3"], statistics: PixelStatistics = IMAGENET
+) -> Float[Array, "... 3"]:
     """RGB bytes (uint8, 0 to 255) to normalised float32; floating input is taken as normalised."""
     if jnp.issubdtype(image.dtype, jnp.floating):
         return jnp.asarray(image, jnp.float32)
-    return (image.astype(jnp.float32) - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
+    mean, std = (jnp.asarray(np.array(values, np.float32) * 255) for values in statistics)
+    return (image.astype(jnp.float32) - mean) / std
 
 
 def erase(

@@ -17,22 +17,25 @@ CUBIC_A = -0.75
 """Free parameter of the cubic kernel in PyTorch and OpenCV."""
 
 
-def resize_matrix(in_size: int, out_size: int, *, method: str, align_corners: bool) -> np.ndarray:
+def resize_matrix(
+    in_size: int, out_size: int, *, method: str, align_corners: bool, offset: float = 0.0
+) -> np.ndarray:
     """Weights of every input sample in every output sample, [out_size, in_size] float32.
 
     Args:
         in_size, out_size: samples before and after.
         method: "bilinear" or "bicubic".
         align_corners: whether the outermost samples coincide, rather than the outer edges.
+        offset: added to `out_size` in the distance of two samples, `in_size / out_size`.
     """
-    sources, weights = _taps(in_size, out_size, method, align_corners)
+    sources, weights = _taps(in_size, out_size, method, align_corners, offset)
     matrix = np.zeros((out_size, in_size), np.float64)
     np.add.at(matrix, (np.arange(out_size)[:, None], sources), weights)
     return matrix.astype(np.float32)
 
 
 def _taps(
-    in_size: int, out_size: int, method: str, align_corners: bool
+    in_size: int, out_size: int, method: str, align_corners: bool, offset: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Input samples that make up every output sample and their weights, both [out_size, taps]."""
     taps = {"bilinear": 2, "bicubic": 4}
@@ -42,7 +45,7 @@ def _taps(
     if align_corners:
         position = out * ((in_size - 1) / max(out_size - 1, 1))
     else:
-        position = (out + 0.5) * (in_size / out_size) - 0.5
+        position = (out + 0.5) * (in_size / (out_size + offset)) - 0.5
         if method == "bilinear":
             position = np.maximum(position, 0.0)
     first = np.floor(position).astype(np.int64) - (taps[method] // 2 - 1)

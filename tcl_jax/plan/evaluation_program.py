@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from ml_collections import ConfigDict
 
@@ -14,13 +12,11 @@ from tcl_jax.evaluation.scenes import check_scenes
 from tcl_jax.evaluation.tasks import known_tasks
 from tcl_jax.inference.batched import BatchedMasks, default_batch_size
 from tcl_jax.inference.masks import MaskOptions
-from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import center_offset
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, replicated
 from tcl_jax.plan.training_program import Program, with_sharding
 from tcl_jax.shapes.source import class_names
 from tcl_jax.training.build import Task
-from tcl_jax.training.flops import evaluation_flops
 
 SHAPES = "shapes"
 """The evaluation that is no benchmark of photographs."""
@@ -53,16 +49,19 @@ def _trace_windows(
     mesh, batch = local_mesh(devices), default_batch_size(devices[0].platform)
     texts, side = len(benchmark.texts), protocol.sizes(benchmark)[1]
     traced = BatchedMasks(model, protocol.options, mesh, batch).trace(
-        with_sharding(_parameters(task), replicated(mesh)), side, texts, benchmark.synonyms
+        with_sharding(task.join(task.params, task.frozen), replicated(mesh)),
+        side,
+        texts,
+        benchmark.synonyms,
     )
-    padded, _ = center_offset(side, model.config.patch_size)
+    padded, _ = center_offset(side, model.patch_size)
     return Program(
         name="evaluation",
         title=f"{benchmark.name}: windows of {side}, {texts} texts",
         traced=traced,
         devices=list(mesh.devices.flat),
         rows=batch * mesh.size,
-        parts=evaluation_flops(model, padded, texts, protocol.kp_weight > 0),
+        parts=model.flops(padded, texts, protocol.options),
     )
 
 
@@ -71,9 +70,13 @@ def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> 
     rows, side, texts = config.eval.batch_size, sizes.resolution, len(class_names())
     check_scenes(config.eval.num_scenes, rows, mesh)
     options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
-    scores = tcl_scores(model, options) if isinstance(model, TCL) else maskclip_scores(model)
+    params = task.join(task.params, task.frozen)
+    if task.trains_clip:
+        scores, params = maskclip_scores(task.clip), params["clip"]
+    else:
+        scores = tcl_scores(model, options)
     traced = BestClass(scores, mesh).trace(
-        with_sharding(_parameters(task), replicated(mesh)),
+        with_sharding(params, replicated(mesh)),
         (rows, side, side, 3),
         (texts, sizes.embed_dim),
     )
@@ -83,9 +86,5 @@ def _trace_scenes(config: ConfigDict, task: Task, devices: list[jax.Device]) -> 
         traced=traced,
         devices=devices,
         rows=rows,
-        parts=evaluation_flops(model, side, texts, config.eval.kp_weight > 0),
+        parts=model.flops(side, texts, options),
     )
-
-
-def _parameters(task: Task) -> Any:
-    return task.join(task.params, task.frozen)[0]

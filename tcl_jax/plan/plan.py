@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tcl_jax.models.flops import Parts, total
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh, parameter_sharding
 from tcl_jax.plan.compiled import Compiled, compile_program
 from tcl_jax.plan.evaluation_program import trace_evaluation
@@ -20,7 +21,6 @@ from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import PHASES, Program, training_program
 from tcl_jax.training.build import Task, abstract_task, build_adamw
 from tcl_jax.training.chips import Chip, chip_of
-from tcl_jax.training.flops import Parts, total
 from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.state import create_state
 

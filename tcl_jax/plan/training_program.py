@@ -11,9 +11,9 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from tcl_jax.data.sources import make_erasing
+from tcl_jax.models.flops import Parts
 from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
 from tcl_jax.training.build import Task, build_adamw, build_step
-from tcl_jax.training.flops import Parts, training_flops
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import no_failure
 
@@ -51,7 +51,7 @@ def training_program(config: ConfigDict, task: Task, mesh: Mesh, name: str) -> P
         traced=trace_step(config, task, mesh, phase),
         devices=list(mesh.devices.flat),
         rows=size,
-        parts=training_flops(task.objective, size, train_backbone=phase == 1),
+        parts=task.objective.model.training_flops(size, phase == 1),
     )
 
 

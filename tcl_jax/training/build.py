@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -15,8 +14,9 @@ from tcl_jax.convert.identity import Identity, identify_clip
 from tcl_jax.convert.load import load_configured, sizes_of
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
-from tcl_jax.models.grounder import grounder_from_clip
+from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import REMAT, compute_dtype
+from tcl_jax.models.method import Method
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
@@ -36,39 +36,36 @@ class Task:
 
     Attributes:
         objective: the loss.
+        network: what segments with the parameters of the moment, and is judged.
         params: initial learned parameters, on the host; shapes if the task is abstract.
         frozen: frozen parameters (CLIP's for TCL, empty for CLIP), likewise.
-        clip: the CLIP inside, for text embeddings and the baseline.
         identity: of the pretrained CLIP; None where there is none.
     """
 
     objective: Objective
+    network: Method
     params: Any
     frozen: Any
-    clip: CLIP
     identity: Identity | None = None
 
     @property
-    def network(self) -> TCL | CLIP:
-        """What is judged: TCL, or the CLIP where that is what is trained."""
-        objective = self.objective
-        return objective.model if isinstance(objective, TCLObjective) else self.clip
+    def clip(self) -> CLIP:
+        """The CLIP inside, for text embeddings and the baseline."""
+        return self.network.clip_model
 
-    def join(self, params: Any, frozen: Any) -> tuple[Any, Any]:
-        """All parameters of `network`, and CLIP's alone, of learned and frozen ones."""
-        if isinstance(self.network, TCL):
-            return {**params, "clip": frozen}, frozen
-        return params, params
+    @property
+    def trains_clip(self) -> bool:
+        """Whether CLIP itself is what is learned, so that embeddings of texts change."""
+        return not self.frozen
+
+    def join(self, params: Any, frozen: Any) -> dict[str, Any]:
+        """All parameters of `network`, of learned and frozen ones; CLIP's are under `clip`."""
+        return self.network.join(params, frozen)
 
 
 def clip_config(config: ConfigDict) -> CLIPConfig:
     """Sizes of the CLIP, see `convert.load.sizes_of`; no weights are read."""
     return sizes_of(config.model.to_dict(), config.objective)
-
-
-def build_clip(config: ConfigDict) -> Task:
-    """CLIP from scratch, everything learned."""
-    return _clip_task(config, _on_host)
 
 
 def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
@@ -78,15 +75,58 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
         InputError: if it cannot be read or is of other sizes.
     """
     pretrained = load_configured(config.model.to_dict())
-    dtype = compute_dtype(config.model.dtype, "model.dtype")
-    return CLIP(pretrained.config, dtype=dtype), pretrained.params
+    return CLIP(pretrained.config, _dtype(config)), pretrained.params
 
 
-def build_tcl(config: ConfigDict) -> Task:
-    """TCL on a pretrained CLIP, the grounder's blocks and projection copied from it."""
-    clip = load_configured(config.model.to_dict())
-    task = _tcl_task(config, clip.config, clip.params, _on_host)
-    return dataclasses.replace(task, identity=identify_clip(config.model.weights, clip))
+# --------------------------------------------------------------------------------- the objectives
+
+
+def _clip_task(config: ConfigDict, run: Run, pretrained: bool) -> Task:
+    """CLIP from scratch, everything learned."""
+    del pretrained
+    model = CLIP(clip_config(config), _dtype(config), _remat(config))
+    params = run(model.init, jax.random.key(config.seed))
+    return Task(CLIPObjective(model), MaskCLIP(model.config, model.dtype), params, {})
+
+
+def _tcl_task(config: ConfigDict, run: Run, pretrained: bool) -> Task:
+    """TCL on a frozen CLIP, the grounder's blocks and projection copied from it."""
+    identity = None
+    if pretrained:
+        loaded = load_configured(config.model.to_dict())
+        sizes, clip = loaded.config, loaded.params
+        identity = identify_clip(config.model.weights, loaded)
+    else:
+        sizes = clip_config(config)
+        clip = run(CLIP(sizes).init, jax.random.key(config.seed))
+    layer = sizes.feature_layer_of(config.model.tap_layer)
+    if not 0 < layer < sizes.vision_layers:
+        raise InputError(
+            f"model.tap_layer={layer} leaves the grounder nothing to copy; choose 1 to "
+            f"{sizes.vision_layers - 1}, or 0 for the block before the last"
+        )
+    model = TCL(sizes, layer, _dtype(config), _remat(config))
+    params = run(model.init_learned, jax.random.key(config.seed), clip)
+    weights = LossWeights(**{f.name: config.loss[f.name] for f in dataclasses.fields(LossWeights)})
+    objective = TCLObjective(model, weights, config.loss.temperature)
+    return Task(objective, model, params, clip, identity)
+
+
+OBJECTIVES: dict[str, Callable[[ConfigDict, Run, bool], Task]] = {
+    "tcl": _tcl_task,
+    "clip": _clip_task,
+}
+"""By `config.objective`: (config, how to run initialisation, whether to read pretrained weights)
+to what is trained."""
+
+
+def build_task(config: ConfigDict) -> Task:
+    """Model, parameters and objective of `config.objective`.
+
+    Raises:
+        InputError: if something in the config or the weights does not fit.
+    """
+    return _build(config, _on_host, pretrained=True)
 
 
 def abstract_task(config: ConfigDict) -> Task:
@@ -95,7 +135,7 @@ def abstract_task(config: ConfigDict) -> Task:
     Raises:
         InputError: if something in the config does not fit.
     """
-    return _fresh_task(config, jax.eval_shape)
+    return _build(config, jax.eval_shape, pretrained=False)
 
 
 def random_task(config: ConfigDict) -> Task:
@@ -111,86 +151,33 @@ def random_task(config: ConfigDict) -> Task:
         params = _on_host(function, *arguments)
         return jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), params)
 
-    return _fresh_task(config, rounded)
+    return _build(config, rounded, pretrained=False)
 
 
-def _fresh_task(config: ConfigDict, run: Run) -> Task:
-    if _known_objective(config) == "clip":
-        return _clip_task(config, run)
-    sizes = clip_config(config)
-    image, tokens = _smallest_batch(sizes)
-    clip = run(CLIP(sizes).init, jax.random.key(config.seed), image, tokens)["params"]
-    return _tcl_task(config, sizes, clip, run)
-
-
-def _clip_task(config: ConfigDict, run: Run) -> Task:
-    model = CLIP(
-        clip_config(config),
-        dtype=compute_dtype(config.model.dtype, "model.dtype"),
-        remat=_remat(config),
-    )
-    image, tokens = _smallest_batch(model.config)
-    params = run(model.init, jax.random.key(config.seed), image, tokens)["params"]
-    return Task(CLIPObjective(model), params, {}, model)
-
-
-def _tcl_task(config: ConfigDict, sizes: CLIPConfig, clip: Any, run: Run) -> Task:
-    dtype = compute_dtype(config.model.dtype, "model.dtype")
-    tap = sizes.tap_of(config.model.tap_layer)
-    if not 0 < tap < sizes.vision_layers:
+def _build(config: ConfigDict, run: Run, *, pretrained: bool) -> Task:
+    if config.objective not in OBJECTIVES:
         raise InputError(
-            f"model.tap_layer={tap} leaves the grounder nothing to copy; choose 1 to "
-            f"{sizes.vision_layers - 1}, or 0 for the block before the last"
+            f"objective={config.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}"
         )
-    model = TCL(sizes, tap, dtype, _remat(config))
-    image, tokens = _smallest_batch(sizes)
-
-    def init(key: jax.Array) -> Any:
-        params = model.init(key, image, tokens, method=TCL.initialize)["params"]
-        return {name: tree for name, tree in params.items() if name != "clip"}
-
-    params = run(init, jax.random.key(config.seed))
-    params["grounder"] = grounder_from_clip(params["grounder"], clip, tap)
-    weights = {field.name: config.loss[field.name] for field in dataclasses.fields(LossWeights)}
-    objective = TCLObjective(model, LossWeights(**weights), config.loss.temperature)
-    return Task(objective, params, clip, CLIP(sizes, tap, dtype))
-
-
-def _remat(config: ConfigDict) -> str:
-    remat = config.train.remat
-    if remat not in REMAT:
-        raise InputError(f"train.remat={remat!r} is unknown; choose one of {', '.join(REMAT)}")
-    return remat
+    return OBJECTIVES[config.objective](config, run, pretrained)
 
 
 def _on_host(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.device_get(jax.jit(function)(*arguments))
 
 
-def _smallest_batch(sizes: CLIPConfig) -> tuple[jax.Array, jax.Array]:
-    """An image and a text, to initialise with."""
-    image = jnp.zeros((1, sizes.resolution, sizes.resolution, 3))
-    return image, jnp.zeros((1, sizes.context_length), jnp.int32)
+def _dtype(config: ConfigDict) -> Any:
+    return compute_dtype(config.model.dtype, "model.dtype")
 
 
-TASKS = {"tcl": build_tcl, "clip": build_clip}
+def _remat(config: ConfigDict) -> str:
+    remat = config.train.remat
+    if remat not in REMAT:
+        raise InputError(f"train.remat={remat!r} is unknown; choose one of {', '.join(REMAT)}")
+    return str(remat)
 
 
-def build_task(config: ConfigDict) -> Task:
-    """Model, parameters and objective of `config.objective`.
-
-    Raises:
-        InputError: if something in the config or the weights does not fit.
-    """
-    return TASKS[_known_objective(config)](config)
-
-
-def _known_objective(config: ConfigDict) -> str:
-    if config.objective not in TASKS:
-        raise InputError(
-            f"objective={config.objective!r} is unknown; choose one of {', '.join(TASKS)}"
-        )
-    return str(config.objective)
+# ------------------------------------------------------------------------------------- the update
 
 
 def build_adamw(config: ConfigDict) -> AdamW:

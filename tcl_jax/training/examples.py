@@ -5,28 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tcl_jax.models.tcl import ground
+from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.ops.images import normalize
-from tcl_jax.ops.masking import diagonal
 from tcl_jax.ops.resize import resize
 from tcl_jax.parallel.mesh import replicated
-from tcl_jax.training.objectives import Batch, Objective, TCLObjective, embed_texts
+from tcl_jax.training.build import Task
+from tcl_jax.training.objectives import Batch
+
+PLAIN = MaskOptions(pamr=False, kp_weight=0.0)
 
 
 class ExampleMasks:
     """Soft masks of the first batch of a run.
 
     Args:
-        objective: nothing is shown unless it is TCL's.
+        task: what is trained.
         mesh: of the run.
         count: images shown.
     """
 
-    def __init__(self, objective: Objective, mesh: Mesh, count: int = 8) -> None:
-        self._objective, self._mesh, self._count = objective, mesh, count
+    def __init__(self, task: Task, mesh: Mesh, count: int = 8) -> None:
+        self._task, self._mesh, self._count = task, mesh, count
         self._batch: Batch | None = None
         self._masks = jax.jit(self._compute, out_shardings=replicated(mesh))
 
@@ -40,19 +43,20 @@ class ExampleMasks:
 
     def pictures(self, params: Any, frozen: Any) -> dict[str, np.ndarray]:
         """One picture: a row of images over a row of masks, uint8 [2H, count*W, 3]."""
-        if self._batch is None or not isinstance(self._objective, TCLObjective):
+        if self._batch is None:
             return {}
-        images, masks = jax.device_get((
-            self._batch["image"], self._masks({**params, "clip": frozen}, self._batch)
-        ))  # fmt: skip
+        masks = self._masks(self._task.join(params, frozen), self._batch)
+        images, masks = jax.device_get((self._batch["image"], masks))
         heat = np.repeat((masks * 255).astype(np.uint8), 3, axis=-1)
         rows = [np.concatenate(list(row), axis=1) for row in (images, heat)]
         return {"example_masks": np.concatenate(rows, axis=0)}
 
     def _compute(self, params: Any, batch: Batch) -> jax.Array:
-        assert isinstance(self._objective, TCLObjective)
-        model = self._objective.model
-        texts = embed_texts(model.clip_model, params["clip"], batch)
-        grounding = ground(model, params, normalize(batch["image"]), texts)
-        soft = jax.nn.sigmoid(diagonal(grounding.mask_logits))[..., None]
-        return resize(soft, batch["image"].shape[1:3])
+        network = self._task.network
+        texts = batch.get("text_embedding")
+        if texts is None:
+            texts = network.embed_texts(params, batch["tokens"])
+        image = normalize(batch["image"], network.pixel_statistics)
+        masks = grid_masks(network, params, image, texts, PLAIN)
+        own = jnp.arange(masks.shape[0])
+        return resize(masks[own, :, :, own][..., None], batch["image"].shape[1:3])

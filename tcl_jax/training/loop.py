@@ -21,6 +21,7 @@ from tcl_jax.convert.identity import check_clip
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError, RunError, as_input_error
 from tcl_jax.files import write_json
+from tcl_jax.models.flops import total
 from tcl_jax.parallel.lock import alone_in
 from tcl_jax.parallel.mesh import (
     check_batch_size,
@@ -35,7 +36,6 @@ from tcl_jax.parallel.processes import agreed, any_process, check_same, sum_over
 from tcl_jax.training.batches import cached_text_tower, open_batches
 from tcl_jax.training.build import Task, build_adamw, build_step
 from tcl_jax.training.examples import ExampleMasks
-from tcl_jax.training.flops import total, training_flops
 from tcl_jax.training.interrupt import Interrupt
 from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
 from tcl_jax.training.state import Failure, create_state
@@ -168,7 +168,7 @@ def _train(
     writer = MetricWriter(root, start_step=first)
     progress = Progress(last, first)
     window = TrainMetrics(last=("lr", "sim2mask_w", "sim2mask_b", "logit_scale"))
-    examples = ExampleMasks(task.objective, mesh)
+    examples = ExampleMasks(task, mesh)
     if is_writer:
         logging.info(
             "learned parameters:\n%s",
@@ -230,7 +230,7 @@ def _train(
                 _check_finite(failure, root)
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step
-                flops = total(training_flops(task.objective, t.global_batch_size, both))
+                flops = total(task.objective.model.training_flops(t.global_batch_size, both))
                 seconds = progress.seconds_per_step()
                 values |= _speed(seconds, flops, t.global_batch_size, mesh)
                 writer.scalars(done, {f"train/{k}": v for k, v in values.items()})

@@ -205,7 +205,7 @@ def mfu(
 
     Args:
       flops_per_step: floating-point operations that the method itself needs for a global batch,
-        see `training.flops`.
+        see `models.flops`.
       seconds_per_step: measured time.
       devices: all devices that share the batch.
     """

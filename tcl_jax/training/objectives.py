@@ -159,7 +159,7 @@ class TCLObjective(Objective):
         """
         image, texts = augmented(rows), rows["text_embedding"]
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
-        pixels = embed_pixels(self.model, {**params, "clip": frozen}, image)
+        pixels = embed_pixels(self.model, self.model.join(params, frozen), image)
         logits = mask_logits(positive_similarity(pixels, texts), w, b)
         hard = straight_through_mask(logits, rows["uniform"], self.temperature)[..., None]
         masked = image * resize_nearest(hard, image.shape[1:3])

@@ -10,8 +10,9 @@ import pytest
 
 from tcl_jax.bench import __main__ as bench
 from tcl_jax.errors import InputError, RunError
+from tcl_jax.inference.masks import MaskOptions
+from tcl_jax.models.flops import total
 from tcl_jax.training.build import abstract_task
-from tcl_jax.training.flops import evaluation_flops, total
 from tests.bench.original_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config_file, tiny_settings
 
@@ -28,8 +29,8 @@ def test_masks_and_their_parts_are_measured(
     file = tmp_path / "masks.json"
     bench.run([*masks, "--batch_sizes=2", "--pamr=yes", f"--json={file}"])
     report, told = json.loads(file.read_text()), capsys.readouterr().out
-    model = abstract_task(tiny_settings("")).objective.model
-    flops = total(evaluation_flops(model, 32, 3, mixes_clip=True))
+    network = abstract_task(tiny_settings("")).network
+    flops = total(network.flops(32, 3, MaskOptions(kp_weight=0.3)))
     (row,) = report["masks"]
     assert (row["window"], row["classes"], row["batch_size"]) == (32, 3, 2) and row["pamr"]
     assert row["seconds_per_image"] == pytest.approx(np.median(row["seconds"]["seconds"]) / 2)

@@ -17,8 +17,8 @@ from tcl_jax.bench.subject import GATE, Subject, bench_parser, read_subject
 from tcl_jax.convert.load import load_clip
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.inference.model import save_model
+from tcl_jax.models.flops import total
 from tcl_jax.training.build import abstract_task
-from tcl_jax.training.flops import total, training_flops
 from tests.bench.original_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config, tiny_config_file, tiny_settings
 
@@ -64,7 +64,7 @@ def test_a_step_and_its_parts_are_measured(
     rounds = step["seconds"]["seconds"]
     assert len(rounds) == 2 and min(rounds) > 0
     assert step["images_per_second"] == pytest.approx(2 / np.median(rounds))
-    flops = total(training_flops(abstract_task(tiny_settings("")).objective, 2, False))
+    flops = total(abstract_task(tiny_settings("")).objective.model.training_flops(2, False))
     assert step["flops_per_image"] == flops
     # The compiler counts a loop's body once, and what is computed beyond the plain method.
     assert 0.3 < step["program"]["flops"] / (2 * flops) < 3

@@ -39,21 +39,21 @@ def test_tcl_in_and_out_is_bit_exact(tmp_path: Path, capsys: pytest.CaptureFixtu
     save_torchscript(clip, load("clip_state_dict"), {"input_resolution": 64})
     save_state_dict(tcl, {"model": load("tcl_state_dict")})
     command.run(["tcl", str(tcl), f"--clip={clip}", str(tmp_path / "model")])
-    assert "tap layer 3" in capsys.readouterr().out
+    assert "feature layer 3" in capsys.readouterr().out
     out = tmp_path / "back.safetensors"
     command.run(["export-torch", str(tmp_path / "model"), str(out)])
     assert_same(out, load("tcl_state_dict"))
     again = tmp_path / "again"
     command.run(["tcl", str(out), f"--clip={clip}", str(again)])
     first, second = load_model(tmp_path / "model"), load_model(again)
-    assert first.config == second.config and first.tap_layer == second.tap_layer == 3
+    assert first.network == second.network and first.network.feature_layer == 3
     for name in ("grounder", "sim2mask", "clip"):
         assert str(first.params[name]) == str(second.params[name])
 
 
 def test_clip_in_and_out_keeps_half_precision(tmp_path: Path) -> None:
     command.run(["clip", str(CLIP), str(tmp_path / "model")])
-    assert load_model(tmp_path / "model").tap_layer is None
+    assert load_model(tmp_path / "model").method == "maskclip"
     command.run(["export-torch", str(tmp_path / "model"), str(tmp_path / "back.safetensors")])
     assert_same(tmp_path / "back.safetensors", load("clip_state_dict"))
 
@@ -92,7 +92,7 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "TCL's learned tensors" in capsys.readouterr().out
     command.run(["tcl", str(TCL), f"--clip={CLIP}", str(tmp_path / "model")])
     command.run(["inspect", str(tmp_path / "model")])
-    assert "TCL, tap layer 3" in capsys.readouterr().out
+    assert "TCL, feature layer 3" in capsys.readouterr().out
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     command.run(["inspect", str(tmp_path / "other.npz")])
     assert "no single CLIP or TCL that is known here" in capsys.readouterr().out

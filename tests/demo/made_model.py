@@ -7,7 +7,6 @@ import functools
 from pathlib import Path
 
 import jax
-import numpy as np
 from PIL import Image
 
 from tcl_jax.inference.model import Model, model_from_torch
@@ -22,16 +21,13 @@ def random_tcl() -> Model:
     """Its masks mean nothing, but differ from word to word and from picture to picture."""
     clip = model_from_torch("builtin:shapes_clip")
     config = clip.config
-    side, length = config.resolution, config.context_length
-    image, tokens = np.zeros((1, side, side, 3), np.float32), np.zeros((1, length), np.int32)
-    model = TCL(config, config.vision_layers - 1)
-    init = jax.jit(functools.partial(model.init, method="initialize"))
-    learned = dict(init(jax.random.key(0), image, tokens)["params"])
+    network = TCL(config, config.vision_layers - 1)
+    random = jax.jit(network.init)(jax.random.key(0))
     settings = dataclasses.replace(clip.settings, pamr=False, threshold=0.3, templates="shapes")
     return dataclasses.replace(
         clip,
-        tap_layer=config.vision_layers - 1,
-        params={**learned, "clip": clip.params["clip"]},
+        network=network,
+        params={**random, "clip": clip.params["clip"]},
         settings=settings,
     )
 

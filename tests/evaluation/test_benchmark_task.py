@@ -40,9 +40,8 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     params, frozen = put_replicated(task.params, mesh), put_replicated(task.frozen, mesh)
     found = {name: evaluator(params, frozen) for name, evaluator in evaluators.items()}
     model = Model(
-        task.clip.config,
-        task.objective.model.tap_layer,
-        {**task.params, "clip": task.frozen},
+        task.network,
+        task.join(task.params, task.frozen),
         default_settings(task.clip.config),
     )
     listings = [list_examples(load_benchmark(name), GOLDEN / "eval/data") for name in evaluators]

@@ -22,7 +22,7 @@ PLAIN = MaskOptions(pamr=False, kp_weight=0.3)
 
 def make(batch_size: int) -> tuple[BatchedMasks, object]:
     mesh = data_mesh(jax.local_devices())
-    return BatchedMasks(MODEL.module(), PLAIN, mesh, batch_size), put_locally(MODEL.weights, mesh)
+    return BatchedMasks(MODEL.module(), PLAIN, mesh, batch_size), put_locally(MODEL.params, mesh)
 
 
 def tasks() -> list[ImageTask[int]]:

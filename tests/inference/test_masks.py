@@ -10,8 +10,9 @@ import pytest
 from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_similarity
 from tcl_jax.inference.texts import class_embeddings
 from tcl_jax.models.clip import CLIP
+from tcl_jax.models.tcl import ground
 from tcl_jax.ops.masking import l2_normalize
-from tests.reference import TAP_LAYER, arrays, nchw_to_nhwc, reference_model, relative_error
+from tests.reference import arrays, nchw_to_nhwc, reference_model, relative_error
 
 SIZES = ("64x64", "70x90", "96x64")
 
@@ -24,7 +25,7 @@ def test_masks_match_reference(size: str, pamr: int, kp: str) -> None:
     model, learned, clip = reference_model()
     masks = jax.jit(make_masks, static_argnums=(0, 4))(
         model,
-        {**learned, "clip": clip},
+        model.join(learned, clip),
         nchw_to_nhwc(golden[f"{size}/image"]),
         golden["text_emb"],
         MaskOptions(pamr=bool(pamr), kp_weight=float(kp)),
@@ -43,7 +44,7 @@ def test_similarity_map_matches_reference(size: str) -> None:
         image,
         ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)),
     )
-    grounding = model.apply({"params": {**learned, "clip": clip}}, padded, golden["text_emb"])
+    grounding = ground(model, model.join(learned, clip), padded, golden["text_emb"])
     sim2mask = learned["sim2mask"]
     similarity = (np.asarray(grounding.mask_logits) - sim2mask["b"]) / sim2mask["w"]
     assert relative_error(similarity, np.asarray(golden[f"{size}/simmap"])) < 1e-4
@@ -52,7 +53,7 @@ def test_similarity_map_matches_reference(size: str) -> None:
 def test_class_embeddings_match_reference() -> None:
     golden = arrays("masks")
     model, _, clip = reference_model()
-    embeddings = class_embeddings(CLIP(model.config, TAP_LAYER), clip, golden["class_tokens"])
+    embeddings = class_embeddings(CLIP(model.config), clip, golden["class_tokens"])
     assert relative_error(embeddings, np.asarray(golden["class_text_emb"])) < 1e-4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import json
 from collections.abc import Mapping
@@ -156,7 +157,7 @@ def test_checkpoint_gives_the_same_masks(reference: Segmenter, tmp_path: Path) -
     save_model(tmp_path / "model", model)
     loaded = load_model(tmp_path / "model")
     assert loaded.config == model.config and loaded.settings == model.settings
-    assert loaded.tap_layer == 3
+    assert loaded.network == model.network
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a, b, strict=True), loaded.params, model.params
     )
@@ -233,7 +234,7 @@ def test_hundred_megapixels(shapes: Segmenter) -> None:
 def test_settings_of_a_model_are_its_defaults(tmp_path: Path) -> None:
     model = model_from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
     settings = InferenceSettings(64, 32, threshold=0.7, pamr=False, kp_weight=0.0)
-    own = Segmenter(segmenter_module.Model(model.config, 3, model.params, settings))
+    own = Segmenter(dataclasses.replace(model, settings=settings))
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     texts = load("masks")["text_emb"]
     np.testing.assert_array_equal(

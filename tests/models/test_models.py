@@ -1,7 +1,8 @@
-"""Sizes, shapes and small truths of the modules."""
+"""Sizes, shapes and small truths of the networks."""
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,10 @@ import pytest
 
 from tcl_jax.convert.clip import clip_shapes
 from tcl_jax.convert.tcl import tcl_shapes
-from tcl_jax.models.attention import causal_attention, full_attention, self_only_attention
+from tcl_jax.models.attention import causal_attention, full_attention, weighted_values
 from tcl_jax.models.clip import VARIANTS, CLIPConfig, encode_image, encode_text
-from tcl_jax.models.decoder import Decoder
 from tcl_jax.models.tcl import TCL, embed_pixels, ground
-from tcl_jax.models.vision import patch_grid, resize_positions
+from tcl_jax.models.vit import patch_grid, resize_positions
 from tests.reference import arrays, products, reference_model
 
 # Radford et al., the parameter counts of the published models.
@@ -45,24 +45,48 @@ def test_learned_parameters_of_the_papers_model() -> None:
     assert set(shapes) == {"grounder", "sim2mask", "tclf_logit_scale", "tcli_logit_scale"}
 
 
-def test_decoder_starts_as_nearest_upsampling() -> None:
-    x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8))
-    decoder = Decoder()
-    params = decoder.init(jax.random.key(1), x)
-    np.testing.assert_array_equal(
-        decoder.apply(params, x), jnp.repeat(jnp.repeat(x, 4, axis=1), 4, axis=2)
-    )
+def test_random_parameters_have_the_spread_of_openai_s() -> None:
+    sizes = CLIPConfig(32, 64, 16, 128, 2, 64, 2, context_length=8, vocab_size=500)
+    params = jax.jit(TCL(sizes).init)(jax.random.key(0))
+    visual, text = params["clip"]["visual"], params["clip"]["text"]
+    for kernel, spread in (
+        (visual["patch_kernel"], (3 * 16 * 16) ** -0.5),
+        (visual["positional_embedding"], 128**-0.5),
+        (visual["blocks_1"]["attn"]["in_proj"]["kernel"], 128**-0.5),
+        (visual["blocks_1"]["mlp"]["c_proj"]["kernel"], 512**-0.5),
+        (text["token_embedding"], 0.02),
+        (params["grounder"]["decoder"]["convs_1_0"]["conv"]["kernel"], (9 * 128) ** -0.5),
+    ):
+        assert float(kernel.std()) == pytest.approx(spread, rel=0.05)
+        assert kernel.dtype == jnp.float32
+    assert visual["blocks_1"]["attn"]["in_proj"]["kernel"].shape == (128, 3, 2, 64)
+    assert not (
+        visual["blocks_0"]["mlp"]["c_fc"]["kernel"] == visual["blocks_1"]["mlp"]["c_fc"]["kernel"]
+    ).any()
+    # The grounder starts as what it is a copy of.
+    jax.tree.map(np.testing.assert_array_equal, params["grounder"]["blocks_0"], visual["blocks_1"])
+    np.testing.assert_array_equal(params["grounder"]["proj"], visual["proj"])
 
 
-def test_attention_kinds() -> None:
-    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 5, 2, 4))
-    np.testing.assert_array_equal(self_only_attention(query, key, value), value)
-    same = jnp.broadcast_to(value[:, :1], value.shape)
-    np.testing.assert_allclose(full_attention(query, key, same), same, rtol=1e-5)
-    causal = causal_attention(query, key, value)
-    np.testing.assert_allclose(causal[:, 0], value[:, 0], rtol=1e-5)
-    later = value.at[:, 3:].set(0)
-    np.testing.assert_allclose(causal_attention(query, key, later)[:, :3], causal[:, :3])
+@pytest.mark.parametrize("attention", [full_attention, causal_attention])
+def test_attention_matches_the_formula_head_by_head(attention: Any) -> None:
+    query, key, value = np.random.default_rng(0).normal(size=(3, 2, 7, 3, 4)).astype(np.float32)
+    found = weighted_values(attention(*map(jnp.asarray, (query, key))), jnp.asarray(value))
+    for i, head in np.ndindex(2, 3):
+        q, k, v = (x[i, :, head] for x in (query, key, value))
+        weights = np.exp(q @ k.T / 2)
+        weights = np.tril(weights) if attention is causal_attention else weights
+        expected = weights @ v / weights.sum(-1, keepdims=True)
+        np.testing.assert_allclose(found[i, :, head], expected, atol=1e-5)
+
+
+def test_attention_makes_no_copy_of_its_weights() -> None:
+    # The tokens and heads of a ViT-B/16 at 448 pixels.
+    tokens, heads = 785, 12
+    part = jax.ShapeDtypeStruct((1, tokens, heads, 64), jnp.float32)
+    attend = jax.jit(lambda q, k, v: weighted_values(full_attention(q, k), v))
+    memory = attend.lower(part, part, part).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 1.2 * 4 * heads * tokens**2
 
 
 def test_positions_of_the_trained_grid_are_untouched() -> None:
@@ -93,27 +117,16 @@ def test_sizes_that_cannot_be() -> None:
         CLIPConfig(32, 64, 16, 128, 2, 64, 2, activation="relu")
     with pytest.raises(ValueError, match=r"70x64 pixels.*patches of 16"):
         patch_grid((1, 70, 64, 3), 16)
-    with pytest.raises(ValueError, match="tap_layer=12"):
-        tcl_shapes(VARIANTS["ViT-B/16"], 12)
-
-
-def test_bfloat16_stays_close_and_returns_float32() -> None:
-    model, learned, clip = reference_model()
-    image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
-    texts = jax.random.normal(jax.random.key(1), (2, 32))
-    half = TCL(model.config, model.tap_layer, jnp.bfloat16)
-    variables = {"params": {**learned, "clip": clip}}
-    exact, rough = model.apply(variables, image, texts), half.apply(variables, image, texts)
-    assert rough.mask_logits.dtype == rough.pixel_embeddings.dtype == jnp.float32
-    assert float(jnp.abs(exact.mask_logits - rough.mask_logits).max()) < 0.3
+    with pytest.raises(ValueError, match="feature_layer=12"):
+        TCL(VARIANTS["ViT-B/16"], 12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_network_of_float32_asks_for_exact_products(dtype: Any) -> None:
     """Whoever applies it, by the functions of this room."""
     model, learned, clip = reference_model()
-    model = model.clone(dtype=dtype)
-    params = {**learned, "clip": clip}
+    model = dataclasses.replace(model, dtype=dtype)
+    params = model.join(learned, clip)
     image, tokens = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 8), jnp.int32)
     texts = jnp.zeros((2, model.config.embed_dim))
     with jax.default_matmul_precision("default"):  # conftest's is another
@@ -128,3 +141,14 @@ def test_a_network_of_float32_asks_for_exact_products(dtype: Any) -> None:
         assert exact == [{True}] * 4
     else:
         assert False in exact[3]  # of all pixels with all texts
+
+
+def test_bfloat16_stays_close_and_returns_float32() -> None:
+    model, learned, clip = reference_model()
+    image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    texts = jax.random.normal(jax.random.key(1), (2, 32))
+    half = dataclasses.replace(model, dtype=jnp.bfloat16)
+    params = model.join(learned, clip)
+    exact, rough = (jax.jit(partial(ground, m))(params, image, texts) for m in (model, half))
+    assert rough.mask_logits.dtype == rough.pixel_embeddings.dtype == jnp.float32
+    assert float(jnp.abs(exact.mask_logits - rough.mask_logits).max()) < 0.3

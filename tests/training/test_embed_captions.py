@@ -21,6 +21,7 @@ from tcl_jax.data.sources import make_source
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import encode_text
+from tcl_jax.models.flops import text_tower
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
@@ -28,7 +29,6 @@ from tcl_jax.training import embed_captions
 from tcl_jax.training.batches import cached_text_tower
 from tcl_jax.training.build import abstract_task, build_task, clip_config
 from tcl_jax.training.embed_captions import Done, embed
-from tcl_jax.training.flops import text_tower
 from tcl_jax.training.loop import Outcome, train
 from tests.data.shards import picture, write_shard
 from tests.devices import process_arguments

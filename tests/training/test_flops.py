@@ -12,20 +12,15 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs.tcl import get_config
+from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.models.clip import VARIANTS, encode_image, encode_text
+from tcl_jax.models.dense import MaskCLIP
+from tcl_jax.models.flops import decoder, image_tower, text_tower, total
 from tcl_jax.parallel.mesh import DATA_AXIS, data_mesh
 from tcl_jax.plan.plan import with_batch
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training.build import Task, abstract_task
-from tcl_jax.training.flops import (
-    decoder,
-    evaluation_flops,
-    image_tower,
-    text_tower,
-    total,
-    training_flops,
-)
 from tests.tiny import tiny_clip_config, tiny_settings
 
 B16 = VARIANTS["ViT-B/16"]
@@ -82,7 +77,7 @@ def test_a_step_of_the_paper_computes_what_the_formula_says(phase: int) -> None:
     config = shallow()
     task = abstract_task(config)
     step = trace_step(config, task, data_mesh(), phase)
-    needed = training_flops(task.objective, 16, phase == 1)
+    needed = task.objective.model.training_flops(16, phase == 1)
     whole, convolutions = 16 * total(needed), 16 * needed["decoder"]
     # Half of the decoder's convolutions are of upsampled maps. Tiles of masks and the queries that
     # attend to nothing are computed over and above, and on CPUs the transforms.
@@ -92,12 +87,12 @@ def test_a_step_of_the_paper_computes_what_the_formula_says(phase: int) -> None:
 
 
 def test_phases_and_batches_differ_as_they_should(task: Task) -> None:
-    objective = task.objective
-    first, second = (training_flops(objective, 1024, both) for both in (False, True))
+    model = task.objective.model
+    first, second = (model.training_flops(1024, both) for both in (False, True))
     differing = {name for name in first if first[name] != second[name]}
     assert differing == {"grounder's blocks"}
     assert second["grounder's blocks"] == 3 * first["grounder's blocks"]
-    larger = training_flops(objective, 2048, False)
+    larger = model.training_flops(2048, False)
     pairs = "masks of all pairs"
     assert larger[pairs] == 2 * first[pairs] == 4 * 5 * 3136 * 512 * 1024
     assert larger["decoder"] == first["decoder"] == 3 * decoder(B16)
@@ -107,20 +102,20 @@ def test_clip_s_own_step() -> None:
     config = tiny_clip_config()
     task = abstract_task(config)
     step = trace_step(config, task, data_mesh(), 1)
-    needed = 8 * total(training_flops(task.objective, 8, True))
+    needed = 8 * total(task.objective.model.training_flops(8, True))
     # Pixels and the first block's input have no gradient, and measures compare once more.
     assert traced_flops(step.jaxpr) == pytest.approx(needed, rel=0.1)
 
 
 def test_evaluation_counts_texts_and_window(task: Task) -> None:
-    model = task.objective.model
-    few, many = (evaluation_flops(model, 448, texts, True) for texts in (20, 40))
+    model, mixed = task.network, MaskOptions(kp_weight=0.3)
+    few, many = (model.flops(448, texts, mixed) for texts in (20, 40))
     assert {name for name in few if few[name] != many[name]} == {"masks"}
     assert many["masks"] == 2 * few["masks"] == 17 * 2 * 784 * 512 * 40
     assert few["decoder"] == 4 * decoder(B16)
-    alone = evaluation_flops(model.clip_model, 448, 20, True)
+    alone = MaskCLIP(model.config).flops(448, 20, mixed)
     assert alone["image tower"] == few["image tower"] and "decoder" not in alone
-    assert evaluation_flops(model, 448, 20, False)["image tower"] < few["image tower"]
+    assert model.flops(448, 20, MaskOptions(kp_weight=0.0))["image tower"] < few["image tower"]
 
 
 def test_loops_count_as_often_as_they_run() -> None:

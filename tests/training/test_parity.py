@@ -31,7 +31,7 @@ class SignsOfTheReference(TCLObjective):
 
     def embed(self, params: Any, frozen: Any, rows: Any, batch: Any) -> Any:
         grounded = super().embed(params, frozen, rows, batch)
-        pixels = embed_pixels(self.model, {**params, "clip": frozen}, rows["image"])
+        pixels = embed_pixels(self.model, self.model.join(params, frozen), rows["image"])
 
         def variation(x: jax.Array, reference: jax.Array) -> jax.Array:
             slopes = [

@@ -1,0 +1,147 @@
+"""FLOPs of the method itself, by formula: what any implementation has to compute, nothing twice.
+
+Only products of matrices and convolutions count, a multiplication and an addition as two. What is
+computed again to save memory does not count, so that these FLOPs over time and peak give MFU
+(Chowdhery et al., PaLM, appendix B).
+
+For ViT-B/16, in GFLOP an image: 35 for the image tower forward, 6 for the text tower, 83 for the
+decoder forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tcl_jax.models.decoder import STAGES
+
+if TYPE_CHECKING:
+    from tcl_jax.models.clip import CLIPConfig
+
+Parts = dict[str, int]
+"""FLOPs of one image (with its text) by what they are for."""
+
+_CONVS, _KERNEL = 2, 9
+
+
+def total(parts: Mapping[str, int]) -> float:
+    """The sum of all parts."""
+    return float(sum(parts.values()))
+
+
+# ------------------------------------------------------------------------------------- the networks
+
+
+def image_tower(config: CLIPConfig, blocks: int | None = None, side: int | None = None) -> int:
+    """Forward FLOPs of the patches and of `blocks` blocks (None: all, and the projection).
+
+    Args:
+        config: sizes.
+        blocks: with full attention, from the first.
+        side: of a square image in pixels, a multiple of the patch; None: the trained resolution.
+    """
+    width, patches = config.vision_width, _patches(config, side)
+    embed = 2 * patches * config.patch_size**2 * 3 * width
+    count = config.vision_layers if blocks is None else blocks
+    forward = embed + count * _block(1 + patches, width)
+    return forward + (2 * width * config.embed_dim if blocks is None else 0)
+
+
+def text_tower(config: CLIPConfig) -> int:
+    """Forward FLOPs of a text of full length."""
+    width, length = config.text_width, config.context_length
+    return config.text_layers * _block(length, width) + 2 * width * config.embed_dim
+
+
+def decoder(config: CLIPConfig, side: int | None = None) -> int:
+    """Forward FLOPs of the grounder's decoder, two stages of two 3x3 convolutions."""
+    patches, width = _patches(config, side), config.vision_width
+    pixels = sum(patches * 4 ** (stage + 1) for stage in range(STAGES))
+    return _CONVS * 2 * _KERNEL * width**2 * pixels
+
+
+def _patches(config: CLIPConfig, side: int | None) -> int:
+    return ((config.resolution if side is None else side) // config.patch_size) ** 2
+
+
+def _block(tokens: int, width: int) -> int:
+    """Queries, keys, values and output 4, the MLP 8 of the width's square; and attention."""
+    return 24 * tokens * width**2 + _attention(tokens, width)
+
+
+def _attention(tokens: int, width: int) -> int:
+    return 4 * tokens**2 * width
+
+
+def _maskclip_block(tokens: int, width: int) -> int:
+    """A block whose tokens attend to themselves alone: value, output and the MLP."""
+    return 20 * tokens * width**2
+
+
+# -------------------------------------------------------------------------- the masks of one window
+
+
+def dense_masks(config: CLIPConfig, side: int, texts: int) -> Parts:
+    """Of CLIP alone, its last block being MaskCLIP's, see `Method.flops`."""
+    patches, width = _patches(config, side), config.vision_width
+    last = _maskclip_block(1 + patches, width) + 2 * patches * width * config.embed_dim
+    return {
+        "image tower": image_tower(config, config.vision_layers - 1, side) + last,
+        "masks": 2 * patches * texts * config.embed_dim,
+    }
+
+
+def tcl_masks(
+    config: CLIPConfig, copied_blocks: int, side: int, texts: int, *, mixes_clip: bool
+) -> Parts:
+    """Of TCL, and with `mixes_clip` of CLIP's own dense prediction, too."""
+    patches, width = _patches(config, side), config.vision_width
+    if mixes_clip:
+        parts = dense_masks(config, side, texts)
+    else:
+        parts = {"image tower": image_tower(config, config.vision_layers - 1, side), "masks": 0}
+    parts["grounder's blocks"] = _grounder_blocks(1 + patches, width, copied_blocks)
+    parts["decoder"] = decoder(config, side)
+    parts["projection"] = 16 * 2 * patches * width * config.embed_dim
+    parts["masks"] += 16 * 2 * patches * texts * config.embed_dim
+    return parts
+
+
+def _grounder_blocks(tokens: int, width: int, copied_blocks: int) -> int:
+    return (copied_blocks - 1) * _block(tokens, width) + _maskclip_block(tokens, width)
+
+
+# ---------------------------------------------------- one image with its text in a step of training
+
+
+def clip_step(config: CLIPConfig, batch: int) -> Parts:
+    """Of CLIP, forward and backward."""
+    return {
+        "image tower": 3 * image_tower(config),
+        "text tower": 3 * text_tower(config),
+        "contrast": 3 * 2 * batch * config.embed_dim,
+    }
+
+
+def tcl_step(config: CLIPConfig, copied_blocks: int, batch: int, train_backbone: bool) -> Parts:
+    """Of TCL, forward and backward, see `TCL.training_flops`."""
+    width, embed, tokens = config.vision_width, config.embed_dim, 1 + _patches(config, None)
+    pixels = 16 * (tokens - 1)
+    blocks = _grounder_blocks(tokens, width, copied_blocks)
+    masked = image_tower(config)
+    # Towards the mask alone, as the weights are frozen; both factors of attention have gradients.
+    towards_mask = masked + config.vision_layers * _attention(tokens, width)
+    # Similarity and region of each pair; then two for the region's gradient and, as texts are
+    # frozen, one for the similarity's.
+    pairs = (2 + 3) * 2 * pixels * embed * batch
+    return {
+        "image tower": image_tower(config, config.vision_layers - copied_blocks),
+        "text tower": text_tower(config),
+        "grounder's blocks": (3 if train_backbone else 1) * blocks,
+        "decoder": 3 * decoder(config),
+        "projection": 3 * 2 * pixels * width * embed,
+        "masked image": masked + towards_mask,
+        "masks of all pairs": pairs,
+        # Two contrasts of [n] cosines of d, each with a gradient on one side; the own mask's too.
+        "contrast": 2 * 2 * 2 * batch * embed + 2 * 2 * pixels * embed,
+    }

@@ -1,0 +1,14 @@
+"""The methods that segment, by name. A new one is a subclass of `Method` and a row here."""
+
+from __future__ import annotations
+
+from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
+from tcl_jax.models.method import Method
+from tcl_jax.models.tcl import TCL
+
+METHODS: dict[str, type[Method]] = {
+    "tcl": TCL,
+    "maskclip": MaskCLIP,
+    "sclip": SCLIP,
+    "naclip": NACLIP,
+}
