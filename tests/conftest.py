@@ -33,7 +33,7 @@ flags.FLAGS.mark_as_parsed()
 # and Gradio looks at the page's functions itself.
 CHECKED = ("pictures", "ops", "models", "convert", "data", "inference", "evaluation")
 CHECKED_FILES = (
-    "bench.input_speed", "bench.timed_input", "demo.answers", "demo.examples", "demo.shown",
-    "training.embed_captions", "training.preview",
+    "bench.photos", "demo.answers", "demo.examples", "demo.shown", "training.embed_captions",
+    "training.preview",
 )  # fmt: skip
 install_import_hook([f"tcl_jax.{name}" for name in CHECKED + CHECKED_FILES], "beartype.beartype")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
@@ -64,6 +63,8 @@ def shrink(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarra
     scale = long_side / max(image.shape[:2])
     if scale >= 1:
         return image
+    import cv2  # here, since only large pictures need it
+
     size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 

@@ -10,11 +10,14 @@ decoder forward.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import jax
 
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.decoder import STAGES
 from tcl_jax.models.tcl import TCL
+from tcl_jax.parallel.chips import peak_flops
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
 
 Parts = dict[str, float]
@@ -100,6 +103,23 @@ def evaluation_flops(model: TCL | CLIP, side: int, texts: int, mixes_clip: bool)
 def total(parts: Mapping[str, float]) -> float:
     """The sum of all parts."""
     return float(sum(parts.values()))
+
+
+def mfu(
+    flops_per_step: float, seconds_per_step: float, devices: Sequence[jax.Device]
+) -> float | None:
+    """Model FLOPs utilisation in 0..1 (Chowdhery et al., PaLM, appendix B), None if unknown.
+
+    Args:
+        flops_per_step: that the method itself needs for a global batch.
+        seconds_per_step: measured time.
+        devices: all devices that share the batch.
+    """
+    peaks = [peak_flops(device) for device in devices]
+    known = [peak for peak in peaks if peak is not None]
+    if not known or len(known) < len(peaks) or seconds_per_step <= 0:
+        return None
+    return flops_per_step / seconds_per_step / sum(known)
 
 
 def _tcl(model: TCL, batch: int, train_backbone: bool) -> Parts:

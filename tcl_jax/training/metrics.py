@@ -1,4 +1,4 @@
-"""What a run tells: averages over a window, metrics.jsonl, TensorBoard, a progress line, MFU."""
+"""What a run tells: averages over a window, metrics.jsonl, TensorBoard, a progress line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,7 +19,6 @@ from absl import logging
 from clu import metrics as clu_metrics
 
 from tcl_jax.files import whole_file
-from tcl_jax.parallel.chips import peak_flops
 
 
 class TrainMetrics:
@@ -265,21 +264,3 @@ def _per_step(since: tuple[int, float] | None, step: int, now: float) -> float |
     if since is None or step <= since[0] or now <= since[1]:
         return None
     return (now - since[1]) / (step - since[0])
-
-
-def mfu(
-    flops_per_step: float, seconds_per_step: float, devices: Sequence[jax.Device]
-) -> float | None:
-    """Model FLOPs utilisation in 0..1 (Chowdhery et al., PaLM, appendix B), None if unknown.
-
-    Args:
-      flops_per_step: floating-point operations that the method itself needs for a global batch,
-        see `training.flops`.
-      seconds_per_step: measured time.
-      devices: all devices that share the batch.
-    """
-    peaks = [peak_flops(device) for device in devices]
-    known = [peak for peak in peaks if peak is not None]
-    if not known or len(known) < len(peaks) or seconds_per_step <= 0:
-        return None
-    return flops_per_step / seconds_per_step / sum(known)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import types
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ import pytest
 from absl import logging
 from tensorboardX.proto import event_pb2
 
-from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
+from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
 
 
 def records(workdir: Path) -> list[dict]:
@@ -243,15 +242,3 @@ class TestProgress:
             progress.update(step)
         progress.close()
         assert stream.getvalue() == "" and progress.seconds_per_step() == 1.0
-
-
-def device(kind: str) -> jax.Device:
-    return types.SimpleNamespace(device_kind=kind)  # type: ignore[return-value]
-
-
-def test_mfu():
-    chips = [device("TPU v4")] * 4
-    assert mfu(275e12, 0.5, chips) == pytest.approx(0.5)
-    assert mfu(275e12, 0.5, [*chips, device("cpu")]) is None
-    assert mfu(1.0, 0.0, chips) is None
-    assert mfu(1.0, 1.0, []) is None
