@@ -49,6 +49,7 @@ python="${PYTHON:-.venv/bin/python}"
 [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
 command -v "$python" >/dev/null || fail "there is no $python; set PYTHON"
 mkdir -p "$out"
+load="$(cut -d ' ' -f 1 /proc/loadavg)" # later it is this script's own
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda}"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/gpu}"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
@@ -107,7 +108,7 @@ part() {
     fi
     echo "== $name, $left s left"
     timeout --kill-after=5 "$left" "$python" -m tcl_jax.bench "$@" --config="$config" \
-        --dtype="$dtype" --json="$out/$name.json" 2>&1 | tee "$out/$name.txt" || code=${PIPESTATUS[0]}
+        --dtype="$dtype" --load="$load" --json="$out/$name.json" 2>&1 | tee "$out/$name.txt" || code=${PIPESTATUS[0]}
     case "$code" in
     0) note "$name: done in $((SECONDS - start)) s" ;;
     124 | 137) note "$name: stopped, $seconds s are over; run it again for the rest" ;;

@@ -222,12 +222,9 @@ def _write_weights(file: Path, subject: Subject) -> dict[str, Any]:
     from tcl_jax.convert.clip import clip_state_dict
     from tcl_jax.convert.tcl import tcl_state_dict
 
-    task, objective, optim = subject.task, subject.task.objective, subject.config.optim
-    sizes, tap, loss = (
-        subject.task.network.config,
-        subject.task.network.tap_layer,
-        objective.weights,
-    )  # type: ignore[attr-defined]
+    task, optim = subject.task, subject.config.optim
+    objective: Any = task.objective
+    sizes, tap, loss = objective.model.config, objective.model.tap_layer, objective.weights
     clip = clip_state_dict(task.frozen, sizes, np.float16)  # as its loader takes them
     tensors = {f"clip.{name}": tensor for name, tensor in clip.items()}
     learned = tcl_state_dict(task.params, sizes, tap)

@@ -26,7 +26,7 @@ _DIFFERENT = 8
 
 def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     """`bench evaluate`: images per second of an evaluation."""
-    p = bench_parser("evaluate", doc)
+    p = bench_parser("evaluate", doc, load)
     p.add_argument(
         "--classes", type=numbers, default=(20, 150), metavar="LIST", help="default 20,150"
     )
@@ -58,7 +58,7 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     network = subject.task.network.clone(dtype=compute_dtype(dtype))
     batch, devices = default_batch_size(), jax.local_devices()
     report = Report(
-        "evaluate", load, flags.json, devices[0].platform, **subject.about,
+        "evaluate", flags.load, flags.json, devices[0].platform, **subject.about,
         device=devices[0].device_kind, devices=len(devices), jax=jax.__version__,
     )  # fmt: skip
     for classes, pamr in itertools.product(flags.classes, flags.pamr):

@@ -21,7 +21,7 @@ from tcl_jax.errors import InputError
 
 def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
     """`bench masks`: time, MFU and memory of a window's masks, which stay on the device."""
-    p = bench_parser("masks", doc)
+    p = bench_parser("masks", doc, load)
     add_round_flags(p, "calls", 5)
     p.add_argument("--windows", type=numbers, metavar="LIST", help="sides in pixels (default 448)")
     p.add_argument(
@@ -55,7 +55,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
     how = {"calls": flags.calls, "rounds": flags.rounds, "warm_up": flags.warmup}
     devices = jax.local_devices()[:1]
     report = Report(
-        "masks", load, flags.json, devices[0].platform, **subject.about,
+        "masks", flags.load, flags.json, devices[0].platform, **subject.about,
         device=devices[0].device_kind, jax=jax.__version__,
     )  # fmt: skip
     params = jax.device_put(subject.params)
@@ -81,14 +81,17 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
             texts = rng.standard_normal((classes, model.config.embed_dim)).astype(np.float32)
             with report.skip_too_large(what):
                 request: dict[str, Any] = {"pamr": options.pamr, "kp_weight": options.kp_weight}
+                runner = None
                 if official is not None:
                     say(f"{what}: comparing masks")
                     request["file"] = official.write_batch(images, texts=texts)
-                    ours = np.asarray(runner_of((images, texts), options, "float32")())
-                    agreement[what] = official.check_masks(ours, what, **request)
+                    runner = runner_of((images, texts), options, "float32")
+                    agreement[what] = official.check_masks(np.asarray(runner()), what, **request)
                     report.put("agreement", agreement)
                 say(what)
-                runner = runner_of((images, texts), options, subject.config.model.dtype)
+                dtype = subject.config.model.dtype
+                if runner is None or dtype != "float32":
+                    runner = runner_of((images, texts), options, dtype)
                 flops = total(evaluation_flops(model, side, classes, options.kp_weight > 0))
                 row = runner.measure(devices, **how, images=size, flops=flops)
                 case = {"window": side, "classes": classes, "pamr": options.pamr}

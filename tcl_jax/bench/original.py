@@ -78,7 +78,7 @@ class Original:
         self.weights: dict[str, Any] = {}
         self.model: Any = None
         self.call: Any = lambda: None
-        self.requests = {
+        self.requests: dict[str, Any] = {
             "hello": self.hello,
             "load": self.load,
             "compare_train": self.compare_train,

@@ -46,7 +46,7 @@ def choices(*known: str) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
-def bench_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+def bench_parser(name: str, doc: str | None, load: float) -> argparse.ArgumentParser:
     """The flags that `train`, `masks` and `evaluate` share."""
     p = command_parser(f"bench {name}", doc)
     add_config_flag(p)
@@ -62,6 +62,12 @@ def bench_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
         help="to compute in; default: the config's, else bfloat16, on a CPU float32",
     )
     p.add_argument("--json", metavar="FILE", help="also write all figures as JSON")
+    p.add_argument(
+        "--load",
+        type=float,
+        default=load,
+        help="of the machine before the first of several measurements (default: what it is now)",
+    )
     return p
 
 

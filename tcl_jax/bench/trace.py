@@ -156,7 +156,7 @@ def summarize(runner: Runner) -> dict[str, list[dict[str, Any]]]:
 def summary(times: Mapping[str, float], program: Program) -> dict[str, list[dict[str, Any]]]:
     """What `summarize` returns, of nanoseconds by operation that `CALLS` calls took."""
     total = sum(times.values())
-    kinds: Counter[str] = Counter()
+    kinds = dict.fromkeys(KINDS, 0.0)
     operations = []
     for name, nanoseconds in sorted(times.items(), key=lambda item: -item[1]):
         found = program.find(name)

@@ -31,7 +31,7 @@ COMPARED_IMAGES = 4
 
 def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
     """`bench train`: time, images per second, MFU and memory of a step."""
-    p = bench_parser("train", doc)
+    p = bench_parser("train", doc, load)
     add_round_flags(p, "steps", 10)
     p.add_argument("--batch_sizes", type=numbers, default=(64,), metavar="LIST", help="default 64")
     p.add_argument("--phases", type=numbers, default=(1, 2), metavar="LIST", help="default 1,2")
@@ -64,7 +64,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
     how = {"calls": flags.calls, "rounds": flags.rounds, "warm_up": flags.warmup}
     settings = {name: config.train[name] for name in ("remat", "accumulation_steps", "fsdp")}
     report = Report(
-        "train", load, flags.json, devices[0].platform, **subject.about, **settings,
+        "train", flags.load, flags.json, devices[0].platform, **subject.about, **settings,
         device=devices[0].device_kind, devices=len(devices), jax=jax.__version__,
     )  # fmt: skip
     with open_official(flags, subject) as opened:

@@ -103,7 +103,7 @@ def test_the_official_code_is_timed_in_turn_once_results_agree(
 
 def test_weights_are_random_and_of_float16(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def subject(*flags: str) -> Subject:
-        parsed, rest = bench_parser("train", None).parse_known_args(flags)
+        parsed, rest = bench_parser("train", None, 0.0).parse_known_args(flags)
         return read_subject(parsed, rest, "train")
 
     random = subject(f"--config={tiny_config_file(folder)}", "--dtype=bfloat16")

@@ -57,6 +57,7 @@ def test_steps_and_masks_need_few_packages(lean: dict[str, str], tmp_path: Path)
     )
     cases = [(row["classes"], row["pamr"]) for row in masks["masks"]]
     assert cases == [(20, False), (20, True), (150, False), (150, True)]
+    assert masks["load"] == trace["load"], "what it was before the first part"
     assert (trace["steps"][0]["phase"], trace["steps"][0]["batch_size"]) == (2, 2)
     assert sum(row["time_share"] for row in trace["time_by_kind"]) == pytest.approx(1)
     assert "masks: done in" in (tmp_path / "out/parts.txt").read_text()
