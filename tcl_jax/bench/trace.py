@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -143,8 +144,11 @@ def summarize(runner: Runner) -> dict[str, list[dict[str, Any]]]:
         with jax.profiler.trace(folder, profiler_options=options):
             runner.run(CALLS)
         times: Counter[str] = Counter()
-        for file in Path(folder).rglob("*.xplane.pb"):
-            times += operation_times(jax.profiler.ProfileData.from_file(str(file)))
+        with warnings.catch_warnings():
+            # jaxlib makes a type that Python 3.12 warns of, and aborts where that is an error.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for file in Path(folder).rglob("*.xplane.pb"):
+                times += operation_times(jax.profiler.ProfileData.from_file(str(file)))
     if not times:
         raise RunError(
             "JAX's profiler saw no operation. On a GPU it needs CUPTI, which comes with jax[cuda], "
