@@ -35,7 +35,7 @@ CHECKED = (
     "pictures", "ops", "models", "convert", "shapes", "data", "inference", "evaluation",
 )  # fmt: skip
 CHECKED_FILES = (
-    "bench.input_speed", "bench.timed_input", "demo.answers", "demo.examples", "demo.shown",
-    "training.embed_captions", "training.preview",
+    "bench.photos", "demo.answers", "demo.examples", "demo.shown", "training.embed_captions",
+    "training.preview",
 )  # fmt: skip
 install_import_hook([f"tcl_jax.{name}" for name in CHECKED + CHECKED_FILES], "beartype.beartype")

@@ -66,6 +66,7 @@ FEW = ("--rounds=1", "--warmup=1")
 # By the words that a command begins with; of several that fit, the longest.
 SPECIAL = {
     "bash launch/test.sh": Special("it runs these tests", instead=("--help",), says="usage:"),
+    "bash launch/measure_gpu.sh": Special("it takes minutes", instead=("--help",), says="usage:"),
     "bash launch/local_processes.sh": Special(
         "the processes report together at the end", writes=("{workdir}/results.json",)
     ),
@@ -89,10 +90,10 @@ SPECIAL = {
     ),
     "python -m tcl_jax.bench train": Special(
         "large batches and many programs take long",
-        more=(*FEW, "--steps=1", "--batch_sizes=2", "--phases=1", "--no_parts"),
+        more=(*FEW, "--steps=1", "--batch_sizes=2", "--phases=1"),
     ),
     "python -m tcl_jax.bench masks": Special(
-        "many programs take long", more=(*FEW, "--calls=1", "--no_parts", "--pamr=yes")
+        "many programs take long", more=(*FEW, "--calls=1", "--pamr=yes")
     ),
     "python -m tcl_jax.plan": Special(
         "the TPU's compiler is not everywhere, and wants other settings of JAX",
@@ -285,7 +286,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setitem(VARIANTS, "ViT-B/16", SIZES)
         patch.setitem(OPENAI_SHA256, "ViT-B/16", digest)
         # What stands in for the official code computes no masks.
-        patch.setattr("tcl_jax.bench.comparison.check_masks", lambda *_: 0.0)
+        equal = "tcl_jax.bench.against.Official.check_masks"
+        patch.setattr(equal, lambda *_, **__: {"masks": 0.0})
         # Commands compile much that others have compiled.
         least = jax.config.jax_persistent_cache_min_compile_time_secs
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

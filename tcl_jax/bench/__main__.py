@@ -1,22 +1,21 @@
-r"""Measures how fast parts of the method are on this machine.
+r"""Measures how fast the method is on this machine.
 
-    python -m tcl_jax.bench input
     python -m tcl_jax.bench input --config=configs/tcl.py \
         --config.data.shards="('data/cc3m/*.tar',)" --json=input.json
-    python -m tcl_jax.bench train --batch_sizes=64,256 --json=train.json
+    python -m tcl_jax.bench train --batch_sizes=64,256 --trace --json=train.json
+    python -m tcl_jax.bench train --config=configs/tcl.py --config.train.remat=blocks
     python -m tcl_jax.bench masks --classes=20,150 --json=masks.json
     python -m tcl_jax.bench evaluate --classes=20,150 --json=evaluate.json
 
-`input`: images per second of one core for the making of training images, stage by stage, beside
-the bare loop (Pillow decodes, crops and resizes), where the time goes, and how the whole scales
-with worker processes. Without a config, or where its shards are not there, it draws pictures that
-cost as much as photographs. Takes about a minute.
+`input`: images per second of making training images, stage by stage beside the bare loop (Pillow
+decodes, crops and resizes), and by number of worker processes. Where the config's shards are not
+there, it draws pictures that cost as much as photographs.
 
 `train`: time of a training step in both phases, images per second, MFU (the method's own FLOPs by
-formula over time and the device's peak), memory, and the time of the parts. `masks`: the same of a
-window's masks, with and without PAMR. `evaluate`: images per second of judging made-up images from
-file to counts, and what devices and host need of it. All take ViT-B/16 unless --variant, --config
-or weights say otherwise, and random weights unless they are given, so that nothing is downloaded.
+formula over time and the device's peak) and memory; with --trace which kinds of operations the time
+goes to. `masks`: the same of a window's masks, with and without PAMR. `evaluate`: images per second
+of an evaluation of drawn pictures, from file to counts. All take ViT-B/16 unless --variant or
+--config say otherwise, and random weights, so that nothing is downloaded.
 
 `train` and `masks` can measure the official PyTorch code beside this, with the same weights and
 batch on the same device, in alternation, and give ratios of times, once the float32 results of both
@@ -26,14 +25,15 @@ termcolor, ftfy, regex, setuptools below 70) are the user's:
     git clone https://github.com/kakaobrain/tcl ../tcl
     python -m tcl_jax.bench train --batch_sizes=64,256 --dtype=bfloat16 \
         --against=../tcl --against_python=../tcl_env/bin/python --json=train.json
-    python -m tcl_jax.bench masks --classes=20,150 --dtype=bfloat16 \
-        --against=../tcl --against_python=../tcl_env/bin/python --json=masks.json
+
+Where other programs used the machine in the minute before, all figures say that they are not final.
 
 Exit codes: 0 done, 1 failure, or results that differ from the official code's, 2 bad input.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -44,7 +44,7 @@ from tcl_jax.bench.train import bench_train
 from tcl_jax.config_flags import show_own_log
 from tcl_jax.errors import InputError, run_command
 
-COMMANDS: Mapping[str, Callable[[Sequence[str], str | None], None]] = {
+COMMANDS: Mapping[str, Callable[[Sequence[str], str | None, float], None]] = {
     "input": bench_input,
     "train": bench_train,
     "masks": bench_masks,
@@ -54,15 +54,16 @@ COMMANDS: Mapping[str, Callable[[Sequence[str], str | None], None]] = {
 
 def run(argv: Sequence[str]) -> None:
     """Chooses what to measure by the first argument."""
+    load = os.getloadavg()[0]  # before anything is imported or computed here
     if argv and argv[0] in ("-h", "--help"):
         print(f"{__doc__}\nThe flags: python -m tcl_jax.bench {'|'.join(COMMANDS)} --help")
         return
     if not argv or argv[0] not in COMMANDS:
         raise InputError(
             (f"there is no benchmark {argv[0]!r}" if argv else "say what is to be measured")
-            + f": one of {', '.join(COMMANDS)}, as in\n  python -m tcl_jax.bench input"
+            + f": one of {', '.join(COMMANDS)}, as in\n  python -m tcl_jax.bench masks"
         )
-    COMMANDS[argv[0]](argv[1:], __doc__)
+    COMMANDS[argv[0]](argv[1:], __doc__, load)
 
 
 def main() -> None:

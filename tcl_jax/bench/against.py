@@ -1,21 +1,37 @@
-"""`bench --against`: the official code beside this project, with the same weights."""
+"""This project beside the official code: same device, weights and batch, results first, then time.
+
+Both compute the same batch in float32. Only if the results agree are they timed, in alternation: a
+round here, a round there, so that whatever else the machine does slows down both. Each pair of
+rounds gives a ratio.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
+import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.bench.subject import PRECISIONS, Report, Subject, choices, read_subject, tell_stage
-from tcl_jax.errors import InputError
+from tcl_jax.bench.process import OriginalFailed, OriginalProcess, find_checkout
+from tcl_jax.bench.subject import Subject
+from tcl_jax.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from tcl_jax.bench.process import OriginalProcess
+    import numpy as np
+
+TOLERANCE = 1e-4
+"""Largest difference of float32 results: relative for loss terms, absolute for masks in [0, 1]."""
+NORM_TOLERANCE = 1e-3
+"""Relative, of the gradient's norm: a sum of squares over millions of rounded numbers."""
+VARIANTS = {"eager": False, "compiled": True}
+"""As published; or in channels_last and by torch.compile."""
+COMPARED = ("tclf", "tcli", "area", "neg_area", "tv_img", "tv_mask", "total", "grad_norm")
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
+"""Devices by JAX's name and by PyTorch's."""
 
 
 def add_against_flags(p: argparse.ArgumentParser) -> None:
@@ -25,7 +41,7 @@ def add_against_flags(p: argparse.ArgumentParser) -> None:
         "--against",
         metavar="PATH",
         help="a checkout of the official code; its float32 results are compared first, then both "
-        "are timed in alternation, on the first device",
+        "are timed in alternation on the first device, in one precision (there by autocast)",
     )
     group.add_argument(
         "--against_python",
@@ -33,109 +49,208 @@ def add_against_flags(p: argparse.ArgumentParser) -> None:
         default="python3",
         help="the Python that has PyTorch and the official code's packages (default python3)",
     )
-    group.add_argument(
-        "--against_precision",
-        metavar="LIST",
-        type=choices(*PRECISIONS),
-        help="of the official code, by autocast; default: the same as here. It was published with "
-        "float16 for training and float32 for masks",
-    )
-    group.add_argument(
-        "--against_variants",
-        metavar="LIST",
-        type=choices("eager", "compiled"),
-        help="as published, or in channels_last and by torch.compile; default: both on a GPU, "
-        "eager on a CPU, where compiling takes minutes",
-    )
 
 
-def start(
-    flags: argparse.Namespace, rest: Sequence[str], command: str, *, devices: int | None = None
-) -> tuple[Subject, Report, Any]:
-    """The subject, its report and the mesh, made for the official code beside it if asked for.
+def prepare_against(flags: argparse.Namespace) -> None:
+    """What must be done before JAX starts.
 
-    Args:
-        flags, rest, command: see `subject.read_subject`.
-        devices: how many are measured; None: all, and one beside the official code.
+    Raises:
+        InputError: --against is no checkout.
     """
-    from tcl_jax.bench.process import find_checkout
-
     if flags.against is not None:
         find_checkout(flags.against)
         # Both processes need memory of one GPU, of which JAX would take most at once.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    subject = read_subject(flags, rest, command)
-    import jax
 
-    from tcl_jax.parallel.mesh import data_mesh
 
-    against = flags.against is not None
-    subject = rounded_clip(subject) if against else subject
-    mesh = data_mesh(jax.devices()[: 1 if against else devices])
-    return subject, Report(command, subject, flags.json, list(mesh.devices.flat)), mesh
+class Official:
+    """The official code with a subject's weights; made by `open_official`."""
+
+    def __init__(self, process: OriginalProcess, folder: Path, precision: str) -> None:
+        self._process, self._folder, self._precision = process, folder, precision
+
+    def write_batch(self, images: np.ndarray, **arrays: np.ndarray) -> str:
+        """Writes normalised images [b, h, w, 3] and what belongs to them; returns the file."""
+        import numpy as np
+
+        file = self._folder / "batch.npz"
+        np.savez(file, image=np.ascontiguousarray(np.moveaxis(images, -1, 1)), **arrays)  # type: ignore[arg-type]
+        return str(file)
+
+    def check_losses(
+        self, ours: Mapping[str, float], what: str, **request: Any
+    ) -> dict[str, float]:
+        """Compares loss terms and gradient norm; returns the relative difference of each.
+
+        Raises:
+            RunError: if one differs by more than its tolerance; names those that do.
+        """
+        theirs = self._process.ask("compare_train", **request)
+        differences = {
+            name: abs(ours[name] - theirs[name]) / max(abs(ours[name]), abs(theirs[name]), 1e-30)
+            for name in COMPARED
+        }
+        wrong = [
+            f"{name}: {ours[name]:.8g} here, {theirs[name]:.8g} there"
+            for name, difference in differences.items()
+            # Not the other way round: nan is wrong, too.
+            if not difference <= (NORM_TOLERANCE if name == "grad_norm" else TOLERANCE)
+        ]
+        if wrong:
+            raise _differ(what, *wrong)
+        return differences
+
+    def check_masks(self, ours: np.ndarray, what: str, **request: Any) -> dict[str, float]:
+        """Compares masks [b, h, w, n]; returns the largest absolute difference.
+
+        Raises:
+            RunError: if it is beyond the tolerance, or the shapes differ.
+        """
+        import numpy as np
+
+        output = self._folder / "masks.npy"
+        self._process.ask("compare_masks", **request, output=str(output))
+        theirs = np.moveaxis(np.load(output), 1, -1)
+        if theirs.shape != ours.shape:
+            raise _differ(what, f"shape: {ours.shape} here, {theirs.shape} there")
+        difference = float(np.abs(ours - theirs).max())
+        if not difference <= TOLERANCE:
+            raise _differ(what, f"masks: by up to {difference:.3g} of 1")
+        return {"masks": difference}
+
+    def times(
+        self,
+        what: str,
+        request: Mapping[str, Any],
+        run: Callable[[int], float],
+        *,
+        calls: int,
+        rounds: int,
+        warm_up: int,
+    ) -> Iterator[dict[str, Any]]:
+        """Times both in alternation, against each of `VARIANTS` (on a CPU as published alone).
+
+        Args:
+            what: is timed, in words.
+            request: that makes the official code ready.
+            run: seconds that so many calls take here, once warm.
+            calls, rounds, warm_up: as of `timing.Runner.measure`.
+
+        Yields:
+            A row: `what`, `variant`, `seconds` of a call here and `official_seconds`
+            (medians), `ratio`, `lowest` and `highest` over the pairs of rounds,
+            `official_first_seconds` of its first calls, compiling included, and
+            `official_peak_bytes`, None on a CPU. Or `problem`, why it was not timed.
+
+        Raises:
+            OriginalFailed: its process ended.
+        """
+        import jax
+
+        # On a CPU compiling takes it minutes.
+        for variant in ["eager"] if jax.default_backend() == "cpu" else VARIANTS:
+            row: dict[str, Any] = {"what": what, "variant": variant}
+            here, there = [], []
+            try:
+                ready = self._process.ask(
+                    **request,
+                    precision=self._precision,
+                    compiled=VARIANTS[variant],
+                    warm_up=warm_up,
+                )
+                for _ in range(rounds):
+                    here.append(run(calls) / calls)
+                    there.append(self._process.ask("run", calls=calls)["seconds"] / calls)
+            except OriginalFailed as error:
+                # Out of memory, or it cannot be compiled: the other variant may do. Where the
+                # process has ended, this fails, too.
+                self._process.ask("release")
+                yield {**row, "problem": str(error).splitlines()[0]}
+                continue
+            ratios = [b / a for a, b in zip(here, there, strict=True)]
+            yield {
+                **row,
+                "seconds": statistics.median(here),
+                "official_seconds": statistics.median(there),
+                "ratio": statistics.median(ratios),
+                "lowest": min(ratios),
+                "highest": max(ratios),
+                "official_first_seconds": ready["seconds"],
+                "official_peak_bytes": self._process.ask("release")["peak_bytes"],
+            }
 
 
 @contextlib.contextmanager
-def open_original(
-    flags: argparse.Namespace, subject: Subject, report: Report
-) -> Iterator[tuple[OriginalProcess, Path] | None]:
-    """The official code with the subject's weights, and a folder for files; None if not asked."""
+def open_official(
+    flags: argparse.Namespace, subject: Subject
+) -> Iterator[tuple[Official, dict[str, Any]] | None]:
+    """The official code, and its versions; None if it is not asked for.
+
+    Raises:
+        InputError: it does not run on such a device, or does not know such a CLIP.
+        OriginalFailed: it cannot be started.
+    """
     if flags.against is None:
         yield None
         return
     import jax
 
-    from tcl_jax.bench.comparison import write_weights
-    from tcl_jax.bench.process import OriginalProcess
-    from tcl_jax.training.build import build_adamw
-
-    platforms = {"cpu": "cpu", "gpu": "cuda"}
-    if jax.default_backend() not in platforms:
+    platform = jax.default_backend()
+    if platform not in PLATFORMS:
         raise InputError(
-            f"--against needs a CPU or a GPU, as PyTorch runs on; this is {jax.default_backend()}"
+            f"--against needs a CPU or a GPU, as PyTorch runs on; this is a {platform}"
         )
-    if subject.model.config.activation != "quick_gelu":
+    if subject.task.network.config.activation != "quick_gelu":
         raise InputError(
             "--against: the official code knows quick_gelu alone, as OpenAI's CLIPs have"
         )
-    device = platforms[jax.default_backend()]
-    objective: Any = subject.task.objective
     with (
         tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder,
-        OriginalProcess(flags.against, flags.against_python, device) as original,
+        OriginalProcess(flags.against, flags.against_python, PLATFORMS[platform]) as process,
     ):
-        tell_stage("starting the official code")
-        report.add("original", original.ask("hello"))
-        adamw = build_adamw(subject.config)
+        versions = process.ask("hello")
         weights = Path(folder) / "weights.npz"
-        rate = float(subject.config.optim.base_lr)
-        original.ask(
-            "load", **write_weights(weights, subject.model, objective.weights, adamw, rate)
-        )
+        process.ask("load", **_write_weights(weights, subject))
         weights.unlink()
-        yield original, Path(folder)
+        yield Official(process, Path(folder), subject.config.model.dtype), versions
 
 
-def rounded_clip(subject: Subject) -> Subject:
-    """CLIP's weights as float16 has them, as the official loader makes them."""
-    import jax
+def _write_weights(file: Path, subject: Subject) -> dict[str, Any]:
+    """Writes the weights by their official names; returns the arguments of the request `load`."""
     import numpy as np
 
-    clip = jax.tree.map(
-        lambda x: np.asarray(x).astype(np.float16).astype(np.float32), subject.task.frozen
-    )
-    model = dataclasses.replace(
-        subject.model, params=subject.model.network.join(subject.model.learned, clip)
-    )
-    return dataclasses.replace(
-        subject, model=model, task=dataclasses.replace(subject.task, frozen=clip)
-    )
+    from tcl_jax.convert.clip import clip_state_dict
+    from tcl_jax.convert.tcl import tcl_state_dict
+
+    task, optim = subject.task, subject.config.optim
+    objective: Any = task.objective
+    model, loss = objective.model, objective.weights
+    sizes, layer = model.config, model.feature_layer
+    clip = clip_state_dict(task.frozen, sizes, np.float16)  # as its loader takes them
+    tensors = {f"clip.{name}": tensor for name, tensor in clip.items()}
+    learned = tcl_state_dict(task.params, sizes, layer)
+    tensors |= {f"tcl.{name}": tensor for name, tensor in learned.items()}
+    np.savez(file, **tensors)  # type: ignore[arg-type]
+    return {
+        "file": str(file),
+        "tap_layer": layer,
+        "loss": {"tcl": loss.tcl, "area": loss.area, "tv": loss.tv},
+        "optimizer": {
+            "base_lr": optim.base_lr, "weight_decay": optim.weight_decay, "eps": optim.eps,
+            "betas": [optim.b1, optim.b2], "clip_norm": optim.clip_norm,
+        },
+    }  # fmt: skip
 
 
-def cases_of(flags: argparse.Namespace, dtype: str) -> list[tuple[str, str]]:
-    """Variants and precisions of the official code that the flags ask for."""
-    import jax
-
-    both = ("eager",) if jax.default_backend() == "cpu" else ("eager", "compiled")
-    variants = flags.against_variants or both
-    return [(v, p) for p in flags.against_precision or (dtype,) for v in variants]
+def _differ(what: str, *wrong: str) -> RunError:
+    return RunError(
+        "\n  ".join(
+            [
+                f"{what}: float32 results differ from the official code's, so no times are "
+                "compared:",
+                *wrong,
+            ]
+        )
+        + "\nIs --against the unchanged official code, and does the config have its area_prior "
+        "(0.4) and temperature (1)?"
+    )

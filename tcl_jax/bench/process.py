@@ -1,7 +1,7 @@
 """The official PyTorch code in a process of its own, asked one thing at a time.
 
-PyTorch is not among this project's packages, and the official code is no part of it: both are the
-user's. `tcl_jax/bench/original.py` is what the process runs, and describes the requests.
+Both PyTorch and the official code are the user's. `tcl_jax/bench/original.py` is what the process
+runs; its class `Original` has the requests.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tcl_jax.files import user_path
 
 ADAPTER = Path(__file__).parent / "original.py"
 MARK = Path("models/tcl/tcl.py")
-"""A file by which a checkout of the official code is known."""
-_TOLD_LINES = 12
+"""A file that every checkout of the official code has."""
+_SHOWN_LINES = 12
 
 
 class OriginalFailed(RunError):
@@ -30,7 +30,7 @@ def find_checkout(path: str) -> Path:
     """The folder of a checkout, absolute.
 
     Raises:
-        InputError: if `path` is none.
+        InputError: if there is none at `path`.
     """
     root = user_path(path).absolute()
     if not (root / MARK).is_file():
@@ -55,9 +55,7 @@ class OriginalProcess:
 
     def __init__(self, path: str, python: str, device: str) -> None:
         root = find_checkout(path)
-        self._log = tempfile.TemporaryFile(  # noqa: SIM115
-            "w+", encoding="utf-8", errors="replace"
-        )
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         command = [os.path.expanduser(python), str(ADAPTER), f"--path={root}", f"--device={device}"]
         try:
             self._process = subprocess.Popen(
@@ -75,19 +73,15 @@ class OriginalProcess:
                 "Python of an environment with PyTorch and what else the official code imports"
             ) from error
 
-    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        """Sends a request and waits for what it yields.
-
-        Args:
-            do: its name.
-            fields: what belongs to it; JSON.
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Sends a request, the name of a method of `Original`, and waits for its answer.
 
         Raises:
-            OriginalFailed: it could not, and waits for other requests; or the process ended.
+            OriginalFailed: it failed, and waits for other requests; or the process ended.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
@@ -97,14 +91,15 @@ class OriginalProcess:
         except ValueError as error:
             code = self._process.wait() if not line else None
             how = f"ended with exit code {code}" if not line else f"answered {line.strip()[:200]!r}"
+            self._log.seek(0)
+            last = "".join(f"\n  {x}" for x in self._log.read().splitlines()[-_SHOWN_LINES:])
             raise OriginalFailed(
-                f"the official code's process {how} when asked to {do}. Its last lines:\n"
-                f"{self._last_lines()}"
+                f"the official code's process {how} when asked to {do}. Its last lines:{last}"
             ) from error
-        if "ok" in answer:
-            result: dict[str, Any] = answer["ok"]
-            return result
-        raise OriginalFailed(f"the official code failed at {do}: {answer['error']}")
+        if "ok" not in answer:
+            raise OriginalFailed(f"the official code failed at {do}: {answer['error']}")
+        result: dict[str, Any] = answer["ok"]
+        return result
 
     def __enter__(self) -> OriginalProcess:
         """Returns itself."""
@@ -121,7 +116,3 @@ class OriginalProcess:
             self._process.wait()
         self._process.stdout.close()
         self._log.close()
-
-    def _last_lines(self) -> str:
-        self._log.seek(0)
-        return "\n".join(f"  {line}" for line in self._log.read().splitlines()[-_TOLD_LINES:])

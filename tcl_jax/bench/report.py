@@ -1,192 +1,149 @@
-"""Figures of speed as aligned tables for the terminal."""
+"""Figures as they come: as JSON in a file, and as tables at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from tcl_jax.bench.comparison import Comparison
-from tcl_jax.bench.input_speed import InputSpeed, Spread
-from tcl_jax.bench.judge_speed import JudgeSpeed
-from tcl_jax.bench.mask_speed import MaskSpeed
-from tcl_jax.bench.step_speed import StepSpeed
-from tcl_jax.bench.subject import BUSY
-from tcl_jax.evaluation.report import align
+from tcl_jax.files import write_json
+from tcl_jax.parallel.cores import available_cores
 
-NOTES = {
-    "MFU": "FLOPs of the plain method by formula over time and the device's bfloat16 peak; - where "
-    "the peak is not known, as of a CPU",
-    "XLA TFLOP": "of the whole program on one device as XLA counts, the bodies of loops once",
-    "program": "arguments, results, temporary memory and code of one device, as the compiler says",
-    "peak": "most memory of a device in use since the process began, as it says itself",
-    "parts": "programs of their own, fastest round: they do not add up to the whole, which fuses "
-    "and overlaps what these cannot",
-    "official": "the official code runs the same batch with the same weights on the same device, a "
-    "round after each round here, without its data loading, logging and wrapper for several "
-    "devices; the ratio is its time over ours, over pairs of rounds",
+IDLE = 0.3
+"""Load of a machine below which times on its CPU are final."""
+UNITS = {
+    "seconds": ("ms", 1e3),
+    "bytes": ("GiB", 2**-30),
+    "flops": ("GFLOP", 1e-9),
+    "mfu": ("MFU %", 100),
+    "share": ("share %", 100),
 }
+"""Unit in tables, and the factor to it, by the last word of a figure's name."""
+NOTES = {
+    "mfu": "the method's FLOPs by formula (image GFLOP; of masks without PAMR and resizing) over "
+    "time and the devices' bfloat16 peak",
+    "xla_flops": "of the whole program on one device as XLA counts, the bodies of loops once",
+    "program_bytes": "arguments, results, temporary memory and code of one device",
+    "peak_bytes": "most memory of a device in use since the process began",
+    "ratio": "time of the official code over ours: median, lowest and highest of the pairs of "
+    "rounds. It computes the same batch with the same weights on the same device, a round after "
+    "each round here, without data loading, logging and DistributedDataParallel",
+}
+"""What figures mean whose names do not say it."""
+_WIDEST = 60  # characters of a cell
 
 
-def input_tables(speed: InputSpeed) -> str:
-    """Images, machine, a row for each stage, each part and each number of workers."""
-    pipeline = speed.stages[-1]
-    lines = [
-        f"images: {speed.images} measured, {speed.mean_megapixels:.2f} megapixels and "
-        f"{speed.mean_bytes / 1000:.0f} kB on average, made {speed.image_size} x "
-        f"{speed.image_size}",
-        f"machine: {speed.cores} cores, load {speed.load:.1f} before the start",
-    ]
-    if speed.load > BUSY * speed.cores:
-        lines.append("  others are using it: figures by the clock come out too low")
-    lines += [
-        "",
-        "one process: images a second of CPU time, median (lowest to highest round)",
-        f"  {'stage, with those above it':28}{'per CPU second':>24}{'of bare loop':>14}"
-        f"{'by the clock':>14}",
-    ]
-    for stage in speed.stages:
-        lines.append(
-            f"  {stage.name:28}{_spread(stage.images_per_cpu_second):>24}"
-            f"{stage.of_bare_loop.median:>13.0%} {stage.images_per_second.median:>13.0f}"
-        )
-    lines += ["", "where the CPU time of the full pipeline goes"]
-    for part, share in speed.shares.items():
-        milliseconds = 1000 * share / pipeline.images_per_cpu_second.median
-        lines.append(f"  {part:28}{share:>6.1%}  {milliseconds:.3f} ms an image")
-    if speed.scaling:
-        lines += ["", "worker processes: images a second by the clock"]
-        lines += [
-            f"  {scaling.workers:<4}{_spread(scaling.images_per_second):>24}"
-            f"  {scaling.of_linear.median:.2f} x linear"
-            for scaling in speed.scaling
-        ]
-    return "\n".join(lines)
+def not_final(load: float, cores: int, platform: str) -> str:
+    """Why times must be taken again, or nothing: other programs used the machine.
 
+    On a CPU any of them slows down what is measured, and most of all threads that wait for each
+    other, as PyTorch's; an accelerator only needs some of the host's cores.
 
-def step_table(speeds: Sequence[StepSpeed]) -> str:
-    """A row for each batch size and phase."""
-    head = ("batch", "dtype", "phase", "ms", "fastest", "images/s", "MFU", "GFLOP/image",
-            "XLA TFLOP", "program GiB", "peak GiB", "compile s")  # fmt: skip
-    rows = [
-        (
-            str(s.batch_size),
-            s.dtype,
-            str(s.phase),
-            _ms(s.seconds.median),
-            _ms(s.seconds.low),
-            f"{s.images_per_second:.4g}",
-            "-" if s.mfu is None else f"{s.mfu:.1%}",
-            f"{s.flops_per_image / 1e9:.1f}",
-            f"{s.program.flops / 1e12:.3g}",
-            _gib(s.program.bytes),
-            _gib(s.peak_bytes),
-            f"{s.program.compile_seconds:.1f}",
-        )
-        for s in speeds
-    ]
-    notes = ("MFU", "XLA TFLOP", "program", "peak")
-    return "\n".join([*align([head, *rows]), *(f"{name}: {NOTES[name]}." for name in notes)])
-
-
-def mask_table(speeds: Sequence[MaskSpeed]) -> str:
-    """A row for each window, number of classes and use of PAMR."""
-    head = ("window", "classes", "PAMR", "batch", "dtype", "ms/image", "fastest", "Segmenter ms",
-            "MFU", "program GiB", "compile s")  # fmt: skip
-    rows = [
-        (
-            str(s.window),
-            str(s.classes),
-            "yes" if s.pamr else "no",
-            str(s.batch_size),
-            s.dtype,
-            _ms(s.seconds_per_image),
-            _ms(s.seconds.low / s.batch_size),
-            _ms(s.segmenter_seconds),
-            "-" if s.mfu is None else f"{s.mfu:.1%}",
-            _gib(s.program.bytes),
-            f"{s.program.compile_seconds:.1f}",
-        )
-        for s in speeds
-    ]
-    return "\n".join(
-        [
-            *align([head, *rows]),
-            "ms/image: on the device, masks left there; Segmenter: with texts padded and masks "
-            f"brought to the host. MFU: {NOTES['MFU']}; PAMR and resizing are not counted.",
-        ]
+    Args:
+        load: programs that wanted to run in the minute before the start, on average.
+        cores: of the host.
+        platform: of the devices, as JAX calls it.
+    """
+    limit = IDLE if platform == "cpu" else cores / 2
+    if load < limit:
+        return ""
+    return (
+        f"not final: the load was {load:.3g} before the start; run again when the machine is "
+        f"idle, below {limit:g}"
     )
 
 
-def judge_table(speeds: Sequence[JudgeSpeed]) -> str:
-    """A row for each size of image and number of classes."""
-    head = ("image", "classes", "PAMR", "batch", "dtype", "images", "windows", "images/s",
-            "device alone", "host alone")  # fmt: skip
-    rows = [
-        (
-            f"{s.width}x{s.height}",
-            str(s.classes),
-            "yes" if s.pamr else "no",
-            str(s.batch_size),
-            s.dtype,
-            str(s.images),
-            str(s.windows),
-            f"{s.images_per_second:.3g}",
-            f"{s.device_share:.0%}",
-            f"{s.host_share:.0%}",
-        )
-        for s in speeds
-    ]
-    return "\n".join(
-        [
-            *align([head, *rows]),
-            "device alone, host alone: time that the masks, and everything else, need by "
-            "themselves, over the time of everything. They overlap, so both may be near 100%; on "
-            "a CPU they share its cores, and add up to it or more.",
-        ]
-    )
+class Report:
+    """The figures of a command; its file is whole after each of them.
+
+    Args:
+        command: after `bench`.
+        load: of the machine before the start.
+        file: of JSON; None: no file.
+        platform: of the devices, as JAX calls it.
+        about: what is measured on what.
+    """
+
+    def __init__(self, command: str, load: float, file: str | None, platform: str, **about: Any):
+        cores = available_cores()
+        self._file, self._reason = file, not_final(load, cores, platform)
+        self.content: dict[str, Any] = {
+            "command": command, **about, "load": load, "cores": cores, "final": not self._reason,
+        }  # fmt: skip
+        told = ", ".join(f"{name} {value}" for name, value in self.content.items())
+        print(told, flush=True)
+        self._rows: dict[str, list[Mapping[str, Any]]] = {}
+
+    def add(self, name: str, row: Mapping[str, Any]) -> None:
+        """Appends a row to the table of a name."""
+        self._rows.setdefault(name, []).append(row)
+        self.put(name, self._rows[name])
+
+    def put(self, name: str, figures: Any) -> None:
+        """Sets what the report says under a name."""
+        self.content[name] = figures
+        if self._file is not None:
+            write_json(self._file, self.content)
+
+    def print_tables(self) -> None:
+        """Prints all tables, and what their figures mean."""
+        shown = set()
+        for name, rows in self._rows.items():
+            title = ", ".join(filter(None, [name.replace("_", " "), self._reason]))
+            print("\n" + "\n".join([title, *table(rows)]))
+            shown |= {column for row in rows for column in row if row[column] is not None}
+        print()
+        for column, note in NOTES.items():
+            if column in shown:
+                print(f"{_title(column)}: {note}.")
+
+    @contextlib.contextmanager
+    def skip_too_large(self, what: str) -> Iterator[None]:
+        """Goes on where the devices' memory does not hold something, and says so."""
+        import jax
+
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            problem = f"{what} does not fit into the device's memory"
+            self.put("problems", [*self.content.get("problems", ()), problem])
+            print(f"{problem}: {str(error).splitlines()[0][:200]}", flush=True)
 
 
-def parts_table(parts: Mapping[str, Mapping[str, float]]) -> str:
-    """Milliseconds of parts, a column for each case."""
-    names = list(dict.fromkeys(name for found in parts.values() for name in found))
-    head = ("parts, ms", *parts)
-    rows = [
-        (name, *(_ms(found[name]) if name in found else "-" for found in parts.values()))
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows as aligned columns, in the units of `UNITS`; those that say nothing are left out."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [
+        [_title(name), *(_cell(name, row.get(name)) for row in rows)]
         for name in names
+        if any(row.get(name) not in (None, "") and not isinstance(row[name], list) for row in rows)
     ]
-    return "\n".join([*align([head, *rows]), f"parts: {NOTES['parts']}."])
-
-
-def against_table(comparisons: Sequence[Comparison]) -> str:
-    """A row for each case and variant of the official code."""
-    head = ("beside the official code", "variant", "precision", "ms here", "ms there", "ratio",
-            "lowest", "highest", "peak GiB there")  # fmt: skip
-    rows = []
-    for c in comparisons:
-        if c.ours is None or c.theirs is None:
-            rows.append((c.what, c.variant, c.precision, *["-"] * 6))
-            continue
-        ratios = ("-" if r is None else f"{r:.2f}" for r in (c.ratio, c.lowest, c.highest))
-        times = (_ms(c.ours.median), _ms(c.theirs.median))
-        rows.append((c.what, c.variant, c.precision, *times, *ratios, _gib(c.peak_bytes)))
-    problems = [
-        f"{c.what}, {c.variant}, {c.precision}: {c.problem}" for c in comparisons if c.problem
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in zip(*columns, strict=True)
     ]
-    return "\n".join([*align([head, *rows]), *problems, f"official: {NOTES['official']}."])
 
 
-def agreement(differences: Mapping[str, float]) -> str:
-    """The largest difference, in words."""
-    name = max(differences, key=lambda key: differences[key])
-    return f"float32 results agree; the largest difference is {differences[name]:.1e} ({name})"
+def _title(name: str) -> str:
+    first, _, last = name.rpartition("_")
+    return " ".join([first, UNITS.get(last, (last, 1))[0]]).replace("_", " ").strip()
 
 
-def _spread(spread: Spread) -> str:
-    return f"{spread.median:.0f} ({spread.low:.0f} to {spread.high:.0f})"
+def _cell(name: str, value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        value *= UNITS.get(name.rpartition("_")[2], ("", 1))[1]
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return str(value) if len(str(value)) <= _WIDEST else f"...{str(value)[-_WIDEST:]}"
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.4g}"
-
-
-def _gib(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**30:.2f}"
+def say(line: str) -> None:
+    """Says on stderr what is being done."""
+    print(f"{line} ...", file=sys.stderr, flush=True)

@@ -1,122 +1,110 @@
-"""How long programs take on the devices, and how much memory they need."""
+"""A compiled program on the devices: how long its calls take, and how much memory it needs."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Mean seconds of a call in each of several rounds of calls in a row."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Seconds of a call in the middle round."""
-        return statistics.median(self.seconds)
-
-    @property
-    def low(self) -> float:
-        """Seconds of a call in the fastest round."""
-        return min(self.seconds)
+from tcl_jax.training.chips import mfu
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What the compiler says of a program, for one device.
+class Runner:
+    """A program that is compiled and called again and again.
+
+    Args:
+        traced: the program.
+        arguments: of a call, on the devices.
+        carried: number of first results that are the first arguments of the next call.
 
     Attributes:
-        flops: as XLA counts them, the bodies of loops once.
-        bytes: of memory: arguments, results, temporary and code.
-        compile_seconds: that compiling it took.
+        compiled: the program.
+        compile_seconds: that compiling took.
     """
 
-    flops: float
-    bytes: int
-    compile_seconds: float
+    def __init__(self, traced: jax.stages.Traced, arguments: Sequence[Any], carried: int = 0):
+        start = time.perf_counter()
+        self._lowered = traced.lower()
+        self.compiled = self._lowered.compile()
+        self.compile_seconds = time.perf_counter() - start
+        self._arguments, self._carried = [*arguments], carried
 
+    def __call__(self) -> Any:
+        """Starts a call; returns its results, on the devices."""
+        results = self.compiled(*self._arguments)
+        if self._carried:
+            self._arguments[: self._carried] = results[: self._carried]
+        return results
 
-def compile_timed(traced: jax.stages.Traced) -> tuple[jax.stages.Compiled, Program]:
-    """Compiles a program and says what is known of it."""
-    start = time.perf_counter()
-    compiled = traced.lower().compile()
-    seconds = time.perf_counter() - start
-    memory: Any = compiled.memory_analysis()
-    size = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-    cost = compiled.cost_analysis() or {}
-    return compiled, Program(float(cost.get("flops", 0.0)), int(size), round(seconds, 3))
+    def run(self, calls: int) -> float:
+        """Seconds of `calls` calls in a row; the devices are waited for once, at the end."""
+        start = time.perf_counter()
+        for _ in range(calls):
+            results = self()
+        jax.block_until_ready(results)
+        return time.perf_counter() - start
 
+    def recompile(self, **options: str) -> None:
+        """Compiles the program again, with options of XLA."""
+        self.compiled = self._lowered.compile(compiler_options=options)
 
-def time_calls(call: Callable[[], Any], calls: int) -> float:
-    """Seconds that calls in a row take; the devices are waited for after the last one alone.
+    def measure(
+        self,
+        devices: Sequence[jax.Device],
+        *,
+        calls: int,
+        rounds: int,
+        warm_up: int,
+        images: int,
+        flops: float,
+    ) -> dict[str, Any]:
+        """Times rounds of calls after some that do not count, and says what the program needs.
 
-    Args:
-        call: starts a program and returns arrays of it.
-        calls: how many, at least 1.
-    """
-    start = time.perf_counter()
-    for _ in range(calls):
-        result = call()
-    jax.block_until_ready(result)
-    return time.perf_counter() - start
+        Args:
+            devices: on which it runs.
+            calls: of a round.
+            rounds: how many; the median counts.
+            warm_up: calls before.
+            images: that a call computes.
+            flops: of an image by formula, see `models.flops`.
 
-
-def time_rounds(run: Callable[[int], float], *, calls: int, rounds: int, warm_up: int) -> Timing:
-    """Times rounds of calls after some that do not count.
-
-    Args:
-        run: seconds that so many calls take.
-        calls: of a round.
-        rounds: how many.
-        warm_up: calls before.
-    """
-    run(warm_up)
-    return Timing(tuple(run(calls) / calls for _ in range(rounds)))
-
-
-class PartTimer:
-    """Times parts of a program, each compiled and run by itself.
-
-    Args:
-        calls, rounds, warm_up: see `time_rounds`.
-
-    Attributes:
-        seconds: of a call of each part, in its fastest round.
-    """
-
-    def __init__(self, *, calls: int, rounds: int, warm_up: int) -> None:
-        self.seconds: dict[str, float] = {}
-        self._how = {"calls": calls, "rounds": rounds, "warm_up": warm_up}
-
-    def __call__(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Times a function under a name, and returns its result."""
-        compiled = jax.jit(function).lower(*arguments).compile()
-        run = partial(time_calls, partial(compiled, *arguments))
-        self.seconds[name] = time_rounds(run, **self._how).low
-        return compiled(*arguments)
+        Returns:
+            `seconds` of a call in the median round, `fastest_seconds` and `rounds` (of all);
+            `images_per_second`; `mfu`, None where the devices' peak is not known; `image_flops`,
+            as given; `xla_flops` of one device as XLA counts, the bodies of loops once;
+            `program_bytes` of one device: arguments, results, temporary memory and code;
+            `peak_bytes`, the most of a device in use since the process began, None where it does
+            not say; `compile_seconds`.
+        """
+        self.run(warm_up)
+        times = [self.run(calls) / calls for _ in range(rounds)]
+        seconds = statistics.median(times)
+        memory: Any = self.compiled.memory_analysis()
+        return {
+            "seconds": seconds,
+            "fastest_seconds": min(times),
+            "rounds": times,
+            "images_per_second": images / seconds,
+            "mfu": mfu(flops * images, seconds, devices),
+            "image_flops": flops,
+            "xla_flops": float((self.compiled.cost_analysis() or {}).get("flops", 0.0)),
+            "program_bytes": memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.generated_code_size_in_bytes,
+            "peak_bytes": peak_bytes(devices),
+            "compile_seconds": self.compile_seconds,
+        }
 
 
 def peak_bytes(devices: Sequence[jax.Device]) -> int | None:
-    """Most memory of a device that was ever in use, as it says itself; None where it does not."""
-    peaks = []
-    for device in devices:
-        try:
-            peaks.append((device.memory_stats() or {}).get("peak_bytes_in_use"))
-        except (NotImplementedError, RuntimeError):
-            return None
-    known = [peak for peak in peaks if peak is not None]
-    return max(known) if known else None
+    """Most memory of a device that was in use since the process began; None if it does not say."""
+    try:
+        peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
+    except (NotImplementedError, RuntimeError):
+        return None
+    return max((peak for peak in peaks if peak is not None), default=None)

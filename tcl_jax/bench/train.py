@@ -1,152 +1,189 @@
-"""`bench train`: from flags to figures of a training step."""
+"""`bench train`: how fast a training step is, and which operations its time goes to."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.bench.against import add_against_flags, cases_of, open_original, start
+from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
+from tcl_jax.bench.report import Report, say
 from tcl_jax.bench.subject import (
     Subject,
     add_round_flags,
     bench_parser,
-    count,
-    fitting,
     numbers,
-    tell_stage,
+    read_subject,
 )
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from tcl_jax.bench.process import OriginalProcess
+    import numpy as np
+    from jax.sharding import Mesh
+
+    from tcl_jax.bench.timing import Runner
+    from tcl_jax.models.clip import CLIPConfig
 
 COMPARED_IMAGES = 4
 """Of a batch whose float32 losses are compared with the official code's."""
 
 
-def bench_train(argv: Sequence[str], doc: str | None) -> None:
-    """`bench train`: time, images/s, MFU and memory of a step, and of its parts."""
-    p = bench_parser("train", doc)
-    add_round_flags(p)
+def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
+    """`bench train`: time, images per second, MFU and memory of a step."""
+    p = bench_parser("train", doc, load)
+    add_round_flags(p, "steps", 10)
     p.add_argument("--batch_sizes", type=numbers, default=(64,), metavar="LIST", help="default 64")
     p.add_argument("--phases", type=numbers, default=(1, 2), metavar="LIST", help="default 1,2")
-    p.add_argument("--steps", type=count, default=10, help="of a round, in a row (default 10)")
-    p.add_argument("--no_parts", action="store_true", help="measure the whole step alone")
+    p.add_argument(
+        "--trace",
+        action="store_true",
+        help="also say, by JAX's profiler, which kinds of operations the time goes to",
+    )
     add_against_flags(p)
     flags, rest = p.parse_known_args(argv)
     if max(flags.phases) > 2:
         raise InputError(f"--phases={','.join(map(str, flags.phases))}: there are 1 and 2")
-    subject, report, mesh = start(flags, rest, "train")
+    prepare_against(flags)
+    subject = read_subject(flags, rest, "train")
 
-    from tcl_jax.bench.comparison import Comparison, compare_times
-    from tcl_jax.bench.report import against_table, agreement, parts_table, step_table
-    from tcl_jax.bench.step_speed import StepRunner, made_up_batch, step_speed, time_parts
-    from tcl_jax.bench.timing import peak_bytes, time_rounds
-    from tcl_jax.parallel.mesh import check_batch_size
-    from tcl_jax.training.build import build_adamw, build_schedule
-
-    task, config = subject.task, subject.config
-    adamw, schedule = build_adamw(config), build_schedule(config)
-    how = {"rounds": flags.rounds, "warm_up": flags.warmup}
-    accumulation = int(config.train.accumulation_steps)
-    for size in flags.batch_sizes:
-        check_batch_size(size, mesh, accumulation)
-    speeds, parts = [], {}
-    comparisons: list[Comparison] = []
-    with open_original(flags, subject, report) as other:
-        if other is not None:
-            for phase in flags.phases:
-                found = _compare_losses(*other, subject, phase - 1, mesh)
-                report.add("agreement", {f"phase {phase}": found})
-                print(f"phase {phase}: {agreement(found)}", flush=True)
-        for size in flags.batch_sizes:
-            batch = made_up_batch(task.clip.config, size)
-            for phase in flags.phases:
-                what = f"batch {size}, phase {phase}"
-                tell_stage(f"{what}: compiling")
-                with fitting(report, what):
-                    runner = StepRunner(
-                        task,
-                        batch,
-                        phase - 1,
-                        adamw=adamw,
-                        schedule=schedule,
-                        mesh=mesh,
-                        accumulation_steps=accumulation,
-                        sharded=bool(config.train.fsdp),
-                    )
-                    tell_stage(what)
-                    timing = time_rounds(runner.run, calls=flags.steps, **how)
-                    peak = peak_bytes(list(mesh.devices.flat))
-                    speed = step_speed(runner, task, timing, size, phase - 1, mesh, peak)
-                    speeds.append(speed)
-                    report.add("steps", speed)
-                    if other is None:
-                        continue
-                    file = _write_batch(other[1], batch)
-                    timed = compare_times(
-                        other[0],
-                        what,
-                        {"do": "prepare_train", "file": str(file), "phase": phase - 1},
-                        runner.run,
-                        cases=cases_of(flags, subject.dtype),
-                        calls=flags.steps,
-                        tell=tell_stage,
-                        **how,
-                    )
-                    comparisons += report.each("against", timed)
-            if not flags.no_parts:
-                tell_stage(f"batch {size}: parts")
-                with fitting(report, f"batch {size}, parts"):
-                    found = time_parts(task, batch, adamw, calls=flags.steps, **how)
-                    parts[f"batch {size}"] = found
-                    report.add("parts", {f"batch {size}": found})
-    print(f"\n{step_table(speeds)}")
-    if parts:
-        print(f"\n{parts_table(parts)}")
-    if comparisons:
-        print(f"\n{against_table(comparisons)}")
-
-
-def _compare_losses(
-    original: OriginalProcess, folder: Path, subject: Subject, phase: int, mesh: Any
-) -> dict[str, float]:
-    """Relative differences of float32 losses and gradient of a small batch."""
-    import jax.numpy as jnp
-
-    from tcl_jax.bench.comparison import check_losses
-    from tcl_jax.bench.step_speed import StepRunner, made_up_batch
-    from tcl_jax.training.build import build_adamw, build_schedule
-
-    task: Any = subject.task
-    batch = made_up_batch(task.clip.config, COMPARED_IMAGES, seed=1, noise=True)
-    model = dataclasses.replace(task.objective.model, dtype=jnp.float32)
-    objective = dataclasses.replace(task.objective, model=model)
-    adamw, schedule = build_adamw(subject.config), build_schedule(subject.config)
-    tell_stage(f"comparing losses of phase {phase + 1}")
-    runner = StepRunner(
-        dataclasses.replace(task, objective=objective),
-        batch,
-        phase,
-        adamw=adamw,
-        schedule=schedule,
-        mesh=mesh,
-    )
-    ours = runner.metrics()
-    theirs = original.ask("compare_train", file=str(_write_batch(folder, batch)), phase=phase)
-    return check_losses(ours, theirs, f"phase {phase + 1}")
-
-
-def _write_batch(folder: Path, batch: Any) -> Path:
+    import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from tcl_jax.bench.comparison import write_images
+    from tcl_jax.bench.trace import summarize
+    from tcl_jax.models.flops import total
     from tcl_jax.ops.images import normalize
+    from tcl_jax.parallel.mesh import check_batch_size, data_mesh
 
-    rest = {name: rows for name, rows in batch.items() if name != "image"}
-    images = np.asarray(normalize(jnp.asarray(batch["image"])))
-    write_images(folder / "batch.npz", images, **rest)
-    return folder / "batch.npz"
+    config, objective = subject.config, subject.task.objective
+    mesh = data_mesh(jax.devices()[:1] if flags.against else None)
+    for size in flags.batch_sizes:
+        check_batch_size(size, mesh, config.train.accumulation_steps)
+    devices = list(mesh.devices.flat)
+    how = {"calls": flags.calls, "rounds": flags.rounds, "warm_up": flags.warmup}
+    settings = {name: config.train[name] for name in ("remat", "accumulation_steps", "fsdp")}
+    report = Report(
+        "train", flags.load, flags.json, devices[0].platform, **subject.about, **settings,
+        device=devices[0].device_kind, devices=len(devices), jax=jax.__version__,
+    )  # fmt: skip
+    with open_official(flags, subject) as opened:
+        official = None
+        if opened is not None:
+            official, versions = opened
+            report.put("original", versions)
+
+            def write(batch: dict[str, np.ndarray]) -> str:
+                assert official is not None
+                images = np.asarray(normalize(jnp.asarray(batch["image"])))
+                return official.write_batch(images, **{k: batch[k] for k in batch if k != "image"})
+
+            agreement = {}
+            for phase in flags.phases:
+                say(f"phase {phase}: comparing losses")
+                batch = made_up_batch(
+                    subject.task.network.config, COMPARED_IMAGES, seed=1, noise=True
+                )
+                *_, metrics = step_runner(subject, batch, phase, mesh, exact=True)()
+                ours = {name: float(value) for name, value in metrics.items()}
+                agreement[f"phase {phase}"] = official.check_losses(
+                    ours, f"phase {phase}", file=write(batch), phase=phase - 1
+                )
+                report.put("agreement", agreement)
+        for size, phase in itertools.product(flags.batch_sizes, flags.phases):
+            what = f"batch {size}, phase {phase}"
+            with report.skip_too_large(what):
+                say(what)
+                batch = made_up_batch(subject.task.network.config, size)
+                runner = step_runner(subject, batch, phase, mesh)
+                flops = total(objective.model.training_flops(size, phase == 2))
+                row = runner.measure(devices, **how, images=size, flops=flops)
+                report.add("steps", {"batch_size": size, "phase": phase, **row})
+                if official is not None:
+                    request = {"do": "prepare_train", "file": write(batch), "phase": phase - 1}
+                    for row in official.times(what, request, runner.run, **how):
+                        report.add("against", row)
+                if flags.trace:
+                    say(f"{what}: tracing")
+                    for name, rows in summarize(runner).items():
+                        for row in rows:
+                            report.add(name, {"what": what, **row})
+    report.print_tables()
+
+
+def step_runner(
+    subject: Subject,
+    batch: dict[str, np.ndarray],
+    phase: int,
+    mesh: Mesh,
+    *,
+    exact: bool = False,
+) -> Runner:
+    """The training step of a phase (1 or 2) on one batch; a call gives (state, failure, metrics).
+
+    Args:
+        subject: what is trained.
+        batch: rows on the host, as `objectives.Batch`.
+        phase: 1, the head trains, or 2, the grounder's copies of CLIP's blocks train, too.
+        mesh: the devices.
+        exact: in float32, and in one part whatever the config says.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from tcl_jax.bench.timing import Runner
+    from tcl_jax.parallel.mesh import put_batch, put_parameters, put_replicated
+    from tcl_jax.training.build import build_adamw, build_schedule
+    from tcl_jax.training.state import create_state
+    from tcl_jax.training.step import PhasedStep, no_failure
+
+    task, config = subject.task, subject.config
+    objective: Any = task.objective
+    if exact:
+        model = dataclasses.replace(objective.model, dtype=jnp.float32)
+        objective = dataclasses.replace(objective, model=model)
+    adamw = build_adamw(config)
+    state = create_state(task.params, objective, adamw)
+    state, frozen = (
+        put_parameters(tree, mesh, sharded=config.train.fsdp) for tree in (state, task.frozen)
+    )
+    key = put_replicated(np.asarray(jax.random.key_data(jax.random.key(0))), mesh)
+    fixed = (frozen, put_batch(batch, mesh), jax.random.wrap_key_data(key))
+    failure = put_replicated(no_failure(objective, state, *fixed), mesh)
+    step = PhasedStep(
+        objective,
+        adamw,
+        build_schedule(config),
+        backbone_from_step=0,
+        accumulation_steps=1 if exact else config.train.accumulation_steps,
+    )
+    return Runner(step.trace(phase - 1, state, failure, *fixed), (state, failure, *fixed), 2)
+
+
+def made_up_batch(
+    config: CLIPConfig, size: int, *, seed: int = 0, noise: bool = False
+) -> dict[str, np.ndarray]:
+    """Random pixels and tokens.
+
+    Args:
+        config: of the CLIP.
+        size: number of rows.
+        seed: of the random numbers.
+        noise: whether the masks' noise, `uniform`, is among them.
+    """
+    import numpy as np
+
+    rng, side = np.random.default_rng(seed), config.resolution
+    tokens = rng.integers(1, config.vocab_size - 1, (size, config.context_length), np.int32)
+    ends = rng.integers(2, config.context_length, size)
+    past = np.arange(config.context_length) - ends[:, None]
+    tokens = np.where(past == 0, config.vocab_size - 1, np.where(past > 0, 0, tokens))
+    batch = {
+        "image": rng.integers(0, 256, (size, side, side, 3), np.uint8),
+        "tokens": tokens.astype(np.int32),
+    }
+    if noise:
+        grid = 4 * side // config.patch_size
+        batch["uniform"] = rng.uniform(1e-3, 1 - 1e-3, (size, grid, grid)).astype(np.float32)
+    return batch

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import ftfy
 import numpy as np
 from jaxtyping import Int32
 
@@ -101,7 +100,9 @@ class ClipTokenizer:
 
 def clean(text: str) -> str:
     """CLIP's cleaning: ftfy, HTML entities twice, single spaces, lower case."""
-    if not _PLAIN.fullmatch(text):  # Nothing to repair in plain ASCII, and ftfy is slow.
+    if not _PLAIN.fullmatch(text):  # there is nothing to repair in plain ASCII, and ftfy is slow
+        import ftfy
+
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.data.made_photos import texture_scene
+from tcl_jax.bench.photos import texture_scene
 from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.pictures.overlays import save_png
 from tcl_jax.shapes.source import CLASSES, ShapesSource

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
@@ -48,6 +47,8 @@ def resize_pixels(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> n
     """uint8 image of (rows, columns) = `size`, OpenCV's bilinear."""
     if image.shape[:2] == size:
         return image
+    import cv2  # here, since only images of other sizes need it
+
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
@@ -29,6 +28,8 @@ def overlay(
         opacity: of the tint, in [0, 1].
         untouched: class whose pixels stay as they are, the background; None: no class.
     """
+    import cv2  # here, so that nothing needs it at import
+
     tinted = cv2.addWeighted(image, 1 - opacity, palette[label], opacity, 0)
     if untouched is not None:
         np.copyto(tinted, image, where=(label == untouched)[..., None])
@@ -48,6 +49,8 @@ def shrink(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarra
     scale = long_side / max(image.shape[:2])
     if scale >= 1:
         return image
+    import cv2
+
     size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import jax
 
@@ -79,6 +80,24 @@ def chip_of(device: jax.Device) -> Chip:
 def peak_flops(device: jax.Device) -> float | None:
     """Peak bfloat16 FLOP/s of a device, None if the chip is not known; see `chip_of`."""
     return chip_of(device).flops
+
+
+def mfu(
+    flops_per_step: float, seconds_per_step: float, devices: Sequence[jax.Device]
+) -> float | None:
+    """Model FLOPs utilisation in 0..1 (Chowdhery et al., PaLM, appendix B), None if unknown.
+
+    Args:
+      flops_per_step: floating-point operations that the method itself needs for a global batch,
+        see `models.flops`.
+      seconds_per_step: measured time.
+      devices: all devices that share the batch.
+    """
+    peaks = [peak_flops(device) for device in devices]
+    known = [peak for peak in peaks if peak is not None]
+    if not known or len(known) < len(peaks) or seconds_per_step <= 0:
+        return None
+    return flops_per_step / seconds_per_step / sum(known)
 
 
 def _from(figures: tuple[float | None, ...]) -> Chip:

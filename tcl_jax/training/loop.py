@@ -35,9 +35,10 @@ from tcl_jax.parallel.mesh import (
 from tcl_jax.parallel.processes import agreed, any_process, check_same, sum_over_processes
 from tcl_jax.training.batches import cached_text_tower, open_batches
 from tcl_jax.training.build import Task, build_adamw, build_step
+from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
-from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
+from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
 from tcl_jax.training.state import Failure, create_state
 from tcl_jax.training.step import no_failure
 from tcl_jax.training.workdir import open_workdir

@@ -1,4 +1,4 @@
-"""What a run reports: averages over a window, metrics.jsonl, TensorBoard, a progress line, MFU."""
+"""What a run reports: averages over a window, metrics.jsonl, TensorBoard, a progress line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,6 @@ from absl import logging
 from tqdm import tqdm
 
 from tcl_jax.files import whole_file
-from tcl_jax.training.chips import peak_flops
 
 
 class TrainMetrics:
@@ -196,21 +195,3 @@ class Progress:
     def close(self) -> None:
         """Ends the bar."""
         self._bar.close()
-
-
-def mfu(
-    flops_per_step: float, seconds_per_step: float, devices: Sequence[jax.Device]
-) -> float | None:
-    """Model FLOPs utilisation in 0..1 (Chowdhery et al., PaLM, appendix B), None if unknown.
-
-    Args:
-      flops_per_step: floating-point operations that the method itself needs for a global batch,
-        see `models.flops`.
-      seconds_per_step: measured time.
-      devices: all devices that share the batch.
-    """
-    peaks = [peak_flops(device) for device in devices]
-    known = [peak for peak in peaks if peak is not None]
-    if not known or len(known) < len(peaks) or seconds_per_step <= 0:
-        return None
-    return flops_per_step / seconds_per_step / sum(known)

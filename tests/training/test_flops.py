@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from tcl_jax.plan.plan import with_batch
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training.build import Task, abstract_task
+from tcl_jax.training.chips import mfu
 from tests.tiny import tiny_clip_config, tiny_settings
 
 B16 = VARIANTS["ViT-B/16"]
@@ -196,3 +198,14 @@ def test_tiny_settings_need_no_weights() -> None:
     task = abstract_task(tiny_settings("there/is/none.safetensors"))
     leaves = jax.tree.leaves((task.params, task.frozen))
     assert leaves and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+def test_mfu() -> None:
+    def device(kind: str) -> Any:
+        return SimpleNamespace(device_kind=kind)
+
+    chips = [device("TPU v4")] * 4
+    assert mfu(275e12, 0.5, chips) == pytest.approx(0.5)
+    assert mfu(275e12, 0.5, [*chips, device("cpu")]) is None
+    assert mfu(1.0, 0.0, chips) is None
+    assert mfu(1.0, 1.0, []) is None

@@ -17,7 +17,7 @@ from absl import logging
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics, mfu
+from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
 
 
 def records(workdir: Path) -> list[dict]:
@@ -153,15 +153,3 @@ def test_other_processes_are_silent(
             writer.images(1, {"a": np.zeros((2, 2, 3), np.uint8)})
         assert stream.getvalue() == "" == caplog.text
     assert not (tmp_path / "run").exists()
-
-
-def device(kind: str) -> jax.Device:
-    return types.SimpleNamespace(device_kind=kind)  # type: ignore[return-value]
-
-
-def test_mfu():
-    chips = [device("TPU v4")] * 4
-    assert mfu(275e12, 0.5, chips) == pytest.approx(0.5)
-    assert mfu(275e12, 0.5, [*chips, device("cpu")]) is None
-    assert mfu(1.0, 0.0, chips) is None
-    assert mfu(1.0, 1.0, []) is None

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tcl_jax import preview as command
+from tcl_jax.bench.photos import make_photo, write_photos
 from tcl_jax.config_flags import read_config
-from tcl_jax.data.made_photos import make_photo, write_photos
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import OPERATIONS
 from tcl_jax.data.sources import make_erasing, make_source, make_transform

@@ -1,0 +1,207 @@
+"""Which operations the time of a program goes to, by JAX's profiler."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tcl_jax.bench.timing import Runner
+from tcl_jax.errors import RunError
+
+PRODUCTS, CONVOLUTIONS, ATTENTION = "matrix products", "convolutions", "attention"
+REDUCTIONS, COPIES, ELEMENTWISE = "reductions", "copies and layout changes", "elementwise"
+OTHER = "other"
+KINDS = (PRODUCTS, CONVOLUTIONS, ATTENTION, REDUCTIONS, COPIES, ELEMENTWISE, OTHER)
+CALLS, LARGEST = 3, 10
+
+_REDUCING = {"reduce", "reduce-window", "select-and-scatter", "scatter"}
+_MOVING = {
+    "bitcast", "bitcast-convert", "broadcast", "concatenate", "constant", "copy", "copy-done",
+    "copy-start", "dynamic-slice", "dynamic-update-slice", "gather", "get-tuple-element", "iota",
+    "pad", "parameter", "reshape", "reverse", "slice", "transpose", "tuple",
+}  # fmt: skip
+_NEITHER = re.compile(
+    r"(all|collective|async|send|recv|rng|custom|partition|replica|triangular)\b"
+    r"|while|call|conditional|sort|fft|cholesky|infeed|outfeed|reduce-scatter|after-all|domain"
+)
+# Inside of an attention module, but not in its projections.
+_IN_ATTENTION = re.compile(r"\battn/(?!\w*proj\b)|dot_product_attention")
+_TARGETS = (
+    (re.compile(r"fmha|attention", re.IGNORECASE), ATTENTION),
+    (re.compile(r"conv(?!ert)", re.IGNORECASE), CONVOLUTIONS),
+    (re.compile(r"gemm|matmul|dot", re.IGNORECASE), PRODUCTS),
+)
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
+_FIELDS = tuple(  # of an instruction, in the order of `Instruction`
+    map(re.compile, (r'custom_call_target="([^"]*)"', r"calls=%?([\w.\-]+)", r'op_name="([^"]*)"'))
+)
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """An instruction of a compiled program.
+
+    Attributes:
+        opcode: HLO's.
+        scalar: whether it gives a single number, such as an index.
+        target: of a custom call, the library's function.
+        called: the computation that a fusion consists of.
+        source: `op_name`, the path of modules and the primitive that it was made from.
+    """
+
+    opcode: str
+    scalar: bool = False
+    target: str = ""
+    called: str = ""
+    source: str = ""
+
+
+class Program:
+    """The instructions of a compiled program.
+
+    Args:
+        hlo: its text, `jax.stages.Compiled.as_text()`.
+    """
+
+    def __init__(self, hlo: str) -> None:
+        self._instructions: dict[str, Instruction] = {}
+        self._computations: dict[str, list[Instruction]] = {}
+        computation: list[Instruction] = []
+        for line in hlo.splitlines():
+            if match := _INSTRUCTION.match(line):
+                fields = [found[1] if (found := f.search(line)) else "" for f in _FIELDS]
+                instruction = Instruction(match[3], match[2].endswith("[]"), *fields)
+                self._instructions[match[1]] = instruction
+                computation.append(instruction)
+            elif match := _COMPUTATION.match(line):
+                computation = self._computations.setdefault(match[1], [])
+
+    def find(self, event: str) -> Instruction | None:
+        """The instruction that an event of a trace names, if it is one of this program.
+
+        Kernels of fusions are called `loop_fusion_5` where the instruction is `loop_fusion.5`.
+        """
+        name = event.removeprefix("%").partition(" = ")[0]
+        return self._instructions.get(name) or self._instructions.get(
+            re.sub(r"_(\d+)$", r".\1", name)
+        )
+
+    def kind(self, instruction: Instruction) -> str:
+        """One of `KINDS`; of a fusion, by what it computes."""
+        parts = [instruction, *self._parts(instruction)]
+        main = next(
+            (p for p in parts if p.opcode in ("dot", "convolution", "custom-call")), instruction
+        )
+        if _IN_ATTENTION.search(main.source or instruction.source):
+            return ATTENTION
+        if main.opcode == "custom-call":
+            return next((kind for known, kind in _TARGETS if known.search(main.target)), OTHER)
+        # TPUs compute products of matrices as convolutions.
+        if main.opcode == "dot" or main.source.endswith("dot_general"):
+            return PRODUCTS
+        if main.opcode == "convolution":
+            return CONVOLUTIONS
+        computed = [p.opcode for p in parts if p.opcode != "fusion" and not p.scalar]
+        if any(_NEITHER.match(opcode) for opcode in computed):
+            return OTHER
+        if not _REDUCING.isdisjoint(computed):
+            return REDUCTIONS
+        return COPIES if _MOVING.issuperset(computed) else ELEMENTWISE
+
+    def _parts(self, instruction: Instruction) -> Iterator[Instruction]:
+        for part in self._computations.get(instruction.called, ()):
+            yield part
+            yield from self._parts(part)
+
+
+def summarize(runner: Runner) -> dict[str, list[dict[str, Any]]]:
+    """Calls a program a few times under the profiler; the times are of a call, on all devices.
+
+    Returns:
+        "time_by_kind": `kind`, `time_share` and `seconds` for each of `KINDS`, and
+        "largest_operations": `operation`, `kind`, `time_share`, `seconds` and `source` of the
+        `LARGEST` ones.
+
+    Raises:
+        RunError: if the trace has no operation.
+    """
+    if jax.default_backend() == "gpu":
+        # Kernels that are launched together as a graph do not say of which operation they are.
+        runner.recompile(xla_gpu_enable_command_buffer="")
+    jax.block_until_ready(runner())
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            runner.run(CALLS)
+        times: Counter[str] = Counter()
+        with warnings.catch_warnings():
+            # jaxlib makes a type that Python 3.12 warns of, and aborts where that is an error.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for file in Path(folder).rglob("*.xplane.pb"):
+                times += operation_times(jax.profiler.ProfileData.from_file(str(file)))
+    if not times:
+        raise RunError(
+            "JAX's profiler saw no operation. On a GPU it needs CUPTI, which comes with jax[cuda], "
+            "and the right to use it (NVIDIA's ERR_NVGPUCTRPERM)"
+        )
+    return summary(times, Program(runner.compiled.as_text() or ""))
+
+
+def summary(times: Mapping[str, float], program: Program) -> dict[str, list[dict[str, Any]]]:
+    """What `summarize` returns, of nanoseconds by operation that `CALLS` calls took."""
+    total = sum(times.values())
+    kinds = dict.fromkeys(KINDS, 0.0)
+    operations = []
+    for name, nanoseconds in sorted(times.items(), key=lambda item: -item[1]):
+        found = program.find(name)
+        copying = re.match(r"(?i)mem(cpy|set)", name)
+        kind = program.kind(found) if found else COPIES if copying else OTHER
+        kinds[kind] += nanoseconds
+        row = {"kind": kind, **_time(nanoseconds, total), "source": found.source if found else ""}
+        operations.append({"operation": name, **row})
+    return {
+        "time_by_kind": [{"kind": kind, **_time(kinds[kind], total)} for kind in KINDS],
+        "largest_operations": operations[:LARGEST],
+    }
+
+
+def _time(nanoseconds: float, total: float) -> dict[str, float]:
+    return {"time_share": nanoseconds / total, "seconds": nanoseconds / 1e9 / CALLS}
+
+
+def operation_times(profile: jax.profiler.ProfileData) -> Counter[str]:
+    """Nanoseconds of each HLO operation in a trace, without those of operations inside of it.
+
+    A GPU's plane has a line for every stream (and others that sum these up), a TPU's the line "XLA
+    Ops"; on a CPU the threads' events name the operation.
+    """
+    times: Counter[str] = Counter()
+    for plane in profile.planes:
+        lines = list(plane.lines)
+        on_device = plane.name.startswith("/device:")
+        if on_device:
+            streams = [line for line in lines if line.name.startswith("Stream")]
+            lines = streams or [line for line in lines if line.name == "XLA Ops"]
+        for line in lines:
+            running: list[tuple[float, str]] = []  # ends and names of operations around an event
+            for event in sorted(line.events, key=lambda e: (e.start_ns, -e.duration_ns)):
+                name = dict(event.stats).get("hlo_op") or (event.name if on_device else None)
+                if name is None:
+                    continue
+                while running and running[-1][0] <= event.start_ns:
+                    running.pop()
+                if running:
+                    times[running[-1][1]] -= event.duration_ns
+                times[str(name)] += event.duration_ns
+                running.append((event.start_ns + event.duration_ns, str(name)))
+    return +times
