@@ -24,7 +24,7 @@ Parts = dict[str, int]
 _CONVS, _KERNEL = 2, 9
 
 
-def total(parts: Mapping[str, int]) -> float:
+def total(parts: Mapping[str, int] | Mapping[str, float]) -> float:
     """The sum of all parts."""
     return float(sum(parts.values()))
 

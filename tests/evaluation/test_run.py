@@ -24,6 +24,7 @@ from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, read_results
 from tcl_jax.evaluation.run import evaluate
 from tcl_jax.evaluation.scores import Counts
 from tcl_jax.inference.model import Model, model_from_torch
+from tcl_jax.models.dense import MaskCLIP
 from tests.reference import GOLDEN, load, reference_torch_model
 
 DATA = GOLDEN / "eval" / "data"
@@ -305,7 +306,7 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     others += [hash_of(**change) for change in changes]
     assert {field.name for field in dataclasses.fields(protocol)} <= {k for c in changes for k in c}
     gelu = dataclasses.replace(shapes.config, activation="gelu")
-    others.append(hash_of(model=dataclasses.replace(shapes, config=gelu)))
+    others.append(hash_of(model=dataclasses.replace(shapes, network=MaskCLIP(gelu))))
     others.append(hash_of(dataclasses.replace(base, examples=base.examples * 2)))
     assert len({hash_of(), *others}) == 1 + len(others)
 
