@@ -84,12 +84,11 @@ def test_operations_are_of_the_kind_of_their_instruction(operations: list[str], 
 
 
 def test_a_program_that_is_one_product_spends_its_time_there() -> None:
-    x = jnp.ones((512, 512))
-    runner = Runner(jax.jit(lambda x: (jnp.tanh(x @ x),)).trace(x), (x,), carried=1)
-    found = summarize(runner)
-    by_kind = {row["kind"]: row for row in found["time_by_kind"]}
-    assert max(by_kind, key=lambda kind: by_kind[kind]["time_share"]) == "matrix products"
-    assert sum(row["time_share"] for row in by_kind.values()) == pytest.approx(1)
-    assert by_kind["elementwise"]["time_share"] > 0 < by_kind["matrix products"]["seconds"]
+    x = jnp.eye(1024)
+    found = summarize(Runner(jax.jit(lambda x: (x @ x,)).trace(x), (x,), carried=1))
+    rows = {row["kind"]: row for row in found["time_by_kind"]}
+    assert list(rows) == list(KINDS)
+    assert sum(row["time_share"] for row in rows.values()) == pytest.approx(1)
+    assert rows["matrix products"]["time_share"] > 0.9 and rows["matrix products"]["seconds"] > 0
     largest = found["largest_operations"][0]
     assert largest["kind"] == "matrix products" and "dot_general" in largest["source"]
