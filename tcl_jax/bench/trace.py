@@ -32,8 +32,8 @@ _NEITHER = re.compile(
     r"(all|collective|async|send|recv|rng|custom|partition|replica|triangular)\b"
     r"|while|call|conditional|sort|fft|cholesky|infeed|outfeed|reduce-scatter|after-all|domain"
 )
-# Inside of an attention module, but not in its projections.
-_IN_ATTENTION = re.compile(r"\battn/(?!\w*proj\b)|dot_product_attention")
+# The scope that `models.layers.block` gives attention, forward and backward; without projections.
+_IN_ATTENTION = re.compile(r"\battention\b|dot_product_attention")
 _TARGETS = (
     (re.compile(r"fmha|attention", re.IGNORECASE), ATTENTION),
     (re.compile(r"conv(?!ert)", re.IGNORECASE), CONVOLUTIONS),

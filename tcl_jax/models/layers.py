@@ -164,8 +164,10 @@ def block(
     eps, dtype = settings.eps, settings.dtype
     fused = dense(layer_norm(x, params["ln_1"], eps), params["attn"]["in_proj"], dtype)
     query, key, value = jnp.moveaxis(fused, 2, 0)
-    weights = attention(query, key) if rotate is None else attention(rotate(query), rotate(key))
-    values = weighted_values(weights, value)
+    with jax.named_scope("attention"):  # by which profiles know it
+        rotated = (query, key) if rotate is None else (rotate(query), rotate(key))
+        weights = attention(*rotated)
+        values = weighted_values(weights, value)
     attended = dense(values, params["attn"]["out_proj"], dtype, axes=2)
     x = x + _layer_scale(attended, params.get("ls_1"))
     hidden = mlp(settings, params["mlp"], layer_norm(x, params["ln_2"], eps))

@@ -47,9 +47,9 @@ ENTRY %main (input: f32[8,8]) -> f32[8,8] {
   %loop_fusion.5 = f32[8]{0} fusion(%input), kind=kInput, calls=%product
   %copied = f32[8,8]{0,1} fusion(%input), kind=kLoop, calls=%moved
   %rows = f32[8]{0} fusion(%input), kind=kInput, calls=%summed
-  %softmax = f32[8]{0} fusion(%input), calls=%summed, metadata={op_name="blocks_0/attn/exp"}
-  %scores = f32[8,8]{1,0} dot(%input, %input), metadata={op_name="attn/qd,kd->qk/dot_general"}
-  %project = f32[8,8]{1,0} dot(%input, %input), metadata={op_name="attn/in_proj/dot_general"}
+  %softmax = f32[8]{0} fusion(%input), calls=%summed, metadata={op_name="block/attention/exp"}
+  %scores = f32[8,8]{1,0} dot(%input, %input), metadata={op_name="transpose(jvp(attention))/dot_general"}
+  %project = f32[8,8]{1,0} dot(%input, %input), metadata={op_name="block/in_proj/dot_general"}
   %gemm = (f32[8,8]{1,0}, s8[99]{0}) custom-call(%input), custom_call_target="__cublas$lt$matmul"
   %conv = (f32[8,8]{1,0}, u8[9]{0}) custom-call(%input), custom_call_target="__cudnn$convForward"
   %fmha = (f32[8,8]{1,0}, u8[9]{0}) custom-call(%input), custom_call_target="__cudnn$fmhaSoftmax"
