@@ -18,14 +18,14 @@ from tcl_jax.bench.timing import Program, compile_timed, time_calls
 from tcl_jax.data.made_photos import make_photo
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark, custom_benchmark
+from tcl_jax.evaluation.evaluator import MAX_THREADS, Evaluator, read_classes, read_pixels
 from tcl_jax.evaluation.examples import Example
-from tcl_jax.evaluation.judge import MAX_THREADS, Judge, read_classes, read_pixels
 from tcl_jax.evaluation.protocol import Protocol, make_protocol
 from tcl_jax.evaluation.scores import count_pixels
-from tcl_jax.inference.batched import BatchedMasks, default_batch_size
+from tcl_jax.inference.engine import MaskEngine, default_batch_size
+from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.mosaic import Mosaic
-from tcl_jax.inference.windows import resize_pixels
+from tcl_jax.inference.windows import SlidingWindow, resize_pixels
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.tcl import TCL
@@ -106,15 +106,15 @@ def judge_speed(
     texts = texts.astype(np.float32)
     with tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder:
         benchmark, examples = _write(Path(folder), size, images, classes)
-        mosaic = protocol.mosaic(benchmark, size, model.config.patch_size)
-        windows = len(mosaic.windows) * images
+        sliding = protocol.sliding_window(benchmark, size, model.config.patch_size)
+        windows = len(sliding.windows) * images
         tell("judging all")
         whole = _seconds_of_all(model, protocol, benchmark, examples, texts, batch)
         tell("the devices alone")
-        devices, program = _seconds_of_devices(model, protocol, mosaic, windows, texts, batch)
+        devices, program = _seconds_of_devices(model, protocol, sliding, windows, texts, batch)
         tell("the host alone")
         background = protocol.background_of(benchmark)
-        host = _seconds_of_host(benchmark, examples, mosaic, background, model.config.patch_size)
+        host = _seconds_of_host(benchmark, examples, sliding, size, background, model)
     return JudgeSpeed(
         height=rows,
         width=columns,
@@ -140,11 +140,11 @@ def _seconds_of_all(
     batch: int,
 ) -> float:
     """From files to counts, as an evaluation does it; all is compiled before."""
-    judge = Judge(_network(model, protocol), model.weights, protocol, batch)
+    evaluator = Evaluator(_network(model, protocol), model.weights, protocol, batch)
 
     def judge_all(examples: Sequence[Example]) -> float:
         start = time.perf_counter()
-        for _ in judge.label_maps(examples, benchmark, texts, partial(_count, benchmark)):
+        for _ in evaluator.label_maps(examples, benchmark, texts, partial(_count, benchmark)):
             pass
         return time.perf_counter() - start
 
@@ -153,15 +153,21 @@ def _seconds_of_all(
 
 
 def _seconds_of_devices(
-    model: Model, protocol: Protocol, mosaic: Mosaic, windows: int, texts: np.ndarray, batch: int
+    model: Model,
+    protocol: Protocol,
+    sliding: SlidingWindow,
+    windows: int,
+    texts: np.ndarray,
+    batch: int,
 ) -> tuple[float, Program]:
     """Masks of so many windows, without anything else; and the program that makes a batch."""
     mesh = local_mesh()
-    side = max(mosaic.windows[0].height, mosaic.windows[0].width)
-    masks = BatchedMasks(_network(model, protocol), protocol.options, mesh, batch)
-    params = put_locally(model.weights, mesh)
-    compiled, program = compile_timed(masks.trace(params, side, len(texts)))
-    padded, rows = center_offset(side, model.config.patch_size)[0], batch * mesh.size
+    engine = MaskEngine(_network(model, protocol), mesh, batch)
+    params, side = put_locally(model.weights, mesh), max(sliding.side)
+    traced = engine.trace(params, side, len(texts), protocol.options)
+    compiled, program = compile_timed(traced)
+    padded = center_offset(side, model.config.patch_size)[0]
+    rows = engine.rows((padded, padded), len(texts))
     zeros = (np.zeros((rows, padded, padded, 3), np.uint8), np.zeros((rows, 4), np.int32))
     inputs = (*jax.device_put(zeros, batch_sharded(mesh)), put_locally(texts, mesh))
     call = partial(compiled, params, *inputs)
@@ -172,23 +178,23 @@ def _seconds_of_devices(
 def _seconds_of_host(
     benchmark: Benchmark,
     examples: Sequence[Example],
-    mosaic: Mosaic,
+    sliding: SlidingWindow,
+    size: tuple[int, int],
     background: float | None,
-    patch: int,
+    model: Model,
 ) -> float:
     """Reading, label maps of random masks, and counts, in as many threads as an evaluation has."""
-    window, classes = mosaic.windows[0], len(benchmark.names)
-    grid = [4 * center_offset(side, patch)[0] // patch for side in (window.height, window.width)]
-    rng = np.random.default_rng(0)
-    grids = [rng.random((*grid, classes), np.float32) for _ in mosaic.windows]
+    grid = [4 * side // model.config.patch_size for side in sliding.padded]
+    shape = len(sliding.windows), *grid, len(benchmark.names)
+    masks = SoftMasks(sliding, np.random.default_rng(0).random(shape, np.float32))
 
-    def judge(example: Example) -> None:
-        resize_pixels(read_pixels(example.image), mosaic.size)
-        _count(benchmark, example, mosaic.labels(grids, background))
+    def score(example: Example) -> None:
+        resize_pixels(read_pixels(example.image), sliding.size)
+        _count(benchmark, example, masks.labels(size, background))
 
     start = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(min(available_cores(), MAX_THREADS)) as pool:
-        list(pool.map(judge, examples))
+        list(pool.map(score, examples))
     return time.perf_counter() - start
 
 

@@ -1,4 +1,4 @@
-"""Batches of image-text pairs for training, and of labelled pictures for evaluation.
+"""Batches of image-text pairs for training.
 
 Everything is a pure function of the seed and the position in the global stream of examples: which
 example comes, how it is augmented, which process gets it. So the global batch is the same on any
@@ -15,7 +15,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import grain
@@ -34,9 +34,6 @@ Batch: TypeAlias = dict[str, np.ndarray]
 
 _BUFFERED_BATCHES = 2
 _ENDLESS = 1 << 62
-
-
-# --------------------------------------------------------------------------------------- training
 
 
 def make_iterator(
@@ -300,80 +297,6 @@ def _start_worker(worker_index: int, worker_count: int) -> None:
 def _exit_after(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
-
-
-# ------------------------------------------------------------------------------------- evaluation
-
-
-def make_eval_batches(
-    source: Source, *, batch_size: int, process_index: int = 0, process_count: int = 1
-) -> EvalBatches:
-    """Every example exactly once over all processes, in order, in batches of one fixed shape.
-
-    Args:
-      source: items with `image` (uint8 [S, S, 3]) and, maybe, `label` (array of one shape).
-      batch_size: examples per batch over all processes.
-      process_index: this process; it gets rows [p b, (p + 1) b) of each global batch.
-      process_count: number of processes, which share each global batch evenly.
-
-    Returns:
-      Sequence of batches, as many on all processes, that can be gone through any number of times.
-      With b = batch_size / process_count: {"image": uint8 [b, S, S, 3], "label": as in the source
-      [b, ...], "index": int32 [b], position in the source, "valid": bool [b]}. Rows that fill up
-      the last batch are zero, with index -1 and valid False.
-
-    Raises:
-      InputError: the batch does not divide over the processes, the process index is out of range,
-        the source is empty, or its images are not uint8 arrays.
-    """
-    _check_split("batch_size", batch_size, process_index, process_count)
-    if len(source) == 0:
-        raise InputError(f"{source!r}: has no examples to evaluate.")
-    return EvalBatches(source, batch_size, process_index, process_count)
-
-
-class EvalBatches(Sequence[Batch]):
-    """The batches of `make_eval_batches`; each is made when it is asked for."""
-
-    def __init__(
-        self, source: Source, batch_size: int, process_index: int, process_count: int
-    ) -> None:
-        self._source = source
-        self._batch_size = batch_size
-        self._rows = batch_size // process_count
-        self._first_row = process_index * self._rows
-        first = self._select(source[0])
-        if first["image"].dtype != np.uint8 or first["image"].ndim != 3:
-            raise InputError(
-                f"{source!r}: its images are {first['image'].dtype} of shape "
-                f"{first['image'].shape}; evaluation needs decoded uint8 [S, S, 3]."
-            )
-        self._padding = {name: np.zeros_like(value) for name, value in first.items()}
-
-    def __len__(self) -> int:
-        """Number of batches, the last and maybe incomplete one included."""
-        return -(-len(self._source) // self._batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """All batches in order."""
-        return (self[k] for k in range(len(self)))
-
-    def __getitem__(self, k: Any) -> Any:
-        """Batch k (no slices)."""
-        if not 0 <= k < len(self):
-            raise IndexError(f"batch {k}: there are {len(self)}.")
-        begin = k * self._batch_size + self._first_row
-        index = np.arange(begin, begin + self._rows, dtype=np.int32)
-        valid = index < len(self._source)
-        rows = [
-            self._select(self._source[int(i)]) if ok else self._padding
-            for i, ok in zip(index, valid, strict=True)
-        ]
-        batch = {name: np.stack([row[name] for row in rows]) for name in self._padding}
-        return {**batch, "index": np.where(valid, index, np.int32(-1)), "valid": valid}
-
-    def _select(self, example: Mapping[str, Any]) -> Batch:
-        return {name: np.asarray(example[name]) for name in ("image", "label") if name in example}
 
 
 def _check_split(name: str, batch_size: int, process_index: int, process_count: int) -> None:

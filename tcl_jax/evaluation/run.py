@@ -19,12 +19,12 @@ from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, remaining, share_of
 from tcl_jax.evaluation.examples import (
     Listing,
     describe_problems,
     verify_examples,
 )
-from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining, share_of
 from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_markdown
@@ -142,18 +142,18 @@ def evaluate(
                 text_embeddings=text_embeddings,
             )
             folder = output / chosen.method if len(models) > 1 else output
-            judge = Judge(
+            evaluator = Evaluator(
                 chosen.module(compute_dtype(protocol.dtype)), chosen.weights, protocol, batch_size
             )
             found[protocol.title] = _evaluate_method(
-                judge, listings, texts_of, print_, folder, progress=progress, tell=not found
+                evaluator, listings, texts_of, print_, folder, progress=progress, tell=not found
             )
         agreed(report)
     return found
 
 
 def _evaluate_method(
-    judge: Judge,
+    evaluator: Evaluator,
     listings: Sequence[Listing],
     texts_of: Callable[[Benchmark], np.ndarray],
     print_: dict[str, Any],
@@ -171,7 +171,9 @@ def _evaluate_method(
         benchmark = listing.benchmark
         with contextlib.closing(logs[benchmark.name]) as log:
             texts = agreed(functools.partial(texts_of, benchmark))
-            results[benchmark.name] = judge_benchmark(judge, listing, texts, log, progress=progress)
+            results[benchmark.name] = evaluate_benchmark(
+                evaluator, listing, texts, log, progress=progress
+            )
 
     def write() -> dict[str, dict[str, Path]]:
         if jax.process_index():

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 import pytest
 
-from tcl_jax.data.pipeline import make_eval_batches, make_iterator
+from tcl_jax.data.pipeline import make_iterator
 
 SIDE = 4
 
@@ -31,8 +31,7 @@ class NumberSource:
         if index == self.poison:
             raise OSError(f"cannot read {index}")
         image = np.full((SIDE, SIDE, 3), index, np.uint8)
-        label = np.full((SIDE, SIDE), index, np.int32)
-        return {"image": image, "text": str(index), "key": f"k{index}", "label": label}
+        return {"image": image, "text": str(index), "key": f"k{index}"}
 
 
 def number_tokens(texts):
@@ -258,62 +257,3 @@ def test_closed_iterator_is_refused():
 def test_bad_settings(options, message):
     with pytest.raises(ValueError, match=message):
         iterate(**options)
-
-
-# ----------------------------------------------------------------------------------- evaluation
-
-
-@pytest.mark.parametrize(("length", "process_count"), [(12, 1), (13, 1), (13, 2), (12, 3), (1, 2)])
-def test_evaluation_sees_each_example_once(length, process_count):
-    parts = [
-        make_eval_batches(
-            NumberSource(length), batch_size=6, process_index=p, process_count=process_count
-        )
-        for p in range(process_count)
-    ]
-    assert {len(part) for part in parts} == {-(-length // 6)}
-    seen = []
-    for step in zip(*parts, strict=True):
-        for batch in step:
-            rows = 6 // process_count
-            assert batch["image"].shape == (rows, SIDE, SIDE, 3)
-            assert batch["label"].shape == (rows, SIDE, SIDE)
-            assert batch["image"].dtype == np.uint8
-            assert batch["label"].dtype == np.int32
-            assert batch["index"].dtype == np.int32
-            assert batch["valid"].dtype == bool
-            np.testing.assert_array_equal(batch["index"] == -1, ~batch["valid"])
-            kept = batch["valid"]
-            np.testing.assert_array_equal(batch["label"][kept, 0, 0], batch["index"][kept])
-            np.testing.assert_array_equal(batch["image"][kept, 0, 0, 0], batch["index"][kept])
-            assert not batch["image"][~kept].any()
-            seen += batch["index"][kept].tolist()
-    assert seen == list(range(length))
-    assert_same(list(parts[0]), list(parts[0]))  # It can be gone through again.
-
-
-class UnlabelledSource(NumberSource):
-    def __getitem__(self, index):
-        return {"image": super().__getitem__(index)["image"]}
-
-
-class EncodedSource(NumberSource):
-    def __getitem__(self, index):
-        return {"image": b"bytes of a file"}
-
-
-def test_evaluation_without_labels():
-    (batch,) = make_eval_batches(UnlabelledSource(2), batch_size=2)
-    assert batch.keys() == {"image", "index", "valid"}
-
-
-def test_evaluation_bad_input():
-    for batch_size, process_count in ((5, 2), (0, 1)):
-        with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
-            make_eval_batches(NumberSource(4), batch_size=batch_size, process_count=process_count)
-    with pytest.raises(ValueError, match="no examples"):
-        make_eval_batches(NumberSource(0), batch_size=2)
-    with pytest.raises(ValueError, match="decoded uint8"):
-        make_eval_batches(EncodedSource(4), batch_size=2)
-    with pytest.raises(IndexError, match="batch 2"):
-        make_eval_batches(NumberSource(4), batch_size=2)[2]
