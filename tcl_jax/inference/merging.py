@@ -12,6 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Integer, UInt16
@@ -48,14 +49,9 @@ class SoftMasks:
         """Rows and columns of the resized image."""
         return self.sliding.size
 
-    @property
-    def classes(self) -> int:
-        """Number of masks."""
-        return self.grids.shape[-1]
-
     def at(self, size: tuple[int, int]) -> Float32[np.ndarray, "H W n"]:
         """Masks of (rows, columns) = `size`, bilinear."""
-        masks = np.empty((*size, self.classes), np.float32)
+        masks = np.empty((*size, self.grids.shape[-1]), np.float32)
         top = 0
         for band in self.bands(size):
             masks[top : top + len(band)] = band
@@ -64,14 +60,16 @@ class SoftMasks:
 
     def bands(self, size: tuple[int, int]) -> Iterator[Float32[np.ndarray, "rows W n"]]:
         """The rows of `at`, some at a time, for masks that do not fit in memory."""
-        rows, columns = self._weights(size)
-        across = _part(columns, self.grids.shape[2])
-        step = max(_BAND_VALUES // (size[1] * self.classes), 1)
+        rows, columns = self._axes(size)
+        across = _part(*columns, 0, size[1])
+        classes = self.grids.shape[-1]
+        step = max(_BAND_VALUES // (size[1] * classes), 1)
         for top in range(0, size[0], step):
-            down = _part(rows[top : top + step], self.grids.shape[1])
-            cells = self._cells(down, across)
-            tall = down.weights @ cells.reshape(len(cells), -1)
-            yield np.stack([across.weights @ row.reshape(cells.shape[1:]) for row in tall])
+            down = _part(*rows, top, top + step)
+            cells = np.swapaxes(self._cells(down, across), 0, 1)  # [c, r, n]
+            wide = across.weights @ cells.reshape(len(cells), -1)  # [W, r n]
+            wide = np.swapaxes(wide.reshape(size[1], -1, classes), 0, 1)  # [r, W, n]
+            yield (down.weights @ wide.reshape(len(wide), -1)).reshape(-1, size[1], classes)
 
     def labels(
         self, size: tuple[int, int], background: int | float | None = None, threads: int = 1
@@ -93,30 +91,27 @@ class SoftMasks:
             RunError: if masks are not finite.
         """
         labels, scores = np.empty(size, np.uint16), np.empty(size, np.float32)
-        rows, columns = self._weights(size)
-        tiles = [slice(left, left + _TILE) for left in range(0, size[1], _TILE)]
-        parts = [_part(columns[tile], self.grids.shape[2]) for tile in tiles]
+        rows, columns = (_tiles(*axis) for axis in self._axes(size))
 
-        def fill(top: int) -> None:
-            down = _part(rows[top : top + _TILE], self.grids.shape[1])
-            for tile, across in zip(tiles, parts, strict=True):
-                place = slice(top, top + _TILE), tile
-                cells = self._cells(down, across)
+        def fill(down: _Part) -> None:
+            for across in columns:
+                place, cells = (down.pixels, across.pixels), self._cells(down, across)
                 labels[place], scores[place] = _best(
-                    cells, down.weights.toarray(), across.weights.toarray(), background
+                    cells, down.weights, across.weights, background
                 )
 
-        # NumPy computes without holding Python's lock.
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, range(0, size[0], _TILE)))
+        if threads == 1 or len(rows) == 1:
+            list(map(fill, rows))
+        else:
+            # NumPy computes without holding Python's lock.
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, rows))
         return labels, scores
 
-    def _weights(self, size: tuple[int, int]) -> tuple[sparse.csr_array, sparse.csr_array]:
-        """Weights of all cells, window by window, in rows and columns of the result."""
+    def _axes(self, size: tuple[int, int]) -> list[tuple[Axis, int, int]]:
+        """Windows, cells of each, and pixels of the result, along rows and columns."""
         axes = self.sliding.rows, self.sliding.columns
-        cells = self.grids.shape[1:3]
-        rows, columns = (_weights(*each) for each in zip(axes, cells, size, strict=True))
-        return rows, columns
+        return list(zip(axes, self.grids.shape[1:3], size, strict=True))
 
     def _cells(self, down: _Part, across: _Part) -> Float32[np.ndarray, "r c n"]:
         shape = len(self.sliding.rows.starts), len(self.sliding.columns.starts)
@@ -126,17 +121,26 @@ class SoftMasks:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """The cells along an axis that some pixels depend on, and their weights [pixels, cells]."""
+    """Some pixels along an axis, the cells they depend on, and weights [pixels, cells]."""
 
+    pixels: slice
     windows: Integer[np.ndarray, " cells"]
     cells: Integer[np.ndarray, " cells"]
-    weights: sparse.csr_array
+    weights: Any
 
 
-def _part(weights: sparse.csr_array, cells: int) -> _Part:
-    """Of pixels with these weights in the `cells` of each window."""
+@functools.lru_cache(16)
+def _tiles(axis: Axis, cells: int, out: int) -> list[_Part]:
+    """All pixels along an axis, some at a time, with weights as arrays."""
+    parts = [_part(axis, cells, out, i, i + _TILE) for i in range(0, out, _TILE)]
+    return [dataclasses.replace(part, weights=part.weights.toarray()) for part in parts]
+
+
+@functools.lru_cache(64)
+def _part(axis: Axis, cells: int, out: int, start: int, stop: int) -> _Part:
+    weights = _weights(axis, cells, out)[start:stop]
     used = np.unique(weights.indices)
-    return _Part(*np.divmod(used, cells), weights[:, used])
+    return _Part(slice(start, stop), *np.divmod(used, cells), weights[:, used])
 
 
 @functools.lru_cache(16)

@@ -321,7 +321,7 @@ class Segmenter:
         if side < 1:
             raise InputError(f"short_side={side} must be at least 1 pixel")
         stride = max(round(self.settings.stride * side / self.settings.window), 1)
-        size = working_size(*image.shape[:2], side)
+        size = working_size(image.shape[0], image.shape[1], side)
         window = max(size) if mode == "whole" else side
         sliding = SlidingWindow.over(size, window, stride, self.config.patch_size)
         return self._run(sliding, [resize_pixels(image, size)], texts, options, synonyms)[0]
