@@ -122,6 +122,8 @@ class MaskEngine:
         for windows in self._batches(tasks, len(texts), batch_size):
             rows = self.rows(windows[0].padded, len(texts), batch_size)
             inputs = *_stack(windows, rows), np.asarray(texts, np.float32)
+            if jax.process_count() > 1:  # JAX takes no arrays of the host then
+                inputs = jax.device_put(inputs, (self._split, self._split, self._everywhere))
             with jax.transfer_guard("allow"):  # cheaper than `device_put`
                 masks = self._compiled(params, *inputs, options, synonyms)
             masks.copy_to_host_async()
