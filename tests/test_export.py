@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from tcl_jax import export
 from tcl_jax.errors import InputError
 from tcl_jax.inference.model import load_model, model_from_torch, save_model
 from tcl_jax.inference.segmenter import Segmenter
-from tcl_jax.inference.windows import normalize_pixels
+from tcl_jax.ops.images import normalize
 from tests.reference import GOLDEN, load
 
 FILES = [f"--clip={GOLDEN / 'clip_state_dict.npz'}", f"--tcl={GOLDEN / 'tcl_state_dict.npz'}"]
@@ -52,7 +53,7 @@ def test_program_equals_the_segmenter(tmp_path: Path, capsys: pytest.CaptureFixt
     texts = load("masks")["text_emb"]
     masks = call_alone(program, tmp_path, images, texts)
     segmenter = Segmenter.from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
-    expected = segmenter.masks_normalized(np.stack([normalize_pixels(i) for i in images]), texts)
+    expected = segmenter.masks_normalized(normalize(jnp.asarray(images)), texts)
     np.testing.assert_allclose(masks, expected, atol=1e-4)
 
 

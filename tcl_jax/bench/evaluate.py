@@ -43,13 +43,12 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
 
     from tcl_jax.bench.photos import HEIGHT, WIDTH
     from tcl_jax.bench.timing import peak_bytes
-    from tcl_jax.evaluation.judge import Judge, read_classes
+    from tcl_jax.evaluation.evaluator import Evaluator, read_classes
     from tcl_jax.evaluation.protocol import make_protocol
     from tcl_jax.evaluation.scores import count_pixels
-    from tcl_jax.inference.batched import default_batch_size
+    from tcl_jax.inference.engine import default_batch_size
     from tcl_jax.inference.model import Model
     from tcl_jax.inference.settings import default_settings
-    from tcl_jax.inference.windows import sliding_windows, working_size
     from tcl_jax.models.flops import total
     from tcl_jax.models.layers import compute_dtype
     from tcl_jax.training.chips import mfu
@@ -72,21 +71,21 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
         ):
             say(what)
             benchmark, examples = write_benchmark(Path(folder), flags.images, classes)
-            judge = Judge(network, subject.params, protocol, batch)
+            evaluator = Evaluator(network, subject.params, protocol, batch)
 
             def score(example: Example, labels: np.ndarray) -> None:
                 count_pixels(labels, read_classes(example, benchmark), classes)  # noqa: B023
 
             def evaluate(examples: Sequence[Example]) -> float:
                 start = time.perf_counter()
-                for _ in judge.label_maps(examples, benchmark, texts.astype(np.float32), score):  # noqa: B023
+                for _ in evaluator.label_maps(examples, benchmark, texts.astype(np.float32), score):  # noqa: B023
                     pass
                 return time.perf_counter() - start
 
             evaluate(examples[:1])  # compiles
             seconds = evaluate(examples)
-            short, window, stride = protocol.sizes(benchmark)
-            each = len(sliding_windows(*working_size(HEIGHT, WIDTH, short), window, stride))
+            sliding = protocol.sliding_window(benchmark, (HEIGHT, WIDTH), model.network.patch_size)
+            each, window = len(sliding.windows), sliding.padded[0]
             flops = total(network.flops(window, classes, protocol.options))
             row = {
                 "width": WIDTH,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from tcl_jax.data.images import MAX_PIXELS, read_image
 from tcl_jax.data.words import check_words
@@ -20,6 +20,7 @@ from tcl_jax.demo.cache import ByteCache
 from tcl_jax.demo.shown import for_screen
 from tcl_jax.errors import InputError
 from tcl_jax.files import sha256_of, user_path
+from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.segmenter import Segmenter
@@ -93,11 +94,11 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-    """Photo as it is shown, uint8 [H, W, 3], and for every method soft masks [h, w, n]."""
+    """Photo as it is shown, uint8 [H, W, 3], and for every method soft masks of the words."""
 
     question: Question
     picture: UInt8[np.ndarray, "H W 3"]
-    scores: dict[str, Float32[np.ndarray, "h w n"]]
+    masks: dict[str, SoftMasks]
 
 
 class Answers:
@@ -129,7 +130,7 @@ class Answers:
         if self.has_baseline:
             baseline = model.with_method(BASELINE)
             self._segmenters[BASELINE] = Segmenter(baseline, tokenizer_file=tokenizer_file)
-        self._masks = ByteCache[tuple[str, Question], np.ndarray](cache_bytes // 2)
+        self._masks = ByteCache[tuple[str, Question], SoftMasks](cache_bytes // 2)
         self._pictures = ByteCache[str, np.ndarray](cache_bytes // 2)
         self._running = threading.Lock()
 
@@ -230,8 +231,8 @@ class Answers:
             InputError: if the photo or a word cannot be used.
         """
         picture = self._picture(question.photo, question.digest)
-        scores = {method: self._scores(question, method) for method in question.methods}
-        return Answer(question, picture, scores)
+        masks = {method: self._masks_of(question, method) for method in question.methods}
+        return Answer(question, picture, masks)
 
     def segmentation(
         self, question: Question, method: str, threshold: int | float | None
@@ -246,10 +247,9 @@ class Answers:
         Raises:
             InputError: if the photo is no longer there.
         """
-        scores = self._scores(question, method)
-        image = self._read(question.photo)
+        masks, image = self._masks_of(question, method), self._read(question.photo)
         threshold = None if threshold is None else float(threshold)
-        return Segmentation(image, question.words, scores, threshold)
+        return Segmentation(image, question.words, masks, threshold)
 
     def pack(
         self,
@@ -284,15 +284,15 @@ class Answers:
                     archive.write(path, path.name)
         return target
 
-    def _scores(self, question: Question, method: str) -> Float32[np.ndarray, "h w n"]:
+    def _masks_of(self, question: Question, method: str) -> SoftMasks:
         key = method, dataclasses.replace(question, photo="", methods=())
         with self._running:
-            if (scores := self._masks.get(key)) is None:
+            if (masks := self._masks.get(key)) is None:
                 image = self._read(question.photo)
                 self.model_runs += 1
                 result = self._segmenters[method].segment(
                     image, question.words, background=False, pamr=question.pamr
                 )
-                scores = result.scores
-                self._masks.put(key, scores, scores.nbytes)
-        return scores
+                masks = result.soft_masks
+                self._masks.put(key, masks, masks.grids.nbytes)
+        return masks

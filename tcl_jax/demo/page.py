@@ -261,8 +261,8 @@ def _content(answer: Answer) -> dict[str, Any]:
         "names": list(names),
         "colors": word_colors(len(names)),
         "panels": [
-            {"method": method, "title": TITLES.get(method, method), "masks": mask_content(s, shape)}
-            for method, s in answer.scores.items()
+            {"method": method, "title": TITLES.get(method, method), "masks": mask_content(m, shape)}
+            for method, m in answer.masks.items()
         ],
     }
 

@@ -8,10 +8,10 @@ import zlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8, UInt16
+from jaxtyping import UInt8, UInt16
 from PIL import Image
 
-from tcl_jax.inference.upsampling import upsampled_bands
+from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.pictures.overlays import shrink
 from tcl_jax.pictures.palette import class_palette
 
@@ -29,7 +29,7 @@ def for_screen(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def best_words(
-    scores: Float32[np.ndarray, "h w n"], shape: tuple[int, int]
+    masks: SoftMasks, shape: tuple[int, int]
 ) -> tuple[UInt8[np.ndarray, "H W"], UInt16[np.ndarray, "H W"]]:
     """Word with the largest score per pixel, and the score in thousandths, rounded up.
 
@@ -37,19 +37,13 @@ def best_words(
     `Segmentation.labels`.
 
     Args:
-        scores: soft masks in [0, 1] of up to 256 words.
+        masks: of up to 256 words.
         shape: rows and columns of the result.
     """
-    words, values = np.empty(shape, np.uint8), np.empty(shape, np.uint16)
-    top = 0
-    for band in upsampled_bands(scores, shape):
-        rows = slice(top, top + len(band))
-        words[rows] = band.argmax(-1)
-        best = band.max(-1).astype(np.float64) * STEPS
-        # A float32 a hair above a threshold, such as 0.7, is that threshold.
-        values[rows] = np.ceil(np.clip(best - 1e-4, 0, STEPS))
-        top += len(band)
-    return words, values
+    words, scores = masks.best(shape)
+    # A float32 a hair above a threshold, such as 0.7, is that threshold.
+    values = np.ceil(np.clip(scores.astype(np.float64) * STEPS - 1e-4, 0, STEPS))
+    return words.astype(np.uint8), values.astype(np.uint16)
 
 
 def photo_content(picture: UInt8[np.ndarray, "H W 3"]) -> dict[str, Any]:
@@ -64,9 +58,9 @@ def photo_content(picture: UInt8[np.ndarray, "H W 3"]) -> dict[str, Any]:
     }
 
 
-def mask_content(scores: Float32[np.ndarray, "h w n"], shape: tuple[int, int]) -> str:
+def mask_content(masks: SoftMasks, shape: tuple[int, int]) -> str:
     """Base64 of zlib-compressed planes: `best_words`' words, then low and high bytes of values."""
-    words, values = best_words(scores, shape)
+    words, values = best_words(masks, shape)
     planes = (words, values & 0xFF, values >> 8)
     data = b"".join(plane.astype(np.uint8).tobytes() for plane in planes)
     return base64.b64encode(zlib.compress(data, 6)).decode()

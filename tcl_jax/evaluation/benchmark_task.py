@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tcl_jax.evaluation.benchmark import load_benchmark
+from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark
 from tcl_jax.evaluation.examples import list_examples
-from tcl_jax.evaluation.judge import Judge, judge_benchmark
 from tcl_jax.evaluation.protocol import Protocol
 from tcl_jax.evaluation.report_pictures import shown_picture
 from tcl_jax.evaluation.run import check, check_same_images, embed_texts
@@ -44,23 +44,23 @@ class BenchmarkEvaluator:
         self._index = agreed(lambda: list_examples(benchmark, config.eval.data))
         check_same_images([self._index])
         check([self._index], {name: self._log()}, progress=jax.process_index() == 0)
-        self._judge: Judge | None = None
+        self._evaluator: Evaluator | None = None
         self._texts: np.ndarray | None = None
         self._scores: dict[str, float] = {}
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent; every process calls it."""
         everything = self._task.join(params, frozen)
-        if self._judge is None:
-            self._judge = Judge(self._task.network, everything, self._protocol)
-        judge = self._judge.renewed(everything)
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self._task.network, everything, self._protocol)
+        evaluator = self._evaluator.with_params(everything)
         benchmark = self._index.benchmark
         if self._texts is None or self._task.trains_clip:
             self._texts = embed_texts(
                 self._task.clip, everything["clip"], benchmark.texts, self._protocol.templates
             )
-        result = judge_benchmark(
-            judge, self._index, self._texts, self._log(), progress=jax.process_index() == 0
+        result = evaluate_benchmark(
+            evaluator, self._index, self._texts, self._log(), progress=jax.process_index() == 0
         )
         scores = result.scores
         self._scores = {

@@ -16,8 +16,8 @@ from tcl_jax.evaluation.examples import DatasetIndex
 from tcl_jax.files import sha256_of, short_hash, user_path
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.mosaic import Mosaic
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
+from tcl_jax.inference.windows import SlidingWindow, working_size
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.methods import METHODS
 
@@ -84,9 +84,13 @@ class Protocol:
             return None
         return self.threshold if benchmark.threshold is None else benchmark.threshold
 
-    def mosaic(self, benchmark: Benchmark, size: tuple[int, int], patch_size: int) -> Mosaic:
+    def sliding_window(
+        self, benchmark: Benchmark, size: tuple[int, int], patch_size: int
+    ) -> SlidingWindow:
         """The windows of an image of `size` rows and columns."""
-        return Mosaic(*size, *self.sizes(benchmark), patch_size, self.max_long_side)
+        short_side, window, stride = self.sizes(benchmark)
+        resized = working_size(*size, short_side, self.max_long_side)
+        return SlidingWindow.over(resized, window, stride, patch_size)
 
     def sizes(self, benchmark: Benchmark) -> tuple[int, int, int]:
         """Short side, window and stride for a benchmark, which may override them.

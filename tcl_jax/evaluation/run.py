@@ -19,13 +19,13 @@ from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, remaining, share_of
 from tcl_jax.evaluation.examples import (
     DatasetIndex,
     Problem,
     describe_problems,
     verify_examples,
 )
-from tcl_jax.evaluation.judge import Judge, judge_benchmark, remaining, share_of
 from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
@@ -115,18 +115,18 @@ def evaluate(
                 text_embeddings=text_embeddings,
             )
             folder = output / chosen.method if len(models) > 1 else output
-            judge = Judge(
+            evaluator = Evaluator(
                 chosen.module(compute_dtype(protocol.dtype)), chosen.params, protocol, batch_size
             )
             found[protocol.title] = _evaluate_method(
-                judge, indices, texts_of, described, folder, progress=progress, warn=not found
+                evaluator, indices, texts_of, described, folder, progress=progress, warn=not found
             )
         agreed(lambda: _on_process_0(output, functools.partial(write_report, output, found)))
     return found
 
 
 def _evaluate_method(
-    judge: Judge,
+    evaluator: Evaluator,
     indices: Sequence[DatasetIndex],
     texts_of: Callable[[Benchmark], np.ndarray],
     described: dict[str, Any],
@@ -144,7 +144,9 @@ def _evaluate_method(
         benchmark = index.benchmark
         with contextlib.closing(logs[benchmark.name]) as log:
             texts = agreed(functools.partial(texts_of, benchmark))
-            results[benchmark.name] = judge_benchmark(judge, index, texts, log, progress=progress)
+            results[benchmark.name] = evaluate_benchmark(
+                evaluator, index, texts, log, progress=progress
+            )
 
     pictures: dict[str, dict[str, Path]] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,10 +15,15 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
-from tcl_jax.evaluation.dense import BestClass, with_background
 from tcl_jax.evaluation.scores import Counts, count_pixels
+from tcl_jax.inference.engine import ImageTask, MaskEngine
+from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.texts import embed_class_names
+from tcl_jax.inference.windows import SlidingWindow
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
+from tcl_jax.models.dense import MaskCLIP
+from tcl_jax.models.layers import matmul_precision
+from tcl_jax.models.method import Method
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.losses import image_text_similarity
 from tcl_jax.parallel.processes import sum_over_processes
@@ -66,32 +71,84 @@ def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def segment_scenes(
-    best: BestClass,
-    params: Any,
-    texts: Float32[np.ndarray, "n d"],
-    source: ShapesSource,
-    thresholds: Sequence[float],
-    *,
-    batch_size: int = 64,
-) -> list[SceneScores]:
-    """Scores of a method at each of several background thresholds.
+def scene_engine(method: Method, mesh: Mesh, batch_size: int) -> MaskEngine:
+    """Masks of scenes; of CLIP alone its cosines, see `patch_cosines`.
 
     Args:
-        best: the method.
-        params: all parameters it needs.
+        method: what segments.
+        mesh: devices of this process.
+        batch_size: scenes per device.
+    """
+    grid = patch_cosines if method.name == MaskCLIP.name else grid_masks
+    return MaskEngine(method, mesh, batch_size, grid)
+
+
+def patch_cosines(
+    method: Method,
+    params: Any,
+    image: Float[Array, "b H W 3"],
+    texts: Float[Array, "n d"],
+    options: MaskOptions,
+) -> Float[Array, "b h w n"]:
+    """Cosines of CLIP's patch features with the texts: MaskCLIP (Zhou et al., ECCV 2022)."""
+    del options
+    with matmul_precision(method.dtype):
+        features = encode_image(method.clip_model, params["clip"], image).features
+        maskclip = MaskCLIP(method.config, method.dtype)
+        return maskclip.similarity(params["clip"], features, texts)
+
+
+def best_classes(
+    engine: MaskEngine,
+    params: Any,
+    texts: Float32[np.ndarray, "n d"],
+    options: MaskOptions,
+    scenes: Iterable[dict[str, Any]],
+) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
+    """Yields scenes in order, with the best class and its score at every pixel.
+
+    So thresholds can be tried without the model.
+    """
+
+    def task(scene: dict[str, Any]) -> ImageTask[dict[str, Any]]:
+        side = len(scene["image"])
+        sliding = SlidingWindow.over((side, side), side, side, engine.patch_size)
+        return ImageTask(scene, sliding, scene["image"])
+
+    for done, masks in engine(params, map(task, scenes), texts, options):
+        yield (done.item, *masks.best(masks.size))
+
+
+def with_background(classes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Label map uint16: 0 where no class scores above the threshold, else the class plus 1."""
+    return np.where(scores > threshold, classes + 1, 0).astype(np.uint16)
+
+
+def segment_scenes(
+    engine: MaskEngine,
+    params: Any,
+    texts: Float32[np.ndarray, "n d"],
+    options: MaskOptions,
+    source: ShapesSource,
+    thresholds: Sequence[float],
+) -> list[SceneScores]:
+    """Scores of a method at each of several background thresholds; every process calls it.
+
+    Args:
+        engine: the method.
+        params: all parameters it needs, on the engine's devices.
         texts: embeddings of `class_names()`, [24, d].
-        source: scenes with label maps.
+        options: post-processing of TCL's masks.
+        source: scenes with label maps, of which every process takes a share.
         thresholds: background thresholds to try.
-        batch_size: scenes at a time over all devices.
     """
     names = ("background", *class_names())
     counts = [Counts.zeros(len(names)) for _ in thresholds]
-    for batch, classes, values in best(params, texts, eval_batches(source, batch_size)):
-        valid = batch["valid"]
+    mine = (source[i] for i in range(jax.process_index(), len(source), jax.process_count()))
+    for scene, classes, values in best_classes(engine, params, texts, options, mine):
         for i, threshold in enumerate(thresholds):
-            predicted = with_background(classes[valid], values[valid], threshold)
-            counts[i] += count_pixels(predicted, batch["label"][valid], len(names))
+            predicted = with_background(classes, values, threshold)
+            counts[i] += count_pixels(predicted, scene["label"], len(names))
     unseen = [names.index(name) for name in UNSEEN]
     results = []
     for count, threshold in zip(counts, thresholds, strict=True):
@@ -100,26 +157,6 @@ def segment_scenes(
         percent = {name: 100 * score for name, score in scores.items()}
         results.append(SceneScores(percent, float(threshold)))
     return results
-
-
-def eval_batches(source: ShapesSource, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of batches of one shape, every scene once over all processes.
-
-    Yields:
-        With b = `batch_size` / processes: image uint8 [b, S, S, 3], label uint8 [b, S, S], and
-        valid bool [b], False for rows that only fill up the last batch.
-    """
-    rows, count = batch_size // jax.process_count(), len(source)
-    for start in range(
-        jax.process_index() * rows, -(-count // batch_size) * batch_size, batch_size
-    ):
-        places = range(start, start + rows)
-        scenes = [source[min(place, count - 1)] for place in places]
-        yield {
-            "image": np.stack([scene["image"] for scene in scenes]),
-            "label": np.stack([scene["label"] for scene in scenes]),
-            "valid": np.array([place < count for place in places]),
-        }
 
 
 def embed_shape_names(model: CLIP, params: Any, templates: str) -> Float32[np.ndarray, "classes d"]:

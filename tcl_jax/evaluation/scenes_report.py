@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,21 @@ from ml_collections import ConfigDict
 
 from tcl_jax.convert.clip import clip_state_dict
 from tcl_jax.convert.readers import write_safetensors
-from tcl_jax.evaluation.dense import (
-    BestClass,
-    maskclip_scores,
-    tcl_scores,
-    with_background,
-)
 from tcl_jax.evaluation.scenes import (
     SceneScores,
+    best_classes,
     check_scenes,
     embed_shape_names,
-    eval_batches,
     retrieval_at_1,
+    scene_engine,
     segment_scenes,
+    with_background,
     zero_shot_accuracy,
 )
 from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
-from tcl_jax.parallel.mesh import data_mesh
+from tcl_jax.models.dense import MaskCLIP
+from tcl_jax.parallel.mesh import data_mesh, local_mesh, put_locally
 from tcl_jax.pictures.grid import comparison_grid
 from tcl_jax.pictures.overlays import save_png
 from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
@@ -55,15 +51,17 @@ class ShapesEvaluator:
     """
 
     def __init__(self, config: ConfigDict, task: Task) -> None:
-        mesh = data_mesh()
+        mesh, self._mesh = data_mesh(), local_mesh()
         check_scenes(config.eval.num_scenes, config.eval.batch_size, mesh)
         self._eval, self._task = config.eval, task
         self._baseline: SceneScores | None = None
+        self._options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
         # Once, so that a run compiles each method once and not at every evaluation.
-        self._methods = {"clip": BestClass(maskclip_scores(task.clip), mesh)}
+        batch_size = config.eval.batch_size // mesh.size
+        maskclip = MaskCLIP(task.clip.config, task.clip.dtype)
+        self._methods = {"clip": scene_engine(maskclip, self._mesh, batch_size)}
         if not task.trains_clip:
-            options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
-            self._methods["tcl"] = BestClass(tcl_scores(task.network, options), mesh)
+            self._methods["tcl"] = scene_engine(task.network, self._mesh, batch_size)
         side = task.clip.config.resolution
         size = config.eval.num_scenes
         self.validation = ShapesSource("validation", num_examples=size, image_size=side)
@@ -103,8 +101,8 @@ class ShapesEvaluator:
         }
 
     def _parameters(self, params: Any, frozen: Any) -> dict[str, Any]:
-        everything = self._task.join(params, frozen)
-        return {"clip": everything["clip"], "tcl": everything}
+        everything = put_locally(self._task.join(params, frozen), self._mesh)
+        return {"clip": {"clip": everything["clip"]}, "tcl": everything}
 
     def _segment(
         self, method: str, params: Any, frozen: Any, source: ShapesSource, thresholds: list[float]
@@ -115,9 +113,9 @@ class ShapesEvaluator:
             self._methods[method],
             of_methods[method],
             texts,
+            self._options,
             source,
             thresholds,
-            batch_size=self._eval.batch_size,
         )
 
     def _picture(
@@ -130,20 +128,18 @@ class ShapesEvaluator:
             source: scenes with label maps.
             threshold: the baseline's, for the background.
         """
-        some = dataclasses.replace(source, num_examples=PICTURED)
+        scenes = [source[i] for i in range(PICTURED)]
         texts = embed_shape_names(self._task.clip, frozen, self._eval.templates)
-        batches = list(eval_batches(some, self._eval.batch_size))
         thresholds = {"clip": threshold, "tcl": self._eval.background}
-        labels = {"truth": [batch["label"] for batch in batches]}
+        shown = {"truth": [scene["label"] for scene in scenes]}
         of_methods = self._parameters(params, frozen)
-        for method, best in self._methods.items():
-            labels[method.upper()] = [
-                with_background(classes, values, thresholds[method])
-                for _, classes, values in best(of_methods[method], texts, batches)
+        for method, engine in self._methods.items():
+            found = best_classes(engine, of_methods[method], texts, self._options, scenes)
+            shown[method.upper()] = [
+                with_background(classes, values, thresholds[method]) for _, classes, values in found
             ]
-        shown = {title: np.concatenate(found)[:PICTURED] for title, found in labels.items()}
-        columns = {"image": np.concatenate([batch["image"] for batch in batches])[:PICTURED]}
-        columns |= {title: PALETTE[found] for title, found in shown.items()}
+        columns = {"image": [scene["image"] for scene in scenes]}
+        columns |= {title: [PALETTE[label] for label in found] for title, found in shown.items()}
         names = ("background", *class_names())
         unseen = {name: f"{name} (unseen)" for name in UNSEEN}
         return comparison_grid(

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tcl_jax.models.clip import CLIP, encode_image
-from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.method import MaskOptions as MaskOptions
 from tcl_jax.models.method import Method
@@ -84,28 +82,6 @@ def grid_masks(
     """
     with matmul_precision(model.dtype):
         return model.masks(params, image, text_embeddings, options)
-
-
-def maskclip_similarity(
-    model: CLIP,
-    params: Any,
-    image: Float[Array, "b H W 3"],
-    text_embeddings: Float[Array, "n d"],
-) -> Float[Array, "b H W n"]:
-    """Cosine of CLIP's own dense features with the texts, bilinear to the images' size.
-
-    The MaskCLIP baseline (Zhou et al., ECCV 2022): nothing that TCL learns is used.
-
-    Args:
-        model, params: CLIP and its parameters.
-        image, text_embeddings: as in `make_masks`.
-    """
-    padded, offset = center_pad(image, model.config.patch_size)
-    with matmul_precision(model.dtype):
-        features = encode_image(model, params, padded).features
-        maskclip = MaskCLIP(model.config, model.dtype)
-        similarity = maskclip.similarity(params, features, text_embeddings)
-    return _at_image(similarity, padded, offset, image)
 
 
 def _at_image(

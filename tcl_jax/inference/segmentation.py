@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import json
@@ -20,7 +19,8 @@ from PIL import Image
 from tcl_jax.data.words import BACKGROUND_NAME, check_words
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path, whole_file, write_json
-from tcl_jax.inference.upsampling import upsample, upsampled_argmax, upsampled_bands
+from tcl_jax.inference.merging import SoftMasks
+from tcl_jax.parallel.cores import available_cores
 from tcl_jax.pictures.legend import LegendEntry, for_display, legend_page
 from tcl_jax.pictures.overlays import overlay, save_png
 from tcl_jax.pictures.palette import class_palette
@@ -30,18 +30,18 @@ FORMAT_VERSION = 1
 AUTO_MASK_BYTES = 64 << 20
 """Most bytes of an image's soft masks that are saved unless more are asked for."""
 
-_BAND_PIXELS = 1 << 22
+_MAX_THREADS = 8
+_PART = 1 << 22  # pixels
 _PALETTE_COLORS = 256
 _MASKS = ("auto", "full", "working", "none")
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """What every pixel of an image shows, out of some texts.
 
-    Scores are kept at the resolution at which the model made them and brought to the image's size
-    (bilinear, `align_corners=False`) when asked for, so an image of 100 megapixels and a hundred
-    texts fit in memory.
+    Soft masks are kept as the model made them and brought to the image's size (bilinear,
+    `align_corners=False`) when asked for, so an image of 100 megapixels and a hundred texts fit in
+    memory.
 
     >>> import numpy as np
     >>> scores = np.zeros((2, 2, 2), np.float32)
@@ -53,10 +53,10 @@ class Segmentation:
     >>> result.labels[:, 0].tolist()
     [1, 1, 0, 2]
 
-    Attributes:
+    Args:
         image: uint8 [H, W, 3], the image as it was given.
         texts: the n names that were looked for, all different for CLIP (`data.words.check_words`).
-        scores: float32 [h, w, n], soft masks in [0, 1] at the model's working resolution.
+        scores: soft masks in [0, 1]: float32 [h, w, n], or what is merged to them.
         threshold: score of the background, the class of pixels where no text has more; None: every
             pixel shows one of the texts.
         palette: uint8 [labels, 3], a colour per label; None: `palette.class_palette`.
@@ -65,29 +65,31 @@ class Segmentation:
         InputError: if the parts do not fit each other, or as `check_words` of the texts.
     """
 
-    image: UInt8[np.ndarray, "H W 3"]
-    texts: tuple[str, ...]
-    scores: Float32[np.ndarray, "h w n"]
-    threshold: int | float | None = None
-    palette: UInt8[np.ndarray, "labels 3"] | None = None
-
-    def __post_init__(self) -> None:
-        """Checks that the parts fit."""
-        problem = None
-        if len(self.texts) != self.scores.shape[2] or not self.texts:
-            problem = f"{len(self.texts)} texts and {self.scores.shape[2]} scores per pixel"
-        elif not (self.image.size and self.scores.size):
-            problem = f"an image of shape {self.image.shape}, scores of {self.scores.shape}"
+    def __init__(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        texts: tuple[str, ...],
+        scores: Float32[np.ndarray, "h w n"] | SoftMasks,
+        threshold: int | float | None = None,
+        palette: UInt8[np.ndarray, "labels 3"] | None = None,
+    ) -> None:
+        self.image, self.texts, self.threshold, self.palette = image, texts, threshold, palette
+        self.soft_masks = scores if isinstance(scores, SoftMasks) else SoftMasks.of_array(scores)
+        grids, problem = self.soft_masks.grids, None
+        if len(texts) != grids.shape[-1] or not texts:
+            problem = f"{len(texts)} texts and {grids.shape[-1]} scores per pixel"
+        elif not (image.size and grids.size):
+            problem = f"an image of shape {image.shape}, scores of {grids.shape[1:]}"
         elif len(self.names) > 1 << 16:
-            problem = f"{len(self.texts)} texts, and at most 65535 fit in a label map"
-        elif not np.isfinite(self.scores.min()) or not np.isfinite(self.scores.max()):
+            problem = f"{len(texts)} texts, and at most 65535 fit in a label map"
+        elif not np.isfinite(grids.min()) or not np.isfinite(grids.max()):
             problem = "scores that are not finite; the model's weights or the image may be damaged"
-        elif self.palette is not None and len(self.palette) != len(self.names):
-            problem = f"{len(self.palette)} colours for {len(self.names)} labels"
+        elif palette is not None and len(palette) != len(self.names):
+            problem = f"{len(palette)} colours for {len(self.names)} labels"
         if problem is not None:
             raise InputError(f"the result of a segmentation cannot have {problem}")
         with as_input_error("the texts of a segmentation"):
-            check_words(self.texts, background=self.threshold is not None)
+            check_words(texts, background=threshold is not None)
 
     # ------------------------------------------------------------------------------------- content
 
@@ -106,7 +108,13 @@ class Segmentation:
     @functools.cached_property
     def labels(self) -> UInt16[np.ndarray, "H W"]:
         """Index into `names` per pixel, uint16 [H, W]; the first of equal scores."""
-        return upsampled_argmax(self.scores, self._size, self.threshold)
+        threads = min(available_cores(), _MAX_THREADS)
+        return self.soft_masks.labels(self._size, self.threshold, threads)
+
+    @functools.cached_property
+    def scores(self) -> Float32[np.ndarray, "h w n"]:
+        """Soft masks of the texts at the resolution at which the model saw the image."""
+        return self.soft_masks.at(self.soft_masks.size)
 
     @property
     def masks(self) -> Float32[np.ndarray, "H W n"]:
@@ -114,16 +122,16 @@ class Segmentation:
 
         Computed anew each time; 4 n bytes per pixel of the image.
         """
-        return upsample(self.scores, self._size)
+        return self.soft_masks.at(self._size)
 
     @functools.cached_property
     def fractions(self) -> dict[str, float]:
         """Share of the image's area that has each label, by name; together 1."""
         counts = np.zeros(len(self.names), np.int64)
         flat = self.labels.ravel()
-        for start in range(0, flat.size, _BAND_PIXELS):
-            counts += np.bincount(flat[start : start + _BAND_PIXELS], minlength=len(counts))
-        return dict(zip(self.names, (counts / self.labels.size).tolist(), strict=True))
+        for start in range(0, flat.size, _PART):
+            counts += np.bincount(flat[start : start + _PART], minlength=len(counts))
+        return dict(zip(self.names, (counts / flat.size).tolist(), strict=True))
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -259,8 +267,8 @@ class Segmentation:
         """
         if masks not in _MASKS:
             raise InputError(f"masks={masks!r} is unknown; choose one of {', '.join(_MASKS)}")
-        height, width, texts = self.scores.shape
-        fitting = AUTO_MASK_BYTES / (2 * texts)  # pixels
+        height, width = self.soft_masks.size
+        fitting = AUTO_MASK_BYTES / (2 * len(self.texts))  # pixels
         if masks == "none":
             return None
         if masks == "full" or (masks == "auto" and math.prod(self._size) <= fitting):
@@ -269,15 +277,14 @@ class Segmentation:
         return max(int(height * scale), 1), max(int(width * scale), 1)
 
     def _record(self) -> dict[str, Any]:
-        height, width = self._size
+        sizes = {"size": self._size, "working_size": self.soft_masks.size}
         return {
             "format_version": FORMAT_VERSION,
             "texts": list(self.texts),
             "names": list(self.names),
             "colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in self.colors.tolist()],
             "threshold": self.threshold,
-            "size": {"height": height, "width": width},
-            "working_size": {"height": self.scores.shape[0], "width": self.scores.shape[1]},
+            **{name: {"height": height, "width": width} for name, (height, width) in sizes.items()},
             "fractions": self.fractions,
         }
 
@@ -295,20 +302,13 @@ class Segmentation:
 
         Compression would save a tenth and take most of the time.
         """
-        header = {
-            "descr": "<f2",
-            "fortran_order": False,
-            "shape": (*size, len(self.texts)),
-        }
-        with (
-            whole_file(path) as temporary,
-            zipfile.ZipFile(temporary, "w") as archive,
-        ):
+        header = {"descr": "<f2", "fortran_order": False, "shape": (*size, len(self.texts))}
+        with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             with archive.open("texts.npy", "w") as file:
                 np.lib.format.write_array(file, np.array(self.texts), allow_pickle=False)
             with archive.open("masks.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, header)
-                for band in upsampled_bands(self.scores, size):
+                for band in self.soft_masks.bands(size):
                     file.write(band.astype("<f2").data.cast("B"))
 
 

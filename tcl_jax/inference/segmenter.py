@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.convert.load import Source
@@ -20,24 +20,16 @@ from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
-from tcl_jax.inference.batched import default_batch_size
-from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
+from tcl_jax.inference.engine import ImageTask, MaskEngine
+from tcl_jax.inference.masks import MaskOptions, Synonyms
+from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import TextEmbedder, check_names, check_vocabulary, padded_count
-from tcl_jax.inference.upsampling import upsample
-from tcl_jax.inference.windows import (
-    MergedScores,
-    Window,
-    normalize_pixels,
-    resize_pixels,
-    sliding_windows,
-    working_size,
-)
-from tcl_jax.models.clip import CLIP
+from tcl_jax.inference.texts import check_names, check_vocabulary, embed_sentences, padded_count
+from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.layers import compute_dtype
-from tcl_jax.ops.images import center_offset
+from tcl_jax.parallel.mesh import data_mesh
 
 MODES = ("auto", "whole", "slide")
 _CACHED_TEXTS = 10_000
@@ -89,14 +81,10 @@ class Segmenter:
         self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         self._weights = jax.device_put(params)
-        self._clip_params = self._weights["clip"]
-        self._batch_size = batch_size or default_batch_size()
+        self._clip, self._clip_params = model.module(chosen).clip_model, self._weights["clip"]
         self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
-
-        clip = CLIP(model.config, dtype=chosen)
-        self._embed = TextEmbedder(clip, self._tokenizer)
-        masks = functools.partial(make_masks, model.module(chosen))
-        self._compiled_masks = jax.jit(masks, static_argnames=("options", "synonyms"))
+        mesh = data_mesh(jax.local_devices()[:1])
+        self._engine = MaskEngine(model.module(chosen), mesh, batch_size)
 
     @classmethod
     def from_checkpoint(cls, path: Source, **options: Any) -> Segmenter:
@@ -188,7 +176,9 @@ class Segmenter:
             self._embedded.clear()
             new = list(sentences)
         if new:
-            features = self._embed(self._clip_params, [sentences[text] for text in new])
+            features = embed_sentences(
+                self._clip, self._clip_params, self._tokenizer, [sentences[text] for text in new]
+            )
             self._embedded |= {
                 (sentences[text], text): feature
                 for text, feature in zip(new, features, strict=True)
@@ -213,16 +203,14 @@ class Segmenter:
             image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path.
             text_embeddings: [n, d], normalised or not.
             pamr, kp_weight: post-processing; None: the model's own, True and 0.3 for TCL.
-            mode: see `segment`.
-            short_side: see `segment`.
+            mode, short_side: see `segment`.
 
         Raises:
             InputError: if the image cannot be read, or an argument is out of range.
         """
-        rgb = as_rgb(image)
-        options = self._options(pamr, kp_weight)
-        scores = self._scores(rgb, text_embeddings, options, mode, short_side)
-        return upsample(scores, rgb.shape[:2])
+        rgb, options = as_rgb(image), self._options(pamr, kp_weight)
+        masks = self._slide(rgb, text_embeddings, options, mode, short_side)
+        return masks.at(rgb.shape[:2])
 
     def masks_normalized(
         self,
@@ -247,10 +235,12 @@ class Segmenter:
             raise InputError(
                 f"x has shape {array.shape}; give [h, w, 3] or [b, h, w, 3], normalised"
             )
-        options = self._options(pamr, kp_weight)
         images = array if array.ndim == 4 else array[None]
-        scores = np.stack(list(self._run(list(images), text_embeddings, options)))
-        return scores if array.ndim == 4 else scores[0]
+        size = images.shape[1:3]
+        whole = SlidingWindow.over(size, max(size), 1, self.config.patch_size)
+        found = self._run(whole, list(images), text_embeddings, self._options(pamr, kp_weight))
+        masks = [one.at(size) for one in found]
+        return np.stack(masks) if array.ndim == 4 else masks[0]
 
     # ----------------------------------------------------------------------------------- segments
 
@@ -296,13 +286,12 @@ class Segmenter:
         embeddings = self._embed_names(words, templates, background=background)
         synonyms = number_synonyms(things) if len(words) > len(names) else None
         rgb = as_rgb(image)
-        scores = self._scores(rgb, embeddings, options, mode, short_side, synonyms)
         candidates = (threshold, self.settings.threshold, THRESHOLDS[options.pamr])
         chosen = next(value for value in candidates if value is not None)
         return Segmentation(
             image=rgb,
             texts=tuple(names),
-            scores=scores,
+            scores=self._slide(rgb, embeddings, options, mode, short_side, synonyms),
             threshold=float(chosen) if background else None,
         )
 
@@ -314,42 +303,36 @@ class Segmenter:
         # CLIP alone is nothing but what KP mixing mixes in.
         return MaskOptions(pamr=pamr, kp_weight=weight if self.method == "tcl" else 0.0)
 
-    def _scores(
+    def _slide(
         self,
-        image: UInt8[np.ndarray, "H W 3"],
+        image: np.ndarray,
         texts: Any,
         options: MaskOptions,
         mode: str,
         short_side: int | None,
         synonyms: Synonyms | None = None,
-    ) -> Float32[np.ndarray, "h w n"]:
-        """Masks at the working resolution."""
+    ) -> SoftMasks:
+        """Masks of an image of bytes, by windows."""
         if mode not in MODES:
             raise InputError(f"mode={mode!r} is unknown; choose one of {', '.join(MODES)}")
         side = self.settings.window if short_side is None else short_side
         if side < 1:
             raise InputError(f"short_side={side} must be at least 1 pixel")
         stride = max(round(self.settings.stride * side / self.settings.window), 1)
-        height, width = image.shape[:2]
-        size = working_size(height, width, side)
-        pixels = normalize_pixels(resize_pixels(image, size))
-        whole = [Window(0, 0, *size)]
-        windows = whole if mode == "whole" else sliding_windows(*size, side, stride)
-        merged = MergedScores(*size, len(synonyms or np.asarray(texts)))
-        parts = [pixels[window.slices] for window in windows]
-        found = self._run(parts, texts, options, synonyms)
-        for window, scores in zip(windows, found, strict=True):
-            merged.add(window, scores)
-        return merged.mean()
+        size = working_size(image.shape[0], image.shape[1], side)
+        window = max(size) if mode == "whole" else side
+        sliding = SlidingWindow.over(size, window, stride, self.config.patch_size)
+        return self._run(sliding, [resize_pixels(image, size)], texts, options, synonyms)[0]
 
     def _run(
         self,
-        images: list[np.ndarray],
+        sliding: SlidingWindow,
+        images: Sequence[np.ndarray],
         texts: Any,
         options: MaskOptions,
         synonyms: Synonyms | None = None,
-    ) -> Any:
-        """Yields the masks of normalised images of one shape, batch by batch."""
+    ) -> list[SoftMasks]:
+        """Masks of images of one size."""
         texts = np.asarray(texts, np.float32)
         if texts.ndim != 2 or texts.shape[1] != self.config.embed_dim or not len(texts):
             raise InputError(
@@ -358,25 +341,18 @@ class Segmenter:
             )
         if not np.isfinite(texts).all():
             raise InputError("text_embeddings hold values that are not finite")
-        count = len(synonyms or texts)
-        texts = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
-        patch = self.config.patch_size
-        height, width = images[0].shape[:2]
-        (rows, top), (columns, left) = center_offset(height, patch), center_offset(width, patch)
-        # Masks of a call in at most 1 GiB: one image may have many pixels and texts.
-        largest = min(self._batch_size, max(2**28 // (rows * columns * len(texts)), 1))
-        for start in range(0, len(images), largest):
-            part = images[start : start + largest]
-            padded = min(1 << (len(part) - 1).bit_length(), largest)
-            batch = np.zeros((padded, rows, columns, 3), np.float32)
-            for i, image in enumerate(part):
-                batch[i, top : top + height, left : left + width] = image
-            masks = np.asarray(
-                self._compiled_masks(
-                    self._weights, batch, texts, options=options, synonyms=synonyms
-                )
-            )
-            yield from masks[: len(part), top : top + height, left : left + width, :count]
+        # Padded, so that other words are no other program.
+        padded = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
+        windows = len(images) * len(sliding.windows)
+        batch_size = min(1 << (windows - 1).bit_length(), self._engine.batch_size)
+        tasks = [ImageTask(i, sliding, image) for i, image in enumerate(images)]
+        found = {}
+        for task, masks in self._engine(
+            self._weights, tasks, padded, options, synonyms, batch_size
+        ):
+            grids = masks.grids[..., : len(synonyms or texts)]
+            found[task.item] = SoftMasks(sliding, grids)
+        return [found[i] for i in range(len(images))]
 
 
 def list_things(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:

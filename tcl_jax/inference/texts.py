@@ -97,42 +97,37 @@ def check_names(
 _compiled = jax.jit(class_embeddings, static_argnums=0)
 
 
-class TextEmbedder:
+def embed_sentences(
+    model: CLIP,
+    params: Any,
+    tokenizer: Tokenizer,
+    sentences: Sequence[Sequence[str]],
+    *,
+    progress: bool = False,
+) -> Float32[np.ndarray, "n d"]:
     """`class_embeddings` of texts, some at a time, so that any number of them fits in memory.
 
     Texts see nothing that comes after them, so no more tokens are computed than the longest has.
     Compiled once per number of sentences, padded number of texts, and length in steps of 16 tokens.
 
     Args:
-        model: CLIP.
+        model, params: CLIP and its parameters.
         tokenizer: texts to ids.
+        sentences: of each text, as many for one as for the other.
+        progress: whether to show a bar.
     """
-
-    def __init__(self, model: CLIP, tokenizer: Tokenizer) -> None:
-        self._model, self._tokenizer = model, tokenizer
-
-    def __call__(
-        self, params: Any, sentences: Sequence[Sequence[str]], *, progress: bool = False
-    ) -> Float32[np.ndarray, "n d"]:
-        """Embeddings, [n, d].
-
-        Args:
-            params: of the CLIP.
-            sentences: of each text, as many for one as for the other.
-            progress: whether to show a bar.
-        """
-        size = min(padded_count(len(sentences)), _TOGETHER)
-        tokens = np.stack([self._tokenizer(list(texts)) for texts in sentences])
-        longest = int(tokens.argmax(axis=-1).max()) + 1  # the end of a text has the largest id
-        tokens = tokens[..., : -(-longest // _TOKENS) * _TOKENS]
-        tokens = np.pad(tokens, ((0, -len(tokens) % size), (0, 0), (0, 0)))
-        params = put_locally(params, data_mesh(jax.local_devices()[:1]))
-        starts = range(0, len(tokens), size)
-        embedded = [
-            np.asarray(_compiled(self._model, params, tokens[start : start + size]))
-            for start in tqdm(starts, "class names", leave=False, disable=not progress)
-        ]
-        return np.concatenate(embedded)[: len(sentences)]
+    size = min(padded_count(len(sentences)), _TOGETHER)
+    tokens = np.stack([tokenizer(list(texts)) for texts in sentences])
+    longest = int(tokens.argmax(axis=-1).max()) + 1  # the end of a text has the largest id
+    tokens = tokens[..., : -(-longest // _TOKENS) * _TOKENS]
+    tokens = np.pad(tokens, ((0, -len(tokens) % size), (0, 0), (0, 0)))
+    params = put_locally(params, data_mesh(jax.local_devices()[:1]))
+    starts = range(0, len(tokens), size)
+    embedded = [
+        np.asarray(_compiled(model, params, tokens[start : start + size]))
+        for start in tqdm(starts, "class names", leave=False, disable=not progress)
+    ]
+    return np.concatenate(embedded)[: len(sentences)]
 
 
 def embed_class_names(
@@ -151,7 +146,7 @@ def embed_class_names(
     """
     names = check_names(model.config, tokenizer, names, templates)
     sentences = [format_prompts(templates, name) for name in names]
-    return TextEmbedder(model, tokenizer)(params, sentences, progress=progress)
+    return embed_sentences(model, params, tokenizer, sentences, progress=progress)
 
 
 def padded_count(count: int) -> int:

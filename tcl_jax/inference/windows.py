@@ -1,4 +1,4 @@
-"""The protocol's geometry: resizing, sliding windows, and putting their masks together.
+"""Sliding windows: how the protocol resizes an image and cuts it.
 
 Sizes round as mmcv's do and images are resized by OpenCV, since published scores were made so.
 """
@@ -6,30 +6,13 @@ Sizes round as mmcv's do and images are resized by OpenCV, since published score
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from tcl_jax.inference.settings import MAX_LONG_SIDE
-from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """A part of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns."""
-        return (
-            slice(self.top, self.top + self.height),
-            slice(self.left, self.left + self.width),
-        )
+from tcl_jax.ops.images import center_offset
 
 
 def working_size(
@@ -52,47 +35,78 @@ def resize_pixels(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> n
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def normalize_pixels(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
-    """What `ops.images.normalize` does, on the host, so that padding can be zero afterwards."""
-    return (image.astype(np.float32) - PIXEL_MEAN) / PIXEL_STD
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Overlapping windows along the rows or the columns of an image.
 
-
-def sliding_windows(height: int, width: int, window: int, stride: int) -> list[Window]:
-    """Windows that cover an image, row by row; the last of a row or column ends at the border.
-
-    All have one size: `window`, or the image's own where that is smaller.
-    """
-    rows, columns = min(window, height), min(window, width)
-    return [
-        Window(top, left, rows, columns)
-        for top in _starts(height, window, stride)
-        for left in _starts(width, window, stride)
-    ]
-
-
-def _starts(size: int, window: int, stride: int) -> list[int]:
-    count = max(-(-(size - window) // stride), 0) + 1
-    return [max(min(i * stride, size - window), 0) for i in range(count)]
-
-
-class MergedScores:
-    """Mean of the scores of overlapping windows.
-
-    Args:
-        height, width: of the image.
-        classes: number of scores per pixel.
+    Attributes:
+        size: pixels of the image.
+        window, stride: side and distance of the windows, in pixels.
+        patch_size: a window is padded to a multiple of it, the smaller half before.
     """
 
-    def __init__(self, height: int, width: int, classes: int) -> None:
-        self._sum = np.zeros((height, width, classes), np.float32)
-        self._count = np.zeros((height, width, 1), np.float32)
+    size: int
+    window: int
+    stride: int
+    patch_size: int
 
-    def add(self, window: Window, scores: Float32[np.ndarray, "h w n"]) -> None:
-        """Adds the scores of one window."""
-        self._sum[window.slices] += scores
-        self._count[window.slices] += 1
+    @property
+    def side(self) -> int:
+        """Pixels of each window: of the whole image where that is smaller than a window."""
+        return min(self.window, self.size)
 
-    def mean(self) -> Float32[np.ndarray, "h w n"]:
-        """Scores of the image; ends the merging."""
-        self._sum /= self._count
-        return self._sum
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First pixel of each window; the last window ends at the border."""
+        last = self.size - self.side
+        return (*range(0, last, self.stride), last)
+
+    @property
+    def padded(self) -> int:
+        """Pixels of a padded window."""
+        return center_offset(self.side, self.patch_size)[0]
+
+    @property
+    def before(self) -> int:
+        """Pixels of padding before a window."""
+        return center_offset(self.side, self.patch_size)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SlidingWindow:
+    """Overlapping windows, all of one size, that cover a resized image."""
+
+    rows: Axis
+    columns: Axis
+
+    @classmethod
+    def over(
+        cls, size: tuple[int, int], window: int, stride: int, patch_size: int
+    ) -> SlidingWindow:
+        """Square windows over an image of (rows, columns) = `size`; see `Axis`."""
+        return cls(*(Axis(side, window, stride, patch_size) for side in size))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the image."""
+        return self.rows.size, self.columns.size
+
+    @property
+    def side(self) -> tuple[int, int]:
+        """Rows and columns of a window."""
+        return self.rows.side, self.columns.side
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Rows and columns of a padded window."""
+        return self.rows.padded, self.columns.padded
+
+    @functools.cached_property
+    def windows(self) -> list[tuple[slice, slice]]:
+        """Rows and columns of the image that each window shows, row by row."""
+        height, width = self.side
+        return [
+            (slice(top, top + height), slice(left, left + width))
+            for top in self.rows.starts
+            for left in self.columns.starts
+        ]

@@ -48,7 +48,7 @@ ENTRY %main (input: f32[8,8]) -> f32[8,8] {
   %copied = f32[8,8]{0,1} fusion(%input), kind=kLoop, calls=%moved
   %rows = f32[8]{0} fusion(%input), kind=kInput, calls=%summed
   %softmax = f32[8]{0} fusion(%input), calls=%summed, metadata={op_name="block/attention/exp"}
-  %scores = f32[8,8]{1,0} dot(%input, %input), metadata={op_name="transpose(jvp(attention))/dot_general"}
+  %scores = f32[8,8]{1,0} dot(%input, %input), metadata={op_name="jvp(attention)/dot_general"}
   %project = f32[8,8]{1,0} dot(%input, %input), metadata={op_name="block/in_proj/dot_general"}
   %gemm = (f32[8,8]{1,0}, s8[99]{0}) custom-call(%input), custom_call_target="__cublas$lt$matmul"
   %conv = (f32[8,8]{1,0}, u8[9]{0}) custom-call(%input), custom_call_target="__cudnn$convForward"

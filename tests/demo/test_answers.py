@@ -20,6 +20,7 @@ from tcl_jax.inference.settings import InferenceSettings
 from tests.demo.made_model import WORDS, random_tcl, write_scene
 
 TEXT = "\n".join(WORDS)
+SIZE = (64, 64)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +38,9 @@ def test_the_model_runs_once_for_a_question(answers: Answers, scene: Path, tmp_p
     answer = answers.answer(question)
     before = answers.model_runs
     assert before >= 1
-    assert list(answer.scores) == ["tcl"]
+    assert list(answer.masks) == ["tcl"]
     again = answers.answer(answers.question(scene, TEXT, pamr=False, baseline=False))
-    assert again.scores["tcl"] is answer.scores["tcl"]
+    assert again.masks["tcl"] is answer.masks["tcl"]
     for threshold in (None, 0.2, 0.5):
         answers.segmentation(question, "tcl", threshold)
     answers.pack(question, tmp_path, {"tcl": 0.4}, 0.5)
@@ -49,8 +50,8 @@ def test_the_model_runs_once_for_a_question(answers: Answers, scene: Path, tmp_p
     assert answers.answer(answers.question(copy, TEXT, pamr=False, baseline=False))
     assert answers.model_runs == before
     both = answers.answer(answers.question(scene, TEXT, pamr=False, baseline=True))
-    assert list(both.scores) == ["tcl", "maskclip"] and answers.model_runs == before + 1
-    assert np.abs(both.scores["maskclip"] - both.scores["tcl"]).max() > 0.01
+    assert list(both.masks) == ["tcl", "maskclip"] and answers.model_runs == before + 1
+    assert np.abs(both.masks["maskclip"].at(SIZE) - both.masks["tcl"].at(SIZE)).max() > 0.01
     answers.answer(answers.question(scene, "plain blue", pamr=False, baseline=False))
     assert answers.model_runs == before + 2
 
@@ -70,7 +71,7 @@ def test_forgotten_masks_are_made_again(scene: Path) -> None:
     question = small.question(scene, TEXT, pamr=False, baseline=False)
     first, second = small.answer(question), small.answer(question)
     assert small.model_runs == 2
-    np.testing.assert_array_equal(first.scores["tcl"], second.scores["tcl"])
+    np.testing.assert_array_equal(first.masks["tcl"].grids, second.masks["tcl"].grids)
 
 
 def test_what_is_taken_away(answers: Answers, scene: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tcl_jax.demo.shown import (
     photo_content,
     word_colors,
 )
+from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.segmentation import Segmentation
 
 SHAPE = (23, 40)
@@ -35,7 +36,7 @@ def scores() -> np.ndarray:
 @pytest.mark.parametrize("hundredths", [0, 1, 29, 30, 50, 69, 70, 71, 99, 100])
 def test_labels_at_every_threshold(hundredths: int) -> None:
     threshold = hundredths / 100
-    words, values = best_words(scores(), SHAPE)
+    words, values = best_words(SoftMasks.of_array(scores()), SHAPE)
     labels = np.where(values > 10 * hundredths, words.astype(int) + 1, 0)
     image = np.zeros((*SHAPE, 3), np.uint8)
     result = Segmentation(image, ("a", "b", "c"), scores(), threshold)
@@ -47,8 +48,11 @@ def test_labels_at_every_threshold(hundredths: int) -> None:
 
 
 def test_planes_come_back() -> None:
-    words, values = best_words(scores(), SHAPE)
-    data = np.frombuffer(zlib.decompress(base64.b64decode(mask_content(scores(), SHAPE))), np.uint8)
+    words, values = best_words(SoftMasks.of_array(scores()), SHAPE)
+    data = np.frombuffer(
+        zlib.decompress(base64.b64decode(mask_content(SoftMasks.of_array(scores()), SHAPE))),
+        np.uint8,
+    )
     planes = data.reshape(3, *SHAPE).astype(int)
     np.testing.assert_array_equal(planes[0], words)
     np.testing.assert_array_equal(planes[1] + 256 * planes[2], values)

@@ -56,11 +56,11 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
         assert set(evaluation.images) == {"best", "worst"}
         assert all(image.dtype == np.uint8 for image in evaluation.images.values())
 
-    judge = evaluators["voc20"]._judge
+    evaluator = evaluators["voc20"]._evaluator
     doubled = jax.tree.map(lambda x: 2 * x, params)
     again = evaluators["voc20"](doubled, frozen)
     assert again.scores != found["voc20"].scores
-    assert judge._masks._compiled._cache_size() == 1
+    assert evaluator._engine._compiled._cache_size() == 1
     evaluators["voc20"].report(params, frozen, tmp_path)
     assert f"{again.scores['miou']:.2f}"[:4] in (tmp_path / "voc20.json").read_text()
 

@@ -16,6 +16,7 @@ from PIL import Image
 from tcl_jax.data.images import read_image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, custom_benchmark, load_benchmark
+from tcl_jax.evaluation.evaluator import read_pixels
 from tcl_jax.evaluation.examples import (
     DatasetIndex,
     Problem,
@@ -24,7 +25,6 @@ from tcl_jax.evaluation.examples import (
     verify_examples,
 )
 from tcl_jax.evaluation.image_size import image_size
-from tcl_jax.evaluation.judge import read_pixels
 from tcl_jax.evaluation.labels import IGNORE, read_label, to_classes
 
 DATA = Path(__file__).parent.parent / "golden" / "eval" / "data"

@@ -88,17 +88,17 @@ def test_any_batch_gives_the_same_counts(tmp_path: Path) -> None:
 
 
 def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tcl_jax.evaluation import judge
+    from tcl_jax.evaluation import evaluator
 
     whole = run(tmp_path / "whole", ("voc",), pamr=False)
     calls: list[Path] = []
-    decode = judge.read_pixels
+    decode = evaluator.read_pixels
 
     def counted(path: Path, exif: str | None = None) -> np.ndarray:
         calls.append(path)
         return decode(path, exif)
 
-    monkeypatch.setattr(judge, "read_pixels", counted)
+    monkeypatch.setattr(evaluator, "read_pixels", counted)
     log = next((tmp_path / "whole/progress").glob("voc.*.jsonl"))
     lines = log.read_text().splitlines()
     assert len(lines) == 3

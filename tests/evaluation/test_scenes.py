@@ -37,7 +37,7 @@ def evaluator_of(config: ConfigDict) -> tuple[ShapesEvaluator, Task]:
 
 def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
     """Programs compiled for each method."""
-    return {name: best._best._cache_size() for name, best in evaluator._methods.items()}
+    return {name: one._compiled._cache_size() for name, one in evaluator._methods.items()}
 
 
 @pytest.mark.usefixtures("few")

@@ -18,10 +18,10 @@ from jax import export
 from tcl_jax.errors import InputError
 from tcl_jax.inference.export import ExportedMasks, export_masks, write_export
 from tcl_jax.inference.masks import MaskOptions, make_masks
-from tcl_jax.inference.windows import MergedScores, resize_pixels, sliding_windows, working_size
+from tcl_jax.inference.merging import SoftMasks
+from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.ops.images import normalize
-from tcl_jax.ops.resize import resize
 from tests.reference import GOLDEN, load, reference_model
 
 MODEL, LEARNED, CLIP_PARAMS = reference_model()
@@ -110,16 +110,12 @@ def test_its_label_map_is_the_reference_s(symbolic: ExportedMasks) -> None:
     pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     size = working_size(*pixels.shape[:2], 64)
     resized = resize_pixels(pixels, size)
-    windows = sliding_windows(*size, 64, 32)
-    batch = np.stack([resized[window.slices] for window in windows])
+    sliding = SlidingWindow.over(size, 64, 32, 16)
+    batch = np.stack([resized[window] for window in sliding.windows])
     assert batch.shape[1:3] == (64, 64)
-    merged = MergedScores(*size, len(golden["voc"]))
-    results = load_program(symbolic).call(batch, golden["voc"])
-    for window, masks in zip(windows, results, strict=True):
-        merged.add(window, np.asarray(masks))
-    scores = np.asarray(resize(jnp.asarray(merged.mean()), pixels.shape[:2]))
-    scores = np.concatenate([np.full_like(scores[..., :1], 0.4), scores], axis=-1)
-    assert np.count_nonzero(scores.argmax(-1) != golden["voc/pred0"]) <= 5
+    masks = SoftMasks(sliding, np.asarray(load_program(symbolic).call(batch, golden["voc"])))
+    labels = masks.labels(pixels.shape[:2], 0.4)
+    assert np.count_nonzero(labels != golden["voc/pred0"]) <= 5
 
 
 def test_description_says_how_to_call_it(symbolic: ExportedMasks, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.inference.masks import MaskOptions, make_masks, maskclip_similarity
+from tcl_jax.inference.masks import MaskOptions, make_masks
 from tcl_jax.inference.texts import class_embeddings
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import ground
@@ -55,17 +55,6 @@ def test_class_embeddings_match_reference() -> None:
     model, _, clip = reference_model()
     embeddings = class_embeddings(CLIP(model.config), clip, golden["class_tokens"])
     assert relative_error(embeddings, np.asarray(golden["class_text_emb"])) < 1e-4
-
-
-def test_maskclip_similarity_is_a_cosine_of_the_image_size() -> None:
-    golden = arrays("masks")
-    model, _, clip = reference_model()
-    image = nchw_to_nhwc(golden["70x90/image"])
-    similarity = maskclip_similarity(CLIP(model.config), clip, image, golden["text_emb"])
-    assert similarity.shape == (1, 70, 90, 5)
-    assert float(jnp.abs(similarity).max()) <= 1.0
-    scaled = maskclip_similarity(CLIP(model.config), clip, image, 3 * golden["text_emb"])
-    np.testing.assert_allclose(similarity, scaled, atol=1e-6)
 
 
 def test_normalising_a_zero_vector_has_a_finite_gradient() -> None:

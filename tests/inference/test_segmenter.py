@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import json
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from tcl_jax.inference.model import load_model, model_from_torch, save_model
 from tcl_jax.inference.segmenter import Segmenter, padded_count
 from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.models.clip import CLIP, encode_text
-from tests.reference import GOLDEN, load, relative_error
+from tcl_jax.ops.images import normalize
+from tests.reference import GOLDEN, label_map, load, reference_torch_model, relative_error
 from tests.tokenizer_files import write_tokenizer_file
 
 SIZES = ("64x64", "70x90", "96x64")
@@ -38,7 +40,7 @@ EVAL = {
 @pytest.fixture(scope="module")
 def reference() -> Segmenter:
     """The reference model, read from its state dicts."""
-    return Segmenter.from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
+    return Segmenter(reference_torch_model())
 
 
 @pytest.fixture(scope="module")
@@ -80,80 +82,73 @@ def test_masks_match_reference_through_real_files(write: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", EVAL)
-@pytest.mark.parametrize("index", [0, 1])
-def test_label_maps_of_the_protocol(reference: Segmenter, name: str, index: int) -> None:
+def test_label_maps_of_the_protocol(reference: Segmenter, name: str) -> None:
     """Decode, resize, windows, PAMR, KP, merging, upsampling: all of it, pixel for pixel.
 
     tests/evaluation/test_run.py has all eight, by the evaluation's own way.
     """
     golden = load("eval/text_emb_and_pred")
     pattern, background = EVAL[name]
-    path = GOLDEN / "eval/data" / pattern.format(index)
-    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    options = reference._options(True, 0.3)
-    scores = reference._scores(image, golden[name], options, "slide", None)
-    result = segmenter_module.Segmentation(
-        image=image,
-        texts=tuple(map(str, range(scores.shape[-1]))),
-        scores=scores,
-        threshold=0.4 if background else None,
-    )
-    assert np.count_nonzero(result.labels != golden[f"{name}/pred{index}"]) <= 5
+    image = cv2.imread(str(GOLDEN / "eval/data" / pattern.format(1)))[..., ::-1]
+    masks = reference.masks(np.ascontiguousarray(image), golden[name], pamr=True, kp_weight=0.3)
+    labels = label_map(masks, 0.4 if background else None)
+    assert np.count_nonzero(labels != golden[f"{name}/pred1"]) <= 5
 
 
-def test_masks_are_the_working_masks_at_the_images_size(reference: Segmenter) -> None:
+def test_masks_are_those_of_the_window_at_the_images_size(reference: Segmenter) -> None:
     texts = load("masks")["text_emb"]
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     masks = reference.masks(image, texts, pamr=False)
-    plain = reference.masks_normalized(segmenter_module.normalize_pixels(image), texts, pamr=False)
-    np.testing.assert_allclose(masks, plain, atol=1e-6)
+    normalised = normalize(jnp.asarray(np.stack([image] * 2)))
+    plain = reference.masks_normalized(normalised, texts, pamr=False)
+    assert plain.shape == (2, 64, 64, 5)
+    np.testing.assert_allclose(plain[1], masks, atol=1e-6)
     assert masks.dtype == np.float32 and masks.min() >= 0 and masks.max() <= 1
     small = reference.masks(image, texts, pamr=False, short_side=32)
     assert small.shape == masks.shape and np.abs(small - masks).max() > 1e-3
 
 
-def test_one_window_is_the_whole_image(reference: Segmenter) -> None:
+def test_windows_and_batches_of_them(reference: Segmenter) -> None:
     texts = load("masks")["text_emb"]
-    square = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
-    np.testing.assert_array_equal(
-        reference.masks(square, texts, mode="slide", pamr=False),
-        reference.masks(square, texts, mode="whole", pamr=False),
-    )
-    wide = np.random.default_rng(0).integers(0, 256, (64, 150, 3), np.uint8)
-    np.testing.assert_array_equal(
-        reference.masks(wide, texts, pamr=False),
-        reference.masks(wide, texts, mode="slide", pamr=False),
-    )
-    assert np.abs(
-        reference.masks(wide, texts, mode="whole", pamr=False)
-        - reference.masks(wide, texts, pamr=False)
-    ).max()
-
-
-def test_batches_of_windows_change_nothing(reference: Segmenter) -> None:
-    model = model_from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
-    wide = np.random.default_rng(0).integers(0, 256, (64, 200, 3), np.uint8)
-    texts = load("masks")["text_emb"]
-    batched = Segmenter(model, batch_size=4).masks(wide, texts, pamr=False)
-    np.testing.assert_allclose(batched, reference.masks(wide, texts, pamr=False), atol=1e-5)
+    rng = np.random.default_rng(0)
+    square, wide = (rng.integers(0, 256, (64, side, 3), np.uint8) for side in (64, 200))
+    masks = {
+        (i, mode): reference.masks(image, texts, mode=mode, pamr=False)
+        for i, image in enumerate((square, wide))
+        for mode in ("auto", "slide", "whole")
+    }
+    np.testing.assert_array_equal(masks[0, "slide"], masks[0, "whole"])
+    np.testing.assert_array_equal(masks[1, "slide"], masks[1, "auto"])
+    assert np.abs(masks[1, "slide"] - masks[1, "whole"]).max() > 1e-3
+    batched = Segmenter(reference_torch_model(), batch_size=4).masks(wide, texts, pamr=False)
+    np.testing.assert_allclose(batched, masks[1, "auto"], atol=1e-5)
 
 
 def test_compiled_once_per_padded_shape_and_text_count() -> None:
-    segmenter = Segmenter.from_torch(
-        GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz", batch_size=1
-    )
+    segmenter = Segmenter(reference_torch_model(), batch_size=1)
     texts = load("masks")["text_emb"]
-    for height, width in [(64, 64), (70, 90), (200, 90), (65, 300), (1000, 640), (33, 47)]:
+    for height, width in [(64, 64), (70, 90), (200, 90), (65, 300), (33, 47)]:
         image = np.zeros((height, width, 3), np.uint8)
-        segmenter.masks(image, texts, pamr=False)
-        segmenter.masks(image, texts[:4], pamr=False)
-        segmenter.masks(image, texts[:3], pamr=False)
-    assert segmenter._compiled_masks._cache_size() == 2  # 4 and 8 texts, windows of 64 x 64
+        for count in (5, 4, 3):
+            assert segmenter.masks(image, texts[:count], pamr=False).shape[-1] == count
+    assert segmenter._engine._compiled._cache_size() == 2  # 4 and 8 texts, windows of 64 x 64
     assert [padded_count(n) for n in (1, 2, 3, 4, 5, 8, 9, 150)] == [1, 2, 4, 4, 8, 8, 16, 152]
 
 
+def test_memory_does_not_grow_with_the_image_times_the_texts(shapes: Segmenter) -> None:
+    texts = [f"thing {i}" for i in range(400)]
+    image = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    shapes.embed_texts(texts, "identity")
+    tracemalloc.start()
+    result = shapes.segment(image, texts, pamr=False, templates="identity")
+    assert result.labels.shape == (600, 800)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 400 * 600 * 800 / 10
+
+
 def test_checkpoint_gives_the_same_masks(reference: Segmenter, tmp_path: Path) -> None:
-    model = model_from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
+    model = reference_torch_model()
     save_model(tmp_path / "model", model)
     loaded = load_model(tmp_path / "model")
     assert loaded.config == model.config and loaded.settings == model.settings
@@ -218,12 +213,11 @@ def test_synonyms_show_one_thing(shapes: Segmenter) -> None:
         shapes.segment(image, [["blue", "plain blue"], "plain blue"])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 500), (700, 2), (3, 3), (2100, 1)])
-def test_odd_sizes(shapes: Segmenter, size: tuple[int, int]) -> None:
-    for mode in ("whole", "slide"):
-        image = np.full((*size, 3), 90, np.uint8)
-        result = shapes.segment(image, WORDS[:1], mode=mode, pamr=False)
-        assert result.labels.shape == size
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (700, 2)])
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_odd_sizes(shapes: Segmenter, size: tuple[int, int], mode: str) -> None:
+    image = np.full((*size, 3), 90, np.uint8)
+    assert shapes.segment(image, WORDS[:1], mode=mode, pamr=False).labels.shape == size
 
 
 def test_hundred_megapixels(shapes: Segmenter) -> None:
@@ -231,8 +225,8 @@ def test_hundred_megapixels(shapes: Segmenter) -> None:
     assert result.labels.shape == (10_000, 10_000)
 
 
-def test_settings_of_a_model_are_its_defaults(tmp_path: Path) -> None:
-    model = model_from_torch(GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz")
+def test_settings_of_a_model_are_its_defaults() -> None:
+    model = reference_torch_model()
     settings = InferenceSettings(64, 32, threshold=0.7, pamr=False, kp_weight=0.0)
     own = Segmenter(dataclasses.replace(model, settings=settings))
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Judging a model on benchmarks: files to counts, decoded, computed and scored at the same time."""
+"""From a benchmark's files to counts: decoded, computed and scored at the same time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tcl_jax.evaluation.protocol import Protocol
 from tcl_jax.evaluation.results import BenchmarkResult, ImageResult, ShownImage, choose_shown
 from tcl_jax.evaluation.score_log import ScoreLog, describe_files
 from tcl_jax.evaluation.scores import Counts, count_pixels
-from tcl_jax.inference.batched import BatchedMasks, ImageTask
-from tcl_jax.inference.mosaic import Mosaic
+from tcl_jax.inference.engine import ImageTask, MaskEngine
+from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.method import Method
 from tcl_jax.parallel.cores import available_cores
@@ -42,15 +42,15 @@ _DECODED_AHEAD = 4
 _SCORES_WAITING = 4
 
 
-class Judge:
-    """A model on the devices of this process.
+class Evaluator:
+    """Label maps of benchmarks' images by a model on the devices of this process.
 
-    Every process judges a share of the images by itself, so that none waits for another.
+    Every process takes a share of the images by itself, so that none waits for another.
 
     Args:
         model: the method.
         params: all its parameters, on the host or replicated on devices.
-        protocol: how it is judged.
+        protocol: windows, post-processing and thresholds.
         batch_size: windows that a device computes together; None: one on a CPU, 8 elsewhere.
     """
 
@@ -58,12 +58,11 @@ class Judge:
         self, model: Method, params: Any, protocol: Protocol, batch_size: int | None = None
     ) -> None:
         self.protocol = protocol
-        self._patch_size = model.patch_size
-        self._mesh = local_mesh()
-        self._masks = BatchedMasks(model, protocol.options, self._mesh, batch_size)
+        self._patch_size, self._mesh = model.patch_size, local_mesh()
+        self._engine = MaskEngine(model, self._mesh, batch_size)
         self._params = put_locally(params, self._mesh)
 
-    def renewed(self, params: Any) -> Judge:
+    def with_params(self, params: Any) -> Evaluator:
         """The same with other parameters; nothing is compiled again."""
         other = copy.copy(self)
         other._params = put_locally(params, self._mesh)
@@ -90,17 +89,18 @@ class Judge:
         Raises:
             RunError: if an image cannot be read.
         """
-        background = self.protocol.background_of(benchmark)
+        protocol = self.protocol
+        background = protocol.background_of(benchmark)
 
-        def load(example: Example) -> ImageTask[Example]:
+        def load(example: Example) -> ImageTask[tuple[Example, tuple[int, int]]]:
             image = read_pixels(example.image, benchmark.exif)
             size = image.shape[0], image.shape[1]
-            mosaic = self.protocol.mosaic(benchmark, size, self._patch_size)
-            return ImageTask(example, mosaic, resize_pixels(image, mosaic.size))
+            sliding = protocol.sliding_window(benchmark, size, self._patch_size)
+            return ImageTask((example, size), sliding, resize_pixels(image, sliding.size))
 
-        def score(example: Example, mosaic: Mosaic, grids: list[np.ndarray]) -> Result:
+        def score(example: Example, masks: SoftMasks, size: tuple[int, int]) -> Result:
             try:
-                return then(example, mosaic.labels(grids, background))
+                return then(example, masks.labels(size, background))
             except (RunError, ValueError) as error:
                 raise RunError(f"{example.image}: {error}") from error
 
@@ -109,8 +109,11 @@ class Judge:
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as scorers:
             try:
                 tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)
-                for task, grids in self._masks(self._params, tasks, texts, benchmark.synonyms):
-                    waiting.append(scorers.submit(score, task.item, task.mosaic, grids))
+                for task, masks in self._engine(
+                    self._params, tasks, texts, protocol.options, benchmark.synonyms
+                ):
+                    example, size = task.item
+                    waiting.append(scorers.submit(score, example, masks, size))
                     while len(waiting) > workers + _SCORES_WAITING or (
                         waiting and waiting[0].done()
                     ):
@@ -123,71 +126,73 @@ class Judge:
                 raise
 
 
-def judge_benchmark(
-    judge: Judge,
-    listing: DatasetIndex,
+def evaluate_benchmark(
+    evaluator: Evaluator,
+    index: DatasetIndex,
     texts: Float32[np.ndarray, "n d"],
     log: ScoreLog,
     *,
     progress: bool = True,
-    shown: bool = True,
 ) -> BenchmarkResult:
     """Scores every image of a benchmark that has no score yet; every process calls it.
 
+    Process 0 makes the label maps of the best, the median and the worst image once more, to show.
+
     Args:
-        judge: the model.
-        listing: the images, whose files were verified.
+        evaluator: the model.
+        index: the images, whose files were verified.
         texts: embeddings of the benchmark's texts, [n, d].
         log: keeps the counts.
         progress: whether to show a bar.
-        shown: whether to make label maps of the best, the median and the worst image once more,
-            on process 0.
 
     Raises:
         RunError: if a file cannot be read any more.
     """
-    benchmark = listing.benchmark
-    names = benchmark.names
-    log.keep(example.key for example in listing.examples)
-    mine = remaining(share_of(listing.examples), log)
+    benchmark, classes = index.benchmark, len(index.benchmark.names)
+    log.keep(example.key for example in index.examples)
+    mine = remaining(share_of(index.examples), log)
 
     def score(example: Example, labels: np.ndarray) -> tuple[Example, Counts]:
-        return example, count_pixels(labels, read_classes(example, benchmark), len(names))
+        return example, count_pixels(labels, read_classes(example, benchmark), classes)
 
     def score_all() -> None:
-        total = Counts.zeros(len(names))
+        total = Counts.zeros(classes)
         log.start()
         with tqdm(desc=benchmark.name, total=len(mine), unit="image", disable=not progress) as bar:
-            for example, counts in judge.label_maps(mine, benchmark, texts, score):
+            for example, counts in evaluator.label_maps(mine, benchmark, texts, score):
                 log.add(example.key, describe_files(example), counts)
                 total = total + counts
                 bar.update()
                 bar.set_postfix_str(f"mIoU {100 * total.scores().miou:.1f}", refresh=False)
 
     agreed(score_all)
-    records = log.gather([example.key for example in share_of(listing.examples)])
-    images = tuple(ImageResult(e.key, records[e.key].counts) for e in listing.examples)
-    seconds = sum(records[e.key].seconds for e in listing.examples) / jax.process_count()
+    records = log.gather([example.key for example in share_of(index.examples)])
+    images = tuple(ImageResult(e.key, records[e.key].counts) for e in index.examples)
+    seconds = sum(records[e.key].seconds for e in index.examples) / jax.process_count()
     pictures: tuple[ShownImage, ...] = ()
-    if shown and jax.process_index() == 0:
-        pictures = tuple(_show(judge, listing, texts, images))
+    if jax.process_index() == 0:
+        pictures = tuple(_show(evaluator, index, texts, images))
     return BenchmarkResult(benchmark, images, pictures, seconds)
 
 
 def _show(
-    judge: Judge, listing: DatasetIndex, texts: np.ndarray, images: Sequence[ImageResult]
+    evaluator: Evaluator,
+    index: DatasetIndex,
+    texts: np.ndarray,
+    images: Sequence[ImageResult],
 ) -> Iterator[ShownImage]:
-    by_key = {example.key: example for example in listing.examples}
+    by_key = {example.key: example for example in index.examples}
     scores = {image.key: image.miou for image in images}
     ranks = choose_shown(images)
     examples = dict.fromkeys(by_key[key] for key in ranks.values())
-    found = judge.label_maps(
-        examples, listing.benchmark, texts, lambda example, labels: (example.key, labels)
+    predicted = dict(
+        evaluator.label_maps(
+            examples, index.benchmark, texts, lambda example, labels: (example.key, labels)
+        )
     )
-    predicted = dict(found)
     for rank, key in ranks.items():
-        image = read_pixels(by_key[key].image, listing.benchmark.exif)
-        label = read_classes(by_key[key], listing.benchmark)
+        image = read_pixels(by_key[key].image, index.benchmark.exif)
+        label = read_classes(by_key[key], index.benchmark)
         yield ShownImage(key, rank, scores[key], image, label, predicted[key])
 
 

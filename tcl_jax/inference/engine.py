@@ -1,0 +1,226 @@
+"""Masks of images: windows of one shape are computed together, over all devices at hand."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float32, Int32, UInt8
+
+from tcl_jax.inference.masks import MaskOptions, Synonyms, best_synonym, grid_masks
+from tcl_jax.inference.merging import SoftMasks
+from tcl_jax.inference.windows import SlidingWindow
+from tcl_jax.models.method import Method
+from tcl_jax.ops.images import inside_boxes, normalize
+from tcl_jax.parallel.mesh import batch_sharded, replicated
+
+Item = TypeVar("Item")
+
+GridFn = Callable[[Any, Any, jax.Array, jax.Array, MaskOptions], jax.Array]
+"""Masks [b, h, w, n] on the model's grid, of the arguments of `masks.grid_masks`."""
+
+_LARGEST = 1 << 29
+"""Pixels times texts of the windows that a device computes together."""
+
+
+def default_batch_size(platform: str | None = None) -> int:
+    """Windows that a device computes together, if nobody says; None: of JAX's own platform."""
+    return 1 if (platform or jax.default_backend()) == "cpu" else 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageTask(Generic[Item]):
+    """An image to make masks of.
+
+    Attributes:
+        item: whatever tells the caller which image it is.
+        sliding: its windows.
+        pixels: RGB bytes, or normalised float32, of `sliding.size`.
+    """
+
+    item: Item
+    sliding: SlidingWindow
+    pixels: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
+
+
+class MaskEngine:
+    """Soft masks of streams of images, in batches of windows of one padded shape.
+
+    A program is compiled for each number of texts, each `options` and `synonyms`, and each padded
+    shape of a window. That is one shape, but for images longer than the protocol's 2048 pixels to a
+    short side (4.6 to 1 for windows of 448), whose windows are lower or narrower.
+
+    Args:
+        model: the method.
+        mesh: devices of this process, over which the windows of a batch are split.
+        batch_size: windows per device, fewer where texts are many; None: `default_batch_size`.
+        grid: what makes masks of the model and padded windows.
+    """
+
+    def __init__(
+        self,
+        model: Method,
+        mesh: Mesh,
+        batch_size: int | None = None,
+        grid: GridFn = grid_masks,
+    ) -> None:
+        self.patch_size = model.patch_size
+        self.batch_size = batch_size or default_batch_size()
+        self._width, self._mesh = model.config.embed_dim, mesh
+        self._split, self._everywhere = batch_sharded(mesh), replicated(mesh)
+
+        def masks(
+            params: Any,
+            pixels: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
+            boxes: Int32[Array, "b 4"],
+            texts: Float[Array, "n d"],
+            options: MaskOptions,
+            synonyms: Synonyms | None,
+        ) -> Float[Array, "b g f classes"]:
+            inside = inside_boxes(boxes, pixels.shape[1], pixels.shape[2])[..., None]
+            image = jnp.where(inside, normalize(pixels, model.pixel_statistics), 0.0)
+            found = grid(model, params, image, texts, options)
+            return found if synonyms is None else best_synonym(found, synonyms)
+
+        self._compiled = jax.jit(
+            masks,
+            static_argnums=(4, 5),
+            in_shardings=(self._everywhere, self._split, self._split, self._everywhere),
+            out_shardings=self._split,
+        )
+
+    def __call__(
+        self,
+        params: Any,
+        tasks: Iterable[ImageTask[Item]],
+        texts: Float32[np.ndarray, "n d"],
+        options: MaskOptions,
+        synonyms: Synonyms | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[tuple[ImageTask[Item], SoftMasks]]:
+        """Yields every image with its masks, in the order in which they are finished.
+
+        The next batch is computed while the caller works on the one before.
+
+        Args:
+            params: of the model, replicated over the mesh.
+            tasks: the images; read as they are needed.
+            texts: embeddings, [n, d].
+            options: post-processing.
+            synonyms: texts of each class, which takes the largest of their masks; None: each text
+                is a class.
+            batch_size: windows per device, where fewer than usual are to come.
+        """
+        running: collections.deque[tuple[list[_Window[Item]], jax.Array]] = collections.deque()
+        for windows in self._batches(tasks, len(texts), batch_size):
+            rows = self.rows(windows[0].padded, len(texts), batch_size)
+            inputs = *_stack(windows, rows), np.asarray(texts, np.float32)
+            if jax.process_count() > 1:  # JAX takes no arrays of the host then
+                inputs = jax.device_put(inputs, (self._split, self._split, self._everywhere))
+            with jax.transfer_guard("allow"):  # cheaper than `device_put`
+                masks = self._compiled(params, *inputs, options, synonyms)
+            masks.copy_to_host_async()
+            running.append((windows, masks))
+            if len(running) > 1:
+                yield from _finish(*running.popleft())
+        while running:
+            yield from _finish(*running.popleft())
+
+    def trace(
+        self,
+        params: Any,
+        side: int,
+        texts: int,
+        options: MaskOptions,
+        synonyms: Synonyms | None = None,
+    ) -> jax.stages.Traced:
+        """The program for square windows of `side` pixels; shapes will do as parameters."""
+        padded = SlidingWindow.over((side, side), side, side, self.patch_size).padded
+        rows, shape = self.rows(padded, texts), jax.ShapeDtypeStruct
+        return self._compiled.trace(
+            params,
+            shape((rows, *padded, 3), np.uint8, sharding=self._split),
+            shape((rows, 4), np.int32, sharding=self._split),
+            shape((texts, self._width), np.float32, sharding=self._everywhere),
+            options,
+            synonyms,
+        )
+
+    def rows(self, padded: tuple[int, int], texts: int, batch_size: int | None = None) -> int:
+        """Windows of a batch over all devices.
+
+        Args:
+            padded: rows and columns of a padded window.
+            texts: number of texts.
+            batch_size: see `__call__`.
+        """
+        largest = _LARGEST // (padded[0] * padded[1] * texts)
+        return self._mesh.size * max(min(batch_size or self.batch_size, largest), 1)
+
+    def _batches(
+        self, tasks: Iterable[ImageTask[Item]], texts: int, batch_size: int | None
+    ) -> Iterator[list[_Window[Item]]]:
+        """Windows of one padded shape; only the last of a shape may be fewer than a batch has."""
+        waiting: dict[tuple[int, int], list[_Window[Item]]] = {}
+        for task in tasks:
+            padded, count = task.sliding.padded, len(task.sliding.windows)
+            job = _Job(task, [None] * count)
+            for k in range(count):
+                windows = waiting.setdefault(padded, [])
+                windows.append(_Window(job, k))
+                if len(windows) == self.rows(padded, texts, batch_size):
+                    yield waiting.pop(padded)
+        yield from waiting.values()
+
+
+@dataclasses.dataclass
+class _Job(Generic[Item]):
+    """An image whose windows are being computed."""
+
+    task: ImageTask[Item]
+    grids: list[np.ndarray | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window(Generic[Item]):
+    """A window of an image."""
+
+    job: _Job[Item]
+    index: int
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        return self.job.task.sliding.padded
+
+
+def _stack(windows: Sequence[_Window[Any]], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of padded pixels, and which of them are the windows: top, left, height, width."""
+    dtype = windows[0].job.task.pixels.dtype
+    batch = np.zeros((rows, *windows[0].padded, 3), dtype)
+    boxes = np.zeros((rows, 4), np.int32)
+    for i, window in enumerate(windows):
+        task = window.job.task
+        top, left = task.sliding.rows.before, task.sliding.columns.before
+        height, width = task.sliding.side
+        boxes[i] = top, left, height, width
+        place = slice(top, top + height), slice(left, left + width)
+        batch[i][place] = task.pixels[task.sliding.windows[window.index]]
+    return batch, boxes
+
+
+def _finish(
+    windows: Sequence[_Window[Item]], batch: jax.Array
+) -> Iterator[tuple[ImageTask[Item], SoftMasks]]:
+    """Puts the masks where they belong; yields the images that are complete by that."""
+    for window, masks in zip(windows, np.asarray(batch), strict=False):
+        job = window.job
+        job.grids[window.index] = masks
+        done = [grid for grid in job.grids if grid is not None]
+        if len(done) == len(job.grids):
+            yield job.task, SoftMasks(job.task.sliding, np.stack(done))
