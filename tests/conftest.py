@@ -32,7 +32,7 @@ flags.FLAGS.mark_as_parsed()
 # The rooms whose functions take arrays; Orbax's protocols elsewhere cannot be checked at run time,
 # and Gradio looks at the page's functions itself.
 CHECKED = (
-    "pictures", "ops", "models", "convert", "shapes", "data", "inference", "evaluation",
+    "pictures", "ops", "models", "weights", "shapes", "data", "inference", "evaluation",
 )  # fmt: skip
 CHECKED_FILES = (
     "bench.photos", "demo.answers", "demo.examples", "demo.shown", "training.embed_captions",

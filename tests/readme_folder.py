@@ -14,11 +14,11 @@ import scipy.io
 from PIL import Image
 
 from tcl_jax.bench.photos import make_photo
-from tcl_jax.convert.clip import clip_rules, clip_shapes
-from tcl_jax.convert.mapping import to_state_dict
-from tcl_jax.convert.tcl import tcl_rules, tcl_shapes
 from tcl_jax.files import sha256_of
 from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.weights.clip import clip_rules, clip_shapes
+from tcl_jax.weights.mapping import to_state_dict
+from tcl_jax.weights.tcl import tcl_rules, tcl_shapes
 from tests.bench.original_checkout import make_checkout
 from tests.data.shards import picture, write_shard
 from tests.reference import GOLDEN

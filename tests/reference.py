@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import Precision
 
-from tcl_jax.convert.clip import clip_params, infer_clip_config
-from tcl_jax.convert.readers import open_weights
-from tcl_jax.convert.tcl import tcl_params
 from tcl_jax.inference.model import Model, model_from_torch
 from tcl_jax.models.tcl import TCL
+from tcl_jax.weights.clip import clip_params, infer_clip_config
+from tcl_jax.weights.readers import open_weights
+from tcl_jax.weights.tcl import tcl_params
 
 GOLDEN = Path(__file__).parent / "golden"
 TAP_LAYER = 3

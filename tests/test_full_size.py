@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from tcl_jax.checkpoints.model import read_model
-from tcl_jax.convert.clip import clip_rules, clip_shapes
-from tcl_jax.convert.mapping import to_state_dict
-from tcl_jax.convert.tcl import tcl_rules, tcl_shapes
 from tcl_jax.models.clip import VARIANTS
+from tcl_jax.weights.clip import clip_rules, clip_shapes
+from tcl_jax.weights.mapping import to_state_dict
+from tcl_jax.weights.tcl import tcl_rules, tcl_shapes
 from tests.torch_files import save_state_dict, save_torchscript
 
 pytestmark = pytest.mark.slow

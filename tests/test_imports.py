@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tcl_jax"
 ROOMS = (
-    "parallel", "checkpoints", "pictures", "ops", "models", "convert", "shapes", "data",
+    "parallel", "checkpoints", "pictures", "ops", "models", "weights", "shapes", "data",
     "inference", "training", "evaluation", "plan", "bench", "demo",
 )  # fmt: skip
 # A module imports from its own file or room and from those before it. All other files directly in

@@ -24,9 +24,9 @@ import jax
 import pytest
 
 from configs.tcl import get_config as paper_config
-from tcl_jax.convert.hub import OPENAI_SHA256
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import VARIANTS
+from tcl_jax.weights.hub import OPENAI_SHA256
 from tests.in_process import Done, run_module
 from tests.readme_folder import ROOT, SIZES, make_folder
 

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tcl_jax import segment
-from tcl_jax.convert.hub import BUILT_IN
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.shapes.source import ShapesSource
+from tcl_jax.weights.hub import BUILT_IN
 from tests.in_process import as_before
 
 ROOT = Path(__file__).parent.parent

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from configs.shapes import get_config as shapes_config
 from configs.shapes_clip import get_config as shapes_clip_config
-from tcl_jax.convert.clip import clip_state_dict
-from tcl_jax.convert.readers import write_safetensors
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.training.build import clip_config
+from tcl_jax.weights.clip import clip_state_dict
+from tcl_jax.weights.readers import write_safetensors
 
 
 def tiny_clip_config() -> ConfigDict:

@@ -219,8 +219,8 @@ def _write_weights(file: Path, subject: Subject) -> dict[str, Any]:
     """Writes the weights by their official names; returns the arguments of the request `load`."""
     import numpy as np
 
-    from tcl_jax.convert.clip import clip_state_dict
-    from tcl_jax.convert.tcl import tcl_state_dict
+    from tcl_jax.weights.clip import clip_state_dict
+    from tcl_jax.weights.tcl import tcl_state_dict
 
     task, optim = subject.task, subject.config.optim
     objective: Any = task.objective

@@ -10,8 +10,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tcl_jax.convert.clip import clip_state_dict
-from tcl_jax.convert.readers import write_safetensors
 from tcl_jax.evaluation.scenes import (
     SceneScores,
     best_classes,
@@ -32,6 +30,8 @@ from tcl_jax.pictures.overlays import save_png
 from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.training.build import Task
 from tcl_jax.training.loop import Evaluation
+from tcl_jax.weights.clip import clip_state_dict
+from tcl_jax.weights.readers import write_safetensors
 
 THRESHOLDS = np.round(np.arange(0.0, 0.8, 0.02), 2)
 """Cosines tried as the baseline's background threshold."""

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
-from tcl_jax.convert.identity import load_same_clip
-from tcl_jax.convert.load import Source, check_prefix, load_clip, load_tcl, sizes_of
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
@@ -22,6 +20,8 @@ from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
+from tcl_jax.weights.identity import load_same_clip
+from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl, sizes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +102,9 @@ def model_from_torch(
     """CLIP, and TCL on it, from published files, in the dtypes of these.
 
     Args:
-        clip: path, name or `builtin:NAME`; see `convert.load.load_clip`.
+        clip: path, name or `builtin:NAME`; see `weights.load.load_clip`.
         tcl: "official" or the path of a TCL checkpoint with the official names; None: CLIP alone.
-        activation: see `convert.load.load_clip`.
+        activation: see `weights.load.load_clip`.
         prefix: of the names of the model that is meant, in each file that holds several.
 
     Raises:

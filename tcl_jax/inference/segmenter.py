@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from tcl_jax.checkpoints.leaves import hash_leaves
-from tcl_jax.convert.load import Source
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.name_file import number_synonyms
 from tcl_jax.data.templates import format_prompts
@@ -30,6 +29,7 @@ from tcl_jax.inference.texts import check_names, check_vocabulary, embed_sentenc
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.parallel.mesh import data_mesh
+from tcl_jax.weights.load import Source
 
 MODES = ("auto", "whole", "slide")
 _CACHED_TEXTS = 10_000

@@ -10,8 +10,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tcl_jax.convert.identity import Identity, identify_clip
-from tcl_jax.convert.load import load_configured, sizes_of
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.dense import MaskCLIP
@@ -22,6 +20,8 @@ from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
 from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
 from tcl_jax.training.step import PhasedStep
+from tcl_jax.weights.identity import Identity, identify_clip
+from tcl_jax.weights.load import load_configured, sizes_of
 
 REFERENCE_BATCH = 4096
 """Batch for which TCL states its learning rates; others scale linearly."""
@@ -64,7 +64,7 @@ class Task:
 
 
 def clip_config(config: ConfigDict) -> CLIPConfig:
-    """Sizes of the CLIP, see `convert.load.sizes_of`; no weights are read."""
+    """Sizes of the CLIP, see `weights.load.sizes_of`; no weights are read."""
     return sizes_of(config.model.to_dict(), config.objective)
 
 

@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tcl_jax.checkpoints.store import CheckpointStore
-from tcl_jax.convert.identity import check_clip
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError, RunError, as_input_error
 from tcl_jax.files import write_json
@@ -42,6 +41,7 @@ from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
 from tcl_jax.training.state import Failure, create_state
 from tcl_jax.training.step import no_failure
 from tcl_jax.training.workdir import open_workdir
+from tcl_jax.weights.identity import check_clip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.convert.clip import clip_shapes
 from tcl_jax.models.attention import (
     NEIGHBOURHOOD_SIGMA,
     correlative_self_attention,
@@ -22,6 +21,7 @@ from tcl_jax.models.clip import CLIPConfig, encode_image
 from tcl_jax.models.dense import DenseCLIP
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.vit import project
+from tcl_jax.weights.clip import clip_shapes
 from tests.reference import relative_error
 
 # As many patches as a ViT-B/16 sees at 224 pixels, and two heads.

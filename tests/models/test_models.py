@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.convert.clip import clip_shapes
-from tcl_jax.convert.tcl import tcl_shapes
 from tcl_jax.models.attention import causal_attention, full_attention, weighted_values
 from tcl_jax.models.clip import VARIANTS, CLIPConfig, encode_image, encode_text
 from tcl_jax.models.tcl import TCL, embed_pixels, ground
 from tcl_jax.models.vit import patch_grid, resize_positions
+from tcl_jax.weights.clip import clip_shapes
+from tcl_jax.weights.tcl import tcl_shapes
 from tests.reference import arrays, products, reference_model
 
 # Radford et al., the parameter counts of the published models.

@@ -18,9 +18,6 @@ from ml_collections import ConfigDict
 
 from configs.tcl import get_config as paper_config
 from tcl_jax.checkpoints.store import CheckpointStore
-from tcl_jax.convert.identity import identify_clip
-from tcl_jax.convert.load import load_clip
-from tcl_jax.convert.readers import write_safetensors
 from tcl_jax.errors import InputError
 from tcl_jax.files import sha256_of
 from tcl_jax.inference.model import load_model
@@ -28,6 +25,9 @@ from tcl_jax.training import loop
 from tcl_jax.training.build import build_adamw, build_task
 from tcl_jax.training.loop import Evaluation, NonFiniteError, Outcome, train
 from tcl_jax.training.state import create_state
+from tcl_jax.weights.identity import identify_clip
+from tcl_jax.weights.load import load_clip
+from tcl_jax.weights.readers import write_safetensors
 from tests.data.shards import picture, write_shard
 from tests.reference import read_state_dict
 from tests.tiny import tiny_clip_config, tiny_config

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.convert.tcl import tcl_rules, tcl_state_dict
 from tcl_jax.models.tcl import embed_pixels
 from tcl_jax.training.objectives import TCLObjective
 from tcl_jax.training.optim import AdamW, merge_groups, split_groups, warmup_cosine
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import make_step, no_failure
+from tcl_jax.weights.tcl import tcl_rules, tcl_state_dict
 from tests.reference import TAP_LAYER, arrays, load, nchw_to_nhwc, reference_model, relative_error
 
 GRADIENTS = load("grads")

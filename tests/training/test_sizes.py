@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 from configs.shapes import get_config as shapes_config
 from configs.tcl import get_config as paper_config
 from tcl_jax.config_flags import read_config
-from tcl_jax.convert import load
-from tcl_jax.convert.tensor_file import TensorFile
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import VARIANTS, CLIPConfig
 from tcl_jax.training.build import build_frozen_clip, clip_config
+from tcl_jax.weights import load
+from tcl_jax.weights.tensor_file import TensorFile
 from tests.reference import GOLDEN
 
 CLIP = str(GOLDEN / "clip_state_dict.npz")

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import open_weights, write_safetensors
 from tcl_jax.errors import RunError
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.readers import open_weights, write_safetensors
 from tests.reference import read_state_dict
 from tests.torch_files import (
     Call,

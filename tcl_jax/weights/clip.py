@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from tcl_jax.convert.mapping import (
+from tcl_jax.models.clip import CLIP, CLIPConfig
+from tcl_jax.weights.mapping import (
     Rule,
     StateDict,
     WeightError,
@@ -18,7 +19,6 @@ from tcl_jax.convert.mapping import (
     to_params,
     to_state_dict,
 )
-from tcl_jax.models.clip import CLIP, CLIPConfig
 
 
 def clip_rules(config: CLIPConfig) -> list[Rule]:

@@ -14,9 +14,11 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from tcl_jax.convert.archives import MAGIC, Archive
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.tensor_file import (
+from tcl_jax.errors import RunError, machine_fault, why_unwritten
+from tcl_jax.files import user_path, whole_file
+from tcl_jax.weights.archives import MAGIC, Archive
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.tensor_file import (
     UNREADABLE,
     BoundedReader,
     Contents,
@@ -27,9 +29,7 @@ from tcl_jax.convert.tensor_file import (
     file_size,
     open_file,
 )
-from tcl_jax.convert.torch_zip import read_torch
-from tcl_jax.errors import RunError, machine_fault, why_unwritten
-from tcl_jax.files import user_path, whole_file
+from tcl_jax.weights.torch_zip import read_torch
 
 _MAX_HEADER = 4 << 20
 _MAX_NPY_HEADER = 1000

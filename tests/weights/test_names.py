@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from tcl_jax.convert.clip import clip_params, infer_clip_config
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.model_config import read_activation
-from tcl_jax.convert.names import to_openai_names
-from tcl_jax.convert.tcl import find_tcl
-from tcl_jax.convert.tensor_file import TensorSpec
+from tcl_jax.weights.clip import clip_params, infer_clip_config
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.model_config import read_activation
+from tcl_jax.weights.names import to_openai_names
+from tcl_jax.weights.tcl import find_tcl
+from tcl_jax.weights.tensor_file import TensorSpec
 from tests.reference import load
 
 Tensors = dict[str, np.ndarray]

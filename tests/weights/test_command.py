@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tcl_jax.convert import __main__ as command
-from tcl_jax.convert.clip import clip_shapes, clip_state_dict, infer_clip_config
-from tcl_jax.convert.load import load_clip
-from tcl_jax.convert.tcl import infer_tap_layer
+from tcl_jax import convert as command
 from tcl_jax.errors import InputError
 from tcl_jax.inference.model import load_model
+from tcl_jax.weights.clip import clip_shapes, clip_state_dict, infer_clip_config
+from tcl_jax.weights.load import load_clip
+from tcl_jax.weights.tcl import infer_tap_layer
 from tests.in_process import run_module
 from tests.reference import GOLDEN, load
 from tests.torch_files import save_state_dict, save_torchscript

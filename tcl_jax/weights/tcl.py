@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from tcl_jax.convert.mapping import (
+from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.tcl import TCL
+from tcl_jax.weights.mapping import (
     Rule,
     StateDict,
     WeightError,
@@ -20,9 +22,7 @@ from tcl_jax.convert.mapping import (
     to_params,
     to_state_dict,
 )
-from tcl_jax.convert.names import WRAPPERS, Renamed, choose_prefix, plain_names
-from tcl_jax.models.clip import CLIPConfig
-from tcl_jax.models.tcl import TCL
+from tcl_jax.weights.names import WRAPPERS, Renamed, choose_prefix, plain_names
 
 BLOCKS = "masker.image_encoder.backbone.transformer.resblocks."
 DECODER = "masker.image_encoder.decoder"

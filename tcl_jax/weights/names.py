@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from tcl_jax.convert.mapping import WeightError, block_numbers
-from tcl_jax.convert.tensor_file import LazyTensors, TensorSpec
 from tcl_jax.models.clip import INITIAL_LOGIT_SCALE
+from tcl_jax.weights.mapping import WeightError, block_numbers
+from tcl_jax.weights.tensor_file import LazyTensors, TensorSpec
 
 Parts = dict[str, list[str]]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import open_weights
-from tests.convert.test_readers import BF16, contiguous, same, tensors
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.readers import open_weights
 from tests.reference import load, read_state_dict
 from tests.torch_files import save_state_dict
+from tests.weights.test_readers import BF16, contiguous, same, tensors
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from absl import logging
 from tqdm import tqdm
 
-from tcl_jax.convert.folders import find_weights
-from tcl_jax.convert.mapping import WeightError
 from tcl_jax.errors import RunError, as_input_error, first_cause, machine_fault
 from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file, write_json
+from tcl_jax.weights.folders import find_weights
+from tcl_jax.weights.mapping import WeightError
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUILT_IN = {"builtin:shapes_clip": ASSETS / "shapes_clip.safetensors"}

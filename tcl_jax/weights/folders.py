@@ -7,11 +7,11 @@ import re
 import shlex
 from pathlib import Path
 
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import DISTRIBUTED, open_weights
-from tcl_jax.convert.tensor_file import TensorFile
 from tcl_jax.errors import raise_machine_fault
 from tcl_jax.files import read_json
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.readers import DISTRIBUTED, open_weights
+from tcl_jax.weights.tensor_file import TensorFile
 
 KNOWN = (
     "open_clip_model.safetensors",

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 
-from tcl_jax.convert.tensor_file import CHUNK, BoundedReader, check_growth, file_size
+from tcl_jax.weights.tensor_file import CHUNK, BoundedReader, check_growth, file_size
 
 MAGIC = b"PK\x03\x04"
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.convert.clip import clip_params, infer_clip_config
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.model_config import read_activation
-from tcl_jax.convert.names import to_openai_names
-from tcl_jax.convert.readers import open_weights
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
+from tcl_jax.weights.clip import clip_params, infer_clip_config
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.model_config import read_activation
+from tcl_jax.weights.names import to_openai_names
+from tcl_jax.weights.readers import open_weights
 from tests.reference import nchw_to_nhwc, relative_error
 
 torch = pytest.importorskip("torch")

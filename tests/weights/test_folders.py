@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from tcl_jax.convert import __main__ as command
-from tcl_jax.convert.load import load_clip
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import write_safetensors
-from tests.convert.test_names import hugging_face, hugging_face_config, openclip_config
+from tcl_jax import convert as command
+from tcl_jax.weights.load import load_clip
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.readers import write_safetensors
 from tests.reference import load
 from tests.torch_files import save_state_dict
+from tests.weights.test_names import hugging_face, hugging_face_config, openclip_config
 
 INDEX = "model.safetensors.index.json"
 

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tcl_jax.convert.folders import open_model
-from tcl_jax.convert.hub import OPENAI_SHA256, TCL, locate_clip, locate_tcl
-from tcl_jax.convert.load import check_prefix, digest_of, find_clip
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.tcl import BLOCKS, find_tcl
-from tcl_jax.convert.tensor_file import TensorFile
 from tcl_jax.models.clip import VARIANTS, CLIPConfig
+from tcl_jax.weights.folders import open_model
+from tcl_jax.weights.hub import OPENAI_SHA256, TCL, locate_clip, locate_tcl
+from tcl_jax.weights.load import check_prefix, digest_of, find_clip
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.tcl import BLOCKS, find_tcl
+from tcl_jax.weights.tensor_file import TensorFile
 
 
 def describe_file(source: str, prefix: str = "") -> str:

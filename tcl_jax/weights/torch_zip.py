@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from tcl_jax.convert.archives import Archive, is_stored
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.pickles import PERSISTENT, Foreign, read_pickle
-from tcl_jax.convert.tensor_file import (
+from tcl_jax.weights.archives import Archive, is_stored
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.pickles import PERSISTENT, Foreign, read_pickle
+from tcl_jax.weights.tensor_file import (
     MAX_NAME,
     UNREADABLE,
     Contents,

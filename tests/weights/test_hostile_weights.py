@@ -20,10 +20,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.readers import open_weights
-from tests.convert.hostile_files import hostile_files, zipped
-from tests.convert.hostile_pickles import CANARY, CODE, WHOLE, hostile_pickles, tensor_pickle, text
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.readers import open_weights
 from tests.torch_files import (
     Call,
     save_state_dict,
@@ -32,6 +30,8 @@ from tests.torch_files import (
     with_zip64_end,
     write_archive,
 )
+from tests.weights.hostile_files import hostile_files, zipped
+from tests.weights.hostile_pickles import CANARY, CODE, WHOLE, hostile_pickles, tensor_pickle, text
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_MEMORY = 192 << 20
@@ -202,7 +202,7 @@ def hostile_run(folder: Path) -> dict[str, Any]:
 def test_harm_and_damage_are_explained_in_little_time_and_memory(tmp_path: Path) -> None:
     # In a process without the type checks that tests add, and with limits of its own.
     code = (
-        "from tests.convert.test_hostile_weights import hostile_run\n"
+        "from tests.weights.test_hostile_weights import hostile_run\n"
         f"import json, pathlib; print(json.dumps(hostile_run(pathlib.Path({str(tmp_path)!r}))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

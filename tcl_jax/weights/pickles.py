@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from tcl_jax.convert.tensor_file import MAX_NAME
+from tcl_jax.weights.tensor_file import MAX_NAME
 
 MAX_STEPS = 1_000_000
 MAX_GLOBALS = 10_000

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.convert.mapping import WeightError
 from tcl_jax.errors import raise_machine_fault
 from tcl_jax.files import read_json
 from tcl_jax.models.clip import HEAD_SIZE
 from tcl_jax.models.layers import ACTIVATIONS
+from tcl_jax.weights.mapping import WeightError
 
 _MAX_CONFIG = 1 << 20
 _MODEL_TYPES = ("clip", "clipseg")

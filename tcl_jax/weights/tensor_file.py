@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 
-from tcl_jax.convert.mapping import WeightError
 from tcl_jax.errors import raise_machine_fault
+from tcl_jax.weights.mapping import WeightError
 
 Scalar = int | float | str | bool
 

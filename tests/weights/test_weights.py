@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from tcl_jax.convert.clip import clip_params, clip_state_dict, infer_clip_config
-from tcl_jax.convert.hub import locate_clip
-from tcl_jax.convert.mapping import WeightError, block_numbers
-from tcl_jax.convert.tcl import tcl_params, tcl_state_dict
+from tcl_jax.weights.clip import clip_params, clip_state_dict, infer_clip_config
+from tcl_jax.weights.hub import locate_clip
+from tcl_jax.weights.mapping import WeightError, block_numbers
+from tcl_jax.weights.tcl import tcl_params, tcl_state_dict
 from tests.reference import GOLDEN, TAP_LAYER, load, read_state_dict
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from absl import logging
 
 from tcl_jax.checkpoints.leaves import hash_leaves
-from tcl_jax.convert.load import Pretrained, Source, load_configured
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
+from tcl_jax.weights.load import Pretrained, Source, load_configured
 
 Identity = Mapping[str, str]
 """`weights` (a name, or the whole path), `file_sha256` (of the file), `arrays_sha256` (of the

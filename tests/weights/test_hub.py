@@ -20,8 +20,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from tcl_jax.convert import hub
-from tcl_jax.convert.hub import (
+from tcl_jax.errors import RunError
+from tcl_jax.models.clip import VARIANTS
+from tcl_jax.weights import hub
+from tcl_jax.weights.hub import (
     BUILT_IN,
     CLIP_FILES,
     OPENAI_SHA256,
@@ -29,9 +31,7 @@ from tcl_jax.convert.hub import (
     locate_tcl,
     openai_filename,
 )
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.errors import RunError
-from tcl_jax.models.clip import VARIANTS
+from tcl_jax.weights.mapping import WeightError
 from tests.reference import GOLDEN
 
 CONTENT = b"weights of a CLIP"
@@ -187,7 +187,7 @@ def test_whatever_the_library_raises_is_explained(
 def test_a_network_that_is_out_of_reach_fails_soon(nowhere: Path) -> None:
     # The library's own error, from a port of this machine that nobody listens to.
     code = f"""
-from tcl_jax.convert.hub import locate_clip
+from tcl_jax.weights.hub import locate_clip
 try:
     locate_clip({NAME!r})
 except Exception as error:

@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
 def convert(flags: argparse.Namespace) -> None:
     """`clip` and `tcl`."""
     from tcl_jax.checkpoints.model import check_absent
-    from tcl_jax.convert.description import name_of
     from tcl_jax.inference.model import model_from_torch, save_model
+    from tcl_jax.weights.description import name_of
 
     check_absent(flags.target)
     clip, tcl = (flags.source, None) if flags.command == "clip" else (flags.clip, flags.source)
@@ -57,10 +57,10 @@ def convert(flags: argparse.Namespace) -> None:
 def export_torch(flags: argparse.Namespace) -> None:
     """`export-torch`: TCL's learned tensors, or CLIP's where there is nothing but CLIP."""
     from tcl_jax.checkpoints.model import check_absent
-    from tcl_jax.convert.clip import clip_state_dict
-    from tcl_jax.convert.readers import write_safetensors
-    from tcl_jax.convert.tcl import tcl_state_dict
     from tcl_jax.inference.model import load_model
+    from tcl_jax.weights.clip import clip_state_dict
+    from tcl_jax.weights.readers import write_safetensors
+    from tcl_jax.weights.tcl import tcl_state_dict
 
     target = user_path(flags.target)
     if target.suffix != ".safetensors":
@@ -83,8 +83,8 @@ def inspect(flags: argparse.Namespace) -> None:
 
     from tcl_jax.checkpoints.model import is_model
     from tcl_jax.checkpoints.trained import find_store
-    from tcl_jax.convert.description import count_arrays, describe_file, name_of
     from tcl_jax.inference.model import load_model
+    from tcl_jax.weights.description import count_arrays, describe_file, name_of
 
     path = user_path(flags.source)
     if not is_model(path) and find_store(path) is None:

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tcl_jax.convert.clip import clip_params, infer_clip_config
-from tcl_jax.convert.folders import open_model
-from tcl_jax.convert.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip, locate_tcl
-from tcl_jax.convert.mapping import WeightError
-from tcl_jax.convert.model_config import other_model, read_activation
-from tcl_jax.convert.names import Renamed, matches_prefix, to_openai_names
-from tcl_jax.convert.tcl import find_tcl, infer_tap_layer, tcl_params
-from tcl_jax.convert.tensor_file import TensorFile
 from tcl_jax.files import sha256_of
 from tcl_jax.models.clip import VARIANTS, CLIPConfig, choose_sizes
 from tcl_jax.models.layers import ACTIVATIONS
+from tcl_jax.weights.clip import clip_params, infer_clip_config
+from tcl_jax.weights.folders import open_model
+from tcl_jax.weights.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip, locate_tcl
+from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.model_config import other_model, read_activation
+from tcl_jax.weights.names import Renamed, matches_prefix, to_openai_names
+from tcl_jax.weights.tcl import find_tcl, infer_tap_layer, tcl_params
+from tcl_jax.weights.tensor_file import TensorFile
 
 Source = str | os.PathLike[str]
 
