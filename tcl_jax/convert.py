@@ -90,6 +90,8 @@ def inspect(flags: argparse.Namespace) -> None:
     if not is_model(path) and find_store(path) is None:
         print(describe_file(flags.source, flags.prefix))
         return
+    if flags.prefix:
+        raise InputError("--prefix chooses among the models of a weight file; leave it out here")
     model = load_model(path)
     print(f"{path}: {model.network.summary} on {name_of(model.config)}")
     print(count_arrays(jax.tree.leaves(model.params)), model.settings, sep="\n")

@@ -244,8 +244,9 @@ def reading(path: Path, advice: str = RUN_ADVICE) -> Iterator[None]:
         raise
     except Exception as error:
         raise_machine_fault(f"{path} cannot be read", error)
+        why = first_cause(error).rstrip(".")
         raise CheckpointError(
-            f"{path}: is damaged or no checkpoint of tcl_jax: {first_cause(error)}. {advice}"
+            f"{path}: is damaged or no checkpoint of tcl_jax: {why}. {advice}"
         ) from error
 
 

@@ -36,7 +36,7 @@ def find_store(path: str | os.PathLike[str]) -> tuple[Path, int | None] | None:
     """The checkpoint directory of a run and the step that a path names, if it names one.
 
     Args:
-        path: a run's workdir, its `checkpoints` folder, or one step in it.
+        path: a run's workdir, its `checkpoints` folder, or one step in it, which need not be there.
 
     Returns:
         Directory of the store and the step (None: the newest), or None if it is none of these.
@@ -46,7 +46,7 @@ def find_store(path: str | os.PathLike[str]) -> tuple[Path, int | None] | None:
         return path / "checkpoints", None
     if path.name == "checkpoints" and path.is_dir():
         return path, None
-    if path.parent.name == "checkpoints" and path.name.isdecimal() and path.is_dir():
+    if path.parent.name == "checkpoints" and path.name.isdecimal() and path.parent.is_dir():
         return path.parent, int(path.name)
     return None
 
@@ -58,7 +58,8 @@ def read_trained(path: str | os.PathLike[str]) -> Trained:
         path: as in `find_store`.
 
     Raises:
-        CheckpointError: if it is no run, or holds no readable checkpoint.
+        CheckpointError: if it is no run, or the step is not there or damaged.
+        RunError: if it cannot be read for a reason that is not the files'.
     """
     found = find_store(path)
     if found is None:

@@ -109,7 +109,8 @@ def locate_clip(name: str) -> Path:
     if name in BUILT_IN:
         return BUILT_IN[name]
     path = user_path(name)
-    if os.path.isfile(path) or (name not in ("", *CLIP_FILES) and os.path.isdir(path)):
+    # A folder of the name of a published CLIP, such as one for its results, is not meant.
+    if os.path.isfile(path) or (name not in ("", *CLIP_FILES) and os.path.exists(path)):
         return find_weights(path)
     if name in CLIP_FILES:
         return _locate_named(name)
@@ -192,8 +193,13 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
             to put where.
     """
     path = user_path(source)
-    if os.fspath(source) != TCL or path.exists():
+    if os.path.exists(path):
         return find_weights(path)
+    if os.fspath(source) != TCL:
+        raise WeightError(
+            f"weights {str(path)!r} do not exist; give the path of TCL's tcl.pth or its folder, or "
+            f"{TCL!r}, which downloads it"
+        )
     path = Path(FOLDER, "tcl.pth")
     if not path.is_file():
         path = cache_folder("weights") / "tcl.pth"

@@ -255,7 +255,7 @@ def check_prefix(asked: str, found: Sequence[str]) -> None:
         WeightError: with the prefixes that are there.
     """
     if not any(matches_prefix(prefix, asked) for prefix in found):
-        shown = ", ".join(repr(prefix.rstrip(".") or ".") for prefix in found)
+        shown = ", ".join({repr(prefix.rstrip(".") or "."): None for prefix in found})
         raise WeightError(
             f"prefix {asked!r} is of no model in the files given, where the prefix is {shown}; "
             "leave it out, since there is nothing to choose from"

@@ -133,5 +133,7 @@ def test_parameters_of_a_run_without_its_optimiser(tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints/5/state/_METADATA").unlink()
     with pytest.raises(CheckpointError, match="checkpoints/5: is damaged"):
         read_trained(tmp_path / "run/checkpoints/5")
+    with pytest.raises(CheckpointError, match=r"no step 7; the steps are \[5, 9\]"):
+        read_trained(tmp_path / "run/checkpoints/7")
     with pytest.raises(CheckpointError, match="holds no run"):
         read_trained(tmp_path)

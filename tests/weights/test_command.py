@@ -108,6 +108,7 @@ def test_mistakes_are_explained_and_leave_nothing(tmp_path: Path) -> None:
         (["export-torch", str(tmp_path), str(tmp_path / "x.safetensors")], "holds neither"),
         (["export-torch", str(tmp_path), str(tmp_path / "x.pt")], "must end in .safetensors"),
         (["inspect", "none.pt"], "none.pt"),
+        (["tcl", str(TCL), f"--clip={CLIP}", "--prefix=a", str(out)], "where the prefix is '.';"),
         (["clip", str(CLIP), str(GOLDEN)], "is there already"),
     ):
         with pytest.raises(InputError) as caught:

@@ -7,6 +7,7 @@ import errno
 import functools
 import hashlib
 import http.server
+import os
 import re
 import subprocess
 import sys
@@ -38,6 +39,7 @@ CONTENT = b"weights of a CLIP"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NAME = "ViT-B/16"
 PUBLISHED = dict(CLIP_FILES)
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -194,9 +196,10 @@ except Exception as error:
     print(type(error).__name__, error)
 """
     start = time.monotonic()
+    own = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(nowhere), "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(nowhere), "JAX_PLATFORMS": "cpu"},
+        env={**own, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
@@ -214,6 +217,9 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
 def test_folders_and_no_name(nowhere: Path) -> None:
     with pytest.raises(WeightError, match="are a folder without open_clip_model.safetensors"):
         locate_clip(str(nowhere))
+    assert locate_clip(os.devnull) == Path(os.devnull)  # which is told when it is opened
+    with pytest.raises(WeightError, match="'officail' do not exist; .*'official'"):
+        locate_tcl("officail")
     for name, wrong in {"": "have no name", "builtin:nothing": "do not come with"}.items():
         with pytest.raises(WeightError, match=f"weights '{name}' {wrong}.*builtin:shapes_clip"):
             locate_clip(name)
