@@ -48,11 +48,11 @@ def infer_clip_config(state_dict: Mapping[str, Any], activation: str = "quick_ge
     """Sizes of a CLIP from the shapes of its tensors.
 
     Args:
-        state_dict: anything with a `.shape` by OpenAI's names: arrays, or `TensorFile.specs`.
+        state_dict: anything with a `.shape` by OpenAI's names, all of them: arrays or specs.
         activation: a key of `models.layers.ACTIVATIONS`.
 
     Raises:
-        WeightError: if a tensor that tells a size is missing or has an impossible shape.
+        WeightError: if a tensor that tells a size has an impossible shape.
     """
     try:
         conv = state_dict["visual.conv1.weight"].shape
@@ -70,10 +70,6 @@ def infer_clip_config(state_dict: Mapping[str, Any], activation: str = "quick_ge
             vocab_size=state_dict["token_embedding.weight"].shape[0],
             activation=activation,
         )
-    except KeyError as error:
-        raise WeightError(
-            f"not a CLIP vision transformer with OpenAI's names: tensor {error} is missing"
-        ) from error
     except (ValueError, IndexError) as error:
         raise WeightError(f"the shapes of this CLIP's tensors do not fit: {error}") from error
 

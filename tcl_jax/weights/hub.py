@@ -133,17 +133,10 @@ def openai_filename(name: str) -> str:
 
 
 def _locate_named(name: str) -> Path:
-    torch_file = Path(FOLDER, openai_filename(name))
-    other_file = torch_file.with_suffix(".safetensors")
-    if torch_file.is_file():
-        verify(torch_file, OPENAI_SHA256[name])
-        path = torch_file
-    elif other_file.is_file():
-        verify(other_file, CLIP_FILES[name].sha256)
-        path = other_file
-    else:
-        path = _from_hub(name, CLIP_FILES[name])
-        verify(path, CLIP_FILES[name].sha256)
+    own, hub = Path(FOLDER, openai_filename(name)), CLIP_FILES[name]
+    placed = next((x for x in (own, own.with_suffix(".safetensors")) if x.is_file()), None)
+    path = placed or _from_hub(name, hub)
+    verify(path, OPENAI_SHA256[name] if path == own else hub.sha256)
     logging.info("CLIP %s is read from %s", name, path)
     return path
 

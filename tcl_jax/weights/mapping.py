@@ -111,10 +111,10 @@ def _flatten_heads(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def linear(name: str, path: tuple[str, ...]) -> list[Rule]:
-    """Weight [out, in] and bias of a dense layer."""
+def linear(name: str, path: tuple[str, ...], axes: tuple[int, ...] = (1, 0)) -> list[Rule]:
+    """Weight and bias of a dense layer ([out, in] there, [in, out] here), or of other axes."""
     return [
-        Rule(f"{name}.weight", (*path, "kernel"), (1, 0)),
+        Rule(f"{name}.weight", (*path, "kernel"), axes),
         Rule(f"{name}.bias", (*path, "bias")),
     ]
 
@@ -124,14 +124,6 @@ def layer_norm(name: str, path: tuple[str, ...]) -> list[Rule]:
     return [
         Rule(f"{name}.weight", (*path, "norm", "scale")),
         Rule(f"{name}.bias", (*path, "norm", "bias")),
-    ]
-
-
-def conv(name: str, path: tuple[str, ...]) -> list[Rule]:
-    """Weight (OIHW there, HWIO here) and bias of a convolution."""
-    return [
-        Rule(f"{name}.weight", (*path, "kernel"), (2, 3, 1, 0)),
-        Rule(f"{name}.bias", (*path, "bias")),
     ]
 
 

@@ -92,7 +92,7 @@ _RELATIVES = {
 """Models that share some of CLIP's names and compute something else; names by which each is told,
 of several the first."""
 
-_ADAPTERS = {"PEFT's": r".*(?<![^.])(lora_\w+|base_layer|modules_to_save|original_module)\."}
+_ADAPTER = re.compile(r".*(?<![^.])(lora_\w+|base_layer|modules_to_save|original_module)\.")
 _START = {"logit_scale": np.array(INITIAL_LOGIT_SCALE, np.float32)}
 """What a CLIP begins with and does not need to make masks; its two towers alone lack it."""
 
@@ -380,7 +380,7 @@ def _refuse_relatives(names: Iterable[str], before: str) -> None:
 
 
 def _refuse_adapters(names: Iterable[str], beside: bool) -> None:
-    if _first_match(names, _ADAPTERS, ""):
+    if any(map(_ADAPTER.match, names)):
         what = "adapters of PEFT's (LoRA)" + (" in a CLIP" if beside else " without their CLIP")
         raise WeightError(
             f"these are {what}, which must be part of its weights; load both with PEFT, call "

@@ -17,7 +17,7 @@ from tcl_jax.weights.tensor_file import MAX_NAME
 
 MAX_STEPS = 1_000_000
 MAX_GLOBALS = 10_000
-MAX_ARGUMENTS = 1_000_000
+MAX_VALUES = 1_000_000  # in all placeholders, of which each counts as four more
 MAX_BITS = 4096
 
 PERSISTENT = "pickle.persistent_load"
@@ -59,7 +59,7 @@ class Foreign(dict[Any, Any]):
 
     __slots__ = ("arguments", "called", "state")
     name: ClassVar[str]
-    room: ClassVar[list[int]]  # for how many arguments there is, in all objects of a pickle
+    room: ClassVar[list[int]]  # for how many values there is, in all objects of a pickle
     arguments: tuple[Any, ...] | list[Any]
     called: bool
     state: Any
@@ -67,9 +67,9 @@ class Foreign(dict[Any, Any]):
     def __new__(cls, /, *arguments: Any, **named: Any) -> Foreign:
         """One that is not called."""
         arguments = (*arguments, *named.values())
-        cls.room[0] -= len(arguments)
+        cls.room[0] -= 4 + len(arguments)
         if cls.room[0] < 0:
-            raise ValueError(f"it calls for more than {MAX_ARGUMENTS:,} arguments")
+            raise ValueError("it makes too many objects, or of too many arguments")
         made = super().__new__(cls)
         made.arguments, made.called, made.state = arguments, False, None
         return made
@@ -142,7 +142,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, data: io.BytesIO) -> None:
         super().__init__(data)
         self.foreign: dict[str, type[Foreign]] = {}
-        self.room = [MAX_ARGUMENTS]
+        self.room = [MAX_VALUES]
 
     def find_class(self, module: str, name: str) -> type[Foreign]:
         if len(module) + len(name) >= MAX_NAME:

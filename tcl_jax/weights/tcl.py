@@ -17,8 +17,8 @@ from tcl_jax.weights.mapping import (
     WeightError,
     block,
     block_numbers,
-    conv,
     layer_norm,
+    linear,
     to_params,
     to_state_dict,
 )
@@ -41,7 +41,7 @@ def tcl_rules(config: CLIPConfig, tap_layer: int) -> list[Rule]:
             name = f"{DECODER}.decoder.net.{stage}.{layer}"
             path = ("grounder", "decoder", f"convs_{stage}_{j}")
             rules += layer_norm(f"{name}.norm", (*path, "norm"))
-            rules += conv(f"{name}.conv", (*path, "conv"))
+            rules += linear(f"{name}.conv", (*path, "conv"), (2, 3, 1, 0))
             rules += [Rule(f"{name}.gate.gate", (*path, "gate"))]
     rules += layer_norm(f"{DECODER}.image_proj.ln", ("grounder", "ln_post"))
     rules += [

@@ -54,19 +54,13 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     ),
     "inst": (INST, "the step STRING"),
     "obj": (OBJECT, "the step OBJ"),
-    "new object with numbers as keywords": (
-        b"\x80\x04c__torch__\nA\n)}K\x01Ns\x92.",
-        "must be strings",
-    ),
-    "new object with arguments": (b"\x80\x02c__torch__\nA\nN\x85\x81.", "no tensors by name"),
-    "call of text": (b"\x80\x02" + text("os.system") + text("x") + b"\x85R.", "not callable"),
     "state of a function of ours": (
         b"\x80\x02" + TENSOR + b"N}" + text("arguments") + b"Ns\x86b.",
         "missing",
     ),
     "arguments of arguments": (
         b"\x80\x02(" + b"N" * 300_000 + b"tq\x00ca\nb\nq\x01" + b"h\x01h\x00R" * 100_000 + b".",
-        "more than 1,000,000 arguments",
+        "too many arguments",
     ),
     "a call with costly arguments in many places": (
         b"\x80\x02ctorch\n"
@@ -90,7 +84,6 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         b"\x80\x02c_codecs\nencode\n" + text("x") + text("zip") + b"\x86R.",
         "asks for '_codecs.encode'",
     ),
-    "name that is no text": (b"\x80\x04K\x01K\x02\x93.", "requires str"),
     "ext1": (b"\x80\x02\x82\x01.", "EXT1"),
     "persistent text": (b"Pabc\n.", "PERSID"),
     "buffer": (b"\x80\x05\x97.", "NEXT_BUFFER"),
@@ -104,12 +97,10 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         "remembers more values",
     ),
     "bytes of 8 EiB": (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc.", "expected .* bytes"),
-    "text that is none": (b"\x80\x02X\x01\x00\x00\x00\xff.", "can't decode"),
     "integer of 12 MB": (
         b"\x80\x02\x8b" + (12_000_000).to_bytes(4, "little") + b"\x7f" * 12_000_000 + b".",
         "more than 4096 bits",
     ),
-    "integer of -1 bytes": (b"\x80\x02\x8b\xff\xff\xff\xff.", "byte count < 0"),
     "shared tuples as key": (shared(b")", b"h\x00h\x00\x86", b"}h\x00Ns"), "no tensors by name"),
     "shared records": (
         shared(b"N", b"c__torch__\nA\n)\x81}(" + text("a") + b"h\x00" + text("b") + b"h\x00ub"),
@@ -142,7 +133,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         + b".",
         "no tensors by name",
     ),
-    "sets": (b"\x80\x04(" + b"\x8f" * 900_000 + b"t.", "no tensors by name"),
+    "sets": (b"\x80\x04(" + b"\x8f" * 900_000 + b"t.", "too many objects"),
     "memo of a million": (
         b"\x80\x02N" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(999_000)) + b".",
         "no tensors by name",
@@ -160,9 +151,6 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "too many steps": (b"\x80\x02" + b"N" * 1_000_001 + b".", "more than 1,000,000 steps"),
     "too big": (b"\x80\x02" + b"N" * (17 << 20) + b".", "more than 1,000,000 steps"),
     "no end": (b"\x80\x02}", "exhausted before seeing STOP"),
-    "only an end": (b".", "underflow"),
-    "closed group": (b"\x80\x02]e.", "find MARK"),
-    "odd items": (b"\x80\x02}(NNNu.", "odd number"),
 }
 
 WHOLE = (0, (2, 2), (2, 1))  # place, sizes and strides of a tensor that is in order

@@ -86,6 +86,8 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     count = sum(tensor.size for tensor in load("clip_state_dict").values())
     assert "npz, a CLIP of other sizes" in told and "openai names" in told
+    for size in ("resolution=64", "patch_size=16", "vision_width=128", "vision_layers=4"):
+        assert size in told
     assert f"{count:,} parameters" in told and "float16" in told and "sha256" in told
     assert "visual.conv1.weight  [128, 3, 16, 16]  float16" in told
     command.run(["inspect", str(TCL)])
@@ -118,6 +120,14 @@ def test_mistakes_are_explained_and_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         command.run(["transmute", "x"])
     assert ended.value.code == 2
+
+
+def test_a_tcl_that_lacks_tensors(tmp_path: Path) -> None:
+    tensors = load("tcl_state_dict")
+    del tensors["masker.sim2mask.w"]
+    np.savez(tmp_path / "tcl.npz", **tensors)
+    with pytest.raises(InputError, match=r"tcl.npz': .* lacks 1 of \d+ tensors: masker.sim2mask.w"):
+        command.run(["tcl", str(tmp_path / "tcl.npz"), f"--clip={CLIP}", str(tmp_path / "out")])
 
 
 def test_tap_layer_is_inferred_from_the_block_indices() -> None:
@@ -160,17 +170,19 @@ def test_the_gelu_is_told_kept_or_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "change", "message"),
     [
-        (lambda x: x.astype(np.int32), "is int32, which weights are not"),
-        (lambda x: np.full_like(x, np.inf), "not finite"),
+        ("text_projection", lambda x: x.astype(np.int32), "is int32, which weights are not"),
+        ("visual.proj", lambda x: x[:, :-1], r"has shape \(128, 31\), which does not fit"),
+        ("visual.transformer.resblocks.0.mlp.c_fc.weight", np.transpose, "does not fit"),
+        ("text_projection", lambda x: np.full_like(x, np.inf), "not finite"),
     ],
 )
-def test_weights_that_are_none(tmp_path: Path, change: Any, message: str) -> None:
+def test_weights_that_are_none(tmp_path: Path, name: str, change: Any, message: str) -> None:
     tensors = load("clip_state_dict")
-    tensors["text_projection"] = change(tensors["text_projection"])
+    tensors[name] = change(tensors[name])
     np.savez(tmp_path / "clip.npz", **tensors)
-    with pytest.raises(InputError, match=rf"clip\.npz': tensor 'text_projection' .*{message}"):
+    with pytest.raises(InputError, match=rf"clip\.npz': tensor '{name}' .*{message}"):
         command.run(["clip", str(tmp_path / "clip.npz"), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 

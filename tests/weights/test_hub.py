@@ -103,10 +103,12 @@ def test_paths_and_built_in_weights(nowhere: Path, monkeypatch: pytest.MonkeyPat
     assert locate_clip("~/clip.pt") == nowhere / "clip.pt"
     assert locate_clip("clip.pt") == Path("clip.pt")
     for name, path in BUILT_IN.items():
-        assert locate_clip(name) == path
+        assert locate_clip(name) == path and path.stat().st_size <= 8e6
 
 
-def test_downloaded_once_with_the_config_beside(online: Hub) -> None:
+def test_downloaded_once_with_the_config_beside(
+    online: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = locate_clip(NAME)
     file = CLIP_FILES[NAME]
     assert path.read_bytes() == CONTENT
@@ -115,14 +117,8 @@ def test_downloaded_once_with_the_config_beside(online: Hub) -> None:
         f"{file.repo}/{file.config}@{file.revision}",
         f"{file.repo}/{file.filename}@{file.revision}",
     ]
-    assert locate_clip(NAME) == path
-    assert len(online.asked) == 2
-
-
-def test_cache_serves_without_a_connection(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = locate_clip(NAME)
     for function in ("get_hf_file_metadata", "hf_hub_download"):
-        monkeypatch.delattr(huggingface_hub, function)
+        monkeypatch.delattr(huggingface_hub, function)  # the cache needs no connection
     assert locate_clip(NAME) == path
 
 
@@ -144,12 +140,6 @@ def test_the_folder_of_weights_comes_first(online: Hub, suffix: str) -> None:
     file.write_bytes(CONTENT)
     assert locate_clip(NAME) == file
     assert online.asked == []
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_file_in_the_folder_that_was_cut_short(online: Hub, suffix: str) -> None:
-    file = Path("weights", openai_filename(NAME)).with_suffix(suffix)
-    file.parent.mkdir()
     file.write_bytes(CONTENT[:-1])
     with pytest.raises(WeightError, match=f"'{file}' have the SHA-256.*{SHA256}"):
         locate_clip(NAME)

@@ -34,7 +34,6 @@ from tests.torch_files import (
     save_state_dict,
     save_torchscript,
     torch_members,
-    with_zip64_end,
     write_archive,
 )
 
@@ -201,13 +200,6 @@ def test_names_and_closing(tmp_path: Path) -> None:
     file.close()
     with pytest.raises(ValueError, match="closed"):
         file["a"]
-
-
-def test_the_long_ending_of_an_archive(tmp_path: Path) -> None:
-    save_state_dict(tmp_path / "a.pth", tensors())
-    content = (tmp_path / "a.pth").read_bytes()
-    (tmp_path / "b.pth").write_bytes(with_zip64_end(content))
-    same(read_state_dict(tmp_path / "b.pth"), tensors())
 
 
 def test_a_compressed_pickle_is_read_but_not_compressed_tensors(tmp_path: Path) -> None:

@@ -65,12 +65,6 @@ def test_our_pickle_is_pytorchs(torch: Any, tmp_path: Path) -> None:
             assert theirs.read(f"a/data/{key}") == b.read(f"b/data/{key}")
 
 
-def test_the_old_format_is_named(torch: Any, tmp_path: Path) -> None:
-    torch.save({"a": torch.ones(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(WeightError, match=r"before PyTorch 1.6.*torch.save\(torch.load"):
-        open_weights(tmp_path / "old.pth")
-
-
 def flat(path: str, value: Any) -> dict[str, Any]:
     """Tensors of what torch.load gives, by dotted path."""
     if hasattr(value, "numpy"):
