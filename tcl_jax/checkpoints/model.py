@@ -9,7 +9,6 @@ it is how the model is used where nothing else is asked for.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -28,11 +27,12 @@ from tcl_jax.checkpoints.store import (
     silence_tracebacks,
     stored_arrays,
 )
-from tcl_jax.errors import InputError, why_unwritten
-from tcl_jax.files import user_path, why_unwritable, write_json
+from tcl_jax.errors import InputError, raise_machine_fault, why_unwritten
+from tcl_jax.files import read_json, user_path, why_unwritable, write_json
 
 FORMAT = "tcl_jax model"
 VERSION = 1
+_MAX_CONFIG = 16 * 2**20
 _WRITE_BUFFER = 64 * 2**20
 """Bytes that Orbax may hold besides while it writes, or those of the largest array where these are
 more, since it writes an array at once; unlimited, it doubles the memory."""
@@ -97,16 +97,9 @@ def write_model(
 
 
 def is_model(directory: str | os.PathLike[str]) -> bool:
-    """Whether a directory holds what `write_model` writes, by its config.json."""
-    return _read_settings(user_path(directory)) is not None
-
-
-def _read_settings(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads((path / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
+    """Whether a directory is laid out as `write_model` leaves it, be it damaged or not."""
+    path = user_path(directory)
+    return os.path.isfile(path / "config.json") and os.path.isdir(path / "params")
 
 
 def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -120,8 +113,16 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
         RunError: if it cannot be read for a reason that is not the files'.
     """
     path = user_path(directory).absolute()
-    settings = _read_settings(path)
-    if settings is None:
+    try:
+        settings = read_json(path / "config.json", _MAX_CONFIG)
+    except FileNotFoundError:
+        settings = None
+    except (OSError, ValueError, RecursionError) as error:
+        raise_machine_fault(f"{path / 'config.json'} cannot be read", error)
+        raise CheckpointError(
+            f"{path / 'config.json'}: cannot be read: {error}. Correct it, or convert it again."
+        ) from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         raise CheckpointError(f"{directory}: is not a model of tcl_jax (no config.json of one).")
     if settings.get("version") != VERSION:
         raise CheckpointError(

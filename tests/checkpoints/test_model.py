@@ -111,6 +111,9 @@ def test_other_directories_and_later_versions(model: Path) -> None:
     config.write_text(json.dumps({**json.loads(config.read_text()), "version": 99}))
     with pytest.raises(CheckpointError, match="version 99"):
         read_model(model)
+    config.write_text(config.read_text()[:-9])
+    with pytest.raises(InputError, match=f"{config}: cannot be read: .* Correct it"):
+        load_model(model)
 
 
 def test_parameters_of_a_run_without_its_optimiser(tmp_path: Path) -> None:
