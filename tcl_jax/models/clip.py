@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from tcl_jax.models.layers import (
 )
 from tcl_jax.models.text import encode_tokens
 from tcl_jax.models.vit import Features, ViT, encode, project
+from tcl_jax.ops.images import IMAGENET, PixelStatistics
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 """Start of every learned temperature, CLIP's own and TCL's two (CLIP section 2.5)."""
@@ -153,11 +154,14 @@ class CLIP:
         config: its sizes.
         dtype: compute dtype; parameters are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
+        pixel_statistics: mean and deviation that images are normalised with.
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
     remat: str = "none"
+
+    pixel_statistics: ClassVar[PixelStatistics] = IMAGENET
 
     @property
     def vision(self) -> ViT:

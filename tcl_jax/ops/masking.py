@@ -71,9 +71,3 @@ def masked_pool(
     """Text-grounded features `v_ij = sum_hw m_ij e_i / (sum_hw m_ij + AREA_EPS)` (TCL eq. 3)."""
     area = jnp.sum(masks, axis=(2, 3))[..., None]
     return jnp.einsum("bnhw,bhwd->bnd", masks, pixels) / (area + AREA_EPS)
-
-
-def diagonal(x: Float[Array, "b b h w"]) -> Float[Array, "b h w"]:
-    """The masks of every image with its own text."""
-    index = jnp.arange(x.shape[0])
-    return x[index, index]
