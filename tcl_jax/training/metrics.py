@@ -188,10 +188,12 @@ class Progress:
         try:
             yield
         finally:
+            length = time.monotonic() - start
             if self._mark is not None:
-                step, since = self._mark
-                self._mark = step, since + time.monotonic() - start
-            self._bar.unpause()
+                self._mark = self._mark[0], self._mark[1] + length
+            if not self._bar.disable:  # its `unpause` leaves out all since it was last drawn
+                self._bar.start_t += length
+                self._bar.last_print_t += length
 
     def __enter__(self) -> Progress:
         """Has the log written above the bar."""
