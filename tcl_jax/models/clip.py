@@ -209,13 +209,13 @@ class CLIP:
 
     def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
         """FLOPs of one image with its text in a training step of a global batch, by part."""
-        del train_backbone  # it has none that is frozen
+        del train_backbone  # no part of it is ever frozen
         return flops.clip_step(self.config, batch)
 
 
 @struct.dataclass
 class ImageFeatures:
-    """What the vision tower says of images; `jit` drops what the caller leaves unread.
+    """Results of the vision tower; `jit` drops what the caller leaves unread.
 
     Attributes:
         features: of every block.

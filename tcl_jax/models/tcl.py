@@ -25,7 +25,7 @@ from tcl_jax.ops.resize import resize
 
 @struct.dataclass
 class Grounding:
-    """What TCL says of a batch of images and a set of texts.
+    """Results for a batch of images and a set of texts.
 
     Attributes:
         features: of the frozen CLIP, every block's.

@@ -28,7 +28,7 @@ def pixel_text_similarity(
 ) -> Float[Array, "b n h w"]:
     """Cosine similarity of every pixel with every text, float32 in [-1, 1].
 
-    A large product: of what precision, the caller's `jax.default_matmul_precision` says.
+    A large product, of the precision of `jax.default_matmul_precision`.
     """
     similarity = jnp.einsum("bhwd,nd->bhwn", l2_normalize(pixels), l2_normalize(texts))
     return jnp.moveaxis(similarity, -1, 1)
