@@ -24,19 +24,20 @@ def forward() -> dict[str, np.ndarray]:
     model, learned, clip = reference_model()
     golden = arrays("forward")
     image = nchw_to_nhwc(golden["image"])
-    texts = encode_text(model.clip_model, clip, golden["tokens"])
+    texts = jax.jit(partial(encode_text, model.clip_model))(clip, golden["tokens"])
     grounding = jax.jit(partial(ground, model))(model.join(learned, clip), image, texts)
     features = grounding.features
     embedding = jax.jit(partial(encode_image, model.clip_model))(clip, image).embedding
+    spatial = jax.jit(MaskCLIP(model.config).patch_tokens)(clip, features)
     masks = np.asarray(jax.nn.sigmoid(grounding.mask_logits))
     batch = len(image)
     others = [[masks[i, j] for j in range(batch) if j != i] for i in range(batch)]
     objective = TCLObjective(model)
     uniform = golden["uniform"][np.arange(batch), np.arange(batch)]
     rows = {"image": image, "tokens": golden["tokens"], "uniform": uniform}
-    output = objective(learned, clip, rows, jax.random.key(0))
+    output = jax.jit(objective)(learned, clip, rows, jax.random.key(0))
     return {
-        "clip_spatial": np.moveaxis(MaskCLIP(model.config).patch_tokens(clip, features), -1, 1),
+        "clip_spatial": np.moveaxis(spatial, -1, 1),
         "clip_feature_for_masker": features.after(model.feature_layer),
         "clip_image_emb": embedding,
         "clip_text_emb": texts,
