@@ -1,4 +1,4 @@
-"""Trains what a config describes, judges it, and shows it.
+"""Trains the model of a config, evaluates it, and writes its results.
 
     python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes
 

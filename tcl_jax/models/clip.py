@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from tcl_jax.models.layers import (
 )
 from tcl_jax.models.text import encode_tokens
 from tcl_jax.models.vit import Features, ViT, encode, project
+from tcl_jax.ops.images import IMAGENET, PixelStatistics
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 """Start of every learned temperature, CLIP's own and TCL's two (CLIP section 2.5)."""
@@ -153,11 +154,14 @@ class CLIP:
         config: its sizes.
         dtype: compute dtype; parameters are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
+        pixel_statistics: mean and deviation that images are normalised with.
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
     remat: str = "none"
+
+    pixel_statistics: ClassVar[PixelStatistics] = IMAGENET
 
     @property
     def vision(self) -> ViT:
@@ -205,13 +209,13 @@ class CLIP:
 
     def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
         """FLOPs of one image with its text in a training step of a global batch, by part."""
-        del train_backbone  # it has none that is frozen
+        del train_backbone  # no part of it is ever frozen
         return flops.clip_step(self.config, batch)
 
 
 @struct.dataclass
 class ImageFeatures:
-    """What the vision tower says of images; `jit` drops what the caller leaves unread.
+    """Results of the vision tower; `jit` drops what the caller leaves unread.
 
     Attributes:
         features: of every block.

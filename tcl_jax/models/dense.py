@@ -1,6 +1,6 @@
-"""Segmentation by CLIP alone, without any training: its last block is read in another way.
+"""Segmentation by CLIP alone, without any training: its last block has another attention.
 
-A patch then keeps to what it shows itself rather than to what the whole image is about.
+With it a patch's embedding is about what the patch shows rather than about the whole image.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def tcl_masks(
     if mixes_clip:
         parts = dense_masks(config, side, texts)
     else:
-        parts = {"image tower": image_tower(config, config.vision_layers - 1, side), "masks": 0}
+        shared = config.vision_layers - copied_blocks
+        parts = {"image tower": image_tower(config, shared, side), "masks": 0}
     parts["grounder's blocks"] = _grounder_blocks(1 + patches, width, copied_blocks)
     parts["decoder"] = decoder(config, side)
     parts["projection"] = 16 * 2 * patches * width * config.embed_dim

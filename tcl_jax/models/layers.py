@@ -1,8 +1,8 @@
 """The pre-norm transformer block of every tower, as functions of its parameters.
 
-Parameters are nested dicts of float32 arrays. What they tell themselves is not told again: number
-and size of heads are axes of the kernels, and biases, LayerScale and SwiGLU are used where their
-parameters are there. A block holds
+Parameters are nested dicts of float32 arrays, and settings hold only what cannot be read from them:
+number and size of heads are axes of the kernels, and biases, LayerScale and SwiGLU are used where
+their parameters are there. A block holds
 
     ln_1, ln_2      {norm: {scale, bias}}, [c] each
     attn            {in_proj: {kernel [c, 3, heads, d], bias [3, heads, d]},
@@ -96,7 +96,7 @@ def rematerialized(function: Callable[..., Any], remat: str) -> Callable[..., An
 
 @dataclasses.dataclass(frozen=True)
 class Transformer:
-    """What the parameters of a tower do not tell.
+    """Settings of a tower that its parameters do not show.
 
     Attributes:
         eps: of every LayerNorm.

@@ -84,8 +84,8 @@ class Method(abc.ABC):
     ) -> Float[Array, "b h w n"]:
         """Soft masks on the method's own grid, float32 in [0, 1].
 
-        Of what precision its products are, `jax.default_matmul_precision` says, as
-        `inference.masks.grid_masks` sets it.
+        Products have the precision of `jax.default_matmul_precision`, which
+        `inference.masks.grid_masks` sets.
 
         Args:
             params: the whole tree.
@@ -110,13 +110,13 @@ class Method(abc.ABC):
         """For people."""
 
     def describe(self) -> dict[str, Any]:
-        """What `from_description` needs, for JSON."""
+        """Settings that `from_description` reads, for JSON."""
         return {"clip": dataclasses.asdict(self.config)}
 
     @classmethod
     @abc.abstractmethod
     def from_description(cls, fields: Mapping[str, Any]) -> Method:
-        """Inverse of `describe`, which other methods on the same CLIP have written, too.
+        """Inverse of `describe`, of this method or of another on the same CLIP.
 
         Raises:
             KeyError, TypeError: if a field is lacking or misnamed.

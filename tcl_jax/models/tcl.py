@@ -25,7 +25,7 @@ from tcl_jax.ops.resize import resize
 
 @struct.dataclass
 class Grounding:
-    """What TCL says of a batch of images and a set of texts.
+    """Results for a batch of images and a set of texts.
 
     Attributes:
         features: of the frozen CLIP, every block's.
@@ -49,7 +49,8 @@ class TCL(Method):
     Attributes:
         config: sizes of the CLIP it builds on.
         feature_layer: block of CLIP, counted from 1, whose output feeds the grounder (`ie_freeze`
-            in the original): 11 of 12 for ViT-B/16. 0: the one before the last.
+            in the original, `tap_layer` in configs and files): 11 of 12 for ViT-B/16. 0: the one
+            before the last.
         dtype: compute dtype; parameters, norms, softmax and similarities are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
 

@@ -1,7 +1,6 @@
 """The vision transformer of every family: CLIP, DINOv2, DINOv3, TIPS, SigLIP 2.
 
-`ViT` says what the parameters cannot; all else follows from them. Beside the blocks (see `layers`)
-they hold
+`ViT` has the settings that the parameters do not show. Besides the blocks (see `layers`) these have
 
     patch_kernel            [p, p, 3, c]; patch_bias [c] may be absent
     class_embedding         [c]; a first token
@@ -68,7 +67,7 @@ def bilinear_antialias(grid: Float[Array, "s s c"], shape: Sequence[int]) -> Flo
 
 @dataclasses.dataclass(frozen=True)
 class ViT(Transformer):
-    """What the parameters of a vision tower do not tell, besides what is in `Transformer`.
+    """Settings of a vision tower that its parameters do not show, `Transformer`'s and two more.
 
     Attributes:
         resample: how position embeddings are brought to another grid.
@@ -82,7 +81,7 @@ class ViT(Transformer):
 
 @struct.dataclass
 class Features:
-    """What one pass through the tower yields; `jit` drops what the caller leaves unread.
+    """Results of a pass through the tower; `jit` drops what the caller leaves unread.
 
     Attributes:
         tokens: [b, l, c] what enters the first block: class token, registers, patches row by row.

@@ -28,7 +28,7 @@ def pixel_text_similarity(
 ) -> Float[Array, "b n h w"]:
     """Cosine similarity of every pixel with every text, float32 in [-1, 1].
 
-    A large product: of what precision, the caller's `jax.default_matmul_precision` says.
+    A large product, of the precision of `jax.default_matmul_precision`.
     """
     similarity = jnp.einsum("bhwd,nd->bhwn", l2_normalize(pixels), l2_normalize(texts))
     return jnp.moveaxis(similarity, -1, 1)
@@ -71,9 +71,3 @@ def masked_pool(
     """Text-grounded features `v_ij = sum_hw m_ij e_i / (sum_hw m_ij + AREA_EPS)` (TCL eq. 3)."""
     area = jnp.sum(masks, axis=(2, 3))[..., None]
     return jnp.einsum("bnhw,bhwd->bnd", masks, pixels) / (area + AREA_EPS)
-
-
-def diagonal(x: Float[Array, "b b h w"]) -> Float[Array, "b h w"]:
-    """The masks of every image with its own text."""
-    index = jnp.arange(x.shape[0])
-    return x[index, index]

@@ -142,16 +142,6 @@ def gather_texts(text: str) -> list[str]:
     ]
 
 
-def agree_on_problem(problem: str | None) -> str | None:
-    """The problem of this process or of another, so that all take the same way."""
-    if jax.process_count() == 1:
-        return problem
-    bad = _allgather(np.array([problem is not None]))[:, 0]
-    if problem is None and bad.any():
-        return f"process {int(bad.argmax())} could not read it; its log says why"
-    return problem
-
-
 def agreed(function: Callable[[], Result]) -> Result:
     """What a function returns, unless it raises on some process: then it raises on all.
 

@@ -1,1 +1,1 @@
-"""What a run needs of a machine that need not be there: memory, work, and the least time."""
+"""Memory, work and least time of a run on a machine that need not be there."""

@@ -9,9 +9,9 @@ its HBM, FLOPs, bytes, what chips exchange, the least time of a step, and the da
 The compiler is the TPU's own (`pip install '.[tpu]'`); no TPU is needed, nor weights or data.
 `--topology=local` takes the GPUs or CPUs of this machine.
 
-For ViT-B/16 each program takes minutes to compile; what the compiler said is kept
-(`--cache`), so that the same question, or one that was interrupted, is answered from there. Exit
-codes: 0 done, also if something does not fit; 1 failure; 2 bad input.
+For ViT-B/16 each program takes minutes to compile. The compiler's reports are kept (`--cache`), so
+that no program is compiled twice, even if the command was interrupted. Exit codes: 0 done, also if
+something does not fit; 1 failure; 2 bad input.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def plan_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--cache",
         metavar="DIR",
-        help="folder for what the compiler said (default ~/.cache/tcl_jax/plan); 'none': nowhere",
+        help="folder of the compiler's reports (default ~/.cache/tcl_jax/plan); 'none': nowhere",
     )
     return p
 

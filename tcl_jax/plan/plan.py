@@ -1,4 +1,4 @@
-"""What a run would need of a machine that need not be there: memory, work, time."""
+"""Memory, work and least time of a run on a machine that need not be there."""
 
 from __future__ import annotations
 

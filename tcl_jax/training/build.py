@@ -36,7 +36,7 @@ class Task:
 
     Attributes:
         objective: the loss.
-        network: what segments with the parameters of the moment, and is judged.
+        network: the method that segments with the current parameters, and is evaluated.
         params: initial learned parameters, on the host; shapes if the task is abstract.
         frozen: frozen parameters (CLIP's for TCL, empty for CLIP), likewise.
         identity: of the pretrained CLIP; None where there is none.
@@ -116,8 +116,8 @@ OBJECTIVES: dict[str, Callable[[ConfigDict, Run, bool], Task]] = {
     "tcl": _tcl_task,
     "clip": _clip_task,
 }
-"""By `config.objective`: (config, how to run initialisation, whether to read pretrained weights)
-to what is trained."""
+"""By `config.objective`, functions of the config, of how to run initialisation, and of whether to
+read pretrained weights."""
 
 
 def build_task(config: ConfigDict) -> Task:

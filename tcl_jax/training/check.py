@@ -1,4 +1,4 @@
-"""What can be said of a config before anything is built or written."""
+"""Checks of a config before anything is built or written."""
 
 from __future__ import annotations
 

@@ -77,11 +77,6 @@ def chip_of(device: jax.Device) -> Chip:
     return chip if limit is None else dataclasses.replace(chip, memory=limit)
 
 
-def peak_flops(device: jax.Device) -> float | None:
-    """Peak bfloat16 FLOP/s of a device, None if the chip is not known; see `chip_of`."""
-    return chip_of(device).flops
-
-
 def mfu(
     flops_per_step: float, seconds_per_step: float, devices: Sequence[jax.Device]
 ) -> float | None:
@@ -93,7 +88,7 @@ def mfu(
       seconds_per_step: measured time.
       devices: all devices that share the batch.
     """
-    peaks = [peak_flops(device) for device in devices]
+    peaks = [chip_of(device).flops for device in devices]
     known = [peak for peak in peaks if peak is not None]
     if not known or len(known) < len(peaks) or seconds_per_step <= 0:
         return None

@@ -89,8 +89,11 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
     )  # fmt: skip
     own = lacking[process::processes]
     # What is left of the others' shares, from the end, where they have not come yet.
-    left = [job for p in range(1, processes) for job in lacking[(process + p) % processes
-            :: processes][::-1]]  # fmt: skip
+    left = [
+        job
+        for p in range(1, processes)
+        for job in reversed(lacking[(process + p) % processes :: processes])
+    ]
     embedder = CaptionEmbedder(clip, params, batch_size)
     tokenizer = ClipTokenizer(clip.config.context_length)
     shards = captions = size = 0

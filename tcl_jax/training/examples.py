@@ -58,5 +58,5 @@ class ExampleMasks:
             texts = network.embed_texts(params, batch["tokens"])
         image = normalize(batch["image"], network.pixel_statistics)
         masks = grid_masks(network, params, image, texts, PLAIN)
-        own = jnp.arange(masks.shape[0])
-        return resize(masks[own, :, :, own][..., None], batch["image"].shape[1:3])
+        row = jnp.arange(masks.shape[0])
+        return resize(masks[row, :, :, row][..., None], batch["image"].shape[1:3])

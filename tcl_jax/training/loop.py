@@ -167,7 +167,6 @@ def _train(
 
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
-    progress = Progress(last, first)
     window = TrainMetrics(last=("lr", "sim2mask_w", "sim2mask_b", "logit_scale"))
     examples = ExampleMasks(task, mesh)
     if is_writer:
@@ -211,6 +210,7 @@ def _train(
         contextlib.closing(batches),
         store,
         writer,
+        Progress(last, first) as progress,
         Interrupt() as interrupt,
         jax.transfer_guard("disallow"),
     ):
@@ -251,7 +251,6 @@ def _train(
                 save(done, wait=True)
                 interrupted = True
                 break
-        progress.close()
     params, fixed = gather_parameters((state.params, frozen), mesh)
     return Outcome(int(jax.device_get(state.step)), not interrupted, params, fixed)
 

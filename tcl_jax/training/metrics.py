@@ -16,6 +16,7 @@ import numpy as np
 import tensorboardX
 from absl import logging
 from tqdm import tqdm
+from tqdm.contrib import DummyTqdmFile
 
 from tcl_jax.files import whole_file
 
@@ -91,8 +92,7 @@ class MetricWriter:
         for name, number in numbers.items():
             self._board.add_scalar(name, number, step)
         message = " ".join(f"{name}={number:.5g}" for name, number in numbers.items())
-        with tqdm.external_write_mode():  # or the log's line would continue that of the bar
-            logging.info("step %d: %s", step, message)
+        logging.info("step %d: %s", step, message)
 
     def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Shows pictures, uint8 [H, W, 3] in RGB, by name in TensorBoard as PNG."""
@@ -129,8 +129,8 @@ def _keep_until(path: Path, step: int) -> None:
 class Progress:
     """A bar on the terminal (of process 0 alone), else a line in the log; and the time of a step.
 
-    The time, measured on every process, leaves out the first step, which compiles, and what happens
-    under `paused`.
+    To be entered; until its end, lines of the log are written above the bar. The time, measured on
+    every process, leaves out the first step, which compiles, and what happens under `paused`.
 
     Args:
       total_steps: steps of the whole run.
@@ -146,6 +146,7 @@ class Progress:
             dynamic_ncols=True,
             disable=True if self._silent else None,  # None: where stderr is no terminal
         )
+        self._log: TextIO | None = None
         self._step, self._total = start_step, total_steps
         self._mark: tuple[int, float] | None = None
 
@@ -187,11 +188,22 @@ class Progress:
         try:
             yield
         finally:
+            length = time.monotonic() - start
             if self._mark is not None:
-                step, since = self._mark
-                self._mark = step, since + time.monotonic() - start
-            self._bar.unpause()
+                self._mark = self._mark[0], self._mark[1] + length
+            if not self._bar.disable:  # its `unpause` leaves out all since it was last drawn
+                self._bar.start_t += length
+                self._bar.last_print_t += length
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        """Has the log written above the bar."""
+        if not self._bar.disable:
+            handler = logging.get_absl_handler().python_handler
+            self._log = handler.setStream(DummyTqdmFile(handler.stream))
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Ends the bar."""
+        if self._log is not None:
+            logging.get_absl_handler().python_handler.setStream(self._log)
         self._bar.close()

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.ops import losses
-from tcl_jax.ops.images import erase, normalize
+from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize
 from tcl_jax.ops.masking import mask_logits, positive_similarity, straight_through_mask
 from tcl_jax.ops.pair_statistics import PairStatistics, pair_statistics
 from tcl_jax.ops.resize import resize_nearest
@@ -157,7 +157,7 @@ class TCLObjective(Objective):
         The latter is CLIP's ordinary embedding (the original's `clip_forward`); the gradient of
         `tcli` reaches the learned parameters through the mask alone.
         """
-        image, texts = augmented(rows), rows["text_embedding"]
+        texts, image = rows["text_embedding"], augmented(rows, self.model.pixel_statistics)
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
         pixels = embed_pixels(self.model, self.model.join(params, frozen), image)
         logits = mask_logits(positive_similarity(pixels, texts), w, b)
@@ -222,7 +222,8 @@ class CLIPObjective(Objective):
     def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> ImagesAndTexts:
         """Both towers."""
         del frozen, batch
-        vision = encode_image(self.model, params, augmented(rows))
+        image = augmented(rows, self.model.pixel_statistics)
+        vision = encode_image(self.model, params, image)
         text = encode_text(self.model, params, rows["tokens"])
         return ImagesAndTexts(image=vision.embedding.astype(jnp.float32), text=text)
 
@@ -236,9 +237,9 @@ class CLIPObjective(Objective):
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)
 
 
-def augmented(rows: Batch) -> Float[Array, "b h w 3"]:
+def augmented(rows: Batch, statistics: PixelStatistics = IMAGENET) -> Float[Array, "b h w 3"]:
     """Normalised images, with noise in the rectangles `erase` of the rows."""
-    image = normalize(rows["image"])
+    image = normalize(rows["image"], statistics)
     if "erase" not in rows:
         return image
     keys = jax.vmap(partial(jax.random.fold_in, data=_ERASE_STREAM))(rows["keys"])

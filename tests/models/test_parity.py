@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tcl_jax.models.clip import encode_image, encode_text
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.tcl import ground
-from tcl_jax.ops.masking import diagonal
 from tcl_jax.training.objectives import TCLObjective
 from tests.reference import arrays, load, nchw_to_nhwc, reference_model, relative_error
 
@@ -26,24 +24,25 @@ def forward() -> dict[str, np.ndarray]:
     model, learned, clip = reference_model()
     golden = arrays("forward")
     image = nchw_to_nhwc(golden["image"])
-    texts = encode_text(model.clip_model, clip, golden["tokens"])
+    texts = jax.jit(partial(encode_text, model.clip_model))(clip, golden["tokens"])
     grounding = jax.jit(partial(ground, model))(model.join(learned, clip), image, texts)
     features = grounding.features
     embedding = jax.jit(partial(encode_image, model.clip_model))(clip, image).embedding
+    spatial = jax.jit(MaskCLIP(model.config).patch_tokens)(clip, features)
     masks = np.asarray(jax.nn.sigmoid(grounding.mask_logits))
     batch = len(image)
     others = [[masks[i, j] for j in range(batch) if j != i] for i in range(batch)]
     objective = TCLObjective(model)
     uniform = golden["uniform"][np.arange(batch), np.arange(batch)]
     rows = {"image": image, "tokens": golden["tokens"], "uniform": uniform}
-    output = objective(learned, clip, rows, jax.random.key(0))
+    output = jax.jit(objective)(learned, clip, rows, jax.random.key(0))
     return {
-        "clip_spatial": np.moveaxis(MaskCLIP(model.config).patch_tokens(clip, features), -1, 1),
+        "clip_spatial": np.moveaxis(spatial, -1, 1),
         "clip_feature_for_masker": features.after(model.feature_layer),
         "clip_image_emb": embedding,
         "clip_text_emb": texts,
         "masker_image_emb": np.moveaxis(grounding.pixel_embeddings, -1, 1),
-        "out/mask": np.asarray(diagonal(jnp.asarray(masks)))[:, None],
+        "out/mask": masks[np.arange(batch), np.arange(batch), None],
         "out/neg_mask": np.asarray(others),
         **{f"out/{name}_loss": output.terms[name] for name in TERMS},
         "total_loss": output.total,

@@ -11,7 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from tcl_jax.parallel.mesh import data_mesh, local_mesh
+from tcl_jax.errors import InputError
+from tcl_jax.parallel.mesh import check_batch_size, data_mesh, local_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,13 @@ def test_a_process_takes_its_own_devices_if_their_compiler_lets_it(
 
 def test_here_they_are_all_devices() -> None:
     assert local_mesh() == data_mesh(jax.local_devices())
+
+
+def test_a_batch_divides_over_the_devices() -> None:
+    mesh = data_mesh(slice_of("TPU v4", 8, 4))  # type: ignore[arg-type]
+    check_batch_size(16, mesh, 2)
+    with pytest.raises(InputError, match=r"over 8 device\(s\); .* multiple of 8, such as 8 or 16"):
+        check_batch_size(12, mesh)
 
 
 PROGRAM = """

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import pytest
 
-from tcl_jax.training.chips import Chip, chip_of, peak_flops
+from tcl_jax.training.chips import Chip, chip_of
 
 
 def device(kind: str, **more: Any) -> jax.Device:
@@ -27,7 +27,7 @@ def device(kind: str, **more: Any) -> jax.Device:
     ],
 )  # fmt: skip
 def test_peak_flops(kind: str, tflops: float) -> None:
-    assert peak_flops(device(kind)) == tflops * 1e12
+    assert chip_of(device(kind)).flops == tflops * 1e12
 
 
 @pytest.mark.parametrize("kind", ["TPU v4 lite", "NVIDIA A10G", "NVIDIA L40", "cpu"])

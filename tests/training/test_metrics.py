@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging as stdlib_logging
 import sys
 import time
 import types
@@ -100,25 +101,27 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     clock = types.SimpleNamespace(now=100.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr("tqdm.std.time", lambda: clock.now)
     return clock
 
 
 def run(clock: types.SimpleNamespace) -> None:
-    """Steps 41 to 51 of 1,000, of half a second each, and a pause."""
-    progress = Progress(1000, 40)
-    clock.now += 60.0  # compiles
-    progress.update()
-    assert progress.seconds_per_step() is None
-    for _ in range(10):
-        clock.now += 0.5
+    """Steps 41 to 141 of 1,000, each shorter than what a bar waits for, and a pause."""
+    with Progress(1000, 40) as progress:
+        clock.now += 60.0  # compiles
         progress.update()
-    with progress.paused():
-        clock.now += 33.0
-    seconds = progress.seconds_per_step()
-    assert seconds == pytest.approx(0.5)
-    progress.show(2.25, seconds)
-    assert progress.seconds_per_step() is None  # since the last call
-    progress.close()
+        assert progress.seconds_per_step() is None
+        for _ in range(100):
+            clock.now += 0.05
+            progress.update()
+            with progress.paused():  # at a step after which there is nothing to do
+                pass
+        with progress.paused():
+            clock.now += 33.0
+        seconds = progress.seconds_per_step()
+        assert seconds == pytest.approx(0.05)
+        progress.show(2.25, seconds)
+        assert progress.seconds_per_step() is None  # since the last call
 
 
 def test_progress_is_a_bar_on_a_terminal_and_else_lines_of_the_log(
@@ -129,13 +132,28 @@ def test_progress_is_a_bar_on_a_terminal_and_else_lines_of_the_log(
     logging.use_absl_handler()
     with caplog.at_level("INFO"):
         run(clock)
-        assert "step 51 of 1000, loss 2.25, 0.5 s a step, 07:54 left" in caplog.text
+        assert "step 141 of 1000, loss 2.25, 0.05 s a step, 00:42 left" in caplog.text
         caplog.clear()
-        monkeypatch.setattr(sys, "stderr", Terminal())
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
         run(clock)
         assert caplog.text == ""
-    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
-    assert "51/1000" in shown and "loss=2.25" in shown and "\r" in shown
+    shown = terminal.getvalue()
+    assert "141/1000 [01:05<" in shown and "loss=2.25" in shown and "\r" in shown
+
+
+def test_a_line_of_the_log_is_written_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    handler = logging.get_absl_handler().python_handler
+    monkeypatch.setattr(handler, "stream", terminal)
+    with pytest.raises(KeyError), Progress(1000, 40):
+        handler.emit(stdlib_logging.makeLogRecord({"msg": "saved", "levelno": 20}))
+        raise KeyError
+    before, after = terminal.getvalue().split("saved\n")
+    assert "40/1000" in before and "40/1000" not in before.rpartition("\r")[2]
+    assert "40/1000" in after and after.endswith("\n")
+    assert handler.stream is terminal
 
 
 def test_other_processes_are_silent(

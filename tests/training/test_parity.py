@@ -57,7 +57,7 @@ def gradients() -> dict[str, np.ndarray]:
     }
     objective = SignsOfTheReference(model)
     plain, signed = (
-        o(learned, clip, batch, jax.random.key(0)).terms["tv_img"]
+        jax.jit(o)(learned, clip, batch, jax.random.key(0)).terms["tv_img"]
         for o in (TCLObjective(model), objective)
     )
     np.testing.assert_allclose(signed, plain, rtol=1e-5)
