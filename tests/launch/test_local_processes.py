@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tcl_jax.checkpoints.trained import read_trained
+from tests.devices import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = "launch/local_processes.sh"
@@ -182,6 +183,7 @@ def test_a_second_signal_kills() -> None:
 
 @pytest.mark.slow
 def test_one_is_killed_and_the_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    free_port()  # or the processes cannot connect
     flags = os.environ["XLA_FLAGS"]
     code, output = run(*training(tmp_path, "whole"), flags=flags)
     assert code == 0, output
