@@ -112,7 +112,7 @@ def test_what_the_time_does_not_reach_is_stopped_or_skipped(
     stand_in: dict[str, str], tmp_path: Path
 ) -> None:
     stand_in["ENDS"] = "[ $(wc -l <$CALLS) = 1 ] && exit 1; exec sleep 60"
-    done = measure("--seconds=11", str(tmp_path / "out"), **stand_in)
+    done = measure("--seconds=14", str(tmp_path / "out"), **stand_in)
     told = (tmp_path / "out/parts.txt").read_text().splitlines()
     assert done.returncode == 1 and told[0].startswith("train: failed with exit code 1")
     assert told[1].startswith("masks: stopped") and told[2].startswith("trace: skipped")
