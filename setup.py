@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.11,<3.15",
     install_requires=[
         "absl-py>=2.1,<3",  # logging, the commands' flags
-        "clu>=0.0.12,<0.1",  # metrics of a step, the table of parameters
+        "clu>=0.0.12,<0.1",  # the table of parameters in a log
         "flatbuffers>=24,<27",  # jax.export writes its files with it, and jax does not declare it
         "flax>=0.12,<0.13",  # the models
         "fsspec>=2024.6",  # tar shards at addresses
@@ -30,11 +30,13 @@ setup(
         "grain>=0.2.18,<0.3",  # the data pipeline
         "huggingface_hub>=0.30,<3",  # downloads of CLIP by name
         "importlib_resources>=6,<8",  # tensorflow-datasets 4.9.10 imports it undeclared
-        "jax>=0.10,<0.13",
+        "jax>=0.10,<0.13",  # computes, on all devices
         "Jinja2>=3.1,<4",  # the report of an evaluation
         "jaxtyping>=0.3,<0.4",  # shapes in signatures
+        "MarkupSafe>=2.1,<4",  # escapes what the report shows
         "ml_collections>=1.0,<2",  # configs
-        "numpy>=2.0,<3",
+        "ml_dtypes>=0.5,<1",  # bfloat16 of weight files
+        "numpy>=2.0,<3",  # arrays on the host
         "opencv-python-headless>=4.10,<6",  # resizes and warps training images
         "optax>=0.2.5,<0.3",  # AdamW
         "orbax-checkpoint>=0.12.8,<0.13",  # checkpoints and model directories

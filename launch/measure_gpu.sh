@@ -25,7 +25,8 @@ fail() {
 
 seconds=350 wheels='' against='' against_python=python3 config=configs/tcl.py dtype=bfloat16
 batch_sizes=64,256 window=448 out="${OUT:-measured}"
-parts=train,masks,trace,against_train,against_masks,evaluate,remat_blocks,remat_activations
+all=train,masks,trace,against_train,against_masks,evaluate,remat_blocks,remat_activations
+parts="$all"
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
@@ -43,6 +44,9 @@ while [ $# -gt 0 ]; do
     shift
 done
 [[ "$seconds" =~ ^[1-9][0-9]*$ ]] || fail "--seconds=$seconds is not a number of seconds"
+for name in ${parts//,/ }; do
+    [[ ",$all," = *",$name,"* ]] || fail "--parts=$parts: there is no part $name, but $all"
+done
 [ -z "$wheels" ] || [ -d "$wheels" ] || fail "--wheels=$wheels is no folder"
 
 python="${PYTHON:-.venv/bin/python}"

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from PIL import Image
 from tcl_jax.errors import InputError
 from tcl_jax.evaluate import find_benchmarks, parser, run
 from tcl_jax.shapes.source import ShapesSource, class_names
+from tests.devices import free_port
 from tests.reference import GOLDEN
 
 CLIP = "--clip=builtin:shapes_clip"
@@ -234,9 +234,7 @@ def test_what_one_process_lacks_ends_all(scenes: Path, tmp_path: Path) -> None:
         ([CLIP, *own(scenes)[:2]], [CLIP, *fewer], "process 1 sees other .* 11 im.* 12 im"),
     ]
     for first, second, message in cases:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"--coordinator=localhost:{free.getsockname()[1]}"
+        address = f"--coordinator=localhost:{free_port()}"
         command = [
             *(sys.executable, "-m", "tcl_jax.evaluate", *own(scenes), "--no-pamr"),
             *(f"--output={tmp_path}/out", address, "--num_processes=2"),

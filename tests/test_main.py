@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.devices import free_port
 from tests.in_process import run_module
 from tests.tiny import tiny_config
 
@@ -132,9 +132,7 @@ def test_mistakes_found_late_are_explained(
 
 
 def test_a_mistake_of_one_process_ends_all(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        flags = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
+    flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     weights = ["builtin:shapes_clip", str(tmp_path / "none.safetensors")]
     processes = [
         subprocess.Popen(
@@ -228,10 +226,7 @@ def test_stopped_killed_and_continued_equals_uninterrupted(whole: Path, tmp_path
 def test_two_processes_train_as_one_does(whole: Path, tmp_path: Path) -> None:
     """Interrupted as two processes of two devices and continued as one of two: the same run."""
     shared, unjudged = tmp_path / "shared", "--config.eval.tasks=()"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    flags = [f"--coordinator={address}", "--num_processes=2"]
+    flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     processes = [
         subprocess.Popen(
             command(*small(tmp_path, shared, unjudged, *flags, f"--process_id={index}")),

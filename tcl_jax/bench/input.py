@@ -176,7 +176,10 @@ def measure_stages(source: Source, how: dict[str, Any], seconds: float) -> list[
     transform, erasing = how["transform"], how["erasing"]
     crop = transform.steps[0] if transform.steps else None
     if not isinstance(crop, RandomResizedCrop):
-        raise InputError("images are not cropped, so that there is nothing to compare with")
+        raise InputError(
+            f"{source!r}: its images are not cropped, as the bare loop does; give a config with "
+            "data.source='tar'"
+        )
     sample, rng = _take_sample(source), np.random.default_rng(0)
     files = [sample[place]["image"] for place in range(BATCH_SIZE)]
     moved = Compose(

@@ -1,3 +1,4 @@
+# standalone: the Python that has PyTorch runs this file, without this project.
 """The official PyTorch code, run for `python -m tcl_jax.bench --against` in a process of its own.
 
 The user's own Python starts this file with the user's own checkout of the official code: nothing

@@ -74,6 +74,7 @@ class Report:
         told = ", ".join(f"{name} {value}" for name, value in self.content.items())
         print(told, flush=True)
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
+        self._write()  # or a file that cannot be written would be told after minutes
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
         """Appends a row to the table of a name."""
@@ -83,6 +84,9 @@ class Report:
     def put(self, name: str, figures: Any) -> None:
         """Sets what the report says under a name."""
         self.content[name] = figures
+        self._write()
+
+    def _write(self) -> None:
         if self._file is not None:
             write_json(self._file, self.content)
 
@@ -140,7 +144,9 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         value *= UNITS.get(name.rpartition("_")[2], ("", 1))[1]
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return (
+            f"{value:.{4 if abs(value) < 1e4 else 7}g}" if isinstance(value, float) else str(value)
+        )
     return str(value) if len(str(value)) <= _WIDEST else f"...{str(value)[-_WIDEST:]}"
 
 

@@ -75,14 +75,18 @@ class ShardIndex:
             ValueError: it is shorter than at the start.
         """
         before = min(number, 1)  # the record in front, which says where this key begins
-        offset = self.records + (number - before) * _RECORD.itemsize
-        records = np.fromfile(self.path, _RECORD, before + 1, offset=offset)
-        if len(records) <= before:
-            raise ValueError(f"{self.path} is shorter than at the start")
-        begin, end = int(records["key_end"][0]) if before else 0, int(records["key_end"][-1])
-        key = np.fromfile(self.path, np.uint8, end - begin, offset=self.keys + begin)
+        size = (before + 1) * _RECORD.itemsize
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.records + (number - before) * _RECORD.itemsize)
+            data = file.read(size)
+            if len(data) < size:
+                raise ValueError(f"{self.path} is shorter than at the start")
+            records = np.frombuffer(data, _RECORD)
+            begin, end = int(records["key_end"][0]) if before else 0, int(records["key_end"][-1])
+            file.seek(self.keys + begin)
+            key = file.read(end - begin)
         *places, _ = records[-1].item()
-        return Pair(key.tobytes(), *zip(places[::2], places[1::2], strict=True))
+        return Pair(key, *zip(places[::2], places[1::2], strict=True))
 
 
 def open_indexes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
@@ -39,8 +40,27 @@ def start_processes(
     # It would take SIGTERM from those who end a run by it (errors.run_command, training.interrupt).
     jax.config.update("jax_enable_preemption_service", False)
     _join(coordinator, num_processes, process_id)
-    if find_devices()[0].platform == "cpu" and jax.process_count() > 1:
+    try:
+        devices = find_devices()
+    except RunError:
+        if jax.distributed.is_initialized():
+            check_host_name()
+        raise
+    if devices[0].platform == "cpu" and jax.process_count() > 1:
         _connect()
+
+
+def check_host_name() -> None:
+    """Raises a RunError if this machine's name has no address, which XLA's CPU devices want."""
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
+        raise RunError(
+            f"this machine's host name {name} does not resolve ({error.strerror}), so that its "
+            "processes cannot connect: add it to /etc/hosts, behind the machine's address, or "
+            "behind 127.0.0.1 if all processes are on this machine"
+        ) from error
 
 
 def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

@@ -72,7 +72,6 @@ def test_the_adapter_imports_from_the_checkout_and_names_what_is_missing(tmp_pat
         env={"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     error = json.loads(done.stdout)["error"]
     assert f"{path}/models" in error and "package torch" in error and "pip install" in error

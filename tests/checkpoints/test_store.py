@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from orbax.checkpoint import v1 as ocp
 from tcl_jax.checkpoints.store import CheckpointError, CheckpointStore, CheckpointWriteError
 from tcl_jax.checkpoints.trained import read_trained
 from tcl_jax.errors import RunError
+from tests.devices import free_port
 
 CONFIG = {"seed": 3, "model": {"width": 96, "taps": [1, 2]}, "note": None}
 
@@ -317,9 +317,7 @@ with CheckpointStore(directory, keep_latest=2) as store:
 
 
 def test_two_processes_share_a_store(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TWO_PROCESSES, str(rank), port, str(tmp_path)],

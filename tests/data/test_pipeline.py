@@ -190,12 +190,11 @@ def test_two_workers_give_the_same_resume_and_are_replaced(reference):
         workers = multiprocessing.active_children()
         assert len(workers) == 2
         os.kill(workers[0].pid, signal.SIGKILL)
-        begin, taken = time.monotonic(), 4
+        taken = 4
         with pytest.raises(RuntimeError, match="data worker died .* exit code -9"):
             for _ in range(200):  # What was made before the kill may fill every buffer.
                 take(iterator, 1)
                 taken += 1
-        assert time.monotonic() - begin < 60
         assert iterator.get_state()["next_batch"] == taken
         assert_same(take(iterator, 1), take(iterate(), taken + 1)[taken:])
     finally:

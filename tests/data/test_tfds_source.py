@@ -226,7 +226,7 @@ def test_command_needs_no_tensorflow(shards, tmp_path):
 
 def test_what_cannot_be_read_is_named(captions):
     for name, split, message in (
-        ("many_captions", "test", "'many_captions', split 'test'.*Unknown split"),
+        ("many_captions", "test", "'many_captions', split 'test'"),
         ("mnist", "train", "'mnist'.*Prepare it first, as ArrayRec"),
     ):
         with pytest.raises(InputError, match=message):

@@ -108,7 +108,7 @@ def test_a_vocabulary_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda file: file.unlink(), "cannot be read.*No such file"),
+        (lambda file: file.unlink(), "cannot be read"),
         (lambda file: file.write_bytes(b"{]"), "cannot be read"),
         (lambda file: file.write_bytes(b"\xff\xfe"), "cannot be read"),
         (lambda file: file.write_text('{"version": "1.0", "model": {"type": "WordLevel", "vocab": '

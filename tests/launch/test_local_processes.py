@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tcl_jax.checkpoints.trained import read_trained
+from tests.devices import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = "launch/local_processes.sh"
@@ -42,7 +43,7 @@ def start(*arguments: str, flags: str = "") -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output = process.communicate(timeout=240)[0]
+    output = process.communicate()[0]
     return process.returncode, output
 
 
@@ -116,13 +117,12 @@ def training(folder: Path, name: str) -> list[str]:
 
 def checkpoint_from(step: int, process: subprocess.Popen[str], workdir: Path) -> None:
     """Returns once a checkpoint of this or a later step is there."""
-    deadline = time.monotonic() + 120
     while not any(
         int(path.parent.name) >= step
         for path in (workdir / "checkpoints").glob("*/commit_success.txt")
         if path.parent.name.isdecimal()
     ):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
 
 
@@ -182,6 +182,7 @@ def test_a_second_signal_kills() -> None:
 
 @pytest.mark.slow
 def test_one_is_killed_and_the_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    free_port()  # or the processes cannot connect
     flags = os.environ["XLA_FLAGS"]
     code, output = run(*training(tmp_path, "whole"), flags=flags)
     assert code == 0, output

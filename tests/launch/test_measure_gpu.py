@@ -34,7 +34,6 @@ def measure(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]
         },
         capture_output=True,
         text=True,
-        timeout=500,
     )
 
 
@@ -64,21 +63,19 @@ def test_steps_and_masks_need_few_packages(lean: dict[str, str], tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_segmenting_needs_few_packages(lean: dict[str, str], tmp_path: Path) -> None:
-    code = f"""
+def test_segmenting_needs_few_packages(lean: dict[str, str]) -> None:
+    code = """
 import numpy as np
 from tcl_jax import Segmenter
 segmenter = Segmenter.from_torch(clip="builtin:shapes_clip")
 side = segmenter.settings.window
 result = segmenter.segment(np.zeros((side, side, 3), np.uint8), ["plain red", "striped blue"])
 assert result.labels.shape == (side, side)
-result.save({str(tmp_path / "masks")!r})
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **lean}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert any((tmp_path / "masks").iterdir())
 
 
 @pytest.fixture
@@ -115,14 +112,14 @@ def test_what_the_time_does_not_reach_is_stopped_or_skipped(
     stand_in: dict[str, str], tmp_path: Path
 ) -> None:
     stand_in["ENDS"] = "[ $(wc -l <$CALLS) = 1 ] && exit 1; exec sleep 60"
-    done = measure("--seconds=11", str(tmp_path / "out"), **stand_in)
+    done = measure("--seconds=14", str(tmp_path / "out"), **stand_in)
     told = (tmp_path / "out/parts.txt").read_text().splitlines()
     assert done.returncode == 1 and told[0].startswith("train: failed with exit code 1")
     assert told[1].startswith("masks: stopped") and told[2].startswith("trace: skipped")
 
 
 def test_mistakes_and_missing_packages_are_told(stand_in: dict[str, str], tmp_path: Path) -> None:
-    for flag in ("--batch=2", "--seconds=x", "--wheels=nowhere"):
+    for flag in ("--batch=2", "--seconds=x", "--wheels=nowhere", "--parts=train,trian"):
         done = measure(flag, str(tmp_path / "out"), **stand_in)
         assert done.returncode == 2 and flag in done.stderr
     stand_in["LACKS"] = "flax PyYAML"

@@ -82,7 +82,7 @@ def test_what_is_lacking_is_told(lacking: str, environment: dict[str, str], tmp_
     if lacking == "SLURM_JOB_ID":
         del environment[lacking]
     process = start(environment, tmp_path)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     advice = {"SLURM_JOB_ID": "sbatch launch/slurm.sbatch", "PYTHON": "launch/quickstart.sh"}
     assert process.returncode == 2 and advice[lacking] in output
 
@@ -92,7 +92,7 @@ def test_exit_code_is_that_of_the_tasks(
     code: int, environment: dict[str, str], tmp_path: Path
 ) -> None:
     process = start({**environment, "MAIN": f"exit {code}"}, tmp_path, "--config=c")
-    assert process.wait(timeout=60) == code
+    assert process.wait() == code
     assert calls(environment) == [[*SRUN, "--config=c"]]
 
 
@@ -100,12 +100,11 @@ def test_before_the_limit_it_saves_and_is_queued_again(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     process = start({**environment, "MAIN": SAVES}, tmp_path)
-    deadline = time.monotonic() + 60
     while not all(Path(environment["CALLS"] + end).exists() for end in (".task", ".ready")):
-        assert time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     assert process.returncode == 0 and output.startswith("saved\n"), output
     assert calls(environment)[1:] == [
         ["scancel", "--signal=TERM", "7"],

@@ -75,7 +75,7 @@ class Cloud:
 
     def run(self, command: str, *arguments: str) -> tuple[int, str]:
         with self.begun(command, *arguments) as process:
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate()
         return process.returncode, output
 
     def calls(self) -> list[list[str]]:
@@ -104,9 +104,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
 
 
 def eventually(cloud: Cloud, wanted: str) -> str:
-    deadline = time.monotonic() + 60
     while (output := cloud.run("status")[1]).count(wanted) < 2:
-        assert time.monotonic() < deadline, output
         time.sleep(0.05)
     return output
 
@@ -288,7 +286,7 @@ def test_what_was_stopped_by_hand_is_kept_until_it_is_started(cloud: Cloud, answ
         if not answers:
             cloud.file("silent.host1", "no\n" * 100)
         with cloud.begun("stop") as stopping:
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate()
             log = (cloud.folder / "host0" / "tcl_jax_main.log").read_text()
             assert stopping.wait(60) == 0
     assert process.returncode == 143 and "saved" in log, output

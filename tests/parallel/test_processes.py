@@ -13,7 +13,7 @@ import pytest
 
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel import processes
-from tcl_jax.parallel.processes import agreed, check_same
+from tcl_jax.parallel.processes import agreed, check_same, start_processes
 from tests.devices import process_arguments
 
 
@@ -50,6 +50,14 @@ def test_processes_that_see_different_things(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(processes, "gather_texts", lambda text: [text, text, "2"])
     with pytest.raises(InputError, match="^process 2 sees other images than .* 0: 2 there, 3 here"):
         check_same("images", "3", "Copy them")
+
+
+def test_a_host_name_without_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.socket, "gethostname", lambda: "nowhere.invalid")
+    monkeypatch.setattr(processes, "find_devices", lambda: fail(RunError("enforce fail")))
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(RunError, match=r"nowhere.invalid does not resolve .*/etc/hosts"):
+        start_processes(None, 1, None)
 
 
 ONE_WAITS = """
