@@ -393,3 +393,15 @@ def test_commands_that_would_fail_for_a_reader_fail(
 def test_what_is_promised_must_be_written(tmp_path: Path) -> None:
     told = run(shlex.split("python -m tcl_jax.segment --help --output=masks"), tmp_path)
     assert "has not written masks" in told
+
+
+def test_the_table_of_the_method_names_what_is_there() -> None:
+    table = README.read_text(encoding="utf-8").split("## The method in the code")[1]
+    rows = [row.split("|")[2:4] for row in table.split("## ")[0].splitlines() if ".py`" in row]
+    rows = [row for row in rows if len(row) == 2]
+    assert len(rows) >= 10
+    for functions, files in rows:
+        paths = re.findall(r"`(\S+?\.py)`", files)
+        code = "".join((ROOT / "tcl_jax" / path).read_text(encoding="utf-8") for path in paths)
+        for name in re.findall(r"`([\w.]+)`", functions):
+            assert re.search(rf"^ *(def|class) {name.split('.')[-1]}\b", code, re.MULTILINE), name
