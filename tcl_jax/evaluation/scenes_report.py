@@ -108,7 +108,7 @@ class ShapesEvaluator:
         self, method: str, params: Any, frozen: Any, source: ShapesSource, thresholds: list[float]
     ) -> list[SceneScores]:
         of_methods = self._parameters(params, frozen)
-        texts = embed_shape_names(self._task.clip, of_methods["clip"], self._eval.templates)
+        texts = embed_shape_names(self._task.clip, of_methods["clip"]["clip"], self._eval.templates)
         return segment_scenes(
             self._methods[method],
             of_methods[method],
