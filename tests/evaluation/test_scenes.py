@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation import scenes
 from tcl_jax.evaluation.scenes_report import ShapesEvaluator
 from tcl_jax.evaluation.tasks import make_evaluators
+from tcl_jax.inference.engine import MaskEngine
+from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.shapes.source import ShapesSource
 from tcl_jax.training.build import Task, build_task
 from tests.tiny import tiny_clip_config, tiny_config
@@ -84,13 +86,14 @@ def test_each_scene_is_evaluated_once(
             seen.append(scene["image"])
             yield scene, np.zeros((32, 32), np.int32), np.zeros((32, 32), np.float32)
 
-    source, nothing = ShapesSource("test", num_examples=count, image_size=32), cast(Any, None)
+    source = ShapesSource("test", num_examples=count, image_size=32)
+    engine, texts = MaskEngine.__new__(MaskEngine), np.zeros((24, 16), np.float32)
     monkeypatch.setattr(scenes, "best_classes", record)
     monkeypatch.setattr(scenes, "sum_over_processes", lambda counts: counts)
     monkeypatch.setattr(jax, "process_count", lambda: processes)
     for index in range(processes):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        scenes.segment_scenes(nothing, nothing, nothing, nothing, source, [0.5])
+        scenes.segment_scenes(engine, {}, texts, MaskOptions(), source, [0.5])
     expected = [source[i]["image"] for i in range(count)]
     assert sorted(map(bytes, seen)) == sorted(map(bytes, expected))
 
