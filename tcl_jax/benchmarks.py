@@ -77,22 +77,19 @@ def check(flags: argparse.Namespace) -> None:
 
 def prepare(flags: argparse.Namespace) -> None:
     """`prepare`."""
-    from tcl_jax.evaluation.prepare import (
-        SHOWN_FAILURES,
-        make_labels,
-        needs_preparation,
-        plan_labels,
-    )
+    from tcl_jax.evaluation.prepare import SHOWN_FAILURES, make_labels, needs_preparation
 
     if flags.threads < 1:
         raise InputError(f"--threads={flags.threads} must be 1 or more")
     plans: list[Plan] = []
     for benchmark in load(flags.names, flags.split):
-        if needs_preparation(benchmark):
-            plans.append(plan_labels(benchmark, flags.data, mat=flags.mat))
-        else:
-            name = f"{benchmark.name} {benchmark.split}"
+        name = f"{benchmark.name} {benchmark.split}"
+        if not needs_preparation(benchmark):
             print(f"{name}: nothing to prepare, its labels are published")
+        elif (plan := find_plan(benchmark, flags)) is None:
+            print(f"{name}: nothing to prepare, all labels are there")
+        else:
+            plans.append(plan)
     wrong = []
     for plan in plans:
         name = f"{plan.benchmark.name} {plan.benchmark.split}"
@@ -121,6 +118,20 @@ def prepare(flags: argparse.Namespace) -> None:
             )
     if wrong:
         raise RunError("; ".join(wrong) + ". All others are done")
+
+
+def find_plan(benchmark: Benchmark, flags: argparse.Namespace) -> Plan | None:
+    """How to make the labels; None if they are there while their sources are not."""
+    from tcl_jax.evaluation.examples import list_examples
+    from tcl_jax.evaluation.prepare import plan_labels
+
+    try:
+        return plan_labels(benchmark, flags.data, mat=flags.mat)
+    except InputError:
+        index = list_examples(benchmark, flags.data)
+        if index.total is None or index.labels < index.total:
+            raise
+        return None
 
 
 def run(argv: Sequence[str] | None = None) -> None:

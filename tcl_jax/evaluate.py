@@ -17,7 +17,6 @@ each. Stop it and give the same command again to go on. Exit codes: 0 done, 1 fa
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,8 +112,6 @@ def run(argv: Sequence[str] | None = None) -> None:
         )
     if flags.batch_size is not None and flags.batch_size < 1:
         raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
-    # Images are scored by several threads, each with products too small to share among more.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.commands import load_model_from
     from tcl_jax.evaluation.report import summary_table

@@ -144,6 +144,10 @@ def test_prepare_context(
     out = said("check", data, "context", "context59", "--deep")
     assert out.count("complete: ") == 2 and out.count("images     4 of 4") == 2
     assert out.count("image count: 4 of 3 images are there") == 2
+    for path in (home / "trainval").iterdir():
+        path.unlink()
+    out = said("prepare", data, "context")
+    assert out == "context val: nothing to prepare, all labels are there\n"
 
 
 @pytest.mark.usefixtures("few")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tcl_jax"
 ROOMS = (
     "parallel", "checkpoints", "pictures", "ops", "models", "weights", "shapes", "data",
-    "inference", "training", "evaluation", "plan", "bench", "demo",
+    "inference", "training", "evaluation", "plan", "demo", "bench",
 )  # fmt: skip
 # A module imports from its own file or room and from those before it. All other files directly in
 # tcl_jax/, and the `__main__.py` of a room, are doors: they import from everything but doors.

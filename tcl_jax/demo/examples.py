@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.bench.photos import texture_scene
 from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.pictures.overlays import save_png
 from tcl_jax.shapes.source import CLASSES, ShapesSource
+from tcl_jax.shapes.texture import texture_scene
 
 COUNT = 4
 _SCENE_SIDE = 384
+_PHOTO_SIZE = 375, 500  # rows and columns
 _LOOKED_AT = 60
 
 
@@ -56,7 +57,7 @@ def draw_examples(folder: str | os.PathLike[str], *, plain: bool) -> list[Exampl
         names = dict.fromkeys(shape.name if plain else shape.color for shape in shapes)
         if len(names) < 2:
             continue
-        image = scene["image"] if plain else texture_scene(scene["image"], number)
+        image = scene["image"] if plain else texture_scene(scene["image"], number, _PHOTO_SIZE)
         path = Path(folder) / f"scene{len(examples) + 1}.png"
         save_png(path, image)
         examples.append(Example(path, "\n".join(names), " and ".join(names)))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
-from tcl_jax.inference.merging import SoftMasks
+from tcl_jax.inference.merging import ROUNDING, SoftMasks
 from tcl_jax.pictures.overlays import shrink
 from tcl_jax.pictures.palette import class_palette
 
@@ -41,8 +41,7 @@ def best_words(
         shape: rows and columns of the result.
     """
     words, scores = masks.best(shape)
-    # A float32 a hair above a threshold, such as 0.7, is that threshold.
-    values = np.ceil(np.clip(scores.astype(np.float64) * STEPS - 1e-4, 0, STEPS))
+    values = np.ceil(np.clip((scores.astype(np.float64) - ROUNDING) * STEPS, 0, STEPS))
     return words.astype(np.uint8), values.astype(np.uint16)
 
 

@@ -114,9 +114,15 @@ def resolve_paths(
             named as the benchmark says, or a pattern with {key}; relative to the working folder.
 
     Raises:
-        InputError: if an override has a wrong placeholder, or images and labels are the same.
+        InputError: if an override has another name or a wrong placeholder, or images and labels
+            are the same.
     """
     root = user_path(root).absolute()
+    if unknown := {*(overrides or {})} - {"images", "labels", "list"}:
+        raise InputError(
+            f"benchmark {benchmark.name!r}: {', '.join(sorted(unknown))} cannot be overridden; "
+            "images, labels and list can"
+        )
     places: dict[str, str] = {}
     for key, pattern in (
         ("images", benchmark.images),
@@ -179,9 +185,14 @@ def list_examples(
         keys, wrong = _read_list(Path(paths.list), images)
         problems += wrong
         counted, total = {*keys}, len(keys)
-    for path, other in [*images.doubles, *labels.doubles]:
-        detail = f"it has the key of {other}; remove one of them"
-        problems.append(Problem("same key twice", path, detail, True))
+    for files, what in ((images, "images"), (labels, "labels")):
+        for path, other in files.doubles:
+            key, ending = files.key(str(path)), path.suffix
+            detail = (
+                f"{other} has the same key, {key!r}, so it is open which of them is meant; move "
+                f"one away, or give {what} as {files.folder}/{{key}}{ending} if all end so"
+            )
+            problems.append(Problem("same key twice", path, detail, True))
     examples = []
     for key in keys:
         image, label = images.by_key.get(key), labels.by_key.get(key)

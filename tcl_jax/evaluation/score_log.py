@@ -139,10 +139,8 @@ class ScoreLog:
     def __init__(
         self, folder: Path | None, name: str, classes: int, judged: Mapping[str, Any]
     ) -> None:
-        self._judged, self._classes = (
-            json.loads(json.dumps(judged)),
-            classes,
-        )  # as it reads in a file
+        self._judged = json.loads(json.dumps(judged))  # as it reads in a file
+        self._classes = classes
         place = f"{jax.process_index()}of{jax.process_count()}"
         self._path = None if folder is None else folder / f"{name}.{place}.jsonl"
         self._file: TextIO | None = None

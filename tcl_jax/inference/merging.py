@@ -12,7 +12,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Integer, UInt16
@@ -20,6 +19,9 @@ from scipy import sparse
 
 from tcl_jax.errors import RunError
 from tcl_jax.inference.windows import Axis, SlidingWindow
+
+ROUNDING = 1e-6
+"""By how much merging may raise masks; those that exceed the background by less do not win."""
 
 _TILE = 128  # pixels
 _CLASSES = 64
@@ -84,7 +86,8 @@ class SoftMasks:
 
         Args:
             size: rows and columns of the result.
-            background: if given, the score of a further class put before the others.
+            background: if given, the score of a further class put before the others; masks that
+                exceed it by less than `ROUNDING` are equal to it.
             threads: that compute it.
 
         Raises:
@@ -126,14 +129,13 @@ class _Part:
     pixels: slice
     windows: Integer[np.ndarray, " cells"]
     cells: Integer[np.ndarray, " cells"]
-    weights: Any
+    weights: sparse.csr_array
 
 
 @functools.lru_cache(16)
 def _tiles(axis: Axis, cells: int, out: int) -> list[_Part]:
-    """All pixels along an axis, some at a time, with weights as arrays."""
-    parts = [_part(axis, cells, out, i, i + _TILE) for i in range(0, out, _TILE)]
-    return [dataclasses.replace(part, weights=part.weights.toarray()) for part in parts]
+    """All pixels along an axis, some at a time."""
+    return [_part(axis, cells, out, i, i + _TILE) for i in range(0, out, _TILE)]
 
 
 @functools.lru_cache(64)
@@ -168,11 +170,11 @@ def _bilinear(samples: int, out: int) -> sparse.csr_array:
 
 def _best(
     cells: Float32[np.ndarray, "r c n"],
-    rows: Float32[np.ndarray, "H r"],
-    columns: Float32[np.ndarray, "W c"],
+    rows: sparse.csr_array,
+    columns: sparse.csr_array,
     background: int | float | None,
 ) -> tuple[UInt16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
-    """`SoftMasks.best` of a tile."""
+    """`SoftMasks.best` of a tile, by weights [H, r] of its rows and [W, c] of its columns."""
     low, high = cells.min(axis=(0, 1)), cells.max(axis=(0, 1))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise RunError("masks are not finite; the model's weights may be damaged")
@@ -181,15 +183,17 @@ def _best(
     bar = low.max() if background is None else max(low.max(), np.float32(background))
     candidates = np.flatnonzero(high >= bar - 1e-5 * (1 + abs(bar)))
     first = 0 if background is None else 1
-    shape = len(rows), len(columns)
-    best = np.full(shape, -np.inf if background is None else background, np.float32)
+    shape = rows.shape[0], columns.shape[0]
+    best = np.full(shape, -np.inf if background is None else background + ROUNDING, np.float32)
     labels = np.zeros(shape, np.uint16)
     for start in range(0, len(candidates), _CLASSES):
         some = candidates[start : start + _CLASSES]
-        # Two large products; many small ones, one per class, would be slower several times.
-        planes = np.moveaxis(cells[..., some], -1, 1)  # [r, classes, c]
-        wide = planes.reshape(-1, cells.shape[1]) @ columns.T
-        scores = (rows @ wide.reshape(len(cells), -1)).reshape(len(rows), len(some), -1)
+        # Sparse products: those of BLAS would each start threads of their own, and round equal
+        # classes differently.
+        planes = np.moveaxis(cells[..., some], 1, 0)  # [c, r, classes]
+        wide = columns @ planes.reshape(len(planes), -1)
+        wide = np.moveaxis(wide.reshape(len(wide), -1, len(some)), 0, -1)  # [r, classes, W]
+        scores = (rows @ wide.reshape(len(wide), -1)).reshape(shape[0], len(some), -1)
         for k, values in zip(some + first, np.moveaxis(scores, 1, 0), strict=True):
             np.copyto(labels, k, where=values > best, casting="unsafe")
             np.maximum(best, values, out=best)

@@ -10,6 +10,8 @@ from PIL import Image
 
 from tcl_jax.files import whole_file
 
+_BAND_PIXELS = 1 << 20
+
 
 def overlay(
     image: UInt8[np.ndarray, "h w 3"],
@@ -28,11 +30,16 @@ def overlay(
         opacity: of the tint, in [0, 1].
         untouched: class whose pixels stay as they are, the background; None: no class.
     """
-    import cv2  # here, so that nothing needs it at import
-
-    tinted = cv2.addWeighted(image, 1 - opacity, palette[label], opacity, 0)
-    if untouched is not None:
-        np.copyto(tinted, image, where=(label == untouched)[..., None])
+    tinted = np.empty(image.shape, np.uint8)
+    colors = np.float32(opacity) * palette.astype(np.float32)
+    rows = max(_BAND_PIXELS // image.shape[1], 1)
+    for top in range(0, len(image), rows):
+        band = slice(top, top + rows)
+        mixed = image[band] * np.float32(1 - opacity)
+        mixed += colors[label[band]]
+        tinted[band] = np.rint(mixed, out=mixed)
+        if untouched is not None:
+            np.copyto(tinted[band], image[band], where=(label[band] == untouched)[..., None])
     return tinted
 
 
@@ -49,7 +56,7 @@ def shrink(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarra
     scale = long_side / max(image.shape[:2])
     if scale >= 1:
         return image
-    import cv2
+    import cv2  # here, so that the package runs without it where nothing is resized
 
     size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -161,6 +161,8 @@ def test_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert keys(index) == ["town/city_000001"]
     with pytest.raises(InputError, match=r"has \{name\}"):
         list_examples(benchmark, "nowhere", overrides={"images": "{name}.jpg"})
+    with pytest.raises(InputError, match="lables cannot be overridden; images, labels and list"):
+        list_examples(benchmark, "nowhere", overrides={"lables": "elsewhere"})
 
 
 # -------------------------------------------------------------------------------------- one's own
@@ -213,6 +215,8 @@ def test_a_folder_with_everything_wrong_gives_one_list(own: Benchmark, tmp_path:
         ("stray file", "notes.txt", False),
     ]
     assert "d" not in keys(index)
+    (twice,) = (p.detail for p in index.problems if p.kind == "same key twice")
+    assert f"{tmp_path}/photos/twice." in twice and f"{tmp_path}/photos/{{key}}.webp" in twice
     found, _ = verify_examples(index, progress=False)
     assert kinds(found) == [
         ("damaged image", "a.jpg", True),

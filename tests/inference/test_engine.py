@@ -29,7 +29,7 @@ def engine() -> MaskEngine:
 
 @pytest.fixture(scope="module")
 def params() -> object:
-    return put_locally(MODEL.weights, data_mesh(jax.local_devices()))
+    return put_locally(MODEL.params, data_mesh(jax.local_devices()))
 
 
 def tasks() -> Iterator[ImageTask[int]]:
@@ -49,7 +49,7 @@ def alone(task: ImageTask[int]) -> list[np.ndarray]:
         np.asarray(
             compiled(
                 MODEL.module(),
-                MODEL.weights,
+                MODEL.params,
                 np.pad((task.pixels[window] - PIXEL_MEAN) / PIXEL_STD, padding)[None],
                 TEXTS,
                 PLAIN,

@@ -87,13 +87,16 @@ def test_masks_that_are_merged_already(small: tuple[int, int], large: tuple[int,
 
 
 def test_the_first_of_equal_classes_wins() -> None:
-    masks = np.full((16, 16, 4), 0.5, np.float32)
-    masks[..., 0] = 0.25
-    merged = SoftMasks.of_array(masks)
-    assert (merged.labels((30, 30)) == 1).all()
+    masks = made_up(90, 144, 1)
+    equal = SoftMasks(masks.sliding, np.repeat(masks.grids, 70, axis=-1))
+    assert not equal.labels((227, 301)).any()
+    grids = np.full((*masks.grids.shape[:3], 4), 0.4, np.float32)
+    grids[..., 0] = 0.25
+    flat = SoftMasks(masks.sliding, grids)
+    assert (flat.labels((227, 301)) == 1).all()
     # The background is put before the classes, so that it wins against an equal one.
-    for background, expected in ((0.5, 0), (0.49, 2), (0.51, 0)):
-        assert (merged.labels((30, 30), background) == expected).all()
+    for background, expected in ((0.4, 0), (0.39, 2), (0.41, 0)):
+        assert (flat.labels((227, 301), background) == expected).all()
 
 
 def test_masks_that_are_not_finite() -> None:
