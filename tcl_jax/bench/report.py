@@ -144,9 +144,8 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         value *= UNITS.get(name.rpartition("_")[2], ("", 1))[1]
-        return (
-            f"{value:.{4 if abs(value) < 1e4 else 7}g}" if isinstance(value, float) else str(value)
-        )
+        digits = 4 if abs(value) < 1e4 else 7
+        return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
     return str(value) if len(str(value)) <= _WIDEST else f"...{str(value)[-_WIDEST:]}"
 
 
