@@ -28,7 +28,7 @@ from tcl_jax.models.vit import Features, ViT, encode, project
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-"""Start of every learned temperature, CLIP's own and TCL's two (CLIP section 2.5)."""
+"""Start of every logit scale, the log of an inverse temperature: CLIP's own, TCL's two."""
 
 
 HEAD_SIZE = 64

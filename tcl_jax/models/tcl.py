@@ -44,7 +44,7 @@ class TCL(Method):
     """Text-grounded Contrastive Learning (Cha et al., CVPR 2023).
 
     Parameters: `clip` (frozen), `grounder`, `sim2mask` (w and b), and the logarithms of the two
-    learned temperatures of the losses, `tclf_logit_scale` and `tcli_logit_scale`.
+    learned inverse temperatures of the losses, `tclf_logit_scale` and `tcli_logit_scale`.
 
     Attributes:
         config: sizes of the CLIP it builds on.

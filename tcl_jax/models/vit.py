@@ -1,4 +1,4 @@
-"""The vision transformer of every family: CLIP, DINOv2, DINOv3, TIPS, SigLIP 2.
+"""One vision transformer for several families: CLIP, DINOv2, DINOv3, TIPS.
 
 `ViT` has the settings that the parameters do not show. Besides the blocks (see `layers`) these have
 
@@ -10,7 +10,7 @@
     ln_pre, ln_post         before and after the blocks
     proj                    [c, e], from `ln_post` to the space shared with text
 
-of which all but `patch_kernel` and the blocks may be absent.
+of which all but `patch_kernel`, `ln_post` and the blocks may be absent.
 """
 
 from __future__ import annotations

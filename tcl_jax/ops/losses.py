@@ -24,7 +24,8 @@ MAX_LOGIT_SCALE = 100.0
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights and priors of the terms, by the names of the config's `loss`; defaults: the paper's.
+    """Weights and priors of the terms, by the names of the config's `loss`; defaults: the paper's,
+    but for `area_group`.
 
     Attributes:
         tcl: of both contrastive terms, `tclf` and `tcli`.

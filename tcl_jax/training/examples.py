@@ -20,7 +20,7 @@ PLAIN = MaskOptions(pamr=False, kp_weight=0.0)
 
 
 class ExampleMasks:
-    """Soft masks of the first batch of a run.
+    """Soft masks of the first batch since this process began.
 
     Args:
         task: what is trained.
