@@ -42,7 +42,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",  # checkpoints and model directories
         "Pillow>=11.3,<14",  # decodes pictures (AVIF since 11.3) and writes them
         "safetensors>=0.5,<1",  # weights
-        "scipy>=1.13,<2",  # the .mat files of PASCAL Context; jax needs it, too
+        "scipy>=1.13,<2",  # sparse maps that merge masks, .mat files; jax needs it, too
         "tensorboardX>=2.6.2,<3",  # TensorBoard files without TensorFlow
         "tensorflow-datasets>=4.9.9,<5",  # reads and writes TFDS without TensorFlow
         "tokenizers>=0.21,<1",  # byte-pair encoding of texts

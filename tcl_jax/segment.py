@@ -31,7 +31,7 @@ from tcl_jax.commands import (
     share,
 )
 from tcl_jax.errors import InputError, RunError, as_input_error, run_command
-from tcl_jax.files import IMAGE_SUFFIXES, files_below, user_path, why_unwritable
+from tcl_jax.files import IMAGE_SUFFIXES, files_below, sha256_of, user_path, why_unwritable
 
 MAX_NAME_BYTES = 180
 """Of the name of a result, which gets an ending; file systems allow 255."""
@@ -197,6 +197,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     segmenter.embed_texts([word for synonyms in texts for word in synonyms], flags.templates)
     several = [[*synonyms] for synonyms in texts if len(synonyms) > 1]
     given = {key: value for key, value in options.items() if value is not None}
+    if flags.tokenizer_file is not None:
+        given["tokenizer"] = sha256_of(flags.tokenizer_file)[:16]
     made = {
         "texts": [synonyms[0] for synonyms in texts],
         "options": given | ({"synonyms": several} if several else {}),

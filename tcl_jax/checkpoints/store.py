@@ -97,7 +97,7 @@ class CheckpointStore:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
-        self._writing = 0
+        self._best_metric, self._writing = best_metric, 0
 
     def steps(self) -> list[int]:
         """Complete steps, ascending; waits for the write under way, which may raise its error."""
@@ -138,6 +138,8 @@ class CheckpointStore:
             # Process 0 writes all positions: Orbax does not wait for JSON of other processes.
             positions = [json.loads(text) for text in gather_texts(json.dumps(data_state))]
             finite = {name: x for name, x in (metrics or {}).items() if math.isfinite(x)}
+            if self._best_metric is not None and self._best_metric not in finite:
+                finite = {}  # Orbax would rank a step of other scores as the worst, and keep it
             info = {"config": config, "data_states": positions}
             self._writing = step
             with self._explaining_writes(), jax.transfer_guard("allow"):

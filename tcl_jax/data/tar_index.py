@@ -266,14 +266,17 @@ def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
     if zlib.crc32(content).to_bytes(_CHECK_BYTES, "little") != check:
         return None
     file, arrays, begins = io.BytesIO(content), [], []
-    for _ in range(3):
-        arrays.append(np.load(file))
-        begins.append(file.tell() - arrays[-1].nbytes)
-    records, keys, text = arrays
-    about = json.loads(text.tobytes())
-    if about["of"] != [RULE, shard.size, shard.stamp]:
+    try:
+        for _ in range(3):
+            arrays.append(np.load(file))
+            begins.append(file.tell() - arrays[-1].nbytes)
+        records, keys, text = arrays
+        about = json.loads(text.tobytes())
+        if about["of"] != [RULE, shard.size, shard.stamp]:
+            return None
+        left_out = {why: (count, first) for why, (count, first) in about["left_out"].items()}
+    except (ValueError, EOFError, KeyError, TypeError):  # of another version
         return None
-    left_out = {why: (count, first) for why, (count, first) in about["left_out"].items()}
     checksum = zlib.crc32(keys, zlib.crc32(records))
     checksum = zlib.crc32(json.dumps(left_out).encode(), checksum)
     return ShardIndex(os.fspath(path), len(records), begins[0], begins[1], left_out, checksum)

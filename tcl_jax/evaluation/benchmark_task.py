@@ -52,7 +52,7 @@ class BenchmarkEvaluator:
         """Scores in per cent; every process calls it."""
         everything = self._task.join(params, frozen)
         if self._evaluator is None:
-            self._evaluator = Evaluator(self._task.network, everything, self._protocol)
+            self._evaluator = Evaluator(self._task.network, None, self._protocol)
         evaluator = self._evaluator.with_params(everything)
         benchmark = self._index.benchmark
         if self._texts is None or self._task.trains_clip:

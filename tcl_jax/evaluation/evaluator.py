@@ -49,7 +49,7 @@ class Evaluator:
 
     Args:
         model: the method.
-        params: all its parameters, on the host or replicated on devices.
+        params: all its parameters, on the host or replicated on devices; None: see `with_params`.
         protocol: windows, post-processing and thresholds.
         batch_size: windows that a device computes together; None: one on a CPU, 8 elsewhere.
     """
@@ -169,9 +169,8 @@ def evaluate_benchmark(
     records = log.gather([example.key for example in share_of(index.examples)])
     images = tuple(ImageResult(e.key, records[e.key].counts) for e in index.examples)
     seconds = sum(records[e.key].seconds for e in index.examples) / jax.process_count()
-    pictures: tuple[ShownImage, ...] = ()
-    if jax.process_index() == 0:
-        pictures = tuple(_show(evaluator, index, texts, images))
+    shows = jax.process_index() == 0
+    pictures = agreed(lambda: tuple(_show(evaluator, index, texts, images)) if shows else ())
     return BenchmarkResult(benchmark, images, pictures, seconds)
 
 

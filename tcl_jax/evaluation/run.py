@@ -78,7 +78,8 @@ def evaluate(
             folder holds an evaluation of something else, or a choice is out of its range.
         RunError: if a file cannot be read any more; what was scored is kept.
     """
-    output, embedded = user_path(output).absolute(), dict(text_embeddings or {})
+    output = user_path(output).absolute()
+    embedded = _check_embeddings(text_embeddings or {}, indices, model.config.embed_dim)
     agreed(lambda: _check_output(output))
     check_same_images(indices)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
@@ -123,6 +124,22 @@ def evaluate(
             )
         agreed(lambda: _on_process_0(output, functools.partial(write_report, output, found)))
     return found
+
+
+def _check_embeddings(
+    given: Mapping[str, np.ndarray], indices: Sequence[DatasetIndex], dim: int
+) -> dict[str, np.ndarray]:
+    """Embeddings by name of a benchmark, if each fits its benchmark's texts."""
+    counts = {index.benchmark.name: len(index.benchmark.texts) for index in indices}
+    for name, texts in given.items():
+        if name not in counts:
+            raise InputError(f"text_embeddings of {name!r}: evaluated are {', '.join(counts)}")
+        if np.shape(texts) != (counts[name], dim) or not np.isfinite(texts).all():
+            raise InputError(
+                f"text_embeddings of {name!r} must be finite and of shape ({counts[name]}, {dim}), "
+                f"a row for each of the benchmark's texts; theirs is {np.shape(texts)}"
+            )
+    return dict(given)
 
 
 def _evaluate_method(

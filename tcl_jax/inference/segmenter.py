@@ -351,7 +351,8 @@ class Segmenter:
             self._weights, tasks, padded, options, synonyms, batch_size
         ):
             grids = masks.grids[..., : len(synonyms or texts)]
-            found[task.item] = SoftMasks(sliding, grids)
+            # Without the padding, which a view would keep in memory.
+            found[task.item] = SoftMasks(sliding, np.ascontiguousarray(grids))
         return [found[i] for i in range(len(images))]
 
 

@@ -121,7 +121,7 @@ def embed_sentences(
     longest = int(tokens.argmax(axis=-1).max()) + 1  # the end of a text has the largest id
     tokens = tokens[..., : -(-longest // _TOKENS) * _TOKENS]
     tokens = np.pad(tokens, ((0, -len(tokens) % size), (0, 0), (0, 0)))
-    params = put_locally(params, data_mesh(jax.local_devices()[:1]))
+    params = put_locally({"text": params["text"]}, data_mesh(jax.local_devices()[:1]))
     starts = range(0, len(tokens), size)
     embedded = [
         np.asarray(_compiled(model, params, tokens[start : start + size]))

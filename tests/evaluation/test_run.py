@@ -341,6 +341,22 @@ def test_damaged_weights_get_no_score(shapes: Model, tmp_path: Path) -> None:
     damaged = dataclasses.replace(
         shapes, params=jax.tree.map(lambda x: x * np.float16(np.nan), shapes.params)
     )
-    texts = {"custom": np.eye(3, 64, dtype=np.float32)}
+    texts = {"custom": np.eye(4, 64, dtype=np.float32)}
     with pytest.raises(RunError, match=r"000\.png: masks are not finite"):
         score(damaged, own_index(tmp_path), tmp_path / "out", text_embeddings=texts)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"custom": np.ones((2, 64), np.float32)}, r"'custom' must be .*\(3, 64\).*\(2, 64\)"),
+        ({"custom": np.full((4, 64), np.nan, np.float32)}, "'custom' must be finite"),
+        ({"costum": np.ones((4, 64), np.float32)}, "'costum': evaluated are custom"),
+    ],
+)
+def test_embeddings_that_do_not_fit_the_texts_are_refused(
+    shapes: Model, tmp_path: Path, given: dict[str, np.ndarray], told: str
+) -> None:
+    write_photos(tmp_path, [(40, 60)])
+    with pytest.raises(InputError, match=told):
+        score(shapes, own_index(tmp_path), tmp_path / "out", text_embeddings=given)
