@@ -349,7 +349,7 @@ def test_damaged_weights_get_no_score(shapes: Model, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"custom": np.ones((2, 64), np.float32)}, r"'custom' must be .*\(3, 64\).*\(2, 64\)"),
+        ({"custom": np.ones((2, 64), np.float32)}, r"'custom' must be .*\(4, 64\).*\(2, 64\)"),
         ({"custom": np.full((4, 64), np.nan, np.float32)}, "'custom' must be finite"),
         ({"costum": np.ones((4, 64), np.float32)}, "'costum': evaluated are custom"),
     ],
