@@ -257,8 +257,9 @@ def test_same_losses_without_the_text_tower(config_file: str, tmp_path: Path) ->
         np.testing.assert_allclose(
             losses(tmp_path / "cached")[name], expected, rtol=1e-5, atol=1e-6, err_msg=name
         )
+    # Adam makes of a rounding difference in a tiny gradient a part of a step.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours.params, plain.params
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), ours.params, plain.params
     )
     bad = [(tmp_path / run / "bad_samples.jsonl").read_text() for run in ("plain", "cached")]
     assert bad[0] == bad[1] and "no_caption" in bad[0] and "empty_caption" in bad[0]

@@ -59,18 +59,19 @@ def hostile_files() -> Iterator[tuple[str, bytes, str]]:
     plain = zipped(
         {f"a/{k}": v for k, v in torch_members(*pickled({"a": np.ones(4, np.float32)})).items()}
     )
+    damaged = "the file is damaged"  # after what Python's zipfile says, which differs by version
     long = with_zip64_end(plain)
     central, end, end64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06"
     zeros = b"\0" * (32 << 20)
     deflated = zipped({"a/data.pkl": b"\x80\x02" + b"N" * 50_000 + b"."}, zipfile.ZIP_DEFLATED)
     yield "bomb", zipped({"a.npy": zeros}, zipfile.ZIP_DEFLATED), "unpack to"
     yield "bomb of a pickle", zipped({"a/data.pkl": zeros}, zipfile.ZIP_DEFLATED), "unpack to"
-    yield "small lie", patched(deflated, central, 24, b"\x10\0\0\0"), "Bad CRC"
+    yield "small lie", patched(deflated, central, 24, b"\x10\0\0\0"), damaged
     yield "big lie", patched(deflated, central, 24, b"\xff\xff\xff\0"), "cut short"
     yield "huge lie", patched(deflated, central, 24, b"\xf0\xff\xff\xff"), "unpack to"
     yield "names twice", zipped({"a/data.pkl": b"N.", "a/data.pkl*": b"N."}), "two members"
     yield "another name there", patched(plain, b"PK\x03\x04", 30, b"b"), "differ"
-    yield "overlap", patched(plain, central, 20, struct.pack("<II", 900, 900)), "Bad CRC"
+    yield "overlap", patched(plain, central, 20, struct.pack("<II", 900, 900)), damaged
     yield (
         "all in one place",
         zipped({"b.npy": b"", "c.npy": b""}).replace(b"c.npy", b"b.npy"),
@@ -79,16 +80,16 @@ def hostile_files() -> Iterator[tuple[str, bytes, str]]:
     yield (
         "beyond the end",
         patched(plain, central, 42, b"\xf0\xff\xff\xff"),
-        "Truncated file",
+        damaged,
     )
     yield "bigger than the file", patched(plain, central, 20, b"\0\0\0\x40" * 2), "unpack to"
     yield "two sizes", patched(plain, central, 20, b"\x01\0\0\0"), "unknown way"
     yield "encrypted", patched(plain, central, 8, b"\x01\x00"), "unknown way"
     yield "method", patched(plain, central, 10, b"\x0c\x00"), "unknown way"
     yield "size elsewhere", patched(plain, central, 24, b"\xff" * 4), "unknown way"
-    yield "directory", patched(plain, end, 12, b"\xff\xff\xff\xff"), "Bad offset"
+    yield "directory", patched(plain, end, 12, b"\xff\xff\xff\xff"), damaged
     yield "no end", plain[: plain.rfind(end)], "not a zip file"
-    yield "long directory", patched(long, end64, 40, b"\xff" * 8), "Bad offset"
+    yield "long directory", patched(long, end64, 40, b"\xff" * 8), damaged
     many = b"".join(central + b"\0" * 42 for _ in range(200_000))
     tail = struct.pack("<4s4HIIH", end, 0, 0, 200_000 & 0xFFFF, 200_000 & 0xFFFF, len(many), 4, 0)
     yield "many members", b"PK\x03\x04" + many + tail, "too many"
