@@ -174,6 +174,8 @@ def made_up_batch(
     """
     import numpy as np
 
+    from tcl_jax.models.decoder import UPSAMPLING
+
     rng, side = np.random.default_rng(seed), config.resolution
     tokens = rng.integers(1, config.vocab_size - 1, (size, config.context_length), np.int32)
     ends = rng.integers(2, config.context_length, size)
@@ -184,6 +186,6 @@ def made_up_batch(
         "tokens": tokens.astype(np.int32),
     }
     if noise:
-        grid = 4 * side // config.patch_size
+        grid = UPSAMPLING * side // config.patch_size
         batch["uniform"] = rng.uniform(1e-3, 1 - 1e-3, (size, grid, grid)).astype(np.float32)
     return batch

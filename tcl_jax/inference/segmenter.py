@@ -77,7 +77,7 @@ class Segmenter:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         self.config, self.settings, self.origin = model.config, model.settings, model.origin
-        self.method = model.method
+        self.method, self._mixes_clip = model.method, model.network.mixes_clip
         self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         self._weights = jax.device_put(params)
@@ -301,7 +301,7 @@ class Segmenter:
         if not 0 <= weight <= 1:
             raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
         # CLIP alone is nothing but what KP mixing mixes in.
-        return MaskOptions(pamr=pamr, kp_weight=weight if self.method == "tcl" else 0.0)
+        return MaskOptions(pamr=pamr, kp_weight=weight if self._mixes_clip else 0.0)
 
     def _slide(
         self,

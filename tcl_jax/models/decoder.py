@@ -23,6 +23,8 @@ from tcl_jax.ops.resize import upsample_nearest
 
 STAGES = 2
 """Upsamplings by two."""
+UPSAMPLING = 2**STAGES
+"""Cells of the mask grid along each side of a patch."""
 
 
 def decode(
@@ -37,7 +39,7 @@ def decode(
         remat: a key of `layers.REMAT`.
 
     Returns:
-        [b, 4h, 4w, c].
+        [b, H, W, c], `UPSAMPLING` times as many rows and columns.
     """
     for stage in range(STAGES):
         for layer, upsample in enumerate((True, False)):

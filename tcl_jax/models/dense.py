@@ -22,6 +22,7 @@ from tcl_jax.models.attention import (
     self_only_attention,
 )
 from tcl_jax.models.clip import CLIPConfig, encode_image
+from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.layers import block
 from tcl_jax.models.method import MaskOptions, Method, refine_masks
 from tcl_jax.models.vit import Features, project
@@ -94,7 +95,7 @@ class DenseCLIP(Method):
         masks = self.soft_masks(params["clip"], features, text_embeddings)
         if options.pamr:
             rows, columns = features.grid
-            masks = refine_masks(image, masks, (4 * rows, 4 * columns))
+            masks = refine_masks(image, masks, (UPSAMPLING * rows, UPSAMPLING * columns))
         return masks
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tcl_jax.models.decoder import STAGES
+from tcl_jax.models.decoder import STAGES, UPSAMPLING
 
 if TYPE_CHECKING:
     from tcl_jax.models.clip import CLIPConfig
@@ -96,6 +96,7 @@ def tcl_masks(
 ) -> Parts:
     """Of TCL, and with `mixes_clip` of CLIP's own dense prediction, too."""
     patches, width = _patches(config, side), config.vision_width
+    cells = UPSAMPLING**2 * patches
     if mixes_clip:
         parts = dense_masks(config, side, texts)
     else:
@@ -103,8 +104,8 @@ def tcl_masks(
         parts = {"image tower": image_tower(config, shared, side), "masks": 0}
     parts["grounder's blocks"] = _grounder_blocks(1 + patches, width, copied_blocks)
     parts["decoder"] = decoder(config, side)
-    parts["projection"] = 16 * 2 * patches * width * config.embed_dim
-    parts["masks"] += 16 * 2 * patches * texts * config.embed_dim
+    parts["projection"] = 2 * cells * width * config.embed_dim
+    parts["masks"] += 2 * cells * texts * config.embed_dim
     return parts
 
 
@@ -127,7 +128,7 @@ def clip_step(config: CLIPConfig, batch: int) -> Parts:
 def tcl_step(config: CLIPConfig, copied_blocks: int, batch: int, train_backbone: bool) -> Parts:
     """Of TCL, forward and backward, see `TCL.training_flops`."""
     width, embed, tokens = config.vision_width, config.embed_dim, 1 + _patches(config, None)
-    pixels = 16 * (tokens - 1)
+    pixels = UPSAMPLING**2 * (tokens - 1)
     blocks = _grounder_blocks(tokens, width, copied_blocks)
     masked = image_tower(config)
     # Towards the mask alone, as the weights are frozen; both factors of attention have gradients.

@@ -19,6 +19,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
+from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.ops import losses
 from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize
@@ -143,8 +144,8 @@ class TCLObjective(Objective):
         """Embeds the texts and draws the masks' noise, unless the rows have them."""
         rows = {**rows, "text_embedding": embed_texts(self.model.clip_model, frozen, rows)}
         if "uniform" not in rows:
-            patch = self.model.config.patch_size
-            height, width = (4 * side // patch for side in rows["image"].shape[1:3])
+            patch = self.model.patch_size
+            height, width = (UPSAMPLING * side // patch for side in rows["image"].shape[1:3])
             # Noise of exactly 0 or 1 would be infinite.
             tiny = float(jnp.finfo(jnp.float32).tiny)
             draw = partial(jax.random.uniform, shape=(height, width), minval=tiny)
