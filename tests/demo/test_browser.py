@@ -50,8 +50,10 @@ class Site:
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.address)
-        page.wait_for_selector("#examples button")
-        page.wait_for_selector("#stage .hint")
+        # Gradio fetches the code of each kind of control on its own.
+        controls = ("words textarea", "threshold input", "opacity input", "background input")
+        for part in ("photo input", "examples button", "stage .hint", "pamr input", *controls):
+            page.wait_for_selector(f"#{part}", state="attached")
         return page
 
 
