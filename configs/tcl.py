@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.model.sizes.context_length = 0
     config.model.sizes.vocab_size = 0
     config.model.sizes.activation = ""
-    config.model.tap_layer = 0  # block of CLIP that feeds the grounder; 0: the last but one
+    config.model.feature_layer = 0  # block of CLIP that feeds the grounder; 0: the last but one
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
 
     config.data = ConfigDict()

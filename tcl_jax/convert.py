@@ -51,7 +51,7 @@ def convert(flags: argparse.Namespace) -> None:
     clip, tcl = (flags.source, None) if flags.command == "clip" else (flags.clip, flags.source)
     model = model_from_torch(clip, tcl, activation=flags.activation, prefix=flags.prefix)
     save_model(flags.target, model)
-    print(f"wrote {flags.target}: {model.network.summary} on {name_of(model.config)}")
+    print(f"wrote {flags.target}: {model.method.summary} on {name_of(model.config)}")
 
 
 def export_torch(flags: argparse.Namespace) -> None:
@@ -69,7 +69,9 @@ def export_torch(flags: argparse.Namespace) -> None:
     model = load_model(flags.source)
     metadata = {"format": "pt"}
     if model.learned:
-        tensors = tcl_state_dict(model.learned, model.config, model.network.describe()["tap_layer"])
+        tensors = tcl_state_dict(
+            model.learned, model.config, model.method.describe()["feature_layer"]
+        )
     else:
         metadata["activation"] = model.config.activation
         tensors = clip_state_dict(model.params["clip"], model.config)
@@ -93,7 +95,7 @@ def inspect(flags: argparse.Namespace) -> None:
     if flags.prefix:
         raise InputError("--prefix chooses among the models of a weight file; leave it out here")
     model = load_model(path)
-    print(f"{path}: {model.network.summary} on {name_of(model.config)}")
+    print(f"{path}: {model.method.summary} on {name_of(model.config)}")
     print(count_arrays(jax.tree.leaves(model.params)), model.settings, sep="\n")
 
 

@@ -116,14 +116,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.commands import load_model_from
     from tcl_jax.evaluation.report import summary_table
     from tcl_jax.evaluation.run import evaluate
-    from tcl_jax.parallel.processes import agreed, start_processes
+    from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
 
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    indices = agreed(lambda: find_benchmarks(flags))
+    indices = raise_on_all_processes(lambda: find_benchmarks(flags))
     import jax
 
     found = evaluate(
-        agreed(lambda: load_model_from(flags)),
+        raise_on_all_processes(lambda: load_model_from(flags)),
         indices,
         flags.output,
         methods=flags.method.split(",") if flags.method else None,

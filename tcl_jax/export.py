@@ -119,7 +119,7 @@ def export_program(flags: argparse.Namespace) -> None:
         kp_weight=own.kp_weight if flags.kp_weight is None else flags.kp_weight,
     )
     exported = export_masks(
-        model.module(COMPUTE_DTYPES[dtype]),
+        model.method_in(COMPUTE_DTYPES[dtype]),
         model.params,
         image_size=flags.image_size or (own.window, own.window),
         options=options,

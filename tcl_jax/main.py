@@ -40,17 +40,17 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--config and --workdir are needed, as in\n  {EXAMPLE}")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.evaluation.tasks import make_evaluators
-    from tcl_jax.parallel.processes import agreed, start_processes
-    from tcl_jax.training.build import build_task
+    from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
+    from tcl_jax.training.build import build_experiment
     from tcl_jax.training.check import check_area_group, check_config
     from tcl_jax.training.loop import train
 
     check_config(config)
     check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    task = agreed(lambda: build_task(config))
-    evaluators = make_evaluators(config, task)
-    outcome = train(config, workdir, task, evaluators)
+    experiment = raise_on_all_processes(lambda: build_experiment(config))
+    evaluators = make_evaluators(config, experiment)
+    outcome = train(config, workdir, experiment, evaluators)
     if not outcome.finished:
         logging.warning("saved at step %d; the same command goes on from there", outcome.step)
         return

@@ -30,7 +30,7 @@ SIZES = CLIPConfig(
     text_layers=1, context_length=40,
 )  # fmt: skip
 """Of what is called ViT-B/16 in the folder."""
-TAP_LAYER = 1
+FEATURE_LAYER = 1
 NAME = "ViT-B-16.pt"
 OUTSIDE = ("gcloud", "gsutil", "sbatch", "srun", "kubectl", "docker", "ssh", "scp")
 
@@ -56,7 +56,7 @@ def get_config():
 SMALL: dict[str, Any] = {
     "model.variant": "custom",
     "model.sizes": dict(vars(SIZES)),
-    "model.tap_layer": TAP_LAYER,
+    "model.feature_layer": FEATURE_LAYER,
     "data.num_examples": 32,
     "data.num_workers": 0,
     "loss.area_group": 8,
@@ -116,7 +116,7 @@ def _write_weights(folder: Path) -> None:
     sizes = {"input_resolution": SIZES.resolution, "context_length": SIZES.context_length}
     save_torchscript(folder / NAME, clip, {**sizes, "vocab_size": SIZES.vocab_size})
     shutil.copy(folder / NAME, folder / "weights")
-    tcl = to_state_dict(tcl_rules(SIZES, TAP_LAYER), _random(tcl_shapes(SIZES, TAP_LAYER)))
+    tcl = to_state_dict(tcl_rules(SIZES, FEATURE_LAYER), _random(tcl_shapes(SIZES, FEATURE_LAYER)))
     save_state_dict(folder / "weights/tcl.pth", {"model": tcl})
 
 

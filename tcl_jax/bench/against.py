@@ -200,7 +200,7 @@ def open_official(
         raise InputError(
             f"--against needs a CPU or a GPU, as PyTorch runs on; this is a {platform}"
         )
-    if subject.task.network.config.activation != "quick_gelu":
+    if subject.experiment.method.config.activation != "quick_gelu":
         raise InputError(
             "--against: the official code knows quick_gelu alone, as OpenAI's CLIPs have"
         )
@@ -222,18 +222,18 @@ def _write_weights(file: Path, subject: Subject) -> dict[str, Any]:
     from tcl_jax.weights.clip import clip_state_dict
     from tcl_jax.weights.tcl import tcl_state_dict
 
-    task, optim = subject.task, subject.config.optim
-    objective: Any = task.objective
+    experiment, optim = subject.experiment, subject.config.optim
+    objective: Any = experiment.objective
     model, loss = objective.model, objective.weights
     sizes, layer = model.config, model.feature_layer
-    clip = clip_state_dict(task.frozen, sizes, np.float16)  # as its loader takes them
+    clip = clip_state_dict(experiment.frozen, sizes, np.float16)  # as its loader takes them
     tensors = {f"clip.{name}": tensor for name, tensor in clip.items()}
-    learned = tcl_state_dict(task.params, sizes, layer)
+    learned = tcl_state_dict(experiment.params, sizes, layer)
     tensors |= {f"tcl.{name}": tensor for name, tensor in learned.items()}
     np.savez(file, **tensors)  # type: ignore[arg-type]
     return {
         "file": str(file),
-        "tap_layer": layer,
+        "feature_layer": layer,
         "loss": {"tcl": loss.tcl, "area": loss.area, "tv": loss.tv},
         "optimizer": {
             "base_lr": optim.base_lr, "weight_decay": optim.weight_decay, "eps": optim.eps,

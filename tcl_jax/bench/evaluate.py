@@ -53,9 +53,9 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     from tcl_jax.models.layers import compute_dtype
     from tcl_jax.training.chips import mfu
 
-    sizes, dtype = subject.task.network.config, subject.config.model.dtype
-    model = Model(subject.task.network, subject.params, default_settings(sizes))
-    network = model.module(compute_dtype(dtype))
+    sizes, dtype = subject.experiment.method.config, subject.config.model.dtype
+    model = Model(subject.experiment.method, subject.params, default_settings(sizes))
+    method = model.method_in(compute_dtype(dtype))
     batch, devices = default_batch_size(), jax.local_devices()
     report = Report(
         "evaluate", flags.load, flags.json, devices[0].platform, **subject.about,
@@ -71,7 +71,7 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
         ):
             say(what)
             benchmark, examples = write_benchmark(Path(folder), flags.images, classes)
-            evaluator = Evaluator(network, subject.params, protocol, batch)
+            evaluator = Evaluator(method, subject.params, protocol, batch)
 
             def score(example: Example, labels: np.ndarray) -> None:
                 count_pixels(labels, read_classes(example, benchmark), classes)  # noqa: B023
@@ -84,9 +84,9 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
 
             evaluate(examples[:1])  # compiles
             seconds = evaluate(examples)
-            sliding = protocol.sliding_window(benchmark, (HEIGHT, WIDTH), model.network.patch_size)
+            sliding = protocol.sliding_window(benchmark, (HEIGHT, WIDTH), model.method.patch_size)
             each, window = len(sliding.windows), sliding.padded[0]
-            flops = total(network.flops(window, classes, protocol.options))
+            flops = total(method.flops(window, classes, protocol.options))
             row = {
                 "width": WIDTH,
                 "height": HEIGHT,

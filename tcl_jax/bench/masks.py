@@ -48,7 +48,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
     from tcl_jax.models.flops import total
     from tcl_jax.models.layers import compute_dtype
 
-    model: Any = subject.task.network
+    model: Any = subject.experiment.method
     settings, patch = default_settings(model.config), model.patch_size
     windows = flags.windows or (settings.window,)
     if odd := [side for side in windows if side % patch]:
@@ -62,8 +62,8 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
     params = jax.device_put(subject.params)
 
     def runner_of(arrays: tuple[Any, Any], options: MaskOptions, dtype: str) -> Runner:
-        network = dataclasses.replace(model, dtype=compute_dtype(dtype))
-        make = jax.jit(partial(make_masks, network), static_argnames="options")
+        method = dataclasses.replace(model, dtype=compute_dtype(dtype))
+        make = jax.jit(partial(make_masks, method), static_argnames="options")
         arguments = (params, *jax.device_put(arrays))
         return Runner(make.trace(*arguments, options=options), arguments)
 

@@ -100,7 +100,7 @@ class Original:
             "threads": torch.get_num_threads(),
         }
 
-    def load(self, file: str, tap_layer: int, loss: Any, optimizer: Any) -> dict[str, Any]:
+    def load(self, file: str, feature_layer: int, loss: Any, optimizer: Any) -> dict[str, Any]:
         """Reads the weights of both models: an .npz by official names under `clip.` and `tcl.`.
 
         `loss` has the weights tcl, area and tv; `optimizer` base_lr, weight_decay, eps, betas and
@@ -111,7 +111,7 @@ class Original:
         self.torch.save({n[5:]: t for n, t in tensors.items() if n.startswith("clip.")}, clip)
         learned = {n[4:]: t for n, t in tensors.items() if n.startswith("tcl.")}
         self.weights = {
-            "tap_layer": tap_layer, "loss": loss, "optimizer": optimizer, "clip": clip,
+            "feature_layer": feature_layer, "loss": loss, "optimizer": optimizer, "clip": clip,
             "learned": learned,
         }  # fmt: skip
         self.build()
@@ -123,7 +123,7 @@ class Original:
 
         config = OmegaConf.load(os.path.join(self.path, "configs", "tcl.yml")).model
         loss, learned = self.weights["loss"], self.weights["learned"]
-        config.clip_model, config.ie_freeze = self.weights["clip"], self.weights["tap_layer"]
+        config.clip_model, config.ie_freeze = self.weights["clip"], self.weights["feature_layer"]
         config.tcl_w, config.area_w, config.tv_w = loss["tcl"], loss["area"], loss["tv"]
         model = self.models.build_model(config)
         unknown = model.load_state_dict(learned, strict=False).unexpected_keys

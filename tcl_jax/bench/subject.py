@@ -14,7 +14,7 @@ from tcl_jax.errors import InputError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from tcl_jax.training.build import Task
+    from tcl_jax.training.build import Experiment
 
 GATE = 0.5
 """Of the decoder's layers; at 0, where training starts, they would not change the results."""
@@ -84,13 +84,13 @@ def add_round_flags(p: argparse.ArgumentParser, name: str, calls: int) -> None:
 class Subject:
     """A TCL with random weights, and how it is trained."""
 
-    task: Task
+    experiment: Experiment
     config: ConfigDict
 
     @property
     def params(self) -> Any:
         """All parameters of the network, on the host."""
-        return self.task.join(self.task.params, self.task.frozen)
+        return self.experiment.join(self.experiment.params, self.experiment.frozen)
 
     @property
     def about(self) -> dict[str, str]:
@@ -118,7 +118,7 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
     import numpy as np
 
     from tcl_jax.parallel.mesh import find_devices
-    from tcl_jax.training.build import random_task
+    from tcl_jax.training.build import random_experiment
     from tcl_jax.training.check import check_config
 
     usual = "float32" if find_devices()[0].platform == "cpu" else "bfloat16"
@@ -130,10 +130,10 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
         config.model.dtype = flags.dtype or config.model.dtype
     if config.objective != "tcl":
         raise InputError(f"bench measures TCL; objective={config.objective!r} is another")
-    task = random_task(config)
-    for layer in task.params["grounder"]["decoder"].values():
+    experiment = random_experiment(config)
+    for layer in experiment.params["grounder"]["decoder"].values():
         layer["gate"] = np.float32(GATE)
-    return Subject(task, config)
+    return Subject(experiment, config)
 
 
 def _paper_config(variant: str, dtype: str) -> ConfigDict:
@@ -143,7 +143,7 @@ def _paper_config(variant: str, dtype: str) -> ConfigDict:
     from tcl_jax.ops.losses import LossWeights
     from tcl_jax.training.optim import AdamW
 
-    model = {"variant": variant, "sizes": {}, "weights": "", "tap_layer": 0, "dtype": dtype}
+    model = {"variant": variant, "sizes": {}, "weights": "", "feature_layer": 0, "dtype": dtype}
     rates = {"base_lr": 3e-4, "min_lr": 4e-5, "scale_with_batch": True, "warmup_steps": 15_000}
     train = {
         "global_batch_size": 1024, "total_steps": 50_000, "accumulation_steps": 1, "remat": "none",

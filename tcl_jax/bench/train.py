@@ -56,7 +56,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
     from tcl_jax.ops.images import normalize
     from tcl_jax.parallel.mesh import check_batch_size, data_mesh
 
-    config, objective = subject.config, subject.task.objective
+    config, objective = subject.config, subject.experiment.objective
     mesh = data_mesh(jax.devices()[:1] if flags.against else None)
     for size in flags.batch_sizes:
         check_batch_size(size, mesh, config.train.accumulation_steps)
@@ -82,7 +82,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             for phase in flags.phases:
                 say(f"phase {phase}: comparing losses")
                 batch = made_up_batch(
-                    subject.task.network.config, COMPARED_IMAGES, seed=1, noise=True
+                    subject.experiment.method.config, COMPARED_IMAGES, seed=1, noise=True
                 )
                 *_, metrics = step_runner(subject, batch, phase, mesh, exact=True)()
                 ours = {name: float(value) for name, value in metrics.items()}
@@ -94,7 +94,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             what = f"batch {size}, phase {phase}"
             with report.skip_too_large(what):
                 say(what)
-                batch = made_up_batch(subject.task.network.config, size)
+                batch = made_up_batch(subject.experiment.method.config, size)
                 runner = step_runner(subject, batch, phase, mesh)
                 flops = total(objective.model.training_flops(size, phase == 2))
                 row = runner.measure(devices, **how, images=size, flops=flops)
@@ -138,15 +138,15 @@ def step_runner(
     from tcl_jax.training.state import create_state
     from tcl_jax.training.step import PhasedStep, no_failure
 
-    task, config = subject.task, subject.config
-    objective: Any = task.objective
+    experiment, config = subject.experiment, subject.config
+    objective: Any = experiment.objective
     if exact:
         model = dataclasses.replace(objective.model, dtype=jnp.float32)
         objective = dataclasses.replace(objective, model=model)
     adamw = build_adamw(config)
-    state = create_state(task.params, objective, adamw)
+    state = create_state(experiment.params, objective, adamw)
     state, frozen = (
-        put_parameters(tree, mesh, sharded=config.train.fsdp) for tree in (state, task.frozen)
+        put_parameters(tree, mesh, sharded=config.train.fsdp) for tree in (state, experiment.frozen)
     )
     key = put_replicated(np.asarray(jax.random.key_data(jax.random.key(0))), mesh)
     fixed = (frozen, put_batch(batch, mesh), jax.random.wrap_key_data(key))

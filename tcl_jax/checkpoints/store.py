@@ -25,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 
 from tcl_jax.errors import InputError, RunError, first_cause, raise_machine_fault, why_unwritten
 from tcl_jax.files import why_unwritable
-from tcl_jax.parallel.processes import agreed, gather_texts
+from tcl_jax.parallel.processes import gather_texts, raise_on_all_processes
 
 RUN_ADVICE = "Restore it from a copy, or delete it to go on from the step before it."
 
@@ -189,7 +189,7 @@ class CheckpointStore:
                 items = ocp.load_checkpointables(path, {"state": wanted, "info": None})
                 return {**items["info"], "state": items["state"]}
 
-        saved = agreed(read)
+        saved = raise_on_all_processes(read)
         data_states = saved["data_states"]
         data_state = data_states[jax.process_index() % len(data_states)]
         if (n := len(data_states)) != jax.process_count() and data_states != [data_state] * n:

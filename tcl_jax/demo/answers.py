@@ -122,11 +122,11 @@ class Answers:
         cache_bytes: int = _CACHE_BYTES,
     ) -> None:
         self.limits = limits or Limits()
-        self.method = model.method
+        self.method = model.method.name
         self.settings = model.settings
         self.origin = model.origin
         self.model_runs = 0
-        self._segmenters = {model.method: Segmenter(model, tokenizer_file=tokenizer_file)}
+        self._segmenters = {model.method.name: Segmenter(model, tokenizer_file=tokenizer_file)}
         if self.has_baseline:
             baseline = model.with_method(BASELINE)
             self._segmenters[BASELINE] = Segmenter(baseline, tokenizer_file=tokenizer_file)

@@ -18,8 +18,8 @@ from tcl_jax.evaluation.run import check, check_same_images, embed_texts
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import write_json
 from tcl_jax.inference.settings import default_settings
-from tcl_jax.parallel.processes import agreed
-from tcl_jax.training.build import Task
+from tcl_jax.parallel.processes import raise_on_all_processes
+from tcl_jax.training.build import Experiment
 from tcl_jax.training.loop import Evaluation
 
 
@@ -31,17 +31,17 @@ class BenchmarkEvaluator:
     Args:
         name: of a built-in benchmark.
         config: reads `eval` and `model.dtype`.
-        task: what is trained.
+        experiment: what is trained.
 
     Raises:
         InputError: if its files are not all there, or cannot be scored.
     """
 
-    def __init__(self, name: str, config: ConfigDict, task: Task) -> None:
-        self._name, self._task, self._eval = name, task, config.eval
-        self._protocol = protocol_of(config, task)
+    def __init__(self, name: str, config: ConfigDict, experiment: Experiment) -> None:
+        self._name, self._experiment, self._eval = name, experiment, config.eval
+        self._protocol = protocol_of(config, experiment)
         benchmark = load_benchmark(name, split=config.eval.split)
-        self._index = agreed(lambda: list_examples(benchmark, config.eval.data))
+        self._index = raise_on_all_processes(lambda: list_examples(benchmark, config.eval.data))
         check_same_images([self._index])
         check([self._index], {name: self._log()}, progress=jax.process_index() == 0)
         self._evaluator: Evaluator | None = None
@@ -50,14 +50,14 @@ class BenchmarkEvaluator:
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent; every process calls it."""
-        everything = self._task.join(params, frozen)
+        everything = self._experiment.join(params, frozen)
         if self._evaluator is None:
-            self._evaluator = Evaluator(self._task.network, None, self._protocol)
+            self._evaluator = Evaluator(self._experiment.method, None, self._protocol)
         evaluator = self._evaluator.with_params(everything)
         benchmark = self._index.benchmark
-        if self._texts is None or self._task.trains_clip:
+        if self._texts is None or self._experiment.trains_clip:
             self._texts = embed_texts(
-                self._task.clip, everything["clip"], benchmark.texts, self._protocol.templates
+                self._experiment.clip, everything["clip"], benchmark.texts, self._protocol.templates
             )
         result = evaluate_benchmark(
             evaluator, self._index, self._texts, self._log(), progress=jax.process_index() == 0
@@ -86,17 +86,17 @@ class BenchmarkEvaluator:
         return ScoreLog(None, benchmark.name, len(benchmark.names), {})
 
 
-def protocol_of(config: ConfigDict, task: Task) -> Protocol:
+def protocol_of(config: ConfigDict, experiment: Experiment) -> Protocol:
     """How a run judges what it trains."""
-    settings = default_settings(task.clip.config)
+    settings = default_settings(experiment.clip.config)
     return Protocol(
-        method=task.network.name,
+        method=experiment.method.name,
         short_side=settings.window,
         window=settings.window,
         stride=settings.stride,
         threshold=config.eval.background,
         pamr=config.eval.pamr,
-        kp_weight=config.eval.kp_weight if task.network.mixes_clip else 0.0,
+        kp_weight=config.eval.kp_weight if experiment.method.mixes_clip else 0.0,
         templates=config.eval.templates,
         dtype=config.model.dtype,
     )

@@ -31,7 +31,7 @@ from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.method import Method
 from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import local_mesh, put_locally
-from tcl_jax.parallel.processes import agreed
+from tcl_jax.parallel.processes import raise_on_all_processes
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -165,12 +165,14 @@ def evaluate_benchmark(
                 bar.update()
                 bar.set_postfix_str(f"mIoU {100 * total.scores().miou:.1f}", refresh=False)
 
-    agreed(score_all)
+    raise_on_all_processes(score_all)
     records = log.gather([example.key for example in share_of(index.examples)])
     images = tuple(ImageResult(e.key, records[e.key].counts) for e in index.examples)
     seconds = sum(records[e.key].seconds for e in index.examples) / jax.process_count()
     shows = jax.process_index() == 0
-    pictures = agreed(lambda: tuple(_show(evaluator, index, texts, images)) if shows else ())
+    pictures = raise_on_all_processes(
+        lambda: tuple(_show(evaluator, index, texts, images)) if shows else ()
+    )
     return BenchmarkResult(benchmark, images, pictures, seconds)
 
 

@@ -128,7 +128,7 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
     pamr = given.get("pamr", settings.pamr)
     threshold = THRESHOLDS[pamr] if settings.threshold is None else settings.threshold
     defaults = {
-        "method": model.method,
+        "method": model.method.name,
         "short_side": settings.window,
         "window": window,
         "stride": settings.stride if same else max(window // 2, 1),
@@ -138,7 +138,7 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
         "templates": settings.templates,
     }
     fields = {**defaults, **given}
-    if not model.network.mixes_clip:
+    if not model.method.mixes_clip:
         fields["kp_weight"] = 0.0
     return Protocol(**fields)
 
@@ -166,7 +166,7 @@ def fingerprint(
     fields: dict[str, Any] = {
         **dataclasses.asdict(protocol),
         "weights": weights,
-        "architecture": short_hash(list(model.network.describe().values())),
+        "architecture": short_hash(list(model.method.describe().values())),
         "resize": f"OpenCV {cv2.__version__}, bilinear",
         "benchmarks": {
             listing.benchmark.name: _describe(listing, given.get(listing.benchmark.name))

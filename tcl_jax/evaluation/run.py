@@ -38,7 +38,7 @@ from tcl_jax.inference.texts import check_vocabulary, embed_class_names
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.parallel.lock import alone_in
-from tcl_jax.parallel.processes import agreed, check_same, gather_texts
+from tcl_jax.parallel.processes import check_same, gather_texts, raise_on_all_processes
 
 
 def evaluate(
@@ -80,13 +80,13 @@ def evaluate(
     """
     output = user_path(output).absolute()
     embedded = _check_embeddings(text_embeddings or {}, indices, model.config.embed_dim)
-    agreed(lambda: _check_output(output))
+    raise_on_all_processes(lambda: _check_output(output))
     check_same_images(indices)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
-    models = [model.with_method(method) for method in methods or [model.method]]
+    models = [model.with_method(method) for method in methods or [model.method.name]]
     protocols = [make_protocol(chosen, **choices) for chosen in models]
-    if len({chosen.method for chosen in models}) < len(models):
+    if len({chosen.method.name for chosen in models}) < len(models):
         raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
     for protocol in protocols:
         for index in indices:
@@ -115,14 +115,16 @@ def evaluate(
                 tokenizer_file=tokenizer_file,
                 text_embeddings=text_embeddings,
             )
-            folder = output / chosen.method if len(models) > 1 else output
+            folder = output / chosen.method.name if len(models) > 1 else output
             evaluator = Evaluator(
-                chosen.module(compute_dtype(protocol.dtype)), chosen.params, protocol, batch_size
+                chosen.method_in(compute_dtype(protocol.dtype)), chosen.params, protocol, batch_size
             )
             found[protocol.title] = _evaluate_method(
                 evaluator, indices, texts_of, described, folder, progress=progress, warn=not found
             )
-        agreed(lambda: _on_process_0(output, functools.partial(write_report, output, found)))
+        raise_on_all_processes(
+            lambda: _on_process_0(output, functools.partial(write_report, output, found))
+        )
     return found
 
 
@@ -160,7 +162,7 @@ def _evaluate_method(
     for index in indices:
         benchmark = index.benchmark
         with contextlib.closing(logs[benchmark.name]) as log:
-            texts = agreed(functools.partial(texts_of, benchmark))
+            texts = raise_on_all_processes(functools.partial(texts_of, benchmark))
             results[benchmark.name] = evaluate_benchmark(
                 evaluator, index, texts, log, progress=progress
             )
@@ -172,7 +174,7 @@ def _evaluate_method(
             pictures[name] = write_pictures(folder / "pictures", result)
         write_results(folder / RESULTS_FILE, list(results.values()), described)
 
-    agreed(lambda: _on_process_0(folder, write))
+    raise_on_all_processes(lambda: _on_process_0(folder, write))
     return Evaluated(results, described, pictures)
 
 
@@ -218,10 +220,10 @@ def check(
         if any(problem.fatal for problem in problems):
             raise InputError(f"the data cannot be scored as it is:\n{describe_problems(problems)}")
 
-    agreed(look)
+    raise_on_all_processes(look)
     texts = gather_texts(json.dumps({name: [*counts.items()] for name, counts in seen.items()}))
     everyones = [json.loads(text) for text in texts]
-    agreed(refuse)
+    raise_on_all_processes(refuse)
     if warn:
         _warn(problems)
 
@@ -281,7 +283,7 @@ def _open_logs(
     folder: Path, indices: Sequence[DatasetIndex], described: Mapping[str, Any]
 ) -> dict[str, ScoreLog]:
     common = {k: v for k, v in described.items() if k not in ("hash", "benchmarks")}
-    agreed(lambda: check_folder(folder, common))
+    raise_on_all_processes(lambda: check_folder(folder, common))
     logs = {}
     for index in indices:
         name = index.benchmark.name

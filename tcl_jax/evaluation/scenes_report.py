@@ -28,7 +28,7 @@ from tcl_jax.parallel.mesh import data_mesh, local_mesh, put_locally
 from tcl_jax.pictures.grid import comparison_grid
 from tcl_jax.pictures.overlays import save_png
 from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
-from tcl_jax.training.build import Task
+from tcl_jax.training.build import Experiment
 from tcl_jax.training.loop import Evaluation
 from tcl_jax.weights.clip import clip_state_dict
 from tcl_jax.weights.readers import write_safetensors
@@ -44,25 +44,25 @@ class ShapesEvaluator:
 
     Args:
         config: reads `eval`.
-        task: what is trained.
+        experiment: what is trained.
 
     Raises:
         InputError: if there are too few scenes, or a batch does not divide over the devices.
     """
 
-    def __init__(self, config: ConfigDict, task: Task) -> None:
+    def __init__(self, config: ConfigDict, experiment: Experiment) -> None:
         mesh, self._mesh = data_mesh(), local_mesh()
         check_scenes(config.eval.num_scenes, config.eval.batch_size, mesh)
-        self._eval, self._task = config.eval, task
+        self._eval, self._experiment = config.eval, experiment
         self._baseline: SceneScores | None = None
         self._options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
         # Once, so that a run compiles each method once and not at every evaluation.
         batch_size = config.eval.batch_size // mesh.size
-        maskclip = MaskCLIP(task.clip.config, task.clip.dtype)
+        maskclip = MaskCLIP(experiment.clip.config, experiment.clip.dtype)
         self._methods = {"clip": scene_engine(maskclip, self._mesh, batch_size)}
-        if not task.trains_clip:
-            self._methods["tcl"] = scene_engine(task.network, self._mesh, batch_size)
-        side = task.clip.config.resolution
+        if not experiment.trains_clip:
+            self._methods["tcl"] = scene_engine(experiment.method, self._mesh, batch_size)
+        side = experiment.clip.config.resolution
         size = config.eval.num_scenes
         self.validation = ShapesSource("validation", num_examples=size, image_size=side)
         self.test = ShapesSource("test", num_examples=size, image_size=side, seed=config.seed)
@@ -93,7 +93,7 @@ class ShapesEvaluator:
 
     def _clip_scores(self, params: Any, scenes: ShapesSource) -> dict[str, float]:
         """Retrieval, classification and MaskCLIP segmentation of a CLIP."""
-        clip, templates = self._task.clip, self._eval.templates
+        clip, templates = self._experiment.clip, self._eval.templates
         return {
             **self._maskclip_scores(params, {}, scenes).percent,
             "retrieval_at_1": retrieval_at_1(clip, params, scenes),
@@ -101,14 +101,16 @@ class ShapesEvaluator:
         }
 
     def _parameters(self, params: Any, frozen: Any) -> dict[str, Any]:
-        everything = put_locally(self._task.join(params, frozen), self._mesh)
+        everything = put_locally(self._experiment.join(params, frozen), self._mesh)
         return {"clip": {"clip": everything["clip"]}, "tcl": everything}
 
     def _segment(
         self, method: str, params: Any, frozen: Any, source: ShapesSource, thresholds: list[float]
     ) -> list[SceneScores]:
         of_methods = self._parameters(params, frozen)
-        texts = embed_shape_names(self._task.clip, of_methods["clip"]["clip"], self._eval.templates)
+        texts = embed_shape_names(
+            self._experiment.clip, of_methods["clip"]["clip"], self._eval.templates
+        )
         return segment_scenes(
             self._methods[method],
             of_methods[method],
@@ -129,7 +131,7 @@ class ShapesEvaluator:
             threshold: the baseline's, for the background.
         """
         scenes = [source[i] for i in range(PICTURED)]
-        texts = embed_shape_names(self._task.clip, frozen, self._eval.templates)
+        texts = embed_shape_names(self._experiment.clip, frozen, self._eval.templates)
         thresholds = {"clip": threshold, "tcl": self._eval.background}
         shown = {"truth": [scene["label"] for scene in scenes]}
         of_methods = self._parameters(params, frozen)
@@ -162,7 +164,7 @@ class ShapesEvaluator:
         picture = None
         if "tcl" in self._methods:
             baseline = self._maskclip_scores(params, frozen, self.test)
-            retrieval = retrieval_at_1(self._task.clip, frozen, self.test)
+            retrieval = retrieval_at_1(self._experiment.clip, frozen, self.test)
             results = {
                 "clip": {**baseline.percent, "retrieval_at_1": retrieval},
                 "tcl": self._tcl_scores(params, frozen, self.test).percent,
@@ -186,8 +188,8 @@ class ShapesEvaluator:
             save_png(workdir / "scene.png", several["image"])
             print(f"picture: {workdir / 'shapes.png'}")
         else:
-            tensors = clip_state_dict(params, self._task.clip.config, np.float16)
-            metadata = {"activation": self._task.clip.config.activation}
+            tensors = clip_state_dict(params, self._experiment.clip.config, np.float16)
+            metadata = {"activation": self._experiment.clip.config.activation}
             write_safetensors(workdir / "clip.safetensors", tensors, metadata)
 
 

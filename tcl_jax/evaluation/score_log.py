@@ -23,7 +23,7 @@ from tcl_jax.evaluation.examples import Example
 from tcl_jax.evaluation.protocol import differences
 from tcl_jax.evaluation.scores import Counts
 from tcl_jax.files import whole_file
-from tcl_jax.parallel.processes import agreed, gather_texts
+from tcl_jax.parallel.processes import gather_texts, raise_on_all_processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,11 @@ class ScoreLog:
         self.records: dict[str, Record] = {}
         named = re.compile(re.escape(name) + r"\.\d+of\d+\.jsonl").fullmatch
         paths = sorted(p for p in folder.glob("*.jsonl") if named(p.name)) if folder else []
-        self._share(agreed(lambda: [record for path in paths for record in self._read(path)]))
+        self._share(
+            raise_on_all_processes(
+                lambda: [record for path in paths for record in self._read(path)]
+            )
+        )
 
     def _read(self, path: Path) -> Iterator[Record]:
         header, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]

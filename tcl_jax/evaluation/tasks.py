@@ -13,7 +13,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import BENCHMARKS
 from tcl_jax.evaluation.benchmark_task import BenchmarkEvaluator
 from tcl_jax.evaluation.scenes_report import ShapesEvaluator
-from tcl_jax.training.build import Task
+from tcl_jax.training.build import Experiment
 from tcl_jax.training.loop import Evaluation
 
 
@@ -30,7 +30,7 @@ class RunEvaluator(Protocol):
         ...
 
 
-TASKS: dict[str, Callable[[ConfigDict, Task], RunEvaluator]] = {
+TASKS: dict[str, Callable[[ConfigDict, Experiment], RunEvaluator]] = {
     "shapes": ShapesEvaluator,
     **{name: functools.partial(BenchmarkEvaluator, name) for name in BENCHMARKS},
 }
@@ -50,10 +50,10 @@ def known_tasks(config: ConfigDict) -> tuple[str, ...]:
     return tuple(config.eval.tasks)
 
 
-def make_evaluators(config: ConfigDict, task: Task) -> dict[str, RunEvaluator]:
+def make_evaluators(config: ConfigDict, experiment: Experiment) -> dict[str, RunEvaluator]:
     """The evaluations of `eval.tasks` by name.
 
     Raises:
         InputError: if a task is unknown, its data is not there, or its settings are impossible.
     """
-    return {name: TASKS[name](config, task) for name in known_tasks(config)}
+    return {name: TASKS[name](config, experiment) for name in known_tasks(config)}

@@ -29,36 +29,31 @@ class Model:
     """Everything that segmenting needs.
 
     Attributes:
-        network: what makes the masks, computing in float32.
-        params: nested dict of arrays of any floating dtype: `clip`, and what else `network` needs.
+        method: what makes the masks, computing in float32.
+        params: nested dict of arrays of any floating dtype: `clip`, and what else `method` needs.
         settings: how the model is meant to be used.
         origin: where the parameters are from, for people.
     """
 
-    network: Method
+    method: Method
     params: dict[str, Any]
     settings: InferenceSettings
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def method(self) -> str:
-        """Name of what makes the masks, a key of `METHODS`."""
-        return self.network.name
-
-    @property
     def config(self) -> CLIPConfig:
         """Sizes of the CLIP."""
-        return self.network.config
+        return self.method.config
 
     @property
     def learned(self) -> dict[str, Any]:
         """Parameters without CLIP's."""
         return {name: tree for name, tree in self.params.items() if name != "clip"}
 
-    def module(self, dtype: Any = jnp.float32) -> Method:
-        """`network`, computing in a dtype; parameters stay float32."""
-        network: Method = dataclasses.replace(cast(Any, self.network), dtype=dtype)
-        return network
+    def method_in(self, dtype: Any = jnp.float32) -> Method:
+        """`method`, computing in a dtype; parameters stay float32."""
+        method: Method = dataclasses.replace(cast(Any, self.method), dtype=dtype)
+        return method
 
     def with_method(self, method: str) -> Model:
         """The same weights used by another method: TCL, or a baseline on its CLIP alone.
@@ -66,7 +61,7 @@ class Model:
         Raises:
             InputError: if the method is unknown, or needs weights that are not there.
         """
-        if method == self.method:
+        if method == self.method.name:
             return self
         kind = method_of(method, "method")
         if lacking := [name for name in kind.parameters if name not in self.params]:
@@ -78,7 +73,7 @@ class Model:
             )
         return dataclasses.replace(
             self,
-            network=kind.from_description(self.network.describe()),
+            method=kind.from_description(self.method.describe()),
             params={name: self.params[name] for name in kind.parameters},
             # A threshold that is not the protocol's was chosen for the masks of this method.
             settings=dataclasses.replace(self.settings, threshold=None),
@@ -113,16 +108,16 @@ def model_from_torch(
     """
     find_devices()
     pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
-    network: Method = MaskCLIP(pretrained.config)
-    params = network.join(pretrained.params, {})
+    method: Method = MaskCLIP(pretrained.config)
+    params = method.join(pretrained.params, {})
     origin: dict[str, Any] = {"clip": pretrained.origin}
     if tcl is not None:
         learned, feature_layer = load_tcl(tcl, pretrained.config, prefix)
-        network = TCL(pretrained.config, feature_layer)
-        params = network.join(learned.params, pretrained.params)
+        method = TCL(pretrained.config, feature_layer)
+        params = method.join(learned.params, pretrained.params)
         origin["tcl"] = learned.origin
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
-    return Model(network, params, default_settings(pretrained.config), origin)
+    return Model(method, params, default_settings(pretrained.config), origin)
 
 
 def load_model(path: Source) -> Model:
@@ -165,8 +160,8 @@ def save_model(directory: Source, model: Model) -> None:
 
 def _describe(model: Model) -> dict[str, Any]:
     return {
-        "method": model.method,
-        **model.network.describe(),
+        "method": model.method.name,
+        **model.method.describe(),
         "inference": model.settings.to_json(),
         "origin": model.origin,
     }
@@ -175,11 +170,11 @@ def _describe(model: Model) -> dict[str, Any]:
 def _from_directory(params: dict[str, Any], description: Mapping[str, Any]) -> Model:
     try:
         kind = method_of(description["method"], "method of its config.json")
-        network = kind.from_description(description)
+        method = kind.from_description(description)
         settings = InferenceSettings.from_json(description["inference"])
     except (KeyError, TypeError) as error:
         raise InputError(f"its config.json lacks or misnames {error}; convert it again") from error
-    return Model(network, params, settings, dict(description.get("origin", {})))
+    return Model(method, params, settings, dict(description.get("origin", {})))
 
 
 def _from_run(trained: Trained) -> Model:
@@ -187,27 +182,27 @@ def _from_run(trained: Trained) -> Model:
         run, eval_ = trained.config["model"], trained.config["eval"]
         threshold, objective = eval_["background"], trained.config["objective"]
         own = {name: eval_[name] for name in ("pamr", "kp_weight", "templates")}
-        _ = [run[name] for name in ("tap_layer", "weights", "variant", "sizes")]
+        _ = [run[name] for name in ("feature_layer", "weights", "variant", "sizes")]
     except KeyError as error:
         raise InputError(f"its config has no field {error}; another version wrote it") from error
     if objective not in RUNS:
         raise InputError(
             f"its objective, {objective!r}, is none of {', '.join(RUNS)}; another version wrote it"
         )
-    network, frozen, origin = RUNS[objective](trained.config)
+    method, frozen, origin = RUNS[objective](trained.config)
     settings = dataclasses.replace(
-        default_settings(network.config),
+        default_settings(method.config),
         threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,
         **own,
     )
     origin = {"run": {"step": trained.step, "config": trained.config}, **origin}
-    return Model(network, network.join(trained.params, frozen), settings, origin)
+    return Model(method, method.join(trained.params, frozen), settings, origin)
 
 
 def _tcl_run(config: Mapping[str, Any]) -> tuple[Method, Any, dict[str, Any]]:
     clip = load_same_clip(config["model"], config.get("clip"))
-    network = TCL(clip.config, config["model"]["tap_layer"])
-    return network, clip.params, {"clip": clip.origin}
+    method = TCL(clip.config, config["model"]["feature_layer"])
+    return method, clip.params, {"clip": clip.origin}
 
 
 def _clip_run(config: Mapping[str, Any]) -> tuple[Method, Any, dict[str, Any]]:

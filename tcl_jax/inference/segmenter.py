@@ -77,14 +77,14 @@ class Segmenter:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         self.config, self.settings, self.origin = model.config, model.settings, model.origin
-        self.method, self._mixes_clip = model.method, model.network.mixes_clip
+        self.method, self._mixes_clip = model.method.name, model.method.mixes_clip
         self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         self._weights = jax.device_put(params)
-        self._clip, self._clip_params = model.module(chosen).clip_model, self._weights["clip"]
+        self._clip, self._clip_params = model.method_in(chosen).clip_model, self._weights["clip"]
         self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
         mesh = data_mesh(jax.local_devices()[:1])
-        self._engine = MaskEngine(model.module(chosen), mesh, batch_size)
+        self._engine = MaskEngine(model.method_in(chosen), mesh, batch_size)
 
     @classmethod
     def from_checkpoint(cls, path: Source, **options: Any) -> Segmenter:

@@ -49,8 +49,7 @@ class TCL(Method):
     Attributes:
         config: sizes of the CLIP it builds on.
         feature_layer: block of CLIP, counted from 1, whose output feeds the grounder (`ie_freeze`
-            in the original, `tap_layer` in configs and files): 11 of 12 for ViT-B/16. 0: the one
-            before the last.
+            in the original): 11 of 12 for ViT-B/16. 0: the one before the last.
         dtype: compute dtype; parameters, norms, softmax and similarities are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
 
@@ -160,12 +159,12 @@ class TCL(Method):
 
     def describe(self) -> dict[str, Any]:
         """Sizes, for JSON."""
-        return {**super().describe(), "tap_layer": self.feature_layer}
+        return {**super().describe(), "feature_layer": self.feature_layer}
 
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> TCL:
         """Inverse of `describe`."""
-        return cls(CLIPConfig(**fields["clip"]), fields["tap_layer"])
+        return cls(CLIPConfig(**fields["clip"]), fields["feature_layer"])
 
 
 def ground(

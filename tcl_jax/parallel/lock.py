@@ -19,7 +19,7 @@ import jax
 from absl import logging
 
 from tcl_jax.errors import InputError, as_input_error
-from tcl_jax.parallel.processes import agreed
+from tcl_jax.parallel.processes import raise_on_all_processes
 
 NAME = "running.json"
 """The file in the folder: `host`, `pid` and `since` of the run, and `beat`, its heartbeat."""
@@ -47,7 +47,9 @@ def alone_in(folder: Path, what: str) -> Iterator[None]:
     """
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        agreed(lambda: stack.enter_context(_held(folder / NAME, what)) if first else None)
+        raise_on_all_processes(
+            lambda: stack.enter_context(_held(folder / NAME, what)) if first else None
+        )
         yield
 
 

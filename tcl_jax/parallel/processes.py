@@ -162,7 +162,7 @@ def gather_texts(text: str) -> list[str]:
     ]
 
 
-def agreed(function: Callable[[], Result]) -> Result:
+def raise_on_all_processes(function: Callable[[], Result]) -> Result:
     """What a function returns, unless it raises on some process: then it raises on all.
 
     So that none waits for a process that has ended. Every process must call it.

@@ -19,7 +19,7 @@ from tcl_jax.plan.evaluation_program import trace_evaluation
 from tcl_jax.plan.topologies import topology_devices
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import PHASES, Program, training_program
-from tcl_jax.training.build import Task, abstract_task, build_adamw
+from tcl_jax.training.build import Experiment, abstract_experiment, build_adamw
 from tcl_jax.training.chips import Chip, chip_of
 from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.state import create_state
@@ -186,7 +186,7 @@ def make_plan(
         config = with_batch(config, batch_per_chip * mesh.size)
     batch, samples = config.train.global_batch_size, samples_of_phases(config)
     check_batch_size(batch, mesh, config.train.accumulation_steps)
-    task = abstract_task(config)
+    experiment = abstract_experiment(config)
 
     def plan_step(program: Program) -> PlannedStep:
         on, title, label = program.devices, program.title, program.name
@@ -195,7 +195,7 @@ def make_plan(
             label += f" at {program.rows // len(on)} a chip"
         else:
             chips = min(len(on) * len({d.process_index for d in devices}), len(devices))
-            resident = _idle_bytes(config, task, mesh)
+            resident = _idle_bytes(config, experiment, mesh)
         if chips < len(devices):
             title += f"; on {chips} of the chips, as this slice takes no program for a host's own"
         return PlannedStep(
@@ -212,9 +212,9 @@ def make_plan(
 
     def plan_training(name: str, rows: int) -> PlannedStep:
         sized = with_batch(config, rows * mesh.size)
-        return plan_step(training_program(sized, task, mesh, name))
+        return plan_step(training_program(sized, experiment, mesh, name))
 
-    evaluation = trace_evaluation(config, task, devices)  # first, as it may find mistakes
+    evaluation = trace_evaluation(config, experiment, devices)  # first, as it may find mistakes
     steps = [plan_training(name, batch // mesh.size) for name in samples]
     if evaluation is not None:
         steps.append(plan_step(evaluation))
@@ -313,13 +313,15 @@ def _ratio(amount: float | None, rate: float | None) -> float | None:
     return None if amount is None or not rate else amount / rate
 
 
-def _idle_bytes(config: ConfigDict, task: Task, mesh: Mesh) -> int:
+def _idle_bytes(config: ConfigDict, experiment: Experiment, mesh: Mesh) -> int:
     """Bytes on a chip of the run's state that an evaluation with whole parameters does not use."""
     adamw = build_adamw(config)
-    state = jax.eval_shape(lambda params: create_state(params, task.objective, adamw), task.params)
+    state = jax.eval_shape(
+        lambda params: create_state(params, experiment.objective, adamw), experiment.params
+    )
     split = config.train.fsdp
     # Parameters that are whole already are those that the evaluation uses.
-    idle = (state, task.frozen) if split else state.opt_state
+    idle = (state, experiment.frozen) if split else state.opt_state
     return sum(
         math.prod(parameter_sharding(x.shape, mesh, sharded=split).shard_shape(x.shape))
         * x.dtype.itemsize

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcl_jax.data.sources import make_erasing
 from tcl_jax.models.flops import Parts
 from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
-from tcl_jax.training.build import Task, build_adamw, build_step
+from tcl_jax.training.build import Experiment, build_adamw, build_step
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import no_failure
 
@@ -42,30 +42,32 @@ class Program:
     parts: Parts
 
 
-def training_program(config: ConfigDict, task: Task, mesh: Mesh, name: str) -> Program:
+def training_program(config: ConfigDict, experiment: Experiment, mesh: Mesh, name: str) -> Program:
     """The step of a phase, see `trace_step`."""
     phase, size = [*PHASES].index(name), config.train.global_batch_size
     return Program(
         name=name,
         title=PHASES[name],
-        traced=trace_step(config, task, mesh, phase),
+        traced=trace_step(config, experiment, mesh, phase),
         devices=list(mesh.devices.flat),
         rows=size,
-        parts=task.objective.model.training_flops(size, phase == 1),
+        parts=experiment.objective.model.training_flops(size, phase == 1),
     )
 
 
-def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.stages.Traced:
+def trace_step(
+    config: ConfigDict, experiment: Experiment, mesh: Mesh, phase: int
+) -> jax.stages.Traced:
     """The step of a phase (0 or 1) as `training.loop.train` makes it.
 
     Args:
         config: as in configs/tcl.py; `train.global_batch_size` divides over the mesh.
-        task: an abstract one.
+        experiment: an abstract one.
         mesh: of the run.
         phase: of `PhasedStep`.
     """
     adamw = build_adamw(config)
-    step = build_step(config, task.objective)
+    step = build_step(config, experiment.objective)
     everywhere, split = replicated(mesh), config.train.fsdp
 
     def place(tree: Any) -> Any:
@@ -73,17 +75,19 @@ def trace_step(config: ConfigDict, task: Task, mesh: Mesh, phase: int) -> jax.st
             lambda x: with_sharding(x, parameter_sharding(x.shape, mesh, sharded=split)), tree
         )
 
-    state = jax.eval_shape(lambda params: create_state(params, task.objective, adamw), task.params)
-    state, frozen = place(state), place(task.frozen)
-    batch = abstract_batch(config, task, mesh)
+    state = jax.eval_shape(
+        lambda params: create_state(params, experiment.objective, adamw), experiment.params
+    )
+    state, frozen = place(state), place(experiment.frozen)
+    batch = abstract_batch(config, experiment, mesh)
     key = with_sharding(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    failure = with_sharding(no_failure(task.objective, state, frozen, batch, key), everywhere)
+    failure = with_sharding(no_failure(experiment.objective, state, frozen, batch, key), everywhere)
     return step.trace(phase, state, failure, frozen, batch, key)
 
 
-def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh) -> Any:
+def abstract_batch(config: ConfigDict, experiment: Experiment, mesh: Mesh) -> Any:
     """Shapes of a `Batch` on the mesh."""
-    clip, size = task.clip.config, config.train.global_batch_size
+    clip, size = experiment.clip.config, config.train.global_batch_size
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((size, clip.resolution, clip.resolution, 3), jnp.uint8),
     }

@@ -15,13 +15,13 @@ from tcl_jax.errors import as_input_error
 from tcl_jax.inference.captions import text_tower_id
 from tcl_jax.inference.texts import check_vocabulary
 from tcl_jax.models.clip import CLIPConfig
-from tcl_jax.parallel.processes import agreed, check_same
-from tcl_jax.training.build import Task
+from tcl_jax.parallel.processes import check_same, raise_on_all_processes
+from tcl_jax.training.build import Experiment
 
 
-def cached_text_tower(config: ConfigDict, task: Task) -> str | None:
+def cached_text_tower(config: ConfigDict, experiment: Experiment) -> str | None:
     """The text tower whose embeddings of captions a run reads; None where it computes its own."""
-    return text_tower_id(task.clip, task.frozen) if config.data.caption_cache else None
+    return text_tower_id(experiment.clip, experiment.frozen) if config.data.caption_cache else None
 
 
 def open_batches(
@@ -44,7 +44,7 @@ def open_batches(
         InputError: the data cannot be used, here or on another process, or processes see different
             data; on all processes alike.
     """
-    batches = agreed(lambda: _open(config, clip, bad_samples, text_tower))
+    batches = raise_on_all_processes(lambda: _open(config, clip, bad_samples, text_tower))
     check_same(
         "training data",
         json.dumps(batches.identity),

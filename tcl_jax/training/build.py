@@ -31,19 +31,19 @@ Run = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Experiment:
     """What is trained.
 
     Attributes:
         objective: the loss.
-        network: the method that segments with the current parameters, and is evaluated.
-        params: initial learned parameters, on the host; shapes if the task is abstract.
+        method: the method that segments with the current parameters, and is evaluated.
+        params: initial learned parameters, on the host; shapes if the experiment is abstract.
         frozen: frozen parameters (CLIP's for TCL, empty for CLIP), likewise.
         identity: of the pretrained CLIP; None where there is none.
     """
 
     objective: Objective
-    network: Method
+    method: Method
     params: Any
     frozen: Any
     identity: Identity | None = None
@@ -51,7 +51,7 @@ class Task:
     @property
     def clip(self) -> CLIP:
         """The CLIP inside, for text embeddings and the baseline."""
-        return self.network.clip_model
+        return self.method.clip_model
 
     @property
     def trains_clip(self) -> bool:
@@ -59,8 +59,8 @@ class Task:
         return not self.frozen
 
     def join(self, params: Any, frozen: Any) -> dict[str, Any]:
-        """All parameters of `network`, of learned and frozen ones; CLIP's are under `clip`."""
-        return self.network.join(params, frozen)
+        """All parameters of `method`, of learned and frozen ones; CLIP's are under `clip`."""
+        return self.method.join(params, frozen)
 
 
 def clip_config(config: ConfigDict) -> CLIPConfig:
@@ -81,15 +81,15 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
 # --------------------------------------------------------------------------------- the objectives
 
 
-def _clip_task(config: ConfigDict, run: Run, pretrained: bool) -> Task:
+def _clip_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
     """CLIP from scratch, everything learned."""
     del pretrained
     model = CLIP(clip_config(config), _dtype(config), _remat(config))
     params = run(model.init, jax.random.key(config.seed))
-    return Task(CLIPObjective(model), MaskCLIP(model.config, model.dtype), params, {})
+    return Experiment(CLIPObjective(model), MaskCLIP(model.config, model.dtype), params, {})
 
 
-def _tcl_task(config: ConfigDict, run: Run, pretrained: bool) -> Task:
+def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
     """TCL on a frozen CLIP, the grounder's blocks and projection copied from it."""
     identity = None
     if pretrained:
@@ -99,28 +99,28 @@ def _tcl_task(config: ConfigDict, run: Run, pretrained: bool) -> Task:
     else:
         sizes = clip_config(config)
         clip = run(CLIP(sizes).init, jax.random.key(config.seed))
-    layer = sizes.feature_layer_of(config.model.tap_layer)
+    layer = sizes.feature_layer_of(config.model.feature_layer)
     if not 0 < layer < sizes.vision_layers:
         raise InputError(
-            f"model.tap_layer={layer} leaves the grounder nothing to copy; choose 1 to "
+            f"model.feature_layer={layer} leaves the grounder nothing to copy; choose 1 to "
             f"{sizes.vision_layers - 1}, or 0 for the block before the last"
         )
     model = TCL(sizes, layer, _dtype(config), _remat(config))
     params = run(model.init_learned, jax.random.key(config.seed), clip)
     weights = LossWeights(**{f.name: config.loss[f.name] for f in dataclasses.fields(LossWeights)})
     objective = TCLObjective(model, weights, config.loss.temperature)
-    return Task(objective, model, params, clip, identity)
+    return Experiment(objective, model, params, clip, identity)
 
 
-OBJECTIVES: dict[str, Callable[[ConfigDict, Run, bool], Task]] = {
-    "tcl": _tcl_task,
-    "clip": _clip_task,
+OBJECTIVES: dict[str, Callable[[ConfigDict, Run, bool], Experiment]] = {
+    "tcl": _tcl_experiment,
+    "clip": _clip_experiment,
 }
 """By `config.objective`, functions of the config, of how to run initialisation, and of whether to
 read pretrained weights."""
 
 
-def build_task(config: ConfigDict) -> Task:
+def build_experiment(config: ConfigDict) -> Experiment:
     """Model, parameters and objective of `config.objective`.
 
     Raises:
@@ -129,8 +129,8 @@ def build_task(config: ConfigDict) -> Task:
     return _build(config, _on_host, pretrained=True)
 
 
-def abstract_task(config: ConfigDict) -> Task:
-    """`build_task` with shapes in place of parameters; no weights are read or made.
+def abstract_experiment(config: ConfigDict) -> Experiment:
+    """`build_experiment` with shapes in place of parameters; no weights are read or made.
 
     Raises:
         InputError: if something in the config does not fit.
@@ -138,8 +138,8 @@ def abstract_task(config: ConfigDict) -> Task:
     return _build(config, jax.eval_shape, pretrained=False)
 
 
-def random_task(config: ConfigDict) -> Task:
-    """`build_task` with random weights in place of pretrained ones; none are read.
+def random_experiment(config: ConfigDict) -> Experiment:
+    """`build_experiment` with random weights in place of pretrained ones; none are read.
 
     All are numbers that float16 has, too, as published CLIPs have them.
 
@@ -154,7 +154,7 @@ def random_task(config: ConfigDict) -> Task:
     return _build(config, rounded, pretrained=False)
 
 
-def _build(config: ConfigDict, run: Run, *, pretrained: bool) -> Task:
+def _build(config: ConfigDict, run: Run, *, pretrained: bool) -> Experiment:
     if config.objective not in OBJECTIVES:
         raise InputError(
             f"objective={config.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}"

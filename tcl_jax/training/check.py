@@ -31,7 +31,7 @@ NOT_NEGATIVE = (
     "optim.weight_decay",
     "data.num_workers",
     "loss.area_group",
-    "model.tap_layer",
+    "model.feature_layer",
 )
 SHARES = ("loss.area_prior", "eval.background", "eval.kp_weight", "data.flip")
 OTHERS = ("data.caption_cache", "eval.best_metric", "eval.tasks", "eval.templates", "objective")

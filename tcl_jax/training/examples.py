@@ -13,7 +13,7 @@ from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.resize import resize
 from tcl_jax.parallel.mesh import replicated
-from tcl_jax.training.build import Task
+from tcl_jax.training.build import Experiment
 from tcl_jax.training.objectives import Batch
 
 PLAIN = MaskOptions(pamr=False, kp_weight=0.0)
@@ -23,13 +23,13 @@ class ExampleMasks:
     """Soft masks of the first batch since this process began.
 
     Args:
-        task: what is trained.
+        experiment: what is trained.
         mesh: of the run.
         count: images shown.
     """
 
-    def __init__(self, task: Task, mesh: Mesh, count: int = 8) -> None:
-        self._task, self._mesh, self._count = task, mesh, count
+    def __init__(self, experiment: Experiment, mesh: Mesh, count: int = 8) -> None:
+        self._experiment, self._mesh, self._count = experiment, mesh, count
         self._batch: Batch | None = None
         self._masks = jax.jit(self._compute, out_shardings=replicated(mesh))
 
@@ -45,18 +45,18 @@ class ExampleMasks:
         """One picture: a row of images over a row of masks, uint8 [2H, count*W, 3]."""
         if self._batch is None:
             return {}
-        masks = self._masks(self._task.join(params, frozen), self._batch)
+        masks = self._masks(self._experiment.join(params, frozen), self._batch)
         images, masks = jax.device_get((self._batch["image"], masks))
         heat = np.repeat((masks * 255).astype(np.uint8), 3, axis=-1)
         rows = [np.concatenate(list(row), axis=1) for row in (images, heat)]
         return {"example_masks": np.concatenate(rows, axis=0)}
 
     def _compute(self, params: Any, batch: Batch) -> jax.Array:
-        network = self._task.network
+        method = self._experiment.method
         texts = batch.get("text_embedding")
         if texts is None:
-            texts = network.embed_texts(params, batch["tokens"])
-        image = normalize(batch["image"], network.pixel_statistics)
-        masks = grid_masks(network, params, image, texts, PLAIN)
+            texts = method.embed_texts(params, batch["tokens"])
+        image = normalize(batch["image"], method.pixel_statistics)
+        masks = grid_masks(method, params, image, texts, PLAIN)
         row = jnp.arange(masks.shape[0])
         return resize(masks[row, :, :, row][..., None], batch["image"].shape[1:3])

@@ -31,9 +31,14 @@ from tcl_jax.parallel.mesh import (
     put_replicated,
     replicated,
 )
-from tcl_jax.parallel.processes import agreed, any_process, check_same, sum_over_processes
+from tcl_jax.parallel.processes import (
+    any_process,
+    check_same,
+    raise_on_all_processes,
+    sum_over_processes,
+)
 from tcl_jax.training.batches import cached_text_tower, open_batches
-from tcl_jax.training.build import Task, build_adamw, build_step
+from tcl_jax.training.build import Experiment, build_adamw, build_step
 from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
@@ -86,15 +91,15 @@ def number_of_updates(config: ConfigDict) -> int:
 
 
 def train(
-    config: ConfigDict, workdir: str, task: Task, evaluators: Mapping[str, Evaluator]
+    config: ConfigDict, workdir: str, experiment: Experiment, evaluators: Mapping[str, Evaluator]
 ) -> Outcome:
     """Trains, or continues what `workdir` holds.
 
     Args:
         config: as in configs/tcl.py, already checked.
         workdir: directory of the run: checkpoints, metrics, TensorBoard, config.
-        task: what to train.
-        evaluators: run every `eval.every` steps, by the name of their task.
+        experiment: what to train.
+        evaluators: run every `eval.every` steps, by the name of their experiment.
 
     Raises:
         InputError: for a config, a data source or a workdir that cannot be used, as one that
@@ -105,13 +110,13 @@ def train(
     settings = json.loads(json.dumps(config.to_dict()))
     mesh = data_mesh()
     check_batch_size(config.train.global_batch_size, mesh, config.train.accumulation_steps)
-    root = agreed(lambda: open_workdir(workdir, settings))
-    if task.identity is not None:
-        settings["clip"] = dict(task.identity)
-        weights = f"{task.identity['arrays_sha256']}, {task.identity['activation']}"
+    root = raise_on_all_processes(lambda: open_workdir(workdir, settings))
+    if experiment.identity is not None:
+        settings["clip"] = dict(experiment.identity)
+        weights = f"{experiment.identity['arrays_sha256']}, {experiment.identity['activation']}"
         check_same("weights of CLIP", weights, "Give every process the same file")
     with alone_in(root, f"workdir {workdir!r}"):
-        return _train(config, settings, root, mesh, task, evaluators)
+        return _train(config, settings, root, mesh, experiment, evaluators)
 
 
 def _train(
@@ -119,7 +124,7 @@ def _train(
     settings: dict[str, Any],
     root: Path,
     mesh: Mesh,
-    task: Task,
+    experiment: Experiment,
     evaluators: Mapping[str, Evaluator],
 ) -> Outcome:
     t, is_writer = config.train, jax.process_index() == 0
@@ -130,13 +135,18 @@ def _train(
         root / f"bad_samples{suffix}.jsonl", max_share=config.data.max_bad_share
     )
     batches = open_batches(
-        config, task.clip.config, bad_samples, text_tower=cached_text_tower(config, task)
+        config,
+        experiment.clip.config,
+        bad_samples,
+        text_tower=cached_text_tower(config, experiment),
     )
 
     # -------------------------------------------------------------------------- state, old or new
     adamw = build_adamw(config)
-    frozen = put_parameters(task.frozen, mesh, sharded=t.fsdp)
-    state = put_parameters(create_state(task.params, task.objective, adamw), mesh, sharded=t.fsdp)
+    frozen = put_parameters(experiment.frozen, mesh, sharded=t.fsdp)
+    state = put_parameters(
+        create_state(experiment.params, experiment.objective, adamw), mesh, sharded=t.fsdp
+    )
     first = 0
     with as_input_error(f"workdir {str(root)!r}"):
         store = CheckpointStore(
@@ -149,8 +159,8 @@ def _train(
         if store.latest_step() is not None:
             restored = store.restore(jax.tree.map(_abstract, state))
             state, first = restored.state, restored.step
-            if task.identity is not None:
-                check_clip(restored.config.get("clip"), task.identity)
+            if experiment.identity is not None:
+                check_clip(restored.config.get("clip"), experiment.identity)
             if restored.data_state is None:
                 raise InputError(
                     "it was trained by another number of processes, which were not at one place in "
@@ -168,7 +178,7 @@ def _train(
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
     window = TrainMetrics(last=("lr", "sim2mask_w", "sim2mask_b", "logit_scale"))
-    examples = ExampleMasks(task, mesh)
+    examples = ExampleMasks(experiment, mesh)
     if is_writer:
         logging.info(
             "learned parameters:\n%s",
@@ -176,7 +186,7 @@ def _train(
         )
 
     # ---------------------------------------------------------------------------------- the steps
-    take_step = build_step(config, task.objective)
+    take_step = build_step(config, experiment.objective)
     failure: Failure | None = None
     key = noise_key(config.seed, mesh)
 
@@ -217,7 +227,7 @@ def _train(
         for step in range(first, last):
             batch = put_batch(next(batches), mesh)
             if failure is None:
-                healthy = no_failure(task.objective, state, frozen, batch, key)
+                healthy = no_failure(experiment.objective, state, frozen, batch, key)
                 failure = put_replicated(healthy, mesh)
                 examples.take(batch)
             state, failure, metrics = take_step(step, state, failure, frozen, batch, key)
@@ -231,7 +241,7 @@ def _train(
                 _check_finite(failure, root)
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step
-                flops = total(task.objective.model.training_flops(t.global_batch_size, both))
+                flops = total(experiment.objective.model.training_flops(t.global_batch_size, both))
                 seconds = progress.seconds_per_step()
                 values |= _speed(seconds, flops, t.global_batch_size, mesh)
                 writer.scalars(done, {f"train/{k}": v for k, v in values.items()})

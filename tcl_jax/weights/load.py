@@ -23,7 +23,7 @@ from tcl_jax.weights.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.model_config import other_model, read_activation
 from tcl_jax.weights.names import Renamed, matches_prefix, to_openai_names
-from tcl_jax.weights.tcl import find_tcl, infer_tap_layer, tcl_params
+from tcl_jax.weights.tcl import find_tcl, infer_feature_layer, tcl_params
 from tcl_jax.weights.tensor_file import TensorFile
 
 Source = str | os.PathLike[str]
@@ -229,7 +229,7 @@ def find_activation(file: TensorFile, style: str) -> str | None:
 
 
 def load_tcl(source: Source, config: CLIPConfig, prefix: str = "") -> tuple[Pretrained, int]:
-    """What TCL learned, with the official names (`tcl.pth`) and dtypes, and its tap layer.
+    """What TCL learned, with the official names (`tcl.pth`) and dtypes, and its feature layer.
 
     Args:
         source: see `hub.locate_tcl`: "official", a file or a folder.
@@ -242,10 +242,10 @@ def load_tcl(source: Source, config: CLIPConfig, prefix: str = "") -> tuple[Pret
     path = locate_tcl(source)
     with open_model(path) as file, _prepending_path(path):
         tensors = find_tcl(file, prefix)
-        tap_layer = infer_tap_layer(tensors, config)
-        params = tcl_params(tensors, config, tap_layer, None)
+        feature_layer = infer_feature_layer(tensors, config)
+        params = tcl_params(tensors, config, feature_layer, None)
         origin = _origin(file, "tcl", tensors.prefix)
-    return Pretrained(config, params, origin), tap_layer
+    return Pretrained(config, params, origin), feature_layer
 
 
 def check_prefix(asked: str, found: Sequence[str]) -> None:

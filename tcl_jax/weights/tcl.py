@@ -28,14 +28,14 @@ BLOCKS = "masker.image_encoder.backbone.transformer.resblocks."
 DECODER = "masker.image_encoder.decoder"
 
 
-def tcl_rules(config: CLIPConfig, tap_layer: int) -> list[Rule]:
+def tcl_rules(config: CLIPConfig, feature_layer: int) -> list[Rule]:
     """Mapping between the official names and the learned parameters of `models.tcl.TCL`.
 
-    The grounder's blocks keep CLIP's index there, so the first is number `tap_layer` (from 0).
+    The grounder's blocks keep CLIP's index there, so the first is number `feature_layer` (from 0).
     """
     rules = []
-    for i in range(tap_layer, config.vision_layers):
-        rules += block(f"{BLOCKS}{i}", ("grounder", f"blocks_{i - tap_layer}"))
+    for i in range(feature_layer, config.vision_layers):
+        rules += block(f"{BLOCKS}{i}", ("grounder", f"blocks_{i - feature_layer}"))
     for stage in range(2):
         for j, layer in enumerate(("conv", "conv2")):
             name = f"{DECODER}.decoder.net.{stage}.{layer}"
@@ -81,7 +81,7 @@ def find_tcl(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Renamed:
     return Renamed(tensors, names, prefix=chosen)
 
 
-def infer_tap_layer(state_dict: StateDict, config: CLIPConfig) -> int:
+def infer_feature_layer(state_dict: StateDict, config: CLIPConfig) -> int:
     """`ie_freeze` of a TCL checkpoint: CLIP's blocks before the first that the grounder copies.
 
     Raises:
@@ -98,20 +98,20 @@ def infer_tap_layer(state_dict: StateDict, config: CLIPConfig) -> int:
 
 
 def tcl_params(
-    state_dict: StateDict, config: CLIPConfig, tap_layer: int, dtype: Any = np.float32
+    state_dict: StateDict, config: CLIPConfig, feature_layer: int, dtype: Any = np.float32
 ) -> dict[str, Any]:
-    """Learned parameters of `TCL(config, tap_layer)` from the official names; see `to_params`."""
-    template = tcl_shapes(config, tap_layer)
-    return to_params(tcl_rules(config, tap_layer), state_dict, template, dtype)
+    """What `TCL(config, feature_layer)` learned, from the official names; see `to_params`."""
+    template = tcl_shapes(config, feature_layer)
+    return to_params(tcl_rules(config, feature_layer), state_dict, template, dtype)
 
 
-def tcl_state_dict(params: Any, config: CLIPConfig, tap_layer: int) -> dict[str, np.ndarray]:
+def tcl_state_dict(params: Any, config: CLIPConfig, feature_layer: int) -> dict[str, np.ndarray]:
     """Official names and layouts of the learned parameters."""
-    return to_state_dict(tcl_rules(config, tap_layer), jax.device_get(params))
+    return to_state_dict(tcl_rules(config, feature_layer), jax.device_get(params))
 
 
-def tcl_shapes(config: CLIPConfig, tap_layer: int) -> Any:
+def tcl_shapes(config: CLIPConfig, feature_layer: int) -> Any:
     """Tree of `jax.ShapeDtypeStruct` of the learned parameters, CLIP left out."""
-    model = TCL(config, tap_layer)
+    model = TCL(config, feature_layer)
     clip = jax.eval_shape(model.clip_model.init, jax.random.key(0))
     return jax.eval_shape(model.init_learned, jax.random.key(0), clip)

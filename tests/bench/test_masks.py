@@ -12,7 +12,7 @@ from tcl_jax.bench import __main__ as bench
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.models.flops import total
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.training.build import abstract_task
+from tcl_jax.training.build import abstract_experiment
 from tests.bench.original_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config_file, tiny_settings
 
@@ -25,7 +25,7 @@ def test_masks_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (row,) = json.loads(file.read_text())["masks"]
     assert (row["window"], row["classes"], row["batch_size"]) == (32, 3, 2) and row["pamr"]
     assert row["images_per_second"] == pytest.approx(2 / np.median(row["rounds"]))
-    model = abstract_task(tiny_settings("")).objective.model
+    model = abstract_experiment(tiny_settings("")).objective.model
     assert row["image_flops"] == total(model.flops(32, 3, MaskOptions()))
     assert row["mfu"] is None and row["xla_flops"] > 0
     assert f"{1000 * row['seconds']:.4g}" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from tcl_jax.bench.against import COMPARED
 from tcl_jax.bench.subject import GATE, Subject, bench_parser, read_subject
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.models.flops import total
-from tcl_jax.training.build import abstract_task
+from tcl_jax.training.build import abstract_experiment
 from tests.bench.original_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config_file, tiny_settings
 
@@ -48,7 +48,7 @@ def test_a_step_is_timed_and_traced(
     assert len(step["rounds"]) == 2 and min(step["rounds"]) == step["fastest_seconds"] > 0
     assert step["seconds"] == np.median(step["rounds"])
     assert step["images_per_second"] == pytest.approx(2 / step["seconds"])
-    flops = total(abstract_task(tiny_settings("")).objective.model.training_flops(2, False))
+    flops = total(abstract_experiment(tiny_settings("")).objective.model.training_flops(2, False))
     assert step["image_flops"] == flops and step["mfu"] is None
     # The compiler counts a loop's body once, and what is computed beyond the plain method.
     assert 0.3 < step["xla_flops"] / (2 * flops) < 3
@@ -97,7 +97,9 @@ def test_the_official_code_is_timed_in_turn_once_results_agree(
     assert [request["do"] for request in asked] == [
         "hello", "load", "compare_train", "prepare_train", "run", "run", "release",
     ]  # fmt: skip
-    assert asked[1]["loss"] == {"tcl": 0.1, "area": 0.4, "tv": 0.1} and asked[1]["tap_layer"] == 1
+    assert (
+        asked[1]["loss"] == {"tcl": 0.1, "area": 0.4, "tv": 0.1} and asked[1]["feature_layer"] == 1
+    )
     assert not Path(asked[1]["file"]).exists(), "the weights are deleted"
 
 
@@ -109,14 +111,14 @@ def test_weights_are_random_and_of_float16(folder: Path, monkeypatch: pytest.Mon
     random = subject(f"--config={tiny_config_file(folder)}", "--dtype=bfloat16")
     for tensor in jax.tree.leaves(random.params):
         np.testing.assert_array_equal(tensor, tensor.astype(np.float16))
-    assert random.task.params["grounder"]["decoder"]["convs_0_0"]["gate"] == GATE
+    assert random.experiment.params["grounder"]["decoder"]["convs_0_0"]["gate"] == GATE
     assert random.about == {"sizes": "custom", "dtype": "bfloat16"}
     # The paper's run, without its data or weights; nothing is computed here.
     monkeypatch.setattr("tcl_jax.training.build._on_host", jax.eval_shape)
     monkeypatch.setattr(jax.ShapeDtypeStruct, "astype", lambda x, _: x, raising=False)
     paper = subject(f"--config={ROOT / 'configs/tcl.py'}", "--config.train.remat=blocks")
     assert paper.about == {"sizes": "ViT-B/16", "dtype": "bfloat16"}
-    assert paper.task.network.remat == "blocks"
+    assert paper.experiment.method.remat == "blocks"
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ def random_tcl() -> Model:
     """Its masks mean nothing, but differ from word to word and from picture to picture."""
     clip = model_from_torch("builtin:shapes_clip")
     config = clip.config
-    network = TCL(config, config.vision_layers - 1)
-    random = jax.jit(network.init)(jax.random.key(2))
+    method = TCL(config, config.vision_layers - 1)
+    random = jax.jit(method.init)(jax.random.key(2))
     sim2mask = {**random["sim2mask"], "w": 3 * random["sim2mask"]["w"]}  # scores of all heights
     settings = dataclasses.replace(clip.settings, pamr=False, threshold=0.3, templates="shapes")
     return dataclasses.replace(
         clip,
-        network=network,
+        method=method,
         params={**random, "sim2mask": sim2mask, "clip": clip.params["clip"]},
         settings=settings,
     )

@@ -17,7 +17,7 @@ from tcl_jax.evaluation.tasks import make_evaluators
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import default_settings
 from tcl_jax.parallel.mesh import data_mesh, put_replicated
-from tcl_jax.training.build import build_task
+from tcl_jax.training.build import build_experiment
 from tests.reference import GOLDEN
 from tests.tiny import tiny_clip_config, tiny_config
 
@@ -33,16 +33,19 @@ def with_benchmarks(config: ConfigDict) -> ConfigDict:
 
 def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_config(tmp_path))
-    task = build_task(config)
-    evaluators = make_evaluators(config, task)
+    experiment = build_experiment(config)
+    evaluators = make_evaluators(config, experiment)
     assert list(evaluators) == ["voc20", "cityscapes"]
     mesh = data_mesh()
-    params, frozen = put_replicated(task.params, mesh), put_replicated(task.frozen, mesh)
+    params, frozen = (
+        put_replicated(experiment.params, mesh),
+        put_replicated(experiment.frozen, mesh),
+    )
     found = {name: evaluator(params, frozen) for name, evaluator in evaluators.items()}
     model = Model(
-        task.network,
-        task.join(task.params, task.frozen),
-        default_settings(task.clip.config),
+        experiment.method,
+        experiment.join(experiment.params, experiment.frozen),
+        default_settings(experiment.clip.config),
     )
     listings = [list_examples(load_benchmark(name), GOLDEN / "eval/data") for name in evaluators]
     expected = evaluate(
@@ -68,10 +71,10 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
 def test_training_a_clip_judges_the_baseline(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_clip_config())
     config.eval.tasks = ("voc20",)
-    task = build_task(config)
-    (evaluator,) = make_evaluators(config, task).values()
-    before = evaluator(task.params, {}).scores
-    after = evaluator(jax.tree.map(lambda x: 1.5 * x, task.params), {}).scores
+    experiment = build_experiment(config)
+    (evaluator,) = make_evaluators(config, experiment).values()
+    before = evaluator(experiment.params, {}).scores
+    after = evaluator(jax.tree.map(lambda x: 1.5 * x, experiment.params), {}).scores
     assert before != after
 
 
@@ -79,7 +82,7 @@ def test_missing_data_is_told_before_training(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_config(tmp_path))
     config.eval.split = "train"
     with pytest.raises(InputError, match=r"(?s)SegmentationContext/train\.txt|Segmentation/train"):
-        make_evaluators(config, build_task(config))
+        make_evaluators(config, build_experiment(config))
     config.eval.tasks = ("voc21",)
     with pytest.raises(InputError, match="'voc21'; known are shapes, voc, "):
-        make_evaluators(config, build_task(config))
+        make_evaluators(config, build_experiment(config))

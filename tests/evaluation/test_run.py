@@ -145,7 +145,7 @@ def test_methods_side_by_side(tmp_path: Path) -> None:
     text = (tmp_path / "results.md").read_text()
     assert "NACLIP, measured" in text and "TCL, published" in text
     clip_alone = MODEL.with_method("maskclip")
-    assert clip_alone.with_method("naclip").method == "naclip"
+    assert clip_alone.with_method("naclip").method.name == "naclip"
     with pytest.raises(InputError, match="needs TCL's weights"):
         clip_alone.with_method("tcl")
     with pytest.raises(InputError, match="'proxyclip' is unknown; choose one of tcl, maskclip"):
@@ -306,7 +306,7 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     others += [hash_of(**change) for change in changes]
     assert {field.name for field in dataclasses.fields(protocol)} <= {k for c in changes for k in c}
     gelu = dataclasses.replace(shapes.config, activation="gelu")
-    others.append(hash_of(model=dataclasses.replace(shapes, network=MaskCLIP(gelu))))
+    others.append(hash_of(model=dataclasses.replace(shapes, method=MaskCLIP(gelu))))
     others.append(hash_of(dataclasses.replace(base, examples=base.examples * 2)))
     assert len({hash_of(), *others}) == 1 + len(others)
 

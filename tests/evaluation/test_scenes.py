@@ -19,7 +19,7 @@ from tcl_jax.evaluation.tasks import make_evaluators
 from tcl_jax.inference.engine import MaskEngine
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.shapes.source import ShapesSource
-from tcl_jax.training.build import Task, build_task
+from tcl_jax.training.build import Experiment, build_experiment
 from tests.tiny import tiny_clip_config, tiny_config
 
 FEW = 16
@@ -30,13 +30,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenes, "RETRIEVAL_SIZE", FEW)
 
 
-def evaluator_of(config: ConfigDict) -> tuple[ShapesEvaluator, Task]:
+def evaluator_of(config: ConfigDict) -> tuple[ShapesEvaluator, Experiment]:
     with config.unlocked():
         config.eval.num_scenes = FEW
-    task = build_task(config)
-    (evaluator,) = make_evaluators(config, task).values()
+    experiment = build_experiment(config)
+    (evaluator,) = make_evaluators(config, experiment).values()
     assert isinstance(evaluator, ShapesEvaluator)
-    return evaluator, task
+    return evaluator, experiment
 
 
 def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
@@ -46,14 +46,14 @@ def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
 
 @pytest.mark.usefixtures("few")
 def test_methods_are_compiled_once_in_a_run(tmp_path: Path) -> None:
-    evaluator, task = evaluator_of(tiny_config(tmp_path))
-    first = evaluator(task.params, task.frozen)
+    evaluator, experiment = evaluator_of(tiny_config(tmp_path))
+    first = evaluator(experiment.params, experiment.frozen)
     retrieval = scenes._partners_found._cache_size()
     assert sizes(evaluator) == {"clip": 1, "tcl": 1}
-    again = evaluator(task.params, task.frozen)
+    again = evaluator(experiment.params, experiment.frozen)
     assert again.scores == first.scores
     np.testing.assert_array_equal(again.images["scenes"], first.images["scenes"])
-    evaluator.report(task.params, task.frozen, tmp_path)
+    evaluator.report(experiment.params, experiment.frozen, tmp_path)
     assert sizes(evaluator) == {"clip": 1, "tcl": 1}
     assert scenes._partners_found._cache_size() == retrieval + 1
     assert (tmp_path / "scene.png").exists() and "NaN" not in (
@@ -63,11 +63,11 @@ def test_methods_are_compiled_once_in_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_other_parameters_are_judged_by_the_same_programs() -> None:
-    evaluator, task = evaluator_of(tiny_clip_config())
-    first = evaluator(task.params, {}).scores
+    evaluator, experiment = evaluator_of(tiny_clip_config())
+    first = evaluator(experiment.params, {}).scores
     programs = scenes._partners_found._cache_size(), scenes._nearest_text._cache_size()
     shifted = jax.tree.map(
-        lambda x: x + 0.3 * np.sin(np.arange(x.size)).reshape(x.shape), task.params
+        lambda x: x + 0.3 * np.sin(np.arange(x.size)).reshape(x.shape), experiment.params
     )
     shifted = jax.tree.map(lambda x: x.astype(np.float32), shifted)
     assert evaluator(shifted, {}).scores != first
@@ -112,7 +112,7 @@ def test_what_cannot_be_finished_is_refused_before_training(
     config = tiny_clip_config()
     config.eval[field] = value
     with pytest.raises(InputError, match=message):
-        make_evaluators(config, build_task(config))
+        make_evaluators(config, build_experiment(config))
 
 
 def test_a_batch_must_divide_over_the_devices() -> None:

@@ -24,7 +24,7 @@ PLAIN = MaskOptions(pamr=False, kp_weight=0.3)
 
 @pytest.fixture(scope="module")
 def engine() -> MaskEngine:
-    return MaskEngine(MODEL.module(), data_mesh(jax.local_devices()), 3)
+    return MaskEngine(MODEL.method_in(), data_mesh(jax.local_devices()), 3)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def alone(task: ImageTask[int]) -> list[np.ndarray]:
     return [
         np.asarray(
             compiled(
-                MODEL.module(),
+                MODEL.method_in(),
                 MODEL.params,
                 np.pad((task.pixels[window] - PIXEL_MEAN) / PIXEL_STD, padding)[None],
                 TEXTS,
@@ -71,7 +71,7 @@ def test_masks_are_those_of_each_window_alone(
 
 
 def test_compiled_once_but_for_lower_or_narrower_windows(params: object) -> None:
-    engine = MaskEngine(MODEL.module(), data_mesh(jax.local_devices()), 3)
+    engine = MaskEngine(MODEL.method_in(), data_mesh(jax.local_devices()), 3)
     usual = [task for task in tasks() if min(task.sliding.size) >= 64]
     list(engine(params, usual, TEXTS, PLAIN))
     list(engine(params, usual[:1], TEXTS, PLAIN))

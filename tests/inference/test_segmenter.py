@@ -152,7 +152,7 @@ def test_checkpoint_gives_the_same_masks(reference: Segmenter, tmp_path: Path) -
     save_model(tmp_path / "model", model)
     loaded = load_model(tmp_path / "model")
     assert loaded.config == model.config and loaded.settings == model.settings
-    assert loaded.network == model.network
+    assert loaded.method == model.method
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a, b, strict=True), loaded.params, model.params
     )

@@ -13,7 +13,7 @@ import pytest
 
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel import processes
-from tcl_jax.parallel.processes import agreed, check_same, start_processes
+from tcl_jax.parallel.processes import check_same, raise_on_all_processes, start_processes
 from tests.devices import process_arguments
 
 
@@ -22,9 +22,9 @@ def fail(error: Exception) -> int:
 
 
 def test_alone_it_is_the_function() -> None:
-    assert agreed(lambda: 7) == 7
+    assert raise_on_all_processes(lambda: 7) == 7
     with pytest.raises(RunError, match="^gone$"):
-        agreed(lambda: fail(RunError("gone")))
+        raise_on_all_processes(lambda: fail(RunError("gone")))
 
 
 @pytest.mark.parametrize("kind", [InputError, RunError])
@@ -38,11 +38,11 @@ def test_all_fail_if_one_does(kind: type[Exception], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(processes, "gather_texts", another_that_fails)
     with pytest.raises(kind, match="^no such file$"):
-        agreed(lambda: fail(kind("no such file")))
+        raise_on_all_processes(lambda: fail(kind("no such file")))
     with pytest.raises(kind, match="^process 2 reports: no such file$"):
-        agreed(lambda: 7)
+        raise_on_all_processes(lambda: 7)
     monkeypatch.setattr(processes, "gather_texts", lambda text: [text, "", ""])
-    assert agreed(lambda: 7) == 7
+    assert raise_on_all_processes(lambda: 7) == 7
 
 
 def test_processes_that_see_different_things(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from tcl_jax.parallel.mesh import (
     replicated,
 )
 from tcl_jax.parallel.processes import any_process, start_processes, sum_over_processes
-from tcl_jax.training.build import build_adamw, build_schedule, build_task
+from tcl_jax.training.build import build_adamw, build_experiment, build_schedule
 from tcl_jax.training.loop import noise_key
 from tcl_jax.training.optim import split_groups
 from tcl_jax.training.state import create_state
@@ -58,8 +58,8 @@ def train(weights: str, parts: int) -> dict[str, np.ndarray]:
     """
     config = tiny_settings(weights).unlock()
     config.train.global_batch_size = 16
-    mesh, task = data_mesh(), build_task(config)
-    clip = task.clip.config
+    mesh, experiment = data_mesh(), build_experiment(config)
+    clip = experiment.clip.config
     batches = make_iterator(
         make_source(config.data, clip.resolution),
         tokenizer=ClipTokenizer(clip.context_length),
@@ -71,21 +71,21 @@ def train(weights: str, parts: int) -> dict[str, np.ndarray]:
     )
     adamw, schedule = build_adamw(config), build_schedule(config)
     split = parts > 1
-    state = create_state(task.params, task.objective, adamw)
-    state, frozen = put_parameters((state, task.frozen), mesh, sharded=split)
+    state = create_state(experiment.params, experiment.objective, adamw)
+    state, frozen = put_parameters((state, experiment.frozen), mesh, sharded=split)
     placed = jax.tree.map(lambda x: x.sharding, state)
     key = noise_key(config.seed, mesh)
     batch = put_batch(next(batches), mesh)
 
     def total(params, frozen, batch, key):
-        return task.objective(params, frozen, batch, key).total
+        return experiment.objective(params, frozen, batch, key).total
 
     gradient = jax.jit(jax.grad(total), out_shardings=replicated(mesh))(
         state.params, frozen, batch, key
     )
-    failure = put_replicated(no_failure(task.objective, state, frozen, batch, key), mesh)
+    failure = put_replicated(no_failure(experiment.objective, state, frozen, batch, key), mesh)
     step = PhasedStep(
-        task.objective, adamw, schedule, backbone_from_step=0, accumulation_steps=parts
+        experiment.objective, adamw, schedule, backbone_from_step=0, accumulation_steps=parts
     )
     results = {f"gradient/{k}": v for k, v in split_groups(gradient, lambda _: "")[""].items()}
     for i in range(4):

@@ -24,7 +24,7 @@ from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel import processes
 from tcl_jax.training import loop
 from tcl_jax.training.batches import open_batches
-from tcl_jax.training.build import build_task, clip_config
+from tcl_jax.training.build import build_experiment, clip_config
 from tcl_jax.training.loop import Outcome, train
 from tests.data.shards import write_shard
 from tests.tiny import tiny_config
@@ -71,7 +71,7 @@ def config(tmp_path: Path, photos: str) -> ConfigDict:
 
 
 def run(config: ConfigDict, workdir: Path) -> Outcome:
-    return train(config, str(workdir), build_task(config), {})
+    return train(config, str(workdir), build_experiment(config), {})
 
 
 def written(path: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from configs.tcl import get_config
 from tcl_jax.errors import InputError
 from tcl_jax.parallel.mesh import check_batch_size, data_mesh
 from tcl_jax.parallel.processes import start_processes
-from tcl_jax.training.build import build_task
+from tcl_jax.training.build import build_experiment
 from tcl_jax.training.check import check_area_group, check_config, check_same_config
 from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.workdir import open_workdir
@@ -82,7 +82,7 @@ def test_models_that_cannot_be_built(field: str, value: str, message: str) -> No
     config = get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
-        build_task(config)
+        build_experiment(config)
 
 
 def test_differences_between_configs_are_listed() -> None:

@@ -27,7 +27,7 @@ from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training import embed_captions
 from tcl_jax.training.batches import cached_text_tower
-from tcl_jax.training.build import abstract_task, build_task, clip_config
+from tcl_jax.training.build import abstract_experiment, build_experiment, clip_config
 from tcl_jax.training.embed_captions import Done, embed
 from tcl_jax.training.loop import Outcome, train
 from tests.data.shards import picture, write_shard
@@ -124,11 +124,11 @@ def test_mixtures_and_remote_shards(config_file: str, tmp_path: Path) -> None:
     config.data.mixture.far = {"source": "tar", "shards": (f"file://{tmp_path}/{{1..2}}.tar",)}
     assert embed(config).shards == 3
     assert len(written(tmp_path / "indexes")) == 3 and not written(tmp_path)
-    task = build_task(config)
-    tower = cached_text_tower(cached(config), task)
+    experiment = build_experiment(config)
+    tower = cached_text_tower(cached(config), experiment)
     source = make_source(config.data, 32, text_tower=tower)
     tokens = jnp.asarray(ClipTokenizer(40)([source[i]["text"][0] for i in (0, 23, 35)]))
-    texts = np.asarray(encode_text(task.clip, task.frozen, tokens))
+    texts = np.asarray(encode_text(experiment.clip, experiment.frozen, tokens))
     for i, text in zip((0, 23, 35), texts, strict=True):
         np.testing.assert_allclose(source[i]["text_embedding"], text[None], atol=1e-5)
     assert source[27]["text"] == [] and source[27]["text_embedding"].shape == (0, 16)
@@ -232,7 +232,7 @@ def cached(config: ConfigDict) -> ConfigDict:
 
 
 def run(config: ConfigDict, workdir: Path) -> Outcome:
-    return train(config, str(workdir), build_task(config), {})
+    return train(config, str(workdir), build_experiment(config), {})
 
 
 def losses(workdir: Path) -> dict[str, np.ndarray]:
@@ -243,8 +243,8 @@ def losses(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def step_flops(config: ConfigDict) -> float:
-    task = abstract_task(config)
-    return traced_flops(trace_step(config, task, data_mesh(), phase=1).jaxpr)
+    experiment = abstract_experiment(config)
+    return traced_flops(trace_step(config, experiment, data_mesh(), phase=1).jaxpr)
 
 
 def test_same_losses_without_the_text_tower(config_file: str, tmp_path: Path) -> None:

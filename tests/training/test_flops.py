@@ -22,7 +22,7 @@ from tcl_jax.parallel.mesh import DATA_AXIS, data_mesh
 from tcl_jax.plan.plan import with_batch
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
-from tcl_jax.training.build import Task, abstract_task
+from tcl_jax.training.build import Experiment, abstract_experiment
 from tcl_jax.training.chips import mfu
 from tests.tiny import tiny_clip_config, tiny_settings
 
@@ -30,9 +30,9 @@ B16 = VARIANTS["ViT-B/16"]
 
 
 @pytest.fixture(scope="module")
-def task() -> Task:
+def experiment() -> Experiment:
     """The paper's."""
-    return abstract_task(get_config())
+    return abstract_experiment(get_config())
 
 
 def shallow() -> ConfigDict:
@@ -41,7 +41,7 @@ def shallow() -> ConfigDict:
     sizes = dataclasses.replace(B16, vision_layers=3, text_layers=1)
     config.model.variant = "custom"
     config.model.sizes.update(dataclasses.asdict(sizes))
-    config.model.tap_layer = 0
+    config.model.feature_layer = 0
     return with_batch(config, 16)
 
 
@@ -63,13 +63,15 @@ def test_vit_b_16_takes_what_is_known_of_it() -> None:
     assert decoder(B16) / 1e9 == pytest.approx(83, rel=0.01)
 
 
-def test_towers_agree_with_the_compiler_s_count(task: Task) -> None:
+def test_towers_agree_with_the_compiler_s_count(experiment: Experiment) -> None:
     # Elementwise operations, which the compiler counts too, are a share of 1 / width.
     images = traced(
-        lambda p, x: encode_image(task.clip, p, x).embedding, task.frozen, floats(1, 224, 224, 3)
+        lambda p, x: encode_image(experiment.clip, p, x).embedding,
+        experiment.frozen,
+        floats(1, 224, 224, 3),
     )
     tokens = jax.ShapeDtypeStruct((1, 77), jnp.int32)
-    texts = traced(lambda p, x: encode_text(task.clip, p, x), task.frozen, tokens)
+    texts = traced(lambda p, x: encode_text(experiment.clip, p, x), experiment.frozen, tokens)
     for program, formula in ((images, image_tower(B16)), (texts, text_tower(B16))):
         assert xla_flops(program) == pytest.approx(formula, rel=0.02)
         assert traced_flops(program.jaxpr) == pytest.approx(formula, rel=1e-6)
@@ -78,9 +80,9 @@ def test_towers_agree_with_the_compiler_s_count(task: Task) -> None:
 @pytest.mark.parametrize("phase", [0, 1])
 def test_a_step_of_the_paper_computes_what_the_formula_says(phase: int) -> None:
     config = shallow()
-    task = abstract_task(config)
-    step = trace_step(config, task, data_mesh(), phase)
-    needed = task.objective.model.training_flops(16, phase == 1)
+    experiment = abstract_experiment(config)
+    step = trace_step(config, experiment, data_mesh(), phase)
+    needed = experiment.objective.model.training_flops(16, phase == 1)
     whole, convolutions = 16 * total(needed), 16 * needed["decoder"]
     # Half of the decoder's convolutions are of upsampled maps. Tiles of masks and the queries that
     # attend to nothing are computed over and above, and on CPUs the transforms.
@@ -89,8 +91,8 @@ def test_a_step_of_the_paper_computes_what_the_formula_says(phase: int) -> None:
         assert 1.0 <= traced_flops(step.jaxpr, platform) / computed < 1.06, platform
 
 
-def test_phases_and_batches_differ_as_they_should(task: Task) -> None:
-    model = task.objective.model
+def test_phases_and_batches_differ_as_they_should(experiment: Experiment) -> None:
+    model = experiment.objective.model
     first, second = (model.training_flops(1024, both) for both in (False, True))
     differing = {name for name in first if first[name] != second[name]}
     assert differing == {"grounder's blocks"}
@@ -103,15 +105,15 @@ def test_phases_and_batches_differ_as_they_should(task: Task) -> None:
 
 def test_clip_s_own_step() -> None:
     config = tiny_clip_config()
-    task = abstract_task(config)
-    step = trace_step(config, task, data_mesh(), 1)
-    needed = 8 * total(task.objective.model.training_flops(8, True))
+    experiment = abstract_experiment(config)
+    step = trace_step(config, experiment, data_mesh(), 1)
+    needed = 8 * total(experiment.objective.model.training_flops(8, True))
     # Pixels and the first block's input have no gradient, and measures compare once more.
     assert traced_flops(step.jaxpr) == pytest.approx(needed, rel=0.1)
 
 
-def test_evaluation_counts_texts_and_window(task: Task) -> None:
-    model, mixed = task.network, MaskOptions(kp_weight=0.3)
+def test_evaluation_counts_texts_and_window(experiment: Experiment) -> None:
+    model, mixed = experiment.method, MaskOptions(kp_weight=0.3)
     few, many = (model.flops(448, texts, mixed) for texts in (20, 40))
     assert {name for name in few if few[name] != many[name]} == {"masks"}
     assert many["masks"] == 2 * few["masks"] == 17 * 2 * 784 * 512 * 40
@@ -197,8 +199,8 @@ def test_zeros_of_a_transposed_convolution_do_not_count() -> None:
 
 
 def test_tiny_settings_need_no_weights() -> None:
-    task = abstract_task(tiny_settings("there/is/none.safetensors"))
-    leaves = jax.tree.leaves((task.params, task.frozen))
+    experiment = abstract_experiment(tiny_settings("there/is/none.safetensors"))
+    leaves = jax.tree.leaves((experiment.params, experiment.frozen))
     assert leaves and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
 
 

@@ -22,7 +22,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.files import sha256_of
 from tcl_jax.inference.model import load_model
 from tcl_jax.training import loop
-from tcl_jax.training.build import build_adamw, build_task
+from tcl_jax.training.build import build_adamw, build_experiment
 from tcl_jax.training.loop import Evaluation, NonFiniteError, Outcome, train
 from tcl_jax.training.state import create_state
 from tcl_jax.weights.identity import identify_clip
@@ -39,7 +39,7 @@ def config(tmp_path: Path) -> ConfigDict:
 
 
 def run(config: ConfigDict, workdir: Path, evaluators: Any = None) -> Outcome:
-    return train(config, str(workdir), build_task(config), evaluators or {})
+    return train(config, str(workdir), build_experiment(config), evaluators or {})
 
 
 def records(workdir: Path) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def test_interrupted_equals_uninterrupted(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the first and the last step of both phases, and during an evaluation."""
-    task = build_task(config)
+    experiment = build_experiment(config)
     whole = run(config, tmp_path / "whole", {"task": interrupt_after(-1)})
     real, begun = loop.put_batch, itertools.count(1)
     stops = (1, 4, 8)
@@ -116,11 +116,13 @@ def test_interrupted_equals_uninterrupted(
         part = run(config, tmp_path / "parts", {"task": interrupt_after(calls)})
         assert not part.finished and part.step == step
         if step == 4:  # phase 2 alone moves the backbone
-            assert_same(backbone(part.params), backbone(task.params))
+            assert_same(backbone(part.params), backbone(experiment.params))
     last = run(config, tmp_path / "parts", {"task": interrupt_after(-1)})
     assert last.finished
     assert_same(last.params, whole.params)
-    start, moved = (x["mlp"]["c_fc"]["kernel"] for x in map(backbone, (task.params, last.params)))
+    start, moved = (
+        x["mlp"]["c_fc"]["kernel"] for x in map(backbone, (experiment.params, last.params))
+    )
     assert np.abs(np.asarray(moved) - start).max() > 0
     ours, theirs = (
         {r["step"]: r["train/total"] for r in records(tmp_path / d) if "train/total" in r}
@@ -153,7 +155,7 @@ def test_a_run_knows_its_clip(
     assert load_model(workdir).origin["run"]["step"] == part.step == 5
     assert run(config, workdir).finished
 
-    known = build_task(config)
+    known = build_experiment(config)
     train(config, str(tmp_path / "old"), dataclasses.replace(known, identity=None), {})
     for use in (lambda: load_model(tmp_path / "old"), lambda: run(config, tmp_path / "old")):
         caplog.clear()
@@ -186,8 +188,10 @@ def test_non_finite_loss_stops_and_keeps_the_last_good(
     monkeypatch.setattr(loop.ExampleMasks, "pictures", lambda *_: {})  # takes bytes only
     with pytest.raises(NonFiniteError, match=r"at step 5: .*tclf=nan.*total=nan"):
         run(config, tmp_path / "run")
-    task = build_task(config)
-    empty = jax.eval_shape(lambda: create_state(task.params, task.objective, build_adamw(config)))
+    experiment = build_experiment(config)
+    empty = jax.eval_shape(
+        lambda: create_state(experiment.params, experiment.objective, build_adamw(config))
+    )
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     empty = jax.tree.map(lambda x: x.update(sharding=one), empty)
     with CheckpointStore(tmp_path / "run/checkpoints") as store:
@@ -208,7 +212,7 @@ def test_the_papers_config_on_tar_shards(tmp_path: Path) -> None:
     for i in range(12):
         members |= {f"{i:04d}.jpg": picture(i, side=40), f"{i:04d}.txt": f"thing {i}".encode()}
     write_shard(tmp_path / "pairs-000.tar", members)
-    config.model.update(variant="custom", weights=tiny.model.weights, tap_layer=1)
+    config.model.update(variant="custom", weights=tiny.model.weights, feature_layer=1)
     config.model.sizes.update(tiny.model.sizes)
     config.data.update(shards=(str(tmp_path / "pairs-{000..000}.tar"),), num_workers=0)
     config.train.update(

@@ -17,7 +17,7 @@ from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops import pair_statistics
 from tcl_jax.ops.losses import LossWeights
-from tcl_jax.training.build import build_adamw, build_schedule, build_task
+from tcl_jax.training.build import build_adamw, build_experiment, build_schedule
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective, with_keys
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import loss_and_gradient, make_step, no_failure
@@ -143,7 +143,7 @@ def test_unknown_remat_is_refused() -> None:
     config = tiny_clip_config()
     config.train.remat = "all"
     with pytest.raises(InputError, match="train.remat='all'"):
-        build_task(config)
+        build_experiment(config)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

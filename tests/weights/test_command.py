@@ -18,7 +18,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.inference.model import load_model
 from tcl_jax.weights.clip import clip_shapes, clip_state_dict, infer_clip_config
 from tcl_jax.weights.load import load_clip
-from tcl_jax.weights.tcl import infer_tap_layer
+from tcl_jax.weights.tcl import infer_feature_layer
 from tests.in_process import run_module
 from tests.reference import GOLDEN, load
 from tests.torch_files import save_state_dict, save_torchscript
@@ -46,14 +46,14 @@ def test_tcl_in_and_out_is_bit_exact(tmp_path: Path, capsys: pytest.CaptureFixtu
     again = tmp_path / "again"
     command.run(["tcl", str(out), f"--clip={clip}", str(again)])
     first, second = load_model(tmp_path / "model"), load_model(again)
-    assert first.network == second.network and first.network.feature_layer == 3
+    assert first.method == second.method and first.method.feature_layer == 3
     for name in ("grounder", "sim2mask", "clip"):
         assert str(first.params[name]) == str(second.params[name])
 
 
 def test_clip_in_and_out_keeps_half_precision(tmp_path: Path) -> None:
     command.run(["clip", str(CLIP), str(tmp_path / "model")])
-    assert load_model(tmp_path / "model").method == "maskclip"
+    assert load_model(tmp_path / "model").method.name == "maskclip"
     command.run(["export-torch", str(tmp_path / "model"), str(tmp_path / "back.safetensors")])
     assert_same(tmp_path / "back.safetensors", load("clip_state_dict"))
 
@@ -130,14 +130,14 @@ def test_a_tcl_that_lacks_tensors(tmp_path: Path) -> None:
         command.run(["tcl", str(tmp_path / "tcl.npz"), f"--clip={CLIP}", str(tmp_path / "out")])
 
 
-def test_tap_layer_is_inferred_from_the_block_indices() -> None:
+def test_feature_layer_is_inferred_from_the_block_indices() -> None:
     config = infer_clip_config(load("clip_state_dict"))
     tensors = load("tcl_state_dict")
-    assert infer_tap_layer(tensors, config) == 3
+    assert infer_feature_layer(tensors, config) == 3
     two = {name.replace("resblocks.3", "resblocks.2"): x for name, x in tensors.items()}
-    assert infer_tap_layer({**tensors, **two}, config) == 2
+    assert infer_feature_layer({**tensors, **two}, config) == 2
     with pytest.raises(InputError, match=r"the blocks \[2\] of its CLIP.* has 4"):
-        infer_tap_layer(two, config)
+        infer_feature_layer(two, config)
 
 
 def renamed(tmp_path: Path, name: str, **metadata: str) -> Path:
