@@ -96,18 +96,8 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
     return names
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `add_weights_flags`, and --tokenizer_file for words."""
-    add_weights_flags(parser)
-    parser.add_argument(
-        "--tokenizer_file",
-        metavar="FILE",
-        help="the tokenizer.json of a CLIP with another vocabulary than OpenAI's",
-    )
-
-
-def add_weights_flags(parser: argparse.ArgumentParser) -> None:
-    """--checkpoint, or --clip with or without --tcl."""
+def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = False) -> None:
+    """--checkpoint, or --clip with or without --tcl; --method, and --tokenizer_file for words."""
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
@@ -131,6 +121,17 @@ def add_weights_flags(parser: argparse.ArgumentParser) -> None:
         help="with --clip: its GELU, where no config file beside the weights says it",
     )
     add_prefix_flag(parser)
+    parser.add_argument(
+        "--method",
+        metavar="NAMES" if several_methods else "NAME",
+        help="tcl, or maskclip, sclip, naclip on its CLIP alone; default: the model's own"
+        + ("; several separated by commas" if several_methods else ""),
+    )
+    parser.add_argument(
+        "--tokenizer_file",
+        metavar="FILE",
+        help="the tokenizer.json of a CLIP with another vocabulary than OpenAI's",
+    )
 
 
 def add_prefix_flag(parser: argparse.ArgumentParser) -> None:
@@ -144,25 +145,29 @@ def add_prefix_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model_from(flags: argparse.Namespace) -> Model:
-    """The model that the flags of `add_weights_flags` name.
+def load_model_from(flags: argparse.Namespace, method: str | None = None) -> Model:
+    """The model that the flags of `add_model_flags` name, by a method of `METHODS` or its own.
 
     Raises:
-        InputError: if they name none or two, or it cannot be read.
+        InputError: if they name none or two, it cannot be read, or lacks weights of the method.
     """
-    from tcl_jax.inference.model import load_model, model_from_torch
+    from tcl_jax.inference.model import load_model, method_of, model_from_torch
 
     if (flags.checkpoint is None) == (flags.clip is None):
         raise InputError("give either --checkpoint=DIR or --clip=NAME_OR_FILE (with --tcl=FILE)")
+    if method is not None:
+        method_of(method, "--method")
     if flags.checkpoint is None:
-        return model_from_torch(
+        model = model_from_torch(
             flags.clip, flags.tcl, activation=flags.activation, prefix=flags.prefix
         )
-    if flags.tcl is not None or flags.activation is not None or flags.prefix:
+    elif flags.tcl is not None or flags.activation is not None or flags.prefix:
         raise InputError(
             "--tcl, --activation and --prefix belong to --clip; --checkpoint has all in it"
         )
-    return load_model(flags.checkpoint)
+    else:
+        model = load_model(flags.checkpoint)
+    return model if method is None else model.with_method(method)
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

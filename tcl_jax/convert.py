@@ -45,19 +45,20 @@ def convert(flags: argparse.Namespace) -> None:
     """`clip` and `tcl`."""
     from tcl_jax.checkpoints.model import check_absent
     from tcl_jax.inference.model import model_from_torch, save_model
-    from tcl_jax.weights.description import name_of
 
     check_absent(flags.target)
     clip, tcl = (flags.source, None) if flags.command == "clip" else (flags.clip, flags.source)
     model = model_from_torch(clip, tcl, activation=flags.activation, prefix=flags.prefix)
     save_model(flags.target, model)
-    print(f"wrote {flags.target}: {model.method.summary} on {name_of(model.config)}")
+    print(f"wrote {flags.target}: {model.method.summary}")
 
 
 def export_torch(flags: argparse.Namespace) -> None:
     """`export-torch`: TCL's learned tensors, or CLIP's where there is nothing but CLIP."""
     from tcl_jax.checkpoints.model import check_absent
     from tcl_jax.inference.model import load_model
+    from tcl_jax.models.dense import DenseCLIP
+    from tcl_jax.models.tcl import TCL
     from tcl_jax.weights.clip import clip_state_dict
     from tcl_jax.weights.readers import write_safetensors
     from tcl_jax.weights.tcl import tcl_state_dict
@@ -67,14 +68,14 @@ def export_torch(flags: argparse.Namespace) -> None:
         raise InputError(f"output {flags.target!r} must end in .safetensors")
     check_absent(target)
     model = load_model(flags.source)
-    metadata = {"format": "pt"}
-    if model.learned:
-        tensors = tcl_state_dict(
-            model.learned, model.config, model.method.describe()["feature_layer"]
-        )
+    method, params, metadata = model.method, model.params, {"format": "pt"}
+    if isinstance(method, TCL):
+        tensors = tcl_state_dict(params, method.config, method.feature_layer)
+    elif isinstance(method, DenseCLIP):
+        metadata["activation"] = method.config.activation
+        tensors = clip_state_dict(params["clip"], method.config)
     else:
-        metadata["activation"] = model.config.activation
-        tensors = clip_state_dict(model.params["clip"], model.config)
+        raise InputError(f"{flags.source!r}: there are no official names for {method.title}")
     write_safetensors(target, tensors, metadata)
     print(f"wrote {target}: {len(tensors)} tensors with the official names")
 
@@ -86,7 +87,7 @@ def inspect(flags: argparse.Namespace) -> None:
     from tcl_jax.checkpoints.model import is_model
     from tcl_jax.checkpoints.trained import find_store
     from tcl_jax.inference.model import load_model
-    from tcl_jax.weights.description import count_arrays, describe_file, name_of
+    from tcl_jax.weights.description import count_arrays, describe_file
 
     path = user_path(flags.source)
     if not is_model(path) and find_store(path) is None:
@@ -95,7 +96,7 @@ def inspect(flags: argparse.Namespace) -> None:
     if flags.prefix:
         raise InputError("--prefix chooses among the models of a weight file; leave it out here")
     model = load_model(path)
-    print(f"{path}: {model.method.summary} on {name_of(model.config)}")
+    print(f"{path}: {model.method.summary}")
     print(count_arrays(jax.tree.leaves(model.params)), model.settings, sep="\n")
 
 

@@ -39,7 +39,7 @@ OWN = ("background", "reduce_zero_label", "ignore", "exif")
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("evaluate", __doc__)
-    add_model_flags(p)
+    add_model_flags(p, several_methods=True)
     p.add_argument("--output", metavar="DIR", help="folder for the results")
     p.add_argument("--compare", nargs=2, metavar="DIR", help="two results, instead of a model")
     data = p.add_argument_group("data")
@@ -79,11 +79,6 @@ def parser() -> argparse.ArgumentParser:
         "--exif", choices=("apply", "ignore"), help="of photos' EXIF orientation; default: apply"
     )
     how = p.add_argument_group("protocol, by default the model's own")
-    how.add_argument(
-        "--method",
-        metavar="NAMES",
-        help="tcl, or maskclip, sclip, naclip on its CLIP alone; several separated by commas",
-    )
     how.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks")
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument("--threshold", type=share, help="score of the background")

@@ -80,7 +80,7 @@ def export_directory(flags: argparse.Namespace) -> None:
             f"a model directory takes any image and text; for a program --output ends in {SUFFIX}"
         )
     check_absent(flags.output)
-    model = load_model_from(flags)
+    model = load_model_from(flags, flags.method)
     save_model(flags.output, model)
     print(f"wrote {flags.output}; python -m tcl_jax.segment --checkpoint={flags.output} uses it")
 
@@ -101,7 +101,7 @@ def export_program(flags: argparse.Namespace) -> None:
     if names and flags.num_texts is not None:
         raise InputError("--num_texts and --text exclude each other: names to bake in are counted")
     platforms = check_platforms(flags.platforms.split(",") if flags.platforms else PLATFORMS)
-    model = load_model_from(flags)
+    model = load_model_from(flags, flags.method)
     dtype = flags.dtype or "float32"
     baked: dict[str, Any] = {}
     if names:

@@ -184,7 +184,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.data.images import ImageDecodeError
     from tcl_jax.inference.segmenter import Segmenter
 
-    segmenter = Segmenter(load_model_from(flags), tokenizer_file=flags.tokenizer_file)
+    segmenter = Segmenter(load_model_from(flags, flags.method), tokenizer_file=flags.tokenizer_file)
     options: dict[str, Any] = {
         "background": flags.background,
         "threshold": flags.threshold,

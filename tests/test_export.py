@@ -62,13 +62,15 @@ def test_program_with_texts_inside(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("striped red, dotted green\nplain blue\n")
     export.run(
         ["--clip=builtin:shapes_clip", f"--output={program}", "--no-pamr", "--batch=1",
+         "--method=sclip",
          "--templates=simple", f"--texts_file={tmp_path}/names.txt"]
     )  # fmt: skip
     description = json.loads((tmp_path / "clip.stablehlo.json").read_text())
     assert description["texts"] == words and description["threshold"] == 0.5
+    assert description["method"] == "sclip"
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     masks = call_alone(program, tmp_path, images)
-    segmenter = Segmenter.from_torch("builtin:shapes_clip")
+    segmenter = Segmenter(model_from_torch("builtin:shapes_clip").with_method("sclip"))
     things = [["striped red", "dotted green"], "plain blue"]
     result = segmenter.segment(images[0], things, templates="simple", pamr=False)
     assert result.texts == tuple(words)
@@ -78,7 +80,7 @@ def test_program_with_texts_inside(tmp_path: Path) -> None:
 def test_directory_is_what_the_segmenter_reads(tmp_path: Path) -> None:
     save_model(tmp_path / "first", model_from_torch("builtin:shapes_clip"))
     export.run([f"--checkpoint={tmp_path / 'first'}", f"--output={tmp_path / 'second'}"])
-    assert load_model(tmp_path / "second").config == load_model(tmp_path / "first").config
+    assert load_model(tmp_path / "second").method == load_model(tmp_path / "first").method
 
 
 @pytest.mark.parametrize(

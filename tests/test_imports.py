@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tcl_jax"
 ROOMS = (
-    "parallel", "checkpoints", "pictures", "ops", "models", "weights", "shapes", "data",
+    "parallel", "checkpoints", "pictures", "ops", "shapes", "data", "models", "weights",
     "inference", "training", "evaluation", "plan", "demo", "bench",
 )  # fmt: skip
 # A module imports from its own file or room and from those before it. All other files directly in

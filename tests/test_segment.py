@@ -184,6 +184,8 @@ def test_names_that_the_terminal_cannot_show(
         (["--image=IN", "--output=IN/scene0.png", *WORDS, CLIP], "is a file"),
         (["--image=IN", "--output=OUT", "--texts_file=none", CLIP], "--texts_file='none'"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--templates=odd"], "'odd': no such set"),
+        (["--image=IN", "--output=OUT", *WORDS, CLIP, "--method=tcl"], "needs TCL's weights"),
+        (["--image=IN", "--output=OUT", *WORDS, CLIP, "--method=odd"], "--method 'odd' is unknown"),
         (["--image=IN", "--output=OUT", "--text=cat", "Cat", CLIP], "same to CLIP"),
         (["--image=IN", "--output=OUT", "--text=Background", CLIP], "'Background' is what"),
     ],

@@ -200,7 +200,7 @@ def open_official(
         raise InputError(
             f"--against needs a CPU or a GPU, as PyTorch runs on; this is a {platform}"
         )
-    if subject.experiment.method.config.activation != "quick_gelu":
+    if subject.experiment.clip.config.activation != "quick_gelu":
         raise InputError(
             "--against: the official code knows quick_gelu alone, as OpenAI's CLIPs have"
         )

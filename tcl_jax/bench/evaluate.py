@@ -53,8 +53,8 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     from tcl_jax.models.layers import compute_dtype
     from tcl_jax.training.chips import mfu
 
-    sizes, dtype = subject.experiment.method.config, subject.config.model.dtype
-    model = Model(subject.experiment.method, subject.params, default_settings(sizes))
+    method, dtype = subject.experiment.method, subject.config.model.dtype
+    model = Model(method, subject.params, default_settings(method))
     method = model.method_in(compute_dtype(dtype))
     batch, devices = default_batch_size(), jax.local_devices()
     report = Report(
@@ -64,7 +64,7 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     for classes, pamr in itertools.product(flags.classes, flags.pamr):
         what = f"{classes} classes, {'PAMR' if pamr == 'yes' else 'no PAMR'}"
         protocol = make_protocol(model, pamr=pamr == "yes", dtype=dtype)
-        texts = np.random.default_rng(0).standard_normal((classes, sizes.embed_dim))
+        texts = np.random.default_rng(0).standard_normal((classes, method.embed_dim))
         with (
             report.skip_too_large(what),
             tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder,

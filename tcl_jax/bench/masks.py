@@ -49,7 +49,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
     from tcl_jax.models.layers import compute_dtype
 
     model: Any = subject.experiment.method
-    settings, patch = default_settings(model.config), model.patch_size
+    settings, patch = default_settings(model), model.patch_size
     windows = flags.windows or (settings.window,)
     if odd := [side for side in windows if side % patch]:
         raise InputError(f"--windows={odd[0]}: is not a multiple of the patch size, {patch}")
@@ -79,7 +79,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
             options = MaskOptions(pamr == "yes", settings.kp_weight)
             rng = np.random.default_rng(0)
             images = rng.standard_normal((size, side, side, 3)).astype(np.float32)
-            texts = rng.standard_normal((classes, model.config.embed_dim)).astype(np.float32)
+            texts = rng.standard_normal((classes, model.embed_dim)).astype(np.float32)
             with report.skip_too_large(what):
                 request: dict[str, Any] = {"pamr": options.pamr, "kp_weight": options.kp_weight}
                 runner = None

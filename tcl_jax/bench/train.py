@@ -82,7 +82,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             for phase in flags.phases:
                 say(f"phase {phase}: comparing losses")
                 batch = made_up_batch(
-                    subject.experiment.method.config, COMPARED_IMAGES, seed=1, noise=True
+                    subject.experiment.clip.config, COMPARED_IMAGES, seed=1, noise=True
                 )
                 *_, metrics = step_runner(subject, batch, phase, mesh, exact=True)()
                 ours = {name: float(value) for name, value in metrics.items()}
@@ -94,7 +94,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             what = f"batch {size}, phase {phase}"
             with report.skip_too_large(what):
                 say(what)
-                batch = made_up_batch(subject.experiment.method.config, size)
+                batch = made_up_batch(subject.experiment.clip.config, size)
                 runner = step_runner(subject, batch, phase, mesh)
                 flops = total(objective.model.training_flops(size, phase == 2))
                 row = runner.measure(devices, **how, images=size, flops=flops)

@@ -26,7 +26,8 @@ from tcl_jax.data.bad_samples import BadSample, BadSampleLog
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
 from tcl_jax.data.random_erasing import RandomErasing
-from tcl_jax.data.training_examples import BAD, Fingerprinted, Source, Tokenizer, TrainingExamples
+from tcl_jax.data.tokenizer import Tokenizer
+from tcl_jax.data.training_examples import BAD, Fingerprinted, Source, TrainingExamples
 from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import InputError
 

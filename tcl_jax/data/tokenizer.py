@@ -9,13 +9,16 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Int32
 
 from tcl_jax.errors import InputError, raise_machine_fault
 from tcl_jax.files import user_path
+
+Tokenizer: TypeAlias = Callable[[Sequence[str]], Int32[np.ndarray, "n length"]]
+"""Texts to rows of ids, all of one length: zeros after a text's end, the tail of a long one cut."""
 
 START_ID = 49406
 """Id of the start-of-text token in OpenAI's vocabulary."""
@@ -82,7 +85,8 @@ class ClipTokenizer:
         Raises:
           InputError: `tokenizer_file` is not a CLIP's.
         """
-        return self._vocabulary.markers[_MARKERS[1]] + 1
+        known = self.tokenizer_file is None  # and need not be built
+        return 1 + (END_ID if known else self._vocabulary.markers[_MARKERS[1]])
 
     @functools.cached_property
     def _vocabulary(self) -> _Vocabulary:

@@ -7,20 +7,18 @@ the seed and the place, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32
 
 from tcl_jax.data.bad_samples import BadSample, BadSampleError, bad_image, choose_caption
 from tcl_jax.data.images import ImageDecodeError
 from tcl_jax.data.order import EpochOrder
 from tcl_jax.data.random_erasing import RandomErasing
+from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import RunError
-
-Tokenizer: TypeAlias = Callable[[Sequence[str]], Int32[np.ndarray, "n length"]]
 
 MAX_TRIES = 20
 """Samples looked at for one example before the run gives up."""

@@ -49,7 +49,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     limits = Limits(flags.max_megabytes, flags.max_megapixels, flags.max_words)
     check_gradio()
     check_address(flags.host, flags.port)
-    model = load_model_from(flags)
+    model = load_model_from(flags, flags.method)
     answers = Answers(model, limits=limits, tokenizer_file=flags.tokenizer_file)
     try:
         with serving(answers, flags.host, flags.port) as address:

@@ -25,12 +25,13 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.settings import THRESHOLDS
+from tcl_jax.models.methods import METHODS
 from tcl_jax.pictures.overlays import save_png
 from tcl_jax.pictures.palette import DISTINCT
 
 BASELINE = "maskclip"
 """Method that TCL is shown beside, a key of `models.methods.METHODS`."""
-TITLES = {"tcl": "TCL", BASELINE: "MaskCLIP"}
+TITLES = {name: kind.title for name, kind in METHODS.items()}
 
 _CACHE_BYTES = 512 << 20
 _MAX_LETTERS = 200  # of a word
@@ -126,6 +127,7 @@ class Answers:
         self.settings = model.settings
         self.origin = model.origin
         self.model_runs = 0
+        self.has_baseline = BASELINE in model.methods and self.method != BASELINE
         self._segmenters = {model.method.name: Segmenter(model, tokenizer_file=tokenizer_file)}
         if self.has_baseline:
             baseline = model.with_method(BASELINE)
@@ -133,11 +135,6 @@ class Answers:
         self._masks = ByteCache[tuple[str, Question], SoftMasks](cache_bytes // 2)
         self._pictures = ByteCache[str, np.ndarray](cache_bytes // 2)
         self._running = threading.Lock()
-
-    @property
-    def has_baseline(self) -> bool:
-        """Whether there is something that MaskCLIP can be shown beside."""
-        return self.method == "tcl"
 
     def threshold(self, method: str, pamr: bool) -> float:
         """Score of the background that a method is meant to have."""

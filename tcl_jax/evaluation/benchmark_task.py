@@ -14,10 +14,11 @@ from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark
 from tcl_jax.evaluation.examples import list_examples
 from tcl_jax.evaluation.protocol import Protocol
 from tcl_jax.evaluation.report_pictures import shown_picture
-from tcl_jax.evaluation.run import check, check_same_images, embed_texts
+from tcl_jax.evaluation.run import check, check_same_images
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import write_json
 from tcl_jax.inference.settings import default_settings
+from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.parallel.processes import raise_on_all_processes
 from tcl_jax.training.build import Experiment
 from tcl_jax.training.loop import Evaluation
@@ -56,8 +57,12 @@ class BenchmarkEvaluator:
         evaluator = self._evaluator.with_params(everything)
         benchmark = self._index.benchmark
         if self._texts is None or self._experiment.trains_clip:
-            self._texts = embed_texts(
-                self._experiment.clip, everything["clip"], benchmark.texts, self._protocol.templates
+            method = self._experiment.method
+            self._texts = embed_class_names(
+                method.text_encoder,
+                method.text_params(everything),
+                benchmark.texts,
+                self._protocol.templates,
             )
         result = evaluate_benchmark(
             evaluator, self._index, self._texts, self._log(), progress=jax.process_index() == 0
@@ -88,7 +93,7 @@ class BenchmarkEvaluator:
 
 def protocol_of(config: ConfigDict, experiment: Experiment) -> Protocol:
     """How a run judges what it trains."""
-    settings = default_settings(experiment.clip.config)
+    settings = default_settings(experiment.method)
     return Protocol(
         method=experiment.method.name,
         short_side=settings.window,

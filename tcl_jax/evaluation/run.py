@@ -16,7 +16,6 @@ import numpy as np
 from absl import logging
 
 from tcl_jax.checkpoints.leaves import hash_leaves
-from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, remaining, share_of
@@ -34,9 +33,10 @@ from tcl_jax.evaluation.results import RESULTS_FILE, Evaluated, write_results
 from tcl_jax.evaluation.score_log import ScoreLog, check_folder
 from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.texts import check_vocabulary, embed_class_names
-from tcl_jax.models.clip import CLIP
+from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.method import Method
+from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.lock import alone_in
 from tcl_jax.parallel.processes import check_same, gather_texts, raise_on_all_processes
 
@@ -62,8 +62,7 @@ def evaluate(
         indices: the benchmarks and their files, from `examples.list_examples`.
         output: folder for results.md and report.html, and of each method (in a folder of its name
             if there are several) results.json, pictures and the counts so far.
-        methods: "tcl", or baselines on its CLIP alone ("maskclip", "sclip", "naclip"); None: the
-            model's own.
+        methods: keys of `models.methods.METHODS`; None: the model's own.
         batch_size: windows that a device computes together.
         tokenizer_file: see `inference.segmenter.Segmenter`.
         text_embeddings: [n, d] by name of a benchmark, instead of embeddings of its class names.
@@ -79,7 +78,7 @@ def evaluate(
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output = user_path(output).absolute()
-    embedded = _check_embeddings(text_embeddings or {}, indices, model.config.embed_dim)
+    embedded = _check_embeddings(text_embeddings or {}, indices, model.method.embed_dim)
     raise_on_all_processes(lambda: _check_output(output))
     check_same_images(indices)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
@@ -94,15 +93,23 @@ def evaluate(
     _warn([p for index in indices for p in index.problems if not p.fatal])
     progress = progress and jax.process_index() == 0
 
-    def texts_of(benchmark: Benchmark) -> np.ndarray:
-        # The methods have one CLIP, and differ in nothing that its texts depend on.
-        if benchmark.name not in embedded:
-            clip = CLIP(model.config, dtype=compute_dtype(protocols[0].dtype))
-            templates = protocols[0].templates
-            embedded[benchmark.name] = embed_texts(
-                clip, params["clip"], benchmark.texts, templates, tokenizer_file, progress=progress
+    made: dict[tuple[str, TextEncoder], np.ndarray] = {}
+
+    def texts_of(method: Method, benchmark: Benchmark) -> np.ndarray:
+        if benchmark.name in embedded:
+            return embedded[benchmark.name]
+        # Methods on one CLIP have its texts in common.
+        key = benchmark.name, method.text_encoder
+        if key not in made:
+            made[key] = embed_class_names(
+                method.text_encoder,
+                method.text_params(params),
+                benchmark.texts,
+                protocols[0].templates,
+                tokenizer_file=tokenizer_file,
+                progress=progress,
             )
-        return embedded[benchmark.name]
+        return made[key]
 
     found: dict[str, Evaluated] = {}
     with alone_in(output, f"output {str(output)!r}"):
@@ -116,11 +123,15 @@ def evaluate(
                 text_embeddings=text_embeddings,
             )
             folder = output / chosen.method.name if len(models) > 1 else output
-            evaluator = Evaluator(
-                chosen.method_in(compute_dtype(protocol.dtype)), chosen.params, protocol, batch_size
-            )
+            method = chosen.method_in(compute_dtype(protocol.dtype))
             found[protocol.title] = _evaluate_method(
-                evaluator, indices, texts_of, described, folder, progress=progress, warn=not found
+                Evaluator(method, chosen.params, protocol, batch_size),
+                indices,
+                functools.partial(texts_of, method),
+                described,
+                folder,
+                progress=progress,
+                warn=not found,
             )
         raise_on_all_processes(
             lambda: _on_process_0(output, functools.partial(write_report, output, found))
@@ -258,25 +269,6 @@ def check_same_images(indices: Sequence[DatasetIndex]) -> None:
 def _check_output(output: Path) -> None:
     if why := why_unwritable(output):
         raise InputError(f"output {str(output)!r}: {why}; choose another folder")
-
-
-def embed_texts(
-    clip: CLIP,
-    params: Any,
-    texts: Sequence[str],
-    templates: str,
-    tokenizer_file: str | None = None,
-    *,
-    progress: bool = False,
-) -> np.ndarray:
-    """Embeddings of class names, float32 [n, d].
-
-    Raises:
-        InputError: if the CLIP has another vocabulary than the tokenizer.
-    """
-    tokenizer = ClipTokenizer(clip.config.context_length, tokenizer_file=tokenizer_file)
-    check_vocabulary(clip.config, tokenizer.vocab_size)
-    return embed_class_names(clip, params, tokenizer, texts, templates, progress=progress)
 
 
 def _open_logs(

@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
-from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.engine import ImageTask, MaskEngine
@@ -84,7 +83,7 @@ def scene_engine(method: Method, mesh: Mesh, batch_size: int) -> MaskEngine:
 
 
 def patch_cosines(
-    method: Method,
+    method: MaskCLIP,
     params: Any,
     image: Float[Array, "b H W 3"],
     texts: Float[Array, "n d"],
@@ -94,8 +93,7 @@ def patch_cosines(
     del options
     with matmul_precision(method.dtype):
         features = encode_image(method.clip_model, params["clip"], image).features
-        maskclip = MaskCLIP(method.config, method.dtype)
-        return maskclip.similarity(params["clip"], features, texts)
+        return method.similarity(params["clip"], features, texts)
 
 
 def best_classes(
@@ -161,8 +159,7 @@ def segment_scenes(
 
 def embed_shape_names(model: CLIP, params: Any, templates: str) -> Float32[np.ndarray, "classes d"]:
     """Embeddings of the 24 class names in a set of templates, by its name."""
-    tokenizer = ClipTokenizer(model.config.context_length)
-    return embed_class_names(model, params, tokenizer, class_names(), templates)
+    return embed_class_names(model, params, class_names(), templates)
 
 
 def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
@@ -170,7 +167,7 @@ def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
 
     Every process computes all of it; the scenes are few.
     """
-    tokenizer = ClipTokenizer(model.config.context_length)
+    tokenizer = model.tokenizer()
     shares = []
     for start in range(0, len(source) - RETRIEVAL_SIZE + 1, RETRIEVAL_SIZE):
         scenes = [source[i] for i in range(start, start + RETRIEVAL_SIZE)]

@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from tcl_jax.checkpoints.leaves import hash_leaves
-from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.files import short_hash
-from tcl_jax.models.clip import CLIP, encode_text
+from tcl_jax.models.clip import CLIP
 from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_replicated
 
 _TOKENS = 16
@@ -33,7 +32,7 @@ def text_tower_id(clip: CLIP, params: Any) -> str:
     """
     c = clip.config
     sizes = [c.text_width, c.text_heads, c.text_layers, c.context_length, c.embed_dim]
-    tokens = ClipTokenizer(c.context_length)(_PROBES).tolist()
+    tokens = clip.tokenizer()(_PROBES).tolist()
     computed = [c.activation, jnp.dtype(clip.dtype).name]
     return short_hash([sizes, computed, tokens, hash_leaves(params["text"])])
 
@@ -53,11 +52,11 @@ class CaptionEmbedder:
 
     def __init__(self, clip: CLIP, params: Any, batch_size: int = 512) -> None:
         mesh = local_mesh()
-        self._dimension, self._rows = clip.config.embed_dim, batch_sharded(mesh)
+        self._dimension, self._rows = clip.embed_dim, batch_sharded(mesh)
         self._batch_size = batch_size * mesh.size
         self._params = put_replicated({"text": params["text"]}, mesh)
         self._encode = jax.jit(
-            lambda params, tokens: encode_text(clip, params, tokens).astype(clip.dtype),
+            lambda params, tokens: clip.embed_texts(params, tokens).astype(clip.dtype),
             out_shardings=self._rows,
         )
 

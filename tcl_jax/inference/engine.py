@@ -72,7 +72,7 @@ class MaskEngine:
     ) -> None:
         self.patch_size = model.patch_size
         self.batch_size = batch_size or default_batch_size()
-        self._width, self._mesh = model.config.embed_dim, mesh
+        self._width, self._mesh = model.embed_dim, mesh
         self._split, self._everywhere = batch_sharded(mesh), replicated(mesh)
 
         def masks(

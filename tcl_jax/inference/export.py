@@ -74,7 +74,7 @@ def export_masks(
 
     Args:
         model: what makes the masks.
-        params: its parameters, of any floating dtype, `clip` included.
+        params: its parameters, of any floating dtype.
         image_size: side, or rows and columns, of the images in pixels; any size.
         options: post-processing.
         batch: number of images in a call; None leaves it open.
@@ -102,7 +102,7 @@ def export_masks(
     ):
         if not good:
             raise InputError(f"{name}={value} must be {want}")
-    dim = model.config.embed_dim
+    dim = model.embed_dim
     baked = None
     if text_embeddings is not None:
         if num_texts is not None:

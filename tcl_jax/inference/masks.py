@@ -31,7 +31,7 @@ def make_masks(
     """Soft masks of every class at the images' own size, float32 in [0, 1].
 
     Args:
-        model, params: the method and all its parameters, `clip` included.
+        model, params: the method and all its parameters.
         image: [b, H, W, 3] normalised; any size.
         text_embeddings: [n, d], normalised or not.
         options: post-processing.

@@ -14,7 +14,6 @@ from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
-from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS
@@ -30,7 +29,7 @@ class Model:
 
     Attributes:
         method: what makes the masks, computing in float32.
-        params: nested dict of arrays of any floating dtype: `clip`, and what else `method` needs.
+        params: nested dict of arrays of any floating dtype, see `Method.parameters`.
         settings: how the model is meant to be used.
         origin: where the parameters are from, for people.
     """
@@ -41,14 +40,9 @@ class Model:
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def config(self) -> CLIPConfig:
-        """Sizes of the CLIP."""
-        return self.method.config
-
-    @property
-    def learned(self) -> dict[str, Any]:
-        """Parameters without CLIP's."""
-        return {name: tree for name, tree in self.params.items() if name != "clip"}
+    def methods(self) -> list[str]:
+        """Names of the methods that these weights are enough for."""
+        return [name for name, kind in METHODS.items() if {*kind.parameters} <= {*self.params}]
 
     def method_in(self, dtype: Any = jnp.float32) -> Method:
         """`method`, computing in a dtype; parameters stay float32."""
@@ -56,7 +50,7 @@ class Model:
         return method
 
     def with_method(self, method: str) -> Model:
-        """The same weights used by another method: TCL, or a baseline on its CLIP alone.
+        """The same weights used by another method, such as a baseline on TCL's CLIP alone.
 
         Raises:
             InputError: if the method is unknown, or needs weights that are not there.
@@ -65,11 +59,10 @@ class Model:
             return self
         kind = method_of(method, "method")
         if lacking := [name for name in kind.parameters if name not in self.params]:
-            usable = [n for n, k in METHODS.items() if {*k.parameters} <= {*self.params}]
             raise InputError(
                 f"method {method!r} needs {kind.title}'s weights, of which {', '.join(lacking)} "
                 f"are missing; give --{method} or a checkpoint of {kind.title}, or choose one of "
-                f"{', '.join(usable)}"
+                f"{', '.join(self.methods)}"
             )
         return dataclasses.replace(
             self,
@@ -117,7 +110,7 @@ def model_from_torch(
         params = method.join(learned.params, pretrained.params)
         origin["tcl"] = learned.origin
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
-    return Model(method, params, default_settings(pretrained.config), origin)
+    return Model(method, params, default_settings(method), origin)
 
 
 def load_model(path: Source) -> Model:
@@ -191,7 +184,7 @@ def _from_run(trained: Trained) -> Model:
         )
     method, frozen, origin = RUNS[objective](trained.config)
     settings = dataclasses.replace(
-        default_settings(method.config),
+        default_settings(method),
         threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,
         **own,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +13,7 @@ from jaxtyping import Float, Float32
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.name_file import number_synonyms
-from tcl_jax.data.templates import format_prompts
-from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
@@ -25,7 +23,7 @@ from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import check_names, check_vocabulary, embed_sentences, padded_count
+from tcl_jax.inference.texts import embed_tokens, padded_count, tokenize_names
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.parallel.mesh import data_mesh
@@ -76,15 +74,13 @@ class Segmenter:
         chosen = compute_dtype(dtype)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
-        self.config, self.settings, self.origin = model.config, model.settings, model.origin
-        self.method, self._mixes_clip = model.method.name, model.method.mixes_clip
-        self._tokenizer = ClipTokenizer(model.config.context_length, tokenizer_file=tokenizer_file)
+        self.method, self.settings, self.origin = model.method.name, model.settings, model.origin
+        self._method, self._tokenizer_file = model.method_in(chosen), tokenizer_file
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         self._weights = jax.device_put(params)
-        self._clip, self._clip_params = model.method_in(chosen).clip_model, self._weights["clip"]
-        self._embedded: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
+        self._embedded: dict[bytes, np.ndarray] = {}
         mesh = data_mesh(jax.local_devices()[:1])
-        self._engine = MaskEngine(model.method_in(chosen), mesh, batch_size)
+        self._engine = MaskEngine(self._method, mesh, batch_size)
 
     @classmethod
     def from_checkpoint(cls, path: Source, **options: Any) -> Segmenter:
@@ -131,24 +127,20 @@ class Segmenter:
 
     def __repr__(self) -> str:
         """What it is made of."""
-        c = self.config
-        return (
-            f"Segmenter({self.method}, {c.vision_layers} blocks of {c.vision_width}, patch "
-            f"{c.patch_size}, {self.settings})"
-        )
+        return f"Segmenter({self.method}: {self._method.summary}, {self.settings})"
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that differ where weights, sizes or settings differ."""
-        described = [self.method, hash_leaves(self._weights), dataclasses.asdict(self.config)]
-        return short_hash([*described, self.settings.to_json()])
+        described = [hash_leaves(self._weights), *self._method.describe().values()]
+        return short_hash([self.method, *described, self.settings.to_json()])
 
     # -------------------------------------------------------------------------------------- texts
 
     def embed_texts(
         self, texts: Sequence[str], templates: str | Sequence[str] | None = None
     ) -> Float32[np.ndarray, "n d"]:
-        """Embedding of each text: mean over templates of CLIP's features, then normalised.
+        """Embedding of each text: mean over templates of its features, then normalised.
 
         Args:
             texts: names of things, such as ["a cat", "grass"].
@@ -156,7 +148,7 @@ class Segmenter:
                 text; None: the model's own, "custom" for TCL.
 
         Raises:
-            InputError: if the templates are unknown or CLIP cannot tell the texts apart, see
+            InputError: if the templates are unknown or the model cannot tell the texts apart, see
                 `data.words.check_words`.
         """
         return self._embed_names(texts, templates, background=False)
@@ -164,26 +156,27 @@ class Segmenter:
     def _embed_names(
         self, texts: Sequence[str], templates: str | Sequence[str] | None, *, background: bool
     ) -> Float32[np.ndarray, "n d"]:
-        check_vocabulary(self.config, self._tokenizer.vocab_size)
+        tokenizer = self._tokenizer
         templates = self.settings.templates if templates is None else templates
         with as_input_error("texts"):
-            texts = check_names(
-                self.config, self._tokenizer, texts, templates, background=background
-            )
-        sentences = {text: tuple(format_prompts(templates, text)) for text in texts}
-        new = [text for text in sentences if (sentences[text], text) not in self._embedded]
+            found = tokenize_names(tokenizer, texts, templates, background=background)
+        tokens = {ids.tobytes(): ids for ids in found.values()}
+        new = [key for key in tokens if key not in self._embedded]
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
             self._embedded.clear()
-            new = list(sentences)
+            new = list(tokens)
         if new:
-            features = embed_sentences(
-                self._clip, self._clip_params, self._tokenizer, [sentences[text] for text in new]
+            embedded = embed_tokens(
+                self._method.text_encoder,
+                self._method.text_params(self._weights),
+                np.stack([tokens[key] for key in new]),
             )
-            self._embedded |= {
-                (sentences[text], text): feature
-                for text, feature in zip(new, features, strict=True)
-            }
-        return np.stack([self._embedded[sentences[text], text] for text in texts])
+            self._embedded |= zip(new, embedded, strict=True)
+        return np.stack([self._embedded[key] for key in tokens])
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return self._method.text_encoder.tokenizer(self._tokenizer_file)
 
     # -------------------------------------------------------------------------------------- masks
 
@@ -223,7 +216,7 @@ class Segmenter:
         """Soft masks of normalised images at their own resolution, without windows.
 
         Args:
-            x: [h, w, 3] or [b, h, w, 3], normalised with ImageNet's mean and std.
+            x: [h, w, 3] or [b, h, w, 3], normalised with the method's statistics (ImageNet's).
             text_embeddings: [n, d], normalised or not.
             pamr, kp_weight: as in `masks`.
 
@@ -237,7 +230,7 @@ class Segmenter:
             )
         images = array if array.ndim == 4 else array[None]
         size = images.shape[1:3]
-        whole = SlidingWindow.over(size, max(size), 1, self.config.patch_size)
+        whole = SlidingWindow.over(size, max(size), 1, self._method.patch_size)
         found = self._run(whole, list(images), text_embeddings, self._options(pamr, kp_weight))
         masks = [one.at(size) for one in found]
         return np.stack(masks) if array.ndim == 4 else masks[0]
@@ -300,8 +293,7 @@ class Segmenter:
         weight = self.settings.kp_weight if kp_weight is None else float(kp_weight)
         if not 0 <= weight <= 1:
             raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
-        # CLIP alone is nothing but what KP mixing mixes in.
-        return MaskOptions(pamr=pamr, kp_weight=weight if self._mixes_clip else 0.0)
+        return MaskOptions(pamr=pamr, kp_weight=weight if self._method.mixes_clip else 0.0)
 
     def _slide(
         self,
@@ -321,7 +313,7 @@ class Segmenter:
         stride = max(round(self.settings.stride * side / self.settings.window), 1)
         size = working_size(image.shape[0], image.shape[1], side)
         window = max(size) if mode == "whole" else side
-        sliding = SlidingWindow.over(size, window, stride, self.config.patch_size)
+        sliding = SlidingWindow.over(size, window, stride, self._method.patch_size)
         return self._run(sliding, [resize_pixels(image, size)], texts, options, synonyms)[0]
 
     def _run(
@@ -334,10 +326,11 @@ class Segmenter:
     ) -> list[SoftMasks]:
         """Masks of images of one size."""
         texts = np.asarray(texts, np.float32)
-        if texts.ndim != 2 or texts.shape[1] != self.config.embed_dim or not len(texts):
+        width = self._method.embed_dim
+        if texts.ndim != 2 or texts.shape[1] != width or not len(texts):
             raise InputError(
-                f"text_embeddings have shape {texts.shape}; this model needs "
-                f"[n, {self.config.embed_dim}], as embed_texts gives them"
+                f"text_embeddings have shape {texts.shape}; this model needs [n, {width}], as "
+                "embed_texts gives them"
             )
         if not np.isfinite(texts).all():
             raise InputError("text_embeddings hold values that are not finite")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tcl_jax.data.templates import TEMPLATES
 from tcl_jax.errors import InputError
-from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.method import Method
 
 WINDOW = 448
 """Side of the paper's evaluation windows in pixels, twice the resolution of CLIP's training."""
@@ -84,7 +84,7 @@ class InferenceSettings:
             raise InputError(f"impossible settings {dict(fields)}: {error}") from error
 
 
-def default_settings(config: CLIPConfig) -> InferenceSettings:
-    """The paper's protocol, with windows of a small CLIP's own resolution."""
-    window = WINDOW if config.resolution >= WINDOW // 2 else config.resolution
+def default_settings(model: Method) -> InferenceSettings:
+    """The paper's protocol, with windows of a small model's own resolution."""
+    window = WINDOW if model.resolution >= WINDOW // 2 else model.resolution
     return InferenceSettings(window=window, stride=max(window // 2, 1))

@@ -13,6 +13,7 @@ from flax import struct
 from jax.nn.initializers import lecun_normal, normal
 from jaxtyping import Array, Float, Int, Key
 
+from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.models import flops
 from tcl_jax.models.layers import (
@@ -24,6 +25,7 @@ from tcl_jax.models.layers import (
     matmul_precision,
 )
 from tcl_jax.models.text import encode_tokens
+from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.models.vit import Features, ViT, encode, project
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
 
@@ -91,6 +93,30 @@ class CLIPConfig:
         """Block, counted from 1, that feeds the grounder: for 0 that before the last."""
         return layer or self.vision_layers - 1
 
+    def tokenizer(self, file: str | None = None) -> ClipTokenizer:
+        """OpenAI's tokenizer, or that of a tokenizer.json.
+
+        Raises:
+            InputError: if the file cannot be read, or the CLIP has another vocabulary.
+        """
+        tokenizer = ClipTokenizer(self.context_length, file)
+        if tokenizer.vocab_size != self.vocab_size:
+            raise InputError(
+                f"this CLIP has a vocabulary of {self.vocab_size} and not the "
+                f"{tokenizer.vocab_size} of the tokenizer; give its own tokenizer.json as "
+                "tokenizer_file, or text embeddings (training needs a CLIP with OpenAI's "
+                "vocabulary)"
+            )
+        return tokenizer
+
+    @property
+    def title(self) -> str:
+        """The published name of these sizes, or the sizes."""
+        for name, sizes in VARIANTS.items():
+            if dataclasses.replace(self, activation=sizes.activation) == sizes:
+                return f"CLIP {name} ({self.activation})"
+        return f"a CLIP of other sizes, {self}"
+
 
 VARIANTS: dict[str, CLIPConfig] = {
     "ViT-B/32": CLIPConfig(512, 224, 32, 768, 12, 512, 12),
@@ -147,7 +173,7 @@ def choose_sizes(
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIP:
+class CLIP(TextEncoder):
     """A CLIP of any size (Radford et al., 2021), with parameters `visual`, `text`, `logit_scale`.
 
     Attributes:
@@ -172,6 +198,13 @@ class CLIP:
     def text(self) -> Transformer:
         """The text tower."""
         return Transformer(CLIP_EPS, ACTIVATIONS[self.config.activation], self.dtype, self.remat)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.config.embed_dim
+
+    def tokenizer(self, file: str | None = None) -> ClipTokenizer:
+        return self.config.tokenizer(file)
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Random parameters, float32."""
@@ -204,7 +237,7 @@ class CLIP:
         }
 
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-        """`encode_text`, by the name that segmentation methods have for it."""
+        """`encode_text`."""
         return encode_text(self, params, tokens)
 
     def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:

@@ -22,9 +22,10 @@ from tcl_jax.models.attention import (
     self_only_attention,
 )
 from tcl_jax.models.clip import CLIPConfig, encode_image
+from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.layers import block
-from tcl_jax.models.method import MaskOptions, Method, refine_masks
+from tcl_jax.models.method import MaskOptions, refine_masks
 from tcl_jax.models.vit import Features, project
 from tcl_jax.ops.masking import pixel_text_similarity
 
@@ -33,7 +34,7 @@ KP_SCALE, KP_OFFSET = 10.0, 0.25
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseCLIP(Method):
+class DenseCLIP(CLIPMethod):
     """A CLIP whose last block has another attention for the patches.
 
     Masks are KP mixing's sigmoid of the cosines of patches and texts, on the patch grid; with PAMR
@@ -105,7 +106,7 @@ class DenseCLIP(Method):
 
     @property
     def summary(self) -> str:
-        return "CLIP alone"
+        return f"CLIP alone, {self.config.title}"
 
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> DenseCLIP:

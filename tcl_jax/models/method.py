@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.flops import Parts
+from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
@@ -40,39 +40,51 @@ class Method(abc.ABC):
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
         pixel_statistics: mean and deviation that images are normalised with.
-        config: sizes of the CLIP that embeds the texts.
         dtype: compute dtype; parameters are float32.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    parameters: ClassVar[tuple[str, ...]] = ("clip",)
+    parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
     pixel_statistics: ClassVar[PixelStatistics] = IMAGENET
-    config: CLIPConfig
     dtype: Any
 
     @property
+    @abc.abstractmethod
     def patch_size(self) -> int:
         """The sides of images have to be multiples of it, in pixels."""
-        return self.config.patch_size
 
     @property
-    def clip_model(self) -> CLIP:
-        """The CLIP that embeds the texts, for the parameters under `clip`."""
-        return CLIP(self.config, self.dtype)
+    @abc.abstractmethod
+    def resolution(self) -> int:
+        """Side of the images that it was trained with, in pixels."""
+
+    @property
+    @abc.abstractmethod
+    def text_encoder(self) -> TextEncoder:
+        """What embeds the texts, for `text_params`."""
+
+    @abc.abstractmethod
+    def text_params(self, params: Any) -> Any:
+        """The parameters of `text_encoder`, of all of them."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Size of a text's embedding."""
+        return self.text_encoder.embed_dim
+
+    def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        """Text embeddings, see `TextEncoder.embed_texts`, of the whole tree of parameters."""
+        return self.text_encoder.embed_texts(self.text_params(params), tokens)
 
     @abc.abstractmethod
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Random parameters, all of them."""
 
-    @abc.abstractmethod
     def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
         """The parameter tree, of what a run learns and of what it leaves as it is."""
-
-    def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-        """Text embeddings, float32 and not normalised."""
-        return self.clip_model.embed_texts(params["clip"], tokens)
+        return {**learned, **frozen}
 
     @abc.abstractmethod
     def masks(
@@ -105,18 +117,18 @@ class Method(abc.ABC):
         """
 
     @property
-    @abc.abstractmethod
     def summary(self) -> str:
         """For people."""
+        return self.title
 
+    @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """Settings that `from_description` reads, for JSON."""
-        return {"clip": dataclasses.asdict(self.config)}
 
     @classmethod
     @abc.abstractmethod
     def from_description(cls, fields: Mapping[str, Any]) -> Method:
-        """Inverse of `describe`, of this method or of another on the same CLIP.
+        """Inverse of `describe`, of this method or of another on the same weights.
 
         Raises:
             KeyError, TypeError: if a field is lacking or misnamed.

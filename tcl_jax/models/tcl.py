@@ -13,11 +13,12 @@ from jaxtyping import Array, Float, Key
 
 from tcl_jax.models import flops
 from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig, encode_image
+from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import init_decoder
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.grounder import embed_tokens
 from tcl_jax.models.layers import matmul_precision
-from tcl_jax.models.method import MaskOptions, Method, refine_masks
+from tcl_jax.models.method import MaskOptions, refine_masks
 from tcl_jax.models.vit import Features
 from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
 from tcl_jax.ops.resize import resize
@@ -40,7 +41,7 @@ class Grounding:
 
 
 @dataclasses.dataclass(frozen=True)
-class TCL(Method):
+class TCL(CLIPMethod):
     """Text-grounded Contrastive Learning (Cha et al., CVPR 2023).
 
     Parameters: `clip` (frozen), `grounder`, `sim2mask` (w and b), and the logarithms of the two
@@ -78,7 +79,6 @@ class TCL(Method):
 
     @property
     def clip_model(self) -> CLIP:
-        """The CLIP inside, for the parameters under `clip`."""
         return CLIP(self.config, self.dtype, self.remat)
 
     @property
@@ -116,7 +116,6 @@ class TCL(Method):
         }
 
     def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
-        """All parameters, of the learned ones and the frozen CLIP's."""
         return {**learned, "clip": frozen}
 
     def masks(
@@ -155,15 +154,13 @@ class TCL(Method):
 
     @property
     def summary(self) -> str:
-        return f"TCL, feature layer {self.feature_layer}"
+        return f"TCL, feature layer {self.feature_layer} of {self.config.title}"
 
     def describe(self) -> dict[str, Any]:
-        """Sizes, for JSON."""
         return {**super().describe(), "feature_layer": self.feature_layer}
 
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> TCL:
-        """Inverse of `describe`."""
         return cls(CLIPConfig(**fields["clip"]), fields["feature_layer"])
 
 

@@ -10,10 +10,8 @@ from ml_collections import ConfigDict
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.data.pipeline import BatchIterator, make_iterator
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
-from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import as_input_error
 from tcl_jax.inference.captions import text_tower_id
-from tcl_jax.inference.texts import check_vocabulary
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.parallel.processes import check_same, raise_on_all_processes
 from tcl_jax.training.build import Experiment
@@ -58,12 +56,12 @@ def _open(
     config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog, text_tower: str | None
 ) -> BatchIterator:
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    check_vocabulary(clip)
+    tokenizer = clip.tokenizer()
     source = make_source(config.data, clip.resolution, **processes, text_tower=text_tower)
     with as_input_error("the training data"):
         return make_iterator(
             source,
-            tokenizer=ClipTokenizer(clip.context_length),
+            tokenizer=tokenizer,
             transform=make_transform(config.data, clip.resolution),
             erasing=make_erasing(config.data),
             global_batch_size=config.train.global_batch_size,

@@ -36,6 +36,7 @@ class Experiment:
 
     Attributes:
         objective: the loss.
+        clip: the CLIP that is learned or built on, which embeds the texts.
         method: the method that segments with the current parameters, and is evaluated.
         params: initial learned parameters, on the host; shapes if the experiment is abstract.
         frozen: frozen parameters (CLIP's for TCL, empty for CLIP), likewise.
@@ -43,15 +44,11 @@ class Experiment:
     """
 
     objective: Objective
+    clip: CLIP
     method: Method
     params: Any
     frozen: Any
     identity: Identity | None = None
-
-    @property
-    def clip(self) -> CLIP:
-        """The CLIP inside, for text embeddings and the baseline."""
-        return self.method.clip_model
 
     @property
     def trains_clip(self) -> bool:
@@ -86,7 +83,7 @@ def _clip_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experime
     del pretrained
     model = CLIP(clip_config(config), _dtype(config), _remat(config))
     params = run(model.init, jax.random.key(config.seed))
-    return Experiment(CLIPObjective(model), MaskCLIP(model.config, model.dtype), params, {})
+    return Experiment(CLIPObjective(model), model, MaskCLIP(model.config, model.dtype), params, {})
 
 
 def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
@@ -109,7 +106,7 @@ def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experimen
     params = run(model.init_learned, jax.random.key(config.seed), clip)
     weights = LossWeights(**{f.name: config.loss[f.name] for f in dataclasses.fields(LossWeights)})
     objective = TCLObjective(model, weights, config.loss.temperature)
-    return Experiment(objective, model, params, clip, identity)
+    return Experiment(objective, model.clip_model, model, params, clip, identity)
 
 
 OBJECTIVES: dict[str, Callable[[ConfigDict, Run, bool], Experiment]] = {

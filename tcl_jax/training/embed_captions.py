@@ -18,11 +18,9 @@ from tcl_jax.data.caption_cache import find_caption_file, write_caption_file
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.data.training_examples import Tokenizer
+from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.inference.captions import CaptionEmbedder, text_tower_id
-from tcl_jax.inference.texts import check_vocabulary
 from tcl_jax.training.build import build_frozen_clip
 
 
@@ -74,7 +72,7 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
     """
     process, processes = jax.process_index(), jax.process_count()
     clip, params = build_frozen_clip(config)
-    check_vocabulary(clip.config)
+    tokenizer = clip.tokenizer()
     tower = text_tower_id(clip, params)
     source = make_source(
         config.data, clip.config.resolution, process_index=process, process_count=processes
@@ -95,7 +93,6 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
         for job in reversed(lacking[(process + p) % processes :: processes])
     ]
     embedder = CaptionEmbedder(clip, params, batch_size)
-    tokenizer = ClipTokenizer(clip.config.context_length)
     shards = captions = size = 0
     with tqdm(
         desc="captions", total=sum(job.size for job in own), unit=" captions", unit_scale=True

@@ -20,8 +20,8 @@ from tcl_jax.data.images import Rgb, decode
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
-from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.data.training_examples import Incomplete, Tokenizer
+from tcl_jax.data.tokenizer import ClipTokenizer, Tokenizer
+from tcl_jax.data.training_examples import Incomplete
 from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import as_input_error
 from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, erase, normalize

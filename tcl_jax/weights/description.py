@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tcl_jax.models.clip import VARIANTS, CLIPConfig
 from tcl_jax.weights.folders import open_model
 from tcl_jax.weights.hub import OPENAI_SHA256, TCL, locate_clip, locate_tcl
 from tcl_jax.weights.load import check_prefix, digest_of, find_clip
@@ -38,7 +36,7 @@ def _models_in(file: TensorFile, prefix: str) -> str:
             tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
         else:
             clip = find_clip(file, prefix)
-            tensors, what = clip.tensors, f"{name_of(clip.config)}, {clip.style} names"
+            tensors, what = clip.tensors, f"{clip.config.title}, {clip.style} names"
             assumed = f"\n{clip.assumed}" if clip.assumed else ""
         check_prefix(prefix, [tensors.prefix])
     except WeightError as error:
@@ -48,14 +46,6 @@ def _models_in(file: TensorFile, prefix: str) -> str:
     if beside := tensors.unused:
         what += f"; {beside} tensors beside it are passed over"
     return what + assumed
-
-
-def name_of(config: CLIPConfig) -> str:
-    """The published name of a CLIP's sizes, or the sizes."""
-    for name, sizes in VARIANTS.items():
-        if dataclasses.replace(config, activation=sizes.activation) == sizes:
-            return f"CLIP {name} ({config.activation})"
-    return f"a CLIP of other sizes, {config}"
 
 
 def count_arrays(tensors: Iterable[Any]) -> str:

@@ -20,7 +20,7 @@ WORDS = ("striped red", "plain blue", "dotted green")
 def random_tcl() -> Model:
     """Its masks mean nothing, but differ from word to word and from picture to picture."""
     clip = model_from_torch("builtin:shapes_clip")
-    config = clip.config
+    config = clip.method.config
     method = TCL(config, config.vision_layers - 1)
     random = jax.jit(method.init)(jax.random.key(2))
     sim2mask = {**random["sim2mask"], "w": 3 * random["sim2mask"]["w"]}  # scores of all heights

@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     model = Model(
         experiment.method,
         experiment.join(experiment.params, experiment.frozen),
-        default_settings(experiment.clip.config),
+        default_settings(experiment.method),
     )
     listings = [list_examples(load_benchmark(name), GOLDEN / "eval/data") for name in evaluators]
     expected = evaluate(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.inference import captions as captions_module
 from tcl_jax.inference.captions import CaptionEmbedder, text_tower_id
+from tcl_jax.models import clip as clip_module
 from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
 
 SIZES = CLIPConfig(16, 16, 8, 64, 2, 64, 1, context_length=40)
@@ -57,6 +57,6 @@ def test_towers_are_told_apart(clip: tuple[CLIP, Any], monkeypatch: pytest.Monke
         def __call__(self, texts: Any) -> Any:
             return super().__call__([text.replace("Ã", "A") for text in texts])
 
-    monkeypatch.setattr(captions_module, "ClipTokenizer", Unclean)
+    monkeypatch.setattr(clip_module, "ClipTokenizer", Unclean)
     others.append(text_tower_id(model, params))
     assert len({known, *others}) == 6

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from tcl_jax.inference.masks import MaskOptions, make_masks
-from tcl_jax.inference.texts import class_embeddings
-from tcl_jax.models.clip import CLIP
 from tcl_jax.models.tcl import ground
 from tcl_jax.ops.masking import l2_normalize
 from tests.reference import arrays, nchw_to_nhwc, reference_model, relative_error
@@ -53,7 +51,7 @@ def test_similarity_map_matches_reference(size: str) -> None:
 def test_class_embeddings_match_reference() -> None:
     golden = arrays("masks")
     model, _, clip = reference_model()
-    embeddings = class_embeddings(CLIP(model.config), clip, golden["class_tokens"])
+    embeddings = model.text_encoder.embed_classes(clip, golden["class_tokens"])
     assert relative_error(embeddings, np.asarray(golden["class_text_emb"])) < 1e-4
 
 

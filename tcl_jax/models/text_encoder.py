@@ -1,0 +1,53 @@
+"""What embeds texts, whatever it is made of."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+from jaxtyping import Array, Float, Int
+
+from tcl_jax.data.tokenizer import Tokenizer
+from tcl_jax.ops.masking import l2_normalize
+
+
+class TextEncoder(abc.ABC):
+    """A text tower and its tokenizer. Subclasses are frozen dataclasses, without parameters."""
+
+    @property
+    @abc.abstractmethod
+    def embed_dim(self) -> int:
+        """Size of an embedding."""
+
+    @abc.abstractmethod
+    def tokenizer(self, file: str | None = None) -> Tokenizer:
+        """The tokenizer, or that of a file.
+
+        Raises:
+            InputError: if the file cannot be read, or the vocabulary is not the tower's.
+        """
+
+    @abc.abstractmethod
+    def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        """Text embeddings, float32 and not normalised.
+
+        Products of a float32 tower are in full precision on every platform.
+
+        Args:
+            params: of the tower, see `Method.text_params`.
+            tokens: as of `tokenizer`; last columns that are all zeros may be left out.
+        """
+
+    def embed_classes(
+        self, params: Any, tokens: Int[Array, "classes templates l"]
+    ) -> Float[Array, "classes d"]:
+        """Text embedding of every class: mean over templates of `embed_texts`, normalised.
+
+        Args:
+            params: as in `embed_texts`.
+            tokens: of each name in each template.
+        """
+        classes, templates, length = tokens.shape
+        flat = tokens.reshape(classes * templates, length)
+        features = self.embed_texts(params, flat).reshape(classes, templates, -1)
+        return l2_normalize(features.mean(axis=1))
