@@ -99,8 +99,8 @@ class Foreign(dict[Any, Any]):
         self.extend([item])
 
 
-def read_pickle(data: bytes) -> tuple[Any, list[str]]:
-    """The value that a pickle of protocol 2 to 5 describes, and the names that it mentions.
+def read_pickle(data: bytes) -> Any:
+    """The value that a pickle of protocol 2 to 5 describes.
 
     Returns:
         None, bool, int, float, str, bytes, bytearray, tuple, list, `Foreign` (also for dicts and
@@ -110,9 +110,8 @@ def read_pickle(data: bytes) -> tuple[Any, list[str]]:
     Raises:
         ValueError: if it is damaged, or needs more than the limits above.
     """
-    unpickler = _Unpickler(io.BytesIO(_checked(data)))
     try:
-        return unpickler.load(), list(unpickler.foreign)
+        return _Unpickler(io.BytesIO(_checked(data))).load()
     except (
         pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError,
         OverflowError,

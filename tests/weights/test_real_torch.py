@@ -140,12 +140,8 @@ def test_whole_modules_and_tensors_of_other_kinds(torch: Any, tmp_path: Path) ->
         np.testing.assert_array_equal(file["plain"], np.ones(2, np.float32))
         assert file.specs["quantised"].shape == (2, 3)
         for name in other:
-            with pytest.raises(WeightError, match=f"is {name}|has {name}.*asks for 'torch._utils"):
+            with pytest.raises(WeightError, match=f"'{name}' asks for 'torch._utils"):
                 file[name]
-    program = torch.export.export(model.eval(), (torch.ones(1, 3, 4, 4),))
-    torch.export.save(program, tmp_path / "d.pt2")
-    with pytest.raises(WeightError, match="a program of torch.export"):
-        open_weights(tmp_path / "d.pt2")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -202,6 +198,6 @@ def test_odd_things_beside_a_state_dict(torch: Any, tmp_path: Path) -> None:
             np.testing.assert_array_equal(found["model.a.weight"], np.ones(2, np.float32))
             if file == "b.pt":
                 assert found["config.mean"].shape == (3,)
-                for name, why in (("conjugate", "resolve_conj"), ("keys.1", "one of several")):
+                for name, why in (("conjugate", "the conjugate"), ("keys.1", "one of several")):
                     with pytest.raises(WeightError, match=why):
                         found[name]
