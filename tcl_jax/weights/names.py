@@ -297,7 +297,8 @@ def _check_complete(names: Mapping[str, str], parts: Parts) -> None:
     if wrong:
         raise WeightError(
             f"this looks like a CLIP, but it {', and it '.join(wrong)}; choose a whole CLIP of "
-            "plain vision and text transformers, with adapters (LoRA) merged into its weights"
+            "plain vision and text transformers, not quantised, with adapters (LoRA) merged into "
+            "its weights"
         )
 
 

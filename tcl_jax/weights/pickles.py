@@ -53,29 +53,27 @@ class Foreign(dict[Any, Any]):
     Attributes:
         name: "module.name" of the class or function.
         arguments: with which it was made, and what was appended or added to it.
-        called: whether it is what a call gave, rather than an object of a class.
         state: what the pickle gives as its state; None if nothing.
     """
 
-    __slots__ = ("arguments", "called", "state")
+    __slots__ = ("arguments", "state")
     name: ClassVar[str]
     room: ClassVar[list[int]]  # for how many values there is, in all objects of a pickle
     arguments: tuple[Any, ...] | list[Any]
-    called: bool
     state: Any
 
     def __new__(cls, /, *arguments: Any, **named: Any) -> Foreign:
-        """One that is not called."""
+        """One with these arguments."""
         arguments = (*arguments, *named.values())
         cls.room[0] -= 4 + len(arguments)
         if cls.room[0] < 0:
             raise ValueError("it makes too many objects, or of too many arguments")
         made = super().__new__(cls)
-        made.arguments, made.called, made.state = arguments, False, None
+        made.arguments, made.state = arguments, None
         return made
 
     def __init__(self, *_: Any) -> None:
-        self.called = True  # an object of a class is made without this
+        """Takes what `dict` would make items of."""
 
     def __call__(self, *arguments: Any) -> Foreign:
         """Another one, which stands for what a call would give."""

@@ -19,7 +19,6 @@ from tcl_jax.files import user_path, whole_file
 from tcl_jax.weights.archives import MAGIC, Archive
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.tensor_file import (
-    UNREADABLE,
     BoundedReader,
     Contents,
     TensorFile,
@@ -71,11 +70,7 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
         with explaining(path):
             kind, specs, scalars, read = _read_contents(path, file, stack)
             specs = check_specs(specs, file_size(file))
-        opened = TensorFile(path, (kind, specs, scalars, read), stack.pop_all())
-    if opened.specs and all(spec.dtype == UNREADABLE for spec in opened.specs.values()):
-        with opened:
-            next(iter(opened.values()))  # tells why
-    return opened
+        return TensorFile(path, (kind, specs, scalars, read), stack.pop_all())
 
 
 def _read_contents(path: Path, file: BoundedReader, stack: contextlib.ExitStack) -> Contents:
@@ -109,24 +104,13 @@ def _read_safetensors(path: Path, head: bytes) -> tuple[Contents, Any]:
     if length > _MAX_HEADER:
         raise ValueError(f"its header would take {length:,} bytes")
     file = safetensors.safe_open(path, framework="np")
-    names = file.keys()
-    slices = {name: file.get_slice(name) for name in names}
-    kinds = {name: part.get_dtype() for name, part in slices.items()}
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     specs = {
-        name: TensorSpec(tuple(part.get_shape()), _SAFETENSORS_DTYPES.get(kinds[name], UNREADABLE))
+        name: TensorSpec(tuple(part.get_shape()), _SAFETENSORS_DTYPES[part.get_dtype()])
         for name, part in slices.items()
+        if part.get_dtype() in _SAFETENSORS_DTYPES
     }
-
-    def read(name: str) -> np.ndarray:
-        if kinds[name] not in _SAFETENSORS_DTYPES:
-            raise WeightError(
-                f"tensor {name[:80]!r} has the dtype {kinds[name]!r}, which is not known here; "
-                "save it again as F32, F16 or BF16"
-            )
-        array: np.ndarray = file.get_tensor(name)
-        return array
-
-    return ("safetensors", specs, dict(file.metadata() or {}), read), file
+    return ("safetensors", specs, dict(file.metadata() or {}), file.get_tensor), file
 
 
 def _read_npz(archive: Archive) -> Contents:

@@ -7,7 +7,6 @@ torch/_utils.py and torch/csrc/jit/serialization/pickler.cpp of PyTorch 2.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,10 +15,9 @@ import numpy as np
 
 from tcl_jax.weights.archives import Archive, is_stored
 from tcl_jax.weights.mapping import WeightError
-from tcl_jax.weights.pickles import PERSISTENT, Foreign, read_pickle
+from tcl_jax.weights.pickles import Foreign, read_pickle
 from tcl_jax.weights.tensor_file import (
     MAX_NAME,
-    UNREADABLE,
     Contents,
     Scalar,
     TensorSpec,
@@ -50,7 +48,6 @@ _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 _TENSORS = tuple(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _SUBCLASSES = ("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2")
-_REBUILDING = re.compile(r"torch\..*\._rebuild_\w+")
 _ADVICE = (
     "nothing that a file asks for is looked up or run, because that could be anything. If you "
     "trust it, save only plain tensors again with PyTorch (dense, not quantised, each under a name "
@@ -59,17 +56,13 @@ _ADVICE = (
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies: bytes `start` to `stop` of a storage, elements `strides` bytes apart.
-
-    If it cannot be read, `unknown` says why.
-    """
+    """Where a tensor lies: bytes `start` to `stop` of a storage, elements `strides` bytes apart."""
 
     spec: TensorSpec
     key: str = ""
     start: int = 0
     stop: int = 0
     strides: tuple[int, ...] = ()
-    unknown: str = ""
 
 
 def read_torch(archive: Archive, pickle_name: str) -> Contents:
@@ -115,8 +108,6 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]
-        if tensor.unknown:
-            raise WeightError(f"tensor {name[:80]!r} {tensor.unknown}; {_ADVICE}")
         if tensor.start == tensor.stop:
             return np.empty(*tensor.spec)
         content = archive.read(f"{folder}data/{tensor.key}", tensor.start, tensor.stop)
@@ -134,7 +125,6 @@ class _Listing:
         self._room = MAX_ROOM
         self._inside: set[int] = set()
         self._seen: set[int] = set()
-        self._called: dict[int, StoredTensor | None] = {}
 
     def add(self, path: str, value: Any) -> None:
         """Adds all tensors that the value at a path leads to.
@@ -149,7 +139,7 @@ class _Listing:
             # Objects may refer to each other in a great many ways; once is enough of each.
             self._seen.add(id(value))
         for key, inner in _entries(value):
-            tensor = self._tensor(inner)
+            tensor = _as_tensor(inner)
             size = len(path) + len(str(key))
             within = isinstance(inner, list | tuple | Foreign) and size < MAX_NAME
             self._room -= 8 + (size if within or tensor is not None else 0)
@@ -160,17 +150,9 @@ class _Listing:
             name = f"{path}.{key}" if path else str(key)
             if tensor is None:
                 self.add(name, inner)
-            elif self.tensors.setdefault(name, tensor) != tensor:  # keys 1 and "1"
-                twice = "is one of several of this name"
-                self.tensors[name] = StoredTensor(TensorSpec((), UNREADABLE), unknown=twice)
+            else:
+                self.tensors.setdefault(name, tensor)  # the first, of keys 1 and "1"
         self._inside.remove(id(value))
-
-    def _tensor(self, value: Any) -> StoredTensor | None:
-        if not isinstance(value, Foreign) or not value.called:
-            return _as_tensor(value)
-        if id(value) not in self._called:  # in many places, each time with all its arguments
-            self._called[id(value)] = _as_tensor(value)
-        return self._called[id(value)]
 
 
 def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
@@ -205,7 +187,7 @@ def _is_module(value: Foreign) -> bool:
 
 
 def _as_tensor(value: Any) -> StoredTensor | None:
-    """The tensor that an object is, or takes the place of in a way that is not known here."""
+    """The tensor that an object stands for; None for other objects, and kinds not known here."""
     if not isinstance(value, Foreign) or _is_module(value):
         return None
     name, given = value.name, value.arguments
@@ -214,21 +196,7 @@ def _as_tensor(value: Any) -> StoredTensor | None:
             name, given = given[0].name, given[0].arguments
         elif name in _SUBCLASSES and len(given) > 2 and isinstance(given[2], tuple):
             name, given = _named(given[0]) or _named(given[1]) or name, given[2]
-    if name in _TENSORS:
-        return _view(name.endswith("3"), *given[:8])
-    rebuilds = _REBUILDING.fullmatch(name)
-    if not value.called and not rebuilds:
-        return None
-    parts = list(given[:16])
-    parts += [inner for part in parts if isinstance(part, tuple) for inner in part[:16]]
-    names = {part.name for part in parts if isinstance(part, Foreign)}
-    if not (rebuilds or PERSISTENT in names or any(map(_REBUILDING.fullmatch, names))):
-        return None
-    # Its size is the first tuple of integers, or in a torch.Size.
-    sizes = [x for p in parts for x in (p.arguments[:1] if isinstance(p, Foreign) else (p,))]
-    shapes = (x for x in sizes if isinstance(x, tuple) and 0 < len(x) <= MAX_DIMENSIONS)
-    shape = next((x for x in shapes if all(type(n) is int and 0 <= n < 1 << 62 for n in x)), ())
-    return StoredTensor(TensorSpec(shape, UNREADABLE), unknown=f"asks for {name[:100]!r}")
+    return _view(name.endswith("3"), *given[:8]) if name in _TENSORS else None
 
 
 def _named(kind: Any) -> str:
@@ -243,14 +211,16 @@ def _view(
     shape: Any = None,
     strides: Any = None,
     *rest: Any,
-) -> StoredTensor:
-    """What `torch._utils._rebuild_tensor_v2` gives, or the third, which is told the dtype."""
+) -> StoredTensor | None:
+    """What `torch._utils._rebuild_tensor_v2` gives, or the third, which is told the dtype.
+
+    None of a dtype that NumPy lacks, and of a view that stands for the conjugate or the negative.
+    """
     match storage.arguments if isinstance(storage, Foreign) else None:
-        case [("storage", stored, str(key), _, int(count))] if _named(stored).endswith("Storage"):
+        case [("storage", stored, str(key), *_)] if _named(stored).endswith("Storage"):
             kind = _named(stored)
         case _:
             raise ValueError("a tensor refers to a storage in a way that is not known here")
-    size = DTYPES.get(kind, UNREADABLE).itemsize * count
     if third:
         kind, rest = _named(rest[2] if rest[2:] else None), rest[1:]
     if not (
@@ -260,19 +230,14 @@ def _view(
         and all(type(x) is int and 0 <= x < 1 << 62 for x in (offset, *shape, *strides))
     ):
         raise ValueError("a tensor has an impossible place, shape or strides")
-    spec = TensorSpec(tuple(shape), DTYPES.get(kind, UNREADABLE))
+    if kind not in DTYPES or any(isinstance(x, Foreign) and x for x in rest[2:]):
+        return None
+    spec = TensorSpec(tuple(shape), DTYPES[kind])
     item = spec.dtype.itemsize
-    if not item:
-        return StoredTensor(spec, unknown=f"asks for the dtype {kind[:100]!r}")
-    if any(isinstance(x, Foreign) and x for x in rest[2:]):
-        negated = "stands for the conjugate or the negative of another"
-        return StoredTensor(TensorSpec(spec.shape, UNREADABLE), unknown=negated)
     if not spec.nbytes:
         return StoredTensor(spec)
     # Along an axis of one element the stride does not matter and may be anything.
     used = [step if size > 1 else 0 for step, size in zip(strides, shape, strict=True)]
     last = offset + sum(step * (size - 1) for step, size in zip(used, shape, strict=True))
-    if (last + 1) * item > size:
-        raise ValueError("a tensor reaches beyond its storage")
     step_bytes = tuple(step * item for step in used)
     return StoredTensor(spec, key, offset * item, (last + 1) * item, step_bytes)

@@ -267,11 +267,10 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         ({"optimizer": {"lr": 1.0}, "epoch": 1}, "no tensors by name, but 'optimizer', 'epoch'"),
         (np.zeros(2), "no tensors by name"),
         ([1, 2], "no tensors by name, but a list"),
-        ({"a": {"b": np.zeros(2)}, "a.b": np.ones(2)}, "'a.b' is one of several of this name"),
         ({"a\nb": np.zeros(2)}, "unprintable"),
         (
             {"a": Call("torch._utils", "_rebuild_qtensor", 1)},
-            r"asks for 'torch._utils._rebuild_qtensor'.*torch.save\(model.state_dict\(\)",
+            r"no tensors by name, but 'a'; .*not quantised.*torch.save\(model.state_dict\(\)",
         ),
     ],
 )
@@ -345,15 +344,11 @@ def test_tensors_are_found_wherever_they_are(tmp_path: Path) -> None:
     same(read_state_dict(tmp_path / "a.pth"), expected | {"pair.0": c, "pair.1.0": d})
 
 
-def test_only_a_tensor_that_needs_it_is_refused(tmp_path: Path) -> None:
+def test_tensors_of_unknown_kinds_are_left_out(tmp_path: Path) -> None:
     a, sparse = np.ones(3, np.float32), Call("torch._utils", "_rebuild_sparse_tensor", "coo", ())
-    value = {"a": a, "packed": Call("kernels.int4", "unpack", a, 4), "few": sparse}
+    value = {"a": a, "packed": Call("kernels.int4", "unpack", 4), "few": sparse}
     save_state_dict(tmp_path / "a.pth", value)
-    with open_weights(tmp_path / "a.pth") as file:
-        np.testing.assert_array_equal(file["a"], a)
-        for name, asked in (("packed", "int4.unpack"), ("few", "_rebuild_sparse_tensor")):
-            with pytest.raises(WeightError, match=f"tensor '{name}' asks for .*{asked}.*dense"):
-                file[name]
+    same(read_state_dict(tmp_path / "a.pth"), {"a": a})
 
 
 def test_what_is_not_the_files_fault_is_not_blamed_on_it(
@@ -403,8 +398,7 @@ def safetensors_of(dtype: str, data: bytes) -> bytes:
 
 def test_unusual_dtypes_of_safetensors(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(safetensors_of("F4", b"\0\0"))
-    with pytest.raises(WeightError, match="'a' has the dtype 'F4'.*save it again as F32"):
-        open_weights(tmp_path / "a")
+    assert read_state_dict(tmp_path / "a") == {}
     (tmp_path / "a").write_bytes(safetensors_of("BOOL", b"\x00\x01\x02\xff"))
     bytes_read = read_state_dict(tmp_path / "a")["a"].view(np.uint8)
     np.testing.assert_array_equal(bytes_read, [0, 1, 1, 1])
