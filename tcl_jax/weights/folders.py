@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shlex
 from pathlib import Path
 
 from tcl_jax.errors import raise_machine_fault
 from tcl_jax.files import read_json
 from tcl_jax.weights.mapping import WeightError
-from tcl_jax.weights.readers import DISTRIBUTED, open_weights
+from tcl_jax.weights.readers import open_weights
 from tcl_jax.weights.tensor_file import TensorFile
 
 KNOWN = (
@@ -26,7 +24,6 @@ KNOWN = (
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
 _MAX_INDEX = 16 << 20
-_SHARD = re.compile(r".+-\d{5}-of-(\d{5})\.\w+")
 
 
 def find_weights(path: Path) -> Path:
@@ -40,57 +37,29 @@ def find_weights(path: Path) -> Path:
         A file for `open_model`; of weights in several files it is their index.
 
     Raises:
-        WeightError: if it is one of several files, or the folder holds none, several, a part, or
-            what another tool must read.
+        WeightError: if the folder holds none, or several.
     """
     if not path.is_dir():
-        if _is_shard(path):
-            raise WeightError(
-                f"weights {str(path)!r} are one of several files that hold a model together; give "
-                f"their folder, {str(path.parent)!r}, or the *{INDEX} file in it"
-            )
         return path
-    if (snapshots := path / "snapshots").is_dir():  # one repository in the cache of a hub
-        versions = sorted(snapshots.iterdir())
-        if len(versions) != 1:
-            shown = ", ".join(str(version) for version in versions[:4])
-            raise WeightError(
-                f"weights {str(path)!r} hold {len(versions)} versions of a repository; give the "
-                f"folder of one: {shown or 'download it again'}"
-            )
-        return find_weights(versions[0])
-    for name in KNOWN:
-        if (path / name).is_file():
-            return path / name
-    if (path / ".metadata").exists() or any(path.glob("*.distcp")):
-        raise WeightError(
-            f"weights {str(path)!r} are {DISTRIBUTED.replace('FOLDER', shlex.quote(str(path)))}"
-        )
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
-    indexes = sorted(path.glob(f"*{INDEX}"))
-    if len(indexes or files) == 1 and (indexes or not _is_shard(files[0])):
-        return (indexes or files)[0]
-    shown = ", ".join(file.name for file in files[:4]) + (" and more" if files[4:] else "")
-    if files and all(map(_is_shard, files)):
-        wrong = f"hold parts of a model ({shown}) without the *{INDEX} file that lists them; get it"
-    elif files:
-        wrong = f"are a folder of several files ({shown}); give the path of the one that is meant"
+    if (path / "snapshots").is_dir():  # one repository in the cache of a hub
+        found = sorted((path / "snapshots").iterdir())
+        if len(found) == 1:
+            return find_weights(found[0])
     else:
-        wrong = (
-            f"are a folder without {', '.join(KNOWN[:2])} or another weight file; give one of "
-            "OpenCLIP's or Hugging Face's, or a file (a model that this package wrote, or a run, "
-            "is given with --checkpoint)"
-        )
-    raise WeightError(f"weights {str(path)!r} {wrong}")
-
-
-def _is_shard(path: Path) -> bool:
-    """Whether a file is one of several; alone it may be the checkpoint of step 1 of 100."""
-    match = _SHARD.fullmatch(path.name)
-    if match is None or int(match[1]) == 1:
-        return False
-    others = (other.name for other in path.parent.glob("*") if other.name != path.name)
-    return any(name.endswith(INDEX) or _SHARD.fullmatch(name) for name in others)
+        for name in KNOWN:
+            if (path / name).is_file():
+                return path / name
+        files = [x for x in path.iterdir() if x.suffix in SUFFIXES and x.is_file()]
+        found = sorted(path.glob(f"*{INDEX}")) or sorted(files)
+        if len(found) == 1:
+            return found[0]
+    shown = ", ".join(file.name for file in found[:4]) + (" and more" if found[4:] else "")
+    raise WeightError(
+        f"weights {str(path)!r} are a folder that holds {shown or 'no weights'}; give the path of "
+        f"the one that is meant (of a model in several files, its *{INDEX} is needed, too), or a "
+        f"folder with {', '.join(KNOWN[:2])} or one other weight file (a model that this package "
+        "wrote, or a run, is given with --checkpoint)"
+    )
 
 
 def open_model(path: Path) -> TensorFile:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
-import json
 import os
 import shutil
 import urllib.request
@@ -14,7 +13,7 @@ from absl import logging
 from tqdm import tqdm
 
 from tcl_jax.errors import RunError, as_input_error, first_cause, machine_fault
-from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file, write_json
+from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file
 from tcl_jax.weights.folders import find_weights
 from tcl_jax.weights.mapping import WeightError
 
@@ -136,7 +135,15 @@ def _locate_named(name: str) -> Path:
     own, hub = Path(FOLDER, openai_filename(name)), CLIP_FILES[name]
     placed = next((x for x in (own, own.with_suffix(".safetensors")) if x.is_file()), None)
     path = placed or _from_hub(name, hub)
-    verify(path, OPENAI_SHA256[name] if path == own else hub.sha256)
+    expected = OPENAI_SHA256[name] if path == own else hub.sha256
+    with as_input_error(f"weights {str(path)!r} cannot be read"):
+        found = sha256_of(path)
+    if found != expected:
+        raise WeightError(
+            f"weights {str(path)!r} have the SHA-256 {found}, and the published file has "
+            f"{expected}; the file was cut short, changed, or is another one, so it is not used: "
+            f"delete {str(path.resolve())!r} and get it again"
+        )
     logging.info("CLIP %s is read from %s", name, path)
     return path
 
@@ -175,15 +182,13 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
     """The file that a path, or "official" for TCL's published checkpoint, stands for.
 
     "official" is tcl.pth in the folder weights/ of the working directory, or in the cache of this
-    user (~/.cache/tcl_jax/weights), where it is downloaded to otherwise. Its SHA-256 is not
-    published, so the one that the file in the cache had first is kept beside it and compared.
+    user (~/.cache/tcl_jax/weights), where it is downloaded to otherwise.
 
     Args:
         source: a path (~ is the home directory) or "official".
 
     Raises:
-        WeightError: if the download fails, or the file is not what was downloaded; says which file
-            to put where.
+        WeightError: if there is no such file, or the download fails; says which file to put where.
     """
     path = user_path(source)
     if os.path.exists(path):
@@ -199,15 +204,13 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
         try:
             if not path.is_file():
                 _download_tcl(path)
-            first = _first_sha256(path)
-        except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             _check_machine("TCL's official checkpoint", error)
             raise WeightError(
                 f"TCL's official checkpoint could not be downloaded from {TCL_URL} "
                 f"({first_cause(error)}). Try again with a connection to the internet, or put the "
                 f"file into {str(Path(FOLDER).absolute())!r} as tcl.pth, or give its path"
             ) from error
-        verify(path, first, "what was downloaded")
     logging.info("TCL's official checkpoint is read from %s", path)
     return path
 
@@ -219,25 +222,11 @@ def _download_tcl(path: Path) -> None:
         whole_file(path) as temporary,
         temporary.open("wb") as file,
     ):
-        length = answer.headers["Content-Length"]
-        size = None if length is None else int(length)
-        if size is None and not answer.chunked:
-            raise ValueError("the server does not say how long the file is")
+        size = answer.length
         with tqdm.wrapattr(file, "write", size, desc="tcl.pth", disable=None) as writer:
             shutil.copyfileobj(answer, writer, 1 << 20)
         if size not in (None, found := file.tell()):
             raise ValueError(f"the connection ended after {found:,} of {size:,} bytes")
-
-
-def _first_sha256(path: Path) -> str:
-    """The SHA-256 that the file had first, whether it was downloaded or put there by hand."""
-    note = path.with_name(f"{path.name}.json")
-    known = json.loads(note.read_bytes()) if note.is_file() else {}
-    if "sha256" not in known:
-        known = {"url": TCL_URL, "sha256": sha256_of(path)}
-        write_json(note, known)
-        logging.info("%s has the SHA-256 %s, kept in %s", path, known["sha256"], note.name)
-    return str(known["sha256"])
 
 
 def _check_machine(what: str, error: Exception) -> None:
@@ -245,20 +234,3 @@ def _check_machine(what: str, error: Exception) -> None:
     # The errors of networks are of other classes.
     if type(error) in (OSError, MemoryError) and (fault := machine_fault(error)):
         raise RunError(f"{what} could not be downloaded: {fault}") from error
-
-
-def verify(path: Path, sha256: str, expected: str = "the published file") -> None:
-    """Refuses a file that has not this SHA-256, which is of what is expected.
-
-    Raises:
-        InputError: with both hashes, or if it cannot be read.
-        RunError: if that is the machine's fault.
-    """
-    with as_input_error(f"weights {str(path)!r} cannot be read"):
-        found = sha256_of(path)
-    if found != sha256:
-        raise WeightError(
-            f"weights {str(path)!r} have the SHA-256 {found}, and {expected} has {sha256}; "
-            "the file was cut short, changed, or is another one, so it is not used: delete "
-            f"{str(path.resolve())!r} and get it again"
-        )

@@ -21,7 +21,7 @@ from tcl_jax.weights.clip import clip_params, infer_clip_config
 from tcl_jax.weights.folders import open_model
 from tcl_jax.weights.hub import BUILT_IN, CLIP_FILES, OPENAI_SHA256, locate_clip, locate_tcl
 from tcl_jax.weights.mapping import WeightError
-from tcl_jax.weights.model_config import other_model, read_activation
+from tcl_jax.weights.model_config import read_activation
 from tcl_jax.weights.names import Renamed, matches_prefix, to_openai_names
 from tcl_jax.weights.tcl import find_tcl, infer_feature_layer, tcl_params
 from tcl_jax.weights.tensor_file import TensorFile
@@ -164,12 +164,7 @@ def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None)
     Raises:
         WeightError: if there is none, several, or one of another kind.
     """
-    try:
-        tensors, style = to_openai_names(file, prefix)
-    except WeightError as error:
-        if kind := other_model(file.path):
-            raise WeightError(f"it is a {kind!r}, as config.json says: {error}") from error
-        raise
+    tensors, style = to_openai_names(file, prefix)
     told = find_activation(file, style)
     if told and activation not in (None, told):
         raise WeightError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -52,15 +51,6 @@ def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
             f"config {str(config)!r}, which lies beside the weights, cannot be used: {error}; get "
             "it again with its weights, or choose another CLIP"
         ) from error
-
-
-def other_model(path: str | os.PathLike[str]) -> str | None:
-    """What a config.json of Hugging Face's beside weights calls its model, if that is no CLIP."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        config = read_json(Path(path).parent / "config.json", _MAX_CONFIG)
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        return kind if isinstance(kind, str) and kind not in _MODEL_TYPES else None
-    return None
 
 
 def _hugging_face_activation(config: Any) -> str:

@@ -58,8 +58,10 @@ TRANSPOSED = frozenset({"visual.proj", "text_projection"})
 
 _BLOCKS = {"visual.transformer.resblocks.": "vision_model.encoder.layers.",
            "transformer.resblocks.": "text_model.encoder.layers."}  # fmt: skip
-_TOWERS = ("visual.", "transformer.", "text.", "vision_model.", "text_model.")
-_PARTS = (*_TOWERS, "visual_projection.", "text_projection.")
+_PARTS = (
+    "visual.", "transformer.", "text.", "vision_model.", "text_model.", "visual_projection.",
+    "text_projection.",
+)  # fmt: skip
 _BUFFERS = re.compile(
     r"(.*\.)?(attn_mask|position_ids)|(visual\.)?input_resolution|context_length|vocab_size"
 )
@@ -75,34 +77,8 @@ _SIGNS = {  # by style, of the vision and the text tower
     "openai": ("visual.conv1.weight", "token_embedding.weight"),
 }
 
-_RELATIVES = {
-    "a CLIP with a ResNet, which TCL cannot be built on": r"visual\.(attnpool|layer1)\.",
-    "a SigLIP, which has no class token": r"vision_model\.head\.|visual\.trunk\.attn_pool\.",
-    "an OpenCLIP model with an image tower of timm's": r"visual\.trunk\.",
-    "an EVA-CLIP": r"visual\.blocks\.",
-    "a BLIP": r"text_decoder\.bert\.|vision_model\.encoder\.layers\.0\.self_attn\.qkv\.",
-    "a CoCa": r"text_decoder\.",
-    "a GroupViT": r"vision_model\.encoder\.stages\.|img_encoder\.layers\.\d+\.downsample\.",
-    "an ALIGN": r"vision_model\.embeddings\.convolution\.",
-    "an OWL-ViT": r"vision_model\.pre_layernorm\.",
-    "a CLIP whose text tower is a BERT, as ChineseCLIP and AltCLIP have": (
-        r"(text_model|transformer|bert|roberta)\.(.*\.)?word_embeddings\."
-    ),
-}
-"""Models that share some of CLIP's names and compute something else; names by which each is told,
-of several the first."""
-
-_ADAPTER = re.compile(r".*(?<![^.])(lora_\w+|base_layer|modules_to_save|original_module)\.")
 _START = {"logit_scale": np.array(INITIAL_LOGIT_SCALE, np.float32)}
 """What a CLIP begins with and does not need to make masks; its two towers alone lack it."""
-
-TCL = "what TCL learned, without CLIP (the official tcl.pth)"
-_OTHERS = {
-    TCL: r"masker\.",
-    "the vision tower of a CLIP, without the text tower": r"pre_layrnorm\.|ln_pre\.",
-    "the text tower of a CLIP, without the vision tower": r"embeddings\.token_embedding\.",
-    "an image model of timm's, without a text tower": r"blocks\.0\.attn\.qkv\.",
-}
 
 
 class Renamed(LazyTensors):
@@ -131,7 +107,6 @@ class Renamed(LazyTensors):
         if not self._parts[name]:
             return _START[name]
         arrays = [self._source[part] for part in self._parts[name]]
-        self._check([array.shape for array in arrays], name)
         array = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
         return array.T if name in self._transposed else array
 
@@ -150,22 +125,18 @@ class Renamed(LazyTensors):
                 specs[name] = TensorSpec(_START[name].shape, _START[name].dtype)
                 continue
             shapes = [tuple(source[part].shape) for part in parts]
-            self._check(shapes, name)
             shape = shapes[0]
             if len(shapes) > 1:
-                shape = (sum(s[0] for s in shapes), *shape[1:])
-            specs[name] = TensorSpec(
-                shape[::-1] if name in self._transposed else shape, source[parts[0]].dtype
-            )
+                if not shape or len(set(shapes)) > 1:
+                    raise WeightError(
+                        f"tensors {', '.join(parts)} have the shapes "
+                        f"{', '.join(map(str, shapes))}, which must be the same and not scalars; "
+                        "the file is damaged or no CLIP, so get it again or choose another"
+                    )
+                shape = (len(shapes) * shape[0], *shape[1:])
+            shape = shape[::-1] if name in self._transposed else shape
+            specs[name] = TensorSpec(shape, source[parts[0]].dtype)
         return specs
-
-    def _check(self, shapes: list[tuple[int, ...]], name: str) -> None:
-        if len(shapes) > 1 and (not shapes[0] or len(set(shapes)) > 1):
-            raise WeightError(
-                f"tensors {', '.join(self._parts[name])} have the shapes "
-                f"{', '.join(map(str, shapes))}, which must be the same and not scalars; the file "
-                "is damaged or no CLIP, so get it again or choose another"
-            )
 
 
 def to_openai_names(tensors: Mapping[str, np.ndarray], prefix: str = "") -> tuple[Renamed, str]:
@@ -195,34 +166,22 @@ def to_openai_names(tensors: Mapping[str, np.ndarray], prefix: str = "") -> tupl
         and not name.endswith(f"embeddings.{sign}")  # is part of Hugging Face's
     }
     count = Counter((style, before) for style, before, _ in towers)
-    whole = {before: style for (style, before), number in count.items() if number == 2}
-    if whole:
-        found, chosen = whole, choose_prefix(sorted(whole), prefix, "CLIP")
-    else:
-        found = {before: style for style, before in count}
-        _refuse_adapters(plain, bool(found))
-        _refuse_relatives(plain, ".*")
-        if not found or _first_match(plain, {TCL: _OTHERS[TCL]}, ".*"):
-            raise WeightError(
-                f"this is no CLIP: it holds {_describe(plain)}; give a CLIP with the names of "
-                "OpenAI's, OpenCLIP or Hugging Face's CLIPModel"
-            )
-        if len(found) > 1:
-            where = " and ".join(f"{sign} under {before!r}" for _, before, sign in sorted(towers))
-            raise WeightError(
-                f"no prefix has both towers of a CLIP: there is {where}; choose a file with both "
-                "under one, as Hugging Face's CLIPModel has, or save it again with such names"
-            )
-        chosen = min(found)
+    found = {before: style for (style, before), number in count.items() if number == 2}
+    if not found:
+        there = " and ".join(f"{sign} under {before!r}" for _, before, sign in sorted(towers))
+        signs = " or ".join(" with ".join(pair) for pair in _SIGNS.values())
+        raise WeightError(
+            f"it holds no CLIP: of its {len(plain)} tensors, such as "
+            f"{there or _examples(sorted(plain)) or 'none'}, no prefix has {signs}; give a CLIP "
+            "with both towers and the names of OpenAI's, OpenCLIP's or Hugging Face's CLIPModel"
+        )
+    chosen = choose_prefix(sorted(found), prefix, "CLIP")
     style = found[chosen]
     names = {
         name.removeprefix(chosen): theirs
         for name, theirs in plain.items()
         if name.startswith(chosen)
     }
-    _refuse_relatives(names, "")
-    _refuse_adapters([name for name in names if name.startswith(_PARTS)], True)
-    _check_towers(names, style)
     parts = _clip_parts(names, style)
     _check_complete(names, parts)
     own = {ours: [names[x] for x in group if x in names] for ours, group in parts.items()}
@@ -319,90 +278,28 @@ def _clip_parts(names: Iterable[str], style: str) -> Parts:
     parts = {ours: [other if theirs else ours] for ours, other in HUGGING_FACE.items()}
     for ours, other in _BLOCKS.items():
         blocks = other if theirs else ours
-        for i in range(_count_blocks(names, blocks)):
+        for i in range(max(block_numbers(names, blocks), default=0) + 1):
             for leaf, leaves in HUGGING_FACE_BLOCK.items():
                 joined = leaves if theirs else [leaf]
                 parts[f"{ours}{i}.{leaf}"] = [f"{blocks}{i}.{x}" for x in joined]
     return parts
 
 
-def _count_blocks(names: Iterable[str], prefix: str) -> int:
-    found = block_numbers(names, prefix)
-    if not found or found != list(range(len(found))):
-        raise WeightError(
-            f"the blocks {prefix}N of this CLIP are numbered {found}, which leaves some "
-            "out; the file is a part of a CLIP, so choose the whole one"
-        )
-    return len(found)
-
-
-def _check_towers(names: Mapping[str, str], style: str) -> None:
-    for tower, sign in zip(("vision", "text"), _SIGNS[style], strict=True):
-        if sign not in names:
-            raise WeightError(
-                f"the {tower} tower of this CLIP is missing: there is no {sign}; choose a "
-                "file with both towers, as Hugging Face's CLIPModel has"
-            )
-
-
 def _check_complete(names: Mapping[str, str], parts: Parts) -> None:
-    """Refuses a CLIP that lacks tensors, and towers with tensors that CLIP's have not."""
+    """Refuses a CLIP that lacks tensors, or whose towers have some that OpenAI's have not."""
     needed = {part for group in parts.values() for part in group}
     missing = sorted(needed - names.keys() - _START.keys())
-    if missing:
-        raise WeightError(
-            f"this looks like a CLIP, but it lacks {len(missing)} of {len(needed)} tensors: "
-            f"{_examples(missing)}; choose a file with both towers, all blocks and the projections"
-        )
     extra = sorted(
-        n for n in names.keys() - needed if n.startswith(_TOWERS) and not _BUFFERS.fullmatch(n)
+        n for n in names.keys() - needed if n.startswith(_PARTS) and not _BUFFERS.fullmatch(n)
     )
-    if extra:
+    wrong = [f"lacks {len(missing)} of {len(needed)} tensors: {_examples(missing)}"] * bool(missing)
+    wrong += [f"has {len(extra)} that OpenAI's lacks: {_examples(extra)}"] * bool(extra)
+    if wrong:
         raise WeightError(
-            f"this looks like a CLIP, but its towers have {len(extra)} tensors that OpenAI's CLIP "
-            f"lacks: {_examples(extra)}; that architecture is not supported, so choose a CLIP of "
-            "plain vision and text transformers"
+            f"this looks like a CLIP, but it {', and it '.join(wrong)}; choose a whole CLIP of "
+            "plain vision and text transformers, not quantised, with adapters (LoRA) merged into "
+            "its weights"
         )
-
-
-def _refuse_relatives(names: Iterable[str], before: str) -> None:
-    """Refuses models that share some of CLIP's names and compute something else.
-
-    Args:
-        names: without a prefix, or with any.
-        before: regular expression of the prefix.
-    """
-    if what := _first_match(names, _RELATIVES, before):
-        raise WeightError(
-            f"this looks like {what}; choose a CLIP with a vision transformer, such as "
-            "ViT-B/16 of OpenAI, OpenCLIP or Hugging Face"
-        )
-
-
-def _refuse_adapters(names: Iterable[str], beside: bool) -> None:
-    if any(map(_ADAPTER.match, names)):
-        what = "adapters of PEFT's (LoRA)" + (" in a CLIP" if beside else " without their CLIP")
-        raise WeightError(
-            f"these are {what}, which must be part of its weights; load both with PEFT, call "
-            "merge_and_unload() and save what it gives"
-        )
-
-
-def _describe(names: Iterable[str]) -> str:
-    """What a file without CLIP's names holds, as far as they tell."""
-    names = sorted(names)
-    if not names:
-        return "no tensors"
-    known = _first_match(names, _OTHERS, ".*")
-    return known or f"{len(names)} tensors such as {_examples(names)}"
-
-
-def _first_match(names: Iterable[str], table: Mapping[str, str], before: str) -> str | None:
-    for what, sign in table.items():
-        pattern = re.compile(rf"(?:{before}(?<![^.]))(?:{sign})")
-        if any(map(pattern.match, names)):
-            return what
-    return None
 
 
 def _examples(names: Sequence[str]) -> str:

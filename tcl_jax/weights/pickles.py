@@ -53,29 +53,27 @@ class Foreign(dict[Any, Any]):
     Attributes:
         name: "module.name" of the class or function.
         arguments: with which it was made, and what was appended or added to it.
-        called: whether it is what a call gave, rather than an object of a class.
         state: what the pickle gives as its state; None if nothing.
     """
 
-    __slots__ = ("arguments", "called", "state")
+    __slots__ = ("arguments", "state")
     name: ClassVar[str]
     room: ClassVar[list[int]]  # for how many values there is, in all objects of a pickle
     arguments: tuple[Any, ...] | list[Any]
-    called: bool
     state: Any
 
     def __new__(cls, /, *arguments: Any, **named: Any) -> Foreign:
-        """One that is not called."""
+        """One with these arguments."""
         arguments = (*arguments, *named.values())
         cls.room[0] -= 4 + len(arguments)
         if cls.room[0] < 0:
             raise ValueError("it makes too many objects, or of too many arguments")
         made = super().__new__(cls)
-        made.arguments, made.called, made.state = arguments, False, None
+        made.arguments, made.state = arguments, None
         return made
 
     def __init__(self, *_: Any) -> None:
-        self.called = True  # an object of a class is made without this
+        """Takes what `dict` would make items of."""
 
     def __call__(self, *arguments: Any) -> Foreign:
         """Another one, which stands for what a call would give."""
@@ -99,8 +97,8 @@ class Foreign(dict[Any, Any]):
         self.extend([item])
 
 
-def read_pickle(data: bytes) -> tuple[Any, list[str]]:
-    """The value that a pickle of protocol 2 to 5 describes, and the names that it mentions.
+def read_pickle(data: bytes) -> Any:
+    """The value that a pickle of protocol 2 to 5 describes.
 
     Returns:
         None, bool, int, float, str, bytes, bytearray, tuple, list, `Foreign` (also for dicts and
@@ -110,9 +108,8 @@ def read_pickle(data: bytes) -> tuple[Any, list[str]]:
     Raises:
         ValueError: if it is damaged, or needs more than the limits above.
     """
-    unpickler = _Unpickler(io.BytesIO(_checked(data)))
     try:
-        return unpickler.load(), list(unpickler.foreign)
+        return _Unpickler(io.BytesIO(_checked(data))).load()
     except (
         pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError,
         OverflowError,

@@ -29,9 +29,6 @@ CHUNK = 1 << 18
 MAX_GROWTH = 4
 MAX_GROWTH_BYTES = 16 << 20
 
-UNREADABLE = np.dtype("V")
-"""Stands for the dtype of a tensor that is there and cannot be read; it takes no bytes."""
-
 # What the content of a file may raise here or in a library.
 _DAMAGED = (
     ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, SafetensorError,
@@ -43,8 +40,7 @@ class TensorSpec(NamedTuple):
 
     Attributes:
         shape: sizes, () for a single value.
-        dtype: NumPy's, in native byte order; of ml_dtypes where NumPy has none (bfloat16);
-            `UNREADABLE` where asking for the tensor tells why it cannot be read.
+        dtype: NumPy's, in native byte order; of ml_dtypes where NumPy has none (bfloat16).
     """
 
     shape: tuple[int, ...]
@@ -121,9 +117,9 @@ class TensorFile(LazyTensors):
         specs: shape and dtype by name, known without reading a tensor.
         scalars: the plain values beside the tensors, such as `epoch` or safetensors' metadata.
 
-    Asking for a tensor raises `WeightError` if its bytes are damaged or it is of a kind that cannot
-    be read, KeyError if there is none of this name. Close the file, or use it in a `with`, when
-    done.
+    Tensors of a kind that NumPy lacks (quantised, sparse, of 4 or 8 bits) are left out. Asking for
+    one raises `WeightError` if its bytes are damaged, KeyError if there is none of this name. Close
+    the file, or use it in a `with`, when done.
     """
 
     def __init__(

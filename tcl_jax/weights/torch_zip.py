@@ -7,7 +7,6 @@ torch/_utils.py and torch/csrc/jit/serialization/pickler.cpp of PyTorch 2.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,10 +15,9 @@ import numpy as np
 
 from tcl_jax.weights.archives import Archive, is_stored
 from tcl_jax.weights.mapping import WeightError
-from tcl_jax.weights.pickles import PERSISTENT, Foreign, read_pickle
+from tcl_jax.weights.pickles import Foreign, read_pickle
 from tcl_jax.weights.tensor_file import (
     MAX_NAME,
-    UNREADABLE,
     Contents,
     Scalar,
     TensorSpec,
@@ -50,36 +48,21 @@ _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 _TENSORS = tuple(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _SUBCLASSES = ("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2")
-_REBUILDING = re.compile(r"torch\..*\._rebuild_\w+")
-_TWICE = "is one of several of this name; give them names of their own"
-_NEGATED = (
-    "stands for the conjugate or the negative of another; save it again after "
-    "tensor.resolve_conj().resolve_neg()"
-)
-_KINDS = {
-    "_rebuild_qtensor": "is quantised (call dequantize() before saving)",
-    "_rebuild_sparse": "is sparse (call to_dense() before saving)",
-    "_rebuild_nested": "is nested",
-    "_rebuild_meta": "has no values, for its device was 'meta'",
-}
 _ADVICE = (
-    "which is not looked up, because a file could run anything that way. If you trust it, save "
-    'only plain tensors again with PyTorch: torch.save(model.state_dict(), "weights.pt")'
+    "nothing that a file asks for is looked up or run, because that could be anything. If you "
+    "trust it, save only plain tensors again with PyTorch (dense, not quantised, each under a name "
+    'of its own): torch.save(model.state_dict(), "weights.pt")'
 )
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies: bytes `start` to `stop` of a storage, elements `strides` bytes apart.
-
-    If it cannot be read, `unknown` is the name of what would be needed for it, or the reason.
-    """
+    """Where a tensor lies: bytes `start` to `stop` of a storage, elements `strides` bytes apart."""
 
     spec: TensorSpec
     key: str = ""
     start: int = 0
     stop: int = 0
     strides: tuple[int, ...] = ()
-    unknown: str = ""
 
 
 def read_torch(archive: Archive, pickle_name: str) -> Contents:
@@ -107,33 +90,24 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
     if archive.members[pickle_name].file_size > MAX_BYTES:
         raise ValueError(f"{pickle_name[:80]!r} is bigger than {MAX_BYTES:,} bytes")
     data = archive.read(pickle_name).tobytes()
-    root, foreign = read_pickle(data)
+    root = read_pickle(data)
     listing = _Listing()
     listing.add("", root)
-    if not listing.tensors:
-        raise WeightError(_without_tensors(root, foreign))
     tensors = listing.tensors
+    if not tensors:
+        keys = list(root)[:8] if isinstance(root, Foreign) else ()
+        kind = f"a {getattr(root, 'name', type(root).__name__):.80}"
+        held = ", ".join(repr(key)[:40] for key in keys) or kind
+        raise WeightError(f"it holds no tensors by name, but {held}; {_ADVICE}")
     scalars = {str(key): value for key, value in _entries(root) if isinstance(value, Scalar)}
     for tensor in tensors.values():
         member = archive.members.get(f"{folder}data/{tensor.key}")
-        if tensor.start < tensor.stop and (member is None or member.file_size < tensor.stop):
-            raise ValueError(f"the bytes of storage {tensor.key[:80]!r} are missing")
-        if member is not None and not is_stored(member):
-            raise WeightError(
-                "its tensors are compressed, as PyTorch never does; unpack it and pack it again "
-                "without compression (zip -0), or save it again with PyTorch"
-            )
+        whole = member is not None and is_stored(member) and member.file_size >= tensor.stop
+        if tensor.start < tensor.stop and not whole:
+            raise ValueError(f"storage {tensor.key[:80]!r} is missing, cut short or compressed")
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]
-        if tensor.unknown in (_TWICE, _NEGATED):
-            raise WeightError(f"tensor {name[:80]!r} {tensor.unknown}")
-        if tensor.unknown:
-            kinds = (kind for sign, kind in _KINDS.items() if sign in tensor.unknown)
-            raise WeightError(
-                f"tensor {name[:80]!r} {next(kinds, 'is of a kind that is not known here')}: it "
-                f"asks for {tensor.unknown[:100]!r}, {_ADVICE}"
-            )
         if tensor.start == tensor.stop:
             return np.empty(*tensor.spec)
         content = archive.read(f"{folder}data/{tensor.key}", tensor.start, tensor.stop)
@@ -141,18 +115,6 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
 
     specs = {name: tensor.spec for name, tensor in tensors.items()}
     return "torchscript" if _is_scripted(root) else "torch", specs, scalars, read
-
-
-def _without_tensors(root: Any, foreign: list[str]) -> str:
-    names = ", ".join(repr(key)[:40] for key in list(root)[:8]) if isinstance(root, Foreign) else ""
-    kind = getattr(root, "name", type(root).__name__)
-    held = "a tensor without a name" if _as_tensor(root) else f"a {kind:.80}"
-    asked = [
-        n for n in foreign if n not in (*_DICTS, "builtins.set", PERSISTENT) and _SCRIPTED not in n
-    ]
-    asks = f"it asks for {', '.join(repr(name[:100]) for name in asked[:3])}, {_ADVICE}"
-    alone = 'save the tensors alone: torch.save(model.state_dict(), "weights.pt")'
-    return f"it holds no tensors by name, but {names or held}; {asks if asked else alone}"
 
 
 class _Listing:
@@ -163,7 +125,6 @@ class _Listing:
         self._room = MAX_ROOM
         self._inside: set[int] = set()
         self._seen: set[int] = set()
-        self._called: dict[int, StoredTensor | None] = {}
 
     def add(self, path: str, value: Any) -> None:
         """Adds all tensors that the value at a path leads to.
@@ -178,7 +139,7 @@ class _Listing:
             # Objects may refer to each other in a great many ways; once is enough of each.
             self._seen.add(id(value))
         for key, inner in _entries(value):
-            tensor = self._tensor(inner)
+            tensor = _as_tensor(inner)
             size = len(path) + len(str(key))
             within = isinstance(inner, list | tuple | Foreign) and size < MAX_NAME
             self._room -= 8 + (size if within or tensor is not None else 0)
@@ -189,16 +150,9 @@ class _Listing:
             name = f"{path}.{key}" if path else str(key)
             if tensor is None:
                 self.add(name, inner)
-            elif self.tensors.setdefault(name, tensor) != tensor:  # keys 1 and "1"
-                self.tensors[name] = StoredTensor(TensorSpec((), UNREADABLE), unknown=_TWICE)
+            else:
+                self.tensors.setdefault(name, tensor)  # the first, of keys 1 and "1"
         self._inside.remove(id(value))
-
-    def _tensor(self, value: Any) -> StoredTensor | None:
-        if not isinstance(value, Foreign) or not value.called:
-            return _as_tensor(value)
-        if id(value) not in self._called:  # in many places, each time with all its arguments
-            self._called[id(value)] = _as_tensor(value)
-        return self._called[id(value)]
 
 
 def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
@@ -207,13 +161,10 @@ def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
         if isinstance(value, list | tuple):
             yield from enumerate(value)
     elif _is_scripted(value):
-        if not isinstance(value.state, Foreign | None):
-            raise WeightError(
-                f"its module {value.name!r:.100} packs its weights in a way of its own; save the "
-                "state dict of the model before it was scripted or quantized"
-            )
-        # Attributes that are lists or dicts are no part of a scripted module's state dict.
-        for key, inner in (value.state or {}).items():
+        # Attributes that are lists or dicts are no part of a scripted module's state dict, and the
+        # state of one that packs its weights, as quantised ones do, is a tuple.
+        state = value.state if isinstance(value.state, Foreign) else {}
+        for key, inner in state.items():
             if isinstance(inner, Scalar) or _is_scripted(inner) or _as_tensor(inner):
                 yield key, inner
     elif _is_module(value):
@@ -236,7 +187,7 @@ def _is_module(value: Foreign) -> bool:
 
 
 def _as_tensor(value: Any) -> StoredTensor | None:
-    """The tensor that an object is, or takes the place of in a way that is not known here."""
+    """The tensor that an object stands for; None for other objects, and kinds not known here."""
     if not isinstance(value, Foreign) or _is_module(value):
         return None
     name, given = value.name, value.arguments
@@ -245,21 +196,7 @@ def _as_tensor(value: Any) -> StoredTensor | None:
             name, given = given[0].name, given[0].arguments
         elif name in _SUBCLASSES and len(given) > 2 and isinstance(given[2], tuple):
             name, given = _named(given[0]) or _named(given[1]) or name, given[2]
-    if name in _TENSORS:
-        return _view(name.endswith("3"), *given[:8])
-    rebuilds = _REBUILDING.fullmatch(name)
-    if not value.called and not rebuilds:
-        return None
-    parts = list(given[:16])
-    parts += [inner for part in parts if isinstance(part, tuple) for inner in part[:16]]
-    names = {part.name for part in parts if isinstance(part, Foreign)}
-    if not (rebuilds or PERSISTENT in names or any(map(_REBUILDING.fullmatch, names))):
-        return None
-    # Its size is the first tuple of integers, or in a torch.Size.
-    sizes = [x for p in parts for x in (p.arguments[:1] if isinstance(p, Foreign) else (p,))]
-    shapes = (x for x in sizes if isinstance(x, tuple) and 0 < len(x) <= MAX_DIMENSIONS)
-    shape = next((x for x in shapes if all(type(n) is int and 0 <= n < 1 << 62 for n in x)), ())
-    return StoredTensor(TensorSpec(shape, UNREADABLE), unknown=name)
+    return _view(name.endswith("3"), *given[:8]) if name in _TENSORS else None
 
 
 def _named(kind: Any) -> str:
@@ -274,34 +211,33 @@ def _view(
     shape: Any = None,
     strides: Any = None,
     *rest: Any,
-) -> StoredTensor:
-    """What `torch._utils._rebuild_tensor_v2` gives, or the third, which is told the dtype."""
+) -> StoredTensor | None:
+    """What `torch._utils._rebuild_tensor_v2` gives, or the third, which is told the dtype.
+
+    None of a dtype that NumPy lacks, and of a view that stands for the conjugate or the negative.
+    """
     match storage.arguments if isinstance(storage, Foreign) else None:
-        case [("storage", stored, str(key), _, int(count))] if _named(stored).endswith("Storage"):
+        case [("storage", stored, str(key), *_)] if _named(stored).endswith("Storage"):
             kind = _named(stored)
         case _:
             raise ValueError("a tensor refers to a storage in a way that is not known here")
-    size = DTYPES.get(kind, UNREADABLE).itemsize * count
     if third:
         kind, rest = _named(rest[2] if rest[2:] else None), rest[1:]
-    if not isinstance(shape, tuple | list) or not isinstance(strides, tuple | list):
-        raise ValueError("a tensor's shape or strides are none")
-    if not all(type(x) is int and 0 <= x < 1 << 62 for x in (offset, *shape, *strides)):
-        raise ValueError("a tensor has an impossible shape or lies at an impossible place")
-    if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-        raise ValueError("a tensor's strides do not fit its shape, or it has too many axes")
-    spec = TensorSpec(tuple(shape), DTYPES.get(kind, UNREADABLE))
+    if not (
+        isinstance(shape, tuple | list)
+        and isinstance(strides, tuple | list)
+        and len(shape) == len(strides) <= MAX_DIMENSIONS
+        and all(type(x) is int and 0 <= x < 1 << 62 for x in (offset, *shape, *strides))
+    ):
+        raise ValueError("a tensor has an impossible place, shape or strides")
+    if kind not in DTYPES or any(isinstance(x, Foreign) and x for x in rest[2:]):
+        return None
+    spec = TensorSpec(tuple(shape), DTYPES[kind])
     item = spec.dtype.itemsize
-    if not item:
-        return StoredTensor(spec, unknown=kind or "a dtype without a name")
-    if any(isinstance(x, Foreign) and x for x in rest[2:]):  # conjugated or negated when read
-        return StoredTensor(TensorSpec(spec.shape, UNREADABLE), unknown=_NEGATED)
     if not spec.nbytes:
         return StoredTensor(spec)
     # Along an axis of one element the stride does not matter and may be anything.
     used = [step if size > 1 else 0 for step, size in zip(strides, shape, strict=True)]
     last = offset + sum(step * (size - 1) for step, size in zip(used, shape, strict=True))
-    if (last + 1) * item > size:
-        raise ValueError("a tensor reaches beyond its storage")
     step_bytes = tuple(step * item for step in used)
     return StoredTensor(spec, key, offset * item, (last + 1) * item, step_bytes)

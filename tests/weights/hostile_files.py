@@ -1,4 +1,4 @@
-"""Archives and safetensors files made to do harm: each with what the error has to say."""
+"""Archives and safetensors files made to do harm; none of them can be read."""
 
 from __future__ import annotations
 
@@ -54,69 +54,60 @@ def entry(start: Any = 0, stop: Any = 16, shape: Any = (4,), dtype: Any = "F32")
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 
 
-def hostile_files() -> Iterator[tuple[str, bytes, str]]:
-    """Archives and safetensors files: name, content, what the error says."""
+def hostile_files() -> Iterator[tuple[str, bytes]]:
+    """Archives and safetensors files by name; none can be read."""
     plain = zipped(
         {f"a/{k}": v for k, v in torch_members(*pickled({"a": np.ones(4, np.float32)})).items()}
     )
-    damaged = "the file is damaged"  # after what Python's zipfile says, which differs by version
-    long = with_zip64_end(plain)
-    central, end, end64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06"
+    central, end = b"PK\x01\x02", b"PK\x05\x06"
     zeros = b"\0" * (32 << 20)
     deflated = zipped({"a/data.pkl": b"\x80\x02" + b"N" * 50_000 + b"."}, zipfile.ZIP_DEFLATED)
-    yield "bomb", zipped({"a.npy": zeros}, zipfile.ZIP_DEFLATED), "unpack to"
-    yield "bomb of a pickle", zipped({"a/data.pkl": zeros}, zipfile.ZIP_DEFLATED), "unpack to"
-    yield "small lie", patched(deflated, central, 24, b"\x10\0\0\0"), damaged
-    yield "big lie", patched(deflated, central, 24, b"\xff\xff\xff\0"), "cut short"
-    yield "huge lie", patched(deflated, central, 24, b"\xf0\xff\xff\xff"), "unpack to"
-    yield "names twice", zipped({"a/data.pkl": b"N.", "a/data.pkl*": b"N."}), "two members"
-    yield "another name there", patched(plain, b"PK\x03\x04", 30, b"b"), "differ"
-    yield "overlap", patched(plain, central, 20, struct.pack("<II", 900, 900)), damaged
-    yield (
-        "all in one place",
-        zipped({"b.npy": b"", "c.npy": b""}).replace(b"c.npy", b"b.npy"),
-        "two",
-    )
-    yield (
-        "beyond the end",
-        patched(plain, central, 42, b"\xf0\xff\xff\xff"),
-        damaged,
-    )
-    yield "bigger than the file", patched(plain, central, 20, b"\0\0\0\x40" * 2), "unpack to"
-    yield "two sizes", patched(plain, central, 20, b"\x01\0\0\0"), "unknown way"
-    yield "encrypted", patched(plain, central, 8, b"\x01\x00"), "unknown way"
-    yield "method", patched(plain, central, 10, b"\x0c\x00"), "unknown way"
-    yield "size elsewhere", patched(plain, central, 24, b"\xff" * 4), "unknown way"
-    yield "directory", patched(plain, end, 12, b"\xff\xff\xff\xff"), damaged
-    yield "no end", plain[: plain.rfind(end)], "not a zip file"
-    yield "long directory", patched(long, end64, 40, b"\xff" * 8), damaged
     many = b"".join(central + b"\0" * 42 for _ in range(200_000))
     tail = struct.pack("<4s4HIIH", end, 0, 0, 200_000 & 0xFFFF, 200_000 & 0xFFFF, len(many), 4, 0)
-    yield "many members", b"PK\x03\x04" + many + tail, "too many"
-    yield "two pickles", zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."}), "neither PyTorch's"
-    yield "npz size", npz(b"(1000000000000,)"), "more or fewer bytes"
-    yield "npz overflow", npz(b"(4294967296, 4294967296)"), "more or fewer"
-    yield "npz long number", npz(b"(" + b"9" * 60 + b",)"), "more or fewer"
-    yield "npz negative", npz(b"(-4,)"), "more or fewer"
-    yield "npz many axes", npz(b"(" + b"1," * 33 + b")"), "more or fewer"
-    yield "npz code", npz(b"__import__('os').system('touch x')"), "is no array"
-    yield "npz nesting", zipped({"a.npy": npy(b"(" * 10_000)}), "is no array"
-    yield "npz dtype", npz(b"(4,)", b"'<f3'"), "is no array"
-    yield "npz objects", npz(b"(2,)", b"'|O'"), "does not hold numbers"
-    yield "npz no array", zipped({"a.npy": pickle.dumps({})}), "is no array"
-    yield "npz cut", zipped({"a.npy": npy(b"")[:40]}), "is no array"
-    yield "npz name", zipped({".npy": npz(b"(4,)")}), "is no array"
-    yield "huge header", b"\xff" * 7 + b"\x7f{}", "its header would take"
-    yield "big header", (1 << 30).to_bytes(8, "little") + b"{}" * 100, "its header would take"
+    yield "bomb", zipped({"a.npy": zeros}, zipfile.ZIP_DEFLATED)
+    yield "bomb of a pickle", zipped({"a/data.pkl": zeros}, zipfile.ZIP_DEFLATED)
+    for name, size in (
+        ("small", b"\x10\0\0\0"),
+        ("big", b"\xff" * 3 + b"\0"),
+        ("huge", b"\xf0" * 4),
+    ):
+        yield f"{name} lie", patched(deflated, central, 24, size)
+    yield "names twice", zipped({"a/data.pkl": b"N.", "a/data.pkl*": b"N."})
+    yield "another name there", patched(plain, b"PK\x03\x04", 30, b"b")
+    yield "overlap", patched(plain, central, 20, struct.pack("<II", 900, 900))
+    yield "one place", zipped({"b.npy": b"", "c.npy": b""}).replace(b"c.npy", b"b.npy")
+    yield "beyond the end", patched(plain, central, 42, b"\xf0\xff\xff\xff")
+    yield "bigger than the file", patched(plain, central, 20, b"\0\0\0\x40" * 2)
+    yield "two sizes", patched(plain, central, 20, b"\x01\0\0\0")
+    yield "encrypted", patched(plain, central, 8, b"\x01\x00")
+    yield "method", patched(plain, central, 10, b"\x0c\x00")
+    yield "size elsewhere", patched(plain, central, 24, b"\xff" * 4)
+    yield "directory", patched(plain, end, 12, b"\xff\xff\xff\xff")
+    yield "no end", plain[: plain.rfind(end)]
+    yield "long directory", patched(with_zip64_end(plain), b"PK\x06\x06", 40, b"\xff" * 8)
+    yield "many members", b"PK\x03\x04" + many + tail
+    yield "two pickles", zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."})
+    for shape in (
+        b"(1000000000000,)", b"(4294967296, 4294967296)", b"(" + b"9" * 60 + b",)", b"(-4,)",
+        b"(" + b"1," * 33 + b")", b"__import__('os').system('touch x')",
+    ):  # fmt: skip
+        yield f"npz {shape[:20]!r}", npz(shape)
+    yield "npz nesting", zipped({"a.npy": npy(b"(" * 10_000)})
+    yield "npz dtype", npz(b"(4,)", b"'<f3'")
+    yield "npz objects", npz(b"(2,)", b"'|O'")
+    yield "npz no array", zipped({"a.npy": pickle.dumps({})})
+    yield "npz cut", zipped({"a.npy": npy(b"")[:40]})
+    yield "huge header", b"\xff" * 7 + b"\x7f{}"
+    yield "big header", (1 << 30).to_bytes(8, "little") + b"{}" * 100
     # Of what the library itself refuses, one of each kind.
-    yield "no JSON", tensors_in(b"{" + b"x" * 20), "invalid JSON"
-    yield "nesting", tensors_in(b'{"a":' + b"[" * 100_000), "invalid JSON"
-    yield "lists", tensors_in(b'{"a":[' + b"[]," * 1_390_000 + b"[]]}"), "invalid JSON"
-    yield "overlapping", tensors_in({"a": entry(), "b": entry()}), "invalid offset"
-    yield "hole", tensors_in({"a": entry(4, 20)}, b"\0" * 20), "invalid offset"
-    yield "short", tensors_in({"a": entry()}, b"\0" * 8), "not fully covered"
-    yield "other size", tensors_in({"a": entry(shape=(5,))}), "invalid shape"
-    yield "overflow", tensors_in({"a": entry(shape=(2**62, 4))}), "overflow"
-    yield "dtype", tensors_in({"a": entry(dtype="\x1b[31m")}), "invalid JSON"
+    yield "no JSON", tensors_in(b"{" + b"x" * 20)
+    yield "nesting", tensors_in(b'{"a":' + b"[" * 100_000)
+    yield "lists", tensors_in(b'{"a":[' + b"[]," * 1_390_000 + b"[]]}")
+    yield "overlapping", tensors_in({"a": entry(), "b": entry()})
+    yield "hole", tensors_in({"a": entry(4, 20)}, b"\0" * 20)
+    yield "short", tensors_in({"a": entry()}, b"\0" * 8)
+    yield "other size", tensors_in({"a": entry(shape=(5,))})
+    yield "overflow", tensors_in({"a": entry(shape=(2**62, 4))})
+    yield "dtype", tensors_in({"a": entry(dtype="\x1b[31m")})
     for name in ("", "a\nb", "\x1b[2J", "n" * 2000):
-        yield f"name {name!r:.20}", tensors_in({name: entry()}), "empty, too long or unprintable"
+        yield f"name {name!r:.20}", tensors_in({name: entry()})

@@ -120,31 +120,22 @@ def with_index(index: object) -> Callable[[Path], None]:
     return broken
 
 
-def distributed(folder: Path) -> None:
-    for name in (".metadata", "__0_0.distcp"):
-        (folder / name).write_bytes(b"")
-
-
 def epochs(folder: Path) -> None:
     for i in (1, 2):
         save_state_dict(folder / f"epoch_{i}.pt", {"state_dict": load("clip_state_dict")})
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a file is missing": (
-        lose("model-00002-of-00003.safetensors"),
-        "1 are not there: mod",
-    ),
-    "no index": (lose(INDEX), r"parts of a model \(model-00001-of-00003.* without the .*index"),
+    "a file is missing": (lose("model-00002-of-00003.safetensors"), "1 are not there: mod"),
+    "no index": (lose(INDEX), "model-00001-of-00003.*index.json is needed"),
     "an index of nothing": (with_index({}), "KeyError"),
     "an index of files elsewhere": (with_index({"weight_map": {"a": "../a.bin"}}), "beside it"),
     "a tensor is missing": (
         with_index({"weight_map": {"a": "model-00001-of-00003.safetensors"}}),
         "list 1 tensors that their files lack, such as 'a'",
     ),
-    "a distributed checkpoint": (distributed, "dcp_to_torch"),
-    "several": (epochs, r"several files \(epoch_1.pt, epoch_2.pt\); give the path of the one"),
-    "nothing": (lambda _: None, "a folder without open_clip_model.safetensors"),
+    "several": (epochs, "holds epoch_1.pt, epoch_2.pt; give the path of the one"),
+    "nothing": (lambda _: None, "holds no weights; .*open_clip_model.safetensors"),
 }
 
 
@@ -159,17 +150,8 @@ def test_folders_that_cannot_be_read_say_why(case: str, tmp_path: Path) -> None:
 
 def test_one_of_several_files_is_not_a_model(tmp_path: Path) -> None:
     sharded(tmp_path)
-    with pytest.raises(WeightError, match="one of several files.* give their folder"):
+    with pytest.raises(WeightError, match="model-00001-of-00003.safetensors.*(lacks|no CLIP)"):
         load_clip(tmp_path / "model-00001-of-00003.safetensors")
-    sharded(tmp_path, parts=1)
-    load_clip(tmp_path / "model-00001-of-00001.safetensors")
-
-
-def test_another_model_is_called_what_its_config_calls_it(tmp_path: Path) -> None:
-    write_safetensors(tmp_path / "model.safetensors", {"x.weight": np.zeros(2, np.float32)}, {})
-    (tmp_path / "config.json").write_text('{"model_type": "flava"}')
-    with pytest.raises(WeightError, match="it is a 'flava', as config.json says: this is no CLIP"):
-        load_clip(tmp_path)
 
 
 def test_what_transformers_writes(tmp_path: Path) -> None:
@@ -204,30 +186,16 @@ def test_what_transformers_writes(tmp_path: Path) -> None:
     assert seg.config.embed_dim == 16 and seg.config.vision_layers == 3
     assert seg.origin["prefix"] == "clip." and seg.config.activation == "quick_gelu"
     others = {
-        "ChineseCLIPModel": (transformers.ChineseCLIPConfig(**both), "chinese_clip", "is a BERT"),
-        "SiglipModel": (transformers.SiglipConfig(**both), "siglip", "a SigLIP"),
-        "GroupViTModel": (
-            transformers.GroupViTConfig(vision_config={**vision, **groups}, text_config=text),
-            "groupvit", "a GroupViT",
+        "ChineseCLIPModel": transformers.ChineseCLIPConfig(**both),
+        "SiglipModel": transformers.SiglipConfig(**both),
+        "GroupViTModel": transformers.GroupViTConfig(
+            vision_config={**vision, **groups}, text_config=text
         ),
-        "BlipModel": (transformers.BlipConfig(**both), "blip", "a BLIP"),
-    }  # fmt: skip
-    for kind, (config, name, structure) in others.items():
-        folder = save(kind, config)
-        with pytest.raises(WeightError, match=f"it is a '{name}', as config.json says"):
-            load_clip(folder)
-        (folder / "config.json").unlink()
-        with pytest.raises(WeightError, match=f"looks like .*{structure}"):
-            load_clip(folder)
-
-
-def test_a_checkpoint_of_a_numbered_step_is_whole(tmp_path: Path) -> None:
-    file = tmp_path / "checkpoint-00001-of-00100.pt"
-    save_state_dict(file, load("clip_state_dict"))
-    assert load_clip(file).params.keys() == load_clip(tmp_path).params.keys()
-    (tmp_path / "checkpoint-00002-of-00100.pt").touch()
-    with pytest.raises(WeightError, match="one of several files"):
-        load_clip(file)
+        "BlipModel": transformers.BlipConfig(**both),
+    }
+    for kind, config in others.items():
+        with pytest.raises(WeightError, match=f"{kind}.*(no CLIP|but it lacks)"):
+            load_clip(save(kind, config))
 
 
 def test_a_repository_in_the_cache_of_a_hub(tmp_path: Path) -> None:
@@ -240,5 +208,5 @@ def test_a_repository_in_the_cache_of_a_hub(tmp_path: Path) -> None:
     (snapshot / "model.safetensors").symlink_to("../../blobs/1")
     assert load_clip(repository).config.activation == "gelu"
     (repository / "snapshots/def").mkdir()
-    with pytest.raises(WeightError, match=r"2 versions .*snapshots/abc.*snapshots/def"):
+    with pytest.raises(WeightError, match="models--a--b.*holds abc, def; give the path"):
         load_clip(repository)

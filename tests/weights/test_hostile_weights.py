@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import pickle
-import re
 import resource
 import subprocess
 import sys
@@ -73,7 +72,7 @@ def test_what_would_run_does_not(
     path.rmdir() if path.is_dir() else path.unlink()
     for root in (data, b"\x80\x02}" + text("a") + data[2:-1] + b"s."):
         write_pickle(tmp_path / "a.pt", root)
-        assert "asks for" in (attempt(tmp_path / "a.pt") or "")
+        assert "no tensors by name" in (attempt(tmp_path / "a.pt") or "")
     beside = b"\x80\x02}(" + text("x") + data[2:-1] + text("a") + tensor_pickle(WHOLE)[2:-1] + b"u."
     write_pickle(tmp_path / "a.pt", beside)
     with open_weights(tmp_path / "a.pt") as file:
@@ -175,7 +174,8 @@ def hostile_run(folder: Path) -> dict[str, Any]:
     """Reads files made to do harm, and mutants, with little memory to be had.
 
     Returns:
-        What was not as expected, and numbers of the former and of outcomes of the latter.
+        Those of the former that are read or take long, their number, and numbers of outcomes of
+        the latter.
     """
     warnings.simplefilter("ignore")
     sound_files(folder)
@@ -185,13 +185,13 @@ def hostile_run(folder: Path) -> dict[str, Any]:
     watch, wrong, path = Watch(), [], folder / "hostile.pt"
     limit_memory(MAX_MEMORY)
     for write, cases in ((write_pickle, pickles), (Path.write_bytes, files)):
-        for name, content, message in cases:
+        for name, content in cases:
             write(path, content)
             start = time.process_time()
-            found = watch.attempt(path) or "read"
+            message = watch.attempt(path)
             seconds = time.process_time() - start
-            if not re.search(message, found) or len(found) > 1000 or seconds > MAX_SECONDS:
-                wrong.append((name, message, found, seconds))
+            if message is None or len(message) > 1000 or seconds > MAX_SECONDS:
+                wrong.append((name, message, seconds))
     counts = {"refused": 0, "read": 0}
     for content in damaged:
         path.write_bytes(content)

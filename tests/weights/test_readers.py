@@ -88,11 +88,10 @@ def write_npz(path: Path, save: Any = np.savez) -> dict[str, np.ndarray]:
             "state_dict.module.",
             lambda t: {"state_dict": {f"module.{name}": x for name, x in t.items()}, "epoch": 3},
         ),
-        ("model.", lambda t: {"model": {k: Parameter(x) for k, x in t.items()}, "epoch": 3}),
         (
             "model.",
             lambda t: {
-                "model": t,
+                "model": {k: Parameter(x) for k, x in t.items()},
                 "optimizer": {"state": {0: {"step": 1.0}}, "param_groups": [{}]},
                 "epoch": 3,
                 "size": Call("torch", "Size", (1, 2)),
@@ -154,11 +153,8 @@ def test_npz(save: Any, tmp_path: Path) -> None:
     with open_weights(tmp_path / "a.npz") as file:
         assert file.format == "npz" and file.scalars == {}
         same(file, expected)
-
-
-def test_npz_of_other_byte_orders_and_layouts(tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    np.savez(tmp_path / "a.npz", big=array.astype(">f4"), columns=np.asfortranarray(array))
+    save(tmp_path / "a.npz", big=array.astype(">f4"), columns=np.asfortranarray(array))
     same(read_state_dict(tmp_path / "a.npz"), {"big": array, "columns": array})
 
 
@@ -209,21 +205,15 @@ def test_a_compressed_pickle_is_read_but_not_compressed_tensors(tmp_path: Path) 
     same(read_state_dict(tmp_path / "a.pth"), {"a": np.zeros(0, np.float32)})
     members = torch_members(*pickled({"a": np.zeros(9, np.float32)}))
     write_archive(tmp_path / "b.pth", members, zipfile.ZIP_DEFLATED)
-    with pytest.raises(WeightError, match="compressed.*save it again"):
+    with pytest.raises(WeightError, match="storage '0' is .*compressed"):
         open_weights(tmp_path / "b.pth")
 
 
-def archive_of(**members: bytes) -> bytes:
+def zip_of(**members: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    return file.getvalue()
-
-
-def npy_of(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
     return file.getvalue()
 
 
@@ -236,29 +226,13 @@ def npz_of(**arrays: Any) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is empty, which is none of safetensors"),
-        (b"\x12\x34", "begins with .* none of safetensors, .npz and PyTorch"),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "before PyTorch 1.6.*save"),
-        (pickle.dumps({"model": 1}), "a bare pickle"),
-        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX model"),
-        (b"GGUF\x03\0\0\0", "GGUF"),
-        (b"\x81\xa6params\x81\xa6kernel\xc7", "a msgpack, as Flax writes"),
-        (b"\x00\x00\x04_CHECKPOINTABLE" + b"W\xfb\x80\x8b$uG\xdb", "TensorFlow's"),
-        (
-            b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1a\n",
-            "a MATLAB file",
-        ),
-        (npy_of(np.zeros(3)), "a single NumPy array; .*numpy.savez"),
-        (b"\n<html><head><title>Google Drive - Virus scan warning", "a web page"),
-        (archive_of(**{"m/models/model.json": b"{}", "m/archive_format": b"pt2"}), "torch.export"),
-        (archive_of(**{"config.json": b"{}", "model.weights.h5": b"\x89HDF"}), "a Keras model"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer.*git lfs pull"),
-        (b"<!DOCTYPE html><html>", "a web page; download the file"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"),
-        (archive_of(readme=b"x"), "ZIP archive, but neither PyTorch's"),
+        (b"", "it is empty and is none of safetensors"),
+        (b"\x12\x34", "begins with .* none of safetensors, .npz and what torch.save writes"),
+        (pickle.dumps({"model": 1}), "since PyTorch 1.6"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer, get the file"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (zip_of(readme=b"x"), "none of safetensors"),
         (npz_of(a=np.array([{}])), r"array 'a' does not hold numbers.*\|O"),
-        (npz_of(a=np.array("text")), "array 'a' does not hold numbers.*<U4"),
-        (npz_of(a=np.zeros(2, [("x", "f4")])), "array 'a' does not hold numbers"),
         (npz_of(a=np.zeros(2, BF16)), "array 'a' does not hold numbers"),
     ],
 )
@@ -267,16 +241,6 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes, message: 
     with pytest.raises(WeightError, match=message) as caught:
         open_weights(tmp_path / "clip.pt")
     assert str(caught.value).startswith(f"weights {str(tmp_path / 'clip.pt')!r} cannot be read: ")
-
-
-def test_parts_of_checkpoints_are_named(tmp_path: Path) -> None:
-    for name, message in (
-        ("model.ckpt.data-00000-of-00001", "part of a checkpoint of TensorFlow's"),
-        ("__0_0.distcp", "part of a distributed checkpoint of PyTorch's.*dcp_to_torch"),
-    ):
-        (tmp_path / name).write_bytes(archive_of(data=b"x"))
-        with pytest.raises(WeightError, match=message):
-            open_weights(tmp_path / name)
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
@@ -301,17 +265,13 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     ("value", "message"),
     [
         ({"optimizer": {"lr": 1.0}, "epoch": 1}, "no tensors by name, but 'optimizer', 'epoch'"),
-        (np.zeros(2), "no tensors by name, but a tensor without a name"),
+        (np.zeros(2), "no tensors by name"),
         ([1, 2], "no tensors by name, but a list"),
-        ({}, "no tensors by name, but a builtins.dict"),
-        ({"a": {"b": np.zeros(2)}, "a.b": np.ones(2)}, "'a.b' is one of several of this name"),
         ({"a\nb": np.zeros(2)}, "unprintable"),
-        ({"args": Call("argparse", "Namespace")}, "asks for 'argparse.Namespace'"),
         (
             {"a": Call("torch._utils", "_rebuild_qtensor", 1)},
-            r"is quantised.*'torch._utils._rebuild_qtensor'.*torch.save\(model.state_dict\(\)",
+            r"no tensors by name, but 'a'; .*not quantised.*torch.save\(model.state_dict\(\)",
         ),
-        (Module("M", {"w": np.zeros(2), "p": Module("P", (1, 2))}), "packs its weights"),
     ],
 )
 def test_archives_without_a_plain_state_dict(value: Any, message: str, tmp_path: Path) -> None:
@@ -384,15 +344,11 @@ def test_tensors_are_found_wherever_they_are(tmp_path: Path) -> None:
     same(read_state_dict(tmp_path / "a.pth"), expected | {"pair.0": c, "pair.1.0": d})
 
 
-def test_only_a_tensor_that_needs_it_is_refused(tmp_path: Path) -> None:
+def test_tensors_of_unknown_kinds_are_left_out(tmp_path: Path) -> None:
     a, sparse = np.ones(3, np.float32), Call("torch._utils", "_rebuild_sparse_tensor", "coo", ())
-    value = {"a": a, "packed": Call("kernels.int4", "unpack", a, 4), "few": sparse}
+    value = {"a": a, "packed": Call("kernels.int4", "unpack", 4), "few": sparse}
     save_state_dict(tmp_path / "a.pth", value)
-    with open_weights(tmp_path / "a.pth") as file:
-        np.testing.assert_array_equal(file["a"], a)
-        for name, message in (("packed", "asks for 'kernels.int4.unpack'"), ("few", "is sparse")):
-            with pytest.raises(WeightError, match=f"tensor '{name}' .*{message}"):
-                file[name]
+    same(read_state_dict(tmp_path / "a.pth"), {"a": a})
 
 
 def test_what_is_not_the_files_fault_is_not_blamed_on_it(
@@ -442,8 +398,7 @@ def safetensors_of(dtype: str, data: bytes) -> bytes:
 
 def test_unusual_dtypes_of_safetensors(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(safetensors_of("F4", b"\0\0"))
-    with pytest.raises(WeightError, match="'a' has the dtype 'F4'.*save it again as F32"):
-        open_weights(tmp_path / "a")
+    assert read_state_dict(tmp_path / "a") == {}
     (tmp_path / "a").write_bytes(safetensors_of("BOOL", b"\x00\x01\x02\xff"))
     bytes_read = read_state_dict(tmp_path / "a")["a"].view(np.uint8)
     np.testing.assert_array_equal(bytes_read, [0, 1, 1, 1])

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.readers import open_weights
 from tests.reference import load, read_state_dict
 from tests.torch_files import save_state_dict
@@ -138,14 +137,7 @@ def test_whole_modules_and_tensors_of_other_kinds(torch: Any, tmp_path: Path) ->
     torch.save({"plain": torch.ones(2), **other}, tmp_path / "c.pt")
     with open_weights(tmp_path / "c.pt") as file:
         np.testing.assert_array_equal(file["plain"], np.ones(2, np.float32))
-        assert file.specs["quantised"].shape == (2, 3)
-        for name in other:
-            with pytest.raises(WeightError, match=f"is {name}|has {name}.*asks for 'torch._utils"):
-                file[name]
-    program = torch.export.export(model.eval(), (torch.ones(1, 3, 4, 4),))
-    torch.export.save(program, tmp_path / "d.pt2")
-    with pytest.raises(WeightError, match="a program of torch.export"):
-        open_weights(tmp_path / "d.pt2")
+        assert not other.keys() & file.keys()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -201,7 +193,5 @@ def test_odd_things_beside_a_state_dict(torch: Any, tmp_path: Path) -> None:
         with open_weights(tmp_path / file) as found:
             np.testing.assert_array_equal(found["model.a.weight"], np.ones(2, np.float32))
             if file == "b.pt":
-                assert found["config.mean"].shape == (3,)
-                for name, why in (("conjugate", "resolve_conj"), ("keys.1", "one of several")):
-                    with pytest.raises(WeightError, match=why):
-                        found[name]
+                assert found["config.mean"].shape == (3,) and found["keys.1"].shape == (2,)
+                assert "conjugate" not in found
