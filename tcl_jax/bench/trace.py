@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ import jax
 
 from tcl_jax.bench.timing import Runner
 from tcl_jax.errors import RunError
+from tcl_jax.plan.hlo import Instruction, read_computations
 
 PRODUCTS, CONVOLUTIONS, ATTENTION = "matrix products", "convolutions", "attention"
 REDUCTIONS, COPIES, ELEMENTWISE = "reductions", "copies and layout changes", "elementwise"
@@ -39,30 +39,6 @@ _TARGETS = (
     (re.compile(r"conv(?!ert)", re.IGNORECASE), CONVOLUTIONS),
     (re.compile(r"gemm|matmul|dot", re.IGNORECASE), PRODUCTS),
 )
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
-_FIELDS = tuple(  # of an instruction, in the order of `Instruction`
-    map(re.compile, (r'custom_call_target="([^"]*)"', r"calls=%?([\w.\-]+)", r'op_name="([^"]*)"'))
-)
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """An instruction of a compiled program.
-
-    Attributes:
-        opcode: HLO's.
-        scalar: whether it gives a single number, such as an index.
-        target: of a custom call, the library's function.
-        called: the computation that a fusion consists of.
-        source: `op_name`, the path of modules and the primitive that it was made from.
-    """
-
-    opcode: str
-    scalar: bool = False
-    target: str = ""
-    called: str = ""
-    source: str = ""
 
 
 class Program:
@@ -73,17 +49,10 @@ class Program:
     """
 
     def __init__(self, hlo: str) -> None:
-        self._instructions: dict[str, Instruction] = {}
-        self._computations: dict[str, list[Instruction]] = {}
-        computation: list[Instruction] = []
-        for line in hlo.splitlines():
-            if match := _INSTRUCTION.match(line):
-                fields = [found[1] if (found := f.search(line)) else "" for f in _FIELDS]
-                instruction = Instruction(match[3], match[2].endswith("[]"), *fields)
-                self._instructions[match[1]] = instruction
-                computation.append(instruction)
-            elif match := _COMPUTATION.match(line):
-                computation = self._computations.setdefault(match[1], [])
+        self._computations = read_computations(hlo)
+        self._instructions = {
+            one.name: one for found in self._computations.values() for one in found
+        }
 
     def find(self, event: str) -> Instruction | None:
         """The instruction that an event of a trace names, if it is one of this program.
@@ -101,16 +70,18 @@ class Program:
         main = next(
             (p for p in parts if p.opcode in ("dot", "convolution", "custom-call")), instruction
         )
-        if _IN_ATTENTION.search(main.source or instruction.source):
+        source = main.attribute("op_name")
+        if _IN_ATTENTION.search(source or instruction.attribute("op_name")):
             return ATTENTION
         if main.opcode == "custom-call":
-            return next((kind for known, kind in _TARGETS if known.search(main.target)), OTHER)
+            target = main.attribute("custom_call_target")
+            return next((kind for known, kind in _TARGETS if known.search(target)), OTHER)
         # TPUs compute products of matrices as convolutions.
-        if main.opcode == "dot" or main.source.endswith("dot_general"):
+        if main.opcode == "dot" or source.endswith("dot_general"):
             return PRODUCTS
         if main.opcode == "convolution":
             return CONVOLUTIONS
-        computed = [p.opcode for p in parts if p.opcode != "fusion" and not p.scalar]
+        computed = [p.opcode for p in parts if p.opcode != "fusion" and not p.is_scalar]
         if any(_NEITHER.match(opcode) for opcode in computed):
             return OTHER
         if not _REDUCING.isdisjoint(computed):
@@ -118,7 +89,7 @@ class Program:
         return COPIES if _MOVING.issuperset(computed) else ELEMENTWISE
 
     def _parts(self, instruction: Instruction) -> Iterator[Instruction]:
-        for part in self._computations.get(instruction.called, ()):
+        for part in self._computations.get(instruction.attribute("calls"), ()):
             yield part
             yield from self._parts(part)
 
@@ -167,7 +138,11 @@ def summary(times: Mapping[str, float], program: Program) -> dict[str, list[dict
         copying = re.match(r"(?i)mem(cpy|set)", name)
         kind = program.kind(found) if found else COPIES if copying else OTHER
         kinds[kind] += nanoseconds
-        row = {"kind": kind, **_time(nanoseconds, total), "source": found.source if found else ""}
+        row = {
+            "kind": kind,
+            **_time(nanoseconds, total),
+            "source": found.attribute("op_name") if found else "",
+        }
         operations.append({"operation": name, **row})
     return {
         "time_by_kind": [{"kind": kind, **_time(kinds[kind], total)} for kind in KINDS],

@@ -158,7 +158,7 @@ def step_runner(
         backbone_from_step=0,
         accumulation_steps=1 if exact else config.train.accumulation_steps,
     )
-    return Runner(step.trace(phase - 1, state, failure, *fixed), (state, failure, *fixed), 2)
+    return Runner(step.trace(phase, state, failure, *fixed), (state, failure, *fixed), 2)
 
 
 def made_up_batch(

@@ -1,7 +1,7 @@
 r"""Says what a training run needs of a machine, before anyone pays for it.
 
     python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4
-    python -m tcl_jax.plan --config=configs/tcl.py --compare=v5e:4x4,v6e:4x4,v4:2x2x4 \
+    python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4,v6e:4x4,v4:2x2x4 \
         --batch_per_chip=64
 
 Compiles the training steps and the evaluation for that topology and prints memory per chip against
@@ -9,9 +9,8 @@ its HBM, FLOPs, bytes, what chips exchange, the least time of a step, and the da
 The compiler is the TPU's own (`pip install '.[tpu]'`); no TPU is needed, nor weights or data.
 `--topology=local` takes the GPUs or CPUs of this machine.
 
-For ViT-B/16 each program takes minutes to compile. The compiler's reports are kept (`--cache`), so
-that no program is compiled twice, even if the command was interrupted. Exit codes: 0 done, also if
-something does not fit; 1 failure; 2 bad input.
+For ViT-B/16 each program takes minutes to compile. Exit codes: 0 done, also if something does not
+fit; 1 failure; 2 bad input.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from collections.abc import Sequence
 from tcl_jax.commands import command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
-from tcl_jax.files import cache_folder, user_path, write_json
+from tcl_jax.files import write_json
 from tcl_jax.plan.topologies import EXAMPLES, prepare_environment
 
 EXAMPLE = "python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4"
@@ -34,12 +33,9 @@ def plan_parser() -> argparse.ArgumentParser:
     p = command_parser("plan", __doc__)
     add_config_flag(p)
     p.add_argument(
-        "--topology", metavar="NAME", help=f"what to plan for, such as {', '.join(EXAMPLES)}"
-    )
-    p.add_argument(
-        "--compare",
-        metavar="A,B,...",
-        help="topologies to show in one table, instead of --topology",
+        "--topology",
+        metavar="NAME,...",
+        help=f"what to plan for, such as {', '.join(EXAMPLES)}; several are compared in a table",
     )
     p.add_argument(
         "--batch_per_chip",
@@ -47,17 +43,7 @@ def plan_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images a chip; default: what the config's train.global_batch_size makes of it",
     )
-    p.add_argument(
-        "--largest",
-        action="store_true",
-        help="also find the largest batch a chip that fits; compiles a few programs more",
-    )
     p.add_argument("--json", metavar="FILE", help="also write all figures as JSON")
-    p.add_argument(
-        "--cache",
-        metavar="DIR",
-        help="folder of the compiler's reports (default ~/.cache/tcl_jax/plan); 'none': nowhere",
-    )
     return p
 
 
@@ -67,14 +53,12 @@ def run(argv: Sequence[str]) -> None:
     config = read_config(flags.config, rest, "plan")
     if config is None:
         raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
-    if (flags.topology is None) == (flags.compare is None):
-        raise InputError(f"give either --topology=NAME or --compare=A,B, as in\n  {EXAMPLE}")
     if flags.batch_per_chip is not None and flags.batch_per_chip < 1:
         raise InputError(f"--batch_per_chip={flags.batch_per_chip}: must be at least 1")
-    listed = [flags.topology] if flags.compare is None else flags.compare.split(",")
+    listed = (flags.topology or "").split(",")
     names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
     if not names:
-        raise InputError(f"--compare={flags.compare!r} names no topology; see {EXAMPLE}")
+        raise InputError(f"--topology is needed, as in\n  {EXAMPLE}")
     prepare_environment(names)
     # Imported here so that --help and mistakes in flags are answered at once, and JAX finds what
     # was prepared.
@@ -88,19 +72,11 @@ def run(argv: Sequence[str]) -> None:
         check_area_group(config)
     for name in names:
         topology_devices(name)  # names are looked at before a minute of compiling
-    cache = cache_folder("plan") if flags.cache is None else user_path(flags.cache)
     plans = []
     for name in names:
-        plan = make_plan(
-            config,
-            name,
-            batch_per_chip=flags.batch_per_chip,
-            largest=flags.largest,
-            cache=None if flags.cache == "none" else cache,
-        )
-        plans.append(plan)
-        print(f"{page(plan)}\n", flush=True)
-    if flags.compare is not None:
+        plans.append(make_plan(config, name, flags.batch_per_chip))
+        print(f"{page(plans[-1])}\n", flush=True)
+    if len(names) > 1:
         print(table(plans))
     if flags.json is not None:
         write_json(flags.json, [to_json(plan) for plan in plans])

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tcl_jax.plan.hlo import ENTRY, Instruction, read_computations
+
 KINDS = (
     "all-reduce",
     "all-gather",
@@ -19,7 +21,6 @@ KINDS = (
 BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 """Bits of an element whose type does not end with their number."""
 
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
 _CALLS = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation|"
     r"(?:branch|called)_computations)=(\{[^}]*\}|%?[\w.\-]+)"
@@ -55,27 +56,24 @@ def collectives(hlo: str, devices: int) -> tuple[Collectives, ...]:
         hlo: `jax.stages.Compiled.as_text()`.
         devices: that run it; taken for the group of an operation whose groups cannot be read.
     """
-    computations = _computations(hlo)
+    computations = read_computations(hlo)
     times = _times(computations)
     operations: dict[tuple[Any, ...], Collectives] = {}
-    for name, lines in computations.items():
-        for line in lines:
-            match = _INSTRUCTION.match(line)
-            if match is None or (kind := match[3].removesuffix("-start")) not in KINDS:
+    for name, instructions in computations.items():
+        for one in instructions:
+            if (kind := one.opcode.removesuffix("-start")) not in KINDS:
                 continue
-            if (group := _group_size(line, devices)) == 1:
+            if (group := _group_size(one.line, devices)) == 1:
                 continue
-            instruction, shape, opcode = match.groups()
-            size = _result_bytes(shape, kind, started=opcode != kind)
+            size = _result_bytes(one.shape, kind, started=one.opcode != kind)
             size *= group if kind == "reduce-scatter" else 1
             runs = times.get(name, 1)
             sent = runs * size * _sent_share(kind, group)
             new = Collectives(kind, runs, runs * size, sent)
-            channel = re.search(r"channel_id=(\d+)", line)
-            source = re.search(r'op_name="([^"]*)"', line)
-            same = (channel and channel[1], shape.split("{")[0], source and source[1])
-            key = (kind, *(same if channel else (name, instruction)))
-            operations[key] = max(operations.get(key, new), new, key=lambda one: one.bytes)
+            channel = one.attribute("channel_id")
+            same = (channel, one.shape.split("{")[0], one.attribute("op_name"))
+            key = (kind, *(same if channel else (name, one.name)))
+            operations[key] = max(operations.get(key, new), new, key=lambda found: found.bytes)
     sums = []
     for kind in KINDS:
         if ones := [one for one in operations.values() if one.kind == kind]:
@@ -91,25 +89,7 @@ def _sent_share(kind: str, group: int) -> float:
     return (2 if kind == "all-reduce" else 1) * (group - 1) / group
 
 
-def _computations(hlo: str) -> dict[str, list[str]]:
-    """Lines of every computation; the entry's are under ""."""
-    found: dict[str, list[str]] = {}
-    current: list[str] | None = None
-    for line in hlo.splitlines():
-        if current is None:
-            # Result shapes hold braces and equal signs, so only the name is read.
-            if line.endswith("{") and not line.startswith((" ", "HloModule")):
-                entry = line.startswith("ENTRY ")
-                match = _NAME.match(line.removeprefix("ENTRY "))
-                current = found.setdefault("" if entry or match is None else match.group(1), [])
-        elif line.startswith("}"):
-            current = None
-        else:
-            current.append(line)
-    return found
-
-
-def _times(computations: Mapping[str, list[str]]) -> dict[str, int]:
+def _times(computations: Mapping[str, list[Instruction]]) -> dict[str, int]:
     """How often each computation runs in a run of the program."""
     times: dict[str, int] = {}
 
@@ -117,28 +97,25 @@ def _times(computations: Mapping[str, list[str]]) -> dict[str, int]:
         if runs <= times.get(name, 0):
             return
         times[name] = runs
-        for line in computations[name]:
-            loop = " while(" in line
-            trips = _trips(line, computations) if loop else 1
-            for called in _CALLS.findall(line):
+        for one in computations[name]:
+            trips = _trips(one, computations) if one.opcode == "while" else 1
+            for called in _CALLS.findall(one.line):
                 for inner in _NAME.findall(called):
                     if inner in computations:
                         visit(inner, runs * trips)
 
-    if "" in computations:
-        visit("", 1)
+    if ENTRY in computations:
+        visit(ENTRY, 1)
     return times
 
 
-def _trips(line: str, computations: Mapping[str, list[str]]) -> int:
+def _trips(loop: Instruction, computations: Mapping[str, list[Instruction]]) -> int:
     """Trips of a loop: what the compiler says, or the bound that its condition counts up to."""
-    known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-    if known:
-        return int(known.group(1))
-    condition = re.search(r"condition=%?([\w.\-]+)", line)
-    lines = computations.get(condition.group(1), []) if condition else []
-    bounds = [re.search(r"= s\d+\[\]\S* constant\((\d+)\)", other) for other in lines]
-    numbers = [int(bound.group(1)) for bound in bounds if bound]
+    if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.line):
+        return int(known[1])
+    condition = computations.get(loop.attribute("condition"), [])
+    bounds = [re.search(r"= s\d+\[\]\S* constant\((\d+)\)", one.line) for one in condition]
+    numbers = [int(bound[1]) for bound in bounds if bound]
     return max(numbers[0], 1) if len(numbers) == 1 else 1
 
 

@@ -1,15 +1,12 @@
-"""What a compiler says of a program: memory, FLOPs, bytes and collectives; kept on disk."""
+"""What a compiler says of a program: memory, FLOPs, bytes and collectives."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,11 +14,8 @@ from absl import logging
 from tqdm import tqdm
 
 from tcl_jax.errors import RunError
-from tcl_jax.files import short_hash, write_json
 from tcl_jax.plan.collectives import Collectives, collectives
 
-FORMAT_VERSION = 2
-"""Of the records on disk."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _BYTES = r"([\d.]+)([KMGT]?)i?B?"
 _TOO_LARGE = (
@@ -64,41 +58,16 @@ class Compiled:
         return self.arguments + self.outputs - self.aliased + self.temporary + self.program
 
 
-def compile_program(
-    traced: jax.stages.Traced,
-    devices: list[jax.Device],
-    topology: str,
-    *,
-    name: str = "",
-    cache: Path | None = None,
-) -> Compiled:
-    """Compiles a program, or takes what is on record of it.
-
-    Args:
-        traced: the program.
-        devices: that it is for.
-        topology: their name; part of the record's key.
-        name: of the program, for who waits.
-        cache: folder of the records, None for none.
+def compile_program(traced: jax.stages.Traced, devices: int, name: str) -> Compiled:
+    """Compiles a program for so many devices; `name` tells the user what they wait for.
 
     Raises:
         RunError: if the compiler fails for another reason than memory.
     """
-    lowered = traced.lower()
-    path = None
-    if cache is not None:
-        key = [FORMAT_VERSION, lowered.as_text(), topology, devices[0].device_kind, *_versions()]
-        path = cache / f"{short_hash(key)}.json"
-        if (known := _read(path)) is not None:
-            return known
     try:
-        result = _report(_compile(lowered, f"{topology}, {name}"), len(devices))
+        return _report(_compile(traced.lower(), name), devices)
     except jax.errors.JaxRuntimeError as error:
-        result = _too_large(error)
-    if path is not None:
-        with contextlib.suppress(OSError):  # a record only saves time
-            write_json(path, dataclasses.asdict(result))
-    return result
+        return _too_large(error)
 
 
 def _compile(lowered: jax.stages.Lowered, name: str) -> jax.stages.Compiled:
@@ -142,21 +111,3 @@ def _too_large(error: jax.errors.JaxRuntimeError) -> Compiled:
     if match := next((m for pattern in _TOO_LARGE if (m := pattern.search(text))), None):
         needed, available = (float(match[i]) * _UNITS[match[i + 1]] for i in (1, 3))
     return Compiled(needed=needed, available=available, problem=text.splitlines()[0])
-
-
-def _read(path: Path) -> Compiled | None:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["exchanged"] is not None:
-            fields["exchanged"] = tuple(Collectives(**kind) for kind in fields["exchanged"])
-        return Compiled(**fields)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _versions() -> list[str]:
-    found = []
-    for name in ("jax", "jaxlib", "libtpu"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
-    return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -18,18 +16,12 @@ from tcl_jax.plan.compiled import Compiled, compile_program
 from tcl_jax.plan.evaluation_program import trace_evaluation
 from tcl_jax.plan.topologies import topology_devices
 from tcl_jax.plan.traced_flops import traced_flops
-from tcl_jax.plan.training_program import PHASES, Program, training_program
+from tcl_jax.plan.training_program import Program, training_program
 from tcl_jax.training.build import Experiment, abstract_experiment, build_adamw
 from tcl_jax.training.chips import Chip, chip_of
 from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.state import create_state
-
-GRAIN = 8
-"""Step of the search for the largest batch, in images a chip; 1 below 16 images."""
-FREE = 0.98
-"""Share of a chip's memory, about, that the compiler lets a program use."""
-MAX_TRIES = 4
-"""Guesses of the largest batch that are compiled, at most."""
+from tcl_jax.training.step import PHASES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +29,7 @@ class PlannedStep:
     """One program of a run on one of the chips.
 
     Attributes:
-        name: a key of `PHASES`, or "evaluation".
+        name: "phase 1", "phase 2" or "evaluation".
         title: what it does.
         rows: images (windows, if it evaluates) on one chip.
         chips: that do this at the same time.
@@ -129,8 +121,6 @@ class Plan:
         batch: the global batch.
         steps: the two phases (or the one that the run has) and the evaluation, if any.
         samples: pairs that each phase sees in the whole run, by the name of the phase.
-        largest: images a chip of the largest batch that fits; None if it was not looked for, 0 if
-            not even the smallest does.
     """
 
     topology: str
@@ -140,7 +130,6 @@ class Plan:
     batch: int
     steps: tuple[PlannedStep, ...]
     samples: dict[str, float]
-    largest: int | None = None
 
     @property
     def training(self) -> list[PlannedStep]:
@@ -163,10 +152,7 @@ class Plan:
 def make_plan(
     config: ConfigDict,
     topology: str,
-    *,
     batch_per_chip: int | None = None,
-    largest: bool = False,
-    cache: Path | None = None,
 ) -> Plan:
     """Compiles a run's programs for a topology and adds up what they need.
 
@@ -174,8 +160,6 @@ def make_plan(
         config: as in configs/tcl.py, already checked; its weights and data are not looked at.
         topology: see `topology_devices`.
         batch_per_chip: instead of the config's global batch.
-        largest: also look for the largest batch that fits, by compiling a few more.
-        cache: folder where the compiler's reports are kept.
 
     Raises:
         InputError: if the topology is unknown, or the batch does not divide over it.
@@ -190,7 +174,7 @@ def make_plan(
 
     def plan_step(program: Program) -> PlannedStep:
         on, title, label = program.devices, program.title, program.name
-        if program.name in PHASES:
+        if program.name in samples:
             chips, resident = len(on), 0
             label += f" at {program.rows // len(on)} a chip"
         else:
@@ -204,45 +188,31 @@ def make_plan(
             rows=program.rows / len(on),
             chips=chips,
             chip=chip,
-            compiled=compile_program(program.traced, on, topology, name=label, cache=cache),
+            compiled=compile_program(program.traced, len(on), f"{topology}, {label}"),
             resident=resident,
             parts=program.parts,
             executed=traced_flops(program.traced.jaxpr, on[0].platform) / len(on),
         )
 
-    def plan_training(name: str, rows: int) -> PlannedStep:
-        sized = with_batch(config, rows * mesh.size)
-        return plan_step(training_program(sized, experiment, mesh, name))
-
     evaluation = trace_evaluation(config, experiment, devices)  # first, as it may find mistakes
-    steps = [plan_training(name, batch // mesh.size) for name in samples]
+    steps = [
+        plan_step(training_program(config, experiment, mesh, phase))
+        for phase in PHASES
+        if f"phase {phase}" in samples
+    ]
     if evaluation is not None:
         steps.append(plan_step(evaluation))
-    found = None
-    if largest and chip.memory is not None:
-        worst = max(steps[: len(samples)], key=lambda step: (step.peak is None, step.peak or 0))
-
-        def peak(rows: int) -> int | None:
-            step = worst if rows == worst.rows else plan_training(worst.name, rows)
-            return step.peak if step.fits else None
-
-        found = largest_batch(
-            peak,
-            int(FREE * chip.memory),
-            batch // mesh.size,
-            multiple=config.train.accumulation_steps,
-        )
     kind = devices[0].device_kind
-    return Plan(topology, kind, len(devices), chip, batch, tuple(steps), samples, found)
+    return Plan(topology, kind, len(devices), chip, batch, tuple(steps), samples)
 
 
 def samples_of_phases(config: ConfigDict) -> dict[str, float]:
     """Pairs of each phase of a run, by its name; a phase that it does not have is not there."""
     updates = number_of_updates(config)
     first = min(config.train.backbone_from_step, updates)
-    counts = dict(zip(PHASES, (first, updates - first), strict=True))
+    counts = zip(PHASES, (first, updates - first), strict=True)
     size = config.train.global_batch_size
-    return {name: float(count * size) for name, count in counts.items() if count}
+    return {f"phase {phase}": float(count * size) for phase, count in counts if count}
 
 
 def with_batch(config: ConfigDict, size: int) -> ConfigDict:
@@ -251,62 +221,6 @@ def with_batch(config: ConfigDict, size: int) -> ConfigDict:
     with other.unlocked():
         other.train.global_batch_size = size
     return other
-
-
-def largest_batch(
-    peak: Callable[[int], int | None], memory: int, first: int, *, multiple: int = 1
-) -> int:
-    """The largest batch that fits, found by compiling few sizes.
-
-    Memory grows almost linearly with the batch, so the line through two sizes gives the next guess.
-    The result did compile. It is at most `GRAIN` images a chip below the true limit, unless
-    `MAX_TRIES` ended the search.
-
-    Args:
-        peak: bytes of a chip with so many images, None if they do not fit.
-        memory: of the chip.
-        first: size to begin with.
-        multiple: batches are multiples of it.
-
-    Returns:
-        Images a chip; 0 if not even `multiple` fit.
-    """
-    tried: dict[int, int | None] = {}
-
-    def fits(size: int) -> bool:
-        if size not in tried:
-            tried[size] = peak(size)
-        return tried[size] is not None
-
-    size = first
-    while not fits(size):
-        size = size // 2 // multiple * multiple
-        if size < multiple:
-            return 0
-    fits(max(size // 2 // multiple * multiple, multiple))
-    for _ in range(MAX_TRIES):
-        good = {size: value for size, value in tried.items() if value is not None}
-        low = max(good)
-        high = min((size for size, value in tried.items() if value is None), default=math.inf)
-        guess = _extrapolate(good, memory)
-        if guess >= high:
-            guess = (low + high) // 2
-        grain = multiple * (GRAIN if low >= 2 * GRAIN * multiple else 1)
-        guess = int(guess // grain * grain)
-        if guess <= low:
-            break
-        fits(guess)
-    return max(size for size, value in tried.items() if value is not None)
-
-
-def _extrapolate(good: Mapping[int, int], memory: int) -> float:
-    """The size at which the line through the two largest sizes reaches the memory."""
-    sizes = sorted(good)[-2:]
-    first, second = sizes[0], sizes[-1]
-    growth = good[second] - good[first]
-    if growth <= 0:
-        return 2 * second
-    return second + (memory - good[second]) * (second - first) / growth
 
 
 def _ratio(amount: float | None, rate: float | None) -> float | None:

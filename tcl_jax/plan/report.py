@@ -103,7 +103,7 @@ def page(plan: Plan) -> str:
 def table(plans: Sequence[Plan]) -> str:
     """Topologies side by side, a line each."""
     head = ("topology", "chips", "batch", "a chip", "GiB needed", "of", "fits", "bound by",
-            "images/s", "MFU", "days", "largest a chip")  # fmt: skip
+            "images/s", "MFU", "days")  # fmt: skip
     rows = [head, *(_cells(plan) for plan in plans)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -147,13 +147,6 @@ def _notes(plan: Plan) -> list[str]:
         parts = sorted(last.parts.items(), key=lambda part: -part[1])
         listed = ", ".join(f"{name} {flops / 1e9:.3g}" for name, flops in parts)
         lines.append(f"GFLOP of an image in {last.name}, by formula: {listed}")
-    if plan.largest is not None:
-        lines.append(
-            f"largest batch that compiles and fits: {plan.largest} images a chip, "
-            f"{plan.largest * plan.devices:,} in all"
-            if plan.largest
-            else "not even the smallest batch fits"
-        )
     if plan.days is not None:
         samples = sum(plan.samples.values())
         count = f"{samples / 1e6:.1f} M" if samples >= 1e5 else f"{samples:,.0f}"
@@ -176,7 +169,6 @@ def _cells(plan: Plan) -> tuple[str, ...]:
         _number(slowest.rows_per_second, digits=0),
         _share(slowest.mfu),
         _number(plan.days),
-        "not tried" if plan.largest is None else str(plan.largest),
     )
 
 

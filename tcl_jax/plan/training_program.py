@@ -15,10 +15,7 @@ from tcl_jax.models.flops import Parts
 from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
 from tcl_jax.training.build import Experiment, build_adamw, build_step
 from tcl_jax.training.state import create_state
-from tcl_jax.training.step import no_failure
-
-PHASES = {"phase 1": "head alone", "phase 2": "head and backbone"}
-"""What trains in each phase."""
+from tcl_jax.training.step import PHASES, no_failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Program:
     """One program of a run, traced.
 
     Attributes:
-        name: a key of `PHASES`, or "evaluation".
+        name: "phase 1", "phase 2" or "evaluation".
         title: what it does.
         traced: the program.
         devices: that it runs on; of an evaluation, those of one process.
@@ -42,29 +39,29 @@ class Program:
     parts: Parts
 
 
-def training_program(config: ConfigDict, experiment: Experiment, mesh: Mesh, name: str) -> Program:
+def training_program(config: ConfigDict, experiment: Experiment, mesh: Mesh, phase: int) -> Program:
     """The step of a phase, see `trace_step`."""
-    phase, size = [*PHASES].index(name), config.train.global_batch_size
+    size = config.train.global_batch_size
     return Program(
-        name=name,
-        title=PHASES[name],
+        name=f"phase {phase}",
+        title=f"{' and '.join(PHASES[phase])} trained",
         traced=trace_step(config, experiment, mesh, phase),
         devices=list(mesh.devices.flat),
         rows=size,
-        parts=experiment.objective.model.training_flops(size, phase == 1),
+        parts=experiment.objective.model.training_flops(size, phase == 2),
     )
 
 
 def trace_step(
     config: ConfigDict, experiment: Experiment, mesh: Mesh, phase: int
 ) -> jax.stages.Traced:
-    """The step of a phase (0 or 1) as `training.loop.train` makes it.
+    """The step of a phase as `training.loop.train` makes it.
 
     Args:
         config: as in configs/tcl.py; `train.global_batch_size` divides over the mesh.
         experiment: an abstract one.
         mesh: of the run.
-        phase: of `PhasedStep`.
+        phase: 1 or 2, of `training.step.PHASES`.
     """
     adamw = build_adamw(config)
     step = build_step(config, experiment.objective)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -14,8 +14,8 @@ from tcl_jax.training.objectives import Batch, LossOutput, Objective, with_keys
 from tcl_jax.training.optim import AdamW, Schedule, apply_updates, merge_groups, split_groups
 from tcl_jax.training.state import Failure, TrainState
 
-PHASES = (("head",), ("head", "backbone"))
-"""Groups of parameters that train in each phase."""
+PHASES: Mapping[int, tuple[str, ...]] = {1: ("head",), 2: ("head", "backbone")}
+"""Groups of parameters that train in each phase, counted from 1."""
 
 StepFn = Callable[
     [TrainState, Failure, Any, Batch, jax.Array],
@@ -187,9 +187,10 @@ class PhasedStep:
         accumulation_steps: int = 1,
     ) -> None:
         self._backbone_from_step = backbone_from_step
-        self._steps = tuple(
-            make_step(objective, adamw, schedule, groups, accumulation_steps) for groups in PHASES
-        )
+        self._steps = {
+            phase: make_step(objective, adamw, schedule, groups, accumulation_steps)
+            for phase, groups in PHASES.items()
+        }
         self._compiled: dict[int, jax.stages.Compiled] = {}
 
     def __call__(
@@ -202,7 +203,7 @@ class PhasedStep:
         key: jax.Array,
     ) -> tuple[TrainState, Failure, dict[str, jax.Array]]:
         """One update; state and failure record are donated."""
-        phase = int(step >= self._backbone_from_step)
+        phase = 2 if step >= self._backbone_from_step else 1
         arguments = (state, failure, frozen, batch, key)
         if phase not in self._compiled:
             self._compiled = {phase: self.trace(phase, *arguments).lower().compile()}
@@ -211,7 +212,7 @@ class PhasedStep:
     def trace(
         self, phase: int, state: TrainState, failure: Failure, *rest: Any
     ) -> jax.stages.Traced:
-        """The step of a phase (0 or 1) for arguments with these shapes, dtypes and shardings.
+        """The step of a phase of `PHASES` for arguments with these shapes, dtypes and shardings.
 
         Output shardings equal the inputs'; the metrics are replicated as the failure record is.
         """

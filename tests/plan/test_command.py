@@ -41,8 +41,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]
     folder = tmp_path_factory.mktemp("plan")
     file = folder / "out/plan.json"
     done = subprocess.run(
-        [sys.executable, "-m", "tcl_jax.plan", *FLAGS, "--topology=local", f"--json={file}",
-         f"--cache={folder / 'cache'}"],
+        [sys.executable, "-m", "tcl_jax.plan", *FLAGS, "--topology=local", f"--json={file}"],
         cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
         timeout=300,
     )  # fmt: skip
@@ -95,9 +94,9 @@ def test_tpus_are_compared_without_any(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     done = subprocess.run(
-        [sys.executable, "-m", "tcl_jax.plan", *FLAGS, "--compare=v5e:2x2,v4:2x2x1",
+        [sys.executable, "-m", "tcl_jax.plan", *FLAGS, "--topology=v5e:2x2,v4:2x2x1",
          "--batch_per_chip=2", "--config.eval.tasks=()", "--config.train.backbone_from_step=0",
-         f"--json={file}", "--cache=none"],
+         f"--json={file}"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -123,10 +122,9 @@ def test_tpus_are_compared_without_any(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "--config is needed"),
-        ([TCL], "--topology=NAME or --compare=A,B"),
-        ([TCL, "--topology=local", "--compare=local"], "--topology=NAME or --compare=A,B"),
+        ([TCL], "--topology"),
+        ([TCL, "--topology=,"], "--topology"),
         ([TCL, "--topology=local", "--batch_per_chip=0"], "--batch_per_chip=0"),
-        ([TCL, "--compare=,"], "--compare=','"),
         ([TCL, "--topolgy=local"], "topolgy"),
         ([TCL, "--topology=local", "--config.train.total_steps=0"], "train.total_steps=0"),
         ([TCL, "--topology=local", "--config.eval.tasks=('moon',)"], "eval.tasks has 'moon'"),

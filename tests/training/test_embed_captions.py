@@ -244,7 +244,7 @@ def losses(workdir: Path) -> dict[str, np.ndarray]:
 
 def step_flops(config: ConfigDict) -> float:
     experiment = abstract_experiment(config)
-    return traced_flops(trace_step(config, experiment, data_mesh(), phase=1).jaxpr)
+    return traced_flops(trace_step(config, experiment, data_mesh(), phase=2).jaxpr)
 
 
 def test_same_losses_without_the_text_tower(config_file: str, tmp_path: Path) -> None:
