@@ -96,7 +96,7 @@ def test_prepare_and_check(tmp_path: Path, said: Callable[..., str]) -> None:
                          (6, "coco_stuff   complete: COCO-Stuff 164k, val")):  # fmt: skip
         counts = ["  images     3 of 3", "  labels     3 of 3"]
         assert lines[start : start + 3] == [title, *counts]
-    assert "without a labelled pixel: they are 2 (100.0 %): all that counts is" in lines[3]
+    assert "without a labelled pixel: they are 2 (100.0 %): none is of" in lines[3]
 
 
 @pytest.mark.usefixtures("few")
