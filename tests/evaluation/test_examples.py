@@ -151,7 +151,7 @@ def test_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert index.examples[0].image.is_relative_to(tmp_path / "photos")
     index = list_examples(benchmark, "nowhere", overrides={**overrides, "list": "some.txt"})
     assert keys(index) == ["town/city_000001"]
-    with pytest.raises(InputError, match=r"has \{name\}"):
+    with pytest.raises(InputError, match=r"\{name\}"):
         list_examples(benchmark, "nowhere", overrides={"images": "{name}.jpg"})
     with pytest.raises(InputError, match="lables cannot be overridden; images, labels and list"):
         list_examples(benchmark, "nowhere", overrides={"lables": "elsewhere"})
@@ -215,7 +215,7 @@ def test_a_folder_with_everything_wrong_gives_one_list(own: Benchmark, tmp_path:
     text = describe_problems((*index.problems, *found))
     assert text.index("same key twice (cannot") < text.index("damaged image, 2 times (cannot")
     assert text.index("wrong label values") < text.index("\nlabel without image: ")
-    for part in ("Ask Ann.", f"{tmp_path}/photos/{{key}}.webp", "41 x 30", "values 9 (1200 pix"):
+    for part in ("Ask Ann.", f"{tmp_path}/photos/{{key}}.webp", "41 x 30", "label values 9;"):
         assert part in text
 
 

@@ -80,7 +80,3 @@ def test_values_of_a_file_of_classes(tmp_path: Path) -> None:
     names.write_text("__ignore__\n_background_\ncat\ndog\n")
     labelme = custom_benchmark("i", "l", names)
     assert labelme == custom_benchmark("i", "l", ["cat", "dog"], background=True)
-    with pytest.raises(InputError, match="ignore = 255 is the label value of a class"):
-        custom_benchmark("i", "l", ["a", "b"], values=[0, 255], ignore=255)
-    with pytest.raises(InputError, match=r"values is \[0, 0\]"):
-        custom_benchmark("i", "l", ["a", "b"], values=[0, 0])
