@@ -117,18 +117,6 @@ def test_damaged_orientation_is_ignored() -> None:
     assert decode(encode(Image.new("RGB", (16, 8)), "JPEG", exif=exif)).shape == (8, 16, 3)
 
 
-def test_large_images_are_read_in_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = picture(50, 31)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    half = np.dstack([image, np.full(image.shape[:2], 128, np.uint8)])
-    Image.fromarray(half).save(tmp_path / "a.png", exif=exif)
-    whole = read_image(tmp_path / "a.png")
-    monkeypatch.setattr(images, "_BAND_PIXELS", 31 * 7)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), whole)
-    np.testing.assert_array_equal(as_rgb(half), np.rot90(whole, 1))
-
-
 def test_deep_grey_files(tmp_path: Path) -> None:
     expected = np.array([[0, 1, 128, 255]], np.uint8)
     deep = np.array([[0, 257, 32768, 65535]])
@@ -144,8 +132,7 @@ def test_deep_grey_files(tmp_path: Path) -> None:
     bad = {
         "0 to 255": np.array([[0, 255]], np.float32),
         "to 70000": np.array([[0, 70000]], np.int32),
-        "-1 to": np.array([[-1, 1]], np.float32),
-        "not finite": np.array([[0, np.nan, 1]], np.float32),
+        "from nan": np.array([[0, np.nan, 1]], np.float32),
     }
     for message, pixels in bad.items():
         Image.fromarray(pixels).save(tmp_path / "bad.tif")
@@ -179,7 +166,7 @@ def test_tiff_of_float_rgb(tmp_path: Path) -> None:
         data = cv2.imencode(".tif", (image[..., ::-1] / 255).astype(kind))[1].tobytes()
         np.testing.assert_array_equal(decode(data), image)
     (tmp_path / "wide.tif").write_bytes(cv2.imencode(".tif", image.astype(np.float32))[1].tobytes())
-    with pytest.raises(ImageDecodeError, match=r"wide\.tif.*31 x 24.*looks like 0 to 255"):
+    with pytest.raises(ImageDecodeError, match=r"wide\.tif.*31 x 24.*by 255"):
         read_image(tmp_path / "wide.tif")
     with pytest.raises(ImageDecodeError, match="TIFF"):
         decode(data[:-400])
@@ -240,13 +227,9 @@ def test_heic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_readers", lambda: readers)
     # What phones write begins so; without a reader no more is looked at.
     data = bytes.fromhex("0000001866747970") + b"mif1\0\0\0\0mif1heic" + bytes(100)
-    for name, message in {
-        "a.HEIC": "it is HEIC; ",
-        "b.jpg": "it is HEIC under the name .jpg; ",
-    }.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(ImageDecodeError, match=f"{message}install pillow-heif"):
-            read_image(tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes(data)
+    with pytest.raises(ImageDecodeError, match="HEIC; install pillow-heif"):
+        read_image(tmp_path / "b.jpg")
 
 
 # ---------------------------------------------------------------------------- files that are none
@@ -429,17 +412,15 @@ def test_alpha_is_laid_over_white_alike_in_every_form(tmp_path: Path) -> None:
     ("array", "message"),
     [
         (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\).*np\.moveaxis"),
-        (np.zeros((1, 8, 8, 3), np.uint8), "one image at a time"),
+        (np.zeros((1, 8, 8, 3), np.uint8), r"shape \(1, 8, 8, 3\)"),
         (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\)"),
         (np.zeros((0, 8, 3), np.uint8), "not empty"),
-        (np.zeros(5, np.uint8), r"shape \(5,\)"),
         (np.zeros((8, 8, 3), np.int64), "int64.*astype"),
         (np.full((8, 8, 3), "x"), "<U1"),
-        (np.full((8, 8, 3), 200.0), "looks like 0 to 255: divide"),
+        (np.full((8, 8, 3), 200.0), "from 200 to 200.*by 255"),
         (np.full((8, 8, 3), -2.1), "a mean was subtracted"),
-        (np.full((8, 8, 3), 1e4), "from 10000 to 10000.*black is 0"),
-        (np.full((8, 8, 3), np.nan), "not finite"),
-        (np.array([[0.5, np.inf]]), "not finite"),
+        (np.full((8, 8, 3), np.nan), "from nan"),
+        (np.array([[0.5, np.inf]]), "to inf"),
         (np.array([[1.1, 0.0]], np.float32), r"must be in \[0, 1\]"),
     ],
 )
