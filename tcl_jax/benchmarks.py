@@ -85,13 +85,10 @@ def prepare(flags: argparse.Namespace) -> None:
         raise InputError(f"--threads={flags.threads} must be 1 or more")
     plans: list[Plan] = []
     for benchmark in load(flags.names, flags.split):
-        name = f"{benchmark.name} {benchmark.split}"
-        if not needs_preparation(benchmark):
-            print(f"{name}: nothing to prepare, its labels are published")
-        elif (plan := find_plan(benchmark, flags)) is None:
-            print(f"{name}: nothing to prepare, all labels are there")
-        else:
+        if needs_preparation(benchmark) and (plan := find_plan(benchmark, flags)) is not None:
             plans.append(plan)
+        else:
+            print(f"{benchmark.name} {benchmark.split}: nothing to prepare, its labels are there")
     wrong = []
     for plan in plans:
         name = f"{plan.benchmark.name} {plan.benchmark.split}"
@@ -100,10 +97,9 @@ def prepare(flags: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             print(f"{name}: the same command goes on from here", file=sys.stderr)
             raise
-        there = done.made + done.kept
         print(
-            f"{name}: {there} of {plan.expected} labels are there, {done.kept} of them before, in "
-            f"{plan.folder}"
+            f"{name}: {done.made + done.kept} of {plan.expected} labels are there, {done.kept} of "
+            f"them before, in {plan.folder}"
         )
         if plan.image_list is not None:
             path, keys = plan.image_list
