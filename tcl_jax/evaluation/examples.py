@@ -70,7 +70,7 @@ class DatasetIndex:
     """What there is of a benchmark on disk.
 
     Attributes:
-        benchmark, root: what was looked for, and where.
+        benchmark: what was looked for.
         paths: where its files are expected.
         examples: images that have their labels.
         problems: what is missing, ambiguous, or belongs to nothing.
@@ -80,7 +80,6 @@ class DatasetIndex:
     """
 
     benchmark: Benchmark
-    root: Path
     paths: Paths
     examples: tuple[Example, ...]
     problems: tuple[Problem, ...]
@@ -119,17 +118,14 @@ def resolve_paths(
             "images, labels and list can"
         )
     places: dict[str, str] = {}
-    for key, pattern in (
-        ("images", benchmark.images),
-        ("labels", benchmark.labels),
-        ("list", benchmark.list),
-    ):
+    folder = benchmark.folders.get(benchmark.split, benchmark.split)
+    for key in ("images", "labels", "list"):
+        pattern = getattr(benchmark, key)
         if given := (overrides or {}).get(key):
-            file = split_pattern(pattern)[1] if pattern and key != "list" else None
+            file = None if key == "list" else split_pattern(pattern)[1]
             source = f"benchmark {benchmark.name!r}"
             pattern = complete_pattern(given, key, source, below=Path.cwd(), file=file)
         if pattern is not None:
-            folder = benchmark.folders.get(benchmark.split, benchmark.split)
             places[key] = os.path.abspath(below(root, pattern.replace("{split}", folder)))
     if places["images"] == places["labels"]:
         raise InputError(
@@ -207,7 +203,6 @@ def list_examples(
         problems.append(Problem("no images", where, f"{why}. {hint}".strip(), True))
     return DatasetIndex(
         benchmark=benchmark,
-        root=Path(root),
         paths=paths,
         examples=tuple(examples),
         problems=tuple(problems),
