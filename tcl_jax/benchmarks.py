@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tcl_jax.evaluation.benchmark import Benchmark
     from tcl_jax.evaluation.prepare import Plan
 
+_SHOWN_FAILURES = 50
+
 
 def parser() -> argparse.ArgumentParser:
     """The sub-commands and their flags."""
@@ -77,19 +79,16 @@ def check(flags: argparse.Namespace) -> None:
 
 def prepare(flags: argparse.Namespace) -> None:
     """`prepare`."""
-    from tcl_jax.evaluation.prepare import SHOWN_FAILURES, make_labels, needs_preparation
+    from tcl_jax.evaluation.prepare import make_labels, needs_preparation
 
     if flags.threads < 1:
         raise InputError(f"--threads={flags.threads} must be 1 or more")
     plans: list[Plan] = []
     for benchmark in load(flags.names, flags.split):
-        name = f"{benchmark.name} {benchmark.split}"
-        if not needs_preparation(benchmark):
-            print(f"{name}: nothing to prepare, its labels are published")
-        elif (plan := find_plan(benchmark, flags)) is None:
-            print(f"{name}: nothing to prepare, all labels are there")
-        else:
+        if needs_preparation(benchmark) and (plan := find_plan(benchmark, flags)) is not None:
             plans.append(plan)
+        else:
+            print(f"{benchmark.name} {benchmark.split}: nothing to prepare, its labels are there")
     wrong = []
     for plan in plans:
         name = f"{plan.benchmark.name} {plan.benchmark.split}"
@@ -98,9 +97,10 @@ def prepare(flags: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             print(f"{name}: the same command goes on from here", file=sys.stderr)
             raise
-        there = done.made + done.kept
-        before = f", {done.kept} of them before" if done.kept else ""
-        print(f"{name}: {there} of {plan.expected} labels are there{before}, in {plan.folder}")
+        print(
+            f"{name}: {done.made + done.kept} of {plan.expected} labels are there, {done.kept} of "
+            f"them before, in {plan.folder}"
+        )
         if plan.image_list is not None:
             path, keys = plan.image_list
             print(
@@ -108,10 +108,12 @@ def prepare(flags: argparse.Namespace) -> None:
                 "mmsegmentation's, made of trainval_merged.json, has "
                 f"{plan.benchmark.splits[plan.benchmark.split]}: if you have it, put it there"
             )
+        for message in done.failed[:_SHOWN_FAILURES]:
+            print(f"failed: {message}", file=sys.stderr)
         if done.failed:
-            few = len(done.failed) <= SHOWN_FAILURES
-            shown = "see" if few else f"the first {SHOWN_FAILURES} are"
-            wrong.append(f"{name}: {len(done.failed)} could not be made, {shown} above")
+            wrong.append(
+                f"{name}: {len(done.failed)} could not be made, of which the first are above"
+            )
         if len(plan.sources) != plan.expected:
             wrong.append(
                 f"{name}: {len(plan.sources)} sources are there, and {plan.expected} should be"

@@ -77,15 +77,15 @@ def test_prepare_and_check(tmp_path: Path, said: Callable[..., str]) -> None:
     data, both = f"--data={tmp_path}", ("coco_object", "coco_stuff")
     out = said("check", data, *both, error="2 of 2 are incomplete")
     for name in both:
-        command = f"python -m tcl_jax.benchmarks prepare {name} {data}"
+        command = f"`python -m tcl_jax.benchmarks prepare {name}`"
         assert re.search(rf"^{name} +incomplete: ", out, re.MULTILINE)
-        assert re.search(rf"^  to do +{re.escape(command)}$", out, re.MULTILINE)
+        assert re.search(rf"^  to do .*{re.escape(command)}", out, re.MULTILINE)
     assert "  images     3 of 3\n  labels     0 of 3\n  missing label, 3 times" in out
 
     assert said("prepare", data, "coco_object", "voc", "coco_stuff").splitlines() == [
-        "voc val: nothing to prepare, its labels are published",
-        f"coco_object val: 3 of 3 labels are there, in {folder}",
-        f"coco_stuff val: 3 of 3 labels are there, in {folder}",
+        "voc val: nothing to prepare, its labels are there",
+        f"coco_object val: 3 of 3 labels are there, 0 of them before, in {folder}",
+        f"coco_stuff val: 3 of 3 labels are there, 0 of them before, in {folder}",
     ]
     (folder / "2_labelTrainIds.png").unlink()
     out = said("prepare", data, "coco_stuff", "--threads=1")
@@ -96,7 +96,7 @@ def test_prepare_and_check(tmp_path: Path, said: Callable[..., str]) -> None:
                          (6, "coco_stuff   complete: COCO-Stuff 164k, val")):  # fmt: skip
         counts = ["  images     3 of 3", "  labels     3 of 3"]
         assert lines[start : start + 3] == [title, *counts]
-    assert "without a labelled pixel: they are 2 (100.0 %): all that counts is" in lines[3]
+    assert "without a labelled pixel: they are 2 (100.0 %): none is of" in lines[3]
 
 
 @pytest.mark.usefixtures("few")
@@ -108,7 +108,7 @@ def test_what_prepare_cannot_make(
     out = said(*prepare, error="coco_stuff val: 2 sources are there, and 3 should be")
     assert "2 of 3 labels are there" in out
     labels(folder, *map(str, range(3, 63)), value=90)
-    with pytest.raises(RunError, match="60 could not be made, the first 50 are above"):
+    with pytest.raises(RunError, match="60 could not be made"):
         benchmarks.run([*prepare])
     heard = capsys.readouterr()
     assert "2 of 3 labels are there, 2 of them before" in heard.out
@@ -132,22 +132,22 @@ def test_prepare_context(
     out = said("check", data, "context", error="incomplete")
     assert "  images     5 of 3\n" in out
     assert f"  missing list (cannot be scored):\n    {listed}\n" in out
-    assert f"  to do      python -m tcl_jax.benchmarks prepare context {data}" in out
-    made = f"val: 4 of 4 labels are there, in {home}/SegmentationClassContext"
+    assert "`python -m tcl_jax.benchmarks prepare context`" in out
+    made = f"val: 4 of 4 labels are there, 0 of them before, in {home}/SegmentationClassContext"
     assert said("prepare", data, "context").splitlines() == [
         f"context {made}",
         f"the list {listed} is that of PASCAL VOC 2010 with 4 images; mmsegmentation's, made of "
         "trainval_merged.json, has 3: if you have it, put it there",
     ]
     out = said("prepare", data, "context59")
-    assert out == f"context59 {made.replace('there,', 'there, 4 of them before,')}\n"
+    assert out == f"context59 {made.replace('0 of them', '4 of them')}\n"
     out = said("check", data, "context", "context59", "--deep")
     assert out.count("complete: ") == 2 and out.count("images     4 of 4") == 2
     assert out.count("image count: 4 of 3 images are there") == 2
     for path in (home / "trainval").iterdir():
         path.unlink()
     out = said("prepare", data, "context")
-    assert out == "context val: nothing to prepare, all labels are there\n"
+    assert out == "context val: nothing to prepare, its labels are there\n"
 
 
 @pytest.mark.usefixtures("few")
@@ -157,10 +157,8 @@ def test_all_splits(tmp_path: Path, said: Callable[..., str]) -> None:
         labels(city, *(f"ulm_00000{i}_000019_gtFine_labelIds" for i in range(3)), value=7)
     out = said("prepare", f"--data={tmp_path}", "cityscapes", "--split=all")
     assert "cityscapes val: 3 of 3" in out and "cityscapes train: 3 of 3" in out
-    for more, splits in (("folders = {val = 'one', train = 'two'}", ["val", "train"]),
-                         ("", ["val"])):  # fmt: skip
-        path = own(tmp_path, more)
-        assert [each.split for each in benchmarks.load([str(path)], "all")] == splits
+    path = own(tmp_path, "folders = {val = 'one', train = 'two'}")
+    assert [each.split for each in benchmarks.load([str(path)], "all")] == ["val", "train"]
     flags = ("cityscapes", "--split=train")
     out = said("check", f"--data={tmp_path}", *flags, error="incomplete")
     assert out.startswith("cityscapes   incomplete: Cityscapes, train\n")
@@ -172,7 +170,7 @@ def test_all_splits(tmp_path: Path, said: Callable[..., str]) -> None:
     ("arguments", "why"),
     [
         (["prepare", "vox"], "'vox' is not known; choose one of voc, context"),
-        (["check", "my.toml"], r"'my\.toml' cannot be read"),
+        (["check", "my.toml"], r"my\.toml' is not a TOML file that can"),
         (["prepare", "voc", "--split=test"], "no split 'test'"),
         (["prepare", "coco_stuff", "--threads=0"], "--threads=0 must be"),
         (["prepare", "coco_stuff", "--data=nowhere"], "nowhere/coco_stuff164k/annotations/val2017"),

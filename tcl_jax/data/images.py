@@ -1,8 +1,4 @@
-"""Images of every usual kind as RGB: encoded bytes, files, arrays and Pillow images.
-
-Nothing here holds more than about twice the result's bytes beside it: large images are converted
-some rows at a time.
-"""
+"""Images of every usual kind as RGB: encoded bytes, files, arrays and Pillow images."""
 
 from __future__ import annotations
 
@@ -18,7 +14,6 @@ from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin
 
 from tcl_jax.data.exif import exif_turn
-from tcl_jax.data.image_values import as_uint8, check_values
 from tcl_jax.errors import InputError, machine_fault, raise_machine_fault
 from tcl_jax.files import user_path
 
@@ -35,7 +30,8 @@ HEIF takes pillow-heif or pi-heif; readers that would start other programs (EPS)
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
 _File: TypeAlias = io.BytesIO | io.BufferedReader
 
-_BAND_PIXELS = 1 << 22
+# Rounding in resizing and colour conversions leaves floats this little outside of [0, 1].
+_FLOAT_SLACK = 1e-3
 # All of a PNG that makes the picture. Pillow reads the rest, too, and refuses much text in it.
 _PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 # Tags of a TIFF: width and height, and how its samples lie.
@@ -118,7 +114,7 @@ def open_file(
             if not file.read(1):
                 raise ImageDecodeError("the file is empty")
             file.seek(0)
-            with _open(file, max_pixels, suffix=path.suffix) as image:
+            with _open(file, max_pixels) as image:
                 yield image
     except ImageDecodeError as error:
         raise type(error)(f"{path}: {error}") from error.__cause__
@@ -193,7 +189,7 @@ def _readers() -> dict[str, tuple[Callable[..., Image.Image], Callable[[bytes], 
     return {name: Image.OPEN[name] for name in FORMATS if name in Image.OPEN}  # type: ignore[misc]
 
 
-def _open(file: _File, max_pixels: int | None = None, *, suffix: str = "") -> Image.Image:
+def _open(file: _File, max_pixels: int | None = None) -> Image.Image:
     """Reads a header; unlike `Image.open`, it tells why the format's own reader refuses it."""
     limit = MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS)
     head = file.read(64)
@@ -216,10 +212,8 @@ def _open(file: _File, max_pixels: int | None = None, *, suffix: str = "") -> Im
                 continue  # AVIF and HEIC begin alike
         _check_size(image.width, image.height, limit)
         return image
-    if "HEIF" not in _readers() and _is_heic(head):
-        usual = suffix.lower() in ("", ".heic", ".heif", ".hif")
-        named = "" if usual else f" under the name {suffix}"
-        reason = f"it is HEIC{named}; install pillow-heif to have it read, or save it as JPEG"
+    if "HEIF" not in _readers() and head[4:8] == b"ftyp" and b"avi" not in head:
+        reason = "it looks like HEIC; install pillow-heif to have it read, or save it as JPEG"
     elif not reason:
         size, known = file.seek(0, os.SEEK_END), ", ".join(FORMATS)
         reason = f"{size} bytes beginning {head[:8]!r} are no image of a known format: {known}"
@@ -273,14 +267,6 @@ def _open_deep_tiff(file: _File, head: bytes, limit: int) -> Image.Image | None:
         raise ImageDecodeError(f"a TIFF of {width} x {height} pixels: {error}") from error
 
 
-def _is_heic(head: bytes) -> bool:
-    """Whether a file that no reader takes lists a brand of HEIC in its first box."""
-    size = min(int.from_bytes(head[:4], "big"), len(head))
-    brands = {head[i : i + 3] for i in range(8, size, 4)}
-    known = not brands.isdisjoint((b"hei", b"hev", b"mif", b"msf"))
-    return head[4:8] == b"ftyp" and known and b"avi" not in brands  # AVIF lists mif1, too
-
-
 def _check_size(width: int, height: int, limit: int) -> None:
     if width * height > limit:
         raise ImageTooLargeError(
@@ -302,17 +288,10 @@ def _check_planes(tags: Mapping[int, Any]) -> None:
 
 
 def _load(image: Image.Image) -> None:
-    """Decodes, and checks the values of kinds that have no fixed range."""
+    """Decodes the pixels of an opened image."""
     _check_planes(getattr(image, "tag_v2", {}))
     try:
         image.load()
-        if image.mode in ("I", "F"):
-            low, high = image.getextrema()
-            limit = 65535 if image.mode == "I" else 1.0
-            if low < 0 or high > limit:  # type: ignore[operator]
-                raise ValueError(
-                    f"grey values from {low:.6g} to {high:.6g}; scale them to [0, {limit:.6g}]"
-                )
     except Exception as error:
         if machine_fault(error):
             raise
@@ -325,29 +304,20 @@ def _load(image: Image.Image) -> None:
 def _upright(image: Image.Image) -> Rgb:
     _load(image)
     # Only now: Pillow has turned a TIFF by itself, and a PNG may have its EXIF data at its end.
-    turn = exif_turn(image)
-    width, height = image.size
-    upright = np.empty((*((width, height) if turn.swap else (height, width)), 3), np.uint8)
-    stored = turn.stored_view(upright)
-    rows = max(_BAND_PIXELS // width, 1)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        part = image if rows >= height else image.crop((0, top, width, bottom))
-        stored[top:bottom] = np.asarray(_to_rgb(part))
-    return upright
+    return exif_turn(image).apply(np.array(_to_rgb(image)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image, or some of its rows, as RGB."""
+    """A decoded image as RGB."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     try:
         if image.mode.startswith("I") or image.mode == "F":
-            unit = 257 if image.mode.startswith("I") else 1 / 255
-            grey = np.rint(np.asarray(image).astype(np.float32) / unit)
-            if not np.isfinite(grey).all():
-                raise ValueError("it has values that are not finite")
-            return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+            grey = np.asarray(image)
+            if image.mode == "I" and not 0 <= grey.min() <= grey.max() <= 65535:
+                raise ValueError(f"grey values from {grey.min()} to {grey.max()}, not 0 to 65535")
+            grey = _as_uint8(grey if image.mode == "F" else grey.astype(np.uint16))
+            return Image.fromarray(grey).convert("RGB")
         if image.has_transparency_data:
             image = image.convert("LA") if image.mode == "La" else image
             image = image.convert("RGBA")
@@ -368,31 +338,37 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _array_as_rgb(array: np.ndarray) -> Rgb:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
-        hint = ""
-        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-            hint = "; channels come last: np.moveaxis(image, 0, -1)"
-        elif array.ndim == 4:
-            hint = "; give one image at a time"
         raise InputError(
-            f"image is an array of shape {array.shape}; it must be [h, w, 3], or [h, w], "
-            f"[h, w, 1] or [h, w, 4], and not empty{hint}"
+            f"image is an array of shape {array.shape}; it must be one image [h, w, 3], or [h, w], "
+            "[h, w, 1] or [h, w, 4], and not empty; channels come last (np.moveaxis(image, 0, -1))"
         )
     height, width = array.shape[:2]
-    if height * width > MAX_PIXELS:
+    _check_size(width, height, MAX_PIXELS)
+    values = _as_uint8(array).reshape(height, width, channels)
+    if channels == 4:
+        return np.array(_to_rgb(Image.fromarray(values)))
+    return np.ascontiguousarray(np.broadcast_to(values, (height, width, 3)))
+
+
+def _as_uint8(array: np.ndarray) -> np.ndarray:
+    """Values from black 0 to white 255, of an array of a type and range that images have."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return np.rint(array.astype(np.float32) / 257).astype(np.uint8)
+    # bfloat16 is no float for NumPy
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
         raise InputError(
-            f"image has {width} x {height} pixels, and the limit is {MAX_PIXELS}; make it smaller "
-            "or cut it into parts"
+            f"image is an array of {array.dtype}; give uint8 (0 to 255), uint16, bool, or floats "
+            "in [0, 1]: image.astype(np.uint8), if its values are 0 to 255"
         )
-    if array.dtype.name == "bfloat16":  # no float for NumPy
-        array = array.astype(np.float32)
-    check_values(array)
-    if array.dtype == np.uint8 and channels == 3:
-        return np.ascontiguousarray(array)
-    rgb = np.empty((height, width, 3), np.uint8)
-    rows = max(_BAND_PIXELS // width, 1)
-    for top in range(0, height, rows):
-        part = as_uint8(array[top : top + rows]).reshape(-1, width, channels)
-        if channels == 4:
-            part = np.asarray(_to_rgb(Image.fromarray(part)))
-        rgb[top : top + rows] = part
-    return rgb
+    floats = array.astype(np.float32)
+    low, high = float(floats.min()), float(floats.max())
+    if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):  # also where they are not finite
+        raise InputError(
+            f"image has floats from {low:.6g} to {high:.6g}, and they must be in [0, 1]: divide "
+            "values of 0 to 255 by 255, and give an image as it was before a mean was subtracted"
+        )
+    return np.rint(np.clip(floats, 0, 1) * 255).astype(np.uint8)

@@ -36,12 +36,14 @@ _VALUE_HEADINGS = (
     "label", "",
 )  # fmt: skip
 _NUMBERED = r"(?P<value>-?\d+)\s*(?:[:,;=|\t]|[.)]\s)\s*(?P<name>.+)"
-# A label value behind the name; in times and ratios a digit stands before the colon.
-_VALUE_BEHIND = r".*[^\d\s]\s*[:=|\t]\s*-?\d+"
 # By itself a name, as "cat 2" and "2 cats" are; that all lines are such is no chance.
 _MAY_BE_NUMBERED = r"-?\d+\s+.+|.+\s-?\d+"
-_COLOR = r"(?<!\w)\d+(?:[ ,;\t]+\d+){2}(?!\w)"
-_MARKUP = r"^[\[{]|[\[{]$|:\s*[\[{]|^[\]}],?$|^<[/?!\w]|\w:$|^- "
+_OTHER_FORMATS = "|".join((
+    r"^[\[{]|[\[{]$|:\s*[\[{]|^[\]}],?$|^<[/?!\w]|\w:$|^- ",  # JSON, XML, YAML
+    r"(?<!\w)\d+(?:[ ,;\t]+\d+){2}(?!\w)",  # a colour
+    # A label value behind the name; in times and ratios a digit stands before the colon.
+    r"^.*[^\d\s]\s*[:=|\t]\s*-?\d+$",
+))  # fmt: skip
 _EXPECTED = (
     "expected is a class a line, with its synonyms after commas, and if need be its label value "
     "before a colon (`0: cat`); a name that looks otherwise goes in double quotes"
@@ -98,9 +100,6 @@ class _Reader:
         }
 
     def read(self) -> NameFile:
-        for number, line in self._bare.items():
-            if re.search(_MARKUP, line):
-                self._refuse_form(number, "looks like JSON, YAML or XML")
         numbered = self._table() or self._numbered()
         if numbered is not None:
             return self._by_value(numbered)
@@ -118,10 +117,7 @@ class _Reader:
 
     def _refuse(self, number: int, why: str) -> NoReturn:
         line = self._lines[number]
-        raise InputError(f"{self._what}: line {number}, {line[:60]!r}, {why}")
-
-    def _refuse_form(self, number: int, why: str) -> NoReturn:
-        self._refuse(number, f"{why}; {_EXPECTED}")
+        raise InputError(f"{self._what}: line {number}, {line[:60]!r}, {why}; {_EXPECTED}")
 
     # ------------------------------------------------------------------------- lines with values
 
@@ -137,53 +133,47 @@ class _Reader:
             return [re.sub(r"\W+", "_", cell.lower()).strip("_") for cell in cells]
 
         heading, bare = words(self._lines[first]), words(self._bare[first])
-        if separator == " ":
-            if {*bare} <= {*_NAME_HEADINGS, *_VALUE_HEADINGS}:
-                self._refuse(first, "looks like a heading and not like a class; remove it")
-            return None
         name = next((heading.index(h) for h in _NAME_HEADINGS if h in heading), None)
         columns = [heading.index(h) for h in _VALUE_HEADINGS if h in heading]
         value = next((column for column in columns if column != name), None)
+        if separator == " ":
+            if {*bare} <= {*_NAME_HEADINGS, *_VALUE_HEADINGS}:
+                self._refuse(first, "looks like a heading and not like a class")
+            return None
         if name is None:
             return None
         if value is None:
             # Some programs put all in quotes; people only what is no heading.
             if bare[name] == heading[name] or not any(map(str.__eq__, bare, heading)):
-                self._refuse_form(first, "is the heading of a table without label values")
+                self._refuse(first, "is the heading of a table without label values")
             return None
         found = {}
         for number, line in self._lines.items():
             if number == first:
                 continue
-            cells = self._cells(number, line, separator)
-            if len(cells) <= max(name, value) or not _is_number(cells[value]):
-                self._refuse(number, f"has no whole number under {heading[value]!r}")
+            cells = [*self._cells(number, line, separator), *[""] * len(heading)]
             synonyms = cells[name].split(";") if separator != ";" else [cells[name]]
+            if not _is_number(cells[value]) or not all(text.strip() for text in synonyms):
+                self._refuse(number, f"lacks {heading[value]!r}, a whole number, or a name")
             found[number] = int(cells[value]), tuple(text.strip() for text in synonyms)
-            if not all(found[number][1]):
-                self._refuse(number, f"has no name under {heading[name]!r}")
         return found
 
     def _numbered(self) -> _Numbered | None:
         """Values and names by line, if all lines have both; None if none has."""
         for number, line in self._bare.items():
-            if re.search(_COLOR, line):
-                self._refuse_form(number, "has numbers as those of a colour")
-            if re.fullmatch(_VALUE_BEHIND, line):
-                self._refuse_form(number, "has a number behind the name")
+            if re.search(_OTHER_FORMATS, line):
+                self._refuse(
+                    number, "looks like JSON, YAML, XML, a colour or a value behind a name"
+                )
         matches = {n: re.fullmatch(_NUMBERED, line) for n, line in self._bare.items()}
         found = {n: match for n, match in matches.items() if match}
         if not found:
-            if len(self._bare) > 1 and all(
-                re.fullmatch(_MAY_BE_NUMBERED, line) for line in self._bare.values()
-            ):
-                self._refuse_form(
-                    min(self._bare), "may be a name with a number, or a name and a label value"
-                )
+            doubtful = [re.fullmatch(_MAY_BE_NUMBERED, line) for line in self._bare.values()]
+            if len(doubtful) > 1 and all(doubtful):
+                self._refuse(min(self._bare), "may be a name with a number, or with a label value")
             return None
         if others := self._bare.keys() - found.keys():
-            why = f"has no label value, as line {min(found)} seems to have"
-            self._refuse_form(min(others), why)
+            self._refuse(min(others), f"has no label value, as line {min(found)} seems to have")
         return {
             n: (int(match["value"]), self._synonyms(n, slice(*match.span("name"))))
             for n, match in found.items()
@@ -200,14 +190,12 @@ class _Reader:
             if synonyms[0].lower() in _NOTHING:
                 # -1 is written as the largest value that a PNG of 8 bits holds.
                 ignored.add(255 if value == -1 else value)
-            elif value < 0:
-                self._refuse(number, "has a negative label value")
-            elif synonyms[0] != BACKGROUND:
-                classes[value] = synonyms
-            elif value:
-                self._refuse(number, "should have the label value 0")
-            else:
+            elif synonyms[0] == BACKGROUND and value == 0:
                 background = True
+            elif value < 0 or synonyms[0] == BACKGROUND:
+                self._refuse(number, f"has the label value {value}, which it cannot have")
+            else:
+                classes[value] = synonyms
         values = tuple(sorted(classes))
         return NameFile(
             tuple(classes[value] for value in values), values, background, tuple(sorted(ignored))
@@ -220,20 +208,18 @@ class _Reader:
             rows = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
             return [cell.strip() for cell in next(rows)]
         except csv.Error as error:
-            self._refuse_form(number, f"has quotes that do not fit ({error})")
+            self._refuse(number, f"has quotes that do not fit ({error})")
 
     def _synonyms(self, number: int, part: slice = slice(None)) -> tuple[str, ...]:
         """The names in a line, or in a part of it."""
         synonyms = tuple(self._cells(number, self._lines[number][part], ","))
-        if not all(synonyms):
-            self._refuse(number, "has an empty synonym; remove the comma that is too many")
         bare = self._bare[number][part]
-        if any(_is_number(name.strip()) for name in bare.split(",")):
-            self._refuse_form(number, "has a number for a name")
-        if part != slice(None) and re.match(r"\d+\s", bare):
-            self._refuse_form(number, "has two numbers before the name")
+        two_numbers = part != slice(None) and re.match(r"\d+\s", bare)
+        names = [name.strip() for name in bare.split(",")]
+        if not all(synonyms) or any(map(_is_number, names)) or two_numbers:
+            self._refuse(number, "has a number for a name, or a comma too many")
         if re.search(r"[;|\t]", bare):
-            self._refuse_form(number, "has something else than commas between its names")
+            self._refuse(number, "has something else than commas between its names")
         return synonyms
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from tcl_jax.data.images import Rgb, decode
+from tcl_jax.data.images import Rgb
 
 MAX_MAGNITUDE = 10
 """Magnitudes are clipped to [0, 10]; ranges of arguments below are those of 10."""
@@ -66,6 +66,11 @@ def solarize_add(image: Image.Image, addition: int) -> Image.Image:
     return image.point([min(v + addition, 255) if v < 128 else v for v in range(256)] * 3)
 
 
+def enhance(kind: Callable[[Image.Image], Any]) -> Callable[[Image.Image, float], Image.Image]:
+    """One of Pillow's enhancements by a factor."""
+    return lambda image, factor: kind(image).enhance(factor)
+
+
 def rotate(image: Image.Image, degrees: int | float) -> Image.Image:
     """Turns counter-clockwise about the centre."""
     return image.rotate(degrees, resample=Image.Resampling.BILINEAR, fillcolor=FILL)
@@ -103,12 +108,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "Posterize": Operation(posterize, _whole(4, 0)),  # bits kept
     "Solarize": Operation(ImageOps.solarize, _whole(256, 0)),  # values from here on are inverted
     "SolarizeAdd": Operation(solarize_add, _whole(0, 110)),
-    "Color": Operation(lambda image, v: ImageEnhance.Color(image).enhance(v), _enhancement),
-    "Contrast": Operation(lambda image, v: ImageEnhance.Contrast(image).enhance(v), _enhancement),
-    "Brightness": Operation(
-        lambda image, v: ImageEnhance.Brightness(image).enhance(v), _enhancement
-    ),
-    "Sharpness": Operation(lambda image, v: ImageEnhance.Sharpness(image).enhance(v), _enhancement),
+    "Color": Operation(enhance(ImageEnhance.Color), _enhancement),
+    "Contrast": Operation(enhance(ImageEnhance.Contrast), _enhancement),
+    "Brightness": Operation(enhance(ImageEnhance.Brightness), _enhancement),
+    "Sharpness": Operation(enhance(ImageEnhance.Sharpness), _enhancement),
     "ShearX": Operation(lambda image, v: affine(image, (1, v, 0, 0, 1, 0)), _signed(0.3)),
     "ShearY": Operation(lambda image, v: affine(image, (1, 0, 0, v, 1, 0)), _signed(0.3)),
     # By a share of the width or height.
@@ -156,13 +159,9 @@ class RandAugment:
         if not self.magnitude_std >= 0:
             raise ValueError(f"magnitude_std={self.magnitude_std}: must be at least 0.")
 
-    def __call__(self, image: bytes | Rgb, rng: np.random.Generator) -> Rgb:
-        """Changes an image.
-
-        Raises:
-          ImageDecodeError: bytes that cannot be decoded.
-        """
-        picture = Image.fromarray(decode(image) if isinstance(image, bytes) else image)
+    def __call__(self, image: Rgb, rng: np.random.Generator) -> Rgb:
+        """Changes an image."""
+        picture = Image.fromarray(image)
         for name, arguments in self.sample(rng):
             picture = OPERATIONS[name].apply(picture, *arguments)
         return np.asarray(picture)

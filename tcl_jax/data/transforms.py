@@ -1,8 +1,8 @@
 """From the bytes of an image file to a fixed-size uint8 picture, with random crop and flip.
 
-A transform is a picklable callable `(image, rng) -> image`. The first of a chain may be given the
-bytes of a file instead of an array; it then decodes no more of a JPEG than the crop needs. Values
-stay uint8: normalisation happens on the device.
+A transform is a picklable callable `(image, rng) -> image`. The crop, which comes first, takes the
+bytes of a file too, and decodes no more of a JPEG than it needs. Values stay uint8: normalisation
+happens on the device.
 """
 
 from __future__ import annotations
@@ -10,29 +10,27 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tcl_jax.data.exif import Turn, exif_turn
+from tcl_jax.data.exif import exif_turn
 from tcl_jax.data.images import Rgb, decode, load_rgb, open_bytes
 
 Edge: TypeAlias = int | float
-Transform: TypeAlias = Callable[[bytes | Rgb, np.random.Generator], Rgb]
+Box: TypeAlias = tuple[Edge, Edge, Edge, Edge]
+"""Left, top, right and bottom in pixels, right and bottom exclusive."""
+Transform: TypeAlias = Callable[[Any, np.random.Generator], Rgb]
 
 _TRIES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Compose:
-    """Transforms one after the other, with one random stream.
-
-    Attributes:
-      steps: the first may be one that decodes bytes.
-    """
+    """Transforms one after the other, with one random stream."""
 
     steps: tuple[Transform, ...]
 
@@ -83,23 +81,7 @@ class RandomResizedCrop:
         """
         if not isinstance(image, bytes):
             height, width = image.shape[:2]
-            drawn = self.sample_box(height, width, rng)
-            return self.resize_part(Image.fromarray(image), drawn)
-        stored, box, turn = self.decode_part(image, rng)
-        return turn.apply(self.resize_part(stored, box))
-
-    def decode_part(
-        self, image: bytes, rng: np.random.Generator
-    ) -> tuple[Image.Image, tuple[Edge, Edge, Edge, Edge], Turn]:
-        """Draws a part and decodes a file no larger than it takes.
-
-        Returns:
-          The image as stored, maybe at reduced scale; (left, top, right, bottom) of the part in its
-          pixels; and the turn that makes it upright.
-
-        Raises:
-          ImageDecodeError: bytes that cannot be decoded.
-        """
+            return self.resize_part(Image.fromarray(image), self.sample_box(height, width, rng))
         opened = open_bytes(image)
         turn = exif_turn(opened)
         width, height = opened.size
@@ -109,14 +91,16 @@ class RandomResizedCrop:
             max(1, math.ceil(width * self.size / (box[2] - box[0]))),
             max(1, math.ceil(height * self.size / (box[3] - box[1]))),
         )
-        shrink = _draft(opened, needed)
+        # A JPEG can be decoded at a fraction of its size.
+        drafted = opened.draft(None, needed) if opened.format in ("JPEG", "MPO") else None
+        shrink = width / drafted[1][2] if drafted else 1.0
         left, top, right, bottom = (edge / shrink for edge in box)
-        return load_rgb(opened), (left, top, right, bottom), turn
+        return turn.apply(self.resize_part(load_rgb(opened), (left, top, right, bottom)))
 
     def sample_box(
         self, height: int, width: int, rng: np.random.Generator
     ) -> tuple[int, int, int, int]:
-        """The part to keep as (left, top, right, bottom) in pixels, right and bottom exclusive."""
+        """The part to keep, a `Box` of whole pixels."""
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(_TRIES):
             area = height * width * rng.uniform(*self.scale)
@@ -131,10 +115,8 @@ class RandomResizedCrop:
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
 
-    def resize_part(
-        self, image: Image.Image, box: tuple[Edge, Edge, Edge, Edge]
-    ) -> UInt8[np.ndarray, "size size 3"]:
-        """The part at (left, top, right, bottom), in pixels, as a square."""
+    def resize_part(self, image: Image.Image, box: Box) -> UInt8[np.ndarray, "size size 3"]:
+        """A part of the image as a square."""
         # Cropped before it is resized: pixels outside of the box must not bleed in.
         left, top = math.floor(box[0]), math.floor(box[1])
         right = min(image.width, math.ceil(box[2]))
@@ -162,21 +144,6 @@ class HorizontalFlip:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability}: must be within 0 and 1.")
 
-    def __call__(self, image: bytes | Rgb, rng: np.random.Generator) -> Rgb:
-        """Mirrors or not; always draws one number.
-
-        Raises:
-          ImageDecodeError: bytes that cannot be decoded.
-        """
-        flip = rng.random() < self.probability
-        pixels = decode(image) if isinstance(image, bytes) else image
-        return np.asarray(cv2.flip(pixels, 1)) if flip else pixels
-
-
-def _draft(image: Image.Image, needed: tuple[int, int]) -> float:
-    """Lets a JPEG be decoded smaller, at least `needed`; returns by how much it shrinks."""
-    if image.format not in ("JPEG", "MPO"):
-        return 1.0
-    width = image.width
-    drafted = image.draft(None, needed)
-    return width / drafted[1][2] if drafted else 1.0
+    def __call__(self, image: Rgb, rng: np.random.Generator) -> Rgb:
+        """Mirrors or not; always draws one number."""
+        return np.asarray(cv2.flip(image, 1)) if rng.random() < self.probability else image

@@ -33,6 +33,7 @@ BENCHMARKS: tuple[str, ...] = (
 """The built-in benchmarks, in the order of tables; each is a TOML file in assets/benchmarks."""
 
 _FOLDER = Path(__file__).parent.parent / "assets" / "benchmarks"
+_LISTED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Benchmark:
     @property
     def label_values(self) -> tuple[int, ...]:
         """Label value of every one of `names`."""
-        first = int(self.reduce_zero_label)
+        first = int(self.reduce_zero_label and not self.background)
         if self.values is None:
             return tuple(range(first, first + len(self.names)))
         return (0, *self.values) if self.background else self.values
@@ -173,14 +174,15 @@ def custom_benchmark(
 
 
 def spans(values: Iterable[int]) -> str:
-    """Whole numbers in words, as "0 to 3, 7"."""
+    """Whole numbers in words, as "0 to 3, 7"; of very many the first."""
     parts: list[list[int]] = []
     for value in sorted({*values}):
         if parts and value == parts[-1][1] + 1:
             parts[-1][1] = value
         else:
             parts.append([value, value])
-    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in parts)
+    more = f" and {len(parts) - _LISTED} more" if len(parts) > _LISTED else ""
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in parts[:_LISTED]) + more
 
 
 # --------------------------------------------------------------------- from a table to a benchmark
@@ -204,8 +206,6 @@ def _from_table(
         )
     listed = _read_classes(table, source, folder)
     background = table.get("background", False) or listed.background
-    if not listed.classes:
-        raise InputError(f"{source}: classes is empty; name one class at least")
     with as_input_error(f"{source}: classes"):
         check_words(itertools.chain(*listed.classes), background=background)
     first = int(background or table.get("reduce_zero_label", False))
@@ -214,31 +214,25 @@ def _from_table(
         values = None
     ignore = table.get("ignore", () if 255 in (values or ()) else 255)
     ignore = {*ignore} if isinstance(ignore, list | tuple) else {ignore}
-    paths: dict[str, Any] = {
+    paths = {
         key: complete_pattern(table[key], key, source, below=folder)
         for key in ("images", "labels", "list")
         if key in table
     }
-    as_they_are = {
-        key: table[key]
-        for key in (
-            "split", "splits", "hint", "published", "short_side", "window", "stride", "folders",
-            "exif",
-        )
-        if key in table
-    }  # fmt: skip
-    benchmark = Benchmark(
+    settings: dict[str, Any] = {
+        **table,
         **paths,
-        **as_they_are,
-        name=name,
-        title=table.get("title", name),
-        classes=listed.classes,
-        background=background,
-        reduce_zero_label=table.get("reduce_zero_label", False),
-        threshold=None if table.get("threshold") is None else float(table["threshold"]),
-        ignore=tuple(sorted(ignore | {*listed.ignored})),
-        values=values,
-    )
+        "name": name,
+        "title": table.get("title", name),
+        "classes": listed.classes,
+        "background": background,
+        "reduce_zero_label": table.get("reduce_zero_label", False),
+        "ignore": tuple(sorted(ignore | {*listed.ignored})),
+        "values": values,
+    }
+    if "threshold" in table:
+        settings["threshold"] = float(table["threshold"])
+    benchmark = Benchmark(**settings)
     benchmark = dataclasses.replace(benchmark, split=split or benchmark.split)
     _check_labels(benchmark, source)
     known = benchmark.splits or benchmark.folders
@@ -269,35 +263,26 @@ def _read_classes(table: Mapping[str, Any], source: str, folder: Path | None) ->
             )
     if values is None:
         return NameFile(classes)
-    if len({*values}) != len(classes) or len(values) != len(classes):
-        raise InputError(
-            f"{source}: values is {values!r}; it must have one for each of the {len(classes)} "
-            "classes, all different"
-        )
+    if len(values) != len(classes):
+        raise InputError(f"{source}: values has {len(values)}, and classes {len(classes)} entries")
     return NameFile(classes, tuple(values))
 
 
 def _check_labels(benchmark: Benchmark, source: str) -> None:
-    if benchmark.background and benchmark.reduce_zero_label:
-        raise InputError(
-            f"{source}: background and reduce_zero_label are both true, but label 0 cannot be a "
-            "class and ignored; set one of them to false"
-        )
+    """Refuses a label value that stands for two things, or is larger than a label can be."""
     values = benchmark.label_values
     if max(values) > MAX_LABEL:
         raise InputError(
-            f"{source}: the classes' label values, {spans(values)}, go beyond {MAX_LABEL}"
+            f"{source}: the classes' label values, {spans(values)}, exceed {MAX_LABEL}"
         )
-    own = benchmark.values or ()
-    if 0 in own and (benchmark.background or benchmark.reduce_zero_label):
-        flag = "background" if benchmark.background else "reduce_zero_label"
-        raise InputError(
-            f"{source}: label value 0 is that of the class {benchmark.classes[own.index(0)][0]!r}, "
-            f"and {flag} = true says that it is none; set it to false, or remove the class"
-        )
-    for value in {*benchmark.ignore} & {*values}:
-        free = MAX_LABEL if 255 in values else 255
-        raise InputError(
-            f"{source}: ignore = {value} is the label value of a class, which are "
-            f"{spans(values)}; set ignore to a value no class has, such as {free}"
-        )
+    known: dict[int, str] = {}
+    for value, name in zip(values, benchmark.names, strict=True):
+        other = known.setdefault(value, name)
+        if other != name or value in benchmark.ignored_values:
+            what = f"of {other!r}" if other != name else "ignored (ignore or reduce_zero_label)"
+            free = MAX_LABEL if 255 in values else 255
+            raise InputError(
+                f"{source}: label value {value} is that of the class {name!r}, and also {what}; "
+                "change background, reduce_zero_label, ignore or values, so that it has one "
+                f"meaning. The classes have {spans(values)}; a value to ignore may be {free}"
+            )

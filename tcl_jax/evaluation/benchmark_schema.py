@@ -39,7 +39,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.errors import InputError, raise_machine_fault
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import read_text, user_path
 
 MAX_LABEL = 65535
@@ -56,16 +56,8 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it cannot be read, or is no TOML.
     """
-    try:
+    with as_input_error(f"benchmark {str(path)!r} is not a TOML file that can be read"):
         return tomllib.loads(read_text(path))
-    except OSError as error:
-        raise_machine_fault(f"benchmark {str(path)!r}", error)
-        raise InputError(f"benchmark {str(path)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # no TOML, or not text
-        raise InputError(
-            f"benchmark {str(path)!r} is not a TOML file: {error}; texts are in quotes, yes and no "
-            "are true and false"
-        ) from error
 
 
 def check_table(table: Mapping[str, Any], source: str) -> None:
@@ -102,16 +94,11 @@ def complete_pattern(
     """
     allowed = _PLACEHOLDERS[key]
     found = re.findall(r"\{([^{}/]*)\}", pattern)
-    wrong = [word for word in found if word not in allowed]
-    if wrong or found.count("key") > 1:
-        what = f"has {{{wrong[0]}}}" if wrong else "has {key} more than once"
-        raise InputError(
-            f"{source}: {key} is {pattern!r} and {what}; it may have "
-            + " and ".join(f"{{{word}}}" for word in allowed)
-            + (", {key} once" if key != "list" else "")
-        )
-    if key != "list" and "*" in (pattern.removesuffix(".*") if key == "images" else pattern):
-        raise InputError(f"{source}: {key} is {pattern!r}; write {{key}} in place of *")
+    star = key != "list" and "*" in (pattern.removesuffix(".*") if key == "images" else pattern)
+    if star or not {*found} <= {*allowed} or found.count("key") > 1:
+        words = " and ".join(f"{{{word}}}" for word in allowed)
+        once = "" if key == "list" else ", {key} once and in place of *"
+        raise InputError(f"{source}: {key} is {pattern!r}; it may have {words}{once}")
     if key != "list" and "key" not in found:
         file = file or {"images": "{key}.*", "labels": "{key}.png"}[key]
         pattern = f"{pattern.rstrip('/')}/{file}"
@@ -155,8 +142,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("short_side", "window", "stride"), _PIXELS),
     "hint": (lambda value: isinstance(value, str), "a text"),
     "classes": (
-        lambda value: is_text(value) or isinstance(value, list),
-        "a list of names, or the path of a text file",
+        lambda value: is_text(value) or (isinstance(value, list) and bool(value)),
+        "a list of one or more names, or the path of a text file",
     ),
     "ignore": (
         lambda value: _is_integer(value, 0, MAX_LABEL) or _are_labels(value),

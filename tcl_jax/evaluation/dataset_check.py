@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import textwrap
-from collections.abc import Iterator
 
-from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import (
     DatasetIndex,
@@ -17,7 +14,6 @@ from tcl_jax.evaluation.examples import (
     verify_examples,
 )
 from tcl_jax.evaluation.label_coding import coding_problems
-from tcl_jax.evaluation.prepare import needs_preparation, plan_labels
 
 _WIDTH = 100
 _INDENT = 13
@@ -67,9 +63,9 @@ def describe_dataset(index: DatasetIndex) -> str:
     ]
     if problems:
         lines += textwrap.indent(describe_problems(problems), "  ").splitlines()
-    for step in () if complete else _steps(index):
+    if benchmark.hint and not complete:
         lines += textwrap.wrap(
-            step,
+            benchmark.hint,
             _WIDTH,
             initial_indent="  to do      ",
             subsequent_indent=" " * _INDENT,
@@ -77,25 +73,3 @@ def describe_dataset(index: DatasetIndex) -> str:
             break_on_hyphens=False,
         )
     return "\n".join(lines)
-
-
-def _steps(index: DatasetIndex) -> Iterator[str]:
-    """What to do: the command where labels can be made of what is there, and else the hint."""
-    benchmark, root = index.benchmark, index.root
-    wanted = index.total or 1
-    command = None
-    if needs_preparation(benchmark) and (index.labels < wanted or not index.examples):
-        try:
-            plan_labels(benchmark, root)
-            split = "" if benchmark.split == "val" else f" --split={benchmark.split}"
-            command = (
-                f"python -m tcl_jax.benchmarks prepare {benchmark.name} "
-                f"--data={shlex.quote(str(root))}{split}"
-            )
-        except InputError as error:
-            if benchmark.hint not in str(error):
-                yield str(error)
-    if benchmark.hint and (command is None or index.images < wanted):
-        yield benchmark.hint
-    if command is not None:
-        yield command

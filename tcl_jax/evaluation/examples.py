@@ -9,12 +9,10 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer
 from tqdm import tqdm
 
 from tcl_jax.data.exif import Turn
@@ -25,14 +23,11 @@ from tcl_jax.evaluation.benchmark_schema import complete_pattern
 from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
 from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
-from tcl_jax.files import IMAGE_SUFFIXES, read_text, user_path
+from tcl_jax.files import read_text, user_path
 from tcl_jax.parallel.cores import available_cores
 
 _LISTED = 10
 _THREADS = 32
-_MORE_THAN_A_NAME = re.compile(
-    rf"(?i)({'|'.join(map(re.escape, IMAGE_SUFFIXES))})[\s,;]+\S|\s-?[01]$"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +70,7 @@ class DatasetIndex:
     """What there is of a benchmark on disk.
 
     Attributes:
-        benchmark, root: what was looked for, and where.
+        benchmark: what was looked for.
         paths: where its files are expected.
         examples: images that have their labels.
         problems: what is missing, ambiguous, or belongs to nothing.
@@ -85,7 +80,6 @@ class DatasetIndex:
     """
 
     benchmark: Benchmark
-    root: Path
     paths: Paths
     examples: tuple[Example, ...]
     problems: tuple[Problem, ...]
@@ -124,17 +118,14 @@ def resolve_paths(
             "images, labels and list can"
         )
     places: dict[str, str] = {}
-    for key, pattern in (
-        ("images", benchmark.images),
-        ("labels", benchmark.labels),
-        ("list", benchmark.list),
-    ):
+    folder = benchmark.folders.get(benchmark.split, benchmark.split)
+    for key in ("images", "labels", "list"):
+        pattern = getattr(benchmark, key)
         if given := (overrides or {}).get(key):
-            file = split_pattern(pattern)[1] if pattern and key != "list" else None
+            file = None if key == "list" else split_pattern(pattern)[1]
             source = f"benchmark {benchmark.name!r}"
             pattern = complete_pattern(given, key, source, below=Path.cwd(), file=file)
         if pattern is not None:
-            folder = benchmark.folders.get(benchmark.split, benchmark.split)
             places[key] = os.path.abspath(below(root, pattern.replace("{split}", folder)))
     if places["images"] == places["labels"]:
         raise InputError(
@@ -187,10 +178,9 @@ def list_examples(
         counted, total = {*keys}, len(keys)
     for files, what in ((images, "images"), (labels, "labels")):
         for path, other in files.doubles:
-            key, ending = files.key(str(path)), path.suffix
             detail = (
-                f"{other} has the same key, {key!r}, so it is open which of them is meant; move "
-                f"one away, or give {what} as {files.folder}/{{key}}{ending} if all end so"
+                f"{other} has the same key; move one of them away, or give {what} as "
+                f"{files.folder}/{{key}}{path.suffix} if all end so"
             )
             problems.append(Problem("same key twice", path, detail, True))
     examples = []
@@ -213,7 +203,6 @@ def list_examples(
         problems.append(Problem("no images", where, f"{why}. {hint}".strip(), True))
     return DatasetIndex(
         benchmark=benchmark,
-        root=Path(root),
         paths=paths,
         examples=tuple(examples),
         problems=tuple(problems),
@@ -227,9 +216,6 @@ def verify_examples(
     index: DatasetIndex, *, progress: bool
 ) -> tuple[tuple[Problem, ...], collections.Counter[int]]:
     """Looks into the files of an index, in threads: whole, of one size, with allowed values.
-
-    Of images the header and the end are read, and the rest only if these are odd; labels are
-    decoded.
 
     Args:
         index: what `list_examples` found; its own problems are not repeated.
@@ -289,12 +275,6 @@ def _read_list(path: Path, images: KeyedFiles) -> tuple[list[str], list[Problem]
     keys: dict[str, tuple[int, str]] = {}
     problems = []
     for number, line in enumerate(map(str.strip, lines), start=1):
-        if line not in images.by_key and _MORE_THAN_A_NAME.search(line):
-            detail = (
-                f"line {number}, {line!r}, has more than the name of an image, as lists of one "
-                "class (NAME 1, NAME -1) and of pairs of files have; a list has a name a line"
-            )
-            return [], [Problem("unreadable list", path, detail, True)]
         key = images.named(line)
         if key in keys:
             first, other = keys[key]
@@ -321,9 +301,10 @@ def _strays(images: KeyedFiles, labels: KeyedFiles) -> Iterator[Problem]:
 
 def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict[int, int]]:
     """Problems of an example, and pixels by value of its label."""
-    problems, size = [], None
+    problems: list[Problem] = []
+    size = turn = None
     try:
-        size = image_size(example.image)
+        size, turn = image_size(example.image)
     except ImageDecodeError as error:
         detail = str(error).removeprefix(f"{example.image}: ")
         problems.append(Problem("damaged image", example.image, detail, True))
@@ -331,13 +312,13 @@ def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict
         raw = read_label(example.label)
     except LabelError as error:
         return [*problems, Problem("unreadable label", example.label, str(error), True)], {}
-    if size is not None:
-        problems += _compare_sizes(example, benchmark, *size, raw)
-    values, counts = np.unique(raw, return_counts=True)
+    if size is not None and turn is not None:
+        problems += _compare_sizes(example, benchmark, size, turn, raw.shape)
     try:
         to_classes(raw, benchmark)
     except LabelError as error:
         problems.append(Problem("wrong label values", example.label, str(error), True))
+    values, counts = np.unique(raw, return_counts=True)
     return problems, dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
@@ -346,27 +327,23 @@ def _compare_sizes(
     benchmark: Benchmark,
     upright: tuple[int, int],
     turn: Turn,
-    raw: Integer[np.ndarray, "h w"],
+    label: tuple[int, ...],
 ) -> Iterator[Problem]:
     """Whether image and label have one size, and which reading of EXIF data they have it by."""
-    stored = upright[::-1] if turn.swap else upright
-    size, other, other_size = upright, "ignore", stored
+    size, other_size = upright, upright[::-1] if turn.swap else upright
+    other = "ignore"
     if benchmark.exif == "ignore":
-        size, other, other_size = stored, "apply", upright
-    advice = f"--exif={other} (exif = {other!r} in TOML)"
-    if size != raw.shape:
-        detail = f"the label is {_by(raw.shape)} and {example.image} is {_by(size)} pixels"
-        if other_size == raw.shape:
-            applied = "applied" if other == "apply" else "not applied"
-            detail += (
-                f"; it is {_by(other_size)} where its EXIF orientation is {applied}: if the labels "
-                f"were drawn on photos so, give {advice}"
-            )
+        size, other_size, other = other_size, size, "apply"
+    advice = f"give --exif={other} (exif = {other!r} in TOML)"
+    if size != label:
+        detail = f"the label is {_by(label)} and {example.image} is {_by(size)} pixels"
+        if other_size == label:
+            detail += f"; if labels were drawn on photos of {_by(label)}, {advice}"
         yield Problem("sizes that differ", example.label, detail, True)
-    elif turn != Turn() and stored == upright and benchmark.exif is None:
+    elif turn != Turn() and size == other_size and benchmark.exif is None:
         detail = (
             "it turns or mirrors the photo without changing its size; the labels are taken to be "
-            f"drawn on the turned photos. If they were drawn on photos as stored, give {advice}; "
+            f"drawn on the turned photos. If they were drawn on photos as stored, {advice}; "
             "--exif=apply says that all is well"
         )
         yield Problem("EXIF orientation", example.image, detail, False)

@@ -19,7 +19,6 @@ IGNORE = -1
 """Class of pixels that do not count."""
 
 _WRONG = -2
-_LISTED = 8
 # JPEG only to say why it will not do.
 _FORMATS = ("PNG", "TIFF", "BMP", "JPEG")
 
@@ -50,10 +49,8 @@ def read_label(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
         raise
     except Exception as error:  # Pillow raises almost any type on damaged files.
         raise_machine_fault(str(path), error)
-        if isinstance(error, OSError):  # Pillow's UnidentifiedImageError is one
-            reason = error.strerror or _reason(error, path)
-            raise LabelError(f"the label cannot be read: {reason}") from error
-        raise LabelError(f"the label is damaged: {error}") from error
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise LabelError(f"the label cannot be read, or is damaged: {reason}") from error
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -73,7 +70,11 @@ def to_classes(raw: Integer[np.ndarray, "h w"], benchmark: Benchmark) -> Int32[n
     else:  # beyond both ends is the table's last entry
         classes = table[np.clip(raw.astype(np.int64), -1, MAX_LABEL + 1)]
     if (classes == _WRONG).any():
-        raise LabelError(_describe_wrong(raw[classes == _WRONG], benchmark))
+        wrong, ignored = raw[classes == _WRONG], spans(benchmark.ignored_values) or "none"
+        raise LabelError(
+            f"{wrong.size} pixels have the label values {spans(np.unique(wrong).tolist())}; "
+            f"{benchmark.name} has {spans(benchmark.label_values)}, and {ignored} to be ignored"
+        )
     return classes
 
 
@@ -86,20 +87,6 @@ def _table(values: tuple[int, ...], ignored: tuple[int, ...]) -> Int32[np.ndarra
     return table
 
 
-def _describe_wrong(wrong: Integer[np.ndarray, " n"], benchmark: Benchmark) -> str:
-    values, counts = np.unique(wrong, return_counts=True)
-    listed = ", ".join(
-        f"{value} ({count} pixels)"
-        for value, count in zip(values[:_LISTED].tolist(), counts[:_LISTED].tolist(), strict=True)
-    )
-    more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
-    ignored = " and ".join(map(str, benchmark.ignored_values)) or "none"
-    return (
-        f"label values {listed}{more}; {benchmark.name} has {spans(benchmark.label_values)}, and "
-        f"{ignored} to be ignored"
-    )
-
-
 def _check_kind(image: Image.Image, header: bytes) -> None:
     if image.format == "JPEG":
         raise LabelError("a JPEG, which does not keep label values; save labels as PNG")
@@ -108,24 +95,14 @@ def _check_kind(image: Image.Image, header: bytes) -> None:
             f"{image.width} x {image.height} pixels, and the limit is {MAX_PIXELS}; cut image and "
             "label into parts"
         )
-    bits = 1 if image.mode == "1" else 8
-    if image.format == "PNG" and header[25] == 0:  # grey; Pillow stretches few bits to 0 to 255
-        bits = header[24]
-    if bits < 8:
+    grey_png = image.format == "PNG" and header[25] == 0
+    if image.mode == "1" or (grey_png and header[24] < 8):
         raise LabelError(
-            f"a grey image of {bits} bit(s) a pixel, where some programs read 1 as 1 and others as "
-            f"{255 // (2**bits - 1)}; save it with 8 bits a pixel, or with a palette"
+            "a grey image of less than 8 bits a pixel, whose values some programs stretch to 0 to "
+            "255; save it with 8 bits a pixel, or with a palette"
         )
     if image.mode not in ("L", "P", "I") and not image.mode.startswith("I;16"):
-        channels = len(image.getbands())
-        what = f"{channels} channels" if channels > 1 else "values that are not whole numbers"
         raise LabelError(
-            f"an image of mode {image.mode}, with {what}; a label has one whole number a pixel, "
-            "the class: replace colours by class numbers and save a PNG of 8 or 16 bits, or one "
-            "with a palette"
+            f"an image of mode {image.mode}; a label has one whole number a pixel, the class: "
+            "replace colours by class numbers and save a PNG of 8 or 16 bits, or one with a palette"
         )
-
-
-def _reason(error: OSError, path: str | os.PathLike[str]) -> str:
-    size = Path(path).stat().st_size if Path(path).is_file() else 0
-    return "the file is empty" if not size else f"{error}"

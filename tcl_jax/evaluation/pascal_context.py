@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -39,35 +38,25 @@ The lists of mmsegmentation come from trainval_merged.json, which lacks 2 and 1 
 
 SOURCE = "trainval.tar.gz of https://cs.stanford.edu/~roozbeh/pascal-context/"
 
-_MAX_PIXELS = 1 << 24
-_VARIABLE = "LabelMap"
-_NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_NUMBERS |= {"double", "single"}
-
 
 def find_annotations(home: Path, given: str | os.PathLike[str] | None) -> Path:
-    """The folder of the .mat files; a labels.txt in it or beside it is compared with `CLASSES`.
+    """The folder of the .mat files.
 
     Args:
         home: the folder VOCdevkit/VOC2010.
         given: where they are, if not in trainval or Context below it.
 
     Raises:
-        InputError: if there are none, or labels.txt gives the values other names.
+        InputError: if there are none.
     """
-    places = [home / "trainval", home / "Context"]
-    if given is not None:
-        places = [user_path(given)]
-    folder = next((place for place in places if any(place.glob("*.mat"))), None)
-    if folder is None:
-        raise InputError(
-            "the labels of PASCAL Context are made of its .mat files, but there are none in "
-            f"{' or '.join(map(str, places))}. Unpack {SOURCE} in {home}, or give --mat=DIR"
-        )
-    for place in (folder, folder.parent):
-        if (place / "labels.txt").is_file():
-            _check_names(place / "labels.txt")
-    return folder
+    places = [home / "trainval", home / "Context"] if given is None else [user_path(given)]
+    for place in places:
+        if any(place.glob("*.mat")):
+            return place
+    raise InputError(
+        "the labels of PASCAL Context are made of its .mat files, but there are none in "
+        f"{' or '.join(map(str, places))}. Unpack {SOURCE} in {home}, or give --mat=DIR"
+    )
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
@@ -98,21 +87,14 @@ def voc_keys(home: Path, split: str, missing: Path) -> tuple[str, ...]:
         InputError: if VOC's list is not there, or has not as many images as it should.
     """
     path = home / "ImageSets" / "Main" / f"{split}.txt"
-    better = (
-        f"If you have the {missing.name} that mmsegmentation makes of trainval_merged.json, put it "
-        f"at {missing}"
-    )
-    if not path.is_file():
-        raise InputError(
-            f"the list of images {missing} is not there, nor is {path}, of which it can be made. "
-            f"Unpack VOCtrainval_03-May-2010.tar of PASCAL VOC 2010 in {home.parent.parent}. "
-            f"{better}"
-        )
-    keys = read_keys(path)
+    keys = read_keys(path) if path.is_file() else ()
     if len(keys) != IMAGES[split]:
+        found = f"has {len(keys)} images" if path.is_file() else "is not there"
         raise InputError(
-            f"the list {path} has {len(keys)} images, but that of PASCAL VOC 2010 has "
-            f"{IMAGES[split]}; it is another data set's, or was changed. {better}"
+            f"the list of images {missing} is not there; it can be made of {path} with the "
+            f"{IMAGES[split]} images of PASCAL VOC 2010, but that {found}. Unpack "
+            f"VOCtrainval_03-May-2010.tar in {home.parent.parent}, or put the {missing.name} that "
+            f"mmsegmentation makes of trainval_merged.json at {missing}"
         )
     return keys
 
@@ -125,51 +107,27 @@ def read_label_map(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
 
     Raises:
         LabelError: if the file cannot be read or is damaged, or LabelMap is no matrix of whole
-            numbers of a label map's size. The message does not repeat the path.
+            numbers. The message does not repeat the path.
     """
     import scipy.io
 
     try:
         with open(path, "rb") as file:
-            # The size first: it decides how much memory is taken.
-            found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(file)}
-            _check_variable(found)
-            file.seek(0)
-            values = scipy.io.loadmat(file, variable_names=[_VARIABLE])[_VARIABLE]
-    except LabelError:
-        raise
+            values = scipy.io.loadmat(file, variable_names=["LabelMap"])["LabelMap"]
+    except KeyError as error:
+        raise LabelError("it has no variable LabelMap") from error
     except Exception as error:  # of damaged files SciPy raises almost any type
         raise_machine_fault(str(path), error)
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise LabelError(f"it cannot be read as a MATLAB file: {reason}") from error
-    if not np.issubdtype(values.dtype, np.integer):  # MATLAB's own type is double
-        if not np.array_equal(values, np.clip(np.round(values.real), 0, 1 << 31)):
-            raise LabelError(f"its variable {_VARIABLE} has values that are not whole numbers")
+    numbers = np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)
+    if values.ndim != 2 or not values.size or not numbers:
+        raise LabelError(
+            f"its variable LabelMap is of shape {values.shape} and type {values.dtype}, and no "
+            "matrix of whole numbers"
+        )
+    if np.issubdtype(values.dtype, np.floating):  # MATLAB's own type is double
+        if not np.array_equal(values, np.clip(np.round(values), 0, 1 << 31)):
+            raise LabelError("its variable LabelMap has values that are not whole numbers")
         values = values.astype(np.int64)
     return values
-
-
-def _check_variable(found: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
-    """Refuses a file by the sizes and types of its variables."""
-    if _VARIABLE not in found:
-        raise LabelError(f"it has no variable {_VARIABLE}, but {', '.join(found) or 'none'}")
-    shape, kind = found[_VARIABLE]
-    if kind not in _NUMBERS:
-        raise LabelError(f"its variable {_VARIABLE} is {kind}, not a matrix of numbers")
-    if len(shape) != 2 or not 0 < math.prod(shape) <= _MAX_PIXELS:
-        raise LabelError(f"its variable {_VARIABLE} has the size {shape}, as no label map has")
-
-
-def _check_names(path: Path) -> None:
-    """Compares `CLASSES` with a labels.txt of lines as "2: aeroplane"."""
-    with as_input_error(f"{path} cannot be read"):
-        text = read_text(path)
-    lines = re.findall(r"^\s*(\d+)\s*:\s*(.*?)\s*$", text, re.MULTILINE)
-    names = {int(value): re.sub(r"\s", "", name).casefold() for value, name in lines}
-    for value, name in CLASSES.items():
-        if names.get(value) != name:
-            raise InputError(
-                f"{path} calls the value {value} {names.get(value)!r} where PASCAL-Context has "
-                f"{name!r}; these are other labels, of which the benchmark cannot be made. Unpack "
-                f"{SOURCE} again, or remove the file if it does not belong to the .mat files"
-            )

@@ -14,12 +14,10 @@ converters give.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import glob
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +25,14 @@ from jaxtyping import Int16, Integer, Shaped, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from tcl_jax.errors import InputError, RunError
+from tcl_jax.errors import InputError
 from tcl_jax.evaluation import pascal_context
-from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.benchmark import Benchmark, spans
 from tcl_jax.evaluation.examples import Paths, resolve_paths
 from tcl_jax.evaluation.labels import LabelError, read_label
 from tcl_jax.files import whole_file
 
-SHOWN_FAILURES = 50
-
 _WRONG = -1
-_LISTED = 8
 _PNG_LEVEL = 3  # 6 takes half as long again and saves a seventh
 
 # How labels end, what the files that they are made of end with, and where these are.
@@ -102,8 +97,8 @@ def plan_labels(
         mat: for context and context59: folder of the .mat files, if it is none of the usual ones.
 
     Raises:
-        InputError: if sources are not where they should be, or PASCAL-Context's list of images or
-            names of classes are not its own.
+        InputError: if sources are not where they should be, or PASCAL-Context's list of images is
+            not its own.
     """
     paths = resolve_paths(benchmark, root)
     if benchmark.name in _OF_MAT_FILES:
@@ -151,56 +146,48 @@ def _plan_context(benchmark: Benchmark, paths: Paths, mat: str | os.PathLike[str
 def make_labels(plan: Plan, *, threads: int, progress: bool) -> Prepared:
     """Makes the labels of a plan, but for those that are there and as new as their sources.
 
-    Labels are whole or absent, whatever interrupts, and the next call goes on. Threads are as fast
-    as processes here and need no start: reading, inflating and deflating release Python's lock.
+    Labels are whole or absent, whatever interrupts, and the next call goes on.
 
     Args:
         plan: of `plan_labels`.
         threads: how many labels to work on at once.
-        progress: whether to show a bar, and the first `SHOWN_FAILURES` failures.
+        progress: whether to show a bar.
 
     Raises:
-        RunError: if a file cannot be written.
+        OSError: if a file cannot be written.
     """
     if plan.image_list is not None:
         path, keys = plan.image_list
-        with _writing(path) as temporary:
+        with whole_file(path) as temporary:
             temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
     todo = [path for path, source in plan.sources.items() if not _is_made(path, source)]
     kept, table = len(plan.sources) - len(todo), train_id_table(plan.benchmark.name)
-    failed: list[str] = []
 
-    def make(path: Path) -> None:
+    def make(path: Path) -> str | None:
+        """Makes a label; returns why it could not be made."""
         source = plan.sources[path]
         try:
             labels = replace_values(plan.read(source), table)
         except LabelError as error:
-            raise LabelError(f"{source}: {error}") from error
-        with _writing(path) as temporary:
+            return f"{source}: {error}"
+        with whole_file(path) as temporary:
             Image.fromarray(labels).save(temporary, format="PNG", compress_level=_PNG_LEVEL)
+        return None
 
-    bar = tqdm(
-        desc=f"{plan.benchmark.name} {plan.benchmark.split}",
-        total=len(plan.sources),
-        initial=kept,
-        unit="label",
-        disable=not progress or not todo,
-    )
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        jobs = [pool.submit(make, path) for path in todo]
-        for job in concurrent.futures.as_completed(jobs):
-            try:
-                job.result()
-            except LabelError as error:
-                failed.append(str(error))
-                if progress and len(failed) <= SHOWN_FAILURES:
-                    bar.write(f"failed: {error}", file=sys.stderr)
-            bar.update()
+        bar = tqdm(
+            pool.map(make, todo),
+            desc=f"{plan.benchmark.name} {plan.benchmark.split}",
+            total=len(plan.sources),
+            initial=kept,
+            unit="label",
+            disable=not progress or not todo,
+        )
+        failed = tuple(message for message in bar if message is not None)
     finally:
         pool.shutdown(cancel_futures=True)
-        bar.close()
-    return Prepared(len(todo) - len(failed), kept, tuple(sorted(failed)))
+    return Prepared(len(todo) - len(failed), kept, failed)
 
 
 def _is_made(path: Path, source: Path) -> bool:
@@ -210,19 +197,6 @@ def _is_made(path: Path, source: Path) -> bool:
     since = source.stat().st_mtime_ns if source.exists() else 0
     made = path.stat()
     return made.st_size > 0 and made.st_mtime_ns >= since
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """A whole file; a failure to write, which the next label would meet too, ends the run."""
-    try:
-        with whole_file(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written: {error.strerror or error}; free space or correct the "
-            "rights of the folder, and run the command again: it goes on from here"
-        ) from error
 
 
 # ------------------------------------------------------------------------------------------ values
@@ -266,10 +240,8 @@ def replace_values(
     index = raw if raw.dtype == np.uint8 else np.clip(raw.astype(np.int64), -1, len(table) - 1)
     values = table[index]
     if values.min(initial=0) == _WRONG:
-        wrong = np.unique(raw[values == _WRONG]).tolist()
-        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
         raise LabelError(
-            f"it has the value(s) {', '.join(map(str, wrong[:_LISTED]))}{more}, which the data set "
-            "does not have; it is damaged, or another file than the published one"
+            f"it has the value(s) {spans(np.unique(raw[values == _WRONG]).tolist())}, which the "
+            "data set does not have; it is damaged, or another file than the published one"
         )
     return values.astype(np.uint8)

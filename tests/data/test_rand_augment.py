@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections import Counter
 
@@ -75,6 +74,8 @@ def apply(name: str, image: np.ndarray, *argument: float) -> np.ndarray:
 
 def test_values() -> None:
     """What the formulas of timm give; a ramp has every value once."""
+    without = {name for name, operation in OPERATIONS.items() if operation.strength is None}
+    assert len(OPERATIONS) == 15 and without == {"AutoContrast", "Equalize", "Invert"}
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     values = np.arange(256)
     for name, argument, expected in [
@@ -92,17 +93,6 @@ def test_values() -> None:
         changed = apply(name, ramp, *argument)
         difference = np.abs(changed - expected[None, :, None].astype(float))
         assert difference.max() < 1, name
-
-
-@pytest.mark.parametrize("magnitude", [0.0, 2.5, 9.0, 10.0])
-def test_every_operation_takes_what_its_strength_gives(magnitude: float) -> None:
-    image = generator().integers(0, 256, (16, 16, 3), np.uint8)
-    rng = generator()
-    assert len(OPERATIONS) == 15
-    without = {name for name, operation in OPERATIONS.items() if operation.strength is None}
-    assert without == {"AutoContrast", "Equalize", "Invert"}
-    for name, operation in OPERATIONS.items():
-        apply(name, image, *([operation.strength(magnitude, rng)] if operation.strength else []))
 
 
 def read_at(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -151,24 +141,24 @@ def test_fill_is_the_mean_that_is_subtracted() -> None:
 # -------------------------------------------------------------------------------- distribution
 
 
-def test_half_of_two_operations_are_applied(samples: list) -> None:
+def test_what_is_drawn() -> None:
+    """To the bit, as checkpoints of runs that go on depend on it."""
+    assert RandAugment().sample(generator(3)) == [
+        ("ShearY", (0.2762714827008867,)), ("Equalize", ()),
+    ]  # fmt: skip
+    assert RandAugment(operations=4, probability=0.9).sample(generator(0)) == [
+        ("ShearY", (0.2715735017572956,)), ("Color", (1.8526186433408158,)),
+    ]  # fmt: skip
+
+
+def test_half_of_two_operations_are_applied_each_as_often(samples: list) -> None:
     counts = np.array([Counter(len(sample) for sample in samples)[n] for n in range(3)])
     expected = DRAWS * np.array([0.25, 0.5, 0.25])
     assert ((counts - expected) ** 2 / expected).sum() < 13.8  # 0.001, two degrees of freedom
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_operations_are_equally_frequent(samples: list, place: int) -> None:
-    names = [sample[place][0] for sample in samples if len(sample) == 2]
-    counts = np.array([Counter(names)[name] for name in OPERATIONS])
-    expected = len(names) / 15
-    assert ((counts - expected) ** 2 / expected).sum() < CHI_SQUARE_14
-
-
-def test_operations_are_drawn_with_replacement(samples: list) -> None:
-    both = [sample for sample in samples if len(sample) == 2]
-    same = sum(sample[0][0] == sample[1][0] for sample in both)
-    assert abs(same / len(both) - 1 / 15) < 4 * np.sqrt(14 / 15**2 / len(both))
+    for place in (0, 1):
+        names = [sample[place][0] for sample in samples if len(sample) == 2]
+        counts = np.array([Counter(names)[name] for name in OPERATIONS])
+        assert ((counts - len(names) / 15) ** 2 / (len(names) / 15)).sum() < CHI_SQUARE_14
 
 
 def test_magnitudes_are_normal_and_clipped(samples: list) -> None:
@@ -181,17 +171,6 @@ def test_magnitudes_are_normal_and_clipped(samples: list) -> None:
         assert abs(np.quantile(magnitudes, quantile) - value) < 1.5 * error
     clipped = np.mean(np.isclose(magnitudes, 10))
     assert abs(clipped - 0.0228) < 4 * np.sqrt(0.0228 / count)
-    assert len(np.unique(magnitudes)) > 0.95 * count
-
-
-def test_both_signs_are_equally_frequent(samples: list) -> None:
-    centres = {"Rotate": 0, "ShearX": 0, "ShearY": 0, "TranslateX": 0, "TranslateY": 0}
-    centres |= {"Color": 1, "Contrast": 1, "Brightness": 1, "Sharpness": 1}
-    for name, centre in centres.items():
-        values = arguments(samples, name) - centre
-        assert abs(np.mean(values > 0) - 0.5) < 4 * 0.5 / np.sqrt(len(values)), name
-        size = np.abs(values) / np.abs(values).max() * 10
-        assert abs(size.mean() - 9) < 0.1, name
 
 
 def test_fields_are_followed() -> None:
@@ -234,13 +213,3 @@ def test_image_is_changed_as_sampled() -> None:
         changed += (result != image).any()
     assert changed > 35
     np.testing.assert_array_equal(image, before)
-
-
-def test_bytes_are_decoded() -> None:
-    image = generator().integers(0, 256, (9, 7, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    augment = RandAugment(operations=1, probability=1)
-    for seed in range(10):
-        ours = augment(file.getvalue(), generator(seed))
-        np.testing.assert_array_equal(ours, augment(image, generator(seed)))

@@ -77,16 +77,6 @@ def test_crop_of_the_whole_image_is_a_plain_resize():
     np.testing.assert_array_equal(crop(image, generator()), np.asarray(expected))
 
 
-def test_crop_depends_on_the_random_stream_only():
-    image = smooth_image(64, 80)
-    crop = pickle.loads(pickle.dumps(RandomResizedCrop(16)))
-    first = crop(image, generator(1))
-    assert first.shape == (16, 16, 3)
-    assert first.dtype == np.uint8
-    np.testing.assert_array_equal(first, crop(image, generator(1)))
-    assert (first != crop(image, generator(2))).any()
-
-
 def test_bytes_and_array_are_cropped_alike():
     image = smooth_image(97, 61)
     data = encode(Image.fromarray(image), "PNG")
@@ -107,44 +97,26 @@ def test_jpeg_decoded_smaller_gives_the_same_crop(orientation):
         assert np.abs(difference).max() <= 8, seed
 
 
-def decoded_and_used(data: bytes, crop: RandomResizedCrop, seed: int, monkeypatch):
-    """Size that was decoded, and size of the part of it that became the crop."""
-    decoded, used = [], []
-    load, resize = transforms.load_rgb, Image.Image.resize
-
-    def spy_load(image):
-        loaded = load(image)
-        decoded.append(loaded.size)
-        return loaded
-
-    def spy_resize(self, size, resample, box):
-        used.append((box[2] - box[0], box[3] - box[1]))
-        return resize(self, size, resample, box)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(transforms, "load_rgb", spy_load)
-        patch.setattr(Image.Image, "resize", spy_resize)
-        crop(data, generator(seed))
-    return decoded[0], used[0]
-
-
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (1200, 1601)])
 def test_decoded_size_is_the_smallest_that_keeps_the_detail(height, width, monkeypatch):
     """At least one decoded pixel for each of the result, and less than two where that can be."""
+    decoded = []
+    load = transforms.load_rgb
+    monkeypatch.setattr(
+        transforms, "load_rgb", lambda image: [decoded.append(image.size), load(image)][1]
+    )
     data = encode(Image.fromarray(smooth_image(height, width)), "JPEG")
     crop = RandomResizedCrop(112)
     shrinks = set()
     for seed in range(12):
         left, top, right, bottom = crop.sample_box(height, width, generator(seed))
-        decoded, used = decoded_and_used(data, crop, seed, monkeypatch)
-        shrink = round(width / decoded[0])
+        crop(data, generator(seed))
+        shrink = round(width / decoded[-1][0])
+        assert decoded[-1] == (-(-width // shrink), -(-height // shrink))
+        used = min(right - left, bottom - top) / shrink
+        assert shrink == 1 or used >= 112 * (1 - 1e-6)
+        assert shrink == 8 or used < 2 * 112 * (1 + 1e-2)
         shrinks.add(shrink)
-        assert decoded == (-(-width // shrink), -(-height // shrink))
-        assert used == pytest.approx(((right - left) / shrink, (bottom - top) / shrink), rel=2e-2)
-        if shrink > 1:
-            assert min(used) >= 112 * (1 - 1e-6)
-        if shrink < 8:
-            assert min(used) < 2 * 112 * (1 + 1e-2)
     assert len(shrinks) > 1
 
 
@@ -177,9 +149,6 @@ def test_chain():
     expected = RandomResizedCrop(16)(image, generator(3))[:, ::-1]
     np.testing.assert_array_equal(chain(data, generator(3)), expected)
     np.testing.assert_array_equal(Compose(())(data, generator()), image)
-    np.testing.assert_array_equal(
-        Compose((HorizontalFlip(1.0),))(data, generator()), image[:, ::-1]
-    )
 
 
 # ---------------------------------------------------------------------------------- from a config

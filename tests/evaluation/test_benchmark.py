@@ -153,23 +153,23 @@ def test_custom_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (ONE + 'splits = {val = "many"}', "splits is .* {val = 100}"),
         (ONE + "splits = {train = 3}", "no split 'val'; choose one of train"),
         (ONE + "published = {TCL = 512}", "published is .*per cent"),
-        (OWN + "classes = 5", "classes is 5"),
-        (OWN + "classes = []", "classes is empty"),
-        (OWN + 'classes = ["a", []]', r"classes has the entry \[\]"),
+        (OWN + "classes = []", r"classes is \[\]"),
         (OWN + 'classes = ["a", ["b", " "]]', r"classes has the entry \['b', ' '\]"),
         (OWN + 'classes = ["a", ["b", "A "]]', "classes: 'a' and 'A '"),
         (OWN + 'classes = ["Background"]\nbackground = true', "classes: 'Background'"),
-        (ONE + "background = true\nreduce_zero_label = true", "background and reduce_zero_label"),
-        (OWN + 'classes = ["a", "b"]\nignore = 1', "ignore = 1 .*0 to 1; .*255"),
-        (ONE + "ignore = 1\nreduce_zero_label = true", "which are 1; .*255"),
+        (ONE + "background = true\nreduce_zero_label = true", "value 0 .*background, reduce_zero"),
+        (OWN + 'classes = ["a", "b"]\nignore = 1', "value 1 .*'b'.* ignore .*0 to 1; .*255"),
+        (ONE + "ignore = 1\nreduce_zero_label = true", "value 1 .* ignore .*255"),
+        (OWN + 'classes = ["a", "b"]\nvalues = [3, 3]', "value 3 .*'b', and also of 'a'"),
+        (OWN + 'classes = ["a", "b"]\nvalues = [3]', "values has 1"),
         (ONE + 'name = "a/b"', "'a/b' cannot be that of a file"),
         (ONE + 'name = "voc"', "'voc' is the name of a built-in"),
-        ('images = "i/{name}.jpg"\nlabels = "l"\nclasses = ["a"]', r"images .* has \{name\}"),
-        ('images = "i/*.jpg"\nlabels = "l"\nclasses = ["a"]', r"images .* \{key\} in place of \*"),
-        ('images = "{key}/{key}"\nlabels = "l"\nclasses = ["a"]', "more than once"),
-        (ONE + 'list = "{key}.txt"', r"list .* has \{key\}"),
+        ('images = "i/{name}.jpg"\nlabels = "l"\nclasses = ["a"]', r"images .*\{name\}.*\{key\}"),
+        ('images = "i/*.jpg"\nlabels = "l"\nclasses = ["a"]', r"images .*\{key\}.* in place of \*"),
+        ('images = "{key}/{key}"\nlabels = "l"\nclasses = ["a"]', r"images .*\{key\} once"),
+        (ONE + 'list = "{key}.txt"', r"list is '.*\{split\}"),
         (OWN + 'classes = "nowhere.txt"', "nowhere.txt.* cannot be read: .*No such file"),
-        (OWN + "classes = [cat]", "is not a TOML file.*quotes"),
+        (OWN + "classes = [cat]", "is not a TOML file"),
     ],
 )
 def test_what_is_wrong_in_a_toml_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -182,9 +182,12 @@ def test_what_is_wrong_in_a_toml_is_named(tmp_path: Path, text: str, message: st
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog,\n")
-    with pytest.raises(InputError, match=r"names.txt.*line 2, 'dog,', has an empty synonym"):
+    with pytest.raises(InputError, match=r"names.txt.*line 2, 'dog,'"):
         custom_benchmark("i", "l", names)
-    with pytest.raises(InputError, match=r"gone.toml' cannot be read: No such file"):
+    names.write_text("")
+    with pytest.raises(InputError, match="classes: .* empty"):
+        custom_benchmark("i", "l", names)
+    with pytest.raises(InputError, match=r"gone.toml' .*No such file"):
         load_benchmark(tmp_path / "gone.toml")
 
 
@@ -206,15 +209,18 @@ def test_to_classes(settings: dict[str, Any], raw: list[int], expected: list[int
         assert classes.dtype == np.int32 and classes.tolist() == [expected]
 
 
-def test_values_out_of_range_are_listed() -> None:
-    with pytest.raises(LabelError, match=r"values 3 \(1 pixels\), 7 \(2 pixels\); .* has 0 to 2"):
-        to_classes(np.array([[7, 3, 7, 0]], np.uint8), three())
-    with pytest.raises(LabelError, match=r"4 \(1 pixels\); .* has 1 to 3, and 0 and 255 to be"):
-        to_classes(np.array([[4, 0]], np.uint8), three(reduce_zero_label=True))
-    with pytest.raises(LabelError, match=r"-1 \(1 pixels\), 70000 \(1 pixels\)"):
-        to_classes(np.array([[-1, 70000, 2]], np.int32), three())
-    with pytest.raises(LabelError, match="and 22 more"):
-        to_classes(np.arange(3, 33, dtype=np.uint8)[None], three())
+@pytest.mark.parametrize(
+    ("settings", "raw", "message"),
+    [
+        ({}, np.array([[7, 3, 7, 0]], np.uint8), "3 pixels have the label values 3, 7; .*0 to 2"),
+        ({"reduce_zero_label": True}, np.array([[4, 0]], np.uint8), "4; .* 1 to 3, and 0, 255 to"),
+        ({}, np.array([[-1, 70000, 2]], np.int32), "-1, 70000;"),
+        ({}, np.arange(3, 64, 2, np.uint8)[None], "17 and 23 more"),
+    ],
+)
+def test_values_out_of_range_are_listed(settings: Any, raw: np.ndarray, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        to_classes(raw, three(**settings))
 
 
 def save(image: Image.Image, path: Path, **settings: Any) -> Path:
@@ -248,7 +254,7 @@ def test_labels_of_every_integer_kind(tmp_path: Path) -> None:
 
 def test_more_than_255_classes(tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(300)]
-    with pytest.raises(InputError, match="ignore = 255 .*0 to 299; .*65535"):
+    with pytest.raises(InputError, match="value 255 .*0 to 299; .*65535"):
         custom_benchmark("i", "l", names)
     many = custom_benchmark("i", "l", names, ignore=65535)
     raw = np.array([[0, 255, 299, 65535]], np.uint16)
@@ -265,16 +271,15 @@ def test_labels_that_cannot_be_used(tmp_path: Path) -> None:
     empty.write_bytes(b"")
     text.write_text("no image")
     for path, message in (
-        (save(grey.convert("RGB"), tmp_path / "rgb.png"), "mode RGB, with 3 channels.*palette"),
-        (save(grey.convert("RGBA"), tmp_path / "rgba.png"), "4 channels"),
-        (save(grey.convert("F"), tmp_path / "float.tif"), "not whole numbers"),
+        (save(grey.convert("RGB"), tmp_path / "rgb.png"), "mode RGB.*palette"),
+        (save(grey.convert("F"), tmp_path / "float.tif"), "mode F.*whole number"),
         (save(grey, tmp_path / "jpeg.png", format="JPEG"), "a JPEG.*PNG"),
-        (save(grey.convert("1"), tmp_path / "one.png"), r"1 bit\(s\).*as 255; .*8 bits"),
-        (cut, "cannot be read|damaged"),
-        (empty, "the file is empty"),
-        (text, "cannot be read: cannot identify"),
-        (tmp_path / "gone.png", "cannot be read: No such file"),
-        (tmp_path, "cannot be read: Is a directory"),
+        (save(grey.convert("1"), tmp_path / "one.png"), r"less than 8 bits"),
+        (cut, "damaged"),
+        (empty, "cannot be read"),
+        (text, "cannot be read.*cannot identify"),
+        (tmp_path / "gone.png", "cannot be read.*No such file"),
+        (tmp_path, "cannot be read.*Is a directory"),
     ):
         with pytest.raises(LabelError, match=message):
             read_label(path)

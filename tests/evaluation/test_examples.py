@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +131,12 @@ def test_nothing_there_says_where_it_should_be_and_how_it_is_made(tmp_path: Path
     assert ade[0].path == tmp_path / "ade/ADEChallengeData2016/images/training"
 
 
-def test_labels_not_prepared_yet(tmp_path: Path) -> None:
-    images = tmp_path / "cityscapes/leftImg8bit/val/town"
-    write(images, {f"city_{i:06}_leftImg8bit.png": photo() for i in range(14)})
-    (tmp_path / "cityscapes/gtFine/val").mkdir(parents=True)
-    index = list_examples(load_benchmark("cityscapes"), tmp_path)
-    assert kinds(index.problems)[:14] == [
-        ("missing label", f"city_{i:06}_gtFine_labelTrainIds.png", True) for i in range(14)
-    ]
-    text = describe_problems(index.problems)
-    assert text.count("python -m tcl_jax.benchmarks prepare cityscapes") == 1
-    assert "missing label, 14 times (cannot be scored): " in text
-    assert "town/city_000009_" in text and "  and 4 more\n" in text  # ten are listed
-    assert "town/city_000010_" not in text
+def test_a_kind_of_problem_is_listed_ten_times_at_most() -> None:
+    problems = [Problem("missing label", Path(f"{i:02}.png"), "Ask Ann.", True) for i in range(14)]
+    text = describe_problems(problems)
+    assert text.startswith("missing label, 14 times (cannot be scored): Ask Ann.\n")
+    assert "09.png" in text and "10.png" not in text and text.endswith("and 4 more")
+    assert describe_problems(()) == "no problems"
 
 
 def test_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +151,7 @@ def test_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert index.examples[0].image.is_relative_to(tmp_path / "photos")
     index = list_examples(benchmark, "nowhere", overrides={**overrides, "list": "some.txt"})
     assert keys(index) == ["town/city_000001"]
-    with pytest.raises(InputError, match=r"has \{name\}"):
+    with pytest.raises(InputError, match=r"\{name\}"):
         list_examples(benchmark, "nowhere", overrides={"images": "{name}.jpg"})
     with pytest.raises(InputError, match="lables cannot be overridden; images, labels and list"):
         list_examples(benchmark, "nowhere", overrides={"lables": "elsewhere"})
@@ -168,9 +160,7 @@ def test_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------- one's own
 
 
-def test_photos_of_every_kind_and_behind_links(
-    own: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_photos_of_every_kind_and_behind_links(own: Benchmark, tmp_path: Path) -> None:
     for key, ending, kind in (("a", ".JFIF", "JPEG"), ("b", ".avif", "AVIF"), ("d", ".qoi", "QOI")):
         (tmp_path / f"photos/{key}.jpg").unlink()
         photo().save(tmp_path / f"photos/{key}{ending}", kind)
@@ -182,11 +172,8 @@ def test_photos_of_every_kind_and_behind_links(
         (tmp_path / folder / "circle").symlink_to(tmp_path / folder)
     index = list_examples(own, tmp_path / "any root")
     assert keys(index) == ["a", "b", "d", "sub/c"] and index.problems == ()
-    assert verify_examples(index, progress=False)[0] == () and capsys.readouterr().err == ""
-    verify_examples(index, progress=True)
-    assert "checking custom" in capsys.readouterr().err
+    assert verify_examples(index, progress=False)[0] == ()
     assert all(read_pixels(one.image).shape == (30, 40, 3) for one in index.examples)
-    assert describe_problems(()) == "no problems"
 
 
 def test_a_folder_with_everything_wrong_gives_one_list(own: Benchmark, tmp_path: Path) -> None:
@@ -206,7 +193,6 @@ def test_a_folder_with_everything_wrong_gives_one_list(own: Benchmark, tmp_path:
     (tmp_path / "labels/gone.png").unlink()
     (tmp_path / "labels/gone.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "photos/notes.txt").write_text("nothing")
-    (tmp_path / "photos/Thumbs.db").write_text("")
     index = list_examples(own, tmp_path)
     assert sorted(kinds(index.problems)) == [
         ("label without image", "alone.png", False),
@@ -215,8 +201,6 @@ def test_a_folder_with_everything_wrong_gives_one_list(own: Benchmark, tmp_path:
         ("stray file", "notes.txt", False),
     ]
     assert "d" not in keys(index)
-    (twice,) = (p.detail for p in index.problems if p.kind == "same key twice")
-    assert f"{tmp_path}/photos/twice." in twice and f"{tmp_path}/photos/{{key}}.webp" in twice
     found, _ = verify_examples(index, progress=False)
     assert kinds(found) == [
         ("damaged image", "a.jpg", True),
@@ -229,20 +213,10 @@ def test_a_folder_with_everything_wrong_gives_one_list(own: Benchmark, tmp_path:
         ("wrong label values", "wrong.png", True),
     ]
     text = describe_problems((*index.problems, *found))
-    headings = [line for line in text.splitlines() if not line.startswith(" ")]
-    assert [heading.split(":")[0] for heading in headings] == [
-        "same key twice (cannot be scored)",
-        "missing label (cannot be scored)",
-        "damaged image, 2 times (cannot be scored)",
-        "unreadable label, 2 times (cannot be scored)",
-        "sizes that differ, 2 times (cannot be scored)",
-        "wrong label values, 2 times (cannot be scored)",
-        "label without image",
-        "stray file",
-    ]
-    assert f"  {tmp_path}/labels/both.png: label values 9 (1200 pixels); custom has 0 to 2" in text
-    assert f"the label is 41 x 30 and {tmp_path}/photos/large.png is 40 x 30 pixels" in text
-    assert "mode RGB, with 3 channels" in text and "Ask Ann." in headings[1]
+    assert text.index("same key twice (cannot") < text.index("damaged image, 2 times (cannot")
+    assert text.index("wrong label values") < text.index("\nlabel without image: ")
+    for part in ("Ask Ann.", f"{tmp_path}/photos/{{key}}.webp", "41 x 30", "label values 9;"):
+        assert part in text
 
 
 def test_no_images(own: Benchmark, tmp_path: Path) -> None:
@@ -292,10 +266,8 @@ def test_lists_of_images(own: Benchmark, tmp_path: Path) -> None:
         ("seq1/a\nseq2/a", ("listed twice", "list.txt", True), "'seq1/a', and 2, 'seq2/a'"),
         ("a\ngone", ("missing image", "gone.*", True), "named in"),
         ("", ("no images", "list.txt", True), "it is empty"),
-        *(
-            (f"a\n{line}\n", ("unreadable list", "list.txt", True), f"line 2, {line!r}")
-            for line in ("b  1", "b -1", "photos/b.jpg labels/b.png", "b.jpg,b.png")
-        ),
+        # As lists of one class have it.
+        ("a\nb -1", ("missing image", "b -1.*", True), "named in"),
     ):
         found = read(text)
         assert kinds(found.problems) == [problem] and part in found.problems[0].detail
@@ -344,32 +316,14 @@ def test_size_and_turn_are_those_of_the_pixels(tmp_path: Path, kind: str, orient
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp"])
-@pytest.mark.parametrize(
-    ("change", "sound"),
-    [
-        (lambda data: data + b"made with a camera", True),
-        (lambda data: data[: len(data) // 2], False),
-        (lambda data: data[:-40], False),
-        (lambda data: b"", False),
-    ],
-)
-def test_cut_images_are_found_and_longer_ones_tolerated(
-    tmp_path: Path, kind: str, change: Callable[[bytes], bytes], sound: bool
-) -> None:
-    path = tmp_path / "image"
-    path.write_bytes(change(encoded(kind)))
-    if sound:
-        assert image_size(path)[0] == SIZE[::-1]
-    else:
+def test_cut_images_are_found_and_longer_ones_tolerated(tmp_path: Path, kind: str) -> None:
+    path, data = tmp_path / "image", encoded(kind)
+    path.write_bytes(data + b"made with a camera")
+    assert image_size(path)[0] == SIZE[::-1]
+    for damaged in (data[: len(data) // 2], data[:-40], b""):
+        path.write_bytes(damaged)
         with pytest.raises(InputError, match=str(path)):
             image_size(path)
-
-
-def test_a_sound_image_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("tcl_jax.evaluation.image_size.open_file")
-    for kind in ("jpeg", "png", "webp"):
-        (tmp_path / "image").write_bytes(encoded(kind))
-        assert image_size(tmp_path / "image")[0] == SIZE[::-1]
 
 
 def test_labels_of_photos_with_exif_orientation(tmp_path: Path) -> None:

@@ -24,12 +24,6 @@ def make(root: Path, name: str = "context", mat: Path | None = None) -> tuple[in
     return done.made, done.kept, len(done.failed)
 
 
-def read_png(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        assert image.mode == "L" and image.format == "PNG"
-        return np.asarray(image)
-
-
 def mat(path: Path, values: object, *, compressed: bool = True, name: str = "LabelMap") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     scipy.io.savemat(path, {name: values}, do_compression=compressed)
@@ -53,7 +47,9 @@ def test_context_labels(tmp_path: Path, folder: str) -> None:
     mat(home / folder / "2009_000003.mat", raw)  # of another split
     assert make(tmp_path) == (2, 0, 0)
     labels = home / "SegmentationClassContext"
-    np.testing.assert_array_equal(read_png(labels / "2008_000001.png"), [[1, 2, 59], [0, 0, 0]])
+    with Image.open(labels / "2008_000001.png") as made:
+        assert made.mode == "L" and made.format == "PNG"
+        np.testing.assert_array_equal(made, [[1, 2, 59], [0, 0, 0]])
     assert len([*labels.iterdir()]) == 2
     assert make(tmp_path, "context59") == (0, 2, 0)
 
@@ -67,8 +63,7 @@ def test_mat_files_may_be_elsewhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "i8", "f4", "f8"])
 def test_label_maps_of_all_types(tmp_path: Path, dtype: str) -> None:
-    values = np.arange(256, dtype=dtype).reshape(16, 16) / np.dtype(dtype).type(2)
-    whole = np.floor(values).astype(dtype)
+    whole = np.arange(256).reshape(16, 16).astype(dtype)
     for compressed in (True, False):
         read = pascal_context.read_label_map(mat(tmp_path / "a.mat", whole, compressed=compressed))
         np.testing.assert_array_equal(read, whole)
@@ -76,26 +71,24 @@ def test_label_maps_of_all_types(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "why"),
+    "values",
     [
-        (np.zeros((2, 2, 2), np.uint16), r"size \(2, 2, 2\)"),
-        (np.zeros((0, 3), np.uint16), r"size \(0, 3\)"),
-        (np.zeros((4097, 4096), np.uint8), r"size \(4097, 4096\)"),
-        (np.array([[1.5]]), "not whole numbers"),
-        (np.array([[np.nan]]), "not whole numbers"),
-        (np.array([[np.inf]]), "not whole numbers"),
-        (np.array([[-1.0]]), "not whole numbers"),
-        (np.array([[1 + 2j]]), "not whole numbers"),
-        ("text", "is char"),
-        ({"a": 1}, "is struct"),
-        (np.array([[1, "a"]], object), "is cell"),
-        (np.array([[True]]), "is logical"),
+        np.zeros((2, 2, 2), np.uint16),
+        np.zeros((0, 3), np.uint16),
+        np.array([[1.5]]),
+        np.array([[np.nan]]),
+        np.array([[np.inf]]),
+        np.array([[-1.0]]),
+        np.array([[1 + 2j]]),
+        "text",
+        {"a": 1},
+        np.array([[1, "a"]], object),
     ],
 )
-def test_mat_of_other_things(tmp_path: Path, values: object, why: str) -> None:
-    with pytest.raises(LabelError, match=f"LabelMap.*{why}"):
+def test_mat_of_other_things(tmp_path: Path, values: object) -> None:
+    with pytest.raises(LabelError, match="LabelMap.* whole numbers"):
         pascal_context.read_label_map(mat(tmp_path / "a.mat", values))
-    with pytest.raises(LabelError, match="no variable LabelMap, but Other"):
+    with pytest.raises(LabelError, match="no variable LabelMap"):
         pascal_context.read_label_map(mat(tmp_path / "a.mat", values, name="Other"))
 
 
@@ -104,18 +97,15 @@ def test_damaged_mat_files(tmp_path: Path, compressed: bool) -> None:
     values = np.random.default_rng(0).integers(0, 460, (300, 300)).astype(np.uint16)
     path = mat(tmp_path / "a.mat", values, compressed=compressed)
     whole = path.read_bytes()
-    damaged = [whole[:size] for size in (0, 1, 127, 128, 140, 200, len(whole) // 2, len(whole) - 1)]
+    damaged = [whole[:size] for size in (0, 127, 140, len(whole) // 2, len(whole) - 1)]
     damaged += [b"\x89PNG\r\n\x1a\n" * 100, bytes(512) + whole[512:]]
     damaged += [whole[:124] + b"\x00\x02IM" + whole[128:]]  # as MATLAB 7.3 begins
     if compressed:  # these have a checksum
-        damaged += [whole[:4096] + bytes(64) + whole[4160:], whole[:-9] + whole[-8:-9:-1] * 9]
+        damaged += [whole[:4096] + bytes(64) + whole[4160:]]
     for data in damaged:
         path.write_bytes(data)
         with pytest.raises(LabelError):
             pascal_context.read_label_map(path)
-    path.unlink()
-    with pytest.raises(LabelError, match="No such file"):
-        pascal_context.read_label_map(path)
 
 
 def test_missing_and_wrong_mat_files(tmp_path: Path) -> None:
@@ -130,18 +120,6 @@ def test_missing_and_wrong_mat_files(tmp_path: Path) -> None:
     assert "000003.mat: it cannot be read as a MATLAB file: No such file" in done.failed[1]
 
 
-def test_names_of_the_values_are_compared(tmp_path: Path) -> None:
-    home = context(tmp_path, {"2008_000001": np.array([[2]], np.uint16)})
-    lines = [f"{i}: {pascal_context.CLASSES.get(i, f'other {i}')}" for i in range(1, 460)]
-    lines[307] = "308: potted plant"  # spaces and upper case do not count
-    (home / "labels.txt").write_text("\n".join(lines))
-    assert make(tmp_path) == (1, 0, 0)
-    lines[1], lines[2] = "2: air conditioner", "3: aeroplane"
-    (home / "trainval/labels.txt").write_text("\n".join(lines))
-    with pytest.raises(InputError, match=r"labels\.txt calls the value 2 'airconditioner' where"):
-        make(tmp_path)
-
-
 def voc_list(home: Path, count: int) -> Path:
     path = home / "ImageSets/Main/val.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,11 +131,11 @@ def test_a_missing_list_is_that_of_voc_2010(tmp_path: Path) -> None:
     home = context(tmp_path, {"2008_000000": np.array([[2]], np.uint16)})
     listed = home / "ImageSets/SegmentationContext/val.txt"
     listed.unlink()
-    with pytest.raises(InputError, match=r"Main/val\.txt, of which it can be made.*03-May-2010"):
-        make(tmp_path)
-    voc_list(home, 5823)  # VOC 2012
-    with pytest.raises(InputError, match="has 5823 images, but that of PASCAL VOC 2010 has 5105"):
-        make(tmp_path)
+    for count, found in ((None, "is not there"), (5823, "has 5823 images")):  # VOC 2012's list
+        if count is not None:
+            voc_list(home, count)
+        with pytest.raises(InputError, match=rf"Main/val\.txt with the 5105 .* {found}"):
+            make(tmp_path)
     assert not listed.exists()
     voc_list(home, 5105)
     plan = plan_labels(load_benchmark("context"), tmp_path)
