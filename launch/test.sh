@@ -29,4 +29,6 @@ echo "shellcheck"
 echo "mypy"
 $python -m mypy --no-error-summary
 echo "pytest"
-$python -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist=worksteal "$@"
+# A file stays in one process: its tests share what they make and what is compiled.
+$python -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist=loadfile \
+    --no-loadscope-reorder "$@"

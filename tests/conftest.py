@@ -15,6 +15,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS") or quick_compilation()
 
 import jax
+import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
@@ -39,3 +40,9 @@ CHECKED_FILES = (
     "training.preview",
 )  # fmt: skip
 install_import_hook([f"tcl_jax.{name}" for name in CHECKED + CHECKED_FILES], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: what is left at the end is short, and workers end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -364,35 +364,21 @@ def test_extras_that_readme_names_are_those_of_setup() -> None:
     assert named and all(f'"{name}": [' in setup for name in named)
 
 
-def test_commands_are_read_as_bash_reads_them() -> None:
-    block = "python -m a.b --x='one two' \\\n    --y  # why\n\n# nothing\nbash c.sh # d\n"
-    assert commands(block) == [["python", "-m", "a.b", "--x=one two", "--y"], ["bash", "c.sh"]]
-    assert find(["python", "-m", "tcl_jax.benchmarks", "list"], SPECIAL) is None
-    compare = find(["python", "-m", "tcl_jax.evaluate", "--compare", "a"], SPECIAL)
-    assert compare is not None and not compare.writes
-
-
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         ("python -m tcl_jax.segment --image=x", "exit code 2"),
-        ("python -m tcl_jax.convert inspct x", "exit code 2"),
+        ("python -m tcl_jax.segment --help --output=masks", "has not written masks"),
         ("python -m tcl_jax.benchmarks check --data=nowhere voc", "did not say '8 of 8"),
         ("bash launch/none.sh", "exit code 127"),
         ("make all", "there is no rule for 'make'"),
         ("kubectl apply -f launch/none.yaml", "launch/none.yaml"),
-        ("sbatch launch/none.sbatch", "exit code 127"),
     ],
 )
 def test_commands_that_would_fail_for_a_reader_fail(
     command: str, message: str, tmp_path: Path
 ) -> None:
     assert message in run(shlex.split(command), tmp_path)
-
-
-def test_what_is_promised_must_be_written(tmp_path: Path) -> None:
-    told = run(shlex.split("python -m tcl_jax.segment --help --output=masks"), tmp_path)
-    assert "has not written masks" in told
 
 
 def test_the_table_of_the_method_names_what_is_there() -> None:

@@ -156,24 +156,6 @@ def test_dry_run_prints_the_commands_and_runs_none(cloud: Cloud) -> None:
     assert shlex.split(started)[2:] == ["start", *FLAGS[1:]]
 
 
-def test_preempted_it_is_made_again_and_goes_on(cloud: Cloud) -> None:
-    cloud.plan(["CREATING READY READY PREEMPTED", "READY"], ["wait", "0"], ["wait", "0"])
-    code, output = cloud.run("run", "--delete-after", *FLAGS)
-    assert code == 0, output
-    assert "tcl is gone; making it again" in output and "the training has ended" in output
-    once = ["create", "scp", "install", "start"]
-    assert cloud.verbs() == [*once, "delete", *once, "delete"]
-    for host in ("host0", "host1"):
-        assert (
-            cloud.started(host)
-            == ["-m tcl_jax.main --config=configs/tcl.py --workdir=bucket/my runs"] * 2
-        )
-    created = [call for call in cloud.calls() if call[3] == "create"]
-    assert created[0] == created[1]
-    assert {"--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite"} < set(created[0])
-    assert {"--zone=zone", "--project=project"} < set(created[0]) and "--spot" not in created[0]
-
-
 def test_queued_resource_is_waited_for_and_asked_for_again(cloud: Cloud) -> None:
     lives = ["WAITING_FOR_RESOURCES PROVISIONING ACTIVE ACTIVE SUSPENDED", "ACTIVE"]
     cloud.plan(lives, ["wait", "0"], ["wait", "0"])
@@ -206,15 +188,22 @@ def test_capacity_is_asked_for_again_only_while_running(cloud: Cloud) -> None:
     assert cloud.run("run", "--restarts=1", *FLAGS)[0] == 1
 
 
-def test_one_that_was_preempted_is_asked_for_until_it_is_there(cloud: Cloud) -> None:
-    cloud.plan(["READY READY PREEMPTED DENIED PREEMPTED", "READY"], ["wait", "0"], ["wait", "0"])
+def test_preempted_it_is_asked_for_until_it_is_there_and_goes_on(cloud: Cloud) -> None:
+    lives = ["CREATING READY READY PREEMPTED DENIED PREEMPTED", "READY"]
+    cloud.plan(lives, ["wait", "0"], ["wait", "0"])
     cloud.file("refusals", "\n" + "no\n" * 3)
-    code, output = cloud.run("run", "--restarts=1", *FLAGS)
+    code, output = cloud.run("run", "--restarts=1", "--delete-after", *FLAGS)
     assert code == 0 and "the training has ended" in output, output
     assert output.count("tcl could not be made; trying again in 0 s") == 3
     assert output.count("gcloud could not say how tcl is; asking again in 0 s") == 1
     once = ["create", "scp", "install", "start"]
-    assert cloud.verbs() == [*once, "delete", *["create"] * 3, *once]
+    assert cloud.verbs() == [*once, "delete", *["create"] * 3, *once, "delete"]
+    command = "-m tcl_jax.main --config=configs/tcl.py --workdir=bucket/my runs"
+    assert cloud.started("host0") == cloud.started("host1") == [command] * 2
+    first, *others = [call for call in cloud.calls() if call[3] == "create"]
+    assert others == [first] * 4
+    assert {"--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite"} < set(first)
+    assert {"--zone=zone", "--project=project"} < set(first) and "--spot" not in first
 
 
 def test_ctrl_c_ends_the_waiting(cloud: Cloud) -> None:

@@ -104,6 +104,18 @@ def test_flags_go_before_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [(("host:7", 2, 0), {}), ((), {"cluster_detection_method": "slurm"})]
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("localhost:1", None, None), "belong together"),
+        (("localhost:1", 2, 2), "--process_id=2 is not one of the 2"),
+    ],
+)
+def test_flags_that_contradict_each_other(given: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        start_processes(*given)
+
+
 def test_failure_names_the_cluster_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # no mpi4py here
     with pytest.raises(RunError, match=r"job of 2 processes of Open MPI.*--num_processes=1"):
@@ -113,8 +125,9 @@ def test_failure_names_the_cluster_and_the_way_out(monkeypatch: pytest.MonkeyPat
 JOIN = """
 import sys, jax, numpy as np
 from tcl_jax.checkpoints.store import CheckpointStore
+from tcl_jax.errors import InputError, run_command
 from tcl_jax.parallel.mesh import data_mesh, gather_parameters, put_parameters
-from tcl_jax.parallel.processes import gather_texts, start_processes
+from tcl_jax.parallel.processes import gather_texts, raise_on_all_processes, start_processes
 start_processes(None, None, None)
 mesh = data_mesh()
 full = {"kernel": np.arange(128 * 256, dtype=np.float32).reshape(128, 256), "gate": np.float32(1)}
@@ -125,11 +138,17 @@ np.testing.assert_array_equal(whole["kernel"].addressable_shards[0].data, full["
 with CheckpointStore(sys.argv[1], keep_latest=1) as store:
     store.save(3, state, data_state={"next_batch": 3}, config={})
 print(gather_texts(f"{jax.process_index()} of {jax.process_count()}"))
+
+def one_fails():
+    if jax.process_index() == 1:
+        raise InputError("no such file")
+
+run_command(lambda: raise_on_all_processes(one_fails))
 """
 
 
 @pytest.mark.slow
-def test_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> None:
+def test_processes_of_slurm_save_what_one_can_restore_and_fail_together(tmp_path: Path) -> None:
     port = int(process_arguments(2)[0][0])
     shared = {
         "JAX_PLATFORMS": "cpu",
@@ -152,7 +171,9 @@ def test_processes_of_slurm_save_what_one_can_restore(tmp_path: Path) -> None:
         for i in range(2)
     ]
     told = [worker.communicate(timeout=200) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 2, told
+    assert [worker.returncode for worker in workers] == [2] * 2, told
+    assert "error: process 1 reports: no such file" in told[0][1]
+    assert "error: no such file" in told[1][1]
     expected = str([f"{i} of 2" for i in range(2)])
     assert [out.splitlines()[-1] for out, _ in told] == [expected] * 2
 

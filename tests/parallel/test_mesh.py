@@ -57,6 +57,8 @@ def test_a_batch_divides_over_the_devices() -> None:
     check_batch_size(16, mesh, 2)
     with pytest.raises(InputError, match=r"over 8 device\(s\); .* multiple of 8, such as 8 or 16"):
         check_batch_size(12, mesh)
+    with pytest.raises(InputError, match="does not divide over 8 device.* x 4 accumulation"):
+        check_batch_size(16, mesh, 4)
 
 
 PROGRAM = """

@@ -10,8 +10,6 @@ from ml_collections import ConfigDict
 
 from configs.tcl import get_config
 from tcl_jax.errors import InputError
-from tcl_jax.parallel.mesh import check_batch_size, data_mesh
-from tcl_jax.parallel.processes import start_processes
 from tcl_jax.training.build import build_experiment
 from tcl_jax.training.check import check_area_group, check_config, check_same_config
 from tcl_jax.training.loop import number_of_updates
@@ -73,9 +71,7 @@ def test_groups_of_the_area_loss_divide_the_batch() -> None:
     ("field", "value", "message"),
     [
         ("objective", "mae", "objective='mae' is unknown"),
-        ("model.variant", "ViT-H/14", "model.variant='ViT-H/14' is unknown"),
         ("model.variant", "custom", "model.sizes do not describe a CLIP"),
-        ("model.weights", "nowhere.npz", "'nowhere.npz' do not exist"),
     ],
 )
 def test_models_that_cannot_be_built(field: str, value: str, message: str) -> None:
@@ -110,18 +106,6 @@ def test_workdirs(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         open_workdir(str(tmp_path), {})
-
-
-def test_batches_and_processes() -> None:
-    mesh = data_mesh()
-    check_batch_size(8, mesh, 4)
-    with pytest.raises(InputError, match="does not divide over 1 device.* x 4 accumulation"):
-        check_batch_size(6, mesh, 4)
-    with pytest.raises(InputError, match="belong together"):
-        start_processes("localhost:1", None, None)
-    with pytest.raises(InputError, match="process_id=2 is not one of the 2"):
-        start_processes("localhost:1", 2, 2)
-    start_processes(None, None, None)
 
 
 def test_the_last_evaluation_is_reached() -> None:

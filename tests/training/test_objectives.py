@@ -1,4 +1,4 @@
-"""Erased rectangles on their way into the loss, its mesh, and patches of odd sizes."""
+"""Erased rectangles on their way into the loss, and patches of odd sizes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import normalize
-from tcl_jax.parallel.mesh import DATA_AXIS
 from tcl_jax.training.objectives import CLIPObjective, TCLObjective, augmented, with_keys
-from tcl_jax.training.step import loss_and_gradient
 from tests.reference import arrays, reference_model
 
 KEY = jax.random.key(3)
@@ -29,15 +26,6 @@ def plain_batch() -> dict[str, jax.Array]:
 
 def erased_batch(boxes: np.ndarray = BOXES) -> dict[str, jax.Array]:
     return {**plain_batch(), "erase": jnp.asarray(boxes)}
-
-
-def test_noise_is_written_after_normalisation() -> None:
-    batch = with_keys(erased_batch(), KEY)
-    image, before = np.asarray(augmented(batch)), np.asarray(normalize(batch["image"]))
-    changed = (image != before).any(axis=-1)
-    assert changed.sum() == sum(height * width for *_, height, width in BOXES)
-    noise = image[2, 20:, 10:]
-    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
 
 
 def test_noise_is_not_that_of_the_masks() -> None:
@@ -71,31 +59,6 @@ def test_loss_sees_the_erased_image(name: str) -> None:
         np.testing.assert_allclose(nothing[term], unchanged[term], rtol=1e-5, err_msg=term)
     assert any(abs(seen[term] - nothing[term]) > 1e-4 * abs(seen[term]) for term in seen)
     assert loss._cache_size() == 2  # other boxes are no reason to compile again
-
-
-@pytest.mark.parametrize("parts", [1, 2])
-def test_pairs_are_split_over_the_mesh_of_the_batch(parts: int) -> None:
-    model, learned, clip = reference_model()
-    mesh = AbstractMesh((4,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
-
-    def placed(tree: Any, *axes: str) -> Any:
-        sharding = NamedSharding(mesh, PartitionSpec(*axes))
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
-
-    def gradient(params: Any, frozen: Any, batch: Any, key: jax.Array) -> Any:
-        rows = with_keys(batch, key)
-        return loss_and_gradient(
-            TCLObjective(model), lambda p: p, params, frozen, rows, parts=parts
-        )
-
-    batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), plain_batch())
-    traced = jax.jit(gradient).trace(
-        placed(learned), placed(clip), placed(batch, DATA_AXIS), placed(KEY)
-    )
-    text = str(traced.jaxpr)
-    assert "shard_map" in text and "all_gather" in text
 
 
 def test_masks_of_a_patch_that_four_does_not_divide() -> None:
