@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -33,27 +32,8 @@ RETRIEVAL_SIZE = 128
 """Images (and captions) among which the right one has to be found."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SceneScores:
-    """Zero-shot segmentation of scenes with every class name and background.
-
-    Attributes:
-        percent: `miou`, mean IoU over background and all classes, and `miou_unseen`, over the
-            classes that no training caption names.
-        threshold: score above which a pixel is not background.
-    """
-
-    percent: dict[str, float]
-    threshold: float
-
-
 def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
-    """Refuses an evaluation on drawn scenes that could not be brought to its end.
-
-    Args:
-        num_scenes: `eval.num_scenes`.
-        batch_size: `eval.batch_size`, scenes at a time over all devices.
-        mesh: the devices.
+    """Checks `eval.num_scenes` and `eval.batch_size`, the scenes at a time over all devices.
 
     Raises:
         InputError: if there are fewer scenes than retrieval takes, or a batch does not divide over
@@ -72,15 +52,15 @@ def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
 
 
 def scene_engine(method: Method, mesh: Mesh, batch_size: int) -> MaskEngine:
-    """Masks of scenes; of CLIP alone its cosines, see `patch_cosines`.
+    """Masks of scenes, or `patch_cosines` of a method that is a CLIP alone.
 
     Args:
         method: what segments.
         mesh: devices of this process.
         batch_size: scenes per device.
     """
-    grid = patch_cosines if method.name == MaskCLIP.name else grid_masks
-    return MaskEngine(method, mesh, batch_size, grid)
+    clip_alone = method.parameters == ("clip",)
+    return MaskEngine(method, mesh, batch_size, patch_cosines if clip_alone else grid_masks)
 
 
 def patch_cosines(
@@ -131,32 +111,36 @@ def segment_scenes(
     options: MaskOptions,
     source: ShapesSource,
     thresholds: Sequence[float],
-) -> list[SceneScores]:
-    """Scores of a method at each of several background thresholds; every process calls it.
+) -> list[dict[str, float]]:
+    """Scores of a method with every class name, at each background threshold.
+
+    Every process calls it, and segments a share of the scenes.
 
     Args:
         engine: the method.
         params: all parameters it needs, on the engine's devices.
         texts: embeddings of `class_names()`, [24, d].
         options: post-processing of TCL's masks.
-        source: scenes with label maps, of which every process takes a share.
-        thresholds: background thresholds to try.
+        source: scenes with label maps.
+        thresholds: scores above which a pixel is not background.
+
+    Returns:
+        In per cent, `miou` over background and all classes, and `miou_unseen` over the classes that
+        no training caption names.
     """
     names = ("background", *class_names())
+    unseen = [names.index(name) for name in UNSEEN]
     counts = [Counts.zeros(len(names)) for _ in thresholds]
     mine = (source[i] for i in range(jax.process_index(), len(source), jax.process_count()))
     for scene, classes, values in best_classes(engine, params, texts, options, mine):
         for i, threshold in enumerate(thresholds):
             predicted = with_background(classes, values, threshold)
             counts[i] += count_pixels(predicted, scene["label"], len(names))
-    unseen = [names.index(name) for name in UNSEEN]
-    results = []
-    for count, threshold in zip(counts, thresholds, strict=True):
-        total = count.reduced(sum_over_processes)
-        scores = {"miou": total.scores().miou, "miou_unseen": total.mean_iou(unseen)}
-        percent = {name: 100 * score for name, score in scores.items()}
-        results.append(SceneScores(percent, float(threshold)))
-    return results
+    totals = [count.reduced(sum_over_processes) for count in counts]
+    return [
+        {"miou": 100 * total.scores().miou, "miou_unseen": 100 * total.mean_iou(unseen)}
+        for total in totals
+    ]
 
 
 def embed_shape_names(model: CLIP, params: Any, templates: str) -> Float32[np.ndarray, "classes d"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcl_jax.pictures.grid import comparison_grid
+from tcl_jax.pictures.grid import titled_grid
 from tcl_jax.pictures.legend import LegendEntry, for_display, legend_page
 from tcl_jax.pictures.lettering import text_width, wrap
 from tcl_jax.pictures.overlays import overlay, save_png, shrink
@@ -37,18 +37,21 @@ def test_shrink_takes_the_mean_of_pixels() -> None:
     assert shrink(stripes, 300) is stripes
 
 
-def test_grid_shows_every_cell_and_the_legend() -> None:
-    cells = {f"column {c}": [np.full((8, 8, 3), 40 * c + s, np.uint8) for s in range(3)]
-             for c in range(1, 4)}  # fmt: skip
-    legend = {"a red thing": (250, 1, 2), "a blue thing": (3, 4, 250)}
-    page = comparison_grid(cells, legend)
-    for pictures in cells.values():
-        for picture in pictures:
-            place = found(page, tuple(picture[0, 0].tolist()))
-            assert len(place) == 256  # two pixels for each
-            np.testing.assert_array_equal(np.ptp(place, axis=0), [15, 15])
-    assert all(len(found(page, color)) for color in legend.values())
-    assert page.dtype == np.uint8 and (page[0] == 255).all() and (page[-1] == 255).all()
+def found(page: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """Rows and columns of the pixels of a colour."""
+    return np.argwhere((page == color).all(-1))
+
+
+def test_grid_shows_every_cell_under_its_title() -> None:
+    cells = [("a" * (i < 2), np.full((8, 16, 3), 40 + i, np.uint8)) for i in range(5)]
+    page = titled_grid(cells, 2, gap=4)
+    places = [found(page, (40 + i,) * 3) for i in range(5)]
+    assert all(len(place) == 8 * 16 for place in places)
+    corners = np.array([place.min(0) for place in places])
+    np.testing.assert_array_equal(
+        corners - corners[0], [[12 * (i // 2), 20 * (i % 2)] for i in range(5)]
+    )
+    assert (page[: corners[0, 0]] < 100).any() and page.shape == (corners[4, 0] + 8, 36, 3)
 
 
 def test_save_png_is_whole_or_absent(tmp_path: Path) -> None:
@@ -94,11 +97,6 @@ def test_size_for_display(size: tuple[int, int], shown: tuple[int, int]) -> None
     assert (result == (10, 200, 30)).all()
 
 
-def found(page: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """Rows and columns of the pixels of a colour."""
-    return np.argwhere((page == color).all(-1))
-
-
 def test_page_shows_picture_and_entries_in_order() -> None:
     picture = np.random.default_rng(0).integers(0, 200, (300, 500, 3), np.uint8)
     colors = [(250, 1, 2), (3, 4, 250), (1, 240, 5)]
@@ -112,14 +110,10 @@ def test_page_shows_picture_and_entries_in_order() -> None:
     assert places == sorted(places)  # down a column, then the next
     assert (page[[0, -1]] == 255).all() and (page[:, [0, -1]] == 255).all()
     assert legend_page(picture, entries, absent=["a unicorn"]).shape[0] > page.shape[0]
-    hollow = legend_page(picture, [LegendEntry("background", None, 1.0)])
-    assert not len(found(hollow, colors[0]))
-
-
-def test_narrow_pictures_stand_in_the_middle_of_a_wide_page() -> None:
-    page = legend_page(np.full((100, 16, 3), 7, np.uint8), [LegendEntry("a cat", (9, 9, 250), 1)])
-    place = found(page, (7, 7, 7))
-    assert page.shape[1] >= 480 and abs(place[:, 1].mean() - page.shape[1] / 2) < 2
+    hollow = legend_page(picture[:, :16], [LegendEntry("background", None, 1.0)])
+    place = found(hollow, tuple(picture[0, 0].tolist()))[0]
+    assert not len(found(hollow, colors[0])) and hollow.shape[1] >= 480
+    np.testing.assert_array_equal(hollow[place[0], place[1] :][:16], picture[0, :16])
 
 
 def test_a_long_list_flows_in_columns_and_ends() -> None:
