@@ -205,20 +205,18 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[Field, tuple
 
     The hash is left out, which says nothing that the others do not.
     """
-    flat = _flatten(a), _flatten(b)
-    fields = dict.fromkeys([*flat[0], *flat[1]])
-    pairs = {field: (flat[0].get(field), flat[1].get(field)) for field in fields}
-    return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+    first, second = _flatten(a), _flatten(b)
+    pairs = {field: (first.get(field), second.get(field)) for field in {**first, **second}}
+    return {
+        field: pair for field, pair in pairs.items() if pair[0] != pair[1] and field != ("hash",)
+    }
 
 
-def _flatten(fingerprint: Mapping[str, Any]) -> dict[Field, Any]:
-    """All values by where they stand, breadth first."""
-    waiting: list[tuple[Field, Any]] = [((), fingerprint)]
+def _flatten(value: Any, field: Field = ()) -> dict[Field, Any]:
+    """The values of nested dicts by where they stand."""
+    if not isinstance(value, Mapping):
+        return {field: value}
     flat: dict[Field, Any] = {}
-    while waiting:
-        field, value = waiting.pop(0)
-        if isinstance(value, Mapping):
-            waiting += [((*field, key), value[key]) for key in value]
-        elif field != ("hash",):
-            flat[field] = value
+    for key, inner in value.items():
+        flat |= _flatten(inner, (*field, key))
     return flat
