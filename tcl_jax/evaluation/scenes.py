@@ -155,47 +155,41 @@ def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
     Every process computes all of it; the scenes are few.
     """
     tokenizer = ClipTokenizer(model.config.context_length)
-    shares = []
+    right, shares = np.arange(RETRIEVAL_SIZE), []
     for start in range(0, len(source) - RETRIEVAL_SIZE + 1, RETRIEVAL_SIZE):
         scenes = [source[i] for i in range(start, start + RETRIEVAL_SIZE)]
-        images = np.stack([scene["image"] for scene in scenes])
         tokens = tokenizer([scene["text"] for scene in scenes])
-        shares.append(_partners_found(model, params, images, tokens))
-    return 100 * float(np.mean(jax.device_get(shares)))
+        similarity = np.asarray(_similarity(model, params, _images(scenes), tokens))
+        shares += [np.mean(similarity.argmax(axis) == right) for axis in (0, 1)]
+    return 100 * float(np.mean(shares))
 
 
 def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource, templates: str) -> float:
     """Single-object scenes whose image is nearest to its own class name, in per cent."""
     texts = embed_shape_names(model, params, templates)
-    right, total = 0, 0
+    right = 0
     for start in range(0, len(source), RETRIEVAL_SIZE):
         scenes = [source[i] for i in range(start, min(start + RETRIEVAL_SIZE, len(source)))]
         truth = np.array([scene["class_ids"][0] - 1 for scene in scenes])
-        predicted = _nearest_text(model, params, np.stack([s["image"] for s in scenes]), texts)
-        right, total = right + int(np.sum(np.asarray(predicted) == truth)), total + len(scenes)
-    return 100 * right / total
+        similarity = np.asarray(_similarity(model, params, _images(scenes), texts))
+        right += int(np.sum(similarity.argmax(axis=1) == truth))
+    return 100 * right / len(source)
 
 
-# Of the module, so that a run compiles them once and not at every evaluation.
+def _images(scenes: Sequence[dict[str, Any]]) -> UInt8[np.ndarray, "b h w 3"]:
+    return np.stack([scene["image"] for scene in scenes])
 
 
+# Of the module, so that a run compiles it once for each kind of text and not at every evaluation.
 @functools.partial(jax.jit, static_argnums=0)
-def _partners_found(
-    model: CLIP, params: Any, image: UInt8[Array, "b h w 3"], tokens: Int32[Array, "b l"]
-) -> Float[Array, ""]:
-    """Share of rows whose image finds its text, and of those whose text finds its image; mean."""
+def _similarity(
+    model: CLIP,
+    params: Any,
+    image: UInt8[Array, "b h w 3"],
+    texts: Int32[Array, "n l"] | Float[Array, "n d"],
+) -> Float[Array, "b n"]:
+    """Cosines of images with texts, given as tokens or as embeddings."""
+    if jnp.issubdtype(texts.dtype, jnp.integer):
+        texts = encode_text(model, params, texts)
     images = encode_image(model, params, normalize(image)).embedding
-    texts = encode_text(model, params, tokens)
-    similarity = image_text_similarity(images, texts)
-    right = jnp.arange(similarity.shape[0])
-    both = [jnp.argmax(similarity, axis=axis) == right for axis in (0, 1)]
-    return jnp.mean(jnp.stack(both).astype(jnp.float32))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _nearest_text(
-    model: CLIP, params: Any, image: UInt8[Array, "b h w 3"], texts: Float[Array, "n d"]
-) -> Int32[Array, "b"]:
-    """The text whose embedding is nearest to that of each image."""
-    embedding = encode_image(model, params, normalize(image)).embedding
-    return jnp.argmax(image_text_similarity(embedding, texts), axis=-1)
+    return image_text_similarity(images, texts)

@@ -42,30 +42,27 @@ class Record:
     seconds: float
 
     def to_json(self) -> str:
-        """One line, with the classes that occur."""
+        """One line."""
         c = self.counts
-        classes = np.flatnonzero(c.predicted + c.labelled)
-        table = np.stack([np.arange(len(c.labelled)), c.intersection, c.predicted, c.labelled])
-        return json.dumps(
-            {
-                "image": self.key,
-                "files": self.files,
-                "seconds": round(self.seconds, 4),
-                "class_intersection_predicted_labelled": table[:, classes].T.tolist(),
-            }
-        )
+        fields = {
+            "image": self.key,
+            "files": self.files,
+            "seconds": round(self.seconds, 4),
+            "intersection_predicted_labelled": np.stack(
+                [c.intersection, c.predicted, c.labelled]
+            ).tolist(),
+        }
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, line: str, classes: int) -> Record:
         """Inverse of `to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError, IndexError: if it is none.
+            ValueError, KeyError, TypeError: if it is none.
         """
         fields = json.loads(line)
-        table = np.array(fields["class_intersection_predicted_labelled"], np.int64).reshape(-1, 4)
-        counts = np.zeros((3, classes), np.int64)
-        counts[:, table[:, 0]] = table[:, 1:].T
+        counts = np.array(fields["intersection_predicted_labelled"], np.int64).reshape(3, classes)
         return cls(fields["image"], tuple(fields["files"]), Counts(*counts), fields["seconds"])
 
 
@@ -131,7 +128,7 @@ class ScoreLog:
                 )
             for line in lines if own else ():
                 # A line was cut short where a process was killed.
-                with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
                     yield Record.from_json(line, self._classes)
 
     def _share(self, records: Iterable[Record]) -> None:
