@@ -21,18 +21,15 @@ METHODS_OWN = ("kp_weight",)
 
 
 def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
-    """Scores of two evaluations, their differences, and what else differs between them.
+    """Scores of two evaluations, their differences, and what else differs between them, as text.
+
+    A table of mIoU in per cent of A, of B, and B - A per benchmark, and the mean over those that
+    both have a score of. Then whether their protocols are the same: method and weights are what one
+    compares, and what only one of the methods has goes with them; any other field that differs is
+    warned of with both values, and the differences of scores that it concerns end with "*".
 
     Args:
-        a: results.json, or the folder it lies in.
-        b: the same of the other evaluation.
-
-    Returns:
-        Text for the terminal. A table of mIoU in per cent of A, of B, and B - A per benchmark, and
-        the mean over those that both have a score of. Then whether their protocols are the same:
-        method and weights are what one compares, and what only one of the methods has goes with
-        them; any other field that differs is warned of with both values, and the differences of
-        scores that it concerns end with "*".
+        a, b: results.json, or the folder it lies in.
 
     Raises:
         InputError: if one of them cannot be read, see `read_results`.

@@ -56,14 +56,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        InferenceSettings(  # checks its own
-            window=self.window,
-            stride=self.stride,
-            threshold=self.threshold,
-            pamr=self.pamr,
-            kp_weight=self.kp_weight,
-            templates=self.templates,
-        )
+        settings = dataclasses.fields(InferenceSettings)
+        InferenceSettings(**{field.name: getattr(self, field.name) for field in settings})
         if self.short_side < 1:
             raise InputError(f"short_side={self.short_side} must be a positive number of pixels")
         compute_dtype(self.dtype)
@@ -123,24 +117,16 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
     """
     settings = model.settings
     given = {name: value for name, value in choices.items() if value is not None}
-    window = given.get("window", given.get("short_side", settings.window))
-    same = window == settings.window
-    pamr = given.get("pamr", settings.pamr)
-    threshold = THRESHOLDS[pamr] if settings.threshold is None else settings.threshold
-    defaults = {
-        "method": model.method.name,
-        "short_side": settings.window,
-        "window": window,
-        "stride": settings.stride if same else max(window // 2, 1),
-        "threshold": threshold,
-        "pamr": pamr,
-        "kp_weight": settings.kp_weight,
-        "templates": settings.templates,
-    }
-    fields = {**defaults, **given}
+    fields = {"short_side": settings.window, **dataclasses.asdict(settings), **given}
+    if "window" not in given:
+        fields["window"] = given.get("short_side", settings.window)
+    if "stride" not in given and fields["window"] != settings.window:
+        fields["stride"] = max(fields["window"] // 2, 1)
+    if fields["threshold"] is None:
+        fields["threshold"] = THRESHOLDS[fields["pamr"]]
     if not model.method.mixes_clip:
         fields["kp_weight"] = 0.0
-    return Protocol(**fields)
+    return Protocol(method=model.method.name, **fields)
 
 
 def fingerprint(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,7 @@ from tcl_jax.pictures.palette import class_palette
 
 # Images much wider than high go in two rows of two, so that all have a readable size on a page.
 _WIDE = 1.65
-_AREA, _LONG_SIDE = {4: 480 * 360, 2: 900 * 450}, {4: 600, 2: 960}
+_LONG_SIDE = {4: 500, 2: 900}
 """Of a panel in pixels, by the number of panels in a row."""
 _SHORT_SIDE = 24
 _TITLE, _GAP = 23, 14
@@ -60,15 +59,12 @@ def shown_picture(benchmark: Benchmark, shown: ShownImage) -> UInt8[np.ndarray, 
     untouched = 0 if benchmark.background else None
     height, width = shown.label.shape
     columns = 2 if width > _WIDE * height else 4
-    scale = math.sqrt(_AREA[columns] / (height * width))
-    scale = min(scale, _LONG_SIDE[columns] / max(height, width))
+    scale = _LONG_SIDE[columns] / max(height, width)
     size = [max(round(side * scale), _SHORT_SIDE) for side in (width, height)]
-    # Reduced without aliasing; a smaller image keeps its pixels visible.
-    reduced = [min(new, old) for new, old in zip(size, (width, height), strict=True)]
-    image = cv2.resize(shown.image, reduced, interpolation=cv2.INTER_AREA)
-    image, label, predicted = (
+    image = cv2.resize(shown.image, size, interpolation=cv2.INTER_AREA)
+    label, predicted = (
         cv2.resize(array, size, interpolation=cv2.INTER_NEAREST)
-        for array in (image, shown.label, shown.predicted)
+        for array in (shown.label, shown.predicted)
     )
     # Pale and of 16 greys: tints stand out against it, and a PNG of it is small.
     grey = 135 + 7 * (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 16)

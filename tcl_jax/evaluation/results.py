@@ -141,16 +141,10 @@ def published_mean(scores: Mapping[str, float | None]) -> float | None:
 def write_results(
     path: str | os.PathLike[str], results: Sequence[BenchmarkResult], fingerprint: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes what was measured by one method, with all digits.
+    """Writes what was measured by one method, with all digits, and returns it.
 
-    Args:
-        path: the file, by custom `RESULTS_FILE`.
-        results: one per benchmark, in the order they are listed.
-        fingerprint: everything that scores depend on, ready for JSON.
-
-    Returns:
-        What was written. Scores are in per cent, None where a class never occurs; "mean_miou" is
-        `published_mean`; "full_set_images" is None where it is not known.
+    Scores are in per cent, None where a class never occurs; "mean_miou" is `published_mean`;
+    "full_set_images" is None where it is not known.
     """
     modules = {
         "jax": jax, "jaxlib": jaxlib, "flax": flax, "numpy": np, "opencv": cv2, "pillow": PIL,

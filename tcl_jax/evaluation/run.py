@@ -186,9 +186,9 @@ def check(
 
     Args:
         indices: the benchmarks and their files.
-        logs: what is scored already, which is not looked into again, by name.
+        logs: by name; what is scored already is not looked into again.
         progress: whether to show bars.
-        warn: whether to warn of what can be scored all the same.
+        warn: whether to log what can be scored all the same.
 
     Raises:
         InputError: if something cannot be scored; the message lists all that was found.
