@@ -17,7 +17,7 @@ each. Stop it and give the same command again to go on. Exit codes: 0 done, 1 fa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,28 @@ PATHS = ("images", "labels", "list")
 PROTOCOL = (
     "pamr", "kp_weight", "threshold", "templates", "short_side", "window", "stride", "dtype",
 )  # fmt: skip
-OWN = ("background", "reduce_zero_label", "ignore", "exif")
-"""Flags of a benchmark that is made of folders."""
+FOLDERS = ("images", "labels", "classes")
+CODING = ("background", "reduce_zero_label", "ignore", "exif")
+"""Flags of a benchmark that is made of folders: what it needs, and what it may have."""
+
+
+def names(text: str) -> list[str]:
+    """A flag's values between commas."""
+    return text.split(",")
+
+
+def label_values(text: str) -> list[int]:
+    """A flag's numbers between commas."""
+    return [int(value) for value in names(text)]
+
+
+def place(text: str) -> tuple[str, str, str]:
+    """A flag's NAME.WHAT=PATH."""
+    name, _, what = text.partition("=")[0].rpartition(".")
+    path = text.partition("=")[2]
+    if not name or not path or what not in PATHS:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME.WHAT=PATH, as voc.labels=/disk/masks")
+    return name, what, path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,9 +64,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--compare", nargs=2, metavar="DIR", help="two results, instead of a model")
     data = p.add_argument_group("data")
     data.add_argument("--data", metavar="DIR", default="data", help="folder of the benchmarks")
-    data.add_argument("--benchmarks", metavar="NAMES", help="built-in ones, separated by commas")
+    data.add_argument(
+        "--benchmarks", type=names, metavar="NAMES", help="built-in ones, separated by commas"
+    )
     data.add_argument(
         "--path",
+        type=place,
         action="append",
         default=[],
         metavar="NAME.WHAT=PATH",
@@ -73,7 +96,10 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--background", action="store_true", help="label 0 is none of the classes")
     own.add_argument("--reduce_zero_label", action="store_true", help="label 0 is ignored")
     own.add_argument(
-        "--ignore", metavar="N", help="label values that are ignored, with commas, instead of 255"
+        "--ignore",
+        type=label_values,
+        metavar="N",
+        help="label values that are ignored, with commas, instead of 255",
     )
     own.add_argument(
         "--exif", choices=("apply", "ignore"), help="of photos' EXIF orientation; default: apply"
@@ -121,7 +147,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise_on_all_processes(lambda: load_model_from(flags)),
         indices,
         flags.output,
-        methods=flags.method.split(",") if flags.method else None,
+        methods=flags.method,
         batch_size=flags.batch_size,
         tokenizer_file=flags.tokenizer_file,
         **{name: getattr(flags, name) for name in PROTOCOL},
@@ -145,96 +171,51 @@ def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
     from tcl_jax.evaluation.label_coding import describe_values
 
     own = [load_benchmark(path, split=flags.split) for path in flags.benchmark]
-    own += _from_flags(flags)
+    own += _from_folders(flags)
     for benchmark in own:
         print(describe_values(benchmark))
-    names = flags.benchmarks.split(",") if flags.benchmarks else [] if own else list(BENCHMARKS)
-    benchmarks = [*(load_benchmark(name, split=flags.split) for name in names), *own]
-    all_names = [benchmark.name for benchmark in benchmarks]
-    if twice := sorted({name for name in all_names if all_names.count(name) > 1}):
-        raise InputError(f"benchmark {', '.join(twice)} is given more than once")
-    for benchmark in own if flags.split else ():
-        if "{split}" not in f"{benchmark.images} {benchmark.labels} {benchmark.list}":
+        paths = f"{benchmark.images} {benchmark.labels} {benchmark.list}"
+        if flags.split and "{split}" not in paths:
             raise InputError(
                 f"--split={flags.split!r}: benchmark {benchmark.name!r} has no {{split}} in its "
                 "paths, so there is no other part of it"
             )
-    overrides = _read_paths(flags.path, all_names)
-    indices = [
-        list_examples(benchmark, flags.data, overrides=overrides.get(benchmark.name))
-        for benchmark in benchmarks
-    ]
+    built_in = flags.benchmarks or ([] if own else BENCHMARKS)
+    benchmarks = [*(load_benchmark(name, split=flags.split) for name in built_in), *own]
+    places: dict[str, dict[str, str]] = {benchmark.name: {} for benchmark in benchmarks}
+    if len(places) < len(benchmarks):
+        listed = ", ".join(benchmark.name for benchmark in benchmarks)
+        raise InputError(f"benchmarks {listed}: one is given more than once")
+    for name, what, path in flags.path:
+        if name not in places:
+            raise InputError(f"--path={name}.{what}: the benchmarks are {', '.join(places)}")
+        places[name][what] = path
+    indices = [list_examples(b, flags.data, overrides=places[b.name]) for b in benchmarks]
     if flags.benchmarks or own:
         return indices
     there = [index for index in indices if index.examples]
+    how = f"`python -m tcl_jax.benchmarks check --data={flags.data}` says where files belong"
     if not there:
-        raise InputError(
-            f"--data={flags.data!r} holds none of the benchmarks; `python -m tcl_jax.benchmarks "
-            f"check --data={flags.data}` says where their files belong"
-        )
-    absent = [index.benchmark.name for index in indices if not index.examples]
-    if absent:
-        print(
-            f"not there and left out: {', '.join(absent)} (`python -m tcl_jax.benchmarks check "
-            f"--data={flags.data}` says what is missing)"
-        )
+        raise InputError(f"--data={flags.data!r} holds none of the benchmarks; {how}")
+    if absent := [index.benchmark.name for index in indices if not index.examples]:
+        print(f"not there and left out: {', '.join(absent)} ({how})")
     return there
 
 
-def _from_flags(flags: argparse.Namespace) -> list[Benchmark]:
+def _from_folders(flags: argparse.Namespace) -> list[Benchmark]:
     """The benchmark that --images, --labels and --classes make, if they are given."""
     from tcl_jax.evaluation.benchmark import custom_benchmark
 
-    given = {name: getattr(flags, name) for name in ("images", "labels", "classes")}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if len(missing) == len(given):
-        alone = [f"--{name}" for name in OWN if getattr(flags, name)]
-        if alone:
-            raise InputError(
-                f"{', '.join(alone)}: these flags go with --images, --labels and --classes; a TOML "
-                "file has keys of the same names"
-            )
-        return []
-    if missing:
+    folders = {name: getattr(flags, name) for name in FOLDERS}
+    coding = {name: getattr(flags, name) for name in CODING}
+    given = [f"--{name}" for name, value in {**folders, **coding}.items() if value]
+    missing = [f"--{name}" for name, value in folders.items() if value is None]
+    if given and missing:
         raise InputError(
-            f"{', '.join(missing)} is missing: a benchmark of your own needs --images, --labels "
-            "and --classes"
+            f"{', '.join(given)} without {', '.join(missing)}: a benchmark of your own needs "
+            "--images, --labels and --classes; in a TOML file, keys have these names"
         )
-    return [
-        custom_benchmark(
-            **given,
-            split=flags.split,
-            background=flags.background,
-            reduce_zero_label=flags.reduce_zero_label,
-            ignore=_read_values(flags.ignore),
-            exif=flags.exif,
-        )
-    ]
-
-
-def _read_values(given: str | None) -> list[int] | None:
-    """--ignore as numbers."""
-    if given is None:
-        return None
-    values = [value.strip() for value in given.split(",")]
-    if not all(value.isdecimal() for value in values):
-        raise InputError(f"--ignore={given!r} must be label values with commas, such as 11,255")
-    return [int(value) for value in values]
-
-
-def _read_paths(given: Sequence[str], names: Sequence[str]) -> Mapping[str, dict[str, str]]:
-    """--path flags by benchmark and by what is overridden."""
-    overrides: dict[str, dict[str, str]] = {}
-    for text in given:
-        place, equals, path = text.partition("=")
-        name, _, what = place.rpartition(".")
-        if not equals or not path or what not in PATHS or name not in names:
-            raise InputError(
-                f"--path={text!r} must be NAME.WHAT=PATH, with NAME one of {', '.join(names)} and "
-                f"WHAT one of {', '.join(PATHS)}, as voc.labels=/disk/masks"
-            )
-        overrides.setdefault(name, {})[what] = path
-    return overrides
+    return [custom_benchmark(**folders, split=flags.split, **coding)] if given else []
 
 
 def main() -> None:

@@ -21,18 +21,15 @@ METHODS_OWN = ("kp_weight",)
 
 
 def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
-    """Scores of two evaluations, their differences, and what else differs between them.
+    """Scores of two evaluations, their differences, and what else differs between them, as text.
+
+    A table of mIoU in per cent of A, of B, and B - A per benchmark, and the mean over those that
+    both have a score of. Then whether their protocols are the same: method and weights are what one
+    compares, and what only one of the methods has goes with them; any other field that differs is
+    warned of with both values, and the differences of scores that it concerns end with "*".
 
     Args:
-        a: results.json, or the folder it lies in.
-        b: the same of the other evaluation.
-
-    Returns:
-        Text for the terminal. A table of mIoU in per cent of A, of B, and B - A per benchmark, and
-        the mean over those that both have a score of. Then whether their protocols are the same:
-        method and weights are what one compares, and what only one of the methods has goes with
-        them; any other field that differs is warned of with both values, and the differences of
-        scores that it concerns end with "*".
+        a, b: results.json, or the folder it lies in.
 
     Raises:
         InputError: if one of them cannot be read, see `read_results`.
@@ -49,14 +46,10 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
         shared = {name: described.get(name, {}) for name in common}
         prints.append({**content["fingerprint"], "benchmarks": shared})
     differing = differences(*prints)
-    intended, belonging, warned = {}, {}, {}
+    intended, warned = {}, {}
     for field, values in differing.items():
-        if field[0] in INTENDED:
-            intended[field] = values
-        elif ("method",) in differing and (field[0] in METHODS_OWN or None in values):
-            belonging[field] = values
-        else:
-            warned[field] = values
+        goes_along = ("method",) in differing and (field[0] in METHODS_OWN or None in values)
+        (intended if field[0] in INTENDED or goes_along else warned)[field] = values
     everywhere = any(field[0] != "benchmarks" for field in warned)
     concerned = set(common) if everywhere else {field[1] for field in warned}
 
@@ -67,9 +60,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
     for letter, own, other in (("A", *scores), ("B", *scores[::-1])):
         if only := [one_line(name) for name in own if name not in other]:
             paragraphs.append([f"Only in {letter}: {', '.join(only)}."])
-    for heading, fields in (("Compared:", intended), ("Goes with the method:", belonging)):
-        if fields:
-            paragraphs.append([heading, *_lines(fields)])
+    if intended:
+        paragraphs.append(["Compared:", *_lines(intended)])
     if not common:
         paragraphs.append(["No benchmark is in both, so there is nothing to compare."])
     elif not differing:
@@ -88,25 +80,21 @@ def _table(
     a: Mapping[str, float | None], b: Mapping[str, float | None], marked: set[str]
 ) -> list[str]:
     """Rows of benchmarks, and of the mean over those with two scores."""
+    pairs = {name: (a.get(name), b.get(name)) for name in {**a, **b}}
+    whole = [(x, y) for x, y in pairs.values() if x is not None and y is not None]
+    if whole:
+        mean = f"mean of {len(whole)}"
+        first, second = (math.fsum(side) / len(whole) for side in zip(*whole, strict=True))
+        pairs[mean] = first, second
+        marked = marked | {mean} if marked else marked
     rows = [("mIoU, %", "A", "B", "B - A")]
-    pairs: list[tuple[float, float]] = []
-    for name in dict.fromkeys([*a, *b]):
-        first, second = a.get(name), b.get(name)
-        if first is not None and second is not None:
-            pairs.append((first, second))
-        rows.append(_row(name, first, second, marked=name in marked))
-    if pairs:
-        means = [math.fsum(side) / len(pairs) for side in zip(*pairs, strict=True)]
-        rows.append(_row(f"mean of {len(pairs)}", *means, marked=bool(marked)))
+    for name, (one, other) in pairs.items():
+        gain = UNKNOWN
+        if one is not None and other is not None:
+            gain = f"{round(other - one, 2) + 0.0:+.2f}" + "*" * (name in marked)  # no -0.00
+        cells = (UNKNOWN if value is None else f"{value:.2f}" for value in (one, other))
+        rows.append((name, *cells, gain))
     return align(rows)
-
-
-def _row(name: str, a: float | None, b: float | None, *, marked: bool) -> tuple[str, str, str, str]:
-    gain = UNKNOWN
-    if a is not None and b is not None:
-        gain = f"{round(b - a, 2) + 0.0:+.2f}" + "*" * marked  # no -0.00
-    first, second = (UNKNOWN if value is None else f"{value:.2f}" for value in (a, b))
-    return name, first, second, gain
 
 
 def _lines(fields: Mapping[Field, tuple[Any, Any]]) -> list[str]:

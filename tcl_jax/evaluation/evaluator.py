@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.labels import read_label, to_classes
 from tcl_jax.evaluation.protocol import Protocol
 from tcl_jax.evaluation.results import BenchmarkResult, ImageResult, ShownImage, choose_shown
-from tcl_jax.evaluation.score_log import ScoreLog, describe_files
+from tcl_jax.evaluation.score_log import Record, ScoreLog, describe_files
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.merging import SoftMasks
@@ -39,7 +40,6 @@ Result = TypeVar("Result")
 MAX_THREADS = 8
 """Threads that decode, and threads that score, at most."""
 _DECODED_AHEAD = 4
-_SCORES_WAITING = 4
 
 
 class Evaluator:
@@ -78,7 +78,7 @@ class Evaluator:
         """Label maps of images, each handed to a function in a thread; yields what it returns.
 
         With w threads (`MAX_THREADS`, or the cores there are), at most w + 4 images and the mask
-        grids of w + 4 more are held at a time.
+        grids of w more are held at a time.
 
         Args:
             examples: the images, in any order.
@@ -98,28 +98,21 @@ class Evaluator:
             sliding = protocol.sliding_window(benchmark, size, self._patch_size)
             return ImageTask((example, size), sliding, resize_pixels(image, sliding.size))
 
-        def score(example: Example, masks: SoftMasks, size: tuple[int, int]) -> Result:
+        def score(found: tuple[ImageTask[tuple[Example, tuple[int, int]]], SoftMasks]) -> Result:
+            (example, size), masks = found[0].item, found[1]
             try:
                 return then(example, masks.labels(size, background))
             except (RunError, ValueError) as error:
                 raise RunError(f"{example.image}: {error}") from error
 
-        waiting: collections.deque[Future[Result]] = collections.deque()
         workers = min(available_cores(), MAX_THREADS)
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as scorers:
             try:
                 tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)
-                for task, masks in self._engine(
+                found = self._engine(
                     self._params, tasks, texts, protocol.options, benchmark.synonyms
-                ):
-                    example, size = task.item
-                    waiting.append(scorers.submit(score, example, masks, size))
-                    while len(waiting) > workers + _SCORES_WAITING or (
-                        waiting and waiting[0].done()
-                    ):
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
+                )
+                yield from _ahead(scorers, score, found, workers)
             except BaseException:
                 for pool in (readers, scorers):
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -149,19 +142,18 @@ def evaluate_benchmark(
         RunError: if a file cannot be read any more.
     """
     benchmark, classes = index.benchmark, len(index.benchmark.names)
-    log.keep(example.key for example in index.examples)
     mine = remaining(share_of(index.examples), log)
 
     def score(example: Example, labels: np.ndarray) -> tuple[Example, Counts]:
         return example, count_pixels(labels, read_classes(example, benchmark), classes)
 
     def score_all() -> None:
-        total = Counts.zeros(classes)
-        log.start()
+        total, last = Counts.zeros(classes), time.monotonic()
         with tqdm(desc=benchmark.name, total=len(mine), unit="image", disable=not progress) as bar:
             for example, counts in evaluator.label_maps(mine, benchmark, texts, score):
-                log.add(example.key, describe_files(example), counts)
-                total = total + counts
+                now = time.monotonic()
+                log.add(Record(example.key, describe_files(example), counts, now - last))
+                total, last = total + counts, now
                 bar.update()
                 bar.set_postfix_str(f"mIoU {100 * total.scores().miou:.1f}", refresh=False)
 
@@ -170,10 +162,8 @@ def evaluate_benchmark(
     images = tuple(ImageResult(e.key, records[e.key].counts) for e in index.examples)
     seconds = sum(records[e.key].seconds for e in index.examples) / jax.process_count()
     shows = jax.process_index() == 0
-    pictures = raise_on_all_processes(
-        lambda: tuple(_show(evaluator, index, texts, images)) if shows else ()
-    )
-    return BenchmarkResult(benchmark, images, pictures, seconds)
+    shown = raise_on_all_processes(lambda: _show(evaluator, index, texts, images) if shows else ())
+    return BenchmarkResult(benchmark, images, shown, seconds)
 
 
 def _show(
@@ -181,20 +171,18 @@ def _show(
     index: DatasetIndex,
     texts: np.ndarray,
     images: Sequence[ImageResult],
-) -> Iterator[ShownImage]:
+) -> tuple[ShownImage, ...]:
+    benchmark, scores = index.benchmark, {image.key: image.miou for image in images}
+    rank_of = {key: rank for rank, key in choose_shown(images).items()}
+
+    def show(example: Example, predicted: np.ndarray) -> ShownImage:
+        image, label = read_pixels(example.image, benchmark.exif), read_classes(example, benchmark)
+        key = example.key
+        return ShownImage(key, rank_of[key], scores[key], image, label, predicted)
+
     by_key = {example.key: example for example in index.examples}
-    scores = {image.key: image.miou for image in images}
-    ranks = choose_shown(images)
-    examples = dict.fromkeys(by_key[key] for key in ranks.values())
-    predicted = dict(
-        evaluator.label_maps(
-            examples, index.benchmark, texts, lambda example, labels: (example.key, labels)
-        )
-    )
-    for rank, key in ranks.items():
-        image = read_pixels(by_key[key].image, index.benchmark.exif)
-        label = read_classes(by_key[key], index.benchmark)
-        yield ShownImage(key, rank, scores[key], image, label, predicted[key])
+    chosen = [by_key[key] for key in rank_of]
+    return tuple(evaluator.label_maps(chosen, benchmark, texts, show))
 
 
 # ------------------------------------------------------------------------------------------- files

@@ -56,14 +56,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        InferenceSettings(  # checks its own
-            window=self.window,
-            stride=self.stride,
-            threshold=self.threshold,
-            pamr=self.pamr,
-            kp_weight=self.kp_weight,
-            templates=self.templates,
-        )
+        settings = dataclasses.fields(InferenceSettings)
+        InferenceSettings(**{field.name: getattr(self, field.name) for field in settings})
         if self.short_side < 1:
             raise InputError(f"short_side={self.short_side} must be a positive number of pixels")
         compute_dtype(self.dtype)
@@ -123,24 +117,16 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
     """
     settings = model.settings
     given = {name: value for name, value in choices.items() if value is not None}
-    window = given.get("window", given.get("short_side", settings.window))
-    same = window == settings.window
-    pamr = given.get("pamr", settings.pamr)
-    threshold = THRESHOLDS[pamr] if settings.threshold is None else settings.threshold
-    defaults = {
-        "method": model.method.name,
-        "short_side": settings.window,
-        "window": window,
-        "stride": settings.stride if same else max(window // 2, 1),
-        "threshold": threshold,
-        "pamr": pamr,
-        "kp_weight": settings.kp_weight,
-        "templates": settings.templates,
-    }
-    fields = {**defaults, **given}
+    fields = {"short_side": settings.window, **dataclasses.asdict(settings), **given}
+    if "window" not in given:
+        fields["window"] = given.get("short_side", settings.window)
+    if "stride" not in given and fields["window"] != settings.window:
+        fields["stride"] = max(fields["window"] // 2, 1)
+    if fields["threshold"] is None:
+        fields["threshold"] = THRESHOLDS[fields["pamr"]]
     if not model.method.mixes_clip:
         fields["kp_weight"] = 0.0
-    return Protocol(**fields)
+    return Protocol(method=model.method.name, **fields)
 
 
 def fingerprint(
@@ -205,20 +191,18 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[Field, tuple
 
     The hash is left out, which says nothing that the others do not.
     """
-    flat = _flatten(a), _flatten(b)
-    fields = dict.fromkeys([*flat[0], *flat[1]])
-    pairs = {field: (flat[0].get(field), flat[1].get(field)) for field in fields}
-    return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+    first, second = _flatten(a), _flatten(b)
+    pairs = {field: (first.get(field), second.get(field)) for field in {**first, **second}}
+    return {
+        field: pair for field, pair in pairs.items() if pair[0] != pair[1] and field != ("hash",)
+    }
 
 
-def _flatten(fingerprint: Mapping[str, Any]) -> dict[Field, Any]:
-    """All values by where they stand, breadth first."""
-    waiting: list[tuple[Field, Any]] = [((), fingerprint)]
+def _flatten(value: Any, field: Field = ()) -> dict[Field, Any]:
+    """The values of nested dicts by where they stand."""
+    if not isinstance(value, Mapping):
+        return {field: value}
     flat: dict[Field, Any] = {}
-    while waiting:
-        field, value = waiting.pop(0)
-        if isinstance(value, Mapping):
-            waiting += [((*field, key), value[key]) for key in value]
-        elif field != ("hash",):
-            flat[field] = value
+    for key, inner in value.items():
+        flat |= _flatten(inner, (*field, key))
     return flat

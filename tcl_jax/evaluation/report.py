@@ -19,10 +19,11 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, load_benchmark, paper_benchmarks
+from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark, paper_benchmarks
 from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, published_mean
 from tcl_jax.files import user_path, whole_file
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
+from tcl_jax.models.methods import METHODS
 from tcl_jax.pictures.lettering import one_line, printable
 
 HEADS = {
@@ -83,17 +84,14 @@ def summarize(found: Mapping[str, Evaluated]) -> Table:
 
     rows: list[Row] = []
     scores: dict[str, dict[str, float | None]] = {}
-    parts: dict[str, None] = {}
     notes: dict[str, None] = {}
     for title, one in found.items():
         values = {name: 100 * result.scores.miou for name, result in one.results.items()}
         scores[title] = {**values, MEAN: published_mean(values)}
-        marked = {name for name, r in one.results.items() if caveats(r, one.fingerprint)}
+        known = {name: caveats(r, one.fingerprint) for name, r in one.results.items()}
+        notes |= dict.fromkeys(note for some in known.values() for note in some)
+        marked = {name for name, some in known.items() if some}
         marked |= {MEAN} if marked & {*paper_benchmarks()} else set()
-        for name, result in one.results.items():
-            if part := _part_of_set(result):
-                parts[f"{HEADS.get(name, name)} ({part})"] = None
-            notes |= dict.fromkeys(_protocol_caveats(result.benchmark, one.fingerprint))
         cells = tuple(per_cent(scores[title].get(c), mark=c in marked) for c in columns)
         rows.append(Row(f"{title}, measured", "measured", cells))
     if len(found) == 2:
@@ -107,9 +105,6 @@ def summarize(found: Mapping[str, Evaluated]) -> Table:
         published[MEAN] = published_mean(published)
         cells = tuple(per_cent(published.get(c)) for c in columns)
         rows.append(Row(f"{method}, published", "published", cells))
-    if parts:
-        first = f"Not the full set, so not comparable with other figures: {', '.join(parts)}."
-        notes = {first: None, **notes}
     extra = len(built_in) > len(paper_benchmarks())
     mean = f"mean of {len(paper_benchmarks())}" if extra else "mean"
     heads = [mean if name == MEAN else HEADS.get(name, name) for name in columns]
@@ -139,35 +134,22 @@ def align(table: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------------- what is not comparable
-
-
 def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str]:
-    """Sentences on why a score is not comparable with published ones; empty if nothing is known.
+    """Why a score is not comparable with published ones, in sentences.
 
-    Args:
-        result: its images are counted against its split.
-        fingerprint: of its evaluation; {} says nothing.
+    Other images than the benchmark's split has, another split, or another protocol than the paper's
+    as far as the fingerprint of the evaluation says so.
     """
-    part = _part_of_set(result)
-    notes = [f"Not the full set but {part}: not comparable with other figures."] if part else []
-    return notes + _protocol_caveats(result.benchmark, fingerprint)
-
-
-def _part_of_set(result: BenchmarkResult) -> str | None:
-    """How many images of a set were judged; None if all of them or if their number is unknown."""
-    judged, full = len(result.images), result.full_set
-    if full is None or judged == full:
-        return None
-    return f"{judged:,} of {full:,} images of {result.benchmark.split}"
-
-
-def _protocol_caveats(benchmark: Benchmark, fingerprint: Mapping[str, Any]) -> list[str]:
-    """What differs from how the paper's figures were made."""
-    notes: list[str] = []
+    benchmark, judged, full = result.benchmark, len(result.images), result.full_set
+    head, notes = HEADS.get(benchmark.name, benchmark.name), []
+    if full is not None and full != judged:
+        notes.append(
+            f"{head}: {judged:,} of {full:,} images of {benchmark.split}, so not comparable with "
+            "other figures."
+        )
     if benchmark.name not in BENCHMARKS:
         return notes
-    head, usual = HEADS.get(benchmark.name, benchmark.name), load_benchmark(benchmark.name).split
+    usual = load_benchmark(benchmark.name).split
     if benchmark.split != usual:
         notes.append(
             f"{head}: judged on {benchmark.split}, while published figures are for {usual}."
@@ -181,10 +163,9 @@ def _protocol_caveats(benchmark: Benchmark, fingerprint: Mapping[str, Any]) -> l
         "max_long_side": MAX_LONG_SIDE,
         "templates": paper.templates,
     }
-    if used.get("method") == "tcl":
+    if "method" in used and METHODS[used["method"]].mixes_clip:
         published["kp_weight"] = paper.kp_weight
-        if isinstance(used.get("pamr"), bool):
-            published["threshold"] = THRESHOLDS[used["pamr"]]
+        published["threshold"] = THRESHOLDS[used["pamr"]]
     differing = [
         f"{key} {_words(used[key])} (published: {_words(value)})"
         for key, value in published.items()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import UInt8
 
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.labels import IGNORE
@@ -21,13 +20,13 @@ from tcl_jax.pictures.palette import class_palette
 
 # Images much wider than high go in two rows of two, so that all have a readable size on a page.
 _WIDE = 1.65
-_AREA, _LONG_SIDE = {4: 480 * 360, 2: 900 * 450}, {4: 600, 2: 960}
+_LONG_SIDE = {4: 500, 2: 900}
 """Of a panel in pixels, by the number of panels in a row."""
 _SHORT_SIDE = 24
 _TITLE, _GAP = 23, 14
 
 RIGHT, WRONG = (0, 140, 150), (226, 72, 20)
-IGNORED, _IGNORED_LINE = (72, 72, 76), (128, 128, 134)
+IGNORED = (72, 72, 76)
 
 
 def write_pictures(folder: Path, result: BenchmarkResult) -> dict[str, Path]:
@@ -49,42 +48,33 @@ def write_pictures(folder: Path, result: BenchmarkResult) -> dict[str, Path]:
 def shown_picture(benchmark: Benchmark, shown: ShownImage) -> UInt8[np.ndarray, "H W 3"]:
     """Image, true labels, prediction, and where it is right, side by side with a legend.
 
-    Ignored pixels are dark grey and hatched. The legend lists the classes of truth and prediction
+    Ignored pixels are dark grey. The legend lists the classes of truth and prediction
     with their IoU in this image, the largest first.
 
-    Args:
-        benchmark: names and palette.
-        shown: image and label maps, of any size; large ones are reduced.
-
     Returns:
-        RGB, uint8; about 2,500 pixels wide at most. Images that are wide take two rows.
+        RGB, uint8; about 2,500 pixels wide at most. Images that are wide take two rows, and large
+        ones are reduced.
     """
     palette = class_palette(len(benchmark.classes), benchmark.background)
     untouched = 0 if benchmark.background else None
     height, width = shown.label.shape
     columns = 2 if width > _WIDE * height else 4
-    scale = math.sqrt(_AREA[columns] / (height * width))
-    scale = min(scale, _LONG_SIDE[columns] / max(height, width))
+    scale = _LONG_SIDE[columns] / max(height, width)
     size = [max(round(side * scale), _SHORT_SIDE) for side in (width, height)]
-    # Reduced without aliasing; a smaller image keeps its pixels visible.
-    reduced = [min(new, old) for new, old in zip(size, (width, height), strict=True)]
-    image = cv2.resize(shown.image, reduced, interpolation=cv2.INTER_AREA)
-    image, label, predicted = (
+    image = cv2.resize(shown.image, size, interpolation=cv2.INTER_AREA)
+    label, predicted = (
         cv2.resize(array, size, interpolation=cv2.INTER_NEAREST)
-        for array in (image, shown.label, shown.predicted)
+        for array in (shown.label, shown.predicted)
     )
-    ignored = label == IGNORE
     # Pale and of 16 greys: tints stand out against it, and a PNG of it is small.
     grey = 135 + 7 * (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 16)
     faded = np.repeat(grey[..., None], 3, axis=-1)
-    truth = _tinted(faded, np.where(ignored, 0, label), palette, untouched)
-    found = _tinted(faded, predicted, palette, untouched)
+    truth = overlay(faded, np.maximum(label, 0), palette, 0.72, untouched=untouched)
+    found = overlay(faded, predicted, palette, 0.72, untouched=untouched)
     wrong = (predicted != label).astype(np.uint8)
     errors = overlay(faded, wrong, np.array([RIGHT, WRONG], np.uint8), 0.62, untouched=None)
-    diagonal = np.indices(label.shape).sum(axis=0) % 10 < 2
     for panel in (truth, errors):
-        panel[ignored] = IGNORED
-        panel[ignored & diagonal] = _IGNORED_LINE
+        panel[label == IGNORE] = IGNORED
 
     counts = count_pixels(shown.predicted, shown.label, len(benchmark.names))
     scores, total = counts.scores(), max(int(counts.labelled.sum()), 1)
@@ -106,21 +96,6 @@ def shown_picture(benchmark: Benchmark, shown: ShownImage) -> UInt8[np.ndarray, 
     titles = ("image", "true labels", "prediction", "right and wrong")
     cells = list(zip(titles, (image, truth, found, errors), strict=True))
     return legend_page(titled_grid(cells, columns, font_size=_TITLE, gap=_GAP), entries)
-
-
-def _tinted(
-    image: UInt8[np.ndarray, "h w 3"],
-    label: Integer[np.ndarray, "h w"],
-    palette: UInt8[np.ndarray, "n 3"],
-    untouched: int | None,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Classes in their colours, with a dark line where two meet."""
-    tinted = overlay(image, label, palette, 0.72, untouched=untouched)
-    edge = np.zeros(label.shape, bool)
-    edge[:-1] |= label[:-1] != label[1:]
-    edge[:, :-1] |= label[:, :-1] != label[:, 1:]
-    tinted[edge] //= 3
-    return tinted
 
 
 def _color(row: UInt8[np.ndarray, " 3"]) -> tuple[int, int, int]:

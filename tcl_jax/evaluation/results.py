@@ -129,14 +129,7 @@ def choose_shown(images: Iterable[ImageResult]) -> dict[str, str]:
 
 
 def published_mean(scores: Mapping[str, float | None]) -> float | None:
-    """Mean over the paper's benchmarks, which is comparable with the paper's own.
-
-    Args:
-        scores: by name; those of other benchmarks do not count.
-
-    Returns:
-        None unless all of `paper_benchmarks` have a score.
-    """
+    """Mean of scores, by name, over `paper_benchmarks`; None unless all of them have one."""
     values = [scores.get(name) for name in paper_benchmarks()]
     known = [value for value in values if value is not None and math.isfinite(value)]
     return math.fsum(known) / len(known) if len(known) == len(values) else None
@@ -148,22 +141,14 @@ def published_mean(scores: Mapping[str, float | None]) -> float | None:
 def write_results(
     path: str | os.PathLike[str], results: Sequence[BenchmarkResult], fingerprint: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes what was measured by one method, with all digits.
+    """Writes what was measured by one method, with all digits, and returns it.
 
-    Args:
-        path: the file, by custom `RESULTS_FILE`.
-        results: one per benchmark, in the order they are listed.
-        fingerprint: everything that scores depend on, ready for JSON.
-
-    Returns:
-        What was written: {"format_version": 1, "benchmarks": {name: {"title", "split", "images",
-        "full_set_images", "miou", "macc", "aacc", "per_class": {class: {"iou", "acc"}},
-        "published", "seconds"}}, "mean_miou", "fingerprint", "versions"}. Scores are in per cent,
-        None where a class never occurs; "mean_miou" is `published_mean`; "full_set_images" is None
-        where it is not known.
+    Scores are in per cent, None where a class never occurs; "mean_miou" is `published_mean`;
+    "full_set_images" is None where it is not known.
     """
-    modules = (jax, jaxlib, flax, np, cv2, PIL)
-    names = ("jax", "jaxlib", "flax", "numpy", "opencv", "pillow")
+    modules = {
+        "jax": jax, "jaxlib": jaxlib, "flax": flax, "numpy": np, "opencv": cv2, "pillow": PIL,
+    }  # fmt: skip
     content = {
         "format_version": FORMAT_VERSION,
         "benchmarks": {result.benchmark.name: _to_json(result) for result in results},
@@ -174,7 +159,7 @@ def write_results(
         "versions": {
             "tcl_jax": tcl_jax.__version__,
             "python": platform.python_version(),
-            **{name: m.__version__ for name, m in zip(names, modules, strict=True)},
+            **{name: module.__version__ for name, module in modules.items()},
         },
     }
     write_json(path, content)
@@ -195,22 +180,29 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         file = file / RESULTS_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
+        _check_content(content)
+    except (OSError, ValueError, RecursionError) as error:
         raise_machine_fault(f"{str(file)!r}", error)
+        why = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"no results at {str(file)!r} ({error.strerror}); give the --output folder of an "
-            f"evaluation that has finished, or its {RESULTS_FILE}"
+            f"no results at {str(file)!r} ({why}); give the --output folder of an evaluation by "
+            f"this version of tcl_jax that has finished, or its {RESULTS_FILE}"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{str(file)!r} is no JSON ({error}); give the {RESULTS_FILE} of an evaluation"
-        ) from error
-    if problem := _find_problem(content):
-        raise InputError(
-            f"{str(file)!r} is not what this version of tcl_jax writes: {problem}; give the "
-            f"{RESULTS_FILE} of an evaluation, or evaluate again"
-        )
     return content
+
+
+def _check_content(content: Any) -> None:
+    """Raises a ValueError if a part that readers use is lacking or of the wrong kind."""
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"its format_version is {version!r} and not {FORMAT_VERSION}")
+    for part in ("benchmarks", "fingerprint"):
+        if not isinstance(content.get(part), dict):
+            raise ValueError(f"it has no {part}")
+    for name, entry in content["benchmarks"].items():
+        miou = entry.get("miou", "missing") if isinstance(entry, dict) else "missing"
+        if not (miou is None or (isinstance(miou, int | float) and math.isfinite(miou))):
+            raise ValueError(f"the miou of benchmark {name!r} is {miou!r}")
 
 
 def _to_json(result: BenchmarkResult) -> dict[str, Any]:
@@ -234,21 +226,3 @@ def _to_json(result: BenchmarkResult) -> dict[str, Any]:
 
 def _percent(fraction: float | np.floating) -> float | None:
     return None if np.isnan(fraction) else 100 * float(fraction)
-
-
-def _find_problem(content: Any) -> str | None:
-    """What is missing or of the wrong kind among the parts that readers use."""
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        return f"its format_version is {version!r} and not {FORMAT_VERSION}"
-    for part in ("benchmarks", "fingerprint"):
-        if not isinstance(content.get(part), dict) or not content[part]:
-            return f"it has no {part}"
-    if not isinstance(content["fingerprint"].get("benchmarks", {}), dict):
-        return "the benchmarks of its fingerprint are no table"
-    for name, entry in content["benchmarks"].items():
-        miou = entry.get("miou", "missing") if isinstance(entry, dict) else "missing"
-        number = isinstance(miou, int | float) and not isinstance(miou, bool)
-        if miou is not None and not (number and math.isfinite(float(miou))):
-            return f"the miou of benchmark {name!r} is {miou!r}, which is no number"
-    return None

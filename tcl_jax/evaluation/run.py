@@ -19,18 +19,13 @@ from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, remaining, share_of
-from tcl_jax.evaluation.examples import (
-    DatasetIndex,
-    Problem,
-    describe_problems,
-    verify_examples,
-)
+from tcl_jax.evaluation.examples import DatasetIndex, describe_problems, verify_examples
 from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, Evaluated, write_results
-from tcl_jax.evaluation.score_log import ScoreLog, check_folder
+from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.texts import embed_class_names
@@ -79,7 +74,12 @@ def evaluate(
     """
     output = user_path(output).absolute()
     embedded = _check_embeddings(text_embeddings or {}, indices, model.method.embed_dim)
-    raise_on_all_processes(lambda: _check_output(output))
+
+    def check_output() -> None:
+        if why := why_unwritable(output):
+            raise InputError(f"output {str(output)!r}: {why}; choose another folder")
+
+    raise_on_all_processes(check_output)
     check_same_images(indices)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
@@ -90,7 +90,6 @@ def evaluate(
     for protocol in protocols:
         for index in indices:
             protocol.sizes(index.benchmark)
-    _warn([p for index in indices for p in index.problems if not p.fatal])
     progress = progress and jax.process_index() == 0
 
     made: dict[tuple[str, TextEncoder], np.ndarray] = {}
@@ -133,9 +132,7 @@ def evaluate(
                 progress=progress,
                 warn=not found,
             )
-        raise_on_all_processes(
-            lambda: _on_process_0(output, functools.partial(write_report, output, found))
-        )
+        _write_on_process_0(output, lambda: write_report(output, found))
     return found
 
 
@@ -185,7 +182,7 @@ def _evaluate_method(
             pictures[name] = write_pictures(folder / "pictures", result)
         write_results(folder / RESULTS_FILE, list(results.values()), described)
 
-    raise_on_all_processes(lambda: _on_process_0(folder, write))
+    _write_on_process_0(folder, write)
     return Evaluated(results, described, pictures)
 
 
@@ -200,14 +197,14 @@ def check(
 
     Args:
         indices: the benchmarks and their files.
-        logs: what is scored already, which is not looked into again, by name.
+        logs: by name; what is scored already is not looked into again.
         progress: whether to show bars.
-        warn: whether to warn of what can be scored all the same.
+        warn: whether to log what can be scored all the same.
 
     Raises:
         InputError: if something cannot be scored; the message lists all that was found.
     """
-    problems = [problem for index in indices for problem in index.problems if problem.fatal]
+    problems = [problem for index in indices for problem in index.problems]
     seen: dict[str, Counter[int]] = {}
 
     def look() -> None:
@@ -235,19 +232,17 @@ def check(
     texts = gather_texts(json.dumps({name: [*counts.items()] for name, counts in seen.items()}))
     everyones = [json.loads(text) for text in texts]
     raise_on_all_processes(refuse)
-    if warn:
-        _warn(problems)
-
-
-def _warn(problems: Sequence[Problem]) -> None:
-    if problems:
+    if warn and problems:
         logging.warning("of the data:\n%s", describe_problems(problems))
 
 
-def _on_process_0(folder: Path, write: Callable[[], None]) -> None:
-    if jax.process_index() == 0:
-        with as_input_error(f"the results cannot be written to {str(folder)!r}"):
-            write()
+def _write_on_process_0(folder: Path, write: Callable[[], None]) -> None:
+    def write_here() -> None:
+        if jax.process_index() == 0:
+            with as_input_error(f"the results cannot be written to {str(folder)!r}"):
+                write()
+
+    raise_on_all_processes(write_here)
 
 
 def check_same_images(indices: Sequence[DatasetIndex]) -> None:
@@ -266,16 +261,12 @@ def check_same_images(indices: Sequence[DatasetIndex]) -> None:
     )
 
 
-def _check_output(output: Path) -> None:
-    if why := why_unwritable(output):
-        raise InputError(f"output {str(output)!r}: {why}; choose another folder")
 
 
 def _open_logs(
     folder: Path, indices: Sequence[DatasetIndex], described: Mapping[str, Any]
 ) -> dict[str, ScoreLog]:
     common = {k: v for k, v in described.items() if k not in ("hash", "benchmarks")}
-    raise_on_all_processes(lambda: check_folder(folder, common))
     logs = {}
     for index in indices:
         name = index.benchmark.name

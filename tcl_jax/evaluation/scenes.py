@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -32,27 +31,8 @@ RETRIEVAL_SIZE = 128
 """Images (and captions) among which the right one has to be found."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SceneScores:
-    """Zero-shot segmentation of scenes with every class name and background.
-
-    Attributes:
-        percent: `miou`, mean IoU over background and all classes, and `miou_unseen`, over the
-            classes that no training caption names.
-        threshold: score above which a pixel is not background.
-    """
-
-    percent: dict[str, float]
-    threshold: float
-
-
 def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
-    """Refuses an evaluation on drawn scenes that could not be brought to its end.
-
-    Args:
-        num_scenes: `eval.num_scenes`.
-        batch_size: `eval.batch_size`, scenes at a time over all devices.
-        mesh: the devices.
+    """Checks `eval.num_scenes` and `eval.batch_size`, the scenes at a time over all devices.
 
     Raises:
         InputError: if there are fewer scenes than retrieval takes, or a batch does not divide over
@@ -71,15 +51,15 @@ def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
 
 
 def scene_engine(method: Method, mesh: Mesh, batch_size: int) -> MaskEngine:
-    """Masks of scenes; of CLIP alone its cosines, see `patch_cosines`.
+    """Masks of scenes, or `patch_cosines` of a method that is a CLIP alone.
 
     Args:
         method: what segments.
         mesh: devices of this process.
         batch_size: scenes per device.
     """
-    grid = patch_cosines if method.name == MaskCLIP.name else grid_masks
-    return MaskEngine(method, mesh, batch_size, grid)
+    clip_alone = method.parameters == ("clip",)
+    return MaskEngine(method, mesh, batch_size, patch_cosines if clip_alone else grid_masks)
 
 
 def patch_cosines(
@@ -129,32 +109,36 @@ def segment_scenes(
     options: MaskOptions,
     source: ShapesSource,
     thresholds: Sequence[float],
-) -> list[SceneScores]:
-    """Scores of a method at each of several background thresholds; every process calls it.
+) -> list[dict[str, float]]:
+    """Scores of a method with every class name, at each background threshold.
+
+    Every process calls it, and segments a share of the scenes.
 
     Args:
         engine: the method.
         params: all parameters it needs, on the engine's devices.
         texts: embeddings of `class_names()`, [24, d].
         options: post-processing of TCL's masks.
-        source: scenes with label maps, of which every process takes a share.
-        thresholds: background thresholds to try.
+        source: scenes with label maps.
+        thresholds: scores above which a pixel is not background.
+
+    Returns:
+        In per cent, `miou` over background and all classes, and `miou_unseen` over the classes that
+        no training caption names.
     """
     names = ("background", *class_names())
+    unseen = [names.index(name) for name in UNSEEN]
     counts = [Counts.zeros(len(names)) for _ in thresholds]
     mine = (source[i] for i in range(jax.process_index(), len(source), jax.process_count()))
     for scene, classes, values in best_classes(engine, params, texts, options, mine):
         for i, threshold in enumerate(thresholds):
             predicted = with_background(classes, values, threshold)
             counts[i] += count_pixels(predicted, scene["label"], len(names))
-    unseen = [names.index(name) for name in UNSEEN]
-    results = []
-    for count, threshold in zip(counts, thresholds, strict=True):
-        total = count.reduced(sum_over_processes)
-        scores = {"miou": total.scores().miou, "miou_unseen": total.mean_iou(unseen)}
-        percent = {name: 100 * score for name, score in scores.items()}
-        results.append(SceneScores(percent, float(threshold)))
-    return results
+    totals = [count.reduced(sum_over_processes) for count in counts]
+    return [
+        {"miou": 100 * total.scores().miou, "miou_unseen": 100 * total.mean_iou(unseen)}
+        for total in totals
+    ]
 
 
 def embed_shape_names(model: CLIP, params: Any, templates: str) -> Float32[np.ndarray, "classes d"]:
@@ -168,47 +152,41 @@ def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
     Every process computes all of it; the scenes are few.
     """
     tokenizer = model.tokenizer()
-    shares = []
+    right, shares = np.arange(RETRIEVAL_SIZE), []
     for start in range(0, len(source) - RETRIEVAL_SIZE + 1, RETRIEVAL_SIZE):
         scenes = [source[i] for i in range(start, start + RETRIEVAL_SIZE)]
-        images = np.stack([scene["image"] for scene in scenes])
         tokens = tokenizer([scene["text"] for scene in scenes])
-        shares.append(_partners_found(model, params, images, tokens))
-    return 100 * float(np.mean(jax.device_get(shares)))
+        similarity = np.asarray(_similarity(model, params, _images(scenes), tokens))
+        shares += [np.mean(similarity.argmax(axis) == right) for axis in (0, 1)]
+    return 100 * float(np.mean(shares))
 
 
 def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource, templates: str) -> float:
     """Single-object scenes whose image is nearest to its own class name, in per cent."""
     texts = embed_shape_names(model, params, templates)
-    right, total = 0, 0
+    right = 0
     for start in range(0, len(source), RETRIEVAL_SIZE):
         scenes = [source[i] for i in range(start, min(start + RETRIEVAL_SIZE, len(source)))]
         truth = np.array([scene["class_ids"][0] - 1 for scene in scenes])
-        predicted = _nearest_text(model, params, np.stack([s["image"] for s in scenes]), texts)
-        right, total = right + int(np.sum(np.asarray(predicted) == truth)), total + len(scenes)
-    return 100 * right / total
+        similarity = np.asarray(_similarity(model, params, _images(scenes), texts))
+        right += int(np.sum(similarity.argmax(axis=1) == truth))
+    return 100 * right / len(source)
 
 
-# Of the module, so that a run compiles them once and not at every evaluation.
+def _images(scenes: Sequence[dict[str, Any]]) -> UInt8[np.ndarray, "b h w 3"]:
+    return np.stack([scene["image"] for scene in scenes])
 
 
+# Of the module, so that a run compiles it once for each kind of text and not at every evaluation.
 @functools.partial(jax.jit, static_argnums=0)
-def _partners_found(
-    model: CLIP, params: Any, image: UInt8[Array, "b h w 3"], tokens: Int32[Array, "b l"]
-) -> Float[Array, ""]:
-    """Share of rows whose image finds its text, and of those whose text finds its image; mean."""
+def _similarity(
+    model: CLIP,
+    params: Any,
+    image: UInt8[Array, "b h w 3"],
+    texts: Int32[Array, "n l"] | Float[Array, "n d"],
+) -> Float[Array, "b n"]:
+    """Cosines of images with texts, given as tokens or as embeddings."""
+    if jnp.issubdtype(texts.dtype, jnp.integer):
+        texts = encode_text(model, params, texts)
     images = encode_image(model, params, normalize(image)).embedding
-    texts = encode_text(model, params, tokens)
-    similarity = image_text_similarity(images, texts)
-    right = jnp.arange(similarity.shape[0])
-    both = [jnp.argmax(similarity, axis=axis) == right for axis in (0, 1)]
-    return jnp.mean(jnp.stack(both).astype(jnp.float32))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _nearest_text(
-    model: CLIP, params: Any, image: UInt8[Array, "b h w 3"], texts: Float[Array, "n d"]
-) -> Int32[Array, "b"]:
-    """The text whose embedding is nearest to that of each image."""
-    embedding = encode_image(model, params, normalize(image)).embedding
-    return jnp.argmax(image_text_similarity(embedding, texts), axis=-1)
+    return image_text_similarity(images, texts)

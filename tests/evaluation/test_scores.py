@@ -33,11 +33,8 @@ def test_counts_add_up() -> None:
     for name in ("intersection", "predicted", "labelled", "union"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
     np.testing.assert_array_equal(whole.reduced(lambda x: 2 * x).union, 2 * whole.union)
-
-
-def test_nothing_counted_is_nan() -> None:
-    scores = Counts.zeros(3).scores()
-    assert np.isnan([scores.miou, scores.macc, scores.aacc]).all()
+    nothing = Counts.zeros(3).scores()
+    assert np.isnan([nothing.miou, nothing.macc, nothing.aacc]).all()
 
 
 @pytest.mark.parametrize(
