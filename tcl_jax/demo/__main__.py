@@ -24,18 +24,6 @@ def parser() -> argparse.ArgumentParser:
     add_model_flags(p)
     p.add_argument("--host", default="127.0.0.1", help="address to serve at (default %(default)s)")
     p.add_argument("--port", type=int, default=7860, metavar="N", help="default %(default)s")
-    p.add_argument(
-        "--max_megabytes", type=float, default=20.0, metavar="N",
-        help="largest file that is taken (default %(default)g)",
-    )  # fmt: skip
-    p.add_argument(
-        "--max_megapixels", type=float, default=25.0, metavar="N",
-        help="largest photo that is taken (default %(default)g)",
-    )  # fmt: skip
-    p.add_argument(
-        "--max_words", type=int, default=50, metavar="N",
-        help="most words at a time (default %(default)s)",
-    )  # fmt: skip
     return p
 
 
@@ -43,14 +31,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     """From flags to a page that is served until Ctrl-C."""
     flags = parser().parse_args(argv)
     # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.demo.answers import Answers, Limits
-    from tcl_jax.demo.server import check_address, check_gradio, serving
+    from tcl_jax.demo.answers import Answers
+    from tcl_jax.demo.server import check_server, serving
 
-    limits = Limits(flags.max_megabytes, flags.max_megapixels, flags.max_words)
-    check_gradio()
-    check_address(flags.host, flags.port)
+    check_server(flags.host, flags.port)
     model = load_model_from(flags, flags.method)
-    answers = Answers(model, limits=limits, tokenizer_file=flags.tokenizer_file)
+    answers = Answers(model, tokenizer_file=flags.tokenizer_file)
     try:
         with serving(answers, flags.host, flags.port) as address:
             print(f"the page is at {address}; Ctrl-C stops it", flush=True)

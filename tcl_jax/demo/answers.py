@@ -1,77 +1,46 @@
-"""What the page is told: photos within limits, soft masks of words, files to take away."""
+"""What the page is told: photos within limits, soft masks of words, files to download."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import tempfile
 import threading
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from tcl_jax.data.images import MAX_PIXELS, read_image
+from tcl_jax.data.images import read_image
 from tcl_jax.data.words import check_words
-from tcl_jax.demo.cache import ByteCache
-from tcl_jax.demo.shown import for_screen
 from tcl_jax.errors import InputError
-from tcl_jax.files import sha256_of, user_path
+from tcl_jax.files import user_path
 from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.models.methods import METHODS
-from tcl_jax.pictures.overlays import save_png
-from tcl_jax.pictures.palette import DISTINCT
+from tcl_jax.pictures.overlays import save_png, shrink
 
 BASELINE = "maskclip"
 """Method that TCL is shown beside, a key of `models.methods.METHODS`."""
 TITLES = {name: kind.title for name, kind in METHODS.items()}
+MAX_BYTES = 20_000_000
+"""Largest file of a photo."""
+MAX_PIXELS = 25_000_000
+"""Largest photo."""
+MAX_WORDS = 50
+LONG_SIDE = 1024
+"""Long side of a picture on the page, in pixels; larger photos are reduced."""
 
-_CACHE_BYTES = 512 << 20
+_CACHE_BYTES = 512 << 20  # of soft masks
 _MAX_LETTERS = 200  # of a word
 _LONGEST_STEM = 40
 _GONE = "The photo is no longer there; upload it again."
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What the page takes.
-
-    Attributes:
-        max_megabytes: size of a file, in 10^6 bytes.
-        max_megapixels: size of a photo, in 10^6 pixels.
-        max_words: number of words.
-
-    Raises:
-        InputError: if a limit is out of range.
-    """
-
-    max_megabytes: int | float = 20
-    max_megapixels: int | float = 25
-    max_words: int = 50
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        if not 0 < self.max_megabytes * 1e6 < math.inf:
-            raise InputError(f"max_megabytes={self.max_megabytes} must be above 0 and finite")
-        if not 0 < self.max_megapixels <= MAX_PIXELS / 1e6:
-            raise InputError(
-                f"max_megapixels={self.max_megapixels} must be above 0 and at most "
-                f"{MAX_PIXELS / 1e6:g}"
-            )
-        if not 1 <= self.max_words <= DISTINCT:
-            raise InputError(f"max_words={self.max_words} must be from 1 to {DISTINCT}")
-
-    @property
-    def max_bytes(self) -> int:
-        """Size of a file in bytes."""
-        return int(self.max_megabytes * 1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,50 +48,40 @@ class Question:
     """What decides soft masks, and so whether the model has to run.
 
     Attributes:
-        photo: path of an image file.
-        digest: SHA-256 of its bytes.
+        photo: path of an image file, which names its content: gradio puts every upload into a
+            folder that is called by its SHA-256.
         words: what to look for, all different.
         pamr: whether masks are refined.
         methods: keys of `TITLES`, shown side by side.
     """
 
     photo: str
-    digest: str
     words: tuple[str, ...]
     pamr: bool
     methods: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Answer:
-    """Photo as it is shown, uint8 [H, W, 3], and for every method soft masks of the words."""
-
-    question: Question
-    picture: UInt8[np.ndarray, "H W 3"]
-    masks: dict[str, SoftMasks]
-
-
 class Answers:
-    """Photos and words in, soft masks out; those of the same photo and words are kept.
+    """Photos and words in, soft masks out; the last ones are kept.
 
     Questions of several threads are answered one after the other.
 
     Args:
         model: TCL, or CLIP alone.
-        limits: of photos and words.
         tokenizer_file: see `Segmenter`.
-        cache_bytes: soft masks and pictures that are kept, together.
+        max_bytes: of a photo's file.
+        max_pixels: of a photo.
     """
 
     def __init__(
         self,
         model: Model,
         *,
-        limits: Limits | None = None,
         tokenizer_file: str | None = None,
-        cache_bytes: int = _CACHE_BYTES,
+        max_bytes: int = MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.limits = limits or Limits()
+        self.max_bytes, self.max_pixels = max_bytes, max_pixels
         self.method = model.method.name
         self.settings = model.settings
         self.origin = model.origin
@@ -132,30 +91,23 @@ class Answers:
         if self.has_baseline:
             baseline = model.with_method(BASELINE)
             self._segmenters[BASELINE] = Segmenter(baseline, tokenizer_file=tokenizer_file)
-        self._masks = ByteCache[tuple[str, Question], SoftMasks](cache_bytes // 2)
-        self._pictures = ByteCache[str, np.ndarray](cache_bytes // 2)
+        self._masks: OrderedDict[tuple[str, Question], SoftMasks] = OrderedDict()
         self._running = threading.Lock()
 
-    def threshold(self, method: str, pamr: bool) -> float:
-        """Score of the background that a method is meant to have."""
-        own = self._segmenters[method].settings.threshold
-        return THRESHOLDS[pamr] if own is None else own
+    def thresholds(self, pamr: bool) -> dict[str, float]:
+        """Score of the background that each method is meant to have."""
+        own = {name: made.settings.threshold for name, made in self._segmenters.items()}
+        return {name: THRESHOLDS[pamr] if t is None else t for name, t in own.items()}
 
     # ------------------------------------------------------------------------------- what is given
 
     def picture(self, path: str | os.PathLike[str]) -> UInt8[np.ndarray, "H W 3"]:
-        """A photo in a size for the screen, see `for_screen`.
+        """A photo whose long side has at most `LONG_SIDE` pixels.
 
         Raises:
             InputError: if it is no image, or larger than the limits.
         """
-        return self._picture(path, self._check_file(path))
-
-    def _picture(self, path: str | os.PathLike[str], digest: str) -> UInt8[np.ndarray, "H W 3"]:
-        if (picture := self._pictures.get(digest)) is None:
-            picture = for_screen(self._read(path))
-            self._pictures.put(digest, picture, picture.nbytes)
-        return picture
+        return shrink(self._read(path), LONG_SIDE)
 
     def read_words(self, text: str) -> tuple[str, ...]:
         """The words of lines; empty lines and words that come again are left out.
@@ -166,11 +118,10 @@ class Answers:
         """
         words = dict.fromkeys(" ".join(line.split()) for line in text.splitlines())
         words.pop("", None)
-        most = self.limits.max_words
         if not words:
             raise InputError("Type at least one word, such as “cat”; one per line.")
-        if len(words) > most:
-            raise InputError(f"These are {len(words)} words; at most {most} fit on the page.")
+        if len(words) > MAX_WORDS:
+            raise InputError(f"These are {len(words)} words; at most {MAX_WORDS} fit on the page.")
         if long := [word for word in words if len(word) > _MAX_LETTERS]:
             raise InputError(f"“{long[0][:40]}…” is too long; use at most {_MAX_LETTERS} letters.")
         return tuple(check_words(words, background=True))
@@ -187,49 +138,39 @@ class Answers:
             baseline: whether MaskCLIP is shown, too.
 
         Raises:
-            InputError: if something is missing or exceeds the limits.
+            InputError: if there is no photo, or the words cannot be used.
         """
         if photo is None:
             raise InputError("Choose a photo first, or click one of the examples.")
-        digest = self._check_file(photo)
-        words = self.read_words(text)
         methods = (self.method, BASELINE) if baseline and self.has_baseline else (self.method,)
-        return Question(os.fspath(photo), digest, words, bool(pamr), methods)
-
-    def _check_file(self, path: str | os.PathLike[str]) -> str:
-        """SHA-256 of a file that is not too large."""
-        try:
-            size = os.stat(path).st_size
-            if size > self.limits.max_bytes:
-                raise InputError(
-                    f"The file has {size / 1e6:.1f} MB; at most "
-                    f"{self.limits.max_megabytes:g} MB are taken."
-                )
-            return sha256_of(path)
-        except OSError as error:
-            raise InputError(_GONE) from error
+        return Question(os.fspath(photo), self.read_words(text), pamr, methods)
 
     def _read(self, path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         try:
-            return read_image(path, max_pixels=int(self.limits.max_megapixels * 1e6))
+            size = os.stat(path).st_size
+        except OSError as error:
+            raise InputError(_GONE) from error
+        if size > self.max_bytes:
+            raise InputError(
+                f"The file has {size / 1e6:.1f} MB; at most {self.max_bytes / 1e6:g} MB are taken."
+            )
+        try:
+            return read_image(path, max_pixels=self.max_pixels)
         except InputError as error:
-            if not os.access(path, os.R_OK):
-                raise InputError(_GONE) from error
             # Without the server's own name of the file.
             reason = str(error).removeprefix(f"{user_path(path)}: ")
             raise InputError(f"This photo cannot be used: {reason}") from error
 
     # ----------------------------------------------------------------------------- what comes back
 
-    def answer(self, question: Question) -> Answer:
-        """Soft masks of the words; the model runs only for what was not asked before.
+    def answer(self, question: Question) -> tuple[UInt8[np.ndarray, "H W 3"], dict[str, SoftMasks]]:
+        """The photo as it is shown and soft masks by method; the model runs only for new ones.
 
         Raises:
             InputError: if the photo or a word cannot be used.
         """
-        picture = self._picture(question.photo, question.digest)
         masks = {method: self._masks_of(question, method) for method in question.methods}
-        return Answer(question, picture, masks)
+        return self.picture(question.photo), masks
 
     def segmentation(
         self, question: Question, method: str, threshold: int | float | None
@@ -282,14 +223,17 @@ class Answers:
         return target
 
     def _masks_of(self, question: Question, method: str) -> SoftMasks:
-        key = method, dataclasses.replace(question, photo="", methods=())
+        key = method, dataclasses.replace(question, methods=())
         with self._running:
-            if (masks := self._masks.get(key)) is None:
+            if key not in self._masks:
                 image = self._read(question.photo)
                 self.model_runs += 1
                 result = self._segmenters[method].segment(
                     image, question.words, background=False, pamr=question.pamr
                 )
-                masks = result.soft_masks
-                self._masks.put(key, masks, masks.grids.nbytes)
+                self._masks[key] = result.soft_masks
+            self._masks.move_to_end(key)
+            masks = self._masks[key]
+            while sum(kept.grids.nbytes for kept in self._masks.values()) > _CACHE_BYTES:
+                self._masks.popitem(last=False)
         return masks

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.pictures.overlays import save_png
@@ -19,24 +18,17 @@ _PHOTO_SIZE = 375, 500  # rows and columns
 _LOOKED_AT = 60
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A picture file, words that fit it, one per line, and what it is called."""
+class Example(NamedTuple):
+    """A picture file and the words that fit it, one per line."""
 
     path: Path
     words: str
-    title: str
 
 
 def knows_shapes(settings: InferenceSettings, origin: Mapping[str, Any]) -> bool:
     """Whether a model was made for drawn scenes, so that they suit it without texture."""
-    data = origin.get("run", {}).get("config", {}).get("data", {})
     clip = str(origin.get("clip", {}).get("file", ""))
-    return (
-        data.get("source") == "shapes"
-        or settings.templates == "shapes"
-        or Path(clip).stem == "shapes_clip"
-    )
+    return settings.templates == "shapes" or Path(clip).stem == "shapes_clip"
 
 
 def draw_examples(folder: str | os.PathLike[str], *, plain: bool) -> list[Example]:
@@ -60,7 +52,7 @@ def draw_examples(folder: str | os.PathLike[str], *, plain: bool) -> list[Exampl
         image = scene["image"] if plain else texture_scene(scene["image"], number, _PHOTO_SIZE)
         path = Path(folder) / f"scene{len(examples) + 1}.png"
         save_png(path, image)
-        examples.append(Example(path, "\n".join(names), " and ".join(names)))
+        examples.append(Example(path, "\n".join(names)))
         if len(examples) == COUNT:
             break
     return examples

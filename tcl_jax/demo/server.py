@@ -17,32 +17,25 @@ QUEUE = 64
 """Questions that may wait; further ones are told that the page is busy."""
 
 
-def check_gradio() -> None:
-    """Whether the packages of the page are there.
+def check_server(host: str, port: int) -> None:
+    """Whether the page can be served there.
 
     Raises:
-        InputError: if they are not.
+        InputError: if gradio is not installed, the port is taken or the host is none of this
+            machine's.
     """
     # Not imported before `serving` has said where its files go.
     if importlib.util.find_spec("gradio") is None:
         raise InputError(
             "the page needs gradio, which is not installed; get it with `pip install .[demo]`"
         )
-
-
-def check_address(host: str, port: int) -> None:
-    """Whether a server can listen there.
-
-    Raises:
-        InputError: if the port is taken or the host is none of this machine's.
-    """
     if not 1 <= port <= 65535:
         raise InputError(f"--port={port} must be from 1 to 65535")
     try:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        with socket.socket(infos[0][0], socket.SOCK_STREAM) as probe:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(infos[0][4])
+            probe.bind(address)
     except OSError as error:
         raise InputError(
             f"--host={host} --port={port} cannot be served: {error.strerror or error}; choose "
@@ -54,13 +47,9 @@ def check_address(host: str, port: int) -> None:
 def serving(answers: Answers, host: str, port: int) -> Iterator[str]:
     """Serves the page as long as the body runs; gives its address.
 
-    Uploads and files to take away lie in a temporary folder, which goes with the server.
-
-    Raises:
-        InputError: if gradio is missing or the address cannot be used.
+    Uploads and files to download lie in a temporary folder, which goes with the server. See
+    `check_server` for what must be there.
     """
-    check_gradio()
-    check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="tcl_jax_demo_") as folder:
         # Old files of its own folder are deleted by gradio; the examples must stay.
         passing, lasting = os.path.join(folder, "passing"), os.path.join(folder, "examples")
@@ -80,7 +69,7 @@ def serving(answers: Answers, host: str, port: int) -> Iterator[str]:
                 inbrowser=False,
                 quiet=True,
                 prevent_thread_lock=True,
-                max_file_size=answers.limits.max_bytes,
+                max_file_size=answers.max_bytes,
                 ssr_mode=False,
                 enable_monitoring=False,
                 footer_links=[],

@@ -20,12 +20,10 @@ const inside = (place, size) => Math.min(Math.max(place, 0), size - 1);
 
 const allNames = () => [...content.names, "background"];
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  return new Response(stream).arrayBuffer();
 }
 
 async function load(value) {
@@ -75,9 +73,8 @@ function build(panel, masks, photo) {
   Object.assign(tint, { width, height });
   const built = {
     panel, canvas, context, photo, tint,
-    words: masks.subarray(0, size),
-    low: masks.subarray(size, 2 * size),
-    high: masks.subarray(2 * size),
+    scores: new Uint16Array(masks, 0, size),
+    words: new Uint8Array(masks, 2 * size),
     pixels: new ImageData(width, height),
     reading: make("div", "reading", frame),
     point: null,
@@ -123,7 +120,7 @@ function draw() {
 }
 
 function paint(built) {
-  const { words, low, high, pixels, canvas, context } = built;
+  const { words, scores, pixels, canvas, context } = built;
   const none = content.names.length;
   const limit = level(built);
   const table = new Uint32Array(none + 1);
@@ -136,22 +133,21 @@ function paint(built) {
   const target = new Uint32Array(pixels.data.buffer);
   const counts = new Array(none + 1).fill(0);
   for (let i = 0; i < words.length; i++) {
-    const label = low[i] + 256 * high[i] > limit ? words[i] : none;
+    const label = scores[i] > limit ? words[i] : none;
     counts[label]++;
     target[i] = table[label];
   }
   built.tint.getContext("2d").putImageData(pixels, 0, 0);
   context.drawImage(built.photo, 0, 0, canvas.width, canvas.height);
   context.drawImage(built.tint, 0, 0);
-  const names = allNames();
-  const shares = counts.map((count) => count / words.length);
+  const shares = counts.map((count) => `${(100 * (count / words.length)).toFixed(1)} %`);
   built.chips.forEach(({ item, button, share }, i) => {
-    share.textContent = percent(shares[i]);
+    share.textContent = shares[i];
     button.classList.toggle("absent", !counts[i]);
     button.setAttribute("aria-pressed", String(state.focus === i));
     item.hidden = i === none && !state.background;
   });
-  const told = names.map((name, i) => `${name} ${percent(shares[i])}`).filter((_, i) => counts[i]);
+  const told = allNames().map((name, i) => `${name} ${shares[i]}`).filter((_, i) => counts[i]);
   canvas.setAttribute("aria-label", `${built.panel.title}: ${told.join(", ")}`);
   if (built.point) read(built);
 }
@@ -190,15 +186,14 @@ function listen(built) {
 }
 
 function read(built) {
-  const { canvas, reading, point, words, low, high } = built;
+  const { canvas, reading, point, words, scores } = built;
   const [x, y] = point;
   const i = y * canvas.width + x;
-  const score = low[i] + 256 * high[i];
   const name = content.names[words[i]];
-  const sure = `${Math.round(score / 10)} %`;
+  const sure = `${Math.round(scores[i] / 10)} %`;
   reading.replaceChildren();
   const swatch = make("span", "swatch", reading);
-  if (score > level(built)) {
+  if (scores[i] > level(built)) {
     swatch.style.background = content.colors[words[i]];
     make("strong", "", reading).textContent = name;
     make("span", "sure", reading).textContent = sure;
