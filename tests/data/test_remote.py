@@ -18,7 +18,7 @@ from fsspec.registry import _registry as registered
 
 from tcl_jax.data import remote
 from tcl_jax.data.remote import RemoteError, read_ranges
-from tcl_jax.data.tar_source import TarSource, TarSourceError
+from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError
 from tests.data.shards import pairs, write_shard
 
@@ -82,10 +82,10 @@ def test_patterns_and_pairs(tmp_path: Path, protocol: str, monkeypatch) -> None:
         assert [pair["key"] for pair in source] == expected
     assert len(TarSource([f"{folder}/*.tar", f"{folder}/00001.tar"])) == 9
     assert source[4]["text"] == ["é 1-1é"] and source[4]["shard"].startswith(f"{protocol}://")
-    with pytest.raises(TarSourceError, match="2 of 5 are missing: 00003-00004"):
+    with pytest.raises(InputError, match="2 of 5 are missing: .*/00003.tar, "):
         TarSource([f"{folder}/{{00000..00004}}.tar"])
     assert len(TarSource([f"{folder}/{{00000..00004}}.tar"], allow_missing=True)) == 9
-    with pytest.raises(TarSourceError, match="nothing/{0..1}.tar: 2 of 2 are missing"):
+    with pytest.raises(InputError, match="nothing/{0..1}.tar: 2 of 2"):
         TarSource([f"{folder}/nothing/{{0..1}}.tar"])
     # Small buffers: headers are found across their borders.
     monkeypatch.setattr(remote, "_BLOCK_BYTES", 700)
@@ -140,7 +140,7 @@ def test_failures_are_tried_again(tmp_path: Path, store) -> None:
         source[0]
     store.failures = 0
     store.store.clear()
-    with pytest.raises(TarSourceError, match="00002.tar: pair '2-2é' cannot be read"):
+    with pytest.raises(InputError, match="00002.tar: pair 2 cannot be read"):
         source[8]
 
 
@@ -164,7 +164,7 @@ def test_only_what_may_pass_is_tried_again(tmp_path: Path, store, deep: bool, mo
         (401, InputError, "access is refused .*status 401"),
         (403, InputError, "access is refused .*status 403"),
         (400, RemoteError, "no answer, tried 1 times: .*status 400"),
-        (404, TarSourceError, "00000.tar is not there"),
+        (404, InputError, "00000.tar is not there"),
     ):
         monkeypatch.setattr(store, "failure", HttpError(status, deep))
         store.failures = 1
@@ -258,12 +258,10 @@ def test_statuses_of_a_web_server(web: str) -> None:
     Web.statuses += [403] * 2
     with pytest.raises(InputError, match=r"http://.*/a.tar: access is refused .*403"):
         TarSource([f"{web}/a.tar"])
-    with pytest.raises(TarSourceError, match=r"http://.*/b.tar is not there"):
+    with pytest.raises(InputError, match=r"http://.*/b.tar"):
         TarSource([f"{web}/b.tar"])
     Web.statuses += [404]
-    with pytest.raises(
-        TarSourceError, match=r"http://.*/a.tar: pair '65' cannot be read.*not there"
-    ):
+    with pytest.raises(InputError, match=r"http://.*/a.tar: pair 0 cannot be read.*not there"):
         source[0]
     assert len(TarSource([f"{web}/a.tar?token=1"])) == 4
     whole = TarSource([f"{web}/whole.tar"])

@@ -37,8 +37,8 @@ def test_papers_config_trains_on_what_is_there(data, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         source = make_source(data, 32)
     assert isinstance(source, TarSource) and len(source) == 12
-    assert "3 of 6 are missing: 3-5" in caplog.text
-    assert "cc12m/*.tar matches nothing" in caplog.text
+    assert "3 of 6 are missing: " in caplog.text
+    assert "cc12m/*.tar" in caplog.text
     batches = make_iterator(
         source,
         tokenizer=ClipTokenizer(),
@@ -48,7 +48,7 @@ def test_papers_config_trains_on_what_is_there(data, tmp_path, caplog):
     )
     assert next(batches)["image"].shape == (4, 32, 32, 3)
     data.allow_missing_shards = False
-    with pytest.raises(InputError, match="data.source='tar': 4 tar shards are missing: .*3-5"):
+    with pytest.raises(InputError, match="data.source='tar': .*/3.tar, .*/5.tar"):
         make_source(data, 32)
 
 
@@ -100,7 +100,7 @@ def test_mixture(data, tmp_path):
         data.mixture.records.weight = 1
     assert [part.draws for part in make_source(data, 32).parts] == [8, 8]
     data.mixture.small.shards = (f"{tmp_path}/none.tar",)
-    with pytest.raises(InputError, match="data.mixture.small: .*none.tar is not there"):
+    with pytest.raises(InputError, match="data.mixture.small: .*none.tar"):
         make_source(data, 32)
 
 

@@ -9,10 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tcl_jax.data import tar_index
+from tcl_jax.data import shard_names, tar_index
 from tcl_jax.data.shard_names import find_shards
 from tcl_jax.data.tar_index import open_indexes
 from tcl_jax.data.tar_source import TarSource
@@ -48,7 +47,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(shard)
 
     monkeypatch.setattr(tar_index, "_make", recording)
-    monkeypatch.setattr(tar_index, "_THREADS", 1)
+    monkeypatch.setattr(shard_names, "_THREADS", 1)
     return names
 
 
@@ -87,12 +86,9 @@ def test_damaged_index_is_made_again(folder: Path, made: list[str]) -> None:
     expected = keys(open_all(folder))
     path = folder / "03.tar.index"
     whole = path.read_bytes()
-    rng = np.random.default_rng(0)
     damaged = [whole[:cut] for cut in (0, 7, 60, len(whole) - 1)] + [whole + b"x", b"x" * 500]
-    for place in (*rng.integers(0, len(whole), 40), 0, len(whole) - 1):
-        turned = bytearray(whole)
-        turned[place] ^= 1 << int(rng.integers(8))
-        damaged.append(bytes(turned))
+    for place in range(0, len(whole), 9):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     shards = find_shards([str(folder / "03.tar")]).shards
     for content in damaged:
         path.write_bytes(content)
@@ -118,9 +114,9 @@ def test_where_an_index_goes(folder: Path, cache: Path, tmp_path: Path, made: li
         assert keys(source) == ["0-0", "0-1", "0-2", "elsewhere"]
     assert len(made) == 8 and len(list((tmp_path / "indexes").iterdir())) == 2
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match=r"0\d\.tar cannot be written to .*set data.index_dir"):
+    with pytest.raises(InputError, match=r"0\d\.tar .*data.index_dir"):
         open_all(folder, index_dir=str(tmp_path / "file" / "below"))
-    with pytest.raises(InputError, match="gs://bucket.*need a local folder"):
+    with pytest.raises(InputError, match="index_dir=.*gs://bucket"):
         open_all(folder, index_dir="gs://bucket")
 
 

@@ -17,7 +17,7 @@ from tcl_jax.config_flags import read_config
 from tcl_jax.data.images import decode
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.sources import make_source
-from tcl_jax.data.tar_source import TarSource, TarSourceError
+from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tfds_source import TfdsSource
 from tcl_jax.data.tfds_writer import prepare
 from tcl_jax.data.transforms import RandomResizedCrop
@@ -204,7 +204,7 @@ def test_prepared_data_is_kept_and_not_mixed_up(shards, tmp_path):
     for name in ("a/b", "", "a-b"):
         with pytest.raises(InputError, match="letters, digits and _"):
             prepare([shards], name=name, data_dir=str(tmp_path))
-    with pytest.raises(TarSourceError, match="1 of 4 are missing: 3"):
+    with pytest.raises(InputError, match="1 of 4 are missing: .*3.tar"):
         prepare([shards.replace("0..2", "0..3")], name="more", data_dir=str(tmp_path))
 
 

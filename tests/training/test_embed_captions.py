@@ -272,7 +272,7 @@ def test_other_weights_are_refused(config_file: str, tmp_path: Path) -> None:
     config = read(config_file)
     embed(config)
     config.model.dtype = "bfloat16"
-    with pytest.raises(InputError, match="3 of 3 .* by another text tower are there"):
+    with pytest.raises(InputError, match="3 of 3 .* no embeddings .*weights"):
         run(cached(config), tmp_path / "run")
     with config.unlocked():
         config.data.source = "shapes"
