@@ -45,7 +45,6 @@ def make_iterator(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
-    shuffle: bool = True,
     repeat: bool = True,
     bad_samples: BadSampleLog | None = None,
 ) -> BatchIterator:
@@ -61,7 +60,6 @@ def make_iterator(
       process_index: this process; it gets rows [p b, (p + 1) b) of each global batch.
       process_count: number of processes, which share each global batch evenly.
       num_workers: operating system processes that make batches ahead; 0 makes them in a thread.
-      shuffle: False keeps the source's order.
       repeat: False ends after the last whole batch of one epoch.
       bad_samples: is told of bad samples, batch by batch as they are handed out.
 
@@ -72,18 +70,14 @@ def make_iterator(
       "tokens". Close it when done: workers live as long as it does.
 
     Raises:
-      InputError: the batch does not divide over the processes, the source has fewer examples than
-        one batch, the process index is out of range, or `num_workers` is negative.
+      InputError: the batch does not divide over the processes, or the source has fewer examples
+        than one batch.
     """
     if global_batch_size < 1 or process_count < 1 or global_batch_size % process_count:
         raise InputError(
             f"global_batch_size={global_batch_size}: must be a positive multiple of the number of "
             f"processes, which is {process_count}, since each takes an equal share of every batch."
         )
-    if not 0 <= process_index < process_count:
-        raise InputError(f"process_index={process_index}: there are {process_count} processes.")
-    if num_workers < 0:
-        raise InputError(f"num_workers={num_workers}: must be at least 0.")
     examples = len(source)
     if examples < global_batch_size:
         raise InputError(
@@ -94,7 +88,7 @@ def make_iterator(
     order_seed, row_seed = np.random.SeedSequence(seed).generate_state(2, np.uint32)
     stream = TrainingExamples(
         source,
-        EpochOrder(parts, batch_size=global_batch_size, seed=int(order_seed), shuffle=shuffle),
+        EpochOrder(parts, batch_size=global_batch_size, seed=int(order_seed)),
         tokenizer=tokenizer,
         transform=transform,
         erasing=erasing,

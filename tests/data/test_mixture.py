@@ -94,11 +94,6 @@ def test_order_depends_on_the_seed_and_the_place_alone():
     assert sorted(shared(far + i) < 20 for i in range(33)).count(True) == 9
 
 
-def test_order_without_shuffle():
-    order = EpochOrder([Part(0, 5, 5), Part(5, 3, 3)], batch_size=3, seed=0, shuffle=False)
-    assert [order(i) for i in range(16)] == [*range(8), *range(8)]
-
-
 # --------------------------------------------------------------------------------------- mixtures
 
 

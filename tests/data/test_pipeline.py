@@ -121,9 +121,9 @@ def test_augmentation_differs_between_epochs_and_examples(reference):
     assert len(set(everything)) == len(everything) == 36
 
 
-def test_without_shuffle_and_repeat():
-    iterator = iterate(shuffle=False, repeat=False)
-    assert order(take(iterator, 3)) == list(range(18))
+def test_without_repeat():
+    iterator = iterate(repeat=False)
+    assert len(set(order(take(iterator, 3)))) == 18
     with pytest.raises(StopIteration):
         next(iterator)
 
@@ -204,24 +204,24 @@ def test_two_workers_give_the_same_resume_and_are_replaced(reference):
 # -------------------------------------------------------------------------------------- failing
 
 
-def test_bad_example_is_named():
-    iterator = iterate(transform=refuse_three, shuffle=False)
+def test_bad_example_is_named(reference):
+    before = order(reference).index(3) // 6
+    iterator = iterate(transform=refuse_three)
+    iterator.set_state({**iterator.get_state(), "next_batch": before})
     for _ in range(2):  # It stays an error; the batch is not skipped.
         with pytest.raises(ValueError, match="example 'k3': three is not a picture"):
             next(iterator)
-    assert iterator.get_state()["next_batch"] == 0
+    assert iterator.get_state()["next_batch"] == before
 
 
 def test_error_of_the_source_comes_through():
     iterator = make_iterator(
-        NumberSource(8, poison=5),
+        NumberSource(6, poison=5),
         tokenizer=number_tokens,
         transform=add_noise,
-        global_batch_size=4,
+        global_batch_size=6,
         seed=0,
-        shuffle=False,
     )
-    assert order(take(iterator, 1)) == [0, 1, 2, 3]
     with pytest.raises(OSError, match="cannot read 5"):
         next(iterator)
 
@@ -240,8 +240,6 @@ def test_closed_iterator_is_refused():
         ({"process_count": 4}, "global_batch_size=6: must be a positive multiple"),
         ({"batch": 0}, "global_batch_size=0"),
         ({"batch": 24}, "only 23 examples"),
-        ({"process_index": 2, "process_count": 2}, "process_index=2"),
-        ({"num_workers": -1}, "num_workers=-1"),
     ],
 )
 def test_bad_settings(options, message):
