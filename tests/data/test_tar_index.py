@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,6 @@ from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError
 from tests.data.shards import pairs, wait_for_another_time, write_shard
 
-ROOT = Path(__file__).parent.parent.parent
 NAMES = [f"{i:02d}.tar" for i in range(6)]
 
 
@@ -59,7 +55,9 @@ def keys(source: TarSource) -> list[str]:
     return [pair["key"] for pair in source]
 
 
-def test_headers_are_read_once(folder: Path, made: list[str]) -> None:
+def test_headers_are_read_once(
+    folder: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = keys(open_all(folder))
     assert first == [f"{i}-{j}" for i in range(6) for j in range(3)]
     assert made == NAMES
@@ -71,15 +69,9 @@ def test_headers_are_read_once(folder: Path, made: list[str]) -> None:
     wait_for_another_time(folder / "04.tar")  # only its time differs
     assert keys(open_all(folder))[6:8] == ["new", "er"]
     assert made[6:] == ["02.tar", "04.tar"]
-
-
-def test_index_of_another_rule_is_made_again(
-    folder: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_all(folder)
     monkeypatch.setattr(tar_index, "RULE", tar_index.RULE ^ 1)  # as with another list of suffixes
     open_all(folder)
-    assert len(made) == 12
+    assert made[8:] == NAMES
 
 
 def test_damaged_index_is_made_again(folder: Path, made: list[str]) -> None:
@@ -161,21 +153,6 @@ def test_processes_begin_with_their_own_share(
     assert made == ["01.tar", "03.tar", "05.tar", "00.tar", "02.tar", "04.tar"]
 
 
-def test_two_processes_may_race(folder: Path) -> None:
-    code = (
-        "import sys; from tcl_jax.data.tar_source import TarSource\n"
-        "s = TarSource([sys.argv[1] + '/*.tar'])\n"
-        "print(s.fingerprint, [p['key'] for p in s])"
-    )
-    command = [sys.executable, "-c", code, str(folder)]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
-    ]
-    outputs = [process.communicate()[0] for process in running]
-    assert outputs[0] and outputs[0] == outputs[1]
-    assert {p.name for p in folder.iterdir()} == {*NAMES, *(f"{name}.index" for name in NAMES)}
-
-
 def test_fingerprint_follows_the_pairs_and_not_the_place(folder: Path, tmp_path: Path) -> None:
     before = open_all(folder).fingerprint
     assert before == "34cb86e4c1254192"  # as checkpoints have it
@@ -188,21 +165,17 @@ def test_fingerprint_follows_the_pairs_and_not_the_place(folder: Path, tmp_path:
 
 
 def test_many_pairs_cost_little(tmp_path: Path) -> None:
-    """20 shards of 10,000 pairs: no more to hold and to pickle than 20 of one."""
-    sizes = {}
+    """No more to hold and to pickle than one."""
+    path = tmp_path / "0.tar"
+    path.write_bytes(b"")
+    sizes = []
     for count in (1, 10_000):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        for i in range(20):
-            (folder / f"{i:05d}.tar").write_bytes(b"")
-            (found,) = find_shards([f"{folder}/{i:05d}.tar"]).shards
-            pair = tar_index.Pair(b"000000000", (512, 30_000), (31_744, 60), (0, 0))
-            content = tar_index._encode(found, [pair] * count, {})
-            (folder / f"{i:05d}.tar.index").write_bytes(content)
-        begin = time.process_time()
-        source = open_all(folder)
-        assert time.process_time() - begin < 2
-        assert len(source) == 20 * count
-        sizes[count] = len(pickle.dumps(source))
-    assert sizes[10_000] - sizes[1] < 20 * 30
+        (found,) = find_shards([str(path)]).shards
+        pair = tar_index.Pair(b"000000000", (512, 30_000), (31_744, 60), (0, 0))
+        content = tar_index._encode(found, [pair] * count, {})
+        (tmp_path / "0.tar.index").write_bytes(content)
+        source = TarSource([str(path)])
+        assert len(source) == count
+        sizes.append(len(pickle.dumps(source)))
+    assert sizes[1] - sizes[0] < 30
     assert len(content) < 50 * 10_000
