@@ -16,11 +16,10 @@ from tcl_jax.errors import InputError
 class Mixture:
     """The examples of several sources, one source after the other.
 
-    An epoch has as many examples as all sources together. Without weights it has every example
-    once. With them, source k gives the share w_k / sum(w) of an epoch, rounded so that the shares
-    add up; where these are m of n examples, each of them comes floor(m / n) or ceil(m / n) times.
-    Which of them come once more goes round from epoch to epoch, so that in the long run all come
-    equally often.
+    An epoch has as many examples as all sources together: without weights every example once; with
+    them, source k gives the share w_k / sum(w), rounded so that the shares add up. Where that is m
+    of n examples, each comes floor(m / n) or ceil(m / n) times in an epoch, and in the long run all
+    come equally often.
 
     Args:
         sources: by name; they keep the order of the names.

@@ -192,11 +192,8 @@ def test_prepared_data_is_kept_and_not_mixed_up(shards, tmp_path):
     fewer = shards.replace("0..2", "0..1")
     with pytest.raises(InputError, match="other shards, of 15 pairs, where these have 10"):
         prepare([fewer], name="cc", data_dir=str(tmp_path))
-    members = {f"{i}.{suffix}": data for i in range(15)
-               for suffix, data in (("jpg", picture(i)), ("txt", b"x"))}  # fmt: skip
-    others = write_shard(tmp_path / "others.tar", members)
     with pytest.raises(InputError, match="other shards, of 15 pairs, where these have 15"):
-        prepare([others], name="cc", data_dir=str(tmp_path))
+        prepare([shards], name="cc", data_dir=str(tmp_path), caption_field="caption")
     for name in ("a/b", "", "a-b"):
         with pytest.raises(InputError, match="letters, digits and _"):
             prepare([shards], name=name, data_dir=str(tmp_path))
@@ -205,17 +202,17 @@ def test_prepared_data_is_kept_and_not_mixed_up(shards, tmp_path):
 
 
 def test_command_needs_no_tensorflow(shards, tmp_path):
+    """And says how its result is read."""
     code = (
         "import sys; from tcl_jax.tfds_builder import run; run(sys.argv[1:]);"
         "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules"
     )
-    arguments = [f"--shards={shards}", "--name=cc", f"--data_dir={tmp_path}"]
+    command = [sys.executable, "-c", code, f"--shards={shards}", "--name=cc"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
+        [*command, f"--data_dir={tmp_path}"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    told = shlex.split(done.stdout.splitlines()[-1])
-    flags = [word for word in told if word.startswith("--")]
+    flags = [word for word in shlex.split(done.stdout.splitlines()[-1]) if word.startswith("--")]
     config = read_config(str(ROOT / "configs/tcl.py"), flags, "tfds_builder")
     assert config is not None and len(make_source(config.data, 32)) == 15
 
