@@ -94,7 +94,7 @@ def test_sources_one_after_the_other():
         with pytest.raises(IndexError):
             mixed[outside]
     assert [part.draws for part in mixed.parts] == [20, 8, 5]
-    assert repr(mixed).startswith("Mixture({a: <")
+    assert repr(mixed).startswith("Mixture({'a': <")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_other_mixture_is_another_place():
 
 def test_bad_mixtures():
     for sources in ({}, {"a": Numbers(0, 3), "empty": Numbers(0, 0)}):
-        with pytest.raises(InputError, match="no source"):
+        with pytest.raises(InputError, match="at least one source"):
             Mixture(sources)
     for weights in (
         {"a": 1, "b": 1},
