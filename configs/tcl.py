@@ -7,7 +7,7 @@ Needs three things. CLIP ViT-B/16 (`model.weights`): by name it is downloaded on
 put OpenAI's own ViT-B-16.pt into weights/, or give the path of any CLIP file. The image-text pairs
 as webdataset tar shards (`data.shards`), as img2dataset writes them: CC3M with 2,881,393 and CC12M
 with 11,286,526 pairs, up to 10,000 a shard. It trains on whatever shards are there, and the log
-says by their numbers which are not; `data.allow_missing_shards=False` insists on all of them. And
+counts and names those that are not; `data.allow_missing_shards=False` insists on all of them. And
 the train splits of PASCAL VOC 2012 and PASCAL Context in data/, on which it is judged every 2,500
 steps (`python -m tcl_jax.benchmarks check --split=train voc20 context59` says what is missing;
 `--config.eval.tasks="()"` does without).

@@ -57,7 +57,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     check_config(config)
     check_caption_cache(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    print(embed(config, batch_size=flags.batch_size).describe())
+    print(embed(config, batch_size=flags.batch_size))
 
 
 def main() -> None:

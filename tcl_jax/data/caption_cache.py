@@ -13,7 +13,6 @@ of that caption.
 from __future__ import annotations
 
 import dataclasses
-import glob
 import os
 import shlex
 import struct
@@ -25,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from tcl_jax.data.shard_names import CAPTIONS_SUFFIX, INDEX_SUFFIX, Shard, shorten
-from tcl_jax.data.tar_index import ShardIndex, index_threads
+from tcl_jax.data.shard_names import CAPTIONS_SUFFIX, INDEX_SUFFIX, Shard, lookup_threads, shorten
+from tcl_jax.data.tar_index import ShardIndex
 from tcl_jax.errors import InputError, RunError, machine_fault, raise_machine_fault
 from tcl_jax.files import whole_file
 
@@ -35,7 +34,6 @@ _MAGIC = b"TCLTEXT2"
 _HEADER = struct.Struct("<8s16sIIIII")
 _CHECK = struct.Struct("<I")
 _BEGIN = _HEADER.size + _CHECK.size
-_LOOKED_AT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,20 +129,14 @@ def open_caption_files(
     Raises:
         InputError: shards have none; says how many and what to do.
     """
-    with index_threads() as pool:
+    with lookup_threads() as pool:
         found = list(pool.map(lambda index: find_caption_file(index, text_tower), indexes))
-    lacking = [i for i, file in enumerate(found) if file is None]
+    lacking = [s.address for s, file in zip(shards, found, strict=True) if file is None]
     if lacking:
-        told = ""
-        if any(_has_others(indexes[i], text_tower) for i in lacking[:_LOOKED_AT]):
-            told = (
-                " Embeddings by another text tower are there: the weights, the tokenizer, the "
-                "context length or model.dtype were others."
-            )
         raise InputError(
             f"data.caption_cache=True, but {len(lacking)} of {len(shards)} tar shards have no "
-            f"embeddings of their captions by this run's text tower: "
-            f"{shorten([shards[i].address for i in lacking])}.{told} Make them once: "
+            f"embeddings of their captions by this run's text tower (its weights, tokenizer, "
+            f"context length and model.dtype): {shorten(lacking)}. Make them once: "
             f"{embed_command()}"
         )
     return [file for file in found if file is not None]
@@ -198,9 +190,3 @@ def write_caption_file(
 def _checksum(caption: str, values: bytes) -> int:
     # A caption in JSON may hold halves of a character, which plain UTF-8 refuses.
     return zlib.crc32(values, zlib.crc32(caption.encode("utf-8", "surrogatepass")))
-
-
-def _has_others(index: ShardIndex, text_tower: str) -> bool:
-    """Whether there are embeddings of this shard by another text tower."""
-    any_tower = glob.escape(index.path.removesuffix(INDEX_SUFFIX)) + f".*{CAPTIONS_SUFFIX}"
-    return any(Path(name) != caption_path(index, text_tower) for name in glob.glob(any_tower))

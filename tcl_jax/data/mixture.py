@@ -16,11 +16,10 @@ from tcl_jax.errors import InputError
 class Mixture:
     """The examples of several sources, one source after the other.
 
-    An epoch has as many examples as all sources together. Without weights it has every example
-    once. With them, source k gives the share w_k / sum(w) of an epoch, rounded so that the shares
-    add up; where these are m of n examples, each of them comes floor(m / n) or ceil(m / n) times.
-    Which of them come once more goes round from epoch to epoch, so that in the long run all come
-    equally often.
+    An epoch has as many examples as all sources together: without weights every example once; with
+    them, source k gives the share w_k / sum(w), rounded so that the shares add up. Where that is m
+    of n examples, each comes floor(m / n) or ceil(m / n) times in an epoch, and in the long run all
+    come equally often.
 
     Args:
         sources: by name; they keep the order of the names.
@@ -34,29 +33,27 @@ class Mixture:
     def __init__(
         self, sources: Mapping[str, Source], weights: Mapping[str, int | float] | None = None
     ) -> None:
-        self._names = sorted(sources)
-        self._sources = [sources[name] for name in self._names]
-        sizes = [len(source) for source in self._sources]
-        if not sizes or min(sizes) == 0:
-            empty = [name for name, size in zip(self._names, sizes, strict=True) if not size]
+        self.sources: Mapping[str, Source] = dict(sorted(sources.items()))
+        """What is mixed, by name."""
+        sizes = [len(source) for source in self.sources.values()]
+        if not sizes or 0 in sizes:
             raise InputError(
-                f"the mixture has no source{f' with examples in {empty}' if empty else ''}; give "
-                "at least one, each with examples"
-            )
-        if weights is not None and (
-            weights.keys() != sources.keys() or not all(w > 0 for w in weights.values())
-        ):
-            raise InputError(
-                f"the weights {dict(weights)} must be positive numbers, one for each of "
-                f"{', '.join(self._names)}; leave all of them out to mix by size"
+                f"a mixture needs at least one source, each with examples, and not {sources}"
             )
         draws = sizes
         if weights is not None:
-            draws = _shares(sum(sizes), [weights[name] for name in self._names])
+            if weights.keys() != sources.keys() or not all(
+                isinstance(w, int | float) and w > 0 for w in weights.values()
+            ):
+                raise InputError(
+                    f"the weights {dict(weights)} must be positive numbers, one for each of "
+                    f"{', '.join(self.sources)}; leave all of them out to mix by size"
+                )
+            draws = _shares(sum(sizes), [weights[name] for name in self.sources])
             if 0 in draws:
                 raise InputError(
-                    f"the weight of {self._names[draws.index(0)]} is so small that none of its "
-                    f"examples would be among the {sum(sizes)} of an epoch; raise it, or leave "
+                    f"the weight of {list(self.sources)[draws.index(0)]} is so small that none of "
+                    f"its examples would be among the {sum(sizes)} of an epoch; raise it, or leave "
                     "that source out"
                 )
         self._ends = list(itertools.accumulate(sizes))
@@ -66,23 +63,23 @@ class Mixture:
         """What `EpochOrder` draws from."""
 
     @property
-    def sources(self) -> Mapping[str, Source]:
-        """What is mixed, by name."""
-        return dict(zip(self._names, self._sources, strict=True))
-
-    @property
     def fingerprint(self) -> str:
         """Tells one mixture from another."""
-        told = [s.fingerprint if isinstance(s, Fingerprinted) else "" for s in self._sources]
-        content = repr((self._names, told, self.parts))
+        prints = [
+            source.fingerprint if isinstance(source, Fingerprinted) else ""
+            for source in self.sources.values()
+        ]
+        content = repr((list(self.sources), prints, self.parts))
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     @property
     def left_out(self) -> str:
         """What the sources do not use, in words."""
-        parts = zip(self._names, self._sources, strict=True)
-        told = [f"{name}: {s.left_out}" for name, s in parts if isinstance(s, Incomplete)]
-        return "; ".join(words for words in told if not words.endswith(": "))
+        return "; ".join(
+            f"{name}: {source.left_out}"
+            for name, source in self.sources.items()
+            if isinstance(source, Incomplete) and source.left_out
+        )
 
     def __len__(self) -> int:
         """Number of different examples."""
@@ -98,15 +95,13 @@ class Mixture:
         if not 0 <= i < len(self):
             raise IndexError(f"example {i}: there are {len(self)}.")
         k = bisect.bisect_right(self._ends, i)
-        example = self._sources[k][i - self.parts[k].begin]
-        if "key" in example:
-            return {**example, "key": f"{self._names[k]}/{example['key']}"}
-        return example
+        name, source = list(self.sources.items())[k]
+        example = source[i - self.parts[k].begin]
+        return {**example, "key": f"{name}/{example['key']}"} if "key" in example else example
 
     def __repr__(self) -> str:
         """Names and sources."""
-        told = ", ".join(f"{n}: {s!r}" for n, s in zip(self._names, self._sources, strict=True))
-        return f"Mixture({{{told}}})"
+        return f"Mixture({dict(self.sources)!r})"
 
 
 def _shares(total: int, weights: Sequence[int | float]) -> list[int]:

@@ -35,22 +35,19 @@ class EpochOrder:
         parts: they follow each other from example 0.
         batch_size: examples of a global batch.
         seed: of the order, below 2**32.
-        shuffle: False keeps the order of the examples.
     """
 
-    def __init__(
-        self, parts: Sequence[Part], *, batch_size: int, seed: int, shuffle: bool = True
-    ) -> None:
+    def __init__(self, parts: Sequence[Part], *, batch_size: int, seed: int) -> None:
         self.length = sum(part.draws for part in parts)
         self._parts = tuple(parts)
         self._begins = [part.begin for part in parts]
         self._draw_begins = np.cumsum([0, *(part.draws for part in parts)]).tolist()[:-1]
         self._batch_size = batch_size
-        self._slots = _permutation(self.length, seed) if shuffle else None
+        self._slots = _permutation(self.length, seed)
         # Which examples an epoch leaves out, where it has fewer draws than a part has examples.
         self._walks = [
             _permutation(part.size, int(np.random.SeedSequence([seed, k]).generate_state(1)[0]))
-            if shuffle and part.draws != part.size
+            if part.draws != part.size
             else None
             for k, part in enumerate(parts)
         ]
@@ -66,9 +63,7 @@ class EpochOrder:
         return self._parts[bisect.bisect_right(self._begins, example) - 1]
 
     def _example(self, epoch: int, position: int) -> int:
-        slot = position
-        if self._slots is not None:
-            slot = self._slots[epoch * self.length + position] % self.length
+        slot = self._slots[epoch * self.length + position] % self.length
         k = bisect.bisect_right(self._draw_begins, slot) - 1
         part, walk = self._parts[k], self._walks[k]
         # From epoch to epoch the draws walk on through one fixed order of the part.
@@ -87,7 +82,7 @@ class EpochOrder:
     def _find_exchanges(self, epoch: int) -> dict[int, int]:
         size, begun = self._batch_size, epoch * self.length % self._batch_size
         once = all(part.draws == part.size for part in self._parts)
-        if not begun or not once or self._slots is None or self.length < 3 * size:
+        if not begun or not once or self.length < 3 * size:
             return {}
         # The three batches keep this epoch's exchanges apart from what the next one looks at.
         last = range(self.length - begun, self.length)

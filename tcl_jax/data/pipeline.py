@@ -46,23 +46,18 @@ def make_iterator(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
-    shuffle: bool = True,
     repeat: bool = True,
     bad_samples: BadSampleLog | None = None,
 ) -> BatchIterator:
     """Endless (or one epoch of) shuffled, augmented batches of this process.
-
-    The order is that of `EpochOrder`; the examples are those of `TrainingExamples`.
 
     Args:
       source, tokenizer, transform, erasing: as in `TrainingExamples`; picklable where there are
         workers.
       global_batch_size: examples per batch over all processes.
       seed: of the order and of the augmentation.
-      process_index: this process; it gets rows [p b, (p + 1) b) of each global batch.
-      process_count: number of processes, which share each global batch evenly.
+      process_index, process_count: process p gets rows [p b, (p + 1) b) of each global batch.
       num_workers: operating system processes that make batches ahead; 0 makes them in a thread.
-      shuffle: False keeps the source's order.
       repeat: False ends after the last whole batch of one epoch.
       bad_samples: is told of bad samples, batch by batch as they are handed out.
 
@@ -73,18 +68,14 @@ def make_iterator(
       "tokens". Close it when done: workers live as long as it does.
 
     Raises:
-      InputError: the batch does not divide over the processes, the source has fewer examples than
-        one batch, the process index is out of range, or `num_workers` is negative.
+      InputError: the batch does not divide over the processes, or the source has fewer examples
+        than one batch.
     """
     if global_batch_size < 1 or process_count < 1 or global_batch_size % process_count:
         raise InputError(
             f"global_batch_size={global_batch_size}: must be a positive multiple of the number of "
             f"processes, which is {process_count}, since each takes an equal share of every batch."
         )
-    if not 0 <= process_index < process_count:
-        raise InputError(f"process_index={process_index}: there are {process_count} processes.")
-    if num_workers < 0:
-        raise InputError(f"num_workers={num_workers}: must be at least 0.")
     examples = len(source)
     if examples < global_batch_size:
         raise InputError(
@@ -95,7 +86,7 @@ def make_iterator(
     order_seed, row_seed = np.random.SeedSequence(seed).generate_state(2, np.uint32)
     stream = TrainingExamples(
         source,
-        EpochOrder(parts, batch_size=global_batch_size, seed=int(order_seed), shuffle=shuffle),
+        EpochOrder(parts, batch_size=global_batch_size, seed=int(order_seed)),
         tokenizer=tokenizer,
         transform=transform,
         erasing=erasing,
@@ -115,15 +106,15 @@ def make_iterator(
         batches[process_index::process_count],
         num_workers,
         identity,
-        BadSampleLog() if bad_samples is None else bad_samples,
+        bad_samples or BadSampleLog(),
     )
 
 
 class _ExampleBatches:
     """Examples in batches: arrays stacked, bad samples in one list; what is left over is not used.
 
-    Grain sees whole batches, since what it does for each element would be done for each example.
-    They are put into the batch one by one, which takes half the memory of stacking them.
+    Grain's work for each element is then done once a batch. Filling arrays row by row takes half
+    the memory of stacking the examples.
     """
 
     def __init__(self, examples: TrainingExamples, size: int) -> None:
@@ -149,10 +140,9 @@ class _ExampleBatches:
 class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
     """Iterator over batches whose state is a position. Made by `make_iterator`.
 
-    The state is a flat dict of ints and texts, the same on all processes and with any number of
-    processes and workers: `next_batch`, counted from the start of the run, and what it means
-    nothing without (`identity`): `seed`, `examples`, `global_batch_size`, and `data`, the
-    fingerprint of a source that has one.
+    The state is a flat dict, the same on all processes and with any number of processes and
+    workers: `next_batch`, counted from the start of the run, and `identity`, for which alone it
+    holds: `seed`, `examples`, `global_batch_size`, and `data`, the fingerprint of the source.
     """
 
     def __init__(
@@ -190,7 +180,7 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
                 raise RuntimeError(
                     f"a data worker died before batch {self._next_batch} was made: {error} Exit "
                     "code -9 often means that memory ran out, -7 that /dev/shm is full (in Docker: "
-                    "--shm-size); fewer workers need less of both."
+                    "--shm-size); use fewer workers."
                 ) from error
             raise
         good = len(batch["image"])

@@ -1,10 +1,9 @@
 """Files at addresses such as gs://bucket/path, through fsspec.
 
-Object stores now and then accept a request and never answer it. Each request here is given up after
-some time, and made again then, as after a failure that may pass.
-
-Of the functions below those that ask for something raise an `InputError` where the package for the
-protocol is not installed or access is refused, a `RemoteError` where the request fails.
+Object stores now and then accept a request and never answer it: requests end after a time and are
+repeated, as after temporary failures. All functions that make requests raise an `InputError` where
+the package for the protocol is not installed or access is refused, and a `RemoteError` where the
+request fails.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ from fsspec.spec import AbstractBufferedFile
 from tcl_jax.errors import InputError, RunError, first_cause
 
 TIMEOUT_SECONDS = 60.0
-"""How long one request may take."""
-
 TRIES = 6
-"""How often a request is made before it counts as failed; the waits between them double."""
+"""Of one request; the waits between them double."""
 
 _FIRST_WAIT_SECONDS = 0.5
 _BLOCK_BYTES = 1 << 22
@@ -36,8 +33,6 @@ _MAX_GAP = 1 << 16
 # What stores call that which changes with a file's content, the surest first.
 _STAMPS = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "LastModified", "updated",
            "last_modified", "modified", "created")  # fmt: skip
-_LOGINS = {"gs": "gcloud auth application-default login", "s3": "aws configure",
-           "hf": "hf auth login"}  # fmt: skip
 _WEB = ("http", "https")
 _TEMPORARY_STATUSES = (408, 425, 429)  # among those of 400 to 499
 _T = TypeVar("_T")
@@ -172,10 +167,9 @@ def _ask(address: str, request: Callable[[], _T], tries: int | None = None) -> _
             raise FileNotFoundError(f"{address} is not there") from error
         refused = isinstance(error, PermissionError) or "Credential" in type(error).__name__
         if refused or status in (401, 403):
-            login = _LOGINS.get(_protocol(address))
             raise InputError(
-                f"{address}: access is refused ({reason}). Check the address"
-                + (f", and log in ({login})" if login else "")
+                f"{address}: access is refused ({reason}). Check the address, and log in to the "
+                "store on this machine"
             ) from error
         if attempt == tries or (400 <= status < 500 and status not in _TEMPORARY_STATUSES):
             raise RemoteError(f"{address}: no answer, tried {attempt} times: {reason}") from error

@@ -62,18 +62,15 @@ def _mixture(data: ConfigDict, image_size: int, **shared: Any) -> Source:
     sources, weights = {}, {}
     for name, part in data.mixture.items():
         fields = _fields_of(part, data, f"data.mixture.{name}")
-        if fields.source == "mixture":
-            raise InputError(f"data.mixture.{name}.source must be another source than a mixture")
-        if fields.source == "shapes":
+        if fields.source in ("mixture", "shapes"):
             raise InputError(
-                f"data.mixture.{name}.source: a mixture's images are cropped and flipped, which "
-                "would make the captions of drawn scenes wrong; use source='shapes' alone"
+                f"data.mixture.{name}.source={fields.source!r}: mixtures do not nest, and their "
+                "images are cropped and flipped, which would make the captions of drawn scenes "
+                "wrong; use 'tar' or 'tfds'"
             )
         with as_input_error(f"data.mixture.{name}"):
             sources[name] = make_source(fields, image_size, **shared)
         if "weight" in part:
-            if not isinstance(part.weight, int | float):
-                raise InputError(f"data.mixture.{name}.weight={part.weight!r} must be a number")
             weights[name] = part.weight
     return Mixture(sources, weights or None)
 
@@ -89,11 +86,9 @@ def _fields_of(part: Any, data: ConfigDict, name: str) -> ConfigDict:
     own = {field: value for field, value in part.to_dict().items() if field != "weight"}
     try:
         fields.update(own)
-    except KeyError as error:
-        raise InputError(f"{name} has a field that config.data has not: {error.args[0]}") from error
-    except AttributeError as error:  # of a value that should be fields
+    except (KeyError, AttributeError) as error:  # the latter where a value should be fields
         raise InputError(
-            f"{name}={own}: 'tfds' and other groups must be fields, as in config.data"
+            f"{name}={own} does not have the fields of config.data: {error.args[0]}"
         ) from error
     return fields
 

@@ -1,12 +1,11 @@
 """Index files: where each image-caption pair of a tar shard is, found out once and kept.
 
 An index lies beside its shard (`X.tar.index`) or, where that folder cannot be written, in a cache
-folder. It is written whole or not at all, and holds for one size and time of change of the shard;
-one that is stale or damaged is made anew. Pairs are read from it one by one, and cost no memory.
+folder. It holds for one size and time of change of the shard, and is made anew where it is stale or
+damaged. Pairs are read from it one by one, and cost no memory.
 
-The file has three NumPy arrays, one after the other as `numpy.save` writes them: a `_RECORD` for
-each pair, the keys one after the other, and JSON that says of which shard it is and what is left
-out. A CRC-32 of all that is at its end.
+The file is a `_RECORD` for each pair, the keys one after the other, a line of JSON (of which shard
+it is, number of pairs, what is left out), and the CRC-32 of all that.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import itertools
 import json
 import os
 import zlib
@@ -30,7 +28,7 @@ from tqdm import tqdm
 from tcl_jax.data import remote
 from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.captions import decode_text
-from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard
+from tcl_jax.data.shard_names import INDEX_SUFFIX, Shard, lookup_threads
 from tcl_jax.data.tar_members import NOWHERE, RULE, LeftOut, Pair, Place, find_pairs, members_of
 from tcl_jax.errors import InputError, RunError, raise_machine_fault
 from tcl_jax.files import cache_folder, user_path, whole_file
@@ -40,7 +38,6 @@ _RECORD = np.dtype([
     ("json", "<u8"), ("json_size", "<u4"), ("key_end", "<u4"),
 ])  # fmt: skip
 _CHECK_BYTES = 4
-_THREADS = 16
 _FEW = 10
 _BUFFER_BYTES = 4096  # small, not to read the images between two headers
 
@@ -52,38 +49,33 @@ class ShardIndex:
     Attributes:
         path: the index file on this machine.
         pairs: number of pairs.
-        records, keys: where these arrays begin in the file, in bytes.
         left_out: of its members, see `tar_members.LeftOut`.
-        checksum: CRC-32 of what it says: another one where keys or places are others.
+        checksum: CRC-32 of keys, places and what is left out.
     """
 
     path: str
     pairs: int
-    records: int
-    keys: int
     left_out: LeftOut
     checksum: int
 
     def pair(self, number: int) -> Pair:
         """Pair `number`, from 0; the caller stays in the range.
 
-        The file is opened for each: a set has more shards than a process may hold files open, and a
-        map of a file holds it open too.
+        The file is opened for each: a set has more shards than a process may hold files open.
 
         Raises:
             OSError: the file is gone.
             ValueError: it is shorter than at the start.
         """
-        before = min(number, 1)  # the record in front, which says where this key begins
-        size = (before + 1) * _RECORD.itemsize
+        before = min(number, 1)  # the record in front says where this key begins
         with open(self.path, "rb", buffering=0) as file:
-            file.seek(self.records + (number - before) * _RECORD.itemsize)
-            data = file.read(size)
-            if len(data) < size:
+            file.seek((number - before) * _RECORD.itemsize)
+            data = file.read((before + 1) * _RECORD.itemsize)
+            if len(data) < (before + 1) * _RECORD.itemsize:
                 raise ValueError(f"{self.path} is shorter than at the start")
             records = np.frombuffer(data, _RECORD)
-            begin, end = int(records["key_end"][0]) if before else 0, int(records["key_end"][-1])
-            file.seek(self.keys + begin)
+            begin, end = int(records["key_end"][0]) * before, int(records["key_end"][-1])
+            file.seek(self.pairs * _RECORD.itemsize + begin)
             key = file.read(end - begin)
         *places, _ = records[-1].item()
         return Pair(key, *zip(places[::2], places[1::2], strict=True))
@@ -116,14 +108,13 @@ def open_indexes(
         RunError: the machine fails, for which no shard is to blame.
     """
     problems: dict[int, str] = {}
-    with index_threads() as pool:
+    with lookup_threads() as pool:
         indexes = list(pool.map(lambda shard: _find(shard, index_dir), shards))
         lacking = [i for i, index in enumerate(indexes) if index is None]
-        shares = [lacking[(process_index + p) % process_count :: process_count]
-                  for p in range(process_count)]  # fmt: skip
+        own_first = sorted(range(len(lacking)), key=lambda n: (n - process_index) % process_count)
         jobs = {
             pool.submit(_find_or_make, shards[i], index_dir): i
-            for i in itertools.chain.from_iterable(shares)
+            for i in (lacking[n] for n in own_first)
         }
         done = tqdm(
             concurrent.futures.as_completed(jobs), "indexing tar shards", len(jobs), unit="shard",
@@ -145,30 +136,25 @@ def open_indexes(
     return indexes, [problems[i] for i in sorted(problems)]
 
 
-def index_threads() -> concurrent.futures.ThreadPoolExecutor:
-    """Threads to look at many files, each of which may be slow to answer."""
-    return concurrent.futures.ThreadPoolExecutor(_THREADS, "tar_index")
-
-
 # ------------------------------------------------------------------------------ where an index is
 
 
-def _places(shard: Shard, index_dir: str | None) -> list[Path]:
+def _paths(shard: Shard, index_dir: str | None) -> list[Path]:
     """Index files of a shard on this machine, the preferred one first."""
     address = shard.address
     if not remote.is_remote(address):
         address = os.path.abspath(address)
-    name = address.rpartition("/")[2]
     # Shards of several data sets may have one name.
     unique = hashlib.blake2b(address.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    name = f"{address.rpartition('/')[2]}.{unique}{INDEX_SUFFIX}"
     if index_dir is not None:
-        return [user_path(index_dir) / f"{name}.{unique}{INDEX_SUFFIX}"]
-    cached = cache_folder("index") / f"{name}.{unique}{INDEX_SUFFIX}"
-    return [cached] if remote.is_remote(address) else [Path(address + INDEX_SUFFIX), cached]
+        return [user_path(index_dir) / name]
+    beside = [] if remote.is_remote(address) else [Path(address + INDEX_SUFFIX)]
+    return [*beside, cache_folder("index") / name]
 
 
 def _find(shard: Shard, index_dir: str | None) -> ShardIndex | None:
-    for path in _places(shard, index_dir):
+    for path in _paths(shard, index_dir):
         with contextlib.suppress(OSError):
             if index := _parse(path, path.read_bytes(), shard):
                 return index
@@ -199,7 +185,7 @@ def _find_or_make(shard: Shard, index_dir: str | None) -> ShardIndex:
 
 def _save(shard: Shard, index_dir: str | None, data: bytes) -> ShardIndex:
     reasons = []
-    for path in _places(shard, index_dir):
+    for path in _paths(shard, index_dir):
         try:
             with whole_file(path) as temporary:
                 temporary.write_bytes(data)
@@ -219,44 +205,41 @@ def _save(shard: Shard, index_dir: str | None, data: bytes) -> ShardIndex:
 
 
 def _make(shard: Shard) -> bytes:
-    """The content of the index of a shard; raises as `members_of` and `_check_encoding`."""
+    """The content of the index of a shard.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no tar file with captions that can be decoded.
+    """
     with open_shard(shard) as file:
         pairs, left_out = find_pairs(members_of(file, shard.size))
-        _check_encoding(pairs, file)
+        if len(pairs) >= _FEW:  # of few pairs each is a bad sample
+            _check_encoding(pairs, file)
     return _encode(shard, pairs, left_out)
 
 
 def _check_encoding(pairs: Sequence[Pair], file: io.BufferedIOBase) -> None:
-    """A ValueError where not one caption can be decoded; of few pairs each is a bad sample."""
-    if len(pairs) < _FEW:
-        return
-    problem: BadSampleError | None = None
-    for place in (place for pair in pairs for place in (pair.text, pair.json)):
-        if place != NOWHERE:
-            try:
-                decode_text(read_place(file, place))
-                return
-            except BadSampleError as error:
-                problem = problem or error
-    if problem is not None:
-        raise ValueError(
-            f"none of its {len(pairs)} captions can be read. Of the first, "
-            f"{pairs[0].key.decode('utf-8', 'replace')}, {problem}. Convert them to UTF-8"
-        )
+    """Raises a ValueError where not one caption can be decoded."""
+    problems = []
+    for place in (place for pair in pairs for place in (pair.text, pair.json) if place != NOWHERE):
+        try:
+            decode_text(read_place(file, place))
+            return
+        except BadSampleError as error:
+            problems.append(error)
+    raise ValueError(
+        f"none of its {len(pairs)} captions can be read, for the first {problems[0]}. Convert them "
+        "to UTF-8"
+    )
 
 
 def _encode(shard: Shard, pairs: Sequence[Pair], left_out: LeftOut) -> bytes:
-    keys = [pair.key for pair in pairs]
-    ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
-    records = [
-        (*pair.image, *pair.text, *pair.json, end) for pair, end in zip(pairs, ends, strict=True)
-    ]
-    about = {"of": [RULE, shard.size, shard.stamp], "left_out": left_out}
-    file = io.BytesIO()
-    np.save(file, np.array(records, _RECORD))
-    for text in (b"".join(keys), json.dumps(about).encode()):
-        np.save(file, np.frombuffer(text, np.uint8))
-    content = file.getvalue()
+    of = [RULE, shard.size, shard.stamp]
+    about = json.dumps({"of": of, "pairs": len(pairs), "left_out": left_out}).encode()
+    ends = np.cumsum([len(pair.key) for pair in pairs], dtype=np.int64)
+    records = np.array(
+        [(*p.image, *p.text, *p.json, end) for p, end in zip(pairs, ends, strict=True)], _RECORD
+    )
+    content = b"".join([records.tobytes(), *(pair.key for pair in pairs), b"\n", about])
     return content + zlib.crc32(content).to_bytes(_CHECK_BYTES, "little")
 
 
@@ -265,21 +248,16 @@ def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
     content, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
     if zlib.crc32(content).to_bytes(_CHECK_BYTES, "little") != check:
         return None
-    file, arrays, begins = io.BytesIO(content), [], []
+    body, _, line = content.rpartition(b"\n")
     try:
-        for _ in range(3):
-            arrays.append(np.load(file))
-            begins.append(file.tell() - arrays[-1].nbytes)
-        records, keys, text = arrays
-        about = json.loads(text.tobytes())
+        about = json.loads(line)
         if about["of"] != [RULE, shard.size, shard.stamp]:
             return None
-        left_out = {why: (count, first) for why, (count, first) in about["left_out"].items()}
-    except (ValueError, EOFError, KeyError, TypeError):  # of another version
+    except (ValueError, TypeError, KeyError):  # of another version
         return None
-    checksum = zlib.crc32(keys, zlib.crc32(records))
-    checksum = zlib.crc32(json.dumps(left_out).encode(), checksum)
-    return ShardIndex(os.fspath(path), len(records), begins[0], begins[1], left_out, checksum)
+    left_out = {why: (count, first) for why, (count, first) in about["left_out"].items()}
+    checksum = zlib.crc32(json.dumps(left_out).encode(), zlib.crc32(body))
+    return ShardIndex(os.fspath(path), about["pairs"], left_out, checksum)
 
 
 # ---------------------------------------------------------------------------- reading from a shard

@@ -34,19 +34,6 @@ LeftOut: TypeAlias = dict[str, tuple[int, str]]
 """By the reason: how many members are not part of a pair, and the name of the first."""
 
 _LARGEST = (1 << 32) - 1  # bytes of a member; no caption or photograph comes near it
-_OTHER_FORMATS = {
-    b"\x1f\x8b": "compressed; decompress it with gunzip",
-    b"BZh": "compressed; decompress it with bunzip2",
-    b"\xfd7zXZ\0": "compressed; decompress it with unxz",
-    b"(\xb5/\xfd": "compressed; decompress it with unzstd",
-    b'\x04"M\x18': "compressed; decompress it with lz4 -d",
-    b"PK": "a zip file; unpack it, and pack its files with tar",
-    b"Rar!": "a RAR file; unpack it, and pack its files with tar",
-    b"7z\xbc\xaf": "a 7-Zip file; unpack it, and pack its files with tar",
-    b"PAR1": "a Parquet file, not a tar file",
-    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
-    b"<": "a web page, perhaps of a download that failed, not a tar file",
-}
 
 
 class Pair(NamedTuple):
@@ -125,32 +112,21 @@ def members_of(file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # would keep all
-                if tar.offset <= end:
-                    raise tarfile.ReadError("a member of less than no bytes")
+                if not end < tar.offset <= size:
+                    raise ValueError(f"a member from there ends at byte {tar.offset}")
                 end = tar.offset
-                if end > size:
-                    raise ValueError
                 yield member
+        # `tarfile` takes a file as complete that ends anywhere, or goes on with something else.
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ValueError("there is neither a member nor the mark of the end")
     except (OSError, MemoryError, InputError, RunError):
         raise
     except Exception as error:  # of damaged headers `tarfile` raises almost any type
-        if end > size:
-            raise ValueError(f"cut short: {size} bytes, {end} are needed") from error
-        raise ValueError(f"damaged after byte {end}: {error}" if end else _what(file)) from error
-    # `tarfile` takes a file as complete that ends anywhere, or goes on with something else.
-    file.seek(end)
-    mark = file.read(tarfile.BLOCKSIZE)
-    if len(mark) < tarfile.BLOCKSIZE:
-        raise ValueError(f"cut short: {size} bytes, without the mark of the end")
-    if any(mark):
-        raise ValueError(f"damaged: no member header at byte {end}")
-
-
-def _what(file: io.BufferedIOBase) -> str:
-    """What a file is that does not begin with the header of a member."""
-    file.seek(0)
-    head = file.read(64)
-    for magic, told in _OTHER_FORMATS.items():
-        if head.lstrip().startswith(magic):
-            return told
-    return f"not a tar file; it begins {head[:16]!r}" if head else "not a tar file, but empty"
+        if end:
+            raise ValueError(f"damaged or cut short at byte {end} of {size}: {error}") from error
+        file.seek(0)
+        raise ValueError(
+            f"not an uncompressed tar file; it begins with {file.read(16)!r}. Decompress it, or "
+            "download it again"
+        ) from error

@@ -15,7 +15,7 @@ import hashlib
 import io
 import itertools
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NotRequired, SupportsIndex, TypedDict
 
 import numpy as np
@@ -47,10 +47,6 @@ class CaptionedImage(TypedDict):
     text_embedding: NotRequired[np.ndarray]
 
 
-class TarSourceError(InputError):
-    """Shards are missing, damaged or hold no pairs; the message names them."""
-
-
 class TarSource:
     """All pairs of a set of shards, in the order of the patterns and of the images in a shard.
 
@@ -71,11 +67,15 @@ class TarSource:
         text_tower: the one whose embeddings of the captions come with the pairs, as
             `caption_cache` keeps them; None: no embeddings.
 
+    Attributes:
+        patterns: as given.
+        left_out: what is not used and how much of it, in words; empty: nothing.
+        indexes: the index of each shard that has pairs, in their order.
+
     Raises:
-        TarSourceError: shards are missing or cannot be read (unless `allow_missing`), or there is
-            no pair at all.
-        InputError: a pattern is none, a store refuses access, there is no place for index files, or
-            a shard has no embeddings of that text tower.
+        InputError: shards are missing or cannot be read (unless `allow_missing`), there is no pair
+            at all, a store refuses access, index files cannot be written, or a shard has no
+            embeddings of that text tower.
         RemoteError: a store cannot be reached.
     """
 
@@ -92,64 +92,68 @@ class TarSource:
     ) -> None:
         self.patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
         if not self.patterns:
-            raise TarSourceError("no tar shards were given: name at least one path or pattern.")
+            raise InputError("no tar shards were given: name at least one path or pattern.")
         if index_dir is not None and remote.is_remote(index_dir):
             raise InputError(
-                f"index_dir={index_dir!r}: index files are read at random and need a local "
-                "folder; leave it out to keep them beside the shards as well"
+                f"index_dir={index_dir!r}: index files need a local folder; leave it out to keep "
+                "them beside the shards as well"
             )
         self._caption_field = caption_field
-        shards, left_out = _find(self.patterns, allow_missing)
+        found = find_shards(self.patterns)
+        left_out = list(found.problems)
+        self._check(left_out, allow_missing and bool(found.shards))
         indexes, problems = open_indexes(
-            shards, index_dir=index_dir, process_index=process_index, process_count=process_count
+            found.shards,
+            index_dir=index_dir,
+            process_index=process_index,
+            process_count=process_count,
         )
         if problems:
-            count = f"{len(problems)} of {len(shards)} tar shards cannot be read"
+            count = f"{len(problems)} of {len(found.shards)} tar shards cannot be read"
             left_out.append(f"{count}: {shorten(problems)}")
-            if not allow_missing or len(problems) == len(shards):
-                raise TarSourceError(
-                    f"{left_out[-1]}. Mend them, or download them again"
-                    + ("; or train without them: data.allow_missing_shards" * (not allow_missing))
-                )
-        read = [(s, i) for s, i in zip(shards, indexes, strict=True) if i is not None]
-        found = [(s, i) for s, i in read if i.pairs]
+        self._check(left_out, allow_missing and len(problems) < len(found.shards))
+        read = [(s, i) for s, i in zip(found.shards, indexes, strict=True) if i is not None]
+        used = [(s, i) for s, i in read if i.pairs]
         if empty := [s.address for s, i in read if not i.pairs]:
             left_out.append(f"no image-caption pairs in {shorten(empty)}")
         left_out += _members_left_out(read)
         self.left_out = "; ".join(left_out)
-        """What is not used and how much of it, in words; empty: nothing."""
-        if not found:
-            raise TarSourceError(
+        if not used:
+            raise InputError(
                 f"{self.left_out}: members must be named KEY.jpg (or another suffix of images) "
                 "and KEY.txt, or KEY.json with a caption in it"
             )
-        self._shards: list[Shard] = [shard for shard, _ in found]
+        self._shards: list[Shard] = [shard for shard, _ in used]
         # The same pairs with other captions are other data.
         field = caption_field.encode()
-        self._indexes: list[ShardIndex] = [
+        self.indexes: list[ShardIndex] = [
             dataclasses.replace(index, checksum=zlib.crc32(field, index.checksum))
-            for _, index in found
+            for _, index in used
         ]
-        self._ends = list(itertools.accumulate(index.pairs for index in self._indexes))
+        self._ends = list(itertools.accumulate(index.pairs for index in self.indexes))
         self._caption_files: list[CaptionFile] | None = None
         if text_tower is not None:
-            self._caption_files = open_caption_files(self._shards, self._indexes, text_tower)
+            self._caption_files = open_caption_files(self._shards, self.indexes, text_tower)
         logging.log(
             logging.WARNING if left_out else logging.INFO,
             "%d pairs in %d shards; left out: %s",
-            len(self), len(found), self.left_out or "nothing",
+            len(self), len(used), self.left_out or "nothing",
         )  # fmt: skip
+
+    @staticmethod
+    def _check(problems: Sequence[str], allowed: bool) -> None:
+        if problems and not allowed:
+            raise InputError(
+                f"{'; '.join(problems)}. Check the patterns (a folder stands for the tar files "
+                "directly in it) and download damaged shards again, or train without what is "
+                "missing or damaged: data.allow_missing_shards"
+            )
 
     @property
     def fingerprint(self) -> str:
         """Tells one set of pairs from another, wherever the shards are."""
-        content = ",".join(f"{index.pairs}:{index.checksum}" for index in self._indexes)
+        content = ",".join(f"{index.pairs}:{index.checksum}" for index in self.indexes)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-
-    @property
-    def indexes(self) -> Sequence[ShardIndex]:
-        """The index of each shard that has pairs, in their order."""
-        return self._indexes
 
     @property
     def ranges(self) -> list[range]:
@@ -165,20 +169,19 @@ class TarSource:
 
         Raises:
             IndexError: outside of 0 to len - 1.
-            TarSourceError: the shard cannot be read, or has changed since it was indexed.
-            InputError: access is refused, or the embedding of a caption is damaged.
+            InputError: the shard cannot be read, or has changed since it was indexed; access is
+                refused, or the embedding of a caption is damaged.
             RemoteError: the store cannot be reached.
         """
         i = index.__index__()
         if not 0 <= i < len(self):
             raise IndexError(f"pair {i}: there are {len(self)}.")
         number = bisect.bisect_right(self._ends, i)
-        place = i - (self._ends[number - 1] if number else 0)
-        shard, key = self._shards[number], "?"
-        with _naming(lambda: f"{shard.address}: pair {key!r} cannot be read"):
-            pair = self._indexes[number].pair(place)
-            key = pair.key.decode("utf-8", "replace")
+        shard, place = self._shards[number], i - (self._ends[number - 1] if number else 0)
+        with _naming(f"{shard.address}: pair {place} cannot be read"):
+            pair = self.indexes[number].pair(place)
             image, text, json = _read(shard, [pair.image, pair.text, pair.json])
+        key = pair.key.decode("utf-8", "replace")
         assert image is not None
         example: CaptionedImage = {"image": image, "text": [], "key": key, "shard": shard.address}
         try:
@@ -193,12 +196,12 @@ class TarSource:
         """The captions of shard `number`, from 0, as the pairs have them; images are not read.
 
         Raises:
-            TarSourceError, InputError, RemoteError: as for a pair.
+            InputError, RemoteError: as for a pair.
         """
-        shard, index = self._shards[number], self._indexes[number]
+        shard, index = self._shards[number], self.indexes[number]
         found: list[list[str]] = []
-        unread = f"{shard.address}: its captions cannot be read"
-        with _naming(lambda: unread), open_shard(shard) as file:
+        what = f"{shard.address}: its captions cannot be read"
+        with _naming(what), open_shard(shard) as file:
             for i in range(index.pairs):
                 pair = index.pair(i)
                 text, json = _read(shard, [pair.text, pair.json], file)
@@ -214,34 +217,15 @@ class TarSource:
 
 
 @contextlib.contextmanager
-def _naming(what: Callable[[], str]) -> Iterator[None]:
-    """Errors of reading name the shard."""
+def _naming(what: str) -> Iterator[None]:
+    """Errors of reading begin with `what`."""
     try:
         yield
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise_machine_fault(what(), error)
-        raise TarSourceError(
-            f"{what()} ({error}); has the file changed since the start?"
-        ) from error
-
-
-def _find(patterns: Sequence[str], allow_missing: bool) -> tuple[tuple[Shard, ...], list[str]]:
-    """The shards, and what is missing of them, in words."""
-    found = find_shards(patterns)
-    left_out = []
-    if found.missing:
-        left_out.append(f"{found.missing} tar shards are missing: {'; '.join(found.problems)}")
-        if not allow_missing or not found.shards:
-            raise TarSourceError(
-                f"{left_out[0]}. Check the path and the range of the pattern"
-                + (", or train without them: data.allow_missing_shards" if found.shards else "")
-            )
-        logging.warning("%s. Going on without them, with %d shards", left_out[0], len(found.shards))
-    for gap in found.gaps:
-        logging.warning("%s", gap)
-    return found.shards, left_out
+        raise_machine_fault(what, error)
+        raise InputError(f"{what} ({error}); has the file changed since the start?") from error
 
 
 def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,16 +13,8 @@ from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError
 
 
-def make_builder(source: TarSource, *, name: str, data_dir: str) -> Any:
-    """A tfds.core.DatasetBuilder of `image_text_pairs/NAME`, with the split `train`.
-
-    Features: `image` (encoded bytes), `text` (one or more captions) and `key`.
-
-    Args:
-        source: the tar shards.
-        name: of this data set among others.
-        data_dir: folder for it.
-    """
+def _make_builder(source: TarSource, *, name: str, data_dir: str) -> Any:
+    """A tfds.core.DatasetBuilder of `image_text_pairs/NAME` with `image`, `text` and `key`."""
     # Not at import: it takes seconds, and is needed by those alone who prepare data.
     import tensorflow_datasets as tfds
 
@@ -48,23 +41,18 @@ def make_builder(source: TarSource, *, name: str, data_dir: str) -> Any:
                 metadata=tfds.core.MetadataDict(pairs=source.fingerprint),
             )
 
-        def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[_Shard]]:
+        def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
             del dl_manager
-            return {"train": [_Shard(source, part) for part in source.ranges]}
+            shards = [functools.partial(_examples, source, part) for part in source.ranges]
+            return {"train": shards}
 
     return ImageTextPairs(data_dir=data_dir, config=name, file_format="array_record")
 
 
-class _Shard:
-    """The examples of one shard."""
-
-    def __init__(self, source: TarSource, part: range) -> None:
-        self._source, self._part = source, part
-
-    def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for i in self._part:
-            pair = self._source[i]
-            yield i, {"image": _Once(pair["image"]), "text": pair["text"], "key": pair["key"]}
+def _examples(source: TarSource, part: range) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i in part:
+        pair = source[i]
+        yield i, {"image": _Once(pair["image"]), "text": pair["text"], "key": pair["key"]}
 
 
 class _Once:
@@ -91,10 +79,9 @@ def prepare(
     """Writes the data set `image_text_pairs/NAME`; does nothing if it is there already.
 
     Args:
-        patterns: tar shards, as `TarSource` takes them.
+        patterns, allow_missing, index_dir, caption_field: as in `TarSource`.
         name: of the data set.
         data_dir: folder for it.
-        allow_missing, index_dir, caption_field: as in `TarSource`.
 
     Returns:
         The folder with its files.
@@ -110,7 +97,7 @@ def prepare(
     source = TarSource(
         patterns, allow_missing=allow_missing, index_dir=index_dir, caption_field=caption_field
     )
-    builder = make_builder(source, name=name, data_dir=data_dir)
+    builder = _make_builder(source, name=name, data_dir=data_dir)
     if builder.is_prepared():
         pairs = builder.info.splits["train"].num_examples
         if (pairs, builder.info.metadata["pairs"]) != (len(source), source.fingerprint):

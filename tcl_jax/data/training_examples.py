@@ -1,8 +1,7 @@
 """What training batches consist of: examples of a source, augmented and tokenised.
 
-An example is a pure function of the seed and its place in the stream, whatever process or worker
-makes it. A sample that cannot be used is replaced by another of the same source, which depends on
-the seed and the place, too.
+An example is a pure function of the seed and its place in the stream, and so is the sample of the
+same source that replaces one which cannot be used.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class TrainingExamples:
     "text_embedding", float32 [d], takes the place of "tokens".
 
     Args:
-        source: has `image` (bytes or uint8 array, whatever `transform` takes), `text` (a caption,
+        source: has `image` (bytes or uint8 array, as `transform` takes it), `text` (a caption,
             several to draw from, or None), and may have `key`, `shard`, `problem` (why there is
             no caption) and, of a list of captions, `text_embedding`, float32 [n, d].
         order: which example is at a place.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,16 +59,11 @@ class CaptionEmbedder:
             out_shardings=self._rows,
         )
 
-    def __call__(
-        self,
-        tokens: Int32[np.ndarray, "n length"],
-        told: Callable[[int], object] = lambda _: None,
-    ) -> Float32[np.ndarray, "n d"]:
+    def __call__(self, tokens: Int32[np.ndarray, "n length"]) -> Float32[np.ndarray, "n d"]:
         """Embeddings, not normalised: float32, of values that the tower's compute dtype has.
 
         Args:
             tokens: ids of each caption, zeros after its end.
-            told: is given the number of captions that are done since the last call.
         """
         embedded = np.zeros((len(tokens), self._dimension), np.float32)
         # The end of a text has the largest id.
@@ -80,7 +74,6 @@ class CaptionEmbedder:
         def finish() -> None:
             rows, values = running.popleft()
             embedded[rows] = np.asarray(values)[: len(rows)]
-            told(len(rows))
 
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Int32
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -18,53 +17,23 @@ from tcl_jax.data.caption_cache import find_caption_file, write_caption_file
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.inference.captions import CaptionEmbedder, text_tower_id
 from tcl_jax.training.build import build_frozen_clip
 
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """What was made.
-
-    Attributes:
-        shards, captions, size: files written by this process, their captions, and their bytes.
-        there: shards that had their file, or got it from another process.
-    """
-
-    shards: int
-    captions: int
-    size: int
-    there: int
-
-    def describe(self) -> str:
-        """A sentence."""
-        return (
-            f"embedded {self.captions:,} captions of {self.shards:,} tar shards "
-            f"({self.size / 1e9:.3g} GB); {self.there:,} shards had theirs. Train with "
-            "--config.data.caption_cache=True"
-        )
+_Shard: TypeAlias = tuple[TarSource, int]
+"""A source, and the number of one of its shards."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """Shard `number` of a source."""
-
-    source: TarSource
-    number: int
-
-    @property
-    def size(self) -> int:
-        return self.source.indexes[self.number].pairs
-
-
-def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
+def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
     """Writes the files that the shards of a config lack; each process its share, or what is left.
 
     Args:
         config: of a training of TCL.
         batch_size: captions that a device computes together.
+
+    Returns:
+        A sentence that says what was made.
 
     Raises:
         InputError: weights or shards cannot be read, pairs do not come from tar shards, or a file
@@ -77,40 +46,33 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> Done:
     source = make_source(
         config.data, clip.config.resolution, process_index=process, process_count=processes
     )
-    jobs = [_Job(tar, number) for tar in _tar_sources(source) for number in range(len(tar.indexes))]
-    lacking = [job for job in jobs if not _is_there(job, tower)]
-    count, width = sum(job.size for job in lacking), np.dtype(clip.dtype).itemsize
+    shards = [(tar, number) for tar in _tar_sources(source) for number in range(len(tar.indexes))]
+    lacking = [shard for shard in shards if not _has_file(shard, tower)]
     logging.info(
-        "%d of %d tar shards lack the embeddings of their captions by text tower %s: %d pairs, "
-        "%.3g GB", len(lacking), len(jobs), tower, count,
-        count * (width * clip.config.embed_dim + 4) / 1e9,
+        "%d of %d tar shards lack the embeddings of their captions by text tower %s",
+        len(lacking), len(shards), tower,
     )  # fmt: skip
-    own = lacking[process::processes]
-    # What is left of the others' shares, from the end, where they have not come yet.
-    left = [
-        job
-        for p in range(1, processes)
-        for job in reversed(lacking[(process + p) % processes :: processes])
-    ]
+    # Then what the others have not come to yet, from their ends.
+    others = [shard for i, shard in enumerate(lacking) if i % processes != process]
+    own_first = [*lacking[process::processes], *reversed(others)]
     embedder = CaptionEmbedder(clip, params, batch_size)
-    shards = captions = size = 0
-    with tqdm(
-        desc="captions", total=sum(job.size for job in own), unit=" captions", unit_scale=True
-    ) as bar:
-        for i, (job, loaded) in enumerate(_read_ahead([*own, *left], tower, tokenizer)):
-            if (loaded is None) == (i < len(own)):  # other work than was expected
-                bar.total += job.size if loaded else -job.size
-            if loaded is None:
-                continue
-            count = sum(map(len, loaded.captions))
-            bar.total += count - job.size
-            embeddings = np.zeros((count, clip.config.embed_dim), np.float32)
-            embeddings[loaded.usable] = embedder(loaded.tokens, bar.update)
-            bar.update(count - len(loaded.usable))
-            index = job.source.indexes[job.number]
-            size += write_caption_file(index, tower, loaded.captions, embeddings)
-            shards, captions = shards + 1, captions + count
-    return Done(shards, captions, size, len(jobs) - shards)
+    written = count = size = 0
+    total = sum(tar.indexes[number].pairs for tar, number in lacking)
+    with tqdm(desc="captions", total=total, unit=" pairs", unit_scale=True) as bar:
+        for (tar, number), captions in _read_ahead(own_first, tower):
+            if captions is not None:
+                every = list(itertools.chain.from_iterable(captions))
+                # Empty ones are no samples, see `bad_samples.choose_caption`.
+                usable = [i for i, caption in enumerate(every) if caption.strip()]
+                embeddings = np.zeros((len(every), clip.config.embed_dim), np.float32)
+                embeddings[usable] = embedder(tokenizer([every[i] for i in usable]))
+                size += write_caption_file(tar.indexes[number], tower, captions, embeddings)
+                written, count = written + 1, count + len(every)
+            bar.update(tar.indexes[number].pairs)
+    return (
+        f"embedded {count:,} captions of {written:,} tar shards ({size / 1e9:.3g} GB); "
+        f"{len(shards) - written:,} shards had theirs. Train with --config.data.caption_cache=True"
+    )
 
 
 def _tar_sources(source: object) -> list[TarSource]:
@@ -130,50 +92,28 @@ def _tar_sources(source: object) -> list[TarSource]:
     return tars
 
 
-def _is_there(job: _Job, tower: str) -> bool:
-    return find_caption_file(job.source.indexes[job.number], tower) is not None
-
-
-# ------------------------------------------------------------------------------------ what is read
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """The captions of a shard.
-
-    Attributes:
-        captions: of each pair.
-        usable: places of those that are not empty, among all.
-        tokens: of those.
-    """
-
-    captions: list[list[str]]
-    usable: list[int]
-    tokens: Int32[np.ndarray, "n length"]
-
-
-def _load(job: _Job, tower: str, tokenizer: Tokenizer) -> _Loaded | None:
-    """None where another process has written the file since."""
-    if _is_there(job, tower):
-        return None
-    captions = job.source.captions(job.number)
-    # The others are no samples, see `bad_samples.choose_caption`.
-    every = itertools.chain.from_iterable(captions)
-    texts = {i: caption for i, caption in enumerate(every) if caption.strip()}
-    return _Loaded(captions, list(texts), tokenizer(list(texts.values())))
+def _has_file(shard: _Shard, tower: str) -> bool:
+    source, number = shard
+    return find_caption_file(source.indexes[number], tower) is not None
 
 
 def _read_ahead(
-    jobs: Sequence[_Job], tower: str, tokenizer: Tokenizer
-) -> Iterator[tuple[_Job, _Loaded | None]]:
-    """Each job with its captions, which are read while those before are computed."""
-    load: Callable[[_Job], _Loaded | None] = lambda job: _load(job, tower, tokenizer)  # noqa: E731
-    pool = concurrent.futures.ThreadPoolExecutor(1, "captions")
+    shards: Sequence[_Shard], tower: str
+) -> Iterator[tuple[_Shard, list[list[str]] | None]]:
+    """Shards with their captions, which are read while those before are computed; None where
+    another process has written the file since.
+    """
+
+    def read(shard: _Shard) -> list[list[str]] | None:
+        source, number = shard
+        return None if _has_file(shard, tower) else source.captions(number)
+
+    pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
-        following = [pool.submit(load, job) for job in jobs[:1]]
-        for i, job in enumerate(jobs):
-            loaded = following.pop().result()
-            following += [pool.submit(load, job) for job in jobs[i + 1 : i + 2]]
-            yield job, loaded
+        following = [pool.submit(read, shard) for shard in shards[:1]]
+        for i, shard in enumerate(shards):
+            captions = following.pop().result()
+            following += [pool.submit(read, after) for after in shards[i + 1 : i + 2]]
+            yield shard, captions
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

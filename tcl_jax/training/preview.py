@@ -76,6 +76,7 @@ class Preview:
         """One for each image."""
         erased = np.any(self.erase[:, 2:] > 0, axis=1)
         shown = with_noise(self.images, self.erase) if erased.any() else self.images
+        rows = zip(shown, self.captions, self.origins, erased, strict=True)
         return [
             Card(
                 image,
@@ -84,9 +85,7 @@ class Preview:
                 origin.original,
                 origin.part,
             )
-            for image, caption, origin, gone in zip(
-                shown, self.captions, self.origins, erased, strict=True
-            )
+            for image, caption, origin, gone in rows
         ]
 
     def describe(self) -> str:

@@ -12,6 +12,7 @@ from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.errors import InputError
+from tests.data.streams import add_noise, number_tokens
 
 
 class Numbers:
@@ -29,25 +30,10 @@ class Numbers:
         return {"image": image, "text": str(number), "key": f"{number:03d}"}
 
 
-def number_tokens(texts):
-    return np.array([[int(text)] for text in texts], np.int32)
-
-
-def add_noise(image, rng):
-    return image + rng.integers(0, 100, image.shape, np.uint8)
-
-
-def batches_of(source, **options):
-    options = {"global_batch_size": 8, "seed": 3, **options}
-    return make_iterator(source, tokenizer=number_tokens, transform=add_noise, **options)
-
-
-def take(iterator, count):
-    return [{name: np.array(value) for name, value in next(iterator).items()} for _ in range(count)]
-
-
-def numbers(batches) -> list[int]:
-    return [int(token) for batch in batches for token in batch["tokens"][:, 0]]
+def batches_of(source):
+    return make_iterator(
+        source, tokenizer=number_tokens, transform=add_noise, global_batch_size=8, seed=3
+    )
 
 
 def mixture(weights=None) -> Mixture:
@@ -59,7 +45,7 @@ def mixture(weights=None) -> Mixture:
 # --------------------------------------------------------------------------------------- the order
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 21, 33])
+@pytest.mark.parametrize("batch_size", [7, 33])
 def test_every_example_once_in_every_epoch(batch_size):
     order = EpochOrder([Part(0, 33, 33)], batch_size=batch_size, seed=1)
     epochs = [[order(33 * e + i) for i in range(33)] for e in range(12)]
@@ -68,10 +54,10 @@ def test_every_example_once_in_every_epoch(batch_size):
     assert len({epoch[0] for epoch in epochs}) > 6  # any example may be the first of an epoch
 
 
-@pytest.mark.parametrize("batch_size", [40, 70, 109, 110])
+@pytest.mark.parametrize("batch_size", [70, 110])
 def test_no_example_is_twice_in_a_batch(batch_size):
     exchanged = 0
-    for seed in range(3):
+    for seed in range(2):
         parts = [Part(0, 200, 200), Part(200, 130, 130)]
         order = EpochOrder(parts, batch_size=batch_size, seed=seed)
         rows = [order(i) for i in range(330 * 6)]
@@ -94,11 +80,6 @@ def test_order_depends_on_the_seed_and_the_place_alone():
     assert sorted(shared(far + i) < 20 for i in range(33)).count(True) == 9
 
 
-def test_order_without_shuffle():
-    order = EpochOrder([Part(0, 5, 5), Part(5, 3, 3)], batch_size=3, seed=0, shuffle=False)
-    assert [order(i) for i in range(16)] == [*range(8), *range(8)]
-
-
 # --------------------------------------------------------------------------------------- mixtures
 
 
@@ -113,22 +94,7 @@ def test_sources_one_after_the_other():
         with pytest.raises(IndexError):
             mixed[outside]
     assert [part.draws for part in mixed.parts] == [20, 8, 5]
-    assert repr(mixed).startswith("Mixture({a: <")
-
-
-def test_by_size_every_example_once_over_all_processes():
-    everything = [*range(20), *range(100, 108), *range(200, 205)]
-    count = 33  # batches of 8: eight epochs
-    processes = [
-        take(batches_of(mixture(), process_index=p, process_count=2), count) for p in range(2)
-    ]
-    stream = [
-        number
-        for parts in zip(*processes, strict=True)
-        for number in numbers([{"tokens": np.concatenate([part["tokens"] for part in parts])}])
-    ]
-    for epoch in range(8):
-        assert sorted(stream[33 * epoch : 33 * (epoch + 1)]) == everything
+    assert repr(mixed).startswith("Mixture({'a': <")
 
 
 @pytest.mark.parametrize(
@@ -159,20 +125,6 @@ def test_weights_decide_how_often(weights, draws):
         assert sum(times) == 8 * part.draws
 
 
-def test_resume_in_a_mixture():
-    mixed = mixture({"a": 1, "b": 3, "c": 1})
-    whole = take(batches_of(mixed), 11)
-    assert numbers(whole) != sorted(numbers(whole))
-    first = batches_of(mixed)
-    take(first, 6)
-    state = first.get_state()
-    again = batches_of(mixed)
-    again.set_state(state)
-    for ours, theirs in zip(take(again, 5), whole[6:], strict=True):
-        for name in ("image", "tokens"):
-            np.testing.assert_array_equal(ours[name], theirs[name])
-
-
 def test_other_mixture_is_another_place():
     state = batches_of(mixture()).get_state()
     for other in (
@@ -187,7 +139,7 @@ def test_other_mixture_is_another_place():
 
 def test_bad_mixtures():
     for sources in ({}, {"a": Numbers(0, 3), "empty": Numbers(0, 0)}):
-        with pytest.raises(InputError, match="no source"):
+        with pytest.raises(InputError, match="at least one source"):
             Mixture(sources)
     for weights in (
         {"a": 1, "b": 1},

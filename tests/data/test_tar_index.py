@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tcl_jax.data import tar_index
+from tcl_jax.data import shard_names, tar_index
 from tcl_jax.data.shard_names import find_shards
 from tcl_jax.data.tar_index import open_indexes
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError
 from tests.data.shards import pairs, wait_for_another_time, write_shard
 
-ROOT = Path(__file__).parent.parent.parent
 NAMES = [f"{i:02d}.tar" for i in range(6)]
 
 
@@ -48,7 +43,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(shard)
 
     monkeypatch.setattr(tar_index, "_make", recording)
-    monkeypatch.setattr(tar_index, "_THREADS", 1)
+    monkeypatch.setattr(shard_names, "_THREADS", 1)
     return names
 
 
@@ -60,7 +55,9 @@ def keys(source: TarSource) -> list[str]:
     return [pair["key"] for pair in source]
 
 
-def test_headers_are_read_once(folder: Path, made: list[str]) -> None:
+def test_headers_are_read_once(
+    folder: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = keys(open_all(folder))
     assert first == [f"{i}-{j}" for i in range(6) for j in range(3)]
     assert made == NAMES
@@ -72,27 +69,18 @@ def test_headers_are_read_once(folder: Path, made: list[str]) -> None:
     wait_for_another_time(folder / "04.tar")  # only its time differs
     assert keys(open_all(folder))[6:8] == ["new", "er"]
     assert made[6:] == ["02.tar", "04.tar"]
-
-
-def test_index_of_another_rule_is_made_again(
-    folder: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_all(folder)
     monkeypatch.setattr(tar_index, "RULE", tar_index.RULE ^ 1)  # as with another list of suffixes
     open_all(folder)
-    assert len(made) == 12
+    assert made[8:] == NAMES
 
 
 def test_damaged_index_is_made_again(folder: Path, made: list[str]) -> None:
     expected = keys(open_all(folder))
     path = folder / "03.tar.index"
     whole = path.read_bytes()
-    rng = np.random.default_rng(0)
     damaged = [whole[:cut] for cut in (0, 7, 60, len(whole) - 1)] + [whole + b"x", b"x" * 500]
-    for place in (*rng.integers(0, len(whole), 40), 0, len(whole) - 1):
-        turned = bytearray(whole)
-        turned[place] ^= 1 << int(rng.integers(8))
-        damaged.append(bytes(turned))
+    for place in range(0, len(whole), 9):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     shards = find_shards([str(folder / "03.tar")]).shards
     for content in damaged:
         path.write_bytes(content)
@@ -118,9 +106,9 @@ def test_where_an_index_goes(folder: Path, cache: Path, tmp_path: Path, made: li
         assert keys(source) == ["0-0", "0-1", "0-2", "elsewhere"]
     assert len(made) == 8 and len(list((tmp_path / "indexes").iterdir())) == 2
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match=r"0\d\.tar cannot be written to .*set data.index_dir"):
+    with pytest.raises(InputError, match=r"0\d\.tar .*data.index_dir"):
         open_all(folder, index_dir=str(tmp_path / "file" / "below"))
-    with pytest.raises(InputError, match="gs://bucket.*need a local folder"):
+    with pytest.raises(InputError, match="index_dir=.*gs://bucket"):
         open_all(folder, index_dir="gs://bucket")
 
 
@@ -165,21 +153,6 @@ def test_processes_begin_with_their_own_share(
     assert made == ["01.tar", "03.tar", "05.tar", "00.tar", "02.tar", "04.tar"]
 
 
-def test_two_processes_may_race(folder: Path) -> None:
-    code = (
-        "import sys; from tcl_jax.data.tar_source import TarSource\n"
-        "s = TarSource([sys.argv[1] + '/*.tar'])\n"
-        "print(s.fingerprint, [p['key'] for p in s])"
-    )
-    command = [sys.executable, "-c", code, str(folder)]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
-    ]
-    outputs = [process.communicate()[0] for process in running]
-    assert outputs[0] and outputs[0] == outputs[1]
-    assert {p.name for p in folder.iterdir()} == {*NAMES, *(f"{name}.index" for name in NAMES)}
-
-
 def test_fingerprint_follows_the_pairs_and_not_the_place(folder: Path, tmp_path: Path) -> None:
     before = open_all(folder).fingerprint
     assert before == "34cb86e4c1254192"  # as checkpoints have it
@@ -192,21 +165,17 @@ def test_fingerprint_follows_the_pairs_and_not_the_place(folder: Path, tmp_path:
 
 
 def test_many_pairs_cost_little(tmp_path: Path) -> None:
-    """20 shards of 10,000 pairs: no more to hold and to pickle than 20 of one."""
-    sizes = {}
+    """No more to hold and to pickle than one."""
+    path = tmp_path / "0.tar"
+    path.write_bytes(b"")
+    sizes = []
     for count in (1, 10_000):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        for i in range(20):
-            (folder / f"{i:05d}.tar").write_bytes(b"")
-            (found,) = find_shards([f"{folder}/{i:05d}.tar"]).shards
-            pair = tar_index.Pair(b"000000000", (512, 30_000), (31_744, 60), (0, 0))
-            content = tar_index._encode(found, [pair] * count, {})
-            (folder / f"{i:05d}.tar.index").write_bytes(content)
-        begin = time.process_time()
-        source = open_all(folder)
-        assert time.process_time() - begin < 2
-        assert len(source) == 20 * count
-        sizes[count] = len(pickle.dumps(source))
-    assert sizes[10_000] - sizes[1] < 20 * 30
+        (found,) = find_shards([str(path)]).shards
+        pair = tar_index.Pair(b"000000000", (512, 30_000), (31_744, 60), (0, 0))
+        content = tar_index._encode(found, [pair] * count, {})
+        (tmp_path / "0.tar.index").write_bytes(content)
+        source = TarSource([str(path)])
+        assert len(source) == count
+        sizes.append(len(pickle.dumps(source)))
+    assert sizes[1] - sizes[0] < 30
     assert len(content) < 50 * 10_000

