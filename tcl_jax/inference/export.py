@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax import export
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float
 
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.settings import THRESHOLDS
+from tcl_jax.inference.texts import check_embeddings
 from tcl_jax.models.method import Method
 from tcl_jax.ops.images import normalize
 
@@ -110,17 +110,21 @@ def export_masks(
                 f"num_texts={num_texts} and text_embeddings exclude each other: embeddings that "
                 "are given are part of the export, and so is their number; leave num_texts out"
             )
-        baked = _check_embeddings(text_embeddings, dim)
+        baked = check_embeddings(text_embeddings, dim)
     names = _check_names(text_names, baked, synonyms)
     _check_params(model, params)
 
     b, n = export.symbolic_shape("b, n")
     images = jax.ShapeDtypeStruct((b if batch is None else batch, *size, 3), jnp.uint8)
     texts = jax.ShapeDtypeStruct((n if num_texts is None else num_texts, dim), jnp.float32)
-    masks = _bind(model, params, options, synonyms)
-    inputs: tuple[jax.ShapeDtypeStruct, ...] = (images, texts)
-    if baked is not None:
-        masks, inputs = functools.partial(masks, text_embeddings=baked), (images,)
+    # By way of the host, so that arrays spread over devices do not make a program for as many.
+    weights = jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), params))
+
+    def masks(images: jax.Array, text_embeddings: Any = baked) -> jax.Array:
+        pixels = normalize(images, model.pixel_statistics)
+        return make_masks(model, weights, pixels, jnp.asarray(text_embeddings), options, synonyms)
+
+    inputs = (images, texts) if baked is None else (images,)
     exported = export.export(jax.jit(masks), platforms=platforms)(*inputs)
     serialized = exported.serialize()
     description = {
@@ -175,22 +179,6 @@ def write_export(path: str | os.PathLike[str], exported: ExportedMasks) -> Path:
     return beside
 
 
-def _bind(
-    model: Method, params: Any, options: MaskOptions, synonyms: Synonyms | None
-) -> Callable[..., jax.Array]:
-    """Mask making as a function of images and texts alone."""
-    # By way of the host, so that arrays spread over devices do not make a program for as many.
-    weights = jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), params))
-
-    def masks(
-        images: UInt8[Array, "b H W 3"], text_embeddings: Float[Any, "n d"]
-    ) -> Float[Array, "b H W classes"]:
-        pixels = normalize(images, model.pixel_statistics)
-        return make_masks(model, weights, pixels, jnp.asarray(text_embeddings), options, synonyms)
-
-    return masks
-
-
 def _describe(aval: jax.core.ShapedArray) -> dict[str, Any]:
     return {
         "shape": [size if isinstance(size, int) else str(size) for size in aval.shape],
@@ -228,18 +216,6 @@ def _check_params(model: Method, params: Any) -> None:
             f"the parameters are not those of this model: {wrong[0]} must be {want[wrong[0]]} and "
             f"is {have.get(wrong[0], 'not there')}"
         )
-
-
-def _check_embeddings(texts: np.ndarray | jax.Array, dim: int) -> Float[np.ndarray, "n d"]:
-    texts = np.asarray(texts, np.float32)
-    if texts.ndim != 2 or texts.shape[1] != dim or not len(texts):
-        raise InputError(
-            f"text_embeddings have shape {texts.shape}; this model needs [n, {dim}] with at least "
-            "one text"
-        )
-    if not np.isfinite(texts).all():
-        raise InputError("text_embeddings hold numbers that are not finite; embed the texts again")
-    return texts
 
 
 def _check_names(

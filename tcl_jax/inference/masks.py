@@ -41,14 +41,15 @@ def make_masks(
     masks = grid_masks(model, params, padded, text_embeddings, options)
     if synonyms is not None:
         masks = best_synonym(masks, synonyms)
-    return _at_image(masks, padded, offset, image)
+    (top, left), (height, width) = offset, image.shape[1:3]
+    return resize(masks, padded.shape[1:3])[:, top : top + height, left : left + width]
 
 
 def best_synonym(
     masks: Float[Array, "b h w n"], synonyms: Synonyms
 ) -> Float[Array, "b h w classes"]:
     """The mask of every class: where it has several texts, the largest of their masks."""
-    if synonyms == each_alone(masks.shape[-1]):
+    if synonyms == tuple((i,) for i in range(masks.shape[-1])):
         return masks
     longest = max(len(texts) for texts in synonyms)
     # Classes with fewer synonyms repeat their last one.
@@ -57,11 +58,6 @@ def best_synonym(
     for column in table.T[1:]:
         best = jnp.maximum(best, masks[..., column])
     return best
-
-
-def each_alone(texts: int) -> Synonyms:
-    """Every text a class."""
-    return tuple((i,) for i in range(texts))
 
 
 def grid_masks(
@@ -82,14 +78,3 @@ def grid_masks(
     """
     with matmul_precision(model.dtype):
         return model.masks(params, image, text_embeddings, options)
-
-
-def _at_image(
-    x: Float[Array, "b h w n"],
-    padded: Float[Array, "b p q 3"],
-    offset: tuple[int, int],
-    image: Float[Array, "b H W 3"],
-) -> Float[Array, "b H W n"]:
-    """From the grid to the padded image, and what belongs to the image of it."""
-    (top, left), (height, width) = offset, image.shape[1:3]
-    return resize(x, padded.shape[1:3])[:, top : top + height, left : left + width]

@@ -148,16 +148,13 @@ def save_model(directory: Source, model: Model) -> None:
         InputError: if something is there already.
         CheckpointWriteError: if it cannot be written.
     """
-    write_model(directory, model.params, _describe(model))
-
-
-def _describe(model: Model) -> dict[str, Any]:
-    return {
+    description = {
         "method": model.method.name,
         **model.method.describe(),
         "inference": model.settings.to_json(),
         "origin": model.origin,
     }
+    write_model(directory, model.params, description)
 
 
 def _from_directory(params: dict[str, Any], description: Mapping[str, Any]) -> Model:

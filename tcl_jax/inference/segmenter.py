@@ -23,7 +23,12 @@ from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import embed_tokens, padded_count, tokenize_names
+from tcl_jax.inference.texts import (
+    check_embeddings,
+    embed_tokens,
+    padded_count,
+    tokenize_names,
+)
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.parallel.mesh import data_mesh
@@ -325,15 +330,7 @@ class Segmenter:
         synonyms: Synonyms | None = None,
     ) -> list[SoftMasks]:
         """Masks of images of one size."""
-        texts = np.asarray(texts, np.float32)
-        width = self._method.embed_dim
-        if texts.ndim != 2 or texts.shape[1] != width or not len(texts):
-            raise InputError(
-                f"text_embeddings have shape {texts.shape}; this model needs [n, {width}], as "
-                "embed_texts gives them"
-            )
-        if not np.isfinite(texts).all():
-            raise InputError("text_embeddings hold values that are not finite")
+        texts = check_embeddings(texts, self._method.embed_dim)
         # Padded, so that other words are no other program.
         padded = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
         windows = len(images) * len(sliding.windows)

@@ -43,29 +43,17 @@ class InferenceSettings:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        problems = [
-            f"{name}={value!r} must be {want}"
-            for name, value, want, good in (
-                ("window", self.window, "a positive number of pixels", self.window >= 1),
-                ("stride", self.stride, "from 1 to the window", 1 <= self.stride <= self.window),
-                ("kp_weight", self.kp_weight, "between 0 and 1", 0 <= self.kp_weight <= 1),
-                (
-                    "threshold",
-                    self.threshold,
-                    "between 0 and 1",
-                    self.threshold is None or 0 <= self.threshold <= 1,
-                ),
-                (
-                    "templates",
-                    self.templates,
-                    f"one of {', '.join(TEMPLATES)}",
-                    self.templates in TEMPLATES,
-                ),
-            )
-            if not good
-        ]
-        if problems:
-            raise InputError(f"impossible settings: {'; '.join(problems)}")
+        inside = self.threshold is None or 0 <= self.threshold <= 1
+        for name, good, want in (
+            ("window", self.window >= 1, "a positive number of pixels"),
+            ("stride", 1 <= self.stride <= self.window, "from 1 to the window"),
+            ("kp_weight", 0 <= self.kp_weight <= 1, "between 0 and 1"),
+            ("threshold", inside, "between 0 and 1"),
+            ("templates", self.templates in TEMPLATES, f"one of {', '.join(TEMPLATES)}"),
+        ):
+            if not good:
+                value = getattr(self, name)
+                raise InputError(f"impossible settings: {name}={value!r} must be {want}")
 
     def to_json(self) -> dict[str, Any]:
         """Fields by name."""

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tcl_jax.data.templates import format_prompts
 from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.words import check_words
+from tcl_jax.errors import InputError
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.mesh import data_mesh, put_locally
 
@@ -98,6 +99,23 @@ def embed_class_names(
     """
     tokens = tokenize_names(encoder.tokenizer(tokenizer_file), names, templates)
     return embed_tokens(encoder, params, np.stack([*tokens.values()]), progress=progress)
+
+
+def check_embeddings(texts: Any, width: int) -> Float32[np.ndarray, "n d"]:
+    """Text embeddings that are given, on the host.
+
+    Raises:
+        InputError: if they are not finite or not [n, `width`].
+    """
+    texts = np.asarray(texts, np.float32)
+    if texts.ndim != 2 or texts.shape[1] != width or not len(texts):
+        raise InputError(
+            f"text_embeddings have shape {texts.shape}; this model needs [n, {width}] with at "
+            "least one text, as embed_texts gives them"
+        )
+    if not np.isfinite(texts).all():
+        raise InputError("text_embeddings hold values that are not finite")
+    return texts
 
 
 def padded_count(count: int) -> int:

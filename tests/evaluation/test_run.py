@@ -288,7 +288,7 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     )  # fmt: skip
     others += [hash_of(**change) for change in changes]
     assert {field.name for field in dataclasses.fields(protocol)} <= {k for c in changes for k in c}
-    gelu = dataclasses.replace(shapes.config, activation="gelu")
+    gelu = dataclasses.replace(shapes.method.config, activation="gelu")
     others.append(hash_of(model=dataclasses.replace(shapes, method=MaskCLIP(gelu))))
     others.append(hash_of(dataclasses.replace(base, examples=base.examples * 2)))
     assert len({hash_of(), *others}) == 1 + len(others)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import cv2
 import jax.numpy as jnp
 import numpy as np
@@ -103,12 +101,3 @@ def test_masks_that_are_not_finite() -> None:
     masks = SoftMasks.of_array(np.full((4, 4, 2), np.nan, np.float32))
     with pytest.raises(RunError, match="not finite"):
         masks.labels((8, 8))
-
-
-def test_memory_does_not_grow_with_the_image_times_the_classes() -> None:
-    masks = made_up(1000, 1500, 171)
-    tracemalloc.start()
-    masks.labels((1000, 1500), threads=2)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 4 * 171 * 1000 * 1500 / 10
