@@ -46,7 +46,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
         shared = {name: described.get(name, {}) for name in common}
         prints.append({**content["fingerprint"], "benchmarks": shared})
     differing = differences(*prints)
-    intended, warned = {}, {}
+    intended: dict[Field, tuple[Any, Any]] = {}
+    warned: dict[Field, tuple[Any, Any]] = {}
     for field, values in differing.items():
         goes_along = ("method",) in differing and (field[0] in METHODS_OWN or None in values)
         (intended if field[0] in INTENDED or goes_along else warned)[field] = values
@@ -87,7 +88,7 @@ def _table(
         first, second = (math.fsum(side) / len(whole) for side in zip(*whole, strict=True))
         pairs[mean] = first, second
         marked = marked | {mean} if marked else marked
-    rows = [("mIoU, %", "A", "B", "B - A")]
+    rows: list[tuple[str, ...]] = [("mIoU, %", "A", "B", "B - A")]
     for name, (one, other) in pairs.items():
         gain = UNKNOWN
         if one is not None and other is not None:

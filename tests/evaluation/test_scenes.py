@@ -45,34 +45,26 @@ def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("few")
-def test_methods_are_compiled_once_in_a_run(tmp_path: Path) -> None:
-    evaluator, experiment = evaluator_of(tiny_config(tmp_path))
+@pytest.mark.parametrize("methods", [("clip", "tcl"), ("clip",)])
+def test_a_run_compiles_each_method_once(methods: tuple[str, ...], tmp_path: Path) -> None:
+    config = tiny_config(tmp_path) if "tcl" in methods else tiny_clip_config()
+    evaluator, experiment = evaluator_of(config)
     first = evaluator(experiment.params, experiment.frozen)
-    retrieval = scenes._similarity._cache_size()
-    assert sizes(evaluator) == {"clip": 1, "tcl": 1}
     again = evaluator(experiment.params, experiment.frozen)
-    assert again.scores == first.scores
-    np.testing.assert_array_equal(again.images["scenes"], first.images["scenes"])
+    assert again.scores == first.scores and again.images.keys() == first.images.keys()
+    for name, image in again.images.items():
+        np.testing.assert_array_equal(image, first.images[name])
     evaluator.report(experiment.params, experiment.frozen, tmp_path)
-    assert sizes(evaluator) == {"clip": 1, "tcl": 1}
-    assert scenes._similarity._cache_size() == retrieval + 1
-    assert (tmp_path / "scene.png").exists() and "NaN" not in (
-        tmp_path / "results.json"
-    ).read_text()
-
-
-@pytest.mark.usefixtures("few")
-def test_other_parameters_are_judged_by_the_same_programs() -> None:
-    evaluator, experiment = evaluator_of(tiny_clip_config())
-    first = evaluator(experiment.params, {}).scores
     programs = scenes._similarity._cache_size()
     shifted = jax.tree.map(
-        lambda x: x + 0.3 * np.sin(np.arange(x.size)).reshape(x.shape), experiment.params
+        lambda x: (x + 0.3 * np.sin(np.arange(x.size)).reshape(x.shape)).astype(np.float32),
+        experiment.params,
     )
-    shifted = jax.tree.map(lambda x: x.astype(np.float32), shifted)
-    assert evaluator(shifted, {}).scores != first
+    assert evaluator(shifted, experiment.frozen).scores != first.scores
     assert scenes._similarity._cache_size() == programs
-    assert sizes(evaluator) == {"clip": 1}
+    assert sizes(evaluator) == dict.fromkeys(methods, 1)
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+    assert (tmp_path / ("scene.png" if "tcl" in methods else "clip.safetensors")).exists()
 
 
 @pytest.mark.parametrize(("count", "processes"), [(12, 1), (13, 2), (1, 3)])
