@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from typing import Any
@@ -15,13 +14,6 @@ from tqdm import tqdm
 
 from tcl_jax.errors import RunError
 from tcl_jax.plan.collectives import Collectives, collectives
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_BYTES = r"([\d.]+)([KMGT]?)i?B?"
-_TOO_LARGE = (
-    re.compile(rf"\({_BYTES}\) exceeds available \w+ \({_BYTES}\)"),
-    re.compile(rf"Used {_BYTES} of {_BYTES} hbm"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +27,7 @@ class Compiled:
         bytes_accessed: that XLA counts, likewise.
         exchanged: collective operations by kind; None if the compiler cannot print the program
             (libtpu 0.0.52 fails at those it makes for v6e).
-        needed, available: what the compiler says of a program that does not fit; of one that
-            fits, None. `needed` is also None if it cannot be read from the message.
-        problem: first line of that message; "" if the program fits.
+        problem: what the compiler says of a program that does not fit, in a line; "" if it fits.
     """
 
     arguments: int = 0
@@ -48,8 +38,6 @@ class Compiled:
     flops: float = 0.0
     bytes_accessed: float = 0.0
     exchanged: tuple[Collectives, ...] | None = ()
-    needed: float | None = None
-    available: float | None = None
     problem: str = ""
 
     @property
@@ -67,7 +55,10 @@ def compile_program(traced: jax.stages.Traced, devices: int, name: str) -> Compi
     try:
         return _report(_compile(traced.lower(), name), devices)
     except jax.errors.JaxRuntimeError as error:
-        return _too_large(error)
+        text = str(error)
+        if not text.startswith("RESOURCE_EXHAUSTED"):
+            raise RunError(f"the compiler failed: {text[:2000]}") from error
+        return Compiled(problem=text.splitlines()[0])
 
 
 def _compile(lowered: jax.stages.Lowered, name: str) -> jax.stages.Compiled:
@@ -101,13 +92,3 @@ def _report(compiled: jax.stages.Compiled, devices: int) -> Compiled:
         bytes_accessed=float(cost.get("bytes accessed", 0.0)),
         exchanged=exchanged,
     )
-
-
-def _too_large(error: jax.errors.JaxRuntimeError) -> Compiled:
-    text = str(error)
-    if not text.startswith("RESOURCE_EXHAUSTED"):
-        raise RunError(f"the compiler failed: {text[:2000]}") from error
-    needed = available = None
-    if match := next((m for pattern in _TOO_LARGE if (m := pattern.search(text))), None):
-        needed, available = (float(match[i]) * _UNITS[match[i + 1]] for i in (1, 3))
-    return Compiled(needed=needed, available=available, problem=text.splitlines()[0])

@@ -53,9 +53,7 @@ def page(plan: Plan) -> str:
         verdicts = {True: "fits", False: "DOES NOT FIT", None: UNKNOWN}
         lines.append(row(f"  of {chip.memory / unit:,.2f}", lambda s: verdicts[s.fits]))
     lines += [
-        f"  {step.name} does not fit: needs {_number(step.compiled.needed, GIB)} GiB, and "
-        f"{_number(step.compiled.available, GIB)} GiB are free for it; the compiler says\n"
-        f"    {step.compiled.problem}"
+        f"  {step.name} does not fit; the compiler says\n    {step.compiled.problem}"
         for step in steps
         if step.compiled.problem
     ]
@@ -173,9 +171,7 @@ def _cells(plan: Plan) -> tuple[str, ...]:
 
 
 def _needed(step: PlannedStep, unit: int = GIB) -> str:
-    if step.peak is not None:
-        return f"{step.peak / unit:,.2f}"
-    return "too much" if step.compiled.needed is None else f"> {step.compiled.needed / unit:,.2f}"
+    return "too much" if step.peak is None else f"{step.peak / unit:,.2f}"
 
 
 def _number(value: float | None, unit: float = 1.0, digits: int = 2) -> str:
