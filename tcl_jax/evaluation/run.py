@@ -261,8 +261,6 @@ def check_same_images(indices: Sequence[DatasetIndex]) -> None:
     )
 
 
-
-
 def _open_logs(
     folder: Path, indices: Sequence[DatasetIndex], described: Mapping[str, Any]
 ) -> dict[str, ScoreLog]:
