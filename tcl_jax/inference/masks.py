@@ -69,8 +69,7 @@ def grid_masks(
 ) -> Float[Array, "b h w n"]:
     """`make_masks` before they are resized to the image, see `Method.masks`.
 
-    A float32 model computes its products in full precision on every platform; accelerators would
-    round them to fewer bits.
+    A float32 model computes its products in full precision on every platform.
 
     Args:
         model, params, text_embeddings, options: as in `make_masks`.

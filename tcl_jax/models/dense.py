@@ -54,11 +54,9 @@ class DenseCLIP(CLIPMethod):
         """What the patches, of so many rows and columns, attend to in the last block."""
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
-        """A random CLIP."""
         return {"clip": self.clip_model.init(key)}
 
     def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
-        """All parameters, where CLIP itself is learned."""
         del frozen
         return {"clip": learned}
 
@@ -100,7 +98,6 @@ class DenseCLIP(CLIPMethod):
         return masks
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
-        """FLOPs of the masks of one window, as of MaskCLIP's block."""
         del options
         return flops.dense_masks(self.config, side, texts)
 
@@ -110,7 +107,6 @@ class DenseCLIP(CLIPMethod):
 
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> DenseCLIP:
-        """The method on the CLIP that is described."""
         return cls(CLIPConfig(**fields["clip"]))
 
 

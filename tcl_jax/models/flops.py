@@ -3,9 +3,6 @@
 Only products of matrices and convolutions count, a multiplication and an addition as two. What is
 computed again to save memory does not count, so that these FLOPs over time and peak give MFU
 (Chowdhery et al., PaLM, appendix B).
-
-For ViT-B/16, in GFLOP an image: 35 for the image tower forward, 6 for the text tower, 83 for the
-decoder forward.
 """
 
 from __future__ import annotations

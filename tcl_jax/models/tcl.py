@@ -87,7 +87,6 @@ class TCL(CLIPMethod):
         return self.config.vision_layers - self.feature_layer
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
-        """Random parameters, CLIP's included."""
         clip, learned = jax.random.split(key)
         params = self.clip_model.init(clip)
         return self.join(self.init_learned(learned, params), params)
@@ -138,18 +137,12 @@ class TCL(CLIPMethod):
         return masks
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
-        """FLOPs of the masks of one window, by part."""
         return flops.tcl_masks(
             self.config, self.copied_blocks, side, texts, mixes_clip=options.kp_weight > 0
         )
 
     def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
-        """FLOPs of one image with its text in a training step, forward and backward, by part.
-
-        Args:
-            batch: the global batch, whose texts are all contrasted with the image.
-            train_backbone: whether the grounder's copies of CLIP's blocks train, phase 2.
-        """
+        """FLOPs of one image with its text in a training step of a global batch, by part."""
         return flops.tcl_step(self.config, self.copied_blocks, batch, train_backbone)
 
     @property
