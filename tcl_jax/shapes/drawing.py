@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 
 from tcl_jax.shapes.outlines import Contours, between, outline
 
 Color = tuple[int, int, int]
+Plane = Float32[np.ndarray, "h w"]
+Rng = np.random.Generator
 
 # Fractions of the picture's area.
 _TOTAL_AREA = (0.21, 0.38)
@@ -49,10 +51,10 @@ class Drawing:
     """A finished picture.
 
     Attributes:
-      image: RGB, uint8 [size, size, 3].
-      owner: uint8 [size, size]; 0 is the ground, i + 1 the object i that is seen at the pixel.
-      covers: pairs (front, back) of objects where the first hides a part of the second.
-      ground: everyday name of the ground's tone, such as "grey".
+        image: RGB.
+        owner: 0 is the ground, i + 1 the object i that is seen at the pixel.
+        covers: pairs (front, back) of objects where the first hides a part of the second.
+        ground: everyday name of the ground's tone, such as "grey".
     """
 
     image: UInt8[np.ndarray, "s s 3"]
@@ -61,7 +63,7 @@ class Drawing:
     ground: str
 
 
-def draw_scene(rng: np.random.Generator, size: int, looks: Sequence[tuple[Color, str]]) -> Drawing:
+def draw_scene(rng: Rng, size: int, looks: Sequence[tuple[Color, str]]) -> Drawing:
     """Draws one object for every (RGB colour, pattern name) of looks, later ones in front.
 
     The objects' visible parts cover at least 20 % of the picture together and 4 % each, and at
@@ -79,23 +81,19 @@ def draw_scene(rng: np.random.Generator, size: int, looks: Sequence[tuple[Color,
 
 
 @functools.cache
-def _grid(size: int) -> tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "s s"]]:
+def _grid(size: int) -> tuple[Plane, Plane]:
     """Pixel centres (x, y) relative to the picture's centre, in pixels."""
     line = np.arange(size, dtype=np.float32) - (size - 1) / 2.0
     x, y = np.meshgrid(line, line)
-    x.setflags(write=False)
-    y.setflags(write=False)
     return x, y
 
 
-# ---------------------------------------------------------------------------------------------
-# Layout: where the objects lie and which of them is seen at a pixel.
-# ---------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------- layout
 
 
 def _layout(
-    rng: np.random.Generator, size: int, count: int
-) -> tuple[list[Float32[np.ndarray, "s s"]], UInt8[np.ndarray, "s s"], tuple[tuple[int, int], ...]]:
+    rng: Rng, size: int, count: int
+) -> tuple[list[Plane], UInt8[np.ndarray, "s s"], tuple[tuple[int, int], ...]]:
     """Coverage of every object, the owner map and who covers whom."""
     pixels = size * size
     while True:  # Most layouts are accepted, so this ends soon.
@@ -106,8 +104,8 @@ def _layout(
         alphas = []
         for share in shares.tolist():
             contours = outline(rng, share, slender=share > _SLENDER_AREA * pixels)
-            center = _place(rng, size, contours[0], placed)
-            alphas.append(_fill(contours, center, size))
+            placed.append(_place(rng, size, contours[0], placed))
+            alphas.append(_fill(contours, placed[-1][:2], size))
         solids = [alpha >= 0.5 for alpha in alphas]
         owner = np.zeros((size, size), dtype=np.uint8)
         for number, solid in enumerate(solids, start=1):
@@ -117,55 +115,46 @@ def _layout(
             max(_MIN_VISIBLE_AREA * pixels, _MIN_VISIBLE_PART * int(np.count_nonzero(solid)))
             for solid in solids
         ]
-        if visible.sum() >= _MIN_TOTAL_AREA * pixels and all(visible >= wanted):
-            return alphas, owner, _covers(solids, pixels)
-
-
-def _covers(solids: list[Bool[np.ndarray, "s s"]], pixels: int) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        (front, back)
-        for back in range(len(solids))
-        for front in range(back + 1, len(solids))
-        if np.count_nonzero(solids[front] & solids[back]) >= _MIN_COVERED_AREA * pixels
-    )
+        if visible.sum() < _MIN_TOTAL_AREA * pixels or any(visible < wanted):
+            continue
+        covers = tuple(
+            (front, back)
+            for back in range(count)
+            for front in range(back + 1, count)
+            if np.count_nonzero(solids[front] & solids[back]) >= _MIN_COVERED_AREA * pixels
+        )
+        return alphas, owner, covers
 
 
 def _place(
-    rng: np.random.Generator,
+    rng: Rng,
     size: int,
     outer: Float32[np.ndarray, "n 2"],
-    placed: list[tuple[float, float, float]],
-) -> tuple[float, float]:
-    """A centre that keeps the object nearly in the picture and off the middle of earlier ones.
-
-    Appends (x, y, mean radius) to placed.
-    """
-    half_x, half_y = (float(v) for v in outer.max(axis=0))
-    radius = (half_x + half_y) / 2.0
+    placed: Sequence[tuple[float, float, float]],
+) -> tuple[float, float, float]:
+    """x, y and mean radius of an object: nearly in the picture, off the middle of those placed."""
+    halves = [float(half) for half in outer.max(axis=0)]
+    radius = sum(halves) / 2.0
     overhang = 0.12 if rng.random() < 0.3 else -0.02
+    edges = [half * (1.0 - overhang) for half in halves]
     closeness = between(rng, 0.6, 1.0)
-    best, best_gap = (0.0, 0.0), -math.inf
+    best, best_gap = (0.0, 0.0, radius), -math.inf
     for _ in range(8):
-        x = _along(rng, size, half_x, overhang)
-        y = _along(rng, size, half_y, overhang)
+        x, y = (
+            between(rng, edge, size - edge) if edge < size - edge else size / 2.0 for edge in edges
+        )
         gap = min(
             (math.hypot(x - px, y - py) / (radius + pr) for px, py, pr in placed),
             default=math.inf,
         )
         if gap > best_gap:
-            best, best_gap = (x, y), gap
+            best, best_gap = (x, y, radius), gap
         if gap >= closeness:
             break
-    placed.append((*best, radius))
     return best
 
 
-def _along(rng: np.random.Generator, size: int, half: float, overhang: float) -> float:
-    low, high = half * (1.0 - overhang), size - half * (1.0 - overhang)
-    return size / 2.0 if low >= high else between(rng, low, high)
-
-
-def _fill(contours: Contours, center: tuple[float, float], size: int) -> Float32[np.ndarray, "s s"]:
+def _fill(contours: Contours, center: tuple[float, float], size: int) -> Plane:
     """Share of every pixel inside the outer contour and outside the holes, in [0, 1]."""
     fine = size * _SUPERSAMPLING
     canvas = np.zeros((fine, fine), dtype=np.uint8)
@@ -182,12 +171,10 @@ def _fill(contours: Contours, center: tuple[float, float], size: int) -> Float32
     return blocks[middle, middle].astype(np.float32) * np.float32(1.0 / 255.0)
 
 
-# ---------------------------------------------------------------------------------------------
-# Ground
-# ---------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------- ground
 
 
-def _ground(rng: np.random.Generator, size: int) -> tuple[Float32[np.ndarray, "s s 3"], str]:
+def _ground(rng: Rng, size: int) -> tuple[Float32[np.ndarray, "s s 3"], str]:
     """A dull textured ground in [0, 255] and the name of its tone."""
     name, hues, saturations, values = _GROUNDS[int(rng.random() * len(_GROUNDS))]
     low, high = values
@@ -207,20 +194,20 @@ def _rgb(hue: float, saturation: float, value: float) -> list[float]:
     return [255.0 * value * (1.0 - saturation * max(0.0, min(k, 4.0 - k, 1.0))) for k in sextants]
 
 
-def _gradient(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s s"]:
+def _gradient(rng: Rng, size: int) -> Plane:
     x, y = _grid(size)
     turn = rng.random() * 2.0 * math.pi
     return np.float32(0.5) + (math.cos(turn) * x + math.sin(turn) * y) / np.float32(1.3 * size)
 
 
-def _noise(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s s"]:
+def _noise(rng: Rng, size: int) -> Plane:
     """Value noise: smooth interpolation of two random lattices."""
     coarse = 3 + int(rng.random() * 4)
     field = _lattice(rng, size, coarse) * np.float32(0.85)
     return field + (_lattice(rng, size, 3 * coarse) - np.float32(0.2)) * np.float32(0.45)
 
 
-def _lattice(rng: np.random.Generator, size: int, cells: int) -> Float32[np.ndarray, "s s"]:
+def _lattice(rng: Rng, size: int, cells: int) -> Plane:
     """Random values in [0, 1) at cells x cells points, smoothly interpolated."""
     weights = _interpolation(size, cells)
     return weights @ rng.random((cells, cells), dtype=np.float32) @ weights.T
@@ -231,17 +218,15 @@ def _interpolation(size: int, cells: int) -> Float32[np.ndarray, "s c"]:
     """Rows of smoothstep weights of the lattice points around every pixel."""
     position = np.linspace(0.0, cells - 1.0, size)
     near = np.clip(1.0 - np.abs(position[:, None] - np.arange(cells)), 0.0, 1.0)
-    weights = (near * near * (3.0 - 2.0 * near)).astype(np.float32)
-    weights.setflags(write=False)
-    return weights
+    return (near * near * (3.0 - 2.0 * near)).astype(np.float32)
 
 
-def _blotches(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s s"]:
+def _blotches(rng: Rng, size: int) -> Plane:
     field = _lattice(rng, size, 4 + int(rng.random() * 4))
     return np.clip((field - np.float32(0.5)) * np.float32(4.0) + np.float32(0.5), 0.0, 1.0)
 
 
-def _swell(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s s"]:
+def _swell(rng: Rng, size: int) -> Plane:
     """Broad soft bands, two to three over the picture, bent by noise."""
     x, y = _grid(size)
     turn = rng.random() * 2.0 * math.pi
@@ -252,27 +237,31 @@ def _swell(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s s"]:
     return np.float32(0.5) + np.float32(0.35) * np.sin(across + bend)
 
 
-_TEXTURES: tuple[Callable[[np.random.Generator, int], Float32[np.ndarray, "s s"]], ...] = (
+_TEXTURES: tuple[Callable[[Rng, int], Plane], ...] = (
     _gradient, _noise, _noise, _blotches, _swell,
 )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------
-# Surface
-# ---------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------ surface
 
 
 def _paint(
-    rng: np.random.Generator,
+    rng: Rng,
     image: Float32[np.ndarray, "s s 3"],
-    alpha: Float32[np.ndarray, "s s"],
+    alpha: Plane,
     color: Color,
     pattern: str,
     light: float,
 ) -> None:
     """Lays an object with its shadow over the image, in place."""
     size = image.shape[0]
-    box = _box(alpha, margin=3 + size // 40)
+    # What the object touches, and a margin for its shadow.
+    left, top, width, height = cv2.boundingRect((alpha > 0.0).view(np.uint8))
+    margin = 3 + size // 40
+    box = (
+        slice(max(0, top - margin), top + height + margin),
+        slice(max(0, left - margin), left + width + margin),
+    )
     x, y = (axis[box] for axis in _grid(size))
     alpha = alpha[box]
     jitter = (rng.random(3, dtype=np.float32) - np.float32(0.5)) * np.float32(24.0)
@@ -288,38 +277,20 @@ def _paint(
     slope = np.float32(1.0) + (x * cos + y * sin) * np.float32(0.22 / size)
     soft = cv2.GaussianBlur(alpha, (5, 5), 1.2, borderType=cv2.BORDER_REPLICATE)
     rim = np.minimum(np.float32(0.45) + soft * np.float32(0.65), np.float32(1.0))
-    shadow = _moved(soft, round(-cos * size / 40.0), round(-sin * size / 40.0))
+    away = np.array([[1, 0, round(-cos * size / 40.0)], [0, 1, round(-sin * size / 40.0)]], float)
+    shadow = cv2.warpAffine(soft, away, soft.shape[::-1], flags=cv2.INTER_NEAREST)
     below = image[box]
     below *= (np.float32(1.0) - np.float32(0.4) * shadow)[..., None]
     below += alpha[..., None] * (surface * (slope * rim)[..., None] - below)
 
 
-def _box(alpha: Float32[np.ndarray, "s s"], margin: int) -> tuple[slice, slice]:
-    """The rows and columns an object touches, and a margin for its shadow."""
-    x, y, width, height = cv2.boundingRect((alpha > 0.0).view(np.uint8))
-    return (
-        slice(max(0, y - margin), y + height + margin),
-        slice(max(0, x - margin), x + width + margin),
-    )
-
-
-def _moved(values: Float32[np.ndarray, "h w"], dx: int, dy: int) -> Float32[np.ndarray, "h w"]:
-    """Shifts right and down by whole pixels; zeros come in."""
-    moved = np.zeros_like(values)
-    height, width = values.shape
-    moved[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)] = values[
-        max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)
-    ]
-    return moved
-
-
 def _ink(
-    rng: np.random.Generator,
-    x: Float32[np.ndarray, "h w"],
-    y: Float32[np.ndarray, "h w"],
+    rng: Rng,
+    x: Plane,
+    y: Plane,
     unit: float,
     pattern: str,
-) -> Float32[np.ndarray, "h w"]:
+) -> Plane:
     """How much of every pixel (x, y) the pattern's ink covers, in [0, 1]; periods times unit."""
     turn = rng.random() * 2.0 * math.pi
     cos, sin = np.float32(math.cos(turn)), np.float32(math.sin(turn))
@@ -338,14 +309,12 @@ def _ink(
     return np.clip(radius + 0.5 - np.sqrt(_fold(u, period) ** 2 + _fold(v, period) ** 2), 0.0, 1.0)
 
 
-def _fold(u: Float32[np.ndarray, "h w"], period: float) -> Float32[np.ndarray, "h w"]:
+def _fold(u: Plane, period: float) -> Plane:
     """Distance to the nearest multiple of the period."""
     share = u * np.float32(1.0 / period)
     return np.abs(share - np.rint(share)) * np.float32(period)
 
 
-def _bands(
-    u: Float32[np.ndarray, "h w"], period: float, width: float
-) -> Float32[np.ndarray, "h w"]:
+def _bands(u: Plane, period: float, width: float) -> Plane:
     """Bands of the given width around multiples of the period, edges one pixel soft."""
     return np.clip(np.float32(width / 2.0 + 0.5) - _fold(u, period), 0.0, 1.0)

@@ -33,48 +33,23 @@ PATTERN_MARKS: dict[str, tuple[str, ...]] = {
     "checked": ("checks",),
 }
 
-# {x} is the list of things, {is} agrees with it, {all} frames need every object to be named.
+# {x} is the list of things, {is} agrees with it; whole frames need every object to be named.
 _FRAMES = (
-    "{x}",
-    "{x}",
-    "{x}",
-    "{x}.",
-    "a picture of {x}",
-    "a photo of {x}.",
-    "an image of {x}",
-    "a drawing of {x}",
-    "a small painting of {x}",
-    "a view of {x}.",
-    "a close-up of {x}",
-    "there {is} {x}",
-    "there {is} {x} here",
-    "here {is} {x}.",
-    "we see {x}",
-    "i can see {x} here",
-    "look at {x}",
-    "this picture shows {x}.",
-    "in the picture there {is} {x}",
-    "today we have {x}",
-    "someone drew {x}",
-    "somebody has left {x} here.",
-    "one can make out {x}",
-    "what you see {is} {x}",
-    "a scene with {x}",
-)
+    "{x}", "{x}", "{x}", "{x}.", "a picture of {x}", "a photo of {x}.", "an image of {x}",
+    "a drawing of {x}", "a small painting of {x}", "a view of {x}.", "a close-up of {x}",
+    "there {is} {x}", "there {is} {x} here", "here {is} {x}.", "we see {x}", "i can see {x} here",
+    "look at {x}", "this picture shows {x}.", "in the picture there {is} {x}", "today we have {x}",
+    "someone drew {x}", "somebody has left {x} here.", "one can make out {x}",
+    "what you see {is} {x}", "a scene with {x}",
+)  # fmt: skip
 _WHOLE_FRAMES = (
-    "just {x}",
-    "only {x} and nothing else",
-    "nothing but {x}.",
-    "an empty place with {x}",
-)
+    "just {x}", "only {x} and nothing else", "nothing but {x}.", "an empty place with {x}",
+)  # fmt: skip
 _ONE_OBJECT_FRAMES = (
-    "the {noun} is {color} and {pattern}",
-    "the {noun} is {pattern} and {color}.",
-    "the {color} {noun} is {pattern}",
-    "the {pattern} {noun} is {color}",
-    "this {noun} has a {pattern} {color} surface",
-    "the {noun} here comes in {pattern} {color}.",
-)
+    "the {noun} is {color} and {pattern}", "the {noun} is {pattern} and {color}.",
+    "the {color} {noun} is {pattern}", "the {pattern} {noun} is {color}",
+    "this {noun} has a {pattern} {color} surface", "the {noun} here comes in {pattern} {color}.",
+)  # fmt: skip
 _GROUND_ENDINGS = ("on a {} background", "on a {} ground", "on a {} surface", "over something {}")
 
 
@@ -106,14 +81,9 @@ class _Said(NamedTuple):
 def caption_templates() -> tuple[str, ...]:
     """Sentences to embed a class name such as "striped red" in, for zero-shot evaluation."""
     return (
-        "a {} shape.",
-        "a {} thing.",
-        "a {} object.",
-        "a picture of a {} blob.",
-        "a photo of a {} patch.",
-        "there is a {} figure here.",
-        "we see a {} piece.",
-    )
+        "a {} shape.", "a {} thing.", "a {} object.", "a picture of a {} blob.",
+        "a photo of a {} patch.", "there is a {} figure here.", "we see a {} piece.",
+    )  # fmt: skip
 
 
 def describe(
@@ -131,7 +101,11 @@ def describe(
             second.
         ground: name of the background's tone.
     """
-    named = _named(rng, len(subjects))
+    # Indices of the objects to name, in the order of naming.
+    count = len(subjects)
+    named = rng.permutation(count).tolist() if count > 1 else [0]
+    if count > 1 and rng.random() < _PARTIAL:
+        named = named[: 1 + int(rng.random() * (count - 1))]
     said = _choose_words(rng, [subjects[i] for i in named])
     color, pattern = said[0]
     if len(named) == 1 and color and pattern and rng.random() < 0.15:
@@ -148,7 +122,7 @@ def describe(
             for words, members in groups.items()
         ]
         listing = _joined(rng, phrases, list(groups.values()), subjects, covers)
-        whole = len(named) == len(subjects)
+        whole = len(named) == count
         frame = _pick(rng, _FRAMES + _WHOLE_FRAMES if whole else _FRAMES)
         several = len(next(iter(groups.values()))) > 1
         text = frame.format_map({"x": listing, "is": "are" if several else "is"})
@@ -160,14 +134,6 @@ def describe(
 
 def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
-
-
-def _named(rng: np.random.Generator, count: int) -> list[int]:
-    """Indices of the objects to name, in the order of naming."""
-    order = rng.permutation(count).tolist() if count > 1 else [0]
-    if count > 1 and rng.random() < _PARTIAL:
-        return order[: 1 + int(rng.random() * (count - 1))]
-    return order
 
 
 def _choose_words(rng: np.random.Generator, subjects: Sequence[Subject]) -> list[_Said]:
@@ -201,11 +167,7 @@ def _noun_phrase(
 ) -> str:
     """Such as "a striped red blob", "an orange thing with dots", "two plain blue shapes".
 
-    Args:
-        rng: source of all choices.
-        said: of the subjects.
-        subjects: that the phrase stands for.
-        fitting: how many of the scene's objects the words are true of.
+    It stands for `subjects`; what is said is true of `fitting` of the scene's objects.
     """
     count, noun = len(subjects), _pick(rng, NOUNS)
     if count > 1:
@@ -256,17 +218,15 @@ def _joined(
 ) -> str:
     if len(phrases) == 1:
         return phrases[0]
-    first, second = phrases[0], phrases[1]
+    first, second, *third = phrases
     links = ["and", "and", "next to", "beside", "together with"]
     if len(groups[0]) == len(groups[1]) == 1:
         links += _relations(groups[0][0], groups[1][0], subjects, covers)
-    if len(phrases) == 2:
-        return f"{first} {_pick(rng, links)} {second}"
-    third = phrases[2]
-    if rng.random() < 0.4:
-        return f"{first}, {second} and {third}"
-    # A relation ties the first two; the third only stands by.
-    return f"{first} {_pick(rng, links)} {second}, {_pick(rng, ('and', 'with', 'plus'))} {third}"
+    if third and rng.random() < 0.4:
+        return f"{first}, {second} and {third[0]}"
+    # A relation ties the first two; a third only stands by.
+    text = f"{first} {_pick(rng, links)} {second}"
+    return f"{text}, {_pick(rng, ('and', 'with', 'plus'))} {third[0]}" if third else text
 
 
 def _relations(

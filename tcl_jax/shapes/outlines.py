@@ -24,9 +24,7 @@ def between(rng: np.random.Generator, low: float, high: float) -> float:
 
 @functools.cache
 def _turn(points: int) -> Float32[np.ndarray, " n"]:
-    angles = np.arange(points, dtype=np.float32) * np.float32(2.0 * math.pi / points)
-    angles.setflags(write=False)
-    return angles
+    return np.arange(points, dtype=np.float32) * np.float32(2.0 * math.pi / points)
 
 
 def _polar(radius: Any, angle: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "n 2"]:
@@ -82,12 +80,10 @@ def _crescent(rng: np.random.Generator) -> Contours:
 
 def _cross(rng: np.random.Generator) -> Contours:
     w = between(rng, 0.38, 0.52)
-    quarter = np.array([[1.0, -w], [1.0, w], [w, w]], dtype=np.float32)
-    turns = [quarter]
+    corners = [(1.0, -w), (1.0, w), (w, w)]
     for _ in range(3):
-        last = turns[-1]
-        turns.append(np.stack([-last[:, 1], last[:, 0]], axis=-1))
-    return [np.concatenate(turns)]
+        corners += [(-y, x) for x, y in corners[-3:]]
+    return [np.array(corners, dtype=np.float32)]
 
 
 def _cushion(rng: np.random.Generator) -> Contours:
@@ -117,12 +113,12 @@ def outline(rng: np.random.Generator, area: float, *, slender: bool) -> Contours
     """A random outline that encloses the given area, with its bounding box around the origin.
 
     Args:
-      rng: chooses kind, proportions, stretch and turn.
-      area: in square pixels, holes not counted.
-      slender: whether rings and crescents may come, which need a large area to show a pattern.
+        rng: chooses kind, proportions, stretch and turn.
+        area: in square pixels, holes not counted.
+        slender: whether rings and crescents may come, which need a large area to show a pattern.
 
     Returns:
-      Closed contours, float32 [n, 2] of (x, y) in pixels: the outer one, then the holes.
+        Closed contours, float32 [n, 2] of (x, y) in pixels: the outer one, then the holes.
     """
     kinds = _STURDY + _SLENDER if slender else _STURDY
     contours = kinds[int(rng.random() * len(kinds))](rng)

@@ -13,28 +13,20 @@ import operator
 from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
 from tcl_jax.shapes.drawing import draw_scene
 from tcl_jax.shapes.grammar import Subject, describe
 
-COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 32, 40),
-    "orange": (250, 128, 8),
-    "yellow": (250, 224, 40),
-    "green": (40, 178, 70),
-    "blue": (44, 98, 230),
-    "purple": (158, 62, 206),
-}
-PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checked")
-SPLITS: tuple[str, ...] = ("train", "validation", "test")
+COLORS = {
+    "red": (214, 32, 40), "orange": (250, 128, 8), "yellow": (250, 224, 40),
+    "green": (40, 178, 70), "blue": (44, 98, 230), "purple": (158, 62, 206),
+}  # fmt: skip
+PATTERNS = ("plain", "striped", "dotted", "checked")
+SPLITS = ("train", "validation", "test")
 
 # Chance of one, two and three objects where up to max_objects are allowed.
-_COUNT_ODDS: dict[int, tuple[float, ...]] = {
-    1: (1.0,),
-    2: (0.45, 0.55),
-    3: (0.3, 0.4, 0.3),
-}
+_COUNT_ODDS = {1: (1.0,), 2: (0.45, 0.55), 3: (0.3, 0.4, 0.3)}
 # An object repeats the class of an earlier one this often, for captions in the plural.
 _REPEAT_PROBABILITY = 0.08
 
@@ -48,17 +40,13 @@ class ShapeClass:
     pattern: str
 
 
-CLASSES: tuple[ShapeClass, ...] = tuple(
+CLASSES = tuple(
     ShapeClass(f"{pattern} {color}", color, pattern) for color in COLORS for pattern in PATTERNS
 )
-UNSEEN: tuple[str, ...] = (
-    "striped red",
-    "dotted orange",
-    "plain yellow",
-    "checked green",
-    "striped blue",
+UNSEEN = (
+    "striped red", "dotted orange", "plain yellow", "checked green", "striped blue",
     "dotted purple",
-)
+)  # fmt: skip
 
 
 def class_names() -> tuple[str, ...]:
@@ -66,23 +54,20 @@ def class_names() -> tuple[str, ...]:
     return tuple(shape.name for shape in CLASSES)
 
 
-def _palette() -> UInt8[np.ndarray, "25 3"]:
-    """Hue shows the colour of a class, lightness and saturation its pattern."""
-    # Pattern -> the grey to mix in and how much of it.
-    mixes = {
-        "plain": (0.0, 0.0), "striped": (255.0, 0.58), "dotted": (0.0, 0.5),
-        "checked": (128.0, 0.55),
-    }  # fmt: skip
-    rows = [np.full(3, 24.0)]
-    for shape in CLASSES:
-        grey, share = mixes[shape.pattern]
-        rows.append((1.0 - share) * np.array(COLORS[shape.color]) + share * grey)
-    palette = np.rint(np.stack(rows)).astype(np.uint8)
-    palette.setflags(write=False)
-    return palette
+_GREYS = {
+    "plain": (0.0, 0.0), "striped": (255.0, 0.58), "dotted": (0.0, 0.5), "checked": (128.0, 0.55),
+}  # fmt: skip
 
 
-PALETTE: UInt8[np.ndarray, "25 3"] = _palette()
+def _shown(shape: ShapeClass) -> np.ndarray:
+    """Hue shows the colour of a class, the grey that is mixed into it the pattern."""
+    grey, share = _GREYS[shape.pattern]
+    return (1.0 - share) * np.array(COLORS[shape.color]) + share * grey
+
+
+PALETTE: UInt8[np.ndarray, "25 3"] = np.rint(
+    np.stack([np.full(3, 24.0), *map(_shown, CLASSES)])
+).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +111,10 @@ class ShapesSource:
         """Example number `index`.
 
         Returns:
-            A dict with
-                image: RGB, uint8 [image_size, image_size, 3];
-                text: one caption;
-                key: "<split>-<seed>-<index>", such as "train-0-000123";
-            and for the splits "validation" and "test" also
-                label: uint8 [image_size, image_size], class of the visible pixel in 1..24, 0
-                    background;
-                class_ids: tuple of the classes present, rising.
+            `image`, RGB uint8 [image_size, image_size, 3]; `text`, one caption; `key`, such as
+            "train-0-000123" of split, seed and index. For "validation" and "test" also `label`,
+            uint8 [image_size, image_size], the class of each pixel in 1..24 or 0 for background,
+            and `class_ids`, a rising tuple of the classes present.
 
         Raises:
             IndexError: unless 0 <= index < len(self).
@@ -151,10 +132,19 @@ class ShapesSource:
         shapes = [CLASSES[i - 1] for i in class_ids]
         looks = [(COLORS[shape.color], shape.pattern) for shape in shapes]
         drawing = draw_scene(rng, self.image_size, looks)
-        subjects = [
-            self._subject(shape, drawing.owner == position)
-            for position, shape in enumerate(shapes, start=1)
-        ]
+        subjects = []
+        for position, shape in enumerate(shapes, start=1):
+            rows, columns = np.nonzero(drawing.owner == position)
+            subjects.append(
+                Subject(
+                    color=shape.color,
+                    pattern=shape.pattern,
+                    x=float(columns.mean()) / self.image_size,
+                    y=float(rows.mean()) / self.image_size,
+                    area=rows.size / self.image_size**2,
+                    nameable=self.split != "train" or shape.name not in UNSEEN,
+                )
+            )
         example: dict[str, Any] = {
             "image": drawing.image,
             "text": describe(rng, subjects, drawing.covers, drawing.ground),
@@ -164,18 +154,6 @@ class ShapesSource:
             example["label"] = np.array((0, *class_ids), dtype=np.uint8)[drawing.owner]
             example["class_ids"] = tuple(sorted(set(class_ids)))
         return example
-
-    def _subject(self, shape: ShapeClass, visible: Bool[np.ndarray, "s s"]) -> Subject:
-        rows, columns = np.nonzero(visible)
-        size = self.image_size
-        return Subject(
-            color=shape.color,
-            pattern=shape.pattern,
-            x=float(columns.mean()) / size,
-            y=float(rows.mean()) / size,
-            area=rows.size / (size * size),
-            nameable=self.split != "train" or shape.name not in UNSEEN,
-        )
 
 
 def _draw_classes(rng: np.random.Generator, max_objects: int) -> tuple[int, ...]:
