@@ -72,11 +72,14 @@ class Rule:
     def to_torch(self, parameter: np.ndarray) -> np.ndarray:
         """PyTorch tensor from a parameter; fused heads are flattened."""
         array = np.asarray(parameter)
-        if self.axes is not None:
-            array = _flatten_heads(array, self.name)
-            array = array.transpose(np.argsort(self.axes))
+        if self.name.endswith("in_proj_weight"):
+            array = array.reshape(len(array), -1)
         elif self.name.endswith("in_proj_bias"):
             array = array.reshape(-1)
+        elif self.name.endswith("out_proj.weight"):
+            array = array.reshape(-1, array.shape[-1])
+        if self.axes is not None:
+            array = array.transpose(np.argsort(self.axes))
         return np.array(array, order="C")
 
 
@@ -88,14 +91,6 @@ def _aligned_copy(array: np.ndarray) -> np.ndarray:
     copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
-
-
-def _flatten_heads(array: np.ndarray, name: str) -> np.ndarray:
-    if name.endswith("in_proj_weight"):
-        return array.reshape(array.shape[0], -1)
-    if name.endswith("out_proj.weight"):
-        return array.reshape(-1, array.shape[-1])
-    return array
 
 
 def linear(name: str, path: tuple[str, ...], axes: tuple[int, ...] = (1, 0)) -> list[Rule]:
