@@ -86,7 +86,8 @@ def load_clip(
         InputError: if the file is missing, damaged, no CLIP, or of another activation.
     """
     with _open_clip(source, prefix, activation) as (file, clip):
-        return _read_clip(file, clip, clip.config, dtype)
+        params = clip_params(clip.tensors, clip.config, dtype)
+        return Pretrained(clip.config, params, _origin(file, clip.style, clip.tensors.prefix))
 
 
 def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
@@ -128,12 +129,8 @@ def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretra
         config = config or choose_sizes(variant, sizes, clip.config)
         # A variant's is but the usual one of its sizes.
         config = dataclasses.replace(config, activation=clip.config.activation)
-        return _read_clip(file, clip, config, dtype)
-
-
-def _read_clip(file: TensorFile, clip: FoundClip, config: CLIPConfig, dtype: Any) -> Pretrained:
-    params = clip_params(clip.tensors, config, dtype)
-    return Pretrained(config, params, _origin(file, clip.style, clip.tensors.prefix))
+        params = clip_params(clip.tensors, config, dtype)
+        return Pretrained(config, params, _origin(file, clip.style, clip.tensors.prefix))
 
 
 def _prefix_and_activation(model: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -165,7 +162,7 @@ def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None)
         WeightError: if there is none, several, or one of another kind.
     """
     tensors, style = to_openai_names(file, prefix)
-    told = find_activation(file, style)
+    told = _find_activation(file, style)
     if told and activation not in (None, told):
         raise WeightError(
             f"activation={activation} is asked for, and what is known of these weights, from the "
@@ -178,17 +175,14 @@ def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None)
             f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
             "of which the attention heads do not have 64 channels; choose a smaller CLIP"
         )
-    return FoundClip(tensors, style, config, "" if told else _assumption(config.activation))
-
-
-def _assumption(activation: str) -> str:
-    return (
+    assumed = (
         "no config file beside it says what tensors do not tell: the kind of GELU, how the towers "
-        f"pool, and the width of attention heads. Taken: {activation}, and as in OpenAI's CLIP the "
-        "class token, the end of the text and 64 channels. Where that is wrong, so are the "
-        "masks, without an error: put its config.json or open_clip_config.json beside it, or, if "
-        "only the GELU differs, give --activation=gelu, or model.sizes.activation in a config"
+        f"pool, and the width of attention heads. Taken: {config.activation}, and as in OpenAI's "
+        "CLIP the class token, the end of the text and 64 channels. Where that is wrong, so are "
+        "the masks, without an error: put its config.json or open_clip_config.json beside it, or, "
+        "if only the GELU differs, give --activation=gelu, or model.sizes.activation in a config"
     )
+    return FoundClip(tensors, style, config, "" if told else assumed)
 
 
 @functools.cache
@@ -197,19 +191,8 @@ def _warn(message: str) -> None:
     logging.warning("%s", message)
 
 
-def find_activation(file: TensorFile, style: str) -> str | None:
-    """The GELU of a CLIP: as the file says itself, as a config beside it says, or as is known.
-
-    Args:
-        file: its tensors and plain values.
-        style: of its names, from `names.to_openai_names`.
-
-    Returns:
-        A key of `models.layers.ACTIVATIONS`, or None if nothing tells.
-
-    Raises:
-        WeightError: if it names another activation, or the config is damaged.
-    """
+def _find_activation(file: TensorFile, style: str) -> str | None:
+    """The GELU as the file says itself, a config beside it says, or is known; None if none does."""
     if (own := file.scalars.get("activation")) is not None:
         if own not in ACTIVATIONS:
             raise WeightError(f"its activation {own!r} is none of {', '.join(ACTIVATIONS)}")

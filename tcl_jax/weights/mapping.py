@@ -54,7 +54,9 @@ class Rule:
         array = np.asarray(tensor, kept if dtype is None else dtype)
         if self.axes is not None and array.ndim == len(self.axes):
             array = array.transpose(self.axes)
-        if array.size != np.prod(shape, dtype=np.int64) or not _foldable(array.shape, shape):
+        # The parameter's axes may split the tensor's, as heads do, and never mix them.
+        splits = {*np.cumprod(array.shape)} <= {1, *np.cumprod(shape)}
+        if array.size != np.prod(shape, dtype=np.int64) or not splits:
             raise WeightError(
                 f"tensor {self.name!r} has shape {tuple(np.shape(tensor))}, which does not fit "
                 f"parameter {'/'.join(self.path)} of shape {shape}; the checkpoint is of another "
@@ -70,11 +72,14 @@ class Rule:
     def to_torch(self, parameter: np.ndarray) -> np.ndarray:
         """PyTorch tensor from a parameter; fused heads are flattened."""
         array = np.asarray(parameter)
-        if self.axes is not None:
-            array = _flatten_heads(array, self.name)
-            array = array.transpose(np.argsort(self.axes))
+        if self.name.endswith("in_proj_weight"):
+            array = array.reshape(len(array), -1)
         elif self.name.endswith("in_proj_bias"):
             array = array.reshape(-1)
+        elif self.name.endswith("out_proj.weight"):
+            array = array.reshape(-1, array.shape[-1])
+        if self.axes is not None:
+            array = array.transpose(np.argsort(self.axes))
         return np.array(array, order="C")
 
 
@@ -86,29 +91,6 @@ def _aligned_copy(array: np.ndarray) -> np.ndarray:
     copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
-
-
-def _foldable(have: Shape, want: Shape) -> bool:
-    """Whether `want` only splits axes of `have` (heads), rather than mixing them."""
-    position = 0
-    for size in have:
-        product = 1
-        while product < size and position < len(want):
-            product *= want[position]
-            position += 1
-        if product != size:
-            return False
-        if size == 1 and position < len(want) and want[position] == 1:
-            position += 1
-    return position == len(want)
-
-
-def _flatten_heads(array: np.ndarray, name: str) -> np.ndarray:
-    if name.endswith("in_proj_weight"):
-        return array.reshape(array.shape[0], -1)
-    if name.endswith("out_proj.weight"):
-        return array.reshape(-1, array.shape[-1])
-    return array
 
 
 def linear(name: str, path: tuple[str, ...], axes: tuple[int, ...] = (1, 0)) -> list[Rule]:

@@ -61,16 +61,15 @@ def test_arrays_larger_than_the_write_buffer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_file, "_WRITE_BUFFER", 1 << 10)
-    params = {"embedding": np.arange(1 << 18, dtype=np.float32).reshape(512, 512), **PARAMS}
-    write_model(tmp_path / "model", params, {})
+    large = np.arange(1 << 12, dtype=np.float32).reshape(64, 64)
+    write_model(tmp_path / "model", {"embedding": large, **PARAMS}, {})
     found = read_model(tmp_path / "model")[0]["embedding"]
-    np.testing.assert_array_equal(found, params["embedding"], strict=True)
+    np.testing.assert_array_equal(found, large, strict=True)
 
 
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left .* disk full or gone"),
         (
             ValueError(f"RESOURCE_EXHAUSTED: Error writing [os_error_code='{errno.ENOSPC}']"),
             "No space left .* disk full or gone",

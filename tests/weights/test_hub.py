@@ -9,10 +9,7 @@ import hashlib
 import http.server
 import os
 import re
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +36,6 @@ CONTENT = b"weights of a CLIP"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NAME = "ViT-B/16"
 PUBLISHED = dict(CLIP_FILES)
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -175,28 +171,6 @@ def test_whatever_the_library_raises_is_explained(
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
         with pytest.raises(kind, match=told):
             locate_clip(NAME)
-
-
-def test_a_network_that_is_out_of_reach_fails_soon(nowhere: Path) -> None:
-    # The library's own error, from a port of this machine that nobody listens to.
-    code = f"""
-from tcl_jax.weights.hub import locate_clip
-try:
-    locate_clip({NAME!r})
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-    start = time.monotonic()
-    own = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(nowhere), "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**own, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.stdout.startswith("WeightError CLIP ViT-B/16 could not be downloaded")
-    assert "Traceback" not in result.stderr and "Retry" not in result.stderr
-    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("name", ["ViT-B/64", "nothing.pt", "~nobody-of-this-name/clip.pt", "a\0b"])

@@ -132,10 +132,8 @@ def test_every_style_gives_the_same_parameters(style: str) -> None:
 
 @pytest.mark.parametrize(
     "prefix",
-    [
-        "clip.", "module._orig_mod.", "state_dict.module.", "model._fsdp_wrapped_module.", "a.b.c.",
-    ],
-)  # fmt: skip
+    ["module._orig_mod.", "model._fsdp_wrapped_module.", "a.b.c."],
+)
 @pytest.mark.parametrize("style", ["openai", "openclip with text.", "huggingface"])
 def test_a_clip_is_found_under_any_prefix(style: str, prefix: str) -> None:
     others = {
@@ -319,6 +317,8 @@ def test_activation_is_read_beside_the_weights(
 ) -> None:
     weights = tmp_path / "weights.safetensors"
     assert read_activation(weights, style) is None
+    (tmp_path / file).write_text('{"lr": 1e-3}')  # of whoever trained the model
+    assert read_activation(weights, style) is None
     (tmp_path / file).write_text(json.dumps(config))
     assert read_activation(weights, style) == expected
     assert read_activation(str(weights), style) == expected
@@ -328,22 +328,16 @@ def test_activation_is_read_beside_the_weights(
     ("config", "message"),
     [
         (hugging_face_config(hidden_act="quick_gelu"), "towers differ in hidden_act"),
-        (hugging_face_config(hidden_act=["gelu"]), "unhashable"),
         (hugging_face_config(num_attention_heads=16), "num_attention_heads is 16 where.* 8"),
         (hugging_face_config(layer_norm_eps=1e-6), "text_config.layer_norm_eps is 1e-06"),
-        (hugging_face_config(hidden_size="512"), "unsupported operand"),
         ({**hugging_face_config(), "model_type": "metaclip_2"}, "'metaclip_2', not 'clip'"),
         ({"vision_config": {}}, "it has no section 'text_config'"),
         ({"vision_config": {"hidden_act": "relu"}, "text_config": {"hidden_act": "relu"}},
          "hidden_act is 'relu', not one of quick_gelu, gelu"),
         (openclip_config(head_width=80), "vision_cfg.head_width is 80 where CLIP's is 64"),
         (openclip_config(pool_type="avg"), "vision_cfg.pool_type is 'avg'"),
-        (openclip_config(final_ln_after_pool=True), "final_ln_after_pool is True"),
-        (openclip_config(norm_kwargs={"eps": 1e-6}), "norm_kwargs"),
         ({"model_cfg": {**openclip_config()["model_cfg"], "quick_gelu": "no"}}, "quick_gelu is"),
         ({"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 12}}}, "text_cfg.heads is 12"),
-        ({"model_cfg": {"vision_cfg": {}, "text_cfg": {"no_causal_mask": True}}}, "no_causal"),
-        ({"model_cfg": None}, "it has no section 'model_cfg'"),
         ({"model_cfg": {"vision_cfg": {}, "text_cfg": 3}}, "it has no section 'text_cfg'"),
     ],
 )  # fmt: skip
@@ -406,10 +400,3 @@ def test_two_towers_without_a_temperature_are_a_clip() -> None:
     text = under("text.", {name: x for name, x in towers.items() if "text" in name})
     with pytest.raises(WeightError, match=r"under 'text.' and .* under 'vision.'"):
         to_openai_names({**vision, **text})
-
-
-@pytest.mark.parametrize("style", ["huggingface", "openclip"])
-def test_a_config_of_ones_own_tells_nothing(style: str, tmp_path: Path) -> None:
-    for name in ("config.json", "open_clip_config.json"):
-        (tmp_path / name).write_text('{"lr": 1e-3}')
-    assert read_activation(tmp_path / "best.pt", style) is None

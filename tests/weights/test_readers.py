@@ -10,7 +10,6 @@ import io
 import itertools
 import os
 import pickle
-import resource
 import tracemalloc
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -252,13 +251,9 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         ("pipe", "a folder or something else"),
         ("file/clip.pt", "cannot be opened: .*correct the path"),
         ("a\0b", "cannot be opened"),
-        ("n" * 5000, "cannot be opened"),
-        ("~nobody-of-this-name/clip.pt", "do not exist"),
     ):
         with pytest.raises(WeightError, match=message):
             open_weights(tmp_path / path)
-    with pytest.raises(WeightError, match="do not exist"):
-        open_weights("~nobody-of-this-name/clip.pt")
 
 
 @pytest.mark.parametrize(
@@ -364,15 +359,6 @@ def test_what_is_not_the_files_fault_is_not_blamed_on_it(
             with pytest.raises(RunError, match="output error|too little memory") as caught:
                 file["a"]
         assert path.name in str(caught.value) and "damaged" not in str(caught.value)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    next_one = os.open(os.devnull, os.O_RDONLY)
-    os.close(next_one)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
-    try:
-        with pytest.raises(RunError, match="Too many open files"):
-            open_weights(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
