@@ -42,9 +42,7 @@ class Mixture:
             )
         draws = sizes
         if weights is not None:
-            if weights.keys() != sources.keys() or not all(
-                isinstance(w, int | float) and w > 0 for w in weights.values()
-            ):
+            if weights.keys() != sources.keys() or not all(w > 0 for w in weights.values()):
                 raise InputError(
                     f"the weights {dict(weights)} must be positive numbers, one for each of "
                     f"{', '.join(self.sources)}; leave all of them out to mix by size"

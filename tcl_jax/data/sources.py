@@ -71,6 +71,8 @@ def _mixture(data: ConfigDict, image_size: int, **shared: Any) -> Source:
         with as_input_error(f"data.mixture.{name}"):
             sources[name] = make_source(fields, image_size, **shared)
         if "weight" in part:
+            if not isinstance(part.weight, int | float):
+                raise InputError(f"data.mixture.{name}.weight={part.weight!r} must be a number")
             weights[name] = part.weight
     return Mixture(sources, weights or None)
 
