@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +28,8 @@ from tcl_jax.training.build import abstract_experiment, build_experiment, clip_c
 from tcl_jax.training.embed_captions import embed
 from tcl_jax.training.loop import Outcome, train
 from tests.data.shards import picture, write_shard
-from tests.devices import process_arguments
 from tests.tiny import tiny_config
 
-ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
 from tests.tiny import tiny_settings
 
@@ -180,37 +175,6 @@ def test_processes_begin_with_their_own_share(
     for name in written(tmp_path)[1:]:
         (tmp_path / name).unlink()
     assert "24 captions of 2 tar shards" in embed(read(config_file))
-
-
-@pytest.mark.slow
-def test_two_processes_on_two_devices_each(config_file: str, tmp_path: Path) -> None:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    command = [sys.executable, "-m", "tcl_jax.embed_captions", f"--config={config_file}"]
-    command += ["--batch_size=3", "--num_processes=2"]
-    workers = [
-        subprocess.Popen(
-            [*command, f"--coordinator=localhost:{port}", f"--process_id={index}"],
-            cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for port, _, index in process_arguments(2)
-    ]
-    told = [worker.communicate(timeout=300) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], told
-    assert all("captions of" in out for out, _ in told)
-    shared = {name: (tmp_path / name).read_bytes() for name in written(tmp_path)}
-    assert len(shared) == 3
-    for name in shared:
-        (tmp_path / name).unlink()
-    embed(read(config_file))
-    assert sorted(shared) == written(tmp_path)
-    for name, content in shared.items():
-        ours, theirs = (np.frombuffer(c[48:], "<u4").reshape(12, 17)[:, :16].view("<f4")
-                        for c in ((tmp_path / name).read_bytes(), content))  # fmt: skip
-        np.testing.assert_allclose(ours, theirs, atol=1e-6 * float(abs(ours).max()))
 
 
 # ----------------------------------------------------------------------------------- in training
