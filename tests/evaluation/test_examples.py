@@ -326,6 +326,13 @@ def test_cut_images_are_found_and_longer_ones_tolerated(tmp_path: Path, kind: st
             image_size(path)
 
 
+def test_a_sound_image_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("tcl_jax.evaluation.image_size.open_file")
+    for kind in ("jpeg", "png", "webp"):
+        (tmp_path / "image").write_bytes(encoded(kind))
+        assert image_size(tmp_path / "image")[0] == SIZE[::-1]
+
+
 def test_labels_of_photos_with_exif_orientation(tmp_path: Path) -> None:
     """A phone's photo is stored turned; whether its label was drawn so, its size tells or not."""
     write(tmp_path, {"labels/a.png": label()})
