@@ -41,7 +41,7 @@ def step(
 ) -> PlannedStep:
     compiled = Compiled(**{**({} if "problem" in report else FITTING), **report})
     return PlannedStep(
-        name, "head alone", 64, 16, chip, compiled, 2**29, {"decoder": 1e10}, executed
+        name, "head alone", 64, 16, chip, compiled, 2**29, {"decoder": 10**10}, executed
     )
 
 
