@@ -14,8 +14,8 @@ there, it draws pictures that cost as much as photographs.
 `train`: time of a training step in both phases, images per second, MFU (the method's own FLOPs by
 formula over time and the device's peak) and memory; with --trace which kinds of operations the time
 goes to. `masks`: the same of a window's masks, with and without PAMR. `evaluate`: images per second
-of an evaluation of drawn pictures, from file to counts. All take ViT-B/16 unless --variant or
---config say otherwise, and random weights, so that nothing is downloaded.
+of an evaluation of drawn pictures, from file to counts. All take the sizes of --config, else of
+ViT-B/16, and random weights, so that nothing is downloaded.
 
 `train` and `masks` can measure the official PyTorch code beside this, with the same weights and
 batch on the same device, in alternation, and give ratios of times, once the float32 results of both

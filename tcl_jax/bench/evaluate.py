@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import bench_parser, choices, count, numbers, read_subject
+from tcl_jax.bench.subject import PAMR, bench_parser, count, numbers, read_subject
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     p.add_argument(
         "--classes", type=numbers, default=(20, 150), metavar="LIST", help="default 20,150"
     )
-    p.add_argument("--pamr", type=choices("no", "yes"), default=("no",), help="default no")
+    p.add_argument("--pamr", choices=PAMR, default="no", help="default no")
     p.add_argument("--images", type=count, default=16, help="in each case (default 16)")
     flags, rest = p.parse_known_args(argv)
     if not 2 <= min(flags.classes) <= max(flags.classes) <= MAX_CLASSES:
@@ -61,9 +61,9 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
         "evaluate", flags.load, flags.json, devices[0].platform, **subject.about,
         device=devices[0].device_kind, devices=len(devices), jax=jax.__version__,
     )  # fmt: skip
-    for classes, pamr in itertools.product(flags.classes, flags.pamr):
-        what = f"{classes} classes, {'PAMR' if pamr == 'yes' else 'no PAMR'}"
-        protocol = make_protocol(model, pamr=pamr == "yes", dtype=dtype)
+    for classes, pamr in itertools.product(flags.classes, PAMR[flags.pamr]):
+        what = f"{classes} classes, {'PAMR' if pamr else 'no PAMR'}"
+        protocol = make_protocol(model, pamr=pamr, dtype=dtype)
         texts = np.random.default_rng(0).standard_normal((classes, method.embed_dim))
         with (
             report.skip_too_large(what),
@@ -91,7 +91,7 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
                 "width": WIDTH,
                 "height": HEIGHT,
                 "classes": classes,
-                "pamr": pamr == "yes",
+                "pamr": pamr,
                 "batch_size": batch,
                 "images": flags.images,
                 "windows_per_image": each,

@@ -10,13 +10,7 @@ from typing import Any
 
 from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import (
-    add_round_flags,
-    bench_parser,
-    choices,
-    numbers,
-    read_subject,
-)
+from tcl_jax.bench.subject import PAMR, add_round_flags, bench_parser, numbers, read_subject
 from tcl_jax.errors import InputError
 
 
@@ -28,9 +22,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
     p.add_argument(
         "--classes", type=numbers, default=(20, 150), metavar="LIST", help="default 20,150"
     )
-    p.add_argument(
-        "--pamr", type=choices("no", "yes"), default=("no", "yes"), help="default no,yes"
-    )
+    p.add_argument("--pamr", choices=PAMR, default="both", help="default both")
     p.add_argument(
         "--batch_sizes", type=numbers, default=(1,), metavar="LIST", help="windows (default 1)"
     )
@@ -72,16 +64,15 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
         if official is not None:
             report.put("original", versions)
         agreement = {}
-        cases = itertools.product(windows, flags.classes, flags.batch_sizes, flags.pamr)
+        cases = itertools.product(windows, flags.classes, flags.batch_sizes, PAMR[flags.pamr])
         for side, classes, size, pamr in cases:
-            what = f"{side}, {classes} classes, {'PAMR' if pamr == 'yes' else 'no PAMR'}"
-            what += f", batch {size}"
-            options = MaskOptions(pamr == "yes", settings.kp_weight)
+            what = f"{side}, {classes} classes, {'PAMR' if pamr else 'no PAMR'}, batch {size}"
+            options = MaskOptions(pamr, settings.kp_weight)
             rng = np.random.default_rng(0)
             images = rng.standard_normal((size, side, side, 3)).astype(np.float32)
             texts = rng.standard_normal((classes, model.embed_dim)).astype(np.float32)
             with report.skip_too_large(what):
-                request: dict[str, Any] = {"pamr": options.pamr, "kp_weight": options.kp_weight}
+                request: dict[str, Any] = {"pamr": pamr, "kp_weight": options.kp_weight}
                 runner = None
                 if official is not None:
                     say(f"{what}: comparing masks")
@@ -95,7 +86,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
                     runner = runner_of((images, texts), options, dtype)
                 flops = total(model.flops(side, classes, options))
                 row = runner.measure(devices, **how, images=size, flops=flops)
-                case = {"window": side, "classes": classes, "pamr": options.pamr}
+                case = {"window": side, "classes": classes, "pamr": pamr}
                 report.add("masks", {**case, "batch_size": size, **row})
                 if official is not None:
                     request["do"] = "prepare_masks"

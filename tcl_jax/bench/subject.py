@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tcl_jax.commands import command_parser
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 GATE = 0.5
 """Of the decoder's layers; at 0, where training starts, they would not change the results."""
+
+
+PAMR = {"no": (False,), "yes": (True,), "both": (False, True)}
+"""Values of --pamr, and the cases that they name."""
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -34,28 +38,10 @@ def count(text: str) -> int:
     return value
 
 
-def choices(*known: str) -> Callable[[str], tuple[str, ...]]:
-    """Reads a flag's words, separated by commas, of which each must be known."""
-
-    def read(text: str) -> tuple[str, ...]:
-        words = tuple(text.split(","))
-        if unknown := [word for word in words if word not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-        return words
-
-    return read
-
-
 def bench_parser(name: str, doc: str | None, load: float) -> argparse.ArgumentParser:
     """The flags that `train`, `masks` and `evaluate` share."""
     p = command_parser(f"bench {name}", doc)
     add_config_flag(p)
-    p.add_argument(
-        "--variant",
-        metavar="NAME",
-        default="ViT-B/16",
-        help="without --config: the published CLIP whose sizes are taken (default ViT-B/16)",
-    )
     p.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -123,7 +109,7 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
 
     usual = "float32" if find_devices()[0].platform == "cpu" else "bfloat16"
     if config is None:
-        config = _paper_config(flags.variant, usual)
+        config = _paper_config(usual)
     else:
         check_config(config)
     with config.unlocked():
@@ -136,14 +122,16 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
     return Subject(experiment, config)
 
 
-def _paper_config(variant: str, dtype: str) -> ConfigDict:
+def _paper_config(dtype: str) -> ConfigDict:
     """The fields of a config that `bench` reads, as the paper has them."""
     from ml_collections import ConfigDict
 
     from tcl_jax.ops.losses import LossWeights
     from tcl_jax.training.optim import AdamW
 
-    model = {"variant": variant, "sizes": {}, "weights": "", "feature_layer": 0, "dtype": dtype}
+    model = {
+        "variant": "ViT-B/16", "sizes": {}, "weights": "", "feature_layer": 0, "dtype": dtype,
+    }  # fmt: skip
     rates = {"base_lr": 3e-4, "min_lr": 4e-5, "scale_with_batch": True, "warmup_steps": 15_000}
     train = {
         "global_batch_size": 1024, "total_steps": 50_000, "accumulation_steps": 1, "remat": "none",

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import (
-    Subject,
-    add_round_flags,
-    bench_parser,
-    numbers,
-    read_subject,
-)
+from tcl_jax.bench.subject import Subject, add_round_flags, bench_parser, numbers, read_subject
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:

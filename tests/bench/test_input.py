@@ -68,30 +68,6 @@ def test_pictures_are_drawn_where_there_are_no_shards_and_workers_are_measured(
     assert row["workers"] == row["of_linear"] == 1 and row["images_per_second"] > 0
 
 
-def test_scaling_is_told_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker makes a batch in 1 s; two workers together one in 0.625 s."""
-    now = 0.0
-    started: list[int] = []
-
-    class Batches:
-        def __init__(self, workers: int) -> None:
-            self.seconds = {1: 1.0, 2: 0.625}[workers]
-            started.append(workers)
-
-        def __next__(self) -> None:
-            nonlocal now
-            now += self.seconds
-
-        def close(self) -> None:
-            started.append(0)
-
-    monkeypatch.setattr(bench_input.time, "perf_counter", lambda: now)
-    alone, both = bench_input.measure_workers(Batches, (1, 2), 30.0)  # type: ignore[arg-type]
-    assert started == [1, 0, 2, 0] * 3
-    assert alone["images_per_second"] == 4 and both["images_per_second"] == 6.4
-    assert alone["of_linear"] == 1 and both["of_linear"] == pytest.approx(0.8)
-
-
 def test_drawn_pictures_are_like_photographs_to_a_decoder(tmp_path: Path) -> None:
     for name in "ab":
         write_photos(tmp_path / f"{name}.tar", 4)

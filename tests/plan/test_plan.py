@@ -24,7 +24,7 @@ OOM = (
     "required for HLO temporaries (16.31G) exceeds available HBM (15.75G). HLO module: jit_step.\n"
     "See elsewhere."
 )
-FITTING = {
+FITTING: dict[str, Any] = {
     "arguments": 2 * 2**30,
     "outputs": 2**30,
     "aliased": 2**30,
@@ -41,7 +41,7 @@ def step(
 ) -> PlannedStep:
     compiled = Compiled(**{**({} if "problem" in report else FITTING), **report})
     return PlannedStep(
-        name, "head alone", 64, 16, chip, compiled, 2**29, {"decoder": 1e10}, executed
+        name, "head alone", 64, 16, chip, compiled, 2**29, {"decoder": 10**10}, executed
     )
 
 
