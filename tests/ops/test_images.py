@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, center_pad, erase, normalize
-from tests.devices import run_on_eight_devices
 
 KEYS = jax.random.split(jax.random.key(7), 8)
 
@@ -74,30 +73,3 @@ def test_noise_of_an_image_depends_on_its_key_alone() -> None:
     inside = erase(image, part, keys)[:, 2:12, 3:14]
     np.testing.assert_array_equal(inside, everything[:, 2:12, 3:14])
     assert (everything != erase(image, whole, KEYS[2:4])).all()
-
-
-EIGHT_DEVICES = """
-import jax, numpy as np
-from tcl_jax.ops.images import erase
-from tcl_jax.parallel.mesh import batch_sharded, data_mesh
-
-mesh = data_mesh()
-assert mesh.size == 8
-rng = np.random.default_rng(0)
-image = rng.normal(size=(16, 24, 20, 3)).astype(np.float32)
-boxes = rng.integers(0, 12, (16, 4)).astype(np.int32)
-keys = jax.random.split(jax.random.key(7), 16)
-rows = batch_sharded(mesh)
-split = jax.jit(erase, in_shardings=(rows, rows, rows), out_shardings=rows)
-compiled = split.lower(image, boxes, keys).compile()
-arguments = jax.device_put((image, boxes, keys), compiled.input_shardings[0])
-np.testing.assert_array_equal(compiled(*arguments), erase(image, boxes, keys))
-text = compiled.as_text()
-assert "[2,24,20,3]" in text, "a device works on its rows"
-assert "[16,24,20,3]" not in text, "no device draws the noise of the whole batch"
-assert "all-" not in text, "devices exchange nothing"
-"""
-
-
-def test_noise_on_eight_devices_is_that_of_one() -> None:
-    run_on_eight_devices(EIGHT_DEVICES)
