@@ -147,7 +147,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise_on_all_processes(lambda: load_model_from(flags)),
         indices,
         flags.output,
-        methods=flags.method,
+        methods=names(flags.method) if flags.method else None,
         batch_size=flags.batch_size,
         tokenizer_file=flags.tokenizer_file,
         **{name: getattr(flags, name) for name in PROTOCOL},

@@ -72,7 +72,7 @@ def test_convert_segment_and_export(tmp_path: Path) -> None:
 
     model = folder / "model"
     text, peak = command("tcl_jax.convert", "tcl", str(tcl), f"--clip={clip}", str(model))
-    assert "TCL, feature layer 11 on CLIP ViT-B/16 (quick_gelu)" in text
+    assert "TCL, feature layer 11 of CLIP ViT-B/16 (quick_gelu)" in text
     assert peak - LIBRARIES < 1.8 * files
 
     text, _ = command(

@@ -25,7 +25,7 @@ COMMANDS = (
     "embed_captions --config=configs/shapes.py --config.model.variant=ViT-B/16",
     "plan --config=configs/shapes.py --topology=local",
     "bench train --config=configs/shapes.py",
-    "bench masks --variant=ViT-B/32",
+    "bench masks --config=configs/shapes_clip.py",
 )
 
 
