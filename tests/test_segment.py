@@ -187,7 +187,7 @@ def test_names_that_the_terminal_cannot_show(
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--templates=odd"], "'odd': no such set"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--method=tcl"], "needs TCL's weights"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--method=odd"], "--method 'odd' is unknown"),
-        (["--image=IN", "--output=OUT", "--text=cat", "Cat", CLIP], "same to CLIP"),
+        (["--image=IN", "--output=OUT", "--text=cat", "Cat", CLIP], "are the same to"),
         (["--image=IN", "--output=OUT", "--text=Background", CLIP], "'Background' is what"),
     ],
 )

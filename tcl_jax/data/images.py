@@ -34,6 +34,8 @@ _File: TypeAlias = io.BytesIO | io.BufferedReader
 _FLOAT_SLACK = 1e-3
 # All of a PNG that makes the picture. Pillow reads the rest, too, and refuses much text in it.
 _PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+# In the brands of HEIC; MP4 and MOV begin alike, with others.
+_HEIC_BRANDS = (b"hei", b"hev", b"mif1", b"msf1")
 # Tags of a TIFF: width and height, and how its samples lie.
 _TIFF_SIZE = (256, 257)
 _TIFF_BITS, _TIFF_SAMPLES, _TIFF_PLANES = 258, 277, 284
@@ -212,7 +214,8 @@ def _open(file: _File, max_pixels: int | None = None) -> Image.Image:
                 continue  # AVIF and HEIC begin alike
         _check_size(image.width, image.height, limit)
         return image
-    if "HEIF" not in _readers() and head[4:8] == b"ftyp" and b"avi" not in head:
+    is_heic = head[4:8] == b"ftyp" and any(brand in head for brand in _HEIC_BRANDS)
+    if "HEIF" not in _readers() and is_heic and b"avi" not in head:
         reason = "it looks like HEIC; install pillow-heif to have it read, or save it as JPEG"
     elif not reason:
         size, known = file.seek(0, os.SEEK_END), ", ".join(FORMATS)
@@ -366,7 +369,9 @@ def _as_uint8(array: np.ndarray) -> np.ndarray:
         )
     floats = array.astype(np.float32)
     low, high = float(floats.min()), float(floats.max())
-    if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):  # also where they are not finite
+    if not np.isfinite([low, high]).all():
+        raise InputError("image has values that are not finite, and they must be in [0, 1]")
+    if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
         raise InputError(
             f"image has floats from {low:.6g} to {high:.6g}, and they must be in [0, 1]: divide "
             "values of 0 to 255 by 255, and give an image as it was before a mean was subtracted"

@@ -36,10 +36,11 @@ class Mixture:
         self.sources: Mapping[str, Source] = dict(sorted(sources.items()))
         """What is mixed, by name."""
         sizes = [len(source) for source in self.sources.values()]
-        if not sizes or 0 in sizes:
-            raise InputError(
-                f"a mixture needs at least one source, each with examples, and not {sources}"
-            )
+        if not sizes:
+            raise InputError("a mixture needs at least one source")
+        if 0 in sizes:
+            empty = list(self.sources)[sizes.index(0)]
+            raise InputError(f"the source {empty} of a mixture has no examples; leave it out")
         draws = sizes
         if weights is not None:
             if weights.keys() != sources.keys() or not all(w > 0 for w in weights.values()):

@@ -220,15 +220,17 @@ def _make(shard: Shard) -> bytes:
 def _check_encoding(pairs: Sequence[Pair], file: io.BufferedIOBase) -> None:
     """Raises a ValueError where not one caption can be decoded."""
     problems = []
-    for place in (place for pair in pairs for place in (pair.text, pair.json) if place != NOWHERE):
+    for pair, place in ((p, place) for p in pairs for place in (p.text, p.json)):
+        if place == NOWHERE:
+            continue
         try:
             decode_text(read_place(file, place))
             return
         except BadSampleError as error:
-            problems.append(error)
+            problems.append(f"{pair.key.decode('utf-8', 'replace')}, {error}")
     raise ValueError(
-        f"none of its {len(pairs)} captions can be read, for the first {problems[0]}. Convert them "
-        "to UTF-8"
+        f"none of its {len(pairs)} captions can be read: for the first, {problems[0]}. Convert "
+        "them to UTF-8"
     )
 
 
@@ -253,11 +255,12 @@ def _parse(path: Path, data: bytes, shard: Shard) -> ShardIndex | None:
         about = json.loads(line)
         if about["of"] != [RULE, shard.size, shard.stamp]:
             return None
+        pairs = about["pairs"]
+        left_out = {why: (count, first) for why, (count, first) in about["left_out"].items()}
     except (ValueError, TypeError, KeyError):  # of another version
         return None
-    left_out = {why: (count, first) for why, (count, first) in about["left_out"].items()}
     checksum = zlib.crc32(json.dumps(left_out).encode(), zlib.crc32(body))
-    return ShardIndex(os.fspath(path), about["pairs"], left_out, checksum)
+    return ShardIndex(os.fspath(path), pairs, left_out, checksum)
 
 
 # ---------------------------------------------------------------------------- reading from a shard

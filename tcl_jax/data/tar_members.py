@@ -107,10 +107,11 @@ def members_of(file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
         OSError: it cannot be read.
         ValueError: it is not a complete plain tar file.
     """
-    end = 0
+    end, begun = 0, False
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             while (member := tar.next()) is not None:
+                begun = True
                 tar.members.clear()  # type: ignore[attr-defined]  # would keep all
                 if not end < tar.offset <= size:
                     raise ValueError(f"a member from there ends at byte {tar.offset}")
@@ -123,7 +124,7 @@ def members_of(file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
     except (OSError, MemoryError, InputError, RunError):
         raise
     except Exception as error:  # of damaged headers `tarfile` raises almost any type
-        if end:
+        if begun:
             raise ValueError(f"damaged or cut short at byte {end} of {size}: {error}") from error
         file.seek(0)
         raise ValueError(

@@ -101,7 +101,7 @@ class TarSource:
         self._caption_field = caption_field
         found = find_shards(self.patterns)
         left_out = list(found.problems)
-        self._check(left_out, allow_missing and bool(found.shards))
+        self._check(left_out, allow_missing, some_left=bool(found.shards))
         indexes, problems = open_indexes(
             found.shards,
             index_dir=index_dir,
@@ -111,7 +111,7 @@ class TarSource:
         if problems:
             count = f"{len(problems)} of {len(found.shards)} tar shards cannot be read"
             left_out.append(f"{count}: {shorten(problems)}")
-        self._check(left_out, allow_missing and len(problems) < len(found.shards))
+        self._check(left_out, allow_missing, some_left=len(problems) < len(found.shards))
         read = [(s, i) for s, i in zip(found.shards, indexes, strict=True) if i is not None]
         used = [(s, i) for s, i in read if i.pairs]
         if empty := [s.address for s, i in read if not i.pairs]:
@@ -141,12 +141,16 @@ class TarSource:
         )  # fmt: skip
 
     @staticmethod
-    def _check(problems: Sequence[str], allowed: bool) -> None:
-        if problems and not allowed:
+    def _check(problems: Sequence[str], allowed: bool, some_left: bool) -> None:
+        if problems and not (allowed and some_left):
+            without = (
+                ", or train without what is missing or damaged: data.allow_missing_shards"
+                if some_left
+                else ""
+            )
             raise InputError(
                 f"{'; '.join(problems)}. Check the patterns (a folder stands for the tar files "
-                "directly in it) and download damaged shards again, or train without what is "
-                "missing or damaged: data.allow_missing_shards"
+                f"directly in it) and download damaged shards again{without}"
             )
 
     @property
@@ -178,10 +182,12 @@ class TarSource:
             raise IndexError(f"pair {i}: there are {len(self)}.")
         number = bisect.bisect_right(self._ends, i)
         shard, place = self._shards[number], i - (self._ends[number - 1] if number else 0)
-        with _naming(f"{shard.address}: pair {place} cannot be read"):
+        what = f"{shard.address}: pair {place} cannot be read"
+        with _naming(what):
             pair = self.indexes[number].pair(place)
-            image, text, json = _read(shard, [pair.image, pair.text, pair.json])
         key = pair.key.decode("utf-8", "replace")
+        with _naming(f"{what}, with the key {key}"):
+            image, text, json = _read(shard, [pair.image, pair.text, pair.json])
         assert image is not None
         example: CaptionedImage = {"image": image, "text": [], "key": key, "shard": shard.address}
         try:

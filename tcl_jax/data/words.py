@@ -51,8 +51,8 @@ def check_words(
             raise InputError(f"{word!r} is given twice; leave one out")
         else:
             raise InputError(
-                f"{other!r} and {word!r} are the same to CLIP, which reads no capital letters, no "
-                "spaces around a word and nothing beyond its context length; leave one out"
+                f"{other!r} and {word!r} are the same to the model, whose tokenizer passes "
+                "over capitals, some spaces and what is beyond its context length; leave one out"
             )
     return words
 

@@ -64,8 +64,9 @@ def describe_dataset(index: DatasetIndex) -> str:
     if problems:
         lines += textwrap.indent(describe_problems(problems), "  ").splitlines()
     if benchmark.hint and not complete:
+        prepared = "benchmarks prepare" in benchmark.hint
         lines += textwrap.wrap(
-            benchmark.hint,
+            benchmark.hint + (" (with the same --data and --split)" if prepared else ""),
             _WIDTH,
             initial_indent="  to do      ",
             subsequent_indent=" " * _INDENT,

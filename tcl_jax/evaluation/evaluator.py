@@ -112,7 +112,7 @@ class Evaluator:
                 found = self._engine(
                     self._params, tasks, texts, protocol.options, benchmark.synonyms
                 )
-                yield from _ahead(scorers, score, found, workers)
+                yield from _ahead(scorers, score, found, workers, eager=True)
             except BaseException:
                 for pool in (readers, scorers):
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -182,7 +182,8 @@ def _show(
 
     by_key = {example.key: example for example in index.examples}
     chosen = [by_key[key] for key in rank_of]
-    return tuple(evaluator.label_maps(chosen, benchmark, texts, show))
+    shown = {one.key: one for one in evaluator.label_maps(chosen, benchmark, texts, show)}
+    return tuple(shown[key] for key in rank_of)
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -248,12 +249,14 @@ def _ahead(
     function: Callable[[Argument], Result],
     arguments: Iterable[Argument],
     depth: int,
+    *,
+    eager: bool = False,
 ) -> Iterator[Result]:
-    """Results in order, up to `depth` of them computed before they are asked for."""
+    """Results in order, at most `depth` computed ahead; if eager, each as soon as it is there."""
     queue: collections.deque[Future[Result]] = collections.deque()
     for argument in arguments:
         queue.append(pool.submit(function, argument))
-        if len(queue) > depth:
+        while len(queue) > depth or (eager and queue and queue[0].done()):
             yield queue.popleft().result()
     while queue:
         yield queue.popleft().result()

@@ -14,10 +14,11 @@ converters give.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import glob
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from jaxtyping import Int16, Integer, Shaped, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, RunError, why_unwritten
 from tcl_jax.evaluation import pascal_context
 from tcl_jax.evaluation.benchmark import Benchmark, spans
 from tcl_jax.evaluation.examples import Paths, resolve_paths
@@ -154,11 +155,11 @@ def make_labels(plan: Plan, *, threads: int, progress: bool) -> Prepared:
         progress: whether to show a bar.
 
     Raises:
-        OSError: if a file cannot be written.
+        RunError: if a file cannot be written.
     """
     if plan.image_list is not None:
         path, keys = plan.image_list
-        with whole_file(path) as temporary:
+        with _writing(path) as temporary:
             temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
     todo = [path for path, source in plan.sources.items() if not _is_made(path, source)]
     kept, table = len(plan.sources) - len(todo), train_id_table(plan.benchmark.name)
@@ -170,7 +171,7 @@ def make_labels(plan: Plan, *, threads: int, progress: bool) -> Prepared:
             labels = replace_values(plan.read(source), table)
         except LabelError as error:
             return f"{source}: {error}"
-        with whole_file(path) as temporary:
+        with _writing(path) as temporary:
             Image.fromarray(labels).save(temporary, format="PNG", compress_level=_PNG_LEVEL)
         return None
 
@@ -245,3 +246,16 @@ def replace_values(
             "data set does not have; it is damaged, or another file than the published one"
         )
     return values.astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A whole file; a failure to write, which the next label would meet too, ends the run."""
+    try:
+        with whole_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        why = why_unwritten(error)
+        raise RunError(
+            f"{path} cannot be written: {why} The same command goes on from here"
+        ) from error

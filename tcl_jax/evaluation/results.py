@@ -199,6 +199,8 @@ def _check_content(content: Any) -> None:
     for part in ("benchmarks", "fingerprint"):
         if not isinstance(content.get(part), dict):
             raise ValueError(f"it has no {part}")
+    if not isinstance(content["fingerprint"].get("benchmarks", {}), dict):
+        raise ValueError("the benchmarks of its fingerprint are no table")
     for name, entry in content["benchmarks"].items():
         miou = entry.get("miou", "missing") if isinstance(entry, dict) else "missing"
         if not (miou is None or (isinstance(miou, int | float) and math.isfinite(miou))):

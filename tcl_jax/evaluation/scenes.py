@@ -51,15 +51,15 @@ def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
 
 
 def scene_engine(method: Method, mesh: Mesh, batch_size: int) -> MaskEngine:
-    """Masks of scenes, or `patch_cosines` of a method that is a CLIP alone.
+    """Masks of scenes, or `patch_cosines` of MaskCLIP.
 
     Args:
         method: what segments.
         mesh: devices of this process.
         batch_size: scenes per device.
     """
-    clip_alone = method.parameters == ("clip",)
-    return MaskEngine(method, mesh, batch_size, patch_cosines if clip_alone else grid_masks)
+    make = patch_cosines if isinstance(method, MaskCLIP) else grid_masks
+    return MaskEngine(method, mesh, batch_size, make)
 
 
 def patch_cosines(

@@ -84,6 +84,7 @@ class Segmenter:
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         self._weights = jax.device_put(params)
         self._embedded: dict[bytes, np.ndarray] = {}
+        self._tokenized: tuple[Any, dict[bytes, np.ndarray]] = (None, {})
         mesh = data_mesh(jax.local_devices()[:1])
         self._engine = MaskEngine(self._method, mesh, batch_size)
 
@@ -163,9 +164,14 @@ class Segmenter:
     ) -> Float32[np.ndarray, "n d"]:
         tokenizer = self._tokenizer
         templates = self.settings.templates if templates is None else templates
-        with as_input_error("texts"):
-            found = tokenize_names(tokenizer, texts, templates, background=background)
-        tokens = {ids.tobytes(): ids for ids in found.values()}
+        # Photo after photo is asked for the same words.
+        asked = tuple(texts), templates if isinstance(templates, str) else (*templates,), background
+        last, tokens = self._tokenized
+        if asked != last:
+            with as_input_error("texts"):
+                found = tokenize_names(tokenizer, texts, templates, background=background)
+            tokens = {ids.tobytes(): ids for ids in found.values()}
+            self._tokenized = asked, tokens
         new = [key for key in tokens if key not in self._embedded]
         if len(self._embedded) + len(new) > _CACHED_TEXTS:
             self._embedded.clear()

@@ -38,7 +38,7 @@ class CLIPMethod(Method):
         return self.clip_model
 
     def text_params(self, params: Any) -> Any:
-        return params["clip"]
+        return {"text": params["clip"]["text"]}
 
     def describe(self) -> dict[str, Any]:
         return {"clip": dataclasses.asdict(self.config)}

@@ -76,10 +76,10 @@ def run(argv: Sequence[str]) -> None:
     for name in names:
         plans.append(make_plan(config, name, flags.batch_per_chip))
         print(f"{page(plans[-1])}\n", flush=True)
+        if flags.json is not None:
+            write_json(flags.json, [to_json(plan) for plan in plans])
     if len(names) > 1:
         print(table(plans))
-    if flags.json is not None:
-        write_json(flags.json, [to_json(plan) for plan in plans])
 
 
 def main() -> None:

@@ -17,12 +17,15 @@ from tcl_jax.data.caption_cache import find_caption_file, write_caption_file
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource
+from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.inference.captions import CaptionEmbedder, text_tower_id
 from tcl_jax.training.build import build_frozen_clip
 
 _Shard: TypeAlias = tuple[TarSource, int]
 """A source, and the number of one of its shards."""
+_Captions: TypeAlias = tuple[list[list[str]], list[int], np.ndarray]
+"""Captions of each pair; which of all are not empty, by their number; and the tokens of these."""
 
 
 def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
@@ -52,22 +55,20 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
         "%d of %d tar shards lack the embeddings of their captions by text tower %s",
         len(lacking), len(shards), tower,
     )  # fmt: skip
-    # Then what the others have not come to yet, from their ends.
-    others = [shard for i, shard in enumerate(lacking) if i % processes != process]
-    own_first = [*lacking[process::processes], *reversed(others)]
+    # Then what the others have not come to yet, from their ends, the next process's first.
+    shares = [lacking[(process + p) % processes :: processes] for p in range(processes)]
+    own_first = [*shares[0], *(shard for share in shares[1:] for shard in reversed(share))]
     embedder = CaptionEmbedder(clip, params, batch_size)
     written = count = size = 0
     total = sum(tar.indexes[number].pairs for tar, number in lacking)
     with tqdm(desc="captions", total=total, unit=" pairs", unit_scale=True) as bar:
-        for (tar, number), captions in _read_ahead(own_first, tower):
-            if captions is not None:
-                every = list(itertools.chain.from_iterable(captions))
-                # Empty ones are no samples, see `bad_samples.choose_caption`.
-                usable = [i for i, caption in enumerate(every) if caption.strip()]
-                embeddings = np.zeros((len(every), clip.config.embed_dim), np.float32)
-                embeddings[usable] = embedder(tokenizer([every[i] for i in usable]))
+        for (tar, number), found in _read_ahead(own_first, tower, tokenizer):
+            if found is not None:
+                captions, usable, tokens = found
+                embeddings = np.zeros((sum(map(len, captions)), clip.config.embed_dim), np.float32)
+                embeddings[usable] = embedder(tokens)
                 size += write_caption_file(tar.indexes[number], tower, captions, embeddings)
-                written, count = written + 1, count + len(every)
+                written, count = written + 1, count + len(embeddings)
             bar.update(tar.indexes[number].pairs)
     return (
         f"embedded {count:,} captions of {written:,} tar shards ({size / 1e9:.3g} GB); "
@@ -98,22 +99,28 @@ def _has_file(shard: _Shard, tower: str) -> bool:
 
 
 def _read_ahead(
-    shards: Sequence[_Shard], tower: str
-) -> Iterator[tuple[_Shard, list[list[str]] | None]]:
+    shards: Sequence[_Shard], tower: str, tokenizer: Tokenizer
+) -> Iterator[tuple[_Shard, _Captions | None]]:
     """Shards with their captions, which are read while those before are computed; None where
     another process has written the file since.
     """
 
-    def read(shard: _Shard) -> list[list[str]] | None:
+    def read(shard: _Shard) -> _Captions | None:
         source, number = shard
-        return None if _has_file(shard, tower) else source.captions(number)
+        if _has_file(shard, tower):
+            return None
+        captions = source.captions(number)
+        every = list(itertools.chain.from_iterable(captions))
+        # Empty ones are no samples, see `bad_samples.choose_caption`.
+        usable = [i for i, caption in enumerate(every) if caption.strip()]
+        return captions, usable, tokenizer([every[i] for i in usable])
 
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
         following = [pool.submit(read, shard) for shard in shards[:1]]
         for i, shard in enumerate(shards):
-            captions = following.pop().result()
+            found = following.pop().result()
             following += [pool.submit(read, after) for after in shards[i + 1 : i + 2]]
-            yield shard, captions
+            yield shard, found
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -82,8 +82,10 @@ def open_model(path: Path) -> TensorFile:
         )
     with contextlib.ExitStack() as stack:
         opened = {file.name: stack.enter_context(open_weights(file)) for file in files}
-        owners = {name: opened[file] for name, file in places.items()}
-        if lost := [name for name, file in owners.items() if name not in file.specs]:
+        listed = {name: opened[file] for name, file in places.items()}
+        owners = {name: file for name, file in listed.items() if name in file.specs}
+        left_out = {n: x.left_out[n] for n, x in listed.items() if n in x.left_out}
+        if lost := [name for name in listed if name not in owners and name not in left_out]:
             raise WeightError(
                 f"weights {str(path)!r} list {len(lost)} tensors that their files lack, such "
                 f"as {lost[0][:80]!r}; get all of them again"
@@ -92,6 +94,7 @@ def open_model(path: Path) -> TensorFile:
         contents = (
             f"{first.format} in {len(opened)} files",
             {name: file.specs[name] for name, file in owners.items()},
+            left_out,
             first.scalars,
             lambda name: owners[name][name],
         )

@@ -223,6 +223,8 @@ def _download_tcl(path: Path) -> None:
         temporary.open("wb") as file,
     ):
         size = answer.length
+        if size is None and not answer.chunked:
+            raise ValueError("the server does not say how long the file is")
         with tqdm.wrapattr(file, "write", size, desc="tcl.pth", disable=None) as writer:
             shutil.copyfileobj(answer, writer, 1 << 20)
         if size not in (None, found := file.tell()):

@@ -286,7 +286,7 @@ def _clip_parts(names: Iterable[str], style: str) -> Parts:
 
 
 def _check_complete(names: Mapping[str, str], parts: Parts) -> None:
-    """Refuses a CLIP that lacks tensors, or whose towers have some that OpenAI's have not."""
+    """Refuses a CLIP that lacks tensors, or whose parts have some that OpenAI's have not."""
     needed = {part for group in parts.values() for part in group}
     missing = sorted(needed - names.keys() - _START.keys())
     extra = sorted(

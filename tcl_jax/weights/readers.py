@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
+from absl import logging
 
 from tcl_jax.errors import RunError, machine_fault, why_unwritten
 from tcl_jax.files import user_path, whole_file
@@ -68,9 +69,15 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_file(path))
         with explaining(path):
-            kind, specs, scalars, read = _read_contents(path, file, stack)
+            kind, specs, left_out, scalars, read = _read_contents(path, file, stack)
             specs = check_specs(specs, file_size(file))
-        return TensorFile(path, (kind, specs, scalars, read), stack.pop_all())
+        if left_out:
+            name, why = next(iter(left_out.items()))
+            logging.warning(
+                "%d tensors of weights %r are left out, for they are of kinds that are not known "
+                "here, such as %r (%r)", len(left_out), str(path), name[:80], why[:80],
+            )  # fmt: skip
+        return TensorFile(path, (kind, specs, left_out, scalars, read), stack.pop_all())
 
 
 def _read_contents(path: Path, file: BoundedReader, stack: contextlib.ExitStack) -> Contents:
@@ -110,7 +117,8 @@ def _read_safetensors(path: Path, head: bytes) -> tuple[Contents, Any]:
         for name, part in slices.items()
         if part.get_dtype() in _SAFETENSORS_DTYPES
     }
-    return ("safetensors", specs, dict(file.metadata() or {}), file.get_tensor), file
+    left_out = {name: str(slices[name].get_dtype()) for name in slices if name not in specs}
+    return ("safetensors", specs, left_out, dict(file.metadata() or {}), file.get_tensor), file
 
 
 def _read_npz(archive: Archive) -> Contents:
@@ -137,7 +145,7 @@ def _read_npz(archive: Archive) -> Contents:
             array: np.ndarray = np.lib.format.read_array(content, max_header_size=_MAX_NPY_HEADER)
         return array
 
-    return "npz", specs, {}, read
+    return "npz", specs, {}, {}, read
 
 
 def _read_npy_header(name: str, content: zipfile.ZipExtFile) -> TensorSpec:

@@ -52,8 +52,10 @@ class TensorSpec(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-Contents = tuple[str, dict[str, TensorSpec], dict[str, Scalar], Callable[[str], np.ndarray]]
-"""What readers give: `TensorFile`'s format, specs and scalars, and what reads a tensor."""
+Contents = tuple[
+    str, dict[str, TensorSpec], dict[str, str], dict[str, Scalar], Callable[[str], np.ndarray]
+]
+"""What readers give: `TensorFile`'s format, specs, left_out, scalars, and what reads a tensor."""
 
 
 class BoundedReader(io.BufferedReader):
@@ -115,11 +117,12 @@ class TensorFile(LazyTensors):
         files: all of them.
         format: "safetensors", "npz", "torch" (torch.save) or "torchscript" (torch.jit.save).
         specs: shape and dtype by name, known without reading a tensor.
+        left_out: dtype or kind by name of the tensors that are none here, since it is not known:
+            quantised, sparse, of safetensors' dtypes that NumPy lacks (F8, F4).
         scalars: the plain values beside the tensors, such as `epoch` or safetensors' metadata.
 
-    Tensors of a kind that NumPy lacks (quantised, sparse, of 4 or 8 bits) are left out. Asking for
-    one raises `WeightError` if its bytes are damaged, KeyError if there is none of this name. Close
-    the file, or use it in a `with`, when done.
+    Asking for one raises `WeightError` if its bytes are damaged or its name means several, KeyError
+    if there is none of this name. Close the file, or use it in a `with`, when done.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class TensorFile(LazyTensors):
     ) -> None:
         self.path, self.files = path, files or [path]
         self._opened, self._closed = opened, False
-        self.format, specs, self.scalars, self._read = contents
+        self.format, specs, self.left_out, self.scalars, self._read = contents
         self.specs: Mapping[str, TensorSpec] = specs
         self.names = specs
 

@@ -107,6 +107,10 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
             raise ValueError(f"storage {tensor.key[:80]!r} is missing, cut short or compressed")
 
     def read(name: str) -> np.ndarray:
+        if name in listing.several:
+            raise WeightError(
+                f"tensor {name[:80]!r} is one of several of this name; give them names of their own"
+            )
         tensor = tensors[name]
         if tensor.start == tensor.stop:
             return np.empty(*tensor.spec)
@@ -114,14 +118,17 @@ def read_torch(archive: Archive, pickle_name: str) -> Contents:
         return np.ndarray(*tensor.spec, content.data, strides=tensor.strides)
 
     specs = {name: tensor.spec for name, tensor in tensors.items()}
-    return "torchscript" if _is_scripted(root) else "torch", specs, scalars, read
+    kind = "torchscript" if _is_scripted(root) else "torch"
+    return kind, specs, listing.left_out, scalars, read
 
 
 class _Listing:
-    """The tensors that a value leads to, by path."""
+    """The tensors that a value leads to, by path; those of kinds not known here are left out."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, StoredTensor] = {}
+        self.several: set[str] = set()  # paths of different tensors, such as of keys 1 and "1"
+        self.left_out: dict[str, str] = {}
         self._room = MAX_ROOM
         self._inside: set[int] = set()
         self._seen: set[int] = set()
@@ -150,8 +157,10 @@ class _Listing:
             name = f"{path}.{key}" if path else str(key)
             if tensor is None:
                 self.add(name, inner)
-            else:
-                self.tensors.setdefault(name, tensor)  # the first, of keys 1 and "1"
+            elif isinstance(tensor, str):
+                self.left_out[name] = tensor
+            elif self.tensors.setdefault(name, tensor) != tensor:
+                self.several.add(name)
         self._inside.remove(id(value))
 
 
@@ -186,8 +195,8 @@ def _is_module(value: Foreign) -> bool:
     return _is_scripted(value) or (isinstance(value.state, Foreign) and "_modules" in value.state)
 
 
-def _as_tensor(value: Any) -> StoredTensor | None:
-    """The tensor that an object stands for; None for other objects, and kinds not known here."""
+def _as_tensor(value: Any) -> StoredTensor | str | None:
+    """The tensor that an object stands for, or its kind if not known here; None for others."""
     if not isinstance(value, Foreign) or _is_module(value):
         return None
     name, given = value.name, value.arguments
@@ -196,7 +205,9 @@ def _as_tensor(value: Any) -> StoredTensor | None:
             name, given = given[0].name, given[0].arguments
         elif name in _SUBCLASSES and len(given) > 2 and isinstance(given[2], tuple):
             name, given = _named(given[0]) or _named(given[1]) or name, given[2]
-    return _view(name.endswith("3"), *given[:8]) if name in _TENSORS else None
+    if name in _TENSORS:
+        return _view(name.endswith("3"), *given[:8])
+    return name if name.startswith("torch.") and "._rebuild_" in name else None
 
 
 def _named(kind: Any) -> str:
@@ -211,10 +222,10 @@ def _view(
     shape: Any = None,
     strides: Any = None,
     *rest: Any,
-) -> StoredTensor | None:
+) -> StoredTensor | str:
     """What `torch._utils._rebuild_tensor_v2` gives, or the third, which is told the dtype.
 
-    None of a dtype that NumPy lacks, and of a view that stands for the conjugate or the negative.
+    Of a dtype that NumPy lacks its name; also of a view that stands for conjugates or negatives.
     """
     match storage.arguments if isinstance(storage, Foreign) else None:
         case [("storage", stored, str(key), *_)] if _named(stored).endswith("Storage"):
@@ -230,8 +241,10 @@ def _view(
         and all(type(x) is int and 0 <= x < 1 << 62 for x in (offset, *shape, *strides))
     ):
         raise ValueError("a tensor has an impossible place, shape or strides")
-    if kind not in DTYPES or any(isinstance(x, Foreign) and x for x in rest[2:]):
-        return None
+    if kind not in DTYPES:
+        return kind or "a dtype without a name"
+    if any(isinstance(x, Foreign) and x for x in rest[2:]):
+        return f"conjugate or negative of {kind}"
     spec = TensorSpec(tuple(shape), DTYPES[kind])
     item = spec.dtype.itemsize
     if not spec.nbytes:

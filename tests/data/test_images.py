@@ -127,7 +127,7 @@ def test_deep_grey_files(tmp_path: Path) -> None:
     bad = {
         "0 to 255": np.array([[0, 255]], np.float32),
         "to 70000": np.array([[0, 70000]], np.int32),
-        "from nan": np.array([[0, np.nan, 1]], np.float32),
+        "not finite": np.array([[0, np.nan, 1]], np.float32),
     }
     for message, pixels in bad.items():
         Image.fromarray(pixels).save(tmp_path / "bad.tif")
@@ -217,6 +217,9 @@ def test_heic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "b.jpg").write_bytes(data)
     with pytest.raises(ImageDecodeError, match="HEIC; install pillow-heif"):
         read_image(tmp_path / "b.jpg")
+    for brands in (b"isom\0\0\2\0isomiso2avc1mp41", b"qt  \0\0\2\0qt  "):  # MP4 and MOV
+        with pytest.raises(ImageDecodeError, match="no image of a known format"):
+            decode((8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(100))
     with pytest.raises(ImageDecodeError, match="AVIF") as caught:
         decode(encode(Image.fromarray(picture()), "AVIF")[:120])
     assert "HEIC" not in str(caught.value)
@@ -403,8 +406,8 @@ def test_alpha_is_laid_over_white_alike_in_every_form(tmp_path: Path) -> None:
         (np.full((8, 8, 3), "x"), "<U1"),
         (np.full((8, 8, 3), 200.0), "from 200 to 200.*by 255"),
         (np.full((8, 8, 3), -2.1), "a mean was subtracted"),
-        (np.full((8, 8, 3), np.nan), "from nan"),
-        (np.array([[0.5, np.inf]]), "to inf"),
+        (np.full((8, 8, 3), np.nan), "values that are not finite"),
+        (np.array([[0.5, np.inf]]), "values that are not finite"),
         (np.array([[1.1, 0.0]], np.float32), r"must be in \[0, 1\]"),
     ],
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pickle
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tcl_jax.data import shard_names, tar_index
@@ -89,6 +93,24 @@ def test_damaged_index_is_made_again(folder: Path, made: list[str]) -> None:
         assert made == ["03.tar"]
         assert path.read_bytes() == whole
     assert keys(open_all(folder)) == expected
+
+
+def test_index_of_the_version_before_is_made_again(folder: Path, made: list[str]) -> None:
+    """It had arrays as `numpy.save` writes them, the last one of JSON."""
+    open_all(folder)
+    path = folder / "03.tar.index"
+    whole = path.read_bytes()
+    shards = find_shards([str(folder / "03.tar")]).shards
+    of = [tar_index.RULE, shards[0].size, shards[0].stamp]
+    file = io.BytesIO()
+    np.save(file, np.frombuffer(whole[: 3 * tar_index._RECORD.itemsize], tar_index._RECORD))
+    for text in (b"3-03-13-2", json.dumps({"of": of, "left_out": {}}).encode()):
+        np.save(file, np.frombuffer(text, np.uint8))
+    content = file.getvalue()
+    path.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
+    made.clear()
+    open_indexes(shards)
+    assert made == ["03.tar"] and path.read_bytes() == whole
 
 
 def test_where_an_index_goes(folder: Path, cache: Path, tmp_path: Path, made: list[str]) -> None:

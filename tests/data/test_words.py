@@ -17,9 +17,9 @@ def test_words_that_differ_for_clip_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["cat", "Cat"], "'cat' and 'Cat' are the same to CLIP"),
-        (["a  cat", " a cat "], "same to CLIP"),
-        (["salt &amp; pepper", "Salt & Pepper"], "same to CLIP"),
+        (["cat", "Cat"], "'cat' and 'Cat' are the same to"),
+        (["a  cat", " a cat "], "are the same to"),
+        (["salt &amp; pepper", "Salt & Pepper"], "are the same to"),
         (["cat", "dog", "cat"], "'cat' is given twice"),
         (["cat", "Background "], "'Background ' is what pixels are called"),
         (["cat", " "], "' ' must be a name"),

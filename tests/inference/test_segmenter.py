@@ -235,7 +235,7 @@ def test_settings_of_a_model_are_its_defaults() -> None:
         ({"texts": []}, "is empty"),
         ({"texts": "a cat"}, "single string 'a cat'"),
         ({"texts": ["a", "a", "b"]}, "texts: 'a' is given twice"),
-        ({"texts": ["cut " * 90 + "a", "cut " * 90 + "b"]}, "same to CLIP"),
+        ({"texts": ["cut " * 90 + "a", "cut " * 90 + "b"]}, "are the same to"),
         ({"texts": ["a"], "threshold": 2.0}, "threshold=2.0 must be between"),
         ({"texts": ["a"], "kp_weight": -1.0}, "kp_weight=-1.0 must be between"),
         ({"texts": ["a"], "mode": "sideways"}, "mode='sideways' is unknown"),

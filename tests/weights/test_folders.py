@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from tcl_jax import convert as command
+from tcl_jax.weights.folders import open_model
 from tcl_jax.weights.load import load_clip
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.readers import write_safetensors
 from tests.reference import load
 from tests.torch_files import save_state_dict
 from tests.weights.test_names import hugging_face, hugging_face_config, openclip_config
+from tests.weights.test_readers import safetensors_of
 
 INDEX = "model.safetensors.index.json"
 
@@ -102,6 +104,17 @@ def test_the_index_itself_is_read_and_each_file_counts(tmp_path: Path) -> None:
     content[-1] ^= 1
     part.write_bytes(content)
     assert load_clip(tmp_path).origin["sha256"] != before
+
+
+def test_tensors_of_unknown_kinds_beside_a_clip_are_no_fault(tmp_path: Path) -> None:
+    sharded(tmp_path)
+    (tmp_path / "other.safetensors").write_bytes(safetensors_of("F8_E4M3", b"\0" * 4))
+    index = json.loads((tmp_path / INDEX).read_text())
+    index["weight_map"]["a"] = "other.safetensors"
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    assert load_clip(tmp_path).config.activation == "gelu"
+    with open_model(tmp_path / INDEX) as file:
+        assert file.left_out == {"a": "F8_E4M3"} and "a" not in file
 
 
 def lose(name: str) -> Callable[[Path], None]:

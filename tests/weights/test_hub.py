@@ -209,7 +209,7 @@ class Release(http.server.BaseHTTPRequestHandler):
         if kind == "chunked":
             self.send_header("Transfer-Encoding", "chunked")
             sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(sent), sent)
-        else:
+        elif kind == "whole":
             self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
         self.wfile.write(sent)
@@ -251,6 +251,9 @@ def test_a_broken_download_leaves_nothing(
         locate_tcl("official")
     release["until"] = 5
     with pytest.raises(WeightError, match="ended after 5 of 17"):
+        locate_tcl("official")
+    release["kind"] = "of no length"
+    with pytest.raises(WeightError, match="does not say how long the file is"):
         locate_tcl("official")
     assert list((tmp_path / "cache/tcl_jax/weights").iterdir()) == []
 

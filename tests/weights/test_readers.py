@@ -339,11 +339,29 @@ def test_tensors_are_found_wherever_they_are(tmp_path: Path) -> None:
     same(read_state_dict(tmp_path / "a.pth"), expected | {"pair.0": c, "pair.1.0": d})
 
 
-def test_tensors_of_unknown_kinds_are_left_out(tmp_path: Path) -> None:
+def test_tensors_of_unknown_kinds_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     a, sparse = np.ones(3, np.float32), Call("torch._utils", "_rebuild_sparse_tensor", "coo", ())
     value = {"a": a, "packed": Call("kernels.int4", "unpack", 4), "few": sparse}
     save_state_dict(tmp_path / "a.pth", value)
     same(read_state_dict(tmp_path / "a.pth"), {"a": a})
+    assert "1 tensors of" in caplog.text and "'few' ('torch._utils._rebuild_sparse" in caplog.text
+
+
+@pytest.mark.parametrize("names", [(1, "1"), ("a", "a.b")])
+def test_of_different_tensors_of_one_name_none_is_given(names: Any, tmp_path: Path) -> None:
+    a, b = np.ones(3, np.float32), np.zeros(3, np.float32)
+    for other in (a, b):
+        value = {names[0]: {"b": a} if names[1] == "a.b" else a, names[1]: other, "c": b}
+        save_state_dict(tmp_path / "a.pth", value)
+        with open_weights(tmp_path / "a.pth") as file:
+            np.testing.assert_array_equal(file["c"], b)
+            if other is a:
+                np.testing.assert_array_equal(file[names[1]], a)
+            else:
+                with pytest.raises(WeightError, match=f"'{names[1]}' is one of several"):
+                    file[names[1]]
 
 
 def test_what_is_not_the_files_fault_is_not_blamed_on_it(
@@ -382,9 +400,10 @@ def safetensors_of(dtype: str, data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 
 
-def test_unusual_dtypes_of_safetensors(tmp_path: Path) -> None:
+def test_unusual_dtypes_of_safetensors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a").write_bytes(safetensors_of("F4", b"\0\0"))
     assert read_state_dict(tmp_path / "a") == {}
+    assert "1 tensors of" in caplog.text and "'a' ('F4')" in caplog.text
     (tmp_path / "a").write_bytes(safetensors_of("BOOL", b"\x00\x01\x02\xff"))
     bytes_read = read_state_dict(tmp_path / "a")["a"].view(np.uint8)
     np.testing.assert_array_equal(bytes_read, [0, 1, 1, 1])
