@@ -14,6 +14,7 @@ from tcl_jax.evaluation.examples import (
     verify_examples,
 )
 from tcl_jax.evaluation.label_coding import coding_problems
+from tcl_jax.evaluation.prepare import needs_preparation
 
 _WIDTH = 100
 _INDENT = 13
@@ -64,9 +65,9 @@ def describe_dataset(index: DatasetIndex) -> str:
     if problems:
         lines += textwrap.indent(describe_problems(problems), "  ").splitlines()
     if benchmark.hint and not complete:
-        prepared = "benchmarks prepare" in benchmark.hint
+        same_flags = " (with the same --data and --split)" if needs_preparation(benchmark) else ""
         lines += textwrap.wrap(
-            benchmark.hint + (" (with the same --data and --split)" if prepared else ""),
+            benchmark.hint + same_flags,
             _WIDTH,
             initial_indent="  to do      ",
             subsequent_indent=" " * _INDENT,

@@ -99,7 +99,7 @@ def train(
         config: as in configs/tcl.py, already checked.
         workdir: directory of the run: checkpoints, metrics, TensorBoard, config.
         experiment: what to train.
-        evaluators: run every `eval.every` steps, by the name of their experiment.
+        evaluators: run every `eval.every` steps, by the name of their task.
 
     Raises:
         InputError: for a config, a data source or a workdir that cannot be used, as one that
