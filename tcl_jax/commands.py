@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, shorten
 
 if TYPE_CHECKING:
     from tcl_jax.inference.model import Model
@@ -16,7 +16,6 @@ ACTIVATIONS = ("quick_gelu", "gelu")
 """Keys of `models.layers.ACTIVATIONS`, which would bring JAX with it."""
 
 
-_LISTED = 8
 TEXTS_FILE = "a name a line, with synonyms after commas (tcl_jax/data/name_file.py has the format)"
 """Help of --texts_file."""
 
@@ -83,9 +82,7 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
         listed = found.classes
         if found.values is not None:
             told = [f"{c[0]} ({value})" for c, value in zip(listed, found.values, strict=True)]
-            more = f" and {len(told) - _LISTED} more" if len(told) > _LISTED else ""
-            listing = ", ".join(told[:_LISTED]) + more
-            print(f"names in {file}: {listing}; label values are not used here")
+            print(f"names in {file}: {shorten(told)}; label values are not used here")
         if several := describe_synonyms(listed):
             print(f"synonyms in {file}: {several} (a name with commas goes in double quotes)")
         names += listed

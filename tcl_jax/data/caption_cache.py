@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from tcl_jax.data.shard_names import CAPTIONS_SUFFIX, INDEX_SUFFIX, Shard, lookup_threads, shorten
+from tcl_jax.data.shard_names import CAPTIONS_SUFFIX, INDEX_SUFFIX, Shard, lookup_threads
 from tcl_jax.data.tar_index import ShardIndex
-from tcl_jax.errors import InputError, RunError, machine_fault, raise_machine_fault
+from tcl_jax.errors import InputError, RunError, machine_fault, raise_machine_fault, shorten
 from tcl_jax.files import whole_file
 
 _MAGIC = b"TCLTEXT2"

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tcl_jax.data import remote
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, shorten
 
 INDEX_SUFFIX, CAPTIONS_SUFFIX = ".index", ".captions"
 """End the names of files that lie beside shards, which `folder/*` must not take for shards."""
 
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_LISTED = 8
 _THREADS = 16
 
 
@@ -95,12 +94,6 @@ def expand_braces(pattern: str) -> list[str]:
         )
     tails = expand_braces(tail)
     return [f"{head}{choice}{after}" for choice in choices for after in tails]
-
-
-def shorten(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def _look(pattern: str) -> list[Shard]:

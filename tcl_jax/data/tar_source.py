@@ -25,10 +25,10 @@ from tcl_jax.data import remote
 from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.caption_cache import CaptionFile, open_caption_files
 from tcl_jax.data.captions import read_captions
-from tcl_jax.data.shard_names import Shard, find_shards, shorten
+from tcl_jax.data.shard_names import Shard, find_shards
 from tcl_jax.data.tar_index import ShardIndex, open_indexes, open_shard, read_place
 from tcl_jax.data.tar_members import NOWHERE, Place
-from tcl_jax.errors import InputError, raise_machine_fault
+from tcl_jax.errors import InputError, raise_machine_fault, shorten
 
 
 class CaptionedImage(TypedDict):

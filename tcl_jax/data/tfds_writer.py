@@ -8,9 +8,8 @@ from typing import Any
 
 from absl import logging
 
-from tcl_jax.data.shard_names import shorten
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, shorten
 
 
 def _make_builder(source: TarSource, *, name: str, data_dir: str) -> Any:

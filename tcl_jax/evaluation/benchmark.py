@@ -17,7 +17,7 @@ from typing import Any
 
 from tcl_jax.data.name_file import NameFile, number_synonyms, read_names
 from tcl_jax.data.words import BACKGROUND_NAME, check_words
-from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.errors import InputError, as_input_error, shorten
 from tcl_jax.evaluation.benchmark_schema import (
     MAX_LABEL,
     check_table,
@@ -33,7 +33,6 @@ BENCHMARKS: tuple[str, ...] = (
 """The built-in benchmarks, in the order of tables; each is a TOML file in assets/benchmarks."""
 
 _FOLDER = Path(__file__).parent.parent / "assets" / "benchmarks"
-_LISTED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +180,7 @@ def spans(values: Iterable[int]) -> str:
             parts[-1][1] = value
         else:
             parts.append([value, value])
-    more = f" and {len(parts) - _LISTED} more" if len(parts) > _LISTED else ""
-    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in parts[:_LISTED]) + more
+    return shorten([f"{a}" if a == b else f"{a} to {b}" for a, b in parts])
 
 
 # --------------------------------------------------------------------- from a table to a benchmark

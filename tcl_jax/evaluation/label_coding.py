@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tcl_jax.data.words import BACKGROUND_NAME
+from tcl_jax.errors import shorten
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, spans
 from tcl_jax.evaluation.examples import Problem
 
-_LISTED = 8
 _ADVICE = (
     "If 0 is none of the classes, give --background; if 0 does not count and 1 is the first class, "
     "--reduce_zero_label; if other values do not count, --ignore=VALUES; if classes have other "
@@ -24,7 +24,7 @@ def describe_values(benchmark: Benchmark) -> str:
     if benchmark.background:
         classes[0] = "none of them (by the threshold)"
     message = (
-        f"{benchmark.name}: labels {_listed([f'{v} = {name}' for v, name in classes.items()])}; "
+        f"{benchmark.name}: labels {shorten([f'{v} = {name}' for v, name in classes.items()])}; "
         f"ignored: {spans(benchmark.ignored_values) or 'none'}"
     )
     if classes.get(0, "").lower() == BACKGROUND_NAME:
@@ -69,17 +69,12 @@ def coding_problems(
     elif absent:
         kind, fatal = "classes without a labelled pixel", False
         what = (
-            f"none is of {_listed([*map(repr, absent)])}; IoU is 0 where one of these is "
+            f"none is of {shorten([*map(repr, absent)])}; IoU is 0 where one of these is "
             "predicted, and otherwise mIoU leaves it out"
         )
     else:
         return
     total = sum(seen.values())
-    shares = _listed([f"{value} ({100 * seen[value] / total:.1f} %)" for value in sorted(seen)])
+    shares = shorten([f"{value} ({100 * seen[value] / total:.1f} %)" for value in sorted(seen)])
     advice = "" if benchmark.name in BENCHMARKS else f". {_ADVICE}"
     yield Problem(kind, labels, f"they are {shares}: {what}{advice}", fatal)
-
-
-def _listed(parts: list[str]) -> str:
-    more = f" and {len(parts) - _LISTED} more" if len(parts) > _LISTED else ""
-    return ", ".join(parts[:_LISTED]) + more

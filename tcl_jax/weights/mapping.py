@@ -16,7 +16,7 @@ import numpy as np
 from flax import traverse_util
 from tqdm import tqdm
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, shorten
 
 StateDict = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
@@ -148,10 +148,9 @@ def to_params(
     shapes = {path: tuple(x.shape) for path, x in traverse_util.flatten_dict(template).items()}
     missing = [rule.name for rule in rules if rule.name not in state_dict]
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
         raise WeightError(
-            f"the checkpoint lacks {len(missing)} of {len(rules)} tensors: {shown}; it is not a "
-            "checkpoint of this model, or of one with fewer blocks than the config says"
+            f"the checkpoint lacks {len(missing)} of {len(rules)} tensors: {shorten(missing, 5)}; "
+            "it is not a checkpoint of this model, or of one with fewer blocks than the config says"
         )
     # Shown on terminals alone, and only where it takes long.
     progress = tqdm(rules, "reading weights", unit="tensor", delay=2, leave=False, disable=None)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from tcl_jax.errors import shorten
 from tcl_jax.models.clip import INITIAL_LOGIT_SCALE
 from tcl_jax.weights.mapping import WeightError, block_numbers
 from tcl_jax.weights.tensor_file import LazyTensors, TensorSpec
@@ -303,5 +304,4 @@ def _check_complete(names: Mapping[str, str], parts: Parts) -> None:
 
 
 def _examples(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:80] for name in names[:4])
-    return shown + (f" and {len(names) - 4} more" if names[4:] else "")
+    return shorten([name[:80] for name in names], 4)
