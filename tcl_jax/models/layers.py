@@ -45,6 +45,11 @@ def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.nn.gelu(x, approximate=False)
 
 
+def tanh_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The GELU approximated by a tanh, which TIPS was trained with."""
+    return jax.nn.gelu(x, approximate=True)
+
+
 ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
 """Of CLIPs, by the name that configs and flags give."""
 

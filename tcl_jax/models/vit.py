@@ -3,8 +3,9 @@
 `ViT` has the settings that the parameters do not show. Besides the blocks (see `layers`) these have
 
     patch_kernel            [p, p, 3, c]; patch_bias [c] may be absent
-    class_embedding         [c]; a first token
+    class_embedding         [c]; a first token, or [n, c] if there are several
     register_tokens         [r, c]; tokens without position between it and the patches
+    mask_token              [c]; takes the place of patches that are masked
     positional_embedding    [1 + s*s, c], or [s*s, c] where the class token, if any, has no position
     rope_periods            [d / 4]; rotary embedding of the patches' queries and keys
     ln_pre, ln_post         before and after the blocks
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from tcl_jax.models.layers import BlockOutput, Transformer, layer_norm, run_blocks
 from tcl_jax.ops.images import center_pad
@@ -104,8 +105,18 @@ class Features:
         return patches.reshape(tokens.shape[0], rows, columns, -1)
 
 
-def encode(vit: ViT, params: Any, image: Float[Array, "b H W 3"]) -> Features:
+def encode(
+    vit: ViT,
+    params: Any,
+    image: Float[Array, "b H W 3"],
+    mask: Bool[Array, "b h w"] | None = None,
+) -> Features:
     """Features of normalised images of any size.
+
+    Args:
+        vit, params: of the tower.
+        image: see `ViT.ragged` for sides that are no multiples of the patch.
+        mask: patches that `mask_token` takes the place of, before positions are added.
 
     Raises:
         ValueError: if a side is no multiple of the patch and `vit.ragged` is "refuse", or if there
@@ -117,7 +128,7 @@ def encode(vit: ViT, params: Any, image: Float[Array, "b H W 3"]) -> Features:
     elif vit.ragged == "crop":
         image = image[:, : image.shape[1] // patch * patch, : image.shape[2] // patch * patch]
     grid = patch_grid(image.shape, patch)
-    tokens = _embed(vit, params, image, grid)
+    tokens = _embed(vit, params, image, grid, mask)
     rotate = None
     if "rope_periods" in params:
         prefix = tokens.shape[1] - grid[0] * grid[1]
@@ -134,7 +145,11 @@ def project(vit: Transformer, params: Any, tokens: Float[Array, "... c"]) -> Flo
 
 
 def _embed(
-    vit: ViT, params: Any, image: Float[Array, "b H W 3"], grid: tuple[int, int]
+    vit: ViT,
+    params: Any,
+    image: Float[Array, "b H W 3"],
+    grid: tuple[int, int],
+    mask: Bool[Array, "b h w"] | None,
 ) -> Float[Array, "b l c"]:
     (batch, (height, width)), kernel = (image.shape[0], grid), params["patch_kernel"]
     side, channels = kernel.shape[0], kernel.shape[-1]
@@ -143,6 +158,9 @@ def _embed(
     x = patches.reshape(batch, height * width, channels)
     if "patch_bias" in params:
         x = x + params["patch_bias"].astype(vit.dtype)
+    if mask is not None:
+        hidden = mask.reshape(batch, height * width, 1)
+        x = jnp.where(hidden, params["mask_token"].astype(vit.dtype), x)
     first = [
         tokens.reshape(-1, channels).astype(vit.dtype)
         for name in ("class_embedding", "register_tokens")

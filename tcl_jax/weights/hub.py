@@ -1,4 +1,4 @@
-"""Published weights by name, of CLIP and of TCL: in the package, in a cache, or downloaded once."""
+"""Published weights by name, of CLIP, TCL and backbones: in the package, a cache, or downloaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.client
 import os
 import shutil
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from tcl_jax.errors import RunError, as_input_error, first_cause, machine_fault
 from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file
+from tcl_jax.models.families import PRETRAINED
 from tcl_jax.weights.folders import find_weights
 from tcl_jax.weights.mapping import WeightError
 
@@ -39,10 +41,10 @@ class HubFile:
 
     Attributes:
         repo: owner/name.
-        revision: commit, so that everybody gets the same bytes.
-        sha256: of the file.
+        revision: commit, so that everybody gets the same bytes; or a branch, where none is known.
+        sha256: of the file; "" if it is not known.
         filename: of the weights.
-        config: name of the file beside it that tells the activation.
+        config: name of the file beside it that tells what the weights do not.
     """
 
     repo: str
@@ -134,7 +136,13 @@ def openai_filename(name: str) -> str:
 def _locate_named(name: str) -> Path:
     own, hub = Path(FOLDER, openai_filename(name)), CLIP_FILES[name]
     placed = next((x for x in (own, own.with_suffix(".safetensors")) if x.is_file()), None)
-    path = placed or _from_hub(name, hub)
+    path = placed or _from_hub(
+        f"CLIP {name}",
+        hub,
+        f"put one of these files into {str(Path(FOLDER).absolute())!r}: OpenAI's own {own.name} "
+        f"(https://openaipublic.azureedge.net/clip/models/{OPENAI_SHA256[name]}/{own.name}), or "
+        f"{hub.url} under the name {own.with_suffix('.safetensors').name}",
+    )
     expected = OPENAI_SHA256[name] if path == own else hub.sha256
     with as_input_error(f"weights {str(path)!r} cannot be read"):
         found = sha256_of(path)
@@ -148,7 +156,14 @@ def _locate_named(name: str) -> Path:
     return path
 
 
-def _from_hub(name: str, file: HubFile) -> Path:
+def _from_hub(what: str, file: HubFile, instead: str) -> Path:
+    """A file in the hub's cache, where it is downloaded to otherwise.
+
+    Args:
+        what: the weights, for people.
+        file: where it is.
+        instead: what to do where the download fails, as the end of a sentence.
+    """
     import huggingface_hub
 
     cached = huggingface_hub.try_to_load_from_cache(
@@ -156,7 +171,7 @@ def _from_hub(name: str, file: HubFile) -> Path:
     )
     if isinstance(cached, str):
         return Path(cached)
-    logging.info("downloading CLIP %s from %s", name, file.url)
+    logging.info("downloading %s from %s", what, file.url)
     try:
         # Without a network the download itself would try again for half a minute.
         url = huggingface_hub.hf_hub_url(file.repo, file.filename, revision=file.revision)
@@ -166,14 +181,10 @@ def _from_hub(name: str, file: HubFile) -> Path:
                 file.repo, filename, revision=file.revision, etag_timeout=CONNECT_SECONDS
             )
     except Exception as error:  # of whichever HTTP client the library is built on
-        _check_machine(f"CLIP {name}", error)
+        _check_machine(what, error)
         raise WeightError(
-            f"CLIP {name} could not be downloaded from the Hugging Face hub "
-            f"({first_cause(error)}). Try again with a connection to the internet, or "
-            f"put one of these files into {str(Path(FOLDER).absolute())!r}: OpenAI's own "
-            f"{openai_filename(name)} (https://openaipublic.azureedge.net/clip/models/"
-            f"{OPENAI_SHA256[name]}/{openai_filename(name)}), or {file.url} under the name "
-            f"{Path(openai_filename(name)).with_suffix('.safetensors')}"
+            f"{what} could not be downloaded from the Hugging Face hub ({first_cause(error)}). "
+            f"Try again with a connection to the internet, or {instead}"
         ) from error
     return Path(path)
 
@@ -198,34 +209,99 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
             f"weights {str(path)!r} do not exist; give the path of TCL's tcl.pth or its folder, or "
             f"{TCL!r}, which downloads it"
         )
-    path = Path(FOLDER, "tcl.pth")
-    if not path.is_file():
-        path = cache_folder("weights") / "tcl.pth"
+    return _from_addresses("TCL's official checkpoint", [TCL_URL])
+
+
+def locate_backbone(source: str | os.PathLike[str]) -> Path:
+    """The file that a path, or the name of a tower in `families.PRETRAINED`, stands for.
+
+    A name such as "dinov2-reg:B/14" is looked for in the folder weights/ of the working directory,
+    under the name that the file has at its address or that its repository has on the Hugging Face
+    hub (a folder, or with .safetensors), then in the cache of this user or of the hub, and is
+    downloaded there otherwise. No hashes of these files are known, so none are checked.
+
+    Args:
+        source: a path (~ is the home directory) or a name.
+
+    Raises:
+        WeightError: if there is no such file or name, or the download fails; says which file to
+            put where, and whose licence has to be accepted.
+    """
+    name, path = os.fspath(source), user_path(source)
+    if os.path.exists(path):
+        return find_weights(path)
+    if name not in PRETRAINED:
+        raise WeightError(
+            f"weights {name!r} do not exist (there is no {path.absolute()}); give the path of a "
+            "file (.pth, .safetensors or .npz) or its folder, or one of the names "
+            f"{', '.join(PRETRAINED)}"
+        )
+    family, size = PRETRAINED[name]
+    row, what = family.sizes[size], f"{family.title} {size}"
+    if not row.repo:
+        return _from_addresses(what, row.addresses)
+    own = Path(FOLDER, os.path.basename(row.addresses[0]))
+    folder = Path(FOLDER, os.path.basename(row.repo))
+    for placed in (own, folder.with_name(f"{folder.name}.safetensors"), folder):
+        if placed.exists():
+            logging.info("%s is read from %s", what, placed)
+            return find_weights(placed)
+    file = HubFile(row.repo, "main", "", "model.safetensors", "config.json")
+    licence = (
+        f"accept the {family.licence} at https://huggingface.co/{row.repo} with the account whose "
+        "token this machine has (`hf auth login`), or "
+        if family.gated
+        else ""
+    )
+    return _from_hub(
+        what,
+        file,
+        f"{licence}put one of these files into {str(Path(FOLDER).absolute())!r}: {own.name} (from "
+        f"{row.addresses[0]}), or {file.url} under the name {folder.name}.safetensors",
+    )
+
+
+def _from_addresses(what: str, addresses: Sequence[str]) -> Path:
+    """A file in the folder of weights or this user's cache, where it is downloaded to otherwise.
+
+    Args:
+        what: the weights, for people.
+        addresses: any of which may have it, under the name that it is looked for.
+    """
+    names = [os.path.basename(address) for address in addresses]
+    own, cached = ([Path(x, name) for name in names] for x in (FOLDER, cache_folder("weights")))
+    path = next((file for file in (*own, *cached) if file.is_file()), None)
+    for address, target in zip(addresses, cached, strict=True):
+        if path is not None:
+            break
         try:
-            if not path.is_file():
-                _download_tcl(path)
+            _download(what, address, target)
+            path = target
         except (OSError, http.client.HTTPException, ValueError) as error:
-            _check_machine("TCL's official checkpoint", error)
-            raise WeightError(
-                f"TCL's official checkpoint could not be downloaded from {TCL_URL} "
-                f"({first_cause(error)}). Try again with a connection to the internet, or put the "
-                f"file into {str(Path(FOLDER).absolute())!r} as tcl.pth, or give its path"
-            ) from error
-    logging.info("TCL's official checkpoint is read from %s", path)
+            _check_machine(what, error)
+            if address == addresses[-1]:
+                raise WeightError(
+                    f"{what} could not be downloaded from {' or '.join(addresses)} "
+                    f"({first_cause(error)}). Try again with a connection to the internet, or put "
+                    f"the file into {str(Path(FOLDER).absolute())!r} as {' or '.join(names)}, or "
+                    "give its path"
+                ) from error
+    assert path is not None
+    logging.info("%s is read from %s", what, path)
     return path
 
 
-def _download_tcl(path: Path) -> None:
-    logging.info("downloading TCL's official checkpoint from %s to %s", TCL_URL, path)
+def _download(what: str, address: str, path: Path) -> None:
+    logging.info("downloading %s from %s to %s", what, address, path)
     with (
-        urllib.request.urlopen(TCL_URL, timeout=CONNECT_SECONDS) as answer,
+        urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer,
         whole_file(path) as temporary,
         temporary.open("wb") as file,
     ):
         size = answer.length
         if size is None and not answer.chunked:
             raise ValueError("the server does not say how long the file is")
-        with tqdm.wrapattr(file, "write", size, desc="tcl.pth", disable=None) as writer:
+        with tqdm.wrapattr(file, "write", size, desc=path.name, disable=None) as writer:
             shutil.copyfileobj(answer, writer, 1 << 20)
         if size not in (None, found := file.tell()):
             raise ValueError(f"the connection ended after {found:,} of {size:,} bytes")

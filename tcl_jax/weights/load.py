@@ -87,7 +87,7 @@ def load_clip(
     """
     with _open_clip(source, prefix, activation) as (file, clip):
         params = clip_params(clip.tensors, clip.config, dtype)
-        return Pretrained(clip.config, params, _origin(file, clip.style, clip.tensors.prefix))
+        return Pretrained(clip.config, params, origin_of(file, clip.style, clip.tensors.prefix))
 
 
 def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
@@ -130,7 +130,7 @@ def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretra
         # A variant's is but the usual one of its sizes.
         config = dataclasses.replace(config, activation=clip.config.activation)
         params = clip_params(clip.tensors, config, dtype)
-        return Pretrained(config, params, _origin(file, clip.style, clip.tensors.prefix))
+        return Pretrained(config, params, origin_of(file, clip.style, clip.tensors.prefix))
 
 
 def _prefix_and_activation(model: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -144,7 +144,7 @@ def _open_clip(
 ) -> Iterator[tuple[TensorFile, FoundClip]]:
     """The file and the CLIP in it; errors of the body name the file."""
     path = locate_clip(os.fspath(source))
-    with open_model(path) as file, _prepending_path(path):
+    with open_model(path) as file, prepending_path(path):
         clip = find_clip(file, prefix, activation)
         if clip.assumed:
             _warn(f"{file.path}: {clip.assumed}")
@@ -218,11 +218,11 @@ def load_tcl(source: Source, config: CLIPConfig, prefix: str = "") -> tuple[Pret
         InputError: if the file is missing, damaged, no TCL, or does not fit that CLIP.
     """
     path = locate_tcl(source)
-    with open_model(path) as file, _prepending_path(path):
+    with open_model(path) as file, prepending_path(path):
         tensors = find_tcl(file, prefix)
         feature_layer = infer_feature_layer(tensors, config)
         params = tcl_params(tensors, config, feature_layer, None)
-        origin = _origin(file, "tcl", tensors.prefix)
+        origin = origin_of(file, "tcl", tensors.prefix)
     return Pretrained(config, params, origin), feature_layer
 
 
@@ -248,7 +248,8 @@ def digest_of(file: TensorFile) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _origin(file: TensorFile, style: str, prefix: str) -> dict[str, str]:
+def origin_of(file: TensorFile, style: str, prefix: str) -> dict[str, str]:
+    """Where the parameters read from a file are from, see `Pretrained.origin`."""
     return {
         "file": file.path.name, "sha256": digest_of(file), "format": file.format, "style": style,
         "prefix": prefix,
@@ -256,7 +257,7 @@ def _origin(file: TensorFile, style: str, prefix: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _prepending_path(path: Path) -> Iterator[None]:
+def prepending_path(path: Path) -> Iterator[None]:
     """Puts the path before what is wrong with the content of the file."""
     try:
         yield

@@ -1,14 +1,15 @@
 """How one tensor of a PyTorch checkpoint becomes one parameter here, and back.
 
 A `Rule` pairs a name with a path in the parameter tree and says how the axes differ; a mapping is
-a list of rules. Both directions follow from the same list, so that they cannot disagree.
+a list of rules. Both directions follow from the same list, so that they cannot disagree. Families
+that are only read may also make one parameter of several tensors, or of a part of one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,11 +35,35 @@ class Rule:
         name: key in the PyTorch state dict.
         path: path in the Flax parameter tree.
         axes: transposition from PyTorch's axis order to ours.
+        more: keys of tensors that `combine` takes after the first.
+        combine: what makes one array of the tensors, before the transposition; there is no way
+            back from it.
     """
 
     name: str
     path: tuple[str, ...]
     axes: tuple[int, ...] | None = None
+    more: tuple[str, ...] = ()
+    combine: Callable[..., np.ndarray] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Keys of all tensors that are read."""
+        return (self.name, *self.more)
+
+    def read(self, state_dict: StateDict) -> np.ndarray:
+        """The array of a state dict that is meant, as PyTorch lays it out."""
+        tensors = [state_dict[name] for name in self.names]
+        if self.combine is None:
+            return tensors[0]
+        try:
+            return self.combine(*tensors)
+        except (ValueError, IndexError) as error:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise WeightError(
+                f"tensors {', '.join(self.names)} have the shapes {shapes}, which do not go "
+                "together; the file is damaged or of another model, so choose another"
+            ) from error
 
     def to_flax(self, tensor: np.ndarray, shape: Shape, dtype: Any = np.float32) -> np.ndarray:
         """Parameter of a shape and dtype from a PyTorch tensor of any floating dtype.
@@ -60,7 +85,8 @@ class Rule:
             raise WeightError(
                 f"tensor {self.name!r} has shape {tuple(np.shape(tensor))}, which does not fit "
                 f"parameter {'/'.join(self.path)} of shape {shape}; the checkpoint is of another "
-                "size than the config: correct the config's sizes or choose the matching file"
+                "size than the config or its other tensors say: correct the config's sizes or "
+                "choose the matching file"
             )
         if not np.isfinite(array).all():
             raise WeightError(
@@ -71,6 +97,8 @@ class Rule:
 
     def to_torch(self, parameter: np.ndarray) -> np.ndarray:
         """PyTorch tensor from a parameter; fused heads are flattened."""
+        if self.combine is not None:
+            raise ValueError(f"{self.name} is only read")
         array = np.asarray(parameter)
         if self.name.endswith("in_proj_weight"):
             array = array.reshape(len(array), -1)
@@ -146,16 +174,17 @@ def to_params(
         WeightError: naming a tensor that is missing, or its shape and the expected one.
     """
     shapes = {path: tuple(x.shape) for path, x in traverse_util.flatten_dict(template).items()}
-    missing = [rule.name for rule in rules if rule.name not in state_dict]
+    needed = {name: None for rule in rules for name in rule.names}
+    missing = [name for name in needed if name not in state_dict]
     if missing:
         raise WeightError(
-            f"the checkpoint lacks {len(missing)} of {len(rules)} tensors: {shorten(missing, 5)}; "
+            f"the checkpoint lacks {len(missing)} of {len(needed)} tensors: {shorten(missing, 5)}; "
             "it is not a checkpoint of this model, or of one with fewer blocks than the config says"
         )
     # Shown on terminals alone, and only where it takes long.
     progress = tqdm(rules, "reading weights", unit="tensor", delay=2, leave=False, disable=None)
     flat = {
-        rule.path: rule.to_flax(state_dict[rule.name], shapes[rule.path], dtype)
+        rule.path: rule.to_flax(rule.read(state_dict), shapes[rule.path], dtype)
         for rule in progress
     }
     return traverse_util.unflatten_dict(flat)

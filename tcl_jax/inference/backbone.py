@@ -1,0 +1,185 @@
+"""Dense features of images, for their own sake."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tcl_jax.errors import InputError
+from tcl_jax.models.backbone import Features, backbone_features
+from tcl_jax.models.families import PRETRAINED
+from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.vit import ViT, patch_grid
+from tcl_jax.ops.images import PixelStatistics
+from tcl_jax.parallel.mesh import find_devices
+from tcl_jax.weights.backbones import LoadedBackbone, load_backbone
+from tcl_jax.weights.load import Source
+
+__all__ = ["Backbone", "Features"]
+
+
+class Backbone:
+    """A vision tower of DINOv2, DINOv3 or TIPSv2 on a device.
+
+        backbone = Backbone.from_pretrained("dinov2-reg:B/14")
+        mean, std = backbone.pixel_statistics
+        x = (rgb / 255 - mean) / std                      # [b, h, w, 3], of bytes
+        backbone.features(x).patches                      # [b, h / 14, w / 14, 768]
+
+    A program is compiled once per shape of the images. For training, and under a mesh, take
+    `models.backbone.backbone_features` with `vit` and `params`.
+
+    Args:
+        loaded: parameters and settings; see `from_pretrained` and `from_file` for the usual ways.
+        dtype: "float32", or "bfloat16" for speed on accelerators.
+
+    Attributes:
+        family: a key of `models.families.FAMILIES`, such as "dinov2-reg".
+        pixel_statistics: mean and standard deviation of RGB in [0, 1], with which images are to
+            be normalised; (0, 0, 0) and (1, 1, 1) for TIPS.
+        patch_size: side of a patch in pixels.
+        vit, params: settings and parameters (float32) for functions of `models`.
+        origin: where the parameters are from, for people.
+
+    Raises:
+        InputError: if the dtype is unknown.
+        RunError: if JAX has no device.
+    """
+
+    def __init__(self, loaded: LoadedBackbone, *, dtype: str = "float32") -> None:
+        find_devices()
+        self.family = loaded.family.name
+        self.pixel_statistics: PixelStatistics = loaded.family.pixel_statistics
+        self.vit: ViT = dataclasses.replace(loaded.vit, dtype=compute_dtype(dtype))
+        self.params = jax.device_put(
+            jax.tree.map(lambda x: np.asarray(x, np.float32), loaded.params)
+        )
+        self.origin = loaded.origin
+
+    @classmethod
+    def from_pretrained(cls, name: str, *, dtype: str = "float32") -> Backbone:
+        """A published tower, from the folder weights/, a cache, or downloaded once.
+
+        Args:
+            name: "dinov2-reg:B/14", "dinov2:L/14", "dinov3:B/16", "tips:B/14" and others of
+                `models.families.PRETRAINED`. DINOv3's licence has to be accepted first.
+            dtype: see `Backbone`.
+
+        Raises:
+            InputError: if the name is unknown or the download fails; says which file to put where.
+        """
+        if name not in PRETRAINED:
+            raise InputError(
+                f"backbone {name!r} is unknown; choose one of {', '.join(PRETRAINED)}, or give a "
+                "file to Backbone.from_file"
+            )
+        return cls(load_backbone(name), dtype=dtype)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: Source,
+        family: str | None = None,
+        heads: int | None = None,
+        *,
+        prefix: str = "",
+        dtype: str = "float32",
+    ) -> Backbone:
+        """A tower of any size from a file; PyTorch is not needed.
+
+        Args:
+            path: a .pth, .safetensors or .npz file with the names of the authors' code (of TIPS in
+                Flax or PyTorch) or of Hugging Face's, or a folder with one.
+            family: a key of `models.families.FAMILIES`, where two could be meant; else told by the
+                names.
+            heads: number of attention heads, which few files tell; None: that of the published
+                tower of this width, or of 64 channels each. See `weights.backbones`.
+            prefix: of the names of the tower that is meant, where a file holds several.
+            dtype: see `Backbone`.
+
+        Raises:
+            InputError: if the file is missing, damaged, or holds no such tower.
+        """
+        return cls(load_backbone(path, family, heads, prefix=prefix), dtype=dtype)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.params["patch_kernel"].shape[0])
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return int(self.params["patch_kernel"].shape[-1])
+
+    def __repr__(self) -> str:
+        """What it is."""
+        return (
+            f"Backbone({self.family}, width {self.width}, patch {self.patch_size}, "
+            f"{self.origin.get('file', '')})"
+        )
+
+    def features(self, x: Any, blocks: bool = False, *, mask: Any = None) -> Features:
+        """Features of normalised images of any size that the family takes.
+
+        Args:
+            x: [b, h, w, 3] floats, normalised with `pixel_statistics`. Sides that are no multiples
+                of the patch size are refused for DINOv2, cropped at the right and below for
+                DINOv3, and padded with zeros, centred, for TIPS, as the authors' code does.
+            blocks: whether to return the output of every block, too.
+            mask: bool [b, h, w] or [b, h * w] of patches that are hidden: the mask token, which
+                some files have, takes their place.
+
+        Returns:
+            float32 arrays on the device, see `Features`.
+
+        Raises:
+            InputError: if an array has another shape, or is not of floats.
+        """
+        x = jnp.asarray(x)
+        if x.ndim != 4 or x.shape[-1] != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise InputError(
+                f"x is {x.dtype} of shape {x.shape}; give [b, h, w, 3] floats, normalised with the "
+                "mean and deviation in pixel_statistics"
+            )
+        side, (height, width) = self.patch_size, x.shape[1:3]
+        if self.vit.ragged == "crop":
+            height, width = height // side * side, width // side * side
+        elif self.vit.ragged == "pad":
+            height, width = -(-height // side) * side, -(-width // side) * side
+        try:
+            grid = patch_grid((1, height, width), side)
+        except ValueError as error:
+            raise InputError(f"x has shape {x.shape}: {error}") from error
+        if mask is not None:
+            mask = jnp.asarray(mask, bool)
+            if "mask_token" not in self.params:
+                raise InputError("mask: these weights have no mask token")
+            if mask.size != x.shape[0] * grid[0] * grid[1] or mask.shape[0] != x.shape[0]:
+                raise InputError(
+                    f"mask has shape {mask.shape}; give one value for each patch, "
+                    f"{(x.shape[0], *grid)}"
+                )
+            mask = mask.reshape(x.shape[0], *grid)
+        return _features(self.vit, self.params, x, mask, blocks=bool(blocks))
+
+    def encode_text(self, ids: Any) -> jax.Array:
+        """Text embeddings, of families with a text tower.
+
+        Raises:
+            InputError: if this one has none.
+        """
+        del ids
+        raise InputError(
+            f"{self.family} has no text tower here; choose a model that comes with one"
+        )
+
+
+@partial(jax.jit, static_argnames=("vit", "blocks"))
+def _features(vit: ViT, params: Any, x: jax.Array, mask: Any, *, blocks: bool) -> Features:
+    return backbone_features(vit, params, x, mask, blocks=blocks)

@@ -1,0 +1,274 @@
+"""Pretrained vision towers of `models.families`, told apart by the names in their files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tcl_jax.errors import raise_machine_fault, shorten
+from tcl_jax.files import read_json
+from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
+from tcl_jax.models.vit import ViT
+from tcl_jax.weights import dinov2, dinov3, tips
+from tcl_jax.weights.folders import open_model
+from tcl_jax.weights.hub import locate_backbone
+from tcl_jax.weights.load import Source, check_prefix, origin_of, prepending_path
+from tcl_jax.weights.mapping import StateDict, WeightError
+from tcl_jax.weights.names import WRAPPERS, Renamed, choose_prefix, plain_names
+from tcl_jax.weights.tensor_file import TensorFile
+
+_MAX_CONFIG = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way in which a family's tensors are named in files.
+
+    Attributes:
+        family: a key of `FAMILIES`.
+        style: whose names they are.
+        signs: names that all have, the patch embedding's kernel first.
+        without: names that none has.
+        sizes: what shapes say, by the names that `to_params` takes.
+        to_params: parameters of the tower.
+        parts: of names, and what they are replaced by to be those that `to_params` takes.
+        finish: what is left of that.
+    """
+
+    family: str
+    style: str
+    signs: tuple[str, ...]
+    without: tuple[str, ...]
+    sizes: Callable[[Mapping[str, Any]], Sizes]
+    to_params: Callable[[StateDict, Sizes, int, Any], dict[str, Any]]
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    finish: Callable[[Mapping[str, str]], dict[str, str]] = dict
+
+    def rename(self, names: Mapping[str, str]) -> dict[str, str]:
+        """The names that `to_params` takes, and the whole name of each."""
+        renamed = {}
+        for name, whole in names.items():
+            for theirs, ours in self.parts.items():
+                name = name.replace(theirs, ours)
+            renamed[name] = whole
+        return self.finish(renamed)
+
+
+_OWN = (dinov2.PATCHES, "blocks.0.ls1.gamma")
+_HF = "embeddings.patch_embeddings"
+_HF_OWN = (f"{_HF}.projection.weight", "encoder.layer.0.layer_scale1.lambda1")
+_HF_PARTS = dinov2.HUGGING_FACE
+
+LAYOUTS = (
+    Layout("dinov2-reg", "dinov2", (*_OWN, "pos_embed", "register_tokens"), (),
+           dinov2.sizes, dinov2.to_params),
+    Layout("dinov2", "dinov2", (*_OWN, "pos_embed"), ("register_tokens", "storage_tokens"),
+           dinov2.sizes, dinov2.to_params),
+    Layout("dinov2-reg", "huggingface", (*_HF_OWN, "embeddings.register_tokens"), (),
+           dinov2.sizes, dinov2.to_params, _HF_PARTS),
+    Layout("dinov2", "huggingface", _HF_OWN, ("embeddings.register_tokens",),
+           dinov2.sizes, dinov2.to_params, _HF_PARTS),
+    Layout("dinov3", "dinov3", (*_OWN, "storage_tokens"), ("pos_embed",),
+           dinov3.sizes, dinov3.to_params),
+    Layout("dinov3", "huggingface", (f"{_HF}.weight", "embeddings.register_tokens"), (),
+           dinov3.sizes, dinov3.to_params, dinov3.HUGGING_FACE, dinov3.from_hugging_face),
+    Layout("tips", "flax", (tips.PATCHES, f"{tips.TOKENS}.cls"), (), tips.sizes, tips.to_params),
+    Layout("tips", "pytorch", (dinov2.PATCHES, "pos_embed", "register_tokens"), (),
+           tips.torch_sizes, tips.torch_to_params),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundBackbone:
+    """A vision tower in a file, of which no tensor is read.
+
+    Attributes:
+        layout: how its tensors are named.
+        tensors: by the names that the layout's `to_params` takes.
+        sizes, heads: of its blocks.
+    """
+
+    layout: Layout
+    tensors: Renamed
+    sizes: Sizes
+    heads: int
+
+    @property
+    def family(self) -> Family:
+        """What it has in common with others."""
+        return FAMILIES[self.layout.family]
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        found, shape = self.sizes, (self.sizes.width, self.sizes.depth)
+        named = [size for size, row in self.family.sizes.items() if (row.width, row.depth) == shape]
+        size = f"of the size of {' or '.join(named)}" if named else "of a size of its own"
+        grid = round(found.positions**0.5)
+        trained = f", positions of {grid}x{grid} patches" if found.positions else ""
+        return (
+            f"{self.family.title} {size} ({found.depth} blocks, width {found.width}, "
+            f"{self.heads} heads, MLP {found.hidden}, patch {found.patch}, "
+            f"{found.registers} registers{trained}), {self.layout.style} names"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedBackbone:
+    """A vision tower read from a file.
+
+    Attributes:
+        family: what it has in common with others.
+        vit: settings for `models.vit.encode`.
+        params: nested dict of arrays.
+        origin: where they are from: `file`, `sha256`, `format`, `style`, `prefix`.
+    """
+
+    family: Family
+    vit: ViT
+    params: dict[str, Any]
+    origin: dict[str, str]
+
+
+def load_backbone(
+    source: Source,
+    family: str | None = None,
+    heads: int | None = None,
+    *,
+    prefix: str = "",
+    dtype: Any = np.float32,
+) -> LoadedBackbone:
+    """A pretrained vision tower by path, or by name ("dinov2-reg:B/14").
+
+    Weights of DINOv2 without registers are used as its authors' code does, also if Hugging Face's
+    names are in the file, whose own code resamples positions a little differently.
+
+    Args:
+        source: see `hub.locate_backbone`; a file or a folder.
+        family: a key of `FAMILIES`, where the names in the file fit two; None: what they say.
+        heads: of the attention; None: as the shapes of the kernels or the periods of the rotary
+            embedding say, or Hugging Face's config.json beside the file, or as the released tower
+            of this width has, or of 64 channels each.
+        prefix: see `names.choose_prefix`.
+        dtype: of the parameters; None keeps each tensor's own.
+
+    Raises:
+        InputError: if the file is missing, damaged, or holds no such tower; it is named.
+    """
+    row, size = PRETRAINED.get(str(source), (None, ""))
+    path = locate_backbone(source)
+    with open_model(path) as file, prepending_path(path):
+        found = find_backbone(file, family or (row.name if row else None), heads, prefix)
+        check_prefix(prefix, [found.tensors.prefix])
+        if row and (found.sizes.width, found.sizes.depth) != (
+            row.sizes[size].width, row.sizes[size].depth,
+        ):  # fmt: skip
+            raise WeightError(f"it is {found.title}, and not {source}; get that file again")
+        params = found.layout.to_params(found.tensors, found.sizes, found.heads, dtype)
+        origin = origin_of(file, found.layout.style, found.tensors.prefix)
+    return LoadedBackbone(found.family, found.family.vit, params, origin)
+
+
+def find_backbone(
+    file: TensorFile, family: str | None = None, heads: int | None = None, prefix: str = ""
+) -> FoundBackbone:
+    """The vision tower in a file, of which no tensor is read.
+
+    Args:
+        file: its tensors.
+        family, heads, prefix: as in `load_backbone`.
+
+    Raises:
+        WeightError: if there is none, several, or one that lacks what tells its sizes.
+    """
+    if family is not None and family not in FAMILIES:
+        raise WeightError(f"family={family!r} is unknown; choose one of {', '.join(FAMILIES)}")
+    whole = {name.replace("/", "."): name for name in file.names}
+    plain = {short: whole[name] for short, name in plain_names(whole, WRAPPERS).items()}
+    layouts = [x for x in LAYOUTS if family in (None, x.family)]
+    fitting = {
+        start: kinds
+        for start in _starts(plain, layouts)
+        if (kinds := [layout for layout in layouts if _fits(layout, plain, start)])
+    }
+    if not fitting:
+        signs = {layout.signs[0]: layout.family for layout in layouts}
+        looked = ", ".join(f"{sign} ({name})" for sign, name in signs.items())
+        raise WeightError(
+            f"it holds no {family or 'vision tower of DINOv2, DINOv3 or TIPS'}: of its "
+            f"{len(plain)} tensors, such as {shorten(sorted(x[:80] for x in plain), 4)}, none are "
+            f"named so under any prefix; looked for {looked} and the names beside them. Choose "
+            "another file, or a family of " + ", ".join(FAMILIES)
+        )
+    start = choose_prefix([*fitting], prefix, "backbone")
+    own = {name.removeprefix(start): x for name, x in plain.items() if name.startswith(start)}
+    layout = _choose(fitting[start], own, file)
+    names = {ours: [theirs] for ours, theirs in layout.rename(own).items()}
+    tensors = Renamed(file, names, prefix=start)
+    try:
+        sizes = layout.sizes(tensors.specs)
+    except (KeyError, IndexError, ValueError) as error:
+        raise WeightError(
+            f"this looks like {FAMILIES[layout.family].title}, but the tensors that tell its sizes "
+            f"are missing or of other shapes ({error}); choose a whole one"
+        ) from error
+    return FoundBackbone(layout, tensors, sizes, _count_heads(layout, sizes, heads, file))
+
+
+def _starts(plain: Mapping[str, str], layouts: list[Layout]) -> list[str]:
+    """What stands before the names of patch embeddings."""
+    signs = {layout.signs[0] for layout in layouts}
+    found = {
+        name.removesuffix(sign)
+        for sign in signs
+        for name in plain
+        if f".{name}".endswith(f".{sign}")
+    }
+    return sorted(found)
+
+
+def _fits(layout: Layout, plain: Mapping[str, str], start: str) -> bool:
+    there = all(f"{start}{name}" in plain for name in layout.signs)
+    return there and not any(f"{start}{name}" in plain for name in layout.without)
+
+
+def _choose(layouts: list[Layout], own: Mapping[str, str], file: TensorFile) -> Layout:
+    """Of DINOv2 with registers and TIPS in PyTorch, which have the same names, the one it is."""
+    if len(layouts) == 1:
+        return layouts[0]
+    registers = file.specs[own["register_tokens"]].shape
+    # TIPS's second class token is called a register; DINOv2 has four.
+    family = "tips" if registers[-2:-1] == (1,) else "dinov2-reg"
+    return next(layout for layout in layouts if layout.family == family)
+
+
+def _count_heads(layout: Layout, sizes: Sizes, heads: int | None, file: TensorFile) -> int:
+    width = sizes.width
+    usual = {size.width: size.heads for size in FAMILIES[layout.family].sizes.values()}
+    known = (heads, sizes.heads, _configured_heads(file, layout), usual.get(width))
+    number = next((x for x in known if x is not None), width / HEAD_SIZE)
+    if number < 1 or number % 1 or width % number:
+        raise WeightError(
+            f"its width of {width} is not that of {number:g} attention heads; give their number "
+            "as heads="
+        )
+    return int(number)
+
+
+def _configured_heads(file: TensorFile, layout: Layout) -> int | None:
+    """The number of heads in the config file beside Hugging Face's weights."""
+    path = file.path.parent / "config.json"
+    if layout.style != "huggingface" or not path.is_file():
+        return None
+    try:
+        number = read_json(path, _MAX_CONFIG).get("num_attention_heads")
+        return None if number is None else int(number)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise_machine_fault(f"config {str(path)!r} could not be read", error)
+        raise WeightError(
+            f"config {str(path)!r}, which lies beside the weights, cannot be used: {error}; get it "
+            "again with its weights, or take it away and give heads="
+        ) from error

@@ -1,0 +1,181 @@
+"""Names of DINOv2's tensors, with registers and without, and at Hugging Face.
+
+Blocks of DINOv3, of dino.txt's vision head and of TIPS in PyTorch have the same names, with some of
+their tensors absent or split in another way, so their rules are here, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from tcl_jax.models.families import Sizes
+from tcl_jax.weights import mapping
+from tcl_jax.weights.mapping import Rule, StateDict, block_numbers, layer_norm, linear
+
+PATCHES = "patch_embed.proj.weight"
+BLOCKS = "blocks."
+
+HUGGING_FACE_BLOCK = {
+    **{f".attention.attention.{theirs}.": f".attn.{theirs[0]}."
+       for theirs in ("query", "key", "value")},
+    **{f".attention.{x}_proj.": f".attn.{x}." for x in "qkv"},
+    ".attention.output.dense.": ".attn.proj.",
+    ".attention.o_proj.": ".attn.proj.",
+    ".layer_scale1.lambda1": ".ls1.gamma",
+    ".layer_scale2.lambda1": ".ls2.gamma",
+}  # fmt: skip
+"""Parts of `transformers`' names in blocks, of its version 4 and of version 5, and the authors'."""
+
+HUGGING_FACE = {
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+    "embeddings.": "",
+    "encoder.layer.": BLOCKS,
+    "layernorm.": "norm.",
+    ".mlp.weights_in.": ".mlp.w12.",
+    ".mlp.weights_out.": ".mlp.w3.",
+    **HUGGING_FACE_BLOCK,
+}
+"""The same of `Dinov2Model` and `Dinov2WithRegistersModel`, to be replaced in this order."""
+
+
+def join(*tensors: np.ndarray) -> np.ndarray:
+    """One after the other along the first axis."""
+    return np.concatenate(tensors)
+
+
+def join_query_value(query: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """The fused bias of three of which the key has none."""
+    return np.concatenate([query, np.zeros_like(query), value])
+
+
+def without_key(bias: np.ndarray) -> np.ndarray:
+    """A fused bias of three with zeros for the key, whatever was there."""
+    query, _, value = np.split(bias, 3)
+    return join_query_value(query, value)
+
+
+def first_half(tensor: np.ndarray) -> np.ndarray:
+    """Along the first axis."""
+    return np.split(tensor, 2)[0]
+
+
+def second_half(tensor: np.ndarray) -> np.ndarray:
+    """Along the first axis."""
+    return np.split(tensor, 2)[1]
+
+
+def block(
+    names: Collection[str], name: str, path: tuple[str, ...], *, key_bias: bool = True
+) -> list[Rule]:
+    """One block.
+
+    Args:
+        names: of all tensors of the tower. What a block may lack, or have in another form, is
+            told by what any of its blocks has.
+        name: of the block, without the last dot.
+        path: of its parameters.
+        key_bias: whether keys have a bias.
+    """
+
+    def there(leaf: str) -> bool:
+        return any(x.endswith(f".{leaf}") for x in names)
+
+    kernel, bias = (*path, "attn", "in_proj", "kernel"), (*path, "attn", "in_proj", "bias")
+    fused, (q, k, v) = f"{name}.attn.qkv", (f"{name}.attn.{x}" for x in "qkv")
+    rules = [
+        *layer_norm(f"{name}.norm1", (*path, "ln_1")),
+        *linear(f"{name}.attn.proj", (*path, "attn", "out_proj")),
+        *layer_norm(f"{name}.norm2", (*path, "ln_2")),
+    ]
+    if there("attn.qkv.weight"):
+        rules.append(Rule(f"{fused}.weight", kernel, (1, 0)))
+        if there("attn.qkv.bias"):
+            rules.append(Rule(f"{fused}.bias", bias, combine=None if key_bias else without_key))
+    else:
+        more = (f"{k}.weight", f"{v}.weight")
+        rules.append(Rule(f"{q}.weight", kernel, (1, 0), more, join))
+        if there("attn.q.bias"):
+            more = (f"{k}.bias", f"{v}.bias") if key_bias else (f"{v}.bias",)
+            rules.append(
+                Rule(f"{q}.bias", bias, None, more, join if key_bias else join_query_value)
+            )
+    if there("ls1.gamma"):
+        rules += [Rule(f"{name}.ls{i}.gamma", (*path, f"ls_{i}")) for i in (1, 2)]
+    mlp = f"{name}.mlp"
+    gate, hidden, out = ((*path, "mlp", layer) for layer in ("gate", "c_fc", "c_proj"))
+    if there("mlp.w12.weight"):  # SwiGLU, whose first half goes through the activation function
+        rules += [
+            Rule(f"{mlp}.w12.{kind}", (*layer, leaf), axes, combine=half)
+            for layer, half in ((gate, first_half), (hidden, second_half))
+            for kind, leaf, axes in (("weight", "kernel", (1, 0)), ("bias", "bias", None))
+        ]
+        return rules + linear(f"{mlp}.w3", out)
+    gated = there("mlp.w1.weight")
+    layers = {"w1": gate, "w2": hidden, "w3": out} if gated else {"fc1": hidden, "fc2": out}
+    return rules + [rule for x, layer in layers.items() for rule in linear(f"{mlp}.{x}", layer)]
+
+
+def tower(names: Collection[str], *, key_bias: bool = True) -> list[Rule]:
+    """Blocks, patches, mask token and the norm at the end."""
+    rules = [
+        Rule(PATCHES, ("patch_kernel",), (2, 3, 1, 0)),
+        Rule("patch_embed.proj.bias", ("patch_bias",)),
+        *layer_norm("norm", ("ln_post",)),
+    ]
+    if "mask_token" in names:
+        rules.append(Rule("mask_token", ("mask_token",)))
+    for i in range(max(block_numbers(names, BLOCKS), default=0) + 1):
+        rules += block(names, f"{BLOCKS}{i}", (f"blocks_{i}",), key_bias=key_bias)
+    return rules
+
+
+def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes:
+    """What the shapes of a tower's tensors say.
+
+    Args:
+        specs: anything with a `.shape` by name.
+        registers: their name.
+
+    Raises:
+        KeyError, IndexError: if a tensor that tells a size is missing or has too few axes.
+    """
+    kernel = specs[PATCHES].shape
+    mlp = f"{BLOCKS}0.mlp"
+    if f"{mlp}.w12.weight" in specs:
+        hidden = specs[f"{mlp}.w12.weight"].shape[0] // 2
+    else:
+        gated = f"{mlp}.w1.weight"
+        hidden = specs[gated if gated in specs else f"{mlp}.fc1.weight"].shape[0]
+    return Sizes(
+        width=kernel[0],
+        depth=len(block_numbers(specs, BLOCKS)),
+        hidden=hidden,
+        patch=kernel[-1],
+        registers=specs[registers].shape[-2] if registers in specs else 0,
+        positions=specs["pos_embed"].shape[-2] if "pos_embed" in specs else 0,
+    )
+
+
+def to_params(
+    tensors: StateDict, found: Sizes, heads: int, dtype: Any = np.float32
+) -> dict[str, Any]:
+    """Parameters of the tower of `models.vit` from the authors' names; see `mapping.to_params`.
+
+    Args:
+        tensors: by the authors' names, or those of Hugging Face with `HUGGING_FACE` replaced.
+        found: its `sizes`.
+        heads: of the attention.
+        dtype: of the parameters; None keeps each tensor's own.
+    """
+    rules = [
+        *tower(tensors),
+        Rule("cls_token", ("class_embedding",)),
+        Rule("pos_embed", ("positional_embedding",)),
+    ]
+    if "register_tokens" in tensors:
+        rules.append(Rule("register_tokens", ("register_tokens",)))
+    return mapping.to_params(rules, tensors, found.shapes(heads), dtype)

@@ -1,0 +1,127 @@
+"""Names of the tensors of TIPS's vision tower, in Flax and in PyTorch.
+
+Names of the Flax files are joined by "/"; here they have dots, as all names do (`backbones`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from tcl_jax.models.families import Sizes
+from tcl_jax.weights import dinov2, mapping
+from tcl_jax.weights.mapping import Rule, StateDict, block_numbers
+
+TOKENS = "encoder.ToTokenSequence_0"
+PATCHES = f"{TOKENS}.embedding.kernel"
+BLOCKS = "encoder.transformer.encoderblock_"
+
+
+def join_heads(*kernels: np.ndarray) -> np.ndarray:
+    """Kernels [d, h, k] of query, key and value as [d, 3 * h, k]."""
+    return np.concatenate(kernels, axis=1)
+
+
+def flatten_grid(positions: np.ndarray) -> np.ndarray:
+    """Positions [1, s, s, d] as [s * s, d]."""
+    return positions.reshape(-1, positions.shape[-1])
+
+
+def dense(name: str, path: tuple[str, ...]) -> list[Rule]:
+    """Kernel and bias of a dense layer in Flax."""
+    return [Rule(f"{name}.{leaf}", (*path, leaf)) for leaf in ("kernel", "bias")]
+
+
+def layer_norm(name: str, path: tuple[str, ...]) -> list[Rule]:
+    """Scale and bias of a LayerNorm in Flax."""
+    return [Rule(f"{name}.{leaf}", (*path, "norm", leaf)) for leaf in ("scale", "bias")]
+
+
+def block(names: Collection[str], name: str, path: tuple[str, ...]) -> list[Rule]:
+    """One block of either tower in Flax; `names` are all of the tower."""
+    attention = f"{name}.MultiHeadDotProductAttention_0"
+    rules = [
+        *layer_norm(f"{name}.LayerNorm_0", (*path, "ln_1")),
+        *dense(f"{attention}.out", (*path, "attn", "out_proj")),
+        *layer_norm(f"{name}.LayerNorm_1", (*path, "ln_2")),
+    ]
+    for leaf, combine in (("kernel", join_heads), ("bias", dinov2.join)):
+        query, *more = (f"{attention}.{x}.{leaf}" for x in ("query", "key", "value"))
+        place = (*path, "attn", "in_proj", leaf)
+        rules.append(Rule(query, place, None, tuple(more), combine))
+    gated = any(".FFNSwiGluFused_0." in x for x in names)
+    mlp = f"{name}.FFNSwiGluFused_0" if gated else f"{name}.MlpBlock_0"
+    layers = ("gate", "c_fc", "c_proj") if gated else ("c_fc", "c_proj")
+    for i, layer in enumerate(layers):
+        rules += dense(f"{mlp}.Dense_{i}", (*path, "mlp", layer))
+    return rules
+
+
+def sizes(specs: Mapping[str, Any]) -> Sizes:
+    """What the shapes of a vision tower's tensors in Flax say; see `dinov2.sizes`."""
+    kernel = specs[PATCHES].shape
+    heads, size = specs[f"{BLOCKS}0.MultiHeadDotProductAttention_0.query.kernel"].shape[1:]
+    gated = f"{BLOCKS}0.FFNSwiGluFused_0.Dense_0.kernel"
+    plain = f"{BLOCKS}0.MlpBlock_0.Dense_0.kernel"
+    return Sizes(
+        width=kernel[-1],
+        depth=len(block_numbers(specs, BLOCKS)),
+        hidden=specs[gated if gated in specs else plain].shape[-1],
+        patch=kernel[0],
+        classes=specs[f"{TOKENS}.cls"].shape[-2],
+        positions=int(np.prod(specs[f"{TOKENS}.posembed_input"].shape[:-1])),
+        heads=heads,
+        head_size=size,
+    )
+
+
+def to_params(
+    tensors: StateDict, found: Sizes, heads: int, dtype: Any = np.float32
+) -> dict[str, Any]:
+    """Parameters of the tower of `models.vit` from the names in Flax; see `dinov2.to_params`."""
+    rules = [
+        Rule(PATCHES, ("patch_kernel",)),
+        Rule(f"{TOKENS}.embedding.bias", ("patch_bias",)),
+        Rule(f"{TOKENS}.cls", ("class_embedding",)),
+        Rule(f"{TOKENS}.posembed_input", ("positional_embedding",), combine=flatten_grid),
+        *layer_norm("encoder.encoder_norm", ("ln_post",)),
+    ]
+    for i in range(max(block_numbers(tensors, BLOCKS), default=0) + 1):
+        rules += block(tensors, f"{BLOCKS}{i}", (f"blocks_{i}",))
+    return mapping.to_params(rules, tensors, found.shapes(heads), dtype)
+
+
+# --------------------------------------------------------------------------------------- PyTorch
+
+
+def class_tokens(first: np.ndarray, positions: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Both class tokens [2, d], of which PyTorch's first has a position of its own."""
+    return np.concatenate([first[0] + positions[0, :1], second[0]])
+
+
+def without_first(positions: np.ndarray) -> np.ndarray:
+    """Positions [1, 1 + s * s, d] of the patches alone."""
+    return positions[:, 1:]
+
+
+def torch_sizes(specs: Mapping[str, Any]) -> Sizes:
+    """The same of the names in PyTorch."""
+    found = dinov2.sizes(specs)
+    return dataclasses.replace(found, classes=2, registers=0, positions=found.positions - 1)
+
+
+def torch_to_params(
+    tensors: StateDict, found: Sizes, heads: int, dtype: Any = np.float32
+) -> dict[str, Any]:
+    """The same of the names in PyTorch."""
+    rules = [
+        *dinov2.tower(tensors),
+        Rule(
+            "cls_token", ("class_embedding",), None, ("pos_embed", "register_tokens"), class_tokens
+        ),
+        Rule("pos_embed", ("positional_embedding",), combine=without_first),
+    ]
+    return mapping.to_params(rules, tensors, found.shapes(heads), dtype)
