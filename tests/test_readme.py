@@ -109,7 +109,6 @@ SPECIAL = {
     ),
     "python -m tcl_jax.plan": Special(
         "the TPU's compiler is not everywhere, and wants other settings of JAX",
-        more=("--config.eval.tasks=()",),
         alone=True,
         **({"says": "v5e"} if LIBTPU else {"code": 2, "says": "pip install 'tcl_jax[tpu]'"}),
     ),
