@@ -19,8 +19,9 @@ ViT-B/16, and random weights, so that nothing is downloaded.
 
 `train` and `masks` can measure the official PyTorch code beside this, with the same weights and
 batch on the same device, in alternation, and give ratios of times, once the float32 results of both
-agree. The code and a Python with its packages (PyTorch, torchvision, mmcv 1, omegaconf, einops,
-termcolor, ftfy, regex, setuptools below 70) are the user's:
+agree. The code and a Python with its packages are the user's: PyTorch, torchvision, omegaconf,
+einops, termcolor, ftfy, regex, setuptools below 70 and mmcv 1, which does without its own operators
+(MMCV_WITH_OPS=0 pip install 'mmcv<2').
 
     git clone https://github.com/kakaobrain/tcl ../tcl
     python -m tcl_jax.bench train --batch_sizes=64,256 --dtype=bfloat16 \

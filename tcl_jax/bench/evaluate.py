@@ -57,10 +57,7 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     model = Model(method, subject.params, default_settings(method))
     method = model.method_in(compute_dtype(dtype))
     batch, devices = default_batch_size(), jax.local_devices()
-    report = Report(
-        "evaluate", flags.load, flags.json, devices[0].platform, **subject.about,
-        device=devices[0].device_kind, devices=len(devices), jax=jax.__version__,
-    )  # fmt: skip
+    report = Report("evaluate", flags.load, flags.json, devices, **subject.about)
     for classes, pamr in itertools.product(flags.classes, PAMR[flags.pamr]):
         what = f"{classes} classes, {'PAMR' if pamr else 'no PAMR'}"
         protocol = make_protocol(model, pamr=pamr, dtype=dtype)

@@ -74,7 +74,7 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
         "global_batch_size": BATCH_SIZE,
     }
     with _open_source(config, clip.resolution) as (source, about):
-        report = Report("input", load, flags.json, "cpu", data=about, image_size=clip.resolution)
+        report = Report("input", load, flags.json, data=about, image_size=clip.resolution)
         say("measuring the stages in one process")
         for row in measure_stages(source, how, flags.seconds):
             report.add("stages", row)

@@ -4,17 +4,16 @@
 The user's own Python starts this file with the user's own checkout of the official code: nothing
 of either is part of this project, and nothing here imports this project. A request is a line of
 JSON on stdin with the name of a method of `Original` and its arguments; the answer is a line of
-JSON on stdout, `{"ok": {...}}` or `{"error": text}`. `tcl_jax.bench.process` is the other end.
+JSON on stdout, `{"ok": {...}}` or `{"error": text}`. `tcl_jax.bench.against` is the other end.
 
 Nothing of the official code is replaced, but that the comparison of losses takes the masks' uniform
-noise from the request, where the official code would draw it.
+noise from the batch, where the official code would draw it.
 """
 
 from __future__ import annotations
 
 import argparse
 import atexit
-import contextlib
 import gc
 import json
 import os
@@ -23,25 +22,13 @@ import sys
 import tempfile
 import time
 import traceback
-from functools import partial
-from typing import Any, Iterator  # noqa: UP035  (its Python may be old)
+from contextlib import nullcontext
+from typing import Any, Callable  # noqa: UP035  (its Python may be old)
+from unittest import mock
 
-HINTS = {
-    "mmcv": "version 1 is meant, and without its own operators it is enough: "
-    "MMCV_WITH_OPS=0 pip install 'mmcv<2'",
-    "pkg_resources": "pip install 'setuptools<70'",
-}
+REQUESTS = ("load", "prepare", "compare", "run", "release")
 LONGEST = 2000
 """Characters of an error that are shown."""
-TERMS = {
-    "tclf": "tclf_loss",
-    "tcli": "tcli_loss",
-    "area": "area_loss",
-    "neg_area": "neg_area_loss",
-    "tv_img": "tv_img_loss",
-    "tv_mask": "tv_mask_loss",
-}
-"""Terms of the loss by their names here and in the official code."""
 
 
 class Original:
@@ -57,8 +44,6 @@ class Original:
         import torch.distributed as dist
 
         if device == "cuda":
-            if not torch.cuda.is_available():
-                raise RuntimeError("its PyTorch sees no CUDA device")
             torch.cuda.set_device(0)
         torch.backends.cudnn.benchmark = True  # as its main.py sets it
         self.torch, self.device, self.path = torch, device, path
@@ -78,21 +63,21 @@ class Original:
         self.models, self.utils = models, utils
         self.weights: dict[str, Any] = {}
         self.model: Any = None
-        self.call: Any = lambda: None
-        self.requests: dict[str, Any] = {
-            "hello": self.hello,
-            "load": self.load,
-            "compare_train": self.compare_train,
-            "compare_masks": self.compare_masks,
-            "prepare_train": self.prepare_train,
-            "prepare_masks": self.prepare_masks,
-            "run": self.run,
-            "release": self.release,
-        }
+        self.call: Any = None
 
-    def hello(self) -> dict[str, Any]:
-        """Versions and the device."""
-        torch = self.torch
+    def load(self, file: str, feature_layer: int, loss: Any, optimizer: Any) -> dict[str, Any]:
+        """Reads the weights of both models; returns versions and the device.
+
+        `file` is an .npz by official names under `clip.` and `tcl.`; `loss` has the weights tcl,
+        area and tv; `optimizer` base_lr, weight_decay, eps, betas and clip_norm.
+        """
+        torch, tensors = self.torch, self.read(file, "cpu")
+        clip = os.path.join(self.folder, "clip.pt")
+        torch.save({n[5:]: t for n, t in tensors.items() if n.startswith("clip.")}, clip)
+        self.weights = {
+            "feature_layer": feature_layer, "loss": loss, "optimizer": optimizer, "clip": clip,
+            "learned": {n[4:]: t for n, t in tensors.items() if n.startswith("tcl.")},
+        }  # fmt: skip
         return {
             "torch": torch.__version__,
             "python": sys.version.split()[0],
@@ -100,129 +85,38 @@ class Original:
             "threads": torch.get_num_threads(),
         }
 
-    def load(self, file: str, feature_layer: int, loss: Any, optimizer: Any) -> dict[str, Any]:
-        """Reads the weights of both models: an .npz by official names under `clip.` and `tcl.`.
+    def prepare(
+        self, kind: str, file: str, precision: str, compiled: bool, **case: Any
+    ) -> dict[str, Any]:
+        """Makes the model anew, and what `compare` and `run` call: a training step, or masks.
 
-        `loss` has the weights tcl, area and tv; `optimizer` base_lr, weight_decay, eps, betas and
-        clip_norm.
+        Args:
+            kind: "train", with phase 0 or 1; or "masks", with pamr and kp_weight.
+            file: an .npz with image [b, 3, H, W], normalised; to train also tokens, and, unless it
+                is to be drawn, uniform [b, h, w]; for masks texts [n, d].
+            precision: "float32", or that of autocast.
+            compiled: by torch.compile and in channels_last, or as published.
         """
-        tensors = self.read(file, "cpu")
-        clip = os.path.join(self.folder, "clip.pt")
-        self.torch.save({n[5:]: t for n, t in tensors.items() if n.startswith("clip.")}, clip)
-        learned = {n[4:]: t for n, t in tensors.items() if n.startswith("tcl.")}
-        self.weights = {
-            "feature_layer": feature_layer, "loss": loss, "optimizer": optimizer, "clip": clip,
-            "learned": learned,
-        }  # fmt: skip
-        self.build()
-        return {"parameters": sum(p.numel() for p in self.model.parameters())}
-
-    def build(self) -> None:
-        """Makes the official model anew, with the weights that were loaded."""
-        from omegaconf import OmegaConf
-
-        config = OmegaConf.load(os.path.join(self.path, "configs", "tcl.yml")).model
-        loss, learned = self.weights["loss"], self.weights["learned"]
-        config.clip_model, config.ie_freeze = self.weights["clip"], self.weights["feature_layer"]
-        config.tcl_w, config.area_w, config.tv_w = loss["tcl"], loss["area"], loss["tv"]
-        model = self.models.build_model(config)
-        unknown = model.load_state_dict(learned, strict=False).unexpected_keys
-        expected = [n for n, _ in model.named_parameters() if not n.startswith("clip_")]
-        missing = [name for name in expected if name not in learned]
-        if unknown or missing:
-            raise RuntimeError(f"the weights do not fit it: missing {missing}, unknown {unknown}")
-        self.model = model.to(self.device)
-
-    # ----------------------------------------------------------------------------- float32 results
-
-    def compare_train(self, file: str, phase: int) -> dict[str, float]:
-        """Loss terms and gradient norm of a batch.
-
-        `file` is an .npz with image [b, 3, H, W] normalised, tokens and uniform [b, h, w].
-        """
-        self.build()
-        torch, arrays = self.torch, self.read(file)
-        uniform = arrays["uniform"][:, None]
-        self.model.set_train(decoder_only=phase == 0, config=None)
-        drawn = torch.rand_like
-        torch.rand_like = lambda like, **_: uniform.expand_as(like).to(like.dtype).clone()
-        try:
-            with self.without_tf32():
-                losses = self.model(image=arrays["image"], text=arrays["tokens"])
-                total, _ = self.utils.parse_losses(losses)
-                total.backward()
-        finally:
-            torch.rand_like = drawn
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf"))
-        terms = {ours: float(losses[theirs]) for ours, theirs in TERMS.items()}
-        self.model.zero_grad(set_to_none=True)
-        return {**terms, "total": float(total), "grad_norm": float(norm)}
-
-    def compare_masks(
-        self, file: str, pamr: bool, kp_weight: float, output: str
-    ) -> dict[str, float]:
-        """Writes masks [b, n, H, W] as .npy; `file` has image and texts [n, d]."""
-        import numpy as np
-
-        self.build()
-        arrays = self.read(file)
-        self.model.eval()
-        with self.without_tf32():
-            masks, _ = self.model.generate_masks(
-                arrays["image"], arrays["texts"], apply_pamr=pamr, kp_w=kp_weight
-            )
-        np.save(output, masks.float().cpu().numpy())
+        torch = self.torch
+        self.release()
+        self.model, arrays = self.build(), self.read(file)
+        if compiled:
+            self.model.to(memory_format=torch.channels_last)
+            arrays["image"] = arrays["image"].contiguous(memory_format=torch.channels_last)
+        optimise = torch.compile if compiled else lambda call: call
+        make = {"train": self.make_step, "masks": self.make_masks}[kind]
+        self.call = make(arrays, precision, optimise, **case)
         return {}
 
-    # ---------------------------------------------------------------------------------------- time
+    def compare(self, output: str) -> dict[str, Any]:
+        """Writes the results of a call, in full float32, as an .npz."""
+        import numpy as np
 
-    def prepare_train(
-        self, file: str, phase: int, precision: str, compiled: bool, warm_up: int
-    ) -> dict[str, float]:
-        """Makes the training step that `run` repeats, and warms it up."""
-        from omegaconf import OmegaConf
-
-        self.build()
-        torch, how = self.torch, self.weights["optimizer"]
-        model, forward, arrays = self.variant(file, compiled, self.model)
-        model.set_train(decoder_only=phase == 0, config=None)
-        settings = {
-            "optimizer": {"name": "adamw", "eps": how["eps"], "betas": how["betas"]},
-            "base_lr": how["base_lr"],
-            "weight_decay": how["weight_decay"],
-        }
-        optimizer = self.utils.build_optimizer(OmegaConf.create(settings), model)
-        # As the official code scales the loss; only float16 needs it.
-        old = not hasattr(torch.amp, "GradScaler")
-        make = torch.cuda.amp.GradScaler if old else partial(torch.amp.GradScaler, self.device)
-        scaler = make(enabled=precision == "float16")
-
-        def step() -> None:
-            optimizer.zero_grad()
-            with self.autocast(precision):
-                losses = forward(image=arrays["image"], text=arrays["tokens"])
-            loss, _ = self.utils.parse_losses(losses)
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), how["clip_norm"])
-            scaler.step(optimizer)
-            scaler.update()
-
-        return self.warm_up(step, warm_up)
-
-    def prepare_masks(
-        self, file: str, pamr: bool, kp_weight: float, precision: str, compiled: bool, warm_up: int
-    ) -> dict[str, float]:
-        """Makes the mask generation that `run` repeats, and warms it up."""
-        self.build()
-        model, make, arrays = self.variant(file, compiled, self.model.generate_masks)
-        model.eval()
-
-        def masks() -> None:
-            with self.torch.no_grad(), self.autocast(precision):
-                make(arrays["image"], arrays["texts"], apply_pamr=pamr, kp_w=kp_weight)
-
-        return self.warm_up(masks, warm_up)
+        self.torch.backends.cudnn.allow_tf32 = False
+        results = self.call()
+        self.torch.backends.cudnn.allow_tf32 = True
+        np.savez(output, **{n: x.detach().float().cpu().numpy() for n, x in results.items()})
+        return {}
 
     def run(self, calls: int) -> dict[str, float]:
         """Seconds that `calls` calls in a row take."""
@@ -236,7 +130,7 @@ class Original:
     def release(self) -> dict[str, Any]:
         """Frees memory; returns the peak in bytes since the last release, None on a CPU."""
         torch = self.torch
-        self.call, self.model = (lambda: None), None
+        self.call = self.model = None
         gc.collect()
         if self.device != "cuda":
             return {"peak_bytes": None}
@@ -246,6 +140,70 @@ class Original:
         return {"peak_bytes": peak}
 
     # --------------------------------------------------------------------------------------- parts
+
+    def build(self) -> Any:
+        """The official model with the weights that were loaded."""
+        from omegaconf import OmegaConf
+
+        config = OmegaConf.load(os.path.join(self.path, "configs", "tcl.yml")).model
+        loss, learned = self.weights["loss"], self.weights["learned"]
+        config.clip_model, config.ie_freeze = self.weights["clip"], self.weights["feature_layer"]
+        config.tcl_w, config.area_w, config.tv_w = loss["tcl"], loss["area"], loss["tv"]
+        model = self.models.build_model(config)
+        unknown = model.load_state_dict(learned, strict=False).unexpected_keys
+        expected = [n for n, _ in model.named_parameters() if not n.startswith("clip_")]
+        missing = [name for name in expected if name not in learned]
+        if unknown or missing:
+            raise RuntimeError(f"the weights do not fit it: missing {missing}, unknown {unknown}")
+        return model.to(self.device)
+
+    def make_step(
+        self, arrays: Any, precision: str, optimise: Any, phase: int
+    ) -> Callable[[], dict[str, Any]]:
+        """The training step; returns loss terms, their total and the gradient's norm."""
+        from omegaconf import OmegaConf
+
+        torch, model, how = self.torch, self.model, self.weights["optimizer"]
+        model.set_train(decoder_only=phase == 0, config=None)
+        settings = {
+            "optimizer": {"name": "adamw", "eps": how["eps"], "betas": how["betas"]},
+            "base_lr": how["base_lr"],
+            "weight_decay": how["weight_decay"],
+        }
+        optimizer = self.utils.build_optimizer(OmegaConf.create(settings), model)
+        forward = optimise(model)
+
+        def noise(like: Any, **_: Any) -> Any:
+            return arrays["uniform"][:, None].expand_as(like).to(like.dtype).clone()
+
+        def step() -> dict[str, Any]:
+            optimizer.zero_grad()
+            given = "uniform" in arrays
+            known = mock.patch.object(torch, "rand_like", noise) if given else nullcontext()
+            with known, self.autocast(precision):
+                losses = forward(image=arrays["image"], text=arrays["tokens"])
+            loss, _ = self.utils.parse_losses(losses)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), how["clip_norm"])
+            optimizer.step()
+            terms = {name.replace("_loss", ""): term for name, term in losses.items()}
+            return {**terms, "total": loss, "grad_norm": norm}
+
+        return step
+
+    def make_masks(
+        self, arrays: Any, precision: str, optimise: Any, pamr: bool, kp_weight: float
+    ) -> Callable[[], dict[str, Any]]:
+        """The mask generation; returns masks [b, H, W, n]."""
+        self.model.eval()
+        make = optimise(self.model.generate_masks)
+
+        def masks() -> dict[str, Any]:
+            with self.torch.no_grad(), self.autocast(precision):
+                found, _ = make(arrays["image"], arrays["texts"], apply_pamr=pamr, kp_w=kp_weight)
+            return {"masks": found.permute(0, 2, 3, 1)}
+
+        return masks
 
     def read(self, file: str, device: str = "") -> dict[str, Any]:
         """Tensors of an .npz on the device."""
@@ -257,53 +215,16 @@ class Original:
             tensors["tokens"] = tensors["tokens"].long()
         return {name: tensor.to(device or self.device) for name, tensor in tensors.items()}
 
-    def variant(self, file: str, compiled: bool, call: Any) -> Any:
-        """The model, its `call` and the arrays: as published, or compiled in channels_last."""
-        torch, model, arrays = self.torch, self.model, self.read(file)
-        if not compiled:
-            return model, call, arrays
-        model.to(memory_format=torch.channels_last)
-        arrays["image"] = arrays["image"].contiguous(memory_format=torch.channels_last)
-        return model, torch.compile(call), arrays
-
     def autocast(self, precision: str) -> Any:
         """The context in which a precision is computed."""
         if precision == "float32":
-            return contextlib.nullcontext()
+            return nullcontext()
         return self.torch.autocast(self.device, dtype=getattr(self.torch, precision))
-
-    @contextlib.contextmanager
-    def without_tf32(self) -> Iterator[None]:
-        """Float32 in full."""
-        backends = (self.torch.backends.cuda.matmul, self.torch.backends.cudnn)
-        before = [backend.allow_tf32 for backend in backends]
-        for backend in backends:
-            backend.allow_tf32 = False
-        try:
-            yield
-        finally:
-            for backend, value in zip(backends, before):  # noqa: B905
-                backend.allow_tf32 = value
-
-    def warm_up(self, call: Any, calls: int) -> dict[str, float]:
-        """Takes a function for `run`; returns the seconds of its first calls."""
-        self.call = call
-        return self.run(max(calls, 1))
 
     def wait(self) -> None:
         """Until the device has finished."""
         if self.device == "cuda":
             self.torch.cuda.synchronize()
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    """An answer that says what went wrong."""
-    if isinstance(error, ImportError):
-        name = (error.name or "").split(".")[0]
-        what = f"the package {name} cannot be imported by {sys.executable} ({error})"
-        hint = HINTS.get(name, f"pip install {name}" if name else "")
-        return {"error": f"{what}; {hint or 'install it there'}"}
-    return {"error": f"{type(error).__name__}: {str(error)[:LONGEST]}"}
 
 
 def main() -> None:
@@ -324,10 +245,12 @@ def main() -> None:
         try:
             request = json.loads(line)
             original = original or Original(flags.path, flags.device)
-            answer: dict[str, Any] = {"ok": original.requests[request.pop("do")](**request)}
+            do = request.pop("do")
+            assert do in REQUESTS, do
+            answer = {"ok": getattr(original, do)(**request)}
         except Exception as error:
             traceback.print_exc()
-            answer = describe(error)
+            answer = {"error": f"{type(error).__name__}: {str(error)[:LONGEST]}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tcl_jax.files import write_json
 from tcl_jax.parallel.cores import available_cores
+
+if TYPE_CHECKING:
+    import jax
 
 IDLE = 0.3
 """Load of a machine below which times on its CPU are final."""
@@ -61,18 +65,31 @@ class Report:
         command: after `bench`.
         load: of the machine before the start.
         file: of JSON; None: no file.
-        platform: of the devices, as JAX calls it.
-        about: what is measured on what.
+        devices: JAX's, if it is on them that something is measured.
+        about: what is measured.
     """
 
-    def __init__(self, command: str, load: float, file: str | None, platform: str, **about: Any):
+    def __init__(
+        self,
+        command: str,
+        load: float,
+        file: str | None,
+        devices: Sequence[jax.Device] = (),
+        **about: Any,
+    ) -> None:
         cores = available_cores()
+        if devices:
+            about |= {
+                "device": devices[0].device_kind,
+                "devices": len(devices),
+                "jax": importlib.metadata.version("jax"),
+            }
+        platform = devices[0].platform if devices else "cpu"
         self._file, self._reason = file, not_final(load, cores, platform)
         self.content: dict[str, Any] = {
             "command": command, **about, "load": load, "cores": cores, "final": not self._reason,
         }  # fmt: skip
-        told = ", ".join(f"{name} {value}" for name, value in self.content.items())
-        print(told, flush=True)
+        print(", ".join(f"{name} {value}" for name, value in self.content.items()), flush=True)
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
         self._write()  # or a file that cannot be written would be told after minutes
 

@@ -134,8 +134,8 @@ def _paper_config(dtype: str) -> ConfigDict:
     }  # fmt: skip
     rates = {"base_lr": 3e-4, "min_lr": 4e-5, "scale_with_batch": True, "warmup_steps": 15_000}
     train = {
-        "global_batch_size": 1024, "total_steps": 50_000, "accumulation_steps": 1, "remat": "none",
-        "fsdp": False,
+        "global_batch_size": 1024, "total_steps": 50_000, "backbone_from_step": 30_000,
+        "accumulation_steps": 1, "remat": "none", "fsdp": False,
     }  # fmt: skip
     loss = {**dataclasses.asdict(LossWeights()), "temperature": 1.0}
     return ConfigDict(
