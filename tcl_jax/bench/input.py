@@ -2,7 +2,7 @@
 
 One process is measured by its CPU time, which other programs on the machine do not change much;
 several worker processes by the clock. Stages take turns, a batch at a time, so that a slow moment
-of the machine hits all of them alike; figures are medians over the rounds.
+of the machine slows all of them; figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 """Images of a turn and of a batch, as the paper has on each of its GPUs."""
 DRAWN_PICTURES = 128
-_LEAST_ROUNDS, _WORKER_ROUNDS = 5, 3
+_LEAST_ROUNDS = 5
 _WARM_UP = 4  # batches of each worker, as many as may have been made ahead while others started
 
 
@@ -85,8 +85,11 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
             return make_iterator(source, **how, seed=seed, num_workers=workers)
 
         powers = (2**k for k in range(most.bit_length()) if 2**k < most)
-        for row in measure_workers(start, [*powers, most] if most else [], flags.seconds):
-            report.add("workers", row)
+        for workers in [*powers, most] if most else []:
+            say(f"measuring {workers} workers")
+            with contextlib.closing(start(workers)) as batches:
+                rate = measure_workers(batches, workers, flags.seconds)
+            report.add("workers", {"workers": workers, "images_per_second": rate})
     report.print_tables()
 
 
@@ -118,37 +121,37 @@ def _open_source(config: ConfigDict, size: int) -> Iterator[tuple[Source, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    """Examples of a source whose images can be decoded, one batch of them, over and over."""
+    """A batch of a source's examples, over and over."""
 
     source: Source
-    indexes: list[int]
+    places: list[int]
 
     def __len__(self) -> int:
         return BATCH_SIZE
 
     def __getitem__(self, place: int) -> Mapping[str, Any]:
-        return self.source[self.indexes[place % len(self.indexes)]]
+        return self.source[self.places[place % len(self.places)]]
 
 
 def _take_sample(source: Source) -> _Sample:
+    """Examples from all over a source, those whose images can be decoded."""
     import numpy as np
 
     from tcl_jax.data.images import ImageDecodeError, decode
 
-    sample = _Sample(source, [])
+    places = []
     for place in np.linspace(0, len(source) - 1, min(len(source), BATCH_SIZE)).round().astype(int):
         image = source[int(place)]["image"]
-        if not isinstance(image, bytes):
-            raise InputError(
-                f"{source!r} gives images as arrays of pixels: there is nothing to decode, and the "
-                "bare loop cannot be measured. Give a source of encoded images, as tar shards are"
-            )
         with contextlib.suppress(ImageDecodeError):
-            decode(image)
-            sample.indexes.append(int(place))
-    if not sample.indexes:
-        raise InputError(f"{source!r}: none of the images that were looked at can be decoded")
-    return sample
+            if isinstance(image, bytes):
+                decode(image)
+                places.append(int(place))
+    if not places:
+        raise InputError(
+            f"{source!r}: none of the images that were looked at can be decoded; the bare loop "
+            "needs files of images, as tar shards have"
+        )
+    return _Sample(source, places)
 
 
 def measure_stages(source: Source, how: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
@@ -161,11 +164,11 @@ def measure_stages(source: Source, how: dict[str, Any], seconds: float) -> list[
 
     Returns:
         For each `stage`: `images_per_cpu_second` of one process, whose threads all count;
-        `of_bare_loop`, as a part of the bare loop's; `images_per_second` by the clock; and
-        `time_share`, what the stage adds of the CPU time of the full pipeline.
+        `of_bare_loop`, as a part of the bare loop's; and `time_share`, what the stage adds of the
+        CPU time of the full pipeline.
 
     Raises:
-        InputError: images are no bytes or cannot be decoded, or they are not cropped.
+        InputError: images cannot be decoded, or they are not cropped.
     """
     import numpy as np
     from PIL import Image
@@ -215,64 +218,35 @@ def measure_stages(source: Source, how: dict[str, Any], seconds: float) -> list[
     for turn in turns.values():  # also fills what is cached on first use
         turn()
     rounds = max(_LEAST_ROUNDS, round(seconds / (time.perf_counter() - begin)))
-    cpu: dict[str, list[float]] = defaultdict(list)
-    clock: dict[str, list[float]] = defaultdict(list)
+    times: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for name, turn in turns.items():
-            begin, begin_cpu = time.perf_counter(), time.process_time()
+            begin = time.process_time()
             turn()
-            cpu[name].append((time.process_time() - begin_cpu) / BATCH_SIZE)
-            clock[name].append((time.perf_counter() - begin) / BATCH_SIZE)
-    used = {name: statistics.median(times) for name, times in cpu.items()}
+            times[name].append((time.process_time() - begin) / BATCH_SIZE)
+    used = {name: statistics.median(found) for name, found in times.items()}
     rows, before = [], 0.0
-    for name, time_used in used.items():
+    for name, spent in used.items():
         row: dict[str, Any] = {
             "stage": name,
-            "images_per_cpu_second": 1 / time_used,
-            "of_bare_loop": used["bare loop"] / time_used,
-            "images_per_second": 1 / statistics.median(clock[name]),
+            "images_per_cpu_second": 1 / spent,
+            "of_bare_loop": used["bare loop"] / spent,
         }
         if name != "bare loop":
-            row["time_share"] = (time_used - before) / used["full pipeline"]
-            before = time_used
+            row["time_share"] = (spent - before) / used["full pipeline"]
+            before = spent
         rows.append(row)
     return rows
 
 
-def measure_workers(
-    start: Callable[[int], BatchIterator], counts: Sequence[int], seconds: float
-) -> list[dict[str, Any]]:
-    """Rows of the full pipeline by number of worker processes, by the clock.
-
-    Args:
-        start: starts so many workers.
-        counts: numbers of workers, 1 first.
-        seconds: about how long to measure each.
-
-    Returns:
-        `workers`, `images_per_second` of all together, and `of_linear`, these over `workers` times
-        those of one worker.
-    """
-    rates: dict[int, list[float]] = defaultdict(list)
-    for number in range(_WORKER_ROUNDS):
-        for workers in counts:
-            say(f"measuring {workers} workers, round {number + 1} of {_WORKER_ROUNDS}")
-            with contextlib.closing(start(workers)) as batches:
-                for _ in range(_WARM_UP * workers):
-                    next(batches)
-                taken, begin = 0, time.perf_counter()
-                # Workers finish about together: whole turns of them, or the rate is too high.
-                while (spent := time.perf_counter() - begin) < seconds / _WORKER_ROUNDS:
-                    for _ in range(workers):
-                        next(batches)
-                    taken += workers
-            rates[workers].append(taken * BATCH_SIZE / spent)
-    medians = {workers: statistics.median(found) for workers, found in rates.items()}
-    return [
-        {
-            "workers": workers,
-            "images_per_second": rate,
-            "of_linear": rate / workers / medians[counts[0]],
-        }
-        for workers, rate in medians.items()
-    ]
+def measure_workers(batches: BatchIterator, workers: int, seconds: float) -> float:
+    """Images per second of the full pipeline, by the clock, in about so many seconds."""
+    for _ in range(_WARM_UP * workers):
+        next(batches)
+    taken, begin = 0, time.perf_counter()
+    # Workers finish about together: whole turns of them, or the rate is too high.
+    while (spent := time.perf_counter() - begin) < seconds:
+        for _ in range(workers):
+            next(batches)
+        taken += workers
+    return taken * BATCH_SIZE / spent

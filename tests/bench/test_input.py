@@ -51,7 +51,7 @@ def test_a_config_s_shards_are_measured(tmp_path: Path, capsys: pytest.CaptureFi
     for row in report["stages"]:
         rate = row["images_per_cpu_second"]
         bare = report["stages"][0]["images_per_cpu_second"]
-        assert row["of_bare_loop"] == pytest.approx(rate / bare) and row["images_per_second"] > 0
+        assert row["of_bare_loop"] == pytest.approx(rate / bare)
         assert row["stage"] in shown and f"{rate:.4g}" in shown
     shares = [row["time_share"] for row in report["stages"][1:]]
     assert sum(shares) == pytest.approx(1) and "workers" not in report
@@ -65,7 +65,7 @@ def test_pictures_are_drawn_where_there_are_no_shards_and_workers_are_measured(
     assert f"6 drawn pictures, {WIDTH} x {HEIGHT}" in report["data"]
     assert f"{tmp_path}/none-*.tar" in report["data"]
     (row,) = report["workers"]
-    assert row["workers"] == row["of_linear"] == 1 and row["images_per_second"] > 0
+    assert row["workers"] == 1 and row["images_per_second"] > 0
 
 
 def test_drawn_pictures_are_like_photographs_to_a_decoder(tmp_path: Path) -> None:
@@ -81,26 +81,11 @@ def test_drawn_pictures_are_like_photographs_to_a_decoder(tmp_path: Path) -> Non
         assert np.abs(decode(source[i]["image"]).astype(int) - drawn).mean() < 6
 
 
-class Pixels:
-    """A source without files to decode."""
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": np.zeros((8, 8, 3), np.uint8), "text": "x"}
-
-
-def test_what_cannot_be_measured_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_that_cannot_be_decoded_are_refused(tmp_path: Path) -> None:
     pairs = {f"{i}.{end}": b"x" if end == "txt" else picture(1)[:200]
              for i in range(4) for end in ("jpg", "txt")}  # fmt: skip
     with pytest.raises(InputError, match="can be decoded"):
         measure(tmp_path, write_shard(tmp_path / "d.tar", pairs))
-    monkeypatch.setattr("tcl_jax.data.sources.make_source", lambda *_: Pixels())
-    with pytest.raises(InputError, match="arrays of pixels"):
-        measure(tmp_path, tmp_path / "d.tar")
 
 
 @pytest.mark.parametrize(
