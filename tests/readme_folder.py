@@ -170,7 +170,6 @@ def _write_benchmarks(data: Path) -> None:
 def _write_official_code(home: Path) -> None:
     """../tcl and ../env/bin/python, which answer without computing anything."""
     path, python = make_checkout(home)
-    np.save(Path(path) / "masks.npy", np.zeros((1, 1, 1, 1), np.float32))
     Path(path).rename(home / "tcl")
     (home / "env/bin").mkdir(parents=True)
     Path(python).rename(home / "env/bin/python")
