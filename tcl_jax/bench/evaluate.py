@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import PAMR, bench_parser, count, numbers, read_subject
+from tcl_jax.bench.subject import bench_parser, count, numbers, read_subject
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     p.add_argument(
         "--classes", type=numbers, default=(20, 150), metavar="LIST", help="default 20,150"
     )
-    p.add_argument("--pamr", choices=PAMR, default="no", help="default no")
     p.add_argument("--images", type=count, default=16, help="in each case (default 16)")
     flags, rest = p.parse_known_args(argv)
     if not 2 <= min(flags.classes) <= max(flags.classes) <= MAX_CLASSES:
@@ -58,9 +56,10 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     method = model.method_in(compute_dtype(dtype))
     batch, devices = default_batch_size(), jax.local_devices()
     report = Report("evaluate", flags.load, flags.json, devices, **subject.about)
-    for classes, pamr in itertools.product(flags.classes, PAMR[flags.pamr]):
-        what = f"{classes} classes, {'PAMR' if pamr else 'no PAMR'}"
-        protocol = make_protocol(model, pamr=pamr, dtype=dtype)
+    protocol = make_protocol(model, pamr=False, dtype=dtype)
+    evaluator = Evaluator(method, subject.params, protocol, batch)
+    for classes in flags.classes:
+        what = f"{classes} classes"
         texts = np.random.default_rng(0).standard_normal((classes, method.embed_dim))
         with (
             report.skip_too_large(what),
@@ -68,7 +67,6 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
         ):
             say(what)
             benchmark, examples = write_benchmark(Path(folder), flags.images, classes)
-            evaluator = Evaluator(method, subject.params, protocol, batch)
 
             def score(example: Example, labels: np.ndarray) -> None:
                 count_pixels(labels, read_classes(example, benchmark), classes)  # noqa: B023
@@ -88,7 +86,6 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
                 "width": WIDTH,
                 "height": HEIGHT,
                 "classes": classes,
-                "pamr": pamr,
                 "batch_size": batch,
                 "images": flags.images,
                 "windows_per_image": each,

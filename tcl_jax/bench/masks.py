@@ -10,8 +10,11 @@ from typing import Any
 
 from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import PAMR, add_round_flags, bench_parser, numbers, read_subject
+from tcl_jax.bench.subject import add_round_flags, bench_parser, numbers, read_subject
 from tcl_jax.errors import InputError
+
+PAMR = {"no": (False,), "yes": (True,), "both": (False, True)}
+"""Values of --pamr, and the cases that they name."""
 
 
 def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:

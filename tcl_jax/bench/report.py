@@ -1,4 +1,4 @@
-"""Figures as they come: as JSON in a file, and as tables at the end."""
+"""Figures: as JSON in a file as soon as they are known, and in tables at the end."""
 
 from __future__ import annotations
 
@@ -24,17 +24,6 @@ UNITS = {
     "share": ("share %", 100),
 }
 """Unit in tables, and the factor to it, by the last word of a figure's name."""
-NOTES = {
-    "mfu": "the method's FLOPs by formula (image GFLOP; of masks without PAMR and resizing) over "
-    "time and the devices' bfloat16 peak",
-    "xla_flops": "of the whole program on one device as XLA counts, the bodies of loops once",
-    "program_bytes": "arguments, results, temporary memory and code of one device",
-    "peak_bytes": "most memory of a device in use since the process began",
-    "ratio": "time of the official code over ours: median, lowest and highest of the pairs of "
-    "rounds. It computes the same batch with the same weights on the same device, a round after "
-    "each round here, without data loading, logging and DistributedDataParallel",
-}
-"""What figures mean whose names do not say it."""
 _WIDEST = 60  # characters of a cell
 
 
@@ -108,16 +97,10 @@ class Report:
             write_json(self._file, self.content)
 
     def print_tables(self) -> None:
-        """Prints all tables, and what their figures mean."""
-        shown = set()
+        """Prints all tables."""
         for name, rows in self._rows.items():
             title = ", ".join(filter(None, [name.replace("_", " "), self._reason]))
             print("\n" + "\n".join([title, *table(rows)]))
-            shown |= {column for row in rows for column in row if row[column] is not None}
-        print()
-        for column, note in NOTES.items():
-            if column in shown:
-                print(f"{_title(column)}: {note}.")
 
     @contextlib.contextmanager
     def skip_too_large(self, what: str) -> Iterator[None]:

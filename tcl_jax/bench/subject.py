@@ -22,10 +22,6 @@ GATE = 0.5
 """Of the decoder's layers; at 0, where training starts, they would not change the results."""
 
 
-PAMR = {"no": (False,), "yes": (True,), "both": (False, True)}
-"""Values of --pamr, and the cases that they name."""
-
-
 def numbers(text: str) -> tuple[int, ...]:
     """A flag's positive whole numbers, separated by commas."""
     values = tuple(int(part) for part in text.split(","))

@@ -168,13 +168,8 @@ def made_up_batch(
 
     rng, side = np.random.default_rng(seed), config.resolution
     tokens = rng.integers(1, config.vocab_size - 1, (size, config.context_length), np.int32)
-    ends = rng.integers(2, config.context_length, size)
-    past = np.arange(config.context_length) - ends[:, None]
-    tokens = np.where(past == 0, config.vocab_size - 1, np.where(past > 0, 0, tokens))
-    batch = {
-        "image": rng.integers(0, 256, (size, side, side, 3), np.uint8),
-        "tokens": tokens.astype(np.int32),
-    }
+    tokens[:, -1] = config.vocab_size - 1  # where a text ends
+    batch = {"image": rng.integers(0, 256, (size, side, side, 3), np.uint8), "tokens": tokens}
     if noise:
         grid = UPSAMPLING * side // config.patch_size
         batch["uniform"] = rng.uniform(1e-3, 1 - 1e-3, (size, grid, grid)).astype(np.float32)

@@ -27,7 +27,7 @@ def test_masks_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert row["images_per_second"] == pytest.approx(2 / np.median(row["rounds"]))
     model = abstract_experiment(tiny_settings("")).objective.model
     assert row["image_flops"] == total(model.flops(32, 3, MaskOptions()))
-    assert row["mfu"] is None and row["xla_flops"] > 0
+    assert row["mfu"] is None
     assert f"{1000 * row['seconds']:.4g}" in capsys.readouterr().out
 
 

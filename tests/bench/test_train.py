@@ -44,13 +44,11 @@ def test_a_step_is_timed_and_traced(
     assert (report["sizes"], report["remat"]) == ("custom", "none") and "against" not in report
     (step,) = report["steps"]
     assert (step["batch_size"], step["phase"], report["dtype"]) == (2, 1, "float32")
-    assert len(step["rounds"]) == 2 and min(step["rounds"]) == step["fastest_seconds"] > 0
+    assert len(step["rounds"]) == 2 and min(step["rounds"]) > 0
     assert step["seconds"] == np.median(step["rounds"])
     assert step["images_per_second"] == pytest.approx(2 / step["seconds"])
     flops = total(abstract_experiment(tiny_settings("")).objective.model.training_flops(2, False))
     assert step["image_flops"] == flops and step["mfu"] is None
-    # The compiler counts a loop's body once, and what is computed beyond the plain method.
-    assert 0.3 < step["xla_flops"] / (2 * flops) < 3
     assert step["program_bytes"] > 2**20
     assert f"{step['images_per_second']:.4g}" in shown
     shares = {row["kind"]: row["time_share"] for row in report["time_by_kind"]}
