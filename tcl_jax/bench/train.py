@@ -52,7 +52,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from tcl_jax.bench.trace import summarize
+    from tcl_jax.bench.trace import time_by_kind
     from tcl_jax.models.flops import total
     from tcl_jax.ops.images import normalize
     from tcl_jax.parallel.mesh import check_batch_size, data_mesh
@@ -100,9 +100,8 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
                         report.add("against", row)
                 if flags.trace:
                     say(f"{what}: tracing")
-                    for name, rows in summarize(runner).items():
-                        for row in rows:
-                            report.add(name, {"what": what, **row})
+                    for row in time_by_kind(runner):
+                        report.add("time_by_kind", {"what": what, **row})
     report.print_tables()
 
 

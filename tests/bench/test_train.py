@@ -54,7 +54,6 @@ def test_a_step_is_timed_and_traced(
     shares = {row["kind"]: row["time_share"] for row in report["time_by_kind"]}
     assert sum(shares.values()) == pytest.approx(1)
     assert min(shares["matrix products"], shares["attention"], shares["elementwise"]) > 0
-    assert len(report["largest_operations"]) == 10
 
 
 def test_the_official_code_is_timed_in_turn_once_results_agree(
