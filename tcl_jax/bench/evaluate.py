@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tcl_jax.evaluation.benchmark import Benchmark
+    from tcl_jax.evaluation.evaluator import Evaluator
     from tcl_jax.evaluation.examples import Example
 
 MAX_CLASSES = 254
@@ -41,15 +42,12 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
 
     from tcl_jax.bench.photos import HEIGHT, WIDTH
     from tcl_jax.bench.timing import peak_bytes
-    from tcl_jax.evaluation.evaluator import Evaluator, read_classes
+    from tcl_jax.evaluation.evaluator import Evaluator
     from tcl_jax.evaluation.protocol import make_protocol
-    from tcl_jax.evaluation.scores import count_pixels
     from tcl_jax.inference.engine import default_batch_size
     from tcl_jax.inference.model import Model
     from tcl_jax.inference.settings import default_settings
-    from tcl_jax.models.flops import total
     from tcl_jax.models.layers import compute_dtype
-    from tcl_jax.training.chips import mfu
 
     method, dtype = subject.experiment.method, subject.config.model.dtype
     model = Model(method, subject.params, default_settings(method))
@@ -60,42 +58,42 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     evaluator = Evaluator(method, subject.params, protocol, batch)
     for classes in flags.classes:
         what = f"{classes} classes"
-        texts = np.random.default_rng(0).standard_normal((classes, method.embed_dim))
+        texts = np.random.default_rng(0).standard_normal((classes, method.embed_dim), np.float32)
         with (
             report.skip_too_large(what),
             tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder,
         ):
             say(what)
             benchmark, examples = write_benchmark(Path(folder), flags.images, classes)
-
-            def score(example: Example, labels: np.ndarray) -> None:
-                count_pixels(labels, read_classes(example, benchmark), classes)  # noqa: B023
-
-            def evaluate(examples: Sequence[Example]) -> float:
-                start = time.perf_counter()
-                for _ in evaluator.label_maps(examples, benchmark, texts.astype(np.float32), score):  # noqa: B023
-                    pass
-                return time.perf_counter() - start
-
-            evaluate(examples[:1])  # compiles
-            seconds = evaluate(examples)
-            sliding = protocol.sliding_window(benchmark, (HEIGHT, WIDTH), model.method.patch_size)
-            each, window = len(sliding.windows), sliding.padded[0]
-            flops = total(method.flops(window, classes, protocol.options))
+            evaluate(evaluator, benchmark, examples[:1], texts)  # compiles
+            start = time.perf_counter()
+            evaluate(evaluator, benchmark, examples, texts)
+            seconds = time.perf_counter() - start
+            sliding = protocol.sliding_window(benchmark, (HEIGHT, WIDTH), method.patch_size)
             row = {
-                "width": WIDTH,
-                "height": HEIGHT,
                 "classes": classes,
                 "batch_size": batch,
                 "images": flags.images,
-                "windows_per_image": each,
+                "windows_per_image": len(sliding.windows),
                 "images_per_second": flags.images / seconds,
-                "mfu": mfu(flops * each * flags.images, seconds, devices),
-                "image_flops": flops * each,
                 "peak_bytes": peak_bytes(devices),
             }
             report.add("evaluation", row)
     report.print_tables()
+
+
+def evaluate(
+    evaluator: Evaluator, benchmark: Benchmark, examples: Sequence[Example], texts: np.ndarray
+) -> None:
+    """Labels the examples and counts their pixels by class."""
+    from tcl_jax.evaluation.evaluator import read_classes
+    from tcl_jax.evaluation.scores import count_pixels
+
+    def score(example: Example, labels: np.ndarray) -> None:
+        count_pixels(labels, read_classes(example, benchmark), len(texts))
+
+    for _ in evaluator.label_maps(examples, benchmark, texts, score):
+        pass
 
 
 def write_benchmark(folder: Path, images: int, classes: int) -> tuple[Benchmark, list[Example]]:

@@ -79,7 +79,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             agreement = {}
             for phase in flags.phases:
                 say(f"phase {phase}: comparing losses")
-                batch = made_up_batch(clip, COMPARED_IMAGES, seed=1, noise=True)
+                batch = made_up_batch(clip, COMPARED_IMAGES, noise=True)
                 *_, metrics = step_runner(subject, batch, phase, mesh, exact=True)()
                 ours = {name: np.float64(metrics[name]) for name in COMPARED}
                 request = request_of(official, batch, phase)
@@ -150,22 +150,13 @@ def step_runner(
     return Runner(step.trace(phase, state, failure, *fixed), (state, failure, *fixed), 2)
 
 
-def made_up_batch(
-    config: CLIPConfig, size: int, *, seed: int = 0, noise: bool = False
-) -> dict[str, np.ndarray]:
-    """Random pixels and tokens.
-
-    Args:
-        config: of the CLIP.
-        size: number of rows.
-        seed: of the random numbers.
-        noise: whether the masks' noise, `uniform`, is among them.
-    """
+def made_up_batch(config: CLIPConfig, size: int, *, noise: bool = False) -> dict[str, np.ndarray]:
+    """Random pixels and tokens of `size` rows, and, if asked for, the masks' noise, `uniform`."""
     import numpy as np
 
     from tcl_jax.models.decoder import UPSAMPLING
 
-    rng, side = np.random.default_rng(seed), config.resolution
+    rng, side = np.random.default_rng(0), config.resolution
     tokens = rng.integers(1, config.vocab_size - 1, (size, config.context_length), np.int32)
     tokens[:, -1] = config.vocab_size - 1  # where a text ends
     batch = {"image": rng.integers(0, 256, (size, side, side, 3), np.uint8), "tokens": tokens}
