@@ -19,7 +19,7 @@ from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.weights.clip import clip_rules, clip_shapes
 from tcl_jax.weights.mapping import to_state_dict
 from tcl_jax.weights.tcl import tcl_rules, tcl_shapes
-from tests.bench.original_checkout import make_checkout
+from tests.bench.official_checkout import make_checkout
 from tests.data.shards import picture, write_shard
 from tests.reference import GOLDEN
 from tests.torch_files import save_state_dict, save_torchscript

@@ -5,8 +5,7 @@ round here, a round there, so that whatever else the machine does slows down bot
 rounds gives a ratio.
 
 The official code and its PyTorch are the user's and run in a process of their own, which is asked
-one thing at a time: `tcl_jax/bench/original.py` is what it runs, and its class `Original` has the
-requests.
+one thing at a time: it runs `tcl_jax/bench/official.py`, whose class `OfficialModel` answers.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ VARIANTS = {"eager": False, "compiled": True}
 COMPARED = ("tclf", "tcli", "area", "neg_area", "tv_img", "tv_mask", "total", "grad_norm")
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 """Devices by JAX's name and by PyTorch's."""
-ADAPTER = Path(__file__).parent / "original.py"
+ADAPTER = Path(__file__).parent / "official.py"
 _SHOWN_LINES = 12
 
 
-class OriginalFailed(RunError):
+class OfficialFailed(RunError):
     """The official code, or its Python, could not do what it was asked."""
 
 
@@ -121,7 +120,7 @@ class Official:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Ends the process, which frees what it has by itself once it is asked no more."""
+        """Ends the process, which does so by itself once there are no more requests."""
         with self._opened:
             try:
                 self._process.communicate(timeout=20)
@@ -130,10 +129,10 @@ class Official:
                 self._process.wait()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Sends a request, the name of a method of `Original`, and waits for its answer.
+        """Sends a request, the name of a method of `OfficialModel`, and waits for its answer.
 
         Raises:
-            OriginalFailed: it failed, and waits for other requests; or the process ended.
+            OfficialFailed: it failed, and waits for other requests; or the process ended.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         line = ""
@@ -145,13 +144,13 @@ class Official:
             code = self._process.wait()
             self._log.seek(0)
             last = "".join(f"\n  {x}" for x in self._log.read().splitlines()[-_SHOWN_LINES:])
-            raise OriginalFailed(
+            raise OfficialFailed(
                 f"the official code's process ended with exit code {code} when asked to {do}. Its "
                 f"last lines:{last}"
             )
         answer: dict[str, dict[str, Any]] = json.loads(line)
         if "ok" not in answer:
-            raise OriginalFailed(
+            raise OfficialFailed(
                 f"the official code failed at {do}: {answer['error']}; what its Python needs: "
                 "python -m tcl_jax.bench --help"
             )
@@ -198,9 +197,9 @@ class Official:
         """Compares float32 results of a batch with those computed here.
 
         Args:
-            ours: numbers, or masks [b, h, w, n], by the names that `Original` gives theirs.
+            ours: numbers, or masks [b, h, w, n], by the names that `OfficialModel` gives theirs.
             what: is compared, in words.
-            request: of `Original.prepare`.
+            request: of `OfficialModel.prepare`.
 
         Returns:
             The largest difference of each: relative for a number, absolute for masks.
@@ -249,7 +248,7 @@ class Official:
 
         Args:
             what: is timed, in words.
-            request: of `Original.prepare`.
+            request: of `OfficialModel.prepare`.
             run: seconds that so many calls take here, once warm.
             calls, rounds, warm_up: as of `timing.Runner.measure`.
 
@@ -260,7 +259,7 @@ class Official:
             `official_peak_bytes`, None on a CPU. Or `problem`, why it was not timed.
 
         Raises:
-            OriginalFailed: its process ended.
+            OfficialFailed: its process ended.
         """
         import jax
 
@@ -275,7 +274,7 @@ class Official:
                 for _ in range(rounds):
                     here.append(run(calls) / calls)
                     there.append(self.ask("run", calls=calls)["seconds"] / calls)
-            except OriginalFailed as error:
+            except OfficialFailed as error:
                 # Out of memory, or it cannot be compiled: the other variant may do. Where the
                 # process has ended, this fails, too.
                 self.ask("release")

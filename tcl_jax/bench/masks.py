@@ -61,7 +61,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
 
     with open_official(flags, subject) as official:
         if official is not None:
-            report.put("original", official.load(subject))
+            report.put("official", official.load(subject))
         agreement = {}
         cases = itertools.product(windows, flags.classes, flags.batch_sizes, PAMR[flags.pamr])
         for side, classes, size, pamr in cases:

@@ -121,7 +121,7 @@ def time_by_kind(runner: Runner) -> list[dict[str, Any]]:
 
 def summary(times: Mapping[str, float], program: Program) -> list[dict[str, Any]]:
     """What `time_by_kind` returns, of nanoseconds by operation that `CALLS` calls took."""
-    spent = Counter(dict.fromkeys(KINDS, 0.0))
+    spent = dict.fromkeys(KINDS, 0.0)
     for name, nanoseconds in times.items():
         spent[program.kind(name)] += nanoseconds
     total = sum(times.values())

@@ -75,13 +75,13 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
 
     with open_official(flags, subject) as official:
         if official is not None:
-            report.put("original", official.load(subject))
+            report.put("official", official.load(subject))
             agreement = {}
             for phase in flags.phases:
                 say(f"phase {phase}: comparing losses")
                 batch = made_up_batch(clip, COMPARED_IMAGES, noise=True)
                 *_, metrics = step_runner(subject, batch, phase, mesh, exact=True)()
-                ours = {name: np.float64(metrics[name]) for name in COMPARED}
+                ours = {name: np.asarray(metrics[name]) for name in COMPARED}
                 request = request_of(official, batch, phase)
                 agreement[f"phase {phase}"] = official.check(ours, f"phase {phase}", **request)
                 report.put("agreement", agreement)

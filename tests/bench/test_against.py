@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tcl_jax.bench.against import ADAPTER, COMPARED, Official, OriginalFailed
+from tcl_jax.bench.against import ADAPTER, COMPARED, Official, OfficialFailed
 from tcl_jax.errors import InputError, RunError
-from tests.bench.original_checkout import make_checkout, requests_of
+from tests.bench.official_checkout import make_checkout, requests_of
 
-LOSSES = {name: np.float64(1.0 + i) for i, name in enumerate(COMPARED)}
+LOSSES = {name: np.asarray(1.0 + i) for i, name in enumerate(COMPARED)}
 
 
 def official(folder: Path, results: dict[str, Any] | None = None, **answers: Any) -> Official:
@@ -28,13 +28,13 @@ def official(folder: Path, results: dict[str, Any] | None = None, **answers: Any
 
 def test_failures_say_what_happened(tmp_path: Path) -> None:
     with official(tmp_path, load={"error": "KeyError: 'proj'"}, release={"exit": 3}) as process:
-        with pytest.raises(OriginalFailed, match="failed at load: KeyError: 'proj'"):
+        with pytest.raises(OfficialFailed, match="failed at load: KeyError: 'proj'"):
             process.ask("load")
-        with pytest.raises(OriginalFailed, match=r"exit code 3 when(?s:.*)what it said last"):
+        with pytest.raises(OfficialFailed, match=r"exit code 3 when(?s:.*)what it said last"):
             process.ask("release")
-        with pytest.raises(OriginalFailed, match="exit code 3"):
+        with pytest.raises(OfficialFailed, match="exit code 3"):
             process.ask("run")
-    assert {request["device"] for request in requests_of(str(tmp_path / "original"))} == {"cpu"}
+    assert {request["device"] for request in requests_of(str(tmp_path / "official"))} == {"cpu"}
 
 
 def test_a_python_that_cannot_be_started_is_refused(tmp_path: Path) -> None:
@@ -93,13 +93,13 @@ def test_both_are_timed_in_turn(tmp_path: Path) -> None:
     order = []
 
     def run(calls: int) -> float:
-        order.append([request["do"] for request in requests_of(str(tmp_path / "original"))])
+        order.append([request["do"] for request in requests_of(str(tmp_path / "official"))])
         return 1.0 * calls
 
     with official(tmp_path, **answers) as there:
         request = {"kind": "train", "phase": 1}
         (row,) = there.times("batch 2", request, run, calls=3, rounds=3, warm_up=2)
-    prepared, *asked = requests_of(str(tmp_path / "original"))
+    prepared, *asked = requests_of(str(tmp_path / "official"))
     assert order == [["prepare", *["run"] * count] for count in (1, 2, 3)]
     assert [request["do"] for request in asked] == [*["run"] * 4, "release"]
     assert not prepared["compiled"] and prepared["precision"] == "float32"
@@ -121,13 +121,13 @@ def test_a_variant_that_does_not_fit_is_told_and_the_others_are_timed(
         full, timed = there.times("x", {"kind": "masks"}, lambda _: 1.0, **how)
     assert "out of memory" in full["problem"] and "ratio" not in full
     assert (timed["variant"], timed["ratio"]) == ("compiled", 1e6)
-    assert [r["do"] for r in requests_of(str(tmp_path / "original"))].count("release") == 2
+    assert [r["do"] for r in requests_of(str(tmp_path / "official"))].count("release") == 2
 
 
 def test_a_process_that_ended_is_not_asked_on(tmp_path: Path) -> None:
     how = {"calls": 1, "rounds": 1, "warm_up": 1}
     with (
         official(tmp_path, run={"exit": 1}) as there,
-        pytest.raises(OriginalFailed, match="exit code 1"),
+        pytest.raises(OfficialFailed, match="exit code 1"),
     ):
         next(there.times("x", {"kind": "masks"}, lambda _: 1.0, **how))

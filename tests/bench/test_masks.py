@@ -13,7 +13,7 @@ from tcl_jax.errors import InputError, RunError
 from tcl_jax.models.flops import total
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.training.build import abstract_experiment
-from tests.bench.original_checkout import make_checkout, requests_of
+from tests.bench.official_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config_file, tiny_settings
 
 FAST = ["--windows=32", "--classes=3", "--calls=1", "--rounds=2", "--warmup=1"]

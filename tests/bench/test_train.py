@@ -17,7 +17,7 @@ from tcl_jax.bench.subject import GATE, bench_parser, read_subject
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.models.flops import total
 from tcl_jax.training.build import abstract_experiment
-from tests.bench.original_checkout import make_checkout, requests_of
+from tests.bench.official_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config_file, tiny_settings
 
 FAST = ["--steps=1", "--rounds=2", "--warmup=1", "--phases=1", "--batch_sizes=2"]

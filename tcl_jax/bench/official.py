@@ -3,8 +3,8 @@
 
 The user's own Python starts this file with the user's own checkout of the official code: nothing
 of either is part of this project, and nothing here imports this project. A request is a line of
-JSON on stdin with the name of a method of `Original` and its arguments; the answer is a line of
-JSON on stdout, `{"ok": {...}}` or `{"error": text}`. `tcl_jax.bench.against` is the other end.
+JSON on stdin with the name of a method of `OfficialModel` and its arguments; the answer is a line
+of JSON on stdout, `{"ok": {...}}` or `{"error": text}`. `tcl_jax.bench.against` asks.
 
 Nothing of the official code is replaced, but that the comparison of losses takes the masks' uniform
 noise from the batch, where the official code would draw it.
@@ -26,12 +26,11 @@ from contextlib import nullcontext
 from typing import Any, Callable  # noqa: UP035  (its Python may be old)
 from unittest import mock
 
-REQUESTS = ("load", "prepare", "compare", "run", "release")
 LONGEST = 2000
 """Characters of an error that are shown."""
 
 
-class Original:
+class OfficialModel:
     """The official model, and the requests that it answers.
 
     Args:
@@ -47,7 +46,7 @@ class Original:
             torch.cuda.set_device(0)
         torch.backends.cudnn.benchmark = True  # as its main.py sets it
         self.torch, self.device, self.path = torch, device, path
-        self.folder = tempfile.mkdtemp(prefix="tcl_original_")
+        self.folder = tempfile.mkdtemp(prefix="tcl_official_")
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         # The official code expects a process group, of which this is the only process.
         dist.init_process_group(
@@ -64,6 +63,8 @@ class Original:
         self.weights: dict[str, Any] = {}
         self.model: Any = None
         self.call: Any = None
+        requests = (self.load, self.prepare, self.compare, self.run, self.release)
+        self.requests: dict[str, Any] = {request.__name__: request for request in requests}
 
     def load(self, file: str, feature_layer: int, loss: Any, optimizer: Any) -> dict[str, Any]:
         """Reads the weights of both models; returns versions and the device.
@@ -104,7 +105,7 @@ class Original:
             self.model.to(memory_format=torch.channels_last)
             arrays["image"] = arrays["image"].contiguous(memory_format=torch.channels_last)
         optimise = torch.compile if compiled else lambda call: call
-        make = {"train": self.make_step, "masks": self.make_masks}[kind]
+        make: Any = {"train": self.make_step, "masks": self.make_masks}[kind]
         self.call = make(arrays, precision, optimise, **case)
         return {}
 
@@ -240,14 +241,12 @@ def main() -> None:
     # What it prints must not come between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    original = None
+    official = None
     for line in sys.stdin:
         try:
             request = json.loads(line)
-            original = original or Original(flags.path, flags.device)
-            do = request.pop("do")
-            assert do in REQUESTS, do
-            answer = {"ok": getattr(original, do)(**request)}
+            official = official or OfficialModel(flags.path, flags.device)
+            answer = {"ok": official.requests[request.pop("do")](**request)}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {str(error)[:LONGEST]}"}

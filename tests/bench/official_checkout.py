@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-FAKE = Path(__file__).parent / "fake_original.py"
+FAKE = Path(__file__).parent / "fake_official.py"
 READY = {
     "load": {"ok": {"torch": "0", "python": "3", "device": "CPU", "threads": 1}},
     "run": {"ok": {"seconds": 1e6}},
@@ -31,7 +31,7 @@ def make_checkout(
     Returns:
         Values of --against and --against_python.
     """
-    root = folder / "original"
+    root = folder / "official"
     (root / "models/tcl").mkdir(parents=True, exist_ok=True)
     (root / "models/tcl/tcl.py").touch()
     np.savez(root / "results.npz", **(results or {}))
