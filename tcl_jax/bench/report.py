@@ -30,8 +30,8 @@ _WIDEST = 60  # characters of a cell
 def not_final(load: float, cores: int, platform: str) -> str:
     """Why times must be taken again, or nothing: other programs used the machine.
 
-    On a CPU any of them slows down what is measured, and most of all threads that wait for each
-    other, as PyTorch's; an accelerator only needs some of the host's cores.
+    On a CPU every other program slows down what is measured, most of all PyTorch's threads, which
+    wait for each other. An accelerator only needs some of the host's cores.
 
     Args:
         load: programs that wanted to run in the minute before the start, on average.
@@ -48,13 +48,13 @@ def not_final(load: float, cores: int, platform: str) -> str:
 
 
 class Report:
-    """The figures of a command; its file is whole after each of them.
+    """The figures of a command, which are written to its file as soon as they are known.
 
     Args:
         command: after `bench`.
         load: of the machine before the start.
-        file: of JSON; None: no file.
-        devices: JAX's, if it is on them that something is measured.
+        file: for the figures as JSON; None: no file.
+        devices: that are measured; none: the host alone.
         about: what is measured.
     """
 

@@ -1,4 +1,4 @@
-"""What `train`, `masks` and `evaluate` measure: flags to a TCL with random weights."""
+"""From flags to a TCL with random weights, which `train`, `masks` and `evaluate` measure."""
 
 from __future__ import annotations
 
@@ -86,10 +86,9 @@ class Subject:
 
 
 def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -> Subject:
-    """What the flags ask for.
+    """The model of the flags' config, with random weights, which take as long as trained ones.
 
-    No weights are read, since random ones take as long; they are numbers that float16 has, too, as
-    the official loader rounds CLIP's.
+    float16 can represent all of them, as the official loader rounds CLIP's to it.
 
     Args:
         flags, rest: of `bench_parser`; the rest are overrides of the config.

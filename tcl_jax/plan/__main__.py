@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
     if flags.batch_per_chip is None:
         check_area_group(config)
     for name in names:
-        topology_devices(name)  # names are looked at before a minute of compiling
+        topology_devices(name)  # refuses unknown names before minutes of compiling
     plans = []
     for name in names:
         plans.append(make_plan(config, name, flags.batch_per_chip))

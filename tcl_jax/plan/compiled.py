@@ -43,7 +43,7 @@ class Compiled:
 
 
 def compile_program(traced: jax.stages.Traced, devices: int, name: str) -> Compiled:
-    """Compiles a program for so many devices; `name` tells the user what they wait for.
+    """Compiles a program for so many devices; `name` is what the log calls it.
 
     Raises:
         RunError: if the compiler fails for another reason than memory.
