@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tcl_jax.data.transforms import Compose
 
 BATCH_SIZE = 64
-"""Images of a batch, as the paper has on each of its GPUs."""
+"""Images of a batch, as the paper has on each of its GPUs; fewer where a source has fewer."""
 _WARM_UP = 4  # batches of each worker, as many as may have been made ahead while others started
 
 
@@ -72,6 +72,7 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
     say("measuring the steps in one process")
     for row in measure_steps(source, transform, erasing, flags.seconds):
         report.add("steps", row)
+    batch_size = min(BATCH_SIZE, len(source))
     powers = (2**k for k in range(most.bit_length()) if 2**k < most)
     for workers in sorted({0, *powers, most}):
         say(f"measuring {workers} workers")
@@ -80,12 +81,12 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
             tokenizer=ClipTokenizer(clip.context_length),
             transform=transform,
             erasing=erasing,
-            global_batch_size=BATCH_SIZE,
+            global_batch_size=batch_size,
             seed=time.time_ns() % 2**32,  # other images each time, from all over the source
             num_workers=workers,
         )
         with contextlib.closing(batches):
-            rate = measure_workers(batches, max(workers, 1), flags.seconds)
+            rate = batch_size * measure_workers(batches, max(workers, 1), flags.seconds)
         report.add("workers", {"workers": workers, "images_per_second": rate})
     report.print_tables()
 
@@ -137,7 +138,7 @@ def measure_steps(
 
 
 def measure_workers(batches: BatchIterator, workers: int, seconds: float) -> float:
-    """Images per second of the whole pipeline, by the clock, in about so many seconds."""
+    """Batches per second of the whole pipeline, by the clock, in about so many seconds."""
     for _ in range(_WARM_UP * workers):
         next(batches)
     taken, begin = 0, time.perf_counter()
@@ -146,4 +147,4 @@ def measure_workers(batches: BatchIterator, workers: int, seconds: float) -> flo
         for _ in range(workers):
             next(batches)
         taken += workers
-    return taken * BATCH_SIZE / spent
+    return taken / spent

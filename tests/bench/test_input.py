@@ -9,18 +9,12 @@ from typing import Any
 import pytest
 
 from tcl_jax.bench import __main__ as bench
-from tcl_jax.bench import input as bench_input
 from tcl_jax.errors import InputError
 from tests.data.shards import picture, write_shard
 
 ROOT = Path(__file__).parent.parent.parent
 TCL = f"--config={ROOT / 'configs/tcl.py'}"
 STEPS = ["read", "RandomResizedCrop", "HorizontalFlip", "RandAugment", "RandomErasing"]
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_input, "BATCH_SIZE", 4)
 
 
 def measure(folder: Path, shards: str, workers: int = 0) -> dict[str, Any]:
