@@ -3,9 +3,9 @@ r"""A look at what training is going to see, before it starts.
     python -m tcl_jax.preview --config=configs/tcl.py --output=preview.png \
         --config.data.shards="('data/cc3m/*.tar',)"
 
-Writes a page of the first training images with their captions: right as the model gets them, erased
-rectangles filled with noise; left the original, on which the part that was cut out is framed; and
-beneath what else was done. Prints the number of pairs, what of the shards is left out, the first
+Writes a page of the first training images: right as the model gets them, erased rectangles filled
+with noise; left the original, on which the part that was cut out is framed; and above the caption
+and what else was done. Prints the number of pairs, what of the shards is left out, the first
 captions, how colours and lengths of captions suit the model, and samples that could not be used.
 Exit codes: 0 done, 1 failure, 2 bad input.
 """
@@ -62,12 +62,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     preview = take_preview(
         config, flags.count, image_size=clip.resolution, context_length=clip.context_length
     )
-    page = contact_sheet(
-        preview.cards(),
-        title=f"{len(preview.images)} of {preview.pairs:,} training pairs",
-        subtitle=f"{flags.config}, first of the order of seed {config.seed}",
-    )
-    save_png(output, page)
+    save_png(output, contact_sheet(preview.cards()))
     print(f"{preview.describe()}\nwritten: {output}")
 
 

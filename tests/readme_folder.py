@@ -19,7 +19,7 @@ from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.weights.clip import clip_rules, clip_shapes
 from tcl_jax.weights.mapping import to_state_dict
 from tcl_jax.weights.tcl import tcl_rules, tcl_shapes
-from tests.bench.original_checkout import make_checkout
+from tests.bench.official_checkout import make_checkout
 from tests.data.shards import picture, write_shard
 from tests.reference import GOLDEN, load
 from tests.torch_files import save_state_dict, save_torchscript
@@ -172,7 +172,6 @@ def _write_benchmarks(data: Path) -> None:
 def _write_official_code(home: Path) -> None:
     """../tcl and ../env/bin/python, which answer without computing anything."""
     path, python = make_checkout(home)
-    np.save(Path(path) / "masks.npy", np.zeros((1, 1, 1, 1), np.float32))
     Path(path).rename(home / "tcl")
     (home / "env/bin").mkdir(parents=True)
     Path(python).rename(home / "env/bin/python")

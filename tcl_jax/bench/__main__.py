@@ -3,24 +3,26 @@ r"""Measures how fast the method is on this machine.
     python -m tcl_jax.bench input --config=configs/tcl.py \
         --config.data.shards="('data/cc3m/*.tar',)" --json=input.json
     python -m tcl_jax.bench train --batch_sizes=64,256 --trace --json=train.json
-    python -m tcl_jax.bench train --config=configs/tcl.py --config.train.remat=blocks
+    python -m tcl_jax.bench train --config.train.remat=blocks
     python -m tcl_jax.bench masks --classes=20,150 --json=masks.json
     python -m tcl_jax.bench evaluate --classes=20,150 --json=evaluate.json
 
-`input`: images per second of making training images, stage by stage beside the bare loop (Pillow
-decodes, crops and resizes), and by number of worker processes. Where the config's shards are not
-there, it draws pictures that cost as much as photographs.
+`input`: how long it takes to make a training image, step by step, and images per second by number
+of worker processes.
 
 `train`: time of a training step in both phases, images per second, MFU (the method's own FLOPs by
-formula over time and the device's peak) and memory; with --trace which kinds of operations the time
-goes to. `masks`: the same of a window's masks, with and without PAMR. `evaluate`: images per second
-of an evaluation of drawn pictures, from file to counts. All take the sizes of --config, else of
-ViT-B/16, and random weights, so that nothing is downloaded.
+formula over time and the device's bfloat16 peak), the memory of the program, and the most that was
+in use since the process began; with --trace which kinds of operations the time goes to. `masks`:
+the same of a window's masks, with and without PAMR. `evaluate`: images per second of an evaluation
+of drawn pictures, from file to counts. All take the sizes of --config (configs/tcl.py if not given)
+and random weights, so that nothing is downloaded.
 
 `train` and `masks` can measure the official PyTorch code beside this, with the same weights and
-batch on the same device, in alternation, and give ratios of times, once the float32 results of both
-agree. The code and a Python with its packages (PyTorch, torchvision, mmcv 1, omegaconf, einops,
-termcolor, ftfy, regex, setuptools below 70) are the user's:
+batch on the same device, in alternation and without data loading and logging, once the float32
+results of both agree. They give the ratio of the times in each pair of rounds: the median, the
+lowest and the highest. The code and a Python with its packages are the user's: PyTorch,
+torchvision, omegaconf, einops, termcolor, ftfy, regex, setuptools below 70, and mmcv 1, which does
+without its own operators (MMCV_WITH_OPS=0 pip install 'mmcv<2').
 
     git clone https://github.com/kakaobrain/tcl ../tcl
     python -m tcl_jax.bench train --batch_sizes=64,256 --dtype=bfloat16 \

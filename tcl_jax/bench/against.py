@@ -3,22 +3,27 @@
 Both compute the same batch in float32. Only if the results agree are they timed, in alternation: a
 round here, a round there, so that whatever else the machine does slows down both. Each pair of
 rounds gives a ratio.
+
+The official code and its PyTorch are the user's and run in a process of their own, which is asked
+one thing at a time: it runs `tcl_jax/bench/official.py`, whose class `OfficialModel` answers.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.bench.process import OriginalFailed, OriginalProcess, find_checkout
 from tcl_jax.bench.subject import Subject
 from tcl_jax.errors import InputError, RunError
+from tcl_jax.files import user_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +37,12 @@ VARIANTS = {"eager": False, "compiled": True}
 COMPARED = ("tclf", "tcli", "area", "neg_area", "tv_img", "tv_mask", "total", "grad_norm")
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 """Devices by JAX's name and by PyTorch's."""
+ADAPTER = Path(__file__).parent / "official.py"
+_SHOWN_LINES = 12
+
+
+class OfficialFailed(RunError):
+    """The official code, or its Python, could not do what it was asked."""
 
 
 def add_against_flags(p: argparse.ArgumentParser) -> None:
@@ -57,66 +68,171 @@ def prepare_against(flags: argparse.Namespace) -> None:
     Raises:
         InputError: --against is no checkout.
     """
-    if flags.against is not None:
-        find_checkout(flags.against)
-        # Both processes need memory of one GPU, of which JAX would take most at once.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if flags.against is None:
+        return
+    if not (user_path(flags.against) / "models/tcl/tcl.py").is_file():
+        raise InputError(
+            f"--against={flags.against!r} is no checkout of the official code: it has no "
+            "models/tcl/tcl.py. Get it with `git clone https://github.com/kakaobrain/tcl`"
+        )
+    # Both processes need memory of one GPU, of which JAX would take most at once.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 class Official:
-    """The official code with a subject's weights; made by `open_official`."""
+    """The official code in a process of its own, which the end of the context ends.
 
-    def __init__(self, process: OriginalProcess, folder: Path, precision: str) -> None:
-        self._process, self._folder, self._precision = process, folder, precision
+    Args:
+        path: the checkout of the official code.
+        python: the Python that has its packages.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: `python` cannot be started.
+    """
+
+    def __init__(self, path: str, python: str, device: str) -> None:
+        with contextlib.ExitStack() as stack:
+            temporary = tempfile.TemporaryDirectory(prefix="tcl_bench_")
+            self._folder = Path(stack.enter_context(temporary))
+            self._log = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+            root = user_path(path).absolute()
+            program = [os.path.expanduser(python), str(ADAPTER)]
+            try:
+                self._process = subprocess.Popen(
+                    [*program, f"--path={root}", f"--device={device}"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._log,
+                    text=True,
+                    encoding="utf-8",
+                )
+            except OSError as error:
+                raise InputError(
+                    f"--against_python={python!r} cannot be started ({error.strerror}); give the "
+                    "Python of an environment with PyTorch and what else the official code imports"
+                ) from error
+            self._opened = stack.pop_all()
+        self._precision = "float32"
+
+    def __enter__(self) -> Official:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Ends the process, which does so by itself once there are no more requests."""
+        with self._opened:
+            try:
+                self._process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Sends a request, the name of a method of `OfficialModel`, and waits for its answer.
+
+        Raises:
+            OfficialFailed: it failed, and waits for other requests; or the process ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._log.seek(0)
+            last = "".join(f"\n  {x}" for x in self._log.read().splitlines()[-_SHOWN_LINES:])
+            raise OfficialFailed(
+                f"the official code's process ended with exit code {code} when asked to {do}. Its "
+                f"last lines:{last}"
+            )
+        answer: dict[str, dict[str, Any]] = json.loads(line)
+        if "ok" not in answer:
+            raise OfficialFailed(
+                f"the official code failed at {do}: {answer['error']}; what its Python needs: "
+                "python -m tcl_jax.bench --help"
+            )
+        return answer["ok"]
+
+    def load(self, subject: Subject) -> dict[str, Any]:
+        """Gives it a subject's weights and precision; returns its versions."""
+        import numpy as np
+
+        from tcl_jax.weights.clip import clip_state_dict
+        from tcl_jax.weights.tcl import tcl_state_dict
+
+        experiment, optim = subject.experiment, subject.config.optim
+        objective: Any = experiment.objective
+        model, loss = objective.model, objective.weights
+        sizes, layer = model.config, model.feature_layer
+        clip = clip_state_dict(experiment.frozen, sizes, np.float16)  # as its loader takes them
+        tensors = {f"clip.{name}": tensor for name, tensor in clip.items()}
+        learned = tcl_state_dict(experiment.params, sizes, layer)
+        tensors |= {f"tcl.{name}": tensor for name, tensor in learned.items()}
+        file = self._write("weights", tensors)
+        versions = self.ask(
+            "load",
+            file=file,
+            feature_layer=layer,
+            loss={"tcl": loss.tcl, "area": loss.area, "tv": loss.tv},
+            optimizer={
+                "base_lr": optim.base_lr, "weight_decay": optim.weight_decay, "eps": optim.eps,
+                "betas": [optim.b1, optim.b2], "clip_norm": optim.clip_norm,
+            },
+        )  # fmt: skip
+        os.unlink(file)
+        self._precision = subject.config.model.dtype
+        return versions
 
     def write_batch(self, images: np.ndarray, **arrays: np.ndarray) -> str:
         """Writes normalised images [b, h, w, 3] and what belongs to them; returns the file."""
         import numpy as np
 
-        file = self._folder / "batch.npz"
-        np.savez(file, image=np.ascontiguousarray(np.moveaxis(images, -1, 1)), **arrays)  # type: ignore[arg-type]
-        return str(file)
+        image = np.ascontiguousarray(np.moveaxis(images, -1, 1))
+        return self._write("batch", {"image": image, **arrays})
 
-    def check_losses(
-        self, ours: Mapping[str, float], what: str, **request: Any
-    ) -> dict[str, float]:
-        """Compares loss terms and gradient norm; returns the relative difference of each.
+    def check(self, ours: Mapping[str, np.ndarray], what: str, **request: Any) -> dict[str, float]:
+        """Compares float32 results of a batch with those computed here.
 
-        Raises:
-            RunError: if one differs by more than its tolerance; names those that do.
-        """
-        theirs = self._process.ask("compare_train", **request)
-        differences = {
-            name: abs(ours[name] - theirs[name]) / max(abs(ours[name]), abs(theirs[name]), 1e-30)
-            for name in COMPARED
-        }
-        wrong = [
-            f"{name}: {ours[name]:.8g} here, {theirs[name]:.8g} there"
-            for name, difference in differences.items()
-            # Not the other way round: nan is wrong, too.
-            if not difference <= (NORM_TOLERANCE if name == "grad_norm" else TOLERANCE)
-        ]
-        if wrong:
-            raise _differ(what, *wrong)
-        return differences
+        Args:
+            ours: numbers, or masks [b, h, w, n], by the names that `OfficialModel` gives theirs.
+            what: is compared, in words.
+            request: of `OfficialModel.prepare`.
 
-    def check_masks(self, ours: np.ndarray, what: str, **request: Any) -> dict[str, float]:
-        """Compares masks [b, h, w, n]; returns the largest absolute difference.
+        Returns:
+            The largest difference of each: relative for a number, absolute for masks.
 
         Raises:
-            RunError: if it is beyond the tolerance, or the shapes differ.
+            RunError: if one is beyond its tolerance; names those that are.
         """
         import numpy as np
 
-        output = self._folder / "masks.npy"
-        self._process.ask("compare_masks", **request, output=str(output))
-        theirs = np.moveaxis(np.load(output), 1, -1)
-        if theirs.shape != ours.shape:
-            raise _differ(what, f"shape: {ours.shape} here, {theirs.shape} there")
-        difference = float(np.abs(ours - theirs).max())
-        if not difference <= TOLERANCE:
-            raise _differ(what, f"masks: by up to {difference:.3g} of 1")
-        return {"masks": difference}
+        output, differences, wrong = self._folder / "results.npz", {}, []
+        self.ask("prepare", **request, precision="float32", compiled=False)
+        self.ask("compare", output=str(output))
+        with np.load(output) as theirs:
+            for name, here in ours.items():
+                there = theirs[name]
+                if here.shape != there.shape:
+                    wrong.append(f"{name}: shape {here.shape} here, {there.shape} there")
+                    continue
+                size = 1.0 if here.ndim else max(abs(here), abs(there), 1e-30)
+                differences[name] = float(np.abs(here - there).max() / size)
+                # Not the other way round: nan is wrong, too.
+                if not differences[name] <= (NORM_TOLERANCE if name == "grad_norm" else TOLERANCE):
+                    values = "" if here.ndim else f": {here:.8g} here, {there:.8g} there"
+                    wrong.append(f"{name} by {differences[name]:.3g}{values}")
+        if wrong:
+            raise RunError(
+                f"{what}: float32 results differ from the official code's, so no times are "
+                "compared:\n  "
+                + "\n  ".join(wrong)
+                + "\nIs --against the unchanged official code, "
+                "and does the config have its area_prior (0.4) and temperature (1)?"
+            )
+        return differences
 
     def times(
         self,
@@ -132,7 +248,7 @@ class Official:
 
         Args:
             what: is timed, in words.
-            request: that makes the official code ready.
+            request: of `OfficialModel.prepare`.
             run: seconds that so many calls take here, once warm.
             calls, rounds, warm_up: as of `timing.Runner.measure`.
 
@@ -143,7 +259,7 @@ class Official:
             `official_peak_bytes`, None on a CPU. Or `problem`, why it was not timed.
 
         Raises:
-            OriginalFailed: its process ended.
+            OfficialFailed: its process ended.
         """
         import jax
 
@@ -152,19 +268,16 @@ class Official:
             row: dict[str, Any] = {"what": what, "variant": variant}
             here, there = [], []
             try:
-                ready = self._process.ask(
-                    **request,
-                    precision=self._precision,
-                    compiled=VARIANTS[variant],
-                    warm_up=warm_up,
-                )
+                how = {"precision": self._precision, "compiled": VARIANTS[variant]}
+                self.ask("prepare", **request, **how)
+                first = self.ask("run", calls=warm_up)["seconds"]
                 for _ in range(rounds):
                     here.append(run(calls) / calls)
-                    there.append(self._process.ask("run", calls=calls)["seconds"] / calls)
-            except OriginalFailed as error:
+                    there.append(self.ask("run", calls=calls)["seconds"] / calls)
+            except OfficialFailed as error:
                 # Out of memory, or it cannot be compiled: the other variant may do. Where the
                 # process has ended, this fails, too.
-                self._process.ask("release")
+                self.ask("release")
                 yield {**row, "problem": str(error).splitlines()[0]}
                 continue
             ratios = [b / a for a, b in zip(here, there, strict=True)]
@@ -175,82 +288,34 @@ class Official:
                 "ratio": statistics.median(ratios),
                 "lowest": min(ratios),
                 "highest": max(ratios),
-                "official_first_seconds": ready["seconds"],
-                "official_peak_bytes": self._process.ask("release")["peak_bytes"],
+                "official_first_seconds": first,
+                "official_peak_bytes": self.ask("release")["peak_bytes"],
             }
 
+    def _write(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
+        import numpy as np
 
-@contextlib.contextmanager
+        file = self._folder / f"{name}.npz"
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        return str(file)
+
+
 def open_official(
     flags: argparse.Namespace, subject: Subject
-) -> Iterator[tuple[Official, dict[str, Any]] | None]:
-    """The official code, and its versions; None if it is not asked for.
+) -> contextlib.AbstractContextManager[Official | None]:
+    """The official code, in a context; None if it is not asked for.
 
     Raises:
-        InputError: it does not run on such a device, or does not know such a CLIP.
-        OriginalFailed: it cannot be started.
+        InputError: it does not run on such a device, or does not know such a CLIP, or its Python
+            cannot be started.
     """
     if flags.against is None:
-        yield None
-        return
+        return contextlib.nullcontext()
     import jax
 
     platform = jax.default_backend()
     if platform not in PLATFORMS:
-        raise InputError(
-            f"--against needs a CPU or a GPU, as PyTorch runs on; this is a {platform}"
-        )
+        raise InputError(f"--against needs a CPU or a GPU for PyTorch; this is a {platform}")
     if subject.experiment.clip.config.activation != "quick_gelu":
-        raise InputError(
-            "--against: the official code knows quick_gelu alone, as OpenAI's CLIPs have"
-        )
-    with (
-        tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder,
-        OriginalProcess(flags.against, flags.against_python, PLATFORMS[platform]) as process,
-    ):
-        versions = process.ask("hello")
-        weights = Path(folder) / "weights.npz"
-        process.ask("load", **_write_weights(weights, subject))
-        weights.unlink()
-        yield Official(process, Path(folder), subject.config.model.dtype), versions
-
-
-def _write_weights(file: Path, subject: Subject) -> dict[str, Any]:
-    """Writes the weights by their official names; returns the arguments of the request `load`."""
-    import numpy as np
-
-    from tcl_jax.weights.clip import clip_state_dict
-    from tcl_jax.weights.tcl import tcl_state_dict
-
-    experiment, optim = subject.experiment, subject.config.optim
-    objective: Any = experiment.objective
-    model, loss = objective.model, objective.weights
-    sizes, layer = model.config, model.feature_layer
-    clip = clip_state_dict(experiment.frozen, sizes, np.float16)  # as its loader takes them
-    tensors = {f"clip.{name}": tensor for name, tensor in clip.items()}
-    learned = tcl_state_dict(experiment.params, sizes, layer)
-    tensors |= {f"tcl.{name}": tensor for name, tensor in learned.items()}
-    np.savez(file, **tensors)  # type: ignore[arg-type]
-    return {
-        "file": str(file),
-        "feature_layer": layer,
-        "loss": {"tcl": loss.tcl, "area": loss.area, "tv": loss.tv},
-        "optimizer": {
-            "base_lr": optim.base_lr, "weight_decay": optim.weight_decay, "eps": optim.eps,
-            "betas": [optim.b1, optim.b2], "clip_norm": optim.clip_norm,
-        },
-    }  # fmt: skip
-
-
-def _differ(what: str, *wrong: str) -> RunError:
-    return RunError(
-        "\n  ".join(
-            [
-                f"{what}: float32 results differ from the official code's, so no times are "
-                "compared:",
-                *wrong,
-            ]
-        )
-        + "\nIs --against the unchanged official code, and does the config have its area_prior "
-        "(0.4) and temperature (1)?"
-    )
+        raise InputError("--against: the official code knows CLIPs with quick_gelu alone")
+    return Official(flags.against, flags.against_python, PLATFORMS[platform])

@@ -10,8 +10,11 @@ from typing import Any
 
 from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import PAMR, add_round_flags, bench_parser, numbers, read_subject
+from tcl_jax.bench.subject import add_round_flags, bench_parser, numbers, read_subject
 from tcl_jax.errors import InputError
+
+PAMR = {"no": (False,), "yes": (True,), "both": (False, True)}
+"""Values of --pamr, and the cases that they name."""
 
 
 def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
@@ -47,10 +50,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
         raise InputError(f"--windows={odd[0]}: is not a multiple of the patch size, {patch}")
     how = {"calls": flags.calls, "rounds": flags.rounds, "warm_up": flags.warmup}
     devices = jax.local_devices()[:1]
-    report = Report(
-        "masks", flags.load, flags.json, devices[0].platform, **subject.about,
-        device=devices[0].device_kind, jax=jax.__version__,
-    )  # fmt: skip
+    report = Report("masks", flags.load, flags.json, devices, **subject.about)
     params = jax.device_put(subject.params)
 
     def runner_of(arrays: tuple[Any, Any], options: MaskOptions, dtype: str) -> Runner:
@@ -59,10 +59,9 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
         arguments = (params, *jax.device_put(arrays))
         return Runner(make.trace(*arguments, options=options), arguments)
 
-    with open_official(flags, subject) as opened:
-        official, versions = opened or (None, None)
+    with open_official(flags, subject) as official:
         if official is not None:
-            report.put("original", versions)
+            report.put("official", official.load(subject))
         agreement = {}
         cases = itertools.product(windows, flags.classes, flags.batch_sizes, PAMR[flags.pamr])
         for side, classes, size, pamr in cases:
@@ -72,24 +71,22 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
             images = rng.standard_normal((size, side, side, 3)).astype(np.float32)
             texts = rng.standard_normal((classes, model.embed_dim)).astype(np.float32)
             with report.skip_too_large(what):
-                request: dict[str, Any] = {"pamr": pamr, "kp_weight": options.kp_weight}
-                runner = None
-                if official is not None:
-                    say(f"{what}: comparing masks")
-                    request["file"] = official.write_batch(images, texts=texts)
-                    runner = runner_of((images, texts), options, "float32")
-                    agreement[what] = official.check_masks(np.asarray(runner()), what, **request)
-                    report.put("agreement", agreement)
                 say(what)
-                dtype = subject.config.model.dtype
-                if runner is None or dtype != "float32":
-                    runner = runner_of((images, texts), options, dtype)
+                dtype, request = subject.config.model.dtype, {"kind": "masks", "pamr": pamr}
+                runner = runner_of((images, texts), options, dtype)
+                if official is not None:
+                    request["kp_weight"] = options.kp_weight
+                    request["file"] = official.write_batch(images, texts=texts)
+                    exact = dtype == "float32"
+                    full = runner if exact else runner_of((images, texts), options, "float32")
+                    ours = {"masks": np.asarray(full())}
+                    agreement[what] = official.check(ours, what, **request)
+                    report.put("agreement", agreement)
                 flops = total(model.flops(side, classes, options))
                 row = runner.measure(devices, **how, images=size, flops=flops)
                 case = {"window": side, "classes": classes, "pamr": pamr}
                 report.add("masks", {**case, "batch_size": size, **row})
                 if official is not None:
-                    request["do"] = "prepare_masks"
                     for row in official.times(what, request, runner.run, **how):
                         report.add("against", row)
     report.print_tables()

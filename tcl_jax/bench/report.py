@@ -1,14 +1,18 @@
-"""Figures as they come: as JSON in a file, and as tables at the end."""
+"""Figures: as JSON in a file as soon as they are known, and in tables at the end."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tcl_jax.files import write_json
 from tcl_jax.parallel.cores import available_cores
+
+if TYPE_CHECKING:
+    import jax
 
 IDLE = 0.3
 """Load of a machine below which times on its CPU are final."""
@@ -20,25 +24,14 @@ UNITS = {
     "share": ("share %", 100),
 }
 """Unit in tables, and the factor to it, by the last word of a figure's name."""
-NOTES = {
-    "mfu": "the method's FLOPs by formula (image GFLOP; of masks without PAMR and resizing) over "
-    "time and the devices' bfloat16 peak",
-    "xla_flops": "of the whole program on one device as XLA counts, the bodies of loops once",
-    "program_bytes": "arguments, results, temporary memory and code of one device",
-    "peak_bytes": "most memory of a device in use since the process began",
-    "ratio": "time of the official code over ours: median, lowest and highest of the pairs of "
-    "rounds. It computes the same batch with the same weights on the same device, a round after "
-    "each round here, without data loading, logging and DistributedDataParallel",
-}
-"""What figures mean whose names do not say it."""
 _WIDEST = 60  # characters of a cell
 
 
 def not_final(load: float, cores: int, platform: str) -> str:
     """Why times must be taken again, or nothing: other programs used the machine.
 
-    On a CPU any of them slows down what is measured, and most of all threads that wait for each
-    other, as PyTorch's; an accelerator only needs some of the host's cores.
+    On a CPU every other program slows down what is measured, most of all PyTorch's threads, which
+    wait for each other. An accelerator only needs some of the host's cores.
 
     Args:
         load: programs that wanted to run in the minute before the start, on average.
@@ -55,24 +48,37 @@ def not_final(load: float, cores: int, platform: str) -> str:
 
 
 class Report:
-    """The figures of a command; its file is whole after each of them.
+    """The figures of a command, which are written to its file as soon as they are known.
 
     Args:
         command: after `bench`.
         load: of the machine before the start.
-        file: of JSON; None: no file.
-        platform: of the devices, as JAX calls it.
-        about: what is measured on what.
+        file: for the figures as JSON; None: no file.
+        devices: that are measured; none: the host alone.
+        about: what is measured.
     """
 
-    def __init__(self, command: str, load: float, file: str | None, platform: str, **about: Any):
+    def __init__(
+        self,
+        command: str,
+        load: float,
+        file: str | None,
+        devices: Sequence[jax.Device] = (),
+        **about: Any,
+    ) -> None:
         cores = available_cores()
+        if devices:
+            about |= {
+                "device": devices[0].device_kind,
+                "devices": len(devices),
+                "jax": importlib.metadata.version("jax"),
+            }
+        platform = devices[0].platform if devices else "cpu"
         self._file, self._reason = file, not_final(load, cores, platform)
         self.content: dict[str, Any] = {
             "command": command, **about, "load": load, "cores": cores, "final": not self._reason,
         }  # fmt: skip
-        told = ", ".join(f"{name} {value}" for name, value in self.content.items())
-        print(told, flush=True)
+        print(", ".join(f"{name} {value}" for name, value in self.content.items()), flush=True)
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
         self._write()  # or a file that cannot be written would be told after minutes
 
@@ -91,16 +97,10 @@ class Report:
             write_json(self._file, self.content)
 
     def print_tables(self) -> None:
-        """Prints all tables, and what their figures mean."""
-        shown = set()
+        """Prints all tables."""
         for name, rows in self._rows.items():
             title = ", ".join(filter(None, [name.replace("_", " "), self._reason]))
             print("\n" + "\n".join([title, *table(rows)]))
-            shown |= {column for row in rows for column in row if row[column] is not None}
-        print()
-        for column, note in NOTES.items():
-            if column in shown:
-                print(f"{_title(column)}: {note}.")
 
     @contextlib.contextmanager
     def skip_too_large(self, what: str) -> Iterator[None]:

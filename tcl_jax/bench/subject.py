@@ -1,4 +1,4 @@
-"""What `train`, `masks` and `evaluate` measure: flags to a TCL with random weights."""
+"""From flags to a TCL with random weights, which `train`, `masks` and `evaluate` measure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
     from tcl_jax.training.build import Experiment
 
+CONFIG = "configs/tcl.py"
+"""What is measured if nothing else is named."""
 GATE = 0.5
 """Of the decoder's layers; at 0, where training starts, they would not change the results."""
-
-
-PAMR = {"no": (False,), "yes": (True,), "both": (False, True)}
-"""Values of --pamr, and the cases that they name."""
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -42,10 +40,11 @@ def bench_parser(name: str, doc: str | None, load: float) -> argparse.ArgumentPa
     """The flags that `train`, `masks` and `evaluate` share."""
     p = command_parser(f"bench {name}", doc)
     add_config_flag(p)
+    p.set_defaults(config=CONFIG)
     p.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="to compute in; default: the config's, else bfloat16, on a CPU float32",
+        help="to compute in; default: the config's, on a CPU float32",
     )
     p.add_argument("--json", metavar="FILE", help="also write all figures as JSON")
     p.add_argument(
@@ -87,10 +86,9 @@ class Subject:
 
 
 def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -> Subject:
-    """What the flags ask for.
+    """The model of the flags' config, with random weights, which take as long as trained ones.
 
-    No weights are read, since random ones take as long; they are numbers that float16 has, too, as
-    the official loader rounds CLIP's.
+    float16 can represent all of them, as the official loader rounds CLIP's to it.
 
     Args:
         flags, rest: of `bench_parser`; the rest are overrides of the config.
@@ -107,40 +105,14 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
     from tcl_jax.training.build import random_experiment
     from tcl_jax.training.check import check_config
 
-    usual = "float32" if find_devices()[0].platform == "cpu" else "bfloat16"
-    if config is None:
-        config = _paper_config(usual)
-    else:
-        check_config(config)
+    assert config is not None
+    check_config(config)
+    usual = "float32" if find_devices()[0].platform == "cpu" else config.model.dtype
     with config.unlocked():
-        config.model.dtype = flags.dtype or config.model.dtype
+        config.model.dtype = flags.dtype or usual
     if config.objective != "tcl":
         raise InputError(f"bench measures TCL; objective={config.objective!r} is another")
     experiment = random_experiment(config)
     for layer in experiment.params["grounder"]["decoder"].values():
         layer["gate"] = np.float32(GATE)
     return Subject(experiment, config)
-
-
-def _paper_config(dtype: str) -> ConfigDict:
-    """The fields of a config that `bench` reads, as the paper has them."""
-    from ml_collections import ConfigDict
-
-    from tcl_jax.ops.losses import LossWeights
-    from tcl_jax.training.optim import AdamW
-
-    model = {
-        "variant": "ViT-B/16", "sizes": {}, "weights": "", "feature_layer": 0, "dtype": dtype,
-    }  # fmt: skip
-    rates = {"base_lr": 3e-4, "min_lr": 4e-5, "scale_with_batch": True, "warmup_steps": 15_000}
-    train = {
-        "global_batch_size": 1024, "total_steps": 50_000, "accumulation_steps": 1, "remat": "none",
-        "fsdp": False,
-    }  # fmt: skip
-    loss = {**dataclasses.asdict(LossWeights()), "temperature": 1.0}
-    return ConfigDict(
-        {
-            "objective": "tcl", "seed": 0, "model": model, "loss": loss,
-            "optim": {**vars(AdamW()), **rates}, "train": train,
-        }
-    )  # fmt: skip

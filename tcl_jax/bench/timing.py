@@ -72,10 +72,9 @@ class Runner:
             flops: of an image by formula, see `models.flops`.
 
         Returns:
-            `seconds` of a call in the median round, `fastest_seconds` and `rounds` (of all);
+            `seconds` of a call in the median round, and `rounds`, those of each;
             `images_per_second`; `mfu`, None where the devices' peak is not known; `image_flops`,
-            as given; `xla_flops` of one device as XLA counts, the bodies of loops once;
-            `program_bytes` of one device: arguments, results, temporary memory and code;
+            as given; `program_bytes` of one device: arguments, results, temporary memory and code;
             `peak_bytes`, the most of a device in use since the process began, None where it does
             not say; `compile_seconds`.
         """
@@ -85,12 +84,10 @@ class Runner:
         memory: Any = self.compiled.memory_analysis()
         return {
             "seconds": seconds,
-            "fastest_seconds": min(times),
             "rounds": times,
             "images_per_second": images / seconds,
             "mfu": mfu(flops * images, seconds, devices),
             "image_flops": flops,
-            "xla_flops": float((self.compiled.cost_analysis() or {}).get("flops", 0.0)),
             "program_bytes": memory.argument_size_in_bytes
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes

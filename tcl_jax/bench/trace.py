@@ -1,4 +1,4 @@
-"""Which operations the time of a program goes to, by JAX's profiler."""
+"""Which kinds of operations the time of a program goes to, by JAX's profiler."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tcl_jax.bench.timing import Runner
 from tcl_jax.errors import RunError
 from tcl_jax.plan.hlo import Instruction, read_computations
 
-PRODUCTS, CONVOLUTIONS, ATTENTION = "matrix products", "convolutions", "attention"
+ATTENTION, PRODUCTS, CONVOLUTIONS = "attention", "matrix products", "convolutions"
 REDUCTIONS, COPIES, ELEMENTWISE = "reductions", "copies and layout changes", "elementwise"
 OTHER = "other"
 KINDS = (PRODUCTS, CONVOLUTIONS, ATTENTION, REDUCTIONS, COPIES, ELEMENTWISE, OTHER)
-CALLS, LARGEST = 3, 10
+CALLS = 3
 
 _REDUCING = {"reduce", "reduce-window", "select-and-scatter", "scatter"}
 _MOVING = {
@@ -33,12 +33,10 @@ _NEITHER = re.compile(
     r"|while|call|conditional|sort|fft|cholesky|infeed|outfeed|reduce-scatter|after-all|domain"
 )
 # The scope that `models.layers.block` gives attention, forward and backward; without projections.
-_IN_ATTENTION = re.compile(r"\battention\b|dot_product_attention")
-_TARGETS = (
-    (re.compile(r"fmha|attention", re.IGNORECASE), ATTENTION),
-    (re.compile(r"conv(?!ert)", re.IGNORECASE), CONVOLUTIONS),
-    (re.compile(r"gemm|matmul|dot", re.IGNORECASE), PRODUCTS),
-)
+_ATTENTION = re.compile(r"\battention\b|dot_product_attention|fmha", re.IGNORECASE)
+# TPUs compute products of matrices as convolutions, whose op_name still ends in dot_general.
+_PRODUCT = re.compile(r"\bdot\b|dot_general|gemm|matmul", re.IGNORECASE)
+_CONVOLUTION = re.compile(r"conv(?!ert)", re.IGNORECASE)
 
 
 class Program:
@@ -54,33 +52,27 @@ class Program:
             one.name: one for found in self._computations.values() for one in found
         }
 
-    def find(self, event: str) -> Instruction | None:
-        """The instruction that an event of a trace names, if it is one of this program.
+    def kind(self, event: str) -> str:
+        """One of `KINDS` for an event of a trace, which names an instruction.
 
         Kernels of fusions are called `loop_fusion_5` where the instruction is `loop_fusion.5`.
         """
         name = event.removeprefix("%").partition(" = ")[0]
-        return self._instructions.get(name) or self._instructions.get(
-            re.sub(r"_(\d+)$", r".\1", name)
-        )
-
-    def kind(self, instruction: Instruction) -> str:
-        """One of `KINDS`; of a fusion, by what it computes."""
-        parts = [instruction, *self._parts(instruction)]
-        main = next(
-            (p for p in parts if p.opcode in ("dot", "convolution", "custom-call")), instruction
-        )
-        source = main.attribute("op_name")
-        if _IN_ATTENTION.search(source or instruction.attribute("op_name")):
+        dotted = re.sub(r"_(\d+)$", r".\1", name)
+        found = self._instructions.get(name) or self._instructions.get(dotted)
+        if found is None:
+            return COPIES if re.match(r"(?i)mem(cpy|set)", name) else OTHER
+        parts = [found, *self._parts(found)]
+        heavy = [p for p in parts if p.opcode in ("dot", "convolution", "custom-call")]
+        main = heavy[0] if heavy else found
+        source, target = main.attribute("op_name"), main.attribute("custom_call_target")
+        if _ATTENTION.search(f"{source or found.attribute('op_name')} {target}"):
             return ATTENTION
-        if main.opcode == "custom-call":
-            target = main.attribute("custom_call_target")
-            return next((kind for known, kind in _TARGETS if known.search(target)), OTHER)
-        # TPUs compute products of matrices as convolutions.
-        if main.opcode == "dot" or source.endswith("dot_general"):
-            return PRODUCTS
-        if main.opcode == "convolution":
-            return CONVOLUTIONS
+        if heavy:
+            what = f"{main.opcode} {source.rpartition('/')[2]} {target}"
+            if _PRODUCT.search(what):
+                return PRODUCTS
+            return CONVOLUTIONS if _CONVOLUTION.search(what) else OTHER
         computed = [p.opcode for p in parts if p.opcode != "fusion" and not p.is_scalar]
         if any(_NEITHER.match(opcode) for opcode in computed):
             return OTHER
@@ -89,18 +81,17 @@ class Program:
         return COPIES if _MOVING.issuperset(computed) else ELEMENTWISE
 
     def _parts(self, instruction: Instruction) -> Iterator[Instruction]:
+        """What a fusion computes."""
         for part in self._computations.get(instruction.attribute("calls"), ()):
             yield part
             yield from self._parts(part)
 
 
-def summarize(runner: Runner) -> dict[str, list[dict[str, Any]]]:
-    """Calls a program a few times under the profiler; the times are of a call, on all devices.
+def time_by_kind(runner: Runner) -> list[dict[str, Any]]:
+    """Calls a program a few times under the profiler.
 
     Returns:
-        "time_by_kind": `kind`, `time_share` and `seconds` for each of `KINDS`, and
-        "largest_operations": `operation`, `kind`, `time_share`, `seconds` and `source` of the
-        `LARGEST` ones.
+        `kind`, `time_share` and `seconds` of a call, on all devices, for each of `KINDS`.
 
     Raises:
         RunError: if the trace has no operation.
@@ -128,30 +119,16 @@ def summarize(runner: Runner) -> dict[str, list[dict[str, Any]]]:
     return summary(times, Program(runner.compiled.as_text() or ""))
 
 
-def summary(times: Mapping[str, float], program: Program) -> dict[str, list[dict[str, Any]]]:
-    """What `summarize` returns, of nanoseconds by operation that `CALLS` calls took."""
+def summary(times: Mapping[str, float], program: Program) -> list[dict[str, Any]]:
+    """What `time_by_kind` returns, of nanoseconds by operation that `CALLS` calls took."""
+    spent = dict.fromkeys(KINDS, 0.0)
+    for name, nanoseconds in times.items():
+        spent[program.kind(name)] += nanoseconds
     total = sum(times.values())
-    kinds = dict.fromkeys(KINDS, 0.0)
-    operations = []
-    for name, nanoseconds in sorted(times.items(), key=lambda item: -item[1]):
-        found = program.find(name)
-        copying = re.match(r"(?i)mem(cpy|set)", name)
-        kind = program.kind(found) if found else COPIES if copying else OTHER
-        kinds[kind] += nanoseconds
-        row = {
-            "kind": kind,
-            **_time(nanoseconds, total),
-            "source": found.attribute("op_name") if found else "",
-        }
-        operations.append({"operation": name, **row})
-    return {
-        "time_by_kind": [{"kind": kind, **_time(kinds[kind], total)} for kind in KINDS],
-        "largest_operations": operations[:LARGEST],
-    }
-
-
-def _time(nanoseconds: float, total: float) -> dict[str, float]:
-    return {"time_share": nanoseconds / total, "seconds": nanoseconds / 1e9 / CALLS}
+    return [
+        {"kind": kind, "time_share": spent[kind] / total, "seconds": spent[kind] / 1e9 / CALLS}
+        for kind in KINDS
+    ]
 
 
 def operation_times(profile: jax.profiler.ProfileData) -> Counter[str]:

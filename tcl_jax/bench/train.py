@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
+from tcl_jax.bench.against import (
+    COMPARED,
+    Official,
+    add_against_flags,
+    open_official,
+    prepare_against,
+)
 from tcl_jax.bench.report import Report, say
 from tcl_jax.bench.subject import Subject, add_round_flags, bench_parser, numbers, read_subject
 from tcl_jax.errors import InputError
@@ -45,7 +52,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from tcl_jax.bench.trace import summarize
+    from tcl_jax.bench.trace import time_by_kind
     from tcl_jax.models.flops import total
     from tcl_jax.ops.images import normalize
     from tcl_jax.parallel.mesh import check_batch_size, data_mesh
@@ -57,51 +64,44 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
     devices = list(mesh.devices.flat)
     how = {"calls": flags.calls, "rounds": flags.rounds, "warm_up": flags.warmup}
     settings = {name: config.train[name] for name in ("remat", "accumulation_steps", "fsdp")}
-    report = Report(
-        "train", flags.load, flags.json, devices[0].platform, **subject.about, **settings,
-        device=devices[0].device_kind, devices=len(devices), jax=jax.__version__,
-    )  # fmt: skip
-    with open_official(flags, subject) as opened:
-        official = None
-        if opened is not None:
-            official, versions = opened
-            report.put("original", versions)
+    report = Report("train", flags.load, flags.json, devices, **subject.about, **settings)
+    clip = subject.experiment.clip.config
 
-            def write(batch: dict[str, np.ndarray]) -> str:
-                assert official is not None
-                images = np.asarray(normalize(jnp.asarray(batch["image"])))
-                return official.write_batch(images, **{k: batch[k] for k in batch if k != "image"})
+    def request_of(official: Official, batch: dict[str, np.ndarray], phase: int) -> dict[str, Any]:
+        arrays = dict(batch)
+        images = np.asarray(normalize(jnp.asarray(arrays.pop("image"))))
+        file = official.write_batch(images, **arrays)
+        return {"kind": "train", "file": file, "phase": phase - 1}
 
+    with open_official(flags, subject) as official:
+        if official is not None:
+            report.put("official", official.load(subject))
             agreement = {}
             for phase in flags.phases:
                 say(f"phase {phase}: comparing losses")
-                batch = made_up_batch(
-                    subject.experiment.clip.config, COMPARED_IMAGES, seed=1, noise=True
-                )
+                batch = made_up_batch(clip, COMPARED_IMAGES, noise=True)
                 *_, metrics = step_runner(subject, batch, phase, mesh, exact=True)()
-                ours = {name: float(value) for name, value in metrics.items()}
-                agreement[f"phase {phase}"] = official.check_losses(
-                    ours, f"phase {phase}", file=write(batch), phase=phase - 1
-                )
+                ours = {name: np.asarray(metrics[name]) for name in COMPARED}
+                request = request_of(official, batch, phase)
+                agreement[f"phase {phase}"] = official.check(ours, f"phase {phase}", **request)
                 report.put("agreement", agreement)
         for size, phase in itertools.product(flags.batch_sizes, flags.phases):
             what = f"batch {size}, phase {phase}"
             with report.skip_too_large(what):
                 say(what)
-                batch = made_up_batch(subject.experiment.clip.config, size)
+                batch = made_up_batch(clip, size)
                 runner = step_runner(subject, batch, phase, mesh)
                 flops = total(objective.model.training_flops(size, phase == 2))
                 row = runner.measure(devices, **how, images=size, flops=flops)
                 report.add("steps", {"batch_size": size, "phase": phase, **row})
                 if official is not None:
-                    request = {"do": "prepare_train", "file": write(batch), "phase": phase - 1}
+                    request = request_of(official, batch, phase)
                     for row in official.times(what, request, runner.run, **how):
                         report.add("against", row)
                 if flags.trace:
                     say(f"{what}: tracing")
-                    for name, rows in summarize(runner).items():
-                        for row in rows:
-                            report.add(name, {"what": what, **row})
+                    for row in time_by_kind(runner):
+                        report.add("time_by_kind", {"what": what, **row})
     report.print_tables()
 
 
@@ -128,57 +128,38 @@ def step_runner(
 
     from tcl_jax.bench.timing import Runner
     from tcl_jax.parallel.mesh import put_batch, put_parameters, put_replicated
-    from tcl_jax.training.build import build_adamw, build_schedule
+    from tcl_jax.training.build import build_adamw, build_step
     from tcl_jax.training.state import create_state
-    from tcl_jax.training.step import PhasedStep, no_failure
+    from tcl_jax.training.step import no_failure
 
-    experiment, config = subject.experiment, subject.config
+    experiment, config = subject.experiment, copy.deepcopy(subject.config)
     objective: Any = experiment.objective
     if exact:
         model = dataclasses.replace(objective.model, dtype=jnp.float32)
         objective = dataclasses.replace(objective, model=model)
-    adamw = build_adamw(config)
-    state = create_state(experiment.params, objective, adamw)
+        with config.unlocked():
+            config.train.accumulation_steps = 1
+    state = create_state(experiment.params, objective, build_adamw(config))
     state, frozen = (
         put_parameters(tree, mesh, sharded=config.train.fsdp) for tree in (state, experiment.frozen)
     )
     key = put_replicated(np.asarray(jax.random.key_data(jax.random.key(0))), mesh)
     fixed = (frozen, put_batch(batch, mesh), jax.random.wrap_key_data(key))
     failure = put_replicated(no_failure(objective, state, *fixed), mesh)
-    step = PhasedStep(
-        objective,
-        adamw,
-        build_schedule(config),
-        backbone_from_step=0,
-        accumulation_steps=1 if exact else config.train.accumulation_steps,
-    )
+    step = build_step(config, objective)
     return Runner(step.trace(phase, state, failure, *fixed), (state, failure, *fixed), 2)
 
 
-def made_up_batch(
-    config: CLIPConfig, size: int, *, seed: int = 0, noise: bool = False
-) -> dict[str, np.ndarray]:
-    """Random pixels and tokens.
-
-    Args:
-        config: of the CLIP.
-        size: number of rows.
-        seed: of the random numbers.
-        noise: whether the masks' noise, `uniform`, is among them.
-    """
+def made_up_batch(config: CLIPConfig, size: int, *, noise: bool = False) -> dict[str, np.ndarray]:
+    """Random pixels and tokens of `size` rows, and, if asked for, the masks' noise, `uniform`."""
     import numpy as np
 
     from tcl_jax.models.decoder import UPSAMPLING
 
-    rng, side = np.random.default_rng(seed), config.resolution
+    rng, side = np.random.default_rng(0), config.resolution
     tokens = rng.integers(1, config.vocab_size - 1, (size, config.context_length), np.int32)
-    ends = rng.integers(2, config.context_length, size)
-    past = np.arange(config.context_length) - ends[:, None]
-    tokens = np.where(past == 0, config.vocab_size - 1, np.where(past > 0, 0, tokens))
-    batch = {
-        "image": rng.integers(0, 256, (size, side, side, 3), np.uint8),
-        "tokens": tokens.astype(np.int32),
-    }
+    tokens[:, -1] = config.vocab_size - 1  # where a text ends
+    batch = {"image": rng.integers(0, 256, (size, side, side, 3), np.uint8), "tokens": tokens}
     if noise:
         grid = UPSAMPLING * side // config.patch_size
         batch["uniform"] = rng.uniform(1e-3, 1 - 1e-3, (size, grid, grid)).astype(np.float32)

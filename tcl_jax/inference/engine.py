@@ -29,9 +29,9 @@ _LARGEST = 1 << 29
 """Pixels times texts of the windows that a device computes together."""
 
 
-def default_batch_size(platform: str | None = None) -> int:
-    """Windows that a device computes together, if nobody says; None: of JAX's own platform."""
-    return 1 if (platform or jax.default_backend()) == "cpu" else 8
+def default_batch_size() -> int:
+    """Windows that a device computes together, if nobody says."""
+    return 1 if jax.default_backend() == "cpu" else 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class MaskEngine:
     ) -> None:
         self.patch_size = model.patch_size
         self.batch_size = batch_size or default_batch_size()
-        self._width, self._mesh = model.embed_dim, mesh
+        self._mesh = mesh
         self._split, self._everywhere = batch_sharded(mesh), replicated(mesh)
 
         def masks(
@@ -131,26 +131,6 @@ class MaskEngine:
                 yield from _finish(*running.popleft())
         while running:
             yield from _finish(*running.popleft())
-
-    def trace(
-        self,
-        params: Any,
-        side: int,
-        texts: int,
-        options: MaskOptions,
-        synonyms: Synonyms | None = None,
-    ) -> jax.stages.Traced:
-        """The program for square windows of `side` pixels; shapes will do as parameters."""
-        padded = SlidingWindow.over((side, side), side, side, self.patch_size).padded
-        rows, shape = self.rows(padded, texts), jax.ShapeDtypeStruct
-        return self._compiled.trace(
-            params,
-            shape((rows, *padded, 3), np.uint8, sharding=self._split),
-            shape((rows, 4), np.int32, sharding=self._split),
-            shape((texts, self._width), np.float32, sharding=self._everywhere),
-            options,
-            synonyms,
-        )
 
     def rows(self, padded: tuple[int, int], texts: int, batch_size: int | None = None) -> int:
         """Windows of a batch over all devices.

@@ -4,8 +4,8 @@ r"""Says what a training run needs of a machine, before anyone pays for it.
     python -m tcl_jax.plan --config=configs/tcl.py --topology=v5e:4x4,v6e:4x4,v4:2x2x4 \
         --batch_per_chip=64
 
-Compiles the training steps and the evaluation for that topology and prints memory per chip against
-its HBM, FLOPs, bytes, what chips exchange, the least time of a step, and the days of the whole run.
+Compiles the training steps of both phases for that topology and prints memory per chip beside its
+HBM, FLOPs, what chips exchange, the least time of a step, and the days of the whole run.
 The compiler is the TPU's own (`pip install '.[tpu]'`); no TPU is needed, nor weights or data.
 `--topology=local` takes the GPUs or CPUs of this machine.
 
@@ -35,7 +35,7 @@ def plan_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--topology",
         metavar="NAME,...",
-        help=f"what to plan for, such as {', '.join(EXAMPLES)}; several are compared in a table",
+        help=f"what to plan for, such as {', '.join(EXAMPLES)}; several stand side by side",
     )
     p.add_argument(
         "--batch_per_chip",
@@ -63,7 +63,7 @@ def run(argv: Sequence[str]) -> None:
     # Imported here so that --help and mistakes in flags are answered at once, and JAX finds what
     # was prepared.
     from tcl_jax.plan.plan import make_plan
-    from tcl_jax.plan.report import page, table, to_json
+    from tcl_jax.plan.report import page, to_json
     from tcl_jax.plan.topologies import topology_devices
     from tcl_jax.training.check import check_area_group, check_config
 
@@ -71,15 +71,13 @@ def run(argv: Sequence[str]) -> None:
     if flags.batch_per_chip is None:
         check_area_group(config)
     for name in names:
-        topology_devices(name)  # names are looked at before a minute of compiling
+        topology_devices(name)  # refuses unknown names before minutes of compiling
     plans = []
     for name in names:
         plans.append(make_plan(config, name, flags.batch_per_chip))
-        print(f"{page(plans[-1])}\n", flush=True)
         if flags.json is not None:
             write_json(flags.json, [to_json(plan) for plan in plans])
-    if len(names) > 1:
-        print(table(plans))
+    print(page(plans))
 
 
 def main() -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as StillRunning
 from typing import Any
 
 import jax
 from absl import logging
-from tqdm import tqdm
 
 from tcl_jax.errors import RunError
 from tcl_jax.plan.collectives import Collectives, collectives
@@ -47,32 +43,19 @@ class Compiled:
 
 
 def compile_program(traced: jax.stages.Traced, devices: int, name: str) -> Compiled:
-    """Compiles a program for so many devices; `name` tells the user what they wait for.
+    """Compiles a program for so many devices; `name` is what the log calls it.
 
     Raises:
         RunError: if the compiler fails for another reason than memory.
     """
+    logging.info("compiling %s ...", name)
     try:
-        return _report(_compile(traced.lower(), name), devices)
+        return _report(traced.lower().compile(), devices)
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
         if not text.startswith("RESOURCE_EXHAUSTED"):
             raise RunError(f"the compiler failed: {text[:2000]}") from error
         return Compiled(problem=text.splitlines()[0])
-
-
-def _compile(lowered: jax.stages.Lowered, name: str) -> jax.stages.Compiled:
-    """Compiles in a thread, as the compiler hears no Ctrl-C and the main thread does."""
-    logging.info("compiling %s ...", name)
-    pool = ThreadPoolExecutor(1, "compile")
-    future = pool.submit(lowered.compile)
-    pool.shutdown(wait=False)
-    with tqdm(desc=name, bar_format="{desc}: {elapsed}", leave=False, disable=None) as clock:
-        while not future.done():
-            with contextlib.suppress(StillRunning):
-                future.exception(timeout=1.0)
-            clock.refresh()
-    return future.result()
 
 
 def _report(compiled: jax.stages.Compiled, devices: int) -> Compiled:

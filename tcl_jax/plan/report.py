@@ -1,9 +1,8 @@
-"""A plan for people: a page for one topology, a table for several; and as JSON."""
+"""Plans for people, in one table, and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,124 +10,86 @@ from tcl_jax.plan.plan import Plan, PlannedStep
 
 GIB = 2**30
 UNKNOWN = "unknown"
-_LABEL, _COLUMN = 34, 16
-
 CAVEAT = (
-    "The roofline is what the chips could do at best, with computing, memory and links all at\n"
-    "their peaks at once: an upper bound of speed, not a promise. Reading and augmenting images,\n"
-    "evaluations and checkpoints come on top. MFU counts the FLOPs of the method's\n"
-    "formulas; it passes 100% where this implementation needs fewer."
+    "Times are what the chips could do at best, with computing, memory and links all at their\n"
+    "peaks at once: an upper bound of speed, not a promise. Reading and augmenting images,\n"
+    "evaluations and checkpoints come on top. MFU counts the FLOPs of the method's formulas; it\n"
+    "passes 100% where this implementation needs fewer."
 )
-DERIVED = ("peak", "fits", "method_flops", "roofline", "bound", "seconds", "mfu", "rows_per_second")
+DERIVED = (
+    "fits",
+    "method_flops",
+    "roofline",
+    "bound",
+    "seconds",
+    "mfu",
+    "images_per_second",
+    "days",
+)
 """Properties of a step that are written as JSON with its fields."""
 
 
-def page(plan: Plan) -> str:
-    """All that is known of a run on a topology."""
-    steps, chip = plan.steps, plan.chip
+def page(plans: Sequence[Plan]) -> str:
+    """A column for each phase on each topology, a row for each figure, and notes."""
+    columns = [(plan, step) for plan in plans for step in plan.steps]
+    lines: list[list[str]] = []
 
-    def row(title: str, cell: Callable[[PlannedStep], str]) -> str:
-        return (title.ljust(_LABEL) + "".join(cell(s).rjust(_COLUMN) for s in steps)).rstrip()
+    def row(title: str, cell: Callable[[PlannedStep], str]) -> None:
+        lines.append([title, *(cell(step) for _, step in columns)])
 
-    def memory(title: str, size: Callable[[PlannedStep], float]) -> str:
-        return row(title, lambda s: "-" if s.compiled.problem else f"{size(s) / unit:,.2f}")
+    def memory(title: str, size: Callable[[PlannedStep], float]) -> None:
+        row(title, lambda s: "-" if s.compiled.problem else _number(size(s), GIB))
 
-    large = max((step.peak or GIB for step in steps), default=GIB) >= GIB
-    unit, unit_name = (GIB, "GiB") if large else (2**20, "MiB")
-    lines = [
-        f"{plan.topology}: {plan.devices} x {plan.kind}; {_figures(plan)}",
-        f"global batch {plan.batch:,}, {plan.batch / plan.devices:g} images a chip",
-        "",
-        row("", lambda s: s.name),
-        row("images (windows) a chip", lambda s: f"{s.rows:g}"),
-        "",
-        f"memory of a chip, {unit_name}",
-        memory("  parameters, moments, batch", lambda s: s.compiled.arguments + s.resident),
-        memory("  results in new memory", lambda s: s.compiled.outputs - s.compiled.aliased),
-        memory("  temporary", lambda s: s.compiled.temporary),
-        memory("  program", lambda s: s.compiled.program),
-        row("  together", lambda s: _needed(s, unit)),
+    lines.append(["", *(plan.topology for plan, _ in columns)])
+    row("", lambda s: s.name)
+    row("chips", lambda s: str(s.chips))
+    row("images a chip", lambda s: f"{s.images:g}")
+    memory("parameters, moments, batch: GiB", lambda s: s.compiled.arguments)
+    memory("results in new memory: GiB", lambda s: s.compiled.outputs - s.compiled.aliased)
+    memory("temporary: GiB", lambda s: s.compiled.temporary)
+    memory("program: GiB", lambda s: s.compiled.program)
+    memory("together: GiB", lambda s: s.compiled.peak)
+    row("a chip has: GiB", lambda s: _number(s.chip.memory, GIB))
+    row("fits", lambda s: {True: "yes", False: "NO", None: UNKNOWN}[s.fits])
+    row("TFLOP of the method, by formula", lambda s: _number(s.method_flops, 1e12))
+    row("TFLOP computed", lambda s: _number(s.executed, 1e12))
+    for kind in dict.fromkeys(c.kind for _, s in columns for c in s.compiled.exchanged or ()):
+        row(f"{kind}: MB (operations)", lambda s, kind=kind: _exchanged(kind, s))  # type: ignore[misc]
+    for part in ("compute", "memory", "interconnect"):
+        row(f"{part}, at least: ms", lambda s, part=part: _number(s.roofline[part], 1e-3))  # type: ignore[misc]
+    row("bound by", lambda s: s.bound or UNKNOWN)
+    row("images a second, all chips", lambda s: _number(s.images_per_second))
+    row("MFU", lambda s: UNKNOWN if s.mfu is None else f"{s.mfu:.0%}")
+    row("days", lambda s: _number(s.days))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
     ]
-    if chip.memory is not None:
-        verdicts = {True: "fits", False: "DOES NOT FIT", None: UNKNOWN}
-        lines.append(row(f"  of {chip.memory / unit:,.2f}", lambda s: verdicts[s.fits]))
-    lines += [
-        f"  {step.name} does not fit; the compiler says\n    {step.compiled.problem}"
-        for step in steps
-        if step.compiled.problem
-    ]
-    flops, name = 1e12, "TFLOP"
-    if max(step.method_flops for step in steps) < flops:
-        flops, name = 1e9, "GFLOP"
-    lines += [
-        "",
-        "work of a chip",
-        row(f"  {name} of the method, by formula", lambda s: _number(s.method_flops, flops)),
-        row(f"  {name} computed, loops counted", lambda s: _number(s.executed, flops)),
-        row(f"  {name} by XLA, loops once", lambda s: _number(s.compiled.flops or None, flops)),
-        row(
-            "  GB accessed by XLA, loops once",
-            lambda s: _number(s.compiled.bytes_accessed or None, 1e9),
-        ),
-        "",
-        "exchanged by a chip, MB (operations)",
-    ]
-    exchanged = [step.compiled.exchanged for step in steps]
-    if None in exchanged:
-        lines.append("  unknown where it says so: the compiler cannot print its program")
-    kinds = list(dict.fromkeys(c.kind for found in exchanged for c in found or ()))
-    lines += [row(f"  {kind}", functools.partial(_exchanged, kind)) for kind in kinds]
-    if not kinds:
-        lines.append(f"  {UNKNOWN}" if None in exchanged else "  nothing")
-    lines.append("")
-    if chip.flops is None:
-        lines.append(
-            "least time: unknown, as this kind of device is not in the table of peak rates"
-        )
-    else:
-        lines += [
-            "least time, ms",
-            row("  computing", lambda s: _number(s.roofline["compute"], 1e-3)),
-            row("  memory (estimate)", lambda s: _number(s.roofline["memory"], 1e-3)),
-            row("  links to other chips", lambda s: _number(s.roofline["interconnect"], 1e-3)),
-            row("  bound by", lambda s: s.bound or UNKNOWN),
-            row("  images/s, all chips", lambda s: _number(s.rows_per_second, digits=0)),
-            row("  MFU at most", lambda s: _share(s.mfu)),
-        ]
-    return "\n".join([*lines, "", *_notes(plan)])
-
-
-def table(plans: Sequence[Plan]) -> str:
-    """Topologies side by side, a line each."""
-    head = ("topology", "chips", "batch", "a chip", "GiB needed", "of", "fits", "bound by",
-            "images/s", "MFU", "days")  # fmt: skip
-    rows = [head, *(_cells(plan) for plan in plans)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([*table, "", *(note for plan in plans for note in _notes(plan)), CAVEAT])
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
     """All figures in bytes, seconds and FLOPs of a chip, by name."""
-    fields = dataclasses.asdict(plan) | {"fits": plan.fits, "days": plan.days}
+    fields = dataclasses.asdict(plan)
     for step, written in zip(plan.steps, fields["steps"], strict=True):
         del written["chip"]
         written |= {name: getattr(step, name) for name in DERIVED}
+        written["peak"] = step.compiled.peak
     return fields
 
 
-def _figures(plan: Plan) -> str:
-    chip = plan.chip
-    known = (
-        (chip.memory, GIB, "GiB"),
-        (chip.flops, 1e12, "TFLOP/s"),
-        (chip.bandwidth, 1e9, "GB/s to memory"),
-        (chip.interconnect, 1e9, "GB/s to other chips"),
-    )
-    parts = [f"{value / unit:,.4g} {name}" for value, unit, name in known if value is not None]
-    return "each " + ", ".join(parts) if parts else "memory and speed unknown"
+def _notes(plan: Plan) -> list[str]:
+    lines = [f"{plan.topology}: {plan.devices} x {plan.kind}, global batch {plan.batch:,}"]
+    for step in plan.steps:
+        parts = sorted(step.parts.items(), key=lambda part: -part[1])
+        listed = ", ".join(f"{name} {flops / 1e9:.3g}" for name, flops in parts)
+        lines.append(f"  GFLOP of an image in {step.name}, by formula: {listed}")
+        if step.compiled.problem:
+            lines.append(f"  {step.name} does not fit; the compiler says {step.compiled.problem}")
+        if step.compiled.exchanged is None:
+            lines.append(f"  what {step.name} exchanges is unknown: the compiler cannot print it")
+    return lines
 
 
 def _exchanged(kind: str, step: PlannedStep) -> str:
@@ -138,45 +99,9 @@ def _exchanged(kind: str, step: PlannedStep) -> str:
     return f"{found[0].bytes / 1e6:,.1f} ({found[0].count})" if found else "-"
 
 
-def _notes(plan: Plan) -> list[str]:
-    lines = [f"{step.name}: {step.title}" for step in plan.steps]
-    if plan.training:
-        last = plan.training[-1]
-        parts = sorted(last.parts.items(), key=lambda part: -part[1])
-        listed = ", ".join(f"{name} {flops / 1e9:.3g}" for name, flops in parts)
-        lines.append(f"GFLOP of an image in {last.name}, by formula: {listed}")
-    if plan.days is not None:
-        samples = sum(plan.samples.values())
-        count = f"{samples / 1e6:.1f} M" if samples >= 1e5 else f"{samples:,.0f}"
-        lines += [f"{count} samples of training: {plan.days:.2f} days at the least", "", CAVEAT]
-    return lines
-
-
-def _cells(plan: Plan) -> tuple[str, ...]:
-    largest = max(plan.training, key=lambda step: (step.peak is None, step.peak or 0))
-    slowest = max(plan.training, key=lambda step: step.seconds or 0.0)
-    return (
-        plan.topology,
-        f"{plan.devices:,}",
-        f"{plan.batch:,}",
-        f"{plan.batch / plan.devices:g}",
-        _needed(largest),
-        _number(plan.chip.memory, GIB),
-        {True: "yes", False: "NO", None: UNKNOWN}[plan.fits],
-        slowest.bound or UNKNOWN,
-        _number(slowest.rows_per_second, digits=0),
-        _share(slowest.mfu),
-        _number(plan.days),
-    )
-
-
-def _needed(step: PlannedStep, unit: int = GIB) -> str:
-    return "too much" if step.peak is None else f"{step.peak / unit:,.2f}"
-
-
-def _number(value: float | None, unit: float = 1.0, digits: int = 2) -> str:
-    return UNKNOWN if value is None else f"{value / unit:,.{digits}f}"
-
-
-def _share(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.0%}"
+def _number(value: float | None, unit: float = 1.0) -> str:
+    """Four digits, or all before the point."""
+    if value is None:
+        return UNKNOWN
+    value /= unit
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -11,45 +10,10 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from tcl_jax.data.sources import make_erasing
-from tcl_jax.models.flops import Parts
 from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
 from tcl_jax.training.build import Experiment, build_adamw, build_step
 from tcl_jax.training.state import create_state
-from tcl_jax.training.step import PHASES, no_failure
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """One program of a run, traced.
-
-    Attributes:
-        name: "phase 1", "phase 2" or "evaluation".
-        title: what it does.
-        traced: the program.
-        devices: that it runs on; of an evaluation, those of one process.
-        rows: images (windows, if it evaluates) that they take together.
-        parts: FLOPs of one row by formula, by what they are for.
-    """
-
-    name: str
-    title: str
-    traced: jax.stages.Traced
-    devices: list[jax.Device]
-    rows: int
-    parts: Parts
-
-
-def training_program(config: ConfigDict, experiment: Experiment, mesh: Mesh, phase: int) -> Program:
-    """The step of a phase, see `trace_step`."""
-    size = config.train.global_batch_size
-    return Program(
-        name=f"phase {phase}",
-        title=f"{' and '.join(PHASES[phase])} trained",
-        traced=trace_step(config, experiment, mesh, phase),
-        devices=list(mesh.devices.flat),
-        rows=size,
-        parts=experiment.objective.model.training_flops(size, phase == 2),
-    )
+from tcl_jax.training.step import no_failure
 
 
 def trace_step(

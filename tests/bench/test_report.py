@@ -30,7 +30,7 @@ def test_times_of_a_busy_machine_are_not_final(
 def test_a_report_says_whether_it_is_final_wherever_it_has_ratios(
     load: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = Report("masks", load, str(tmp_path / "out/a.json"), "cpu", device="cpu")
+    report = Report("masks", load, str(tmp_path / "out/a.json"))
     report.add("against", {"what": "x", "ratio": 2.5})
     with report.skip_too_large("batch 9"):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 99 GiB")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tcl_jax.bench.timing import Runner
-from tcl_jax.bench.trace import KINDS, Program, summarize, summary
+from tcl_jax.bench.trace import KINDS, Program, summary, time_by_kind
 
 HLO = """HloModule jit_step
 
@@ -77,18 +77,18 @@ ENTRY %main (input: f32[8,8]) -> f32[8,8] {
     ],
 )
 def test_operations_are_of_the_kind_of_their_instruction(operations: list[str], kind: str) -> None:
-    found = summary(dict.fromkeys(operations, 1e9), Program(HLO))
-    assert {row["kind"] for row in found["largest_operations"]} == {kind}
-    shares = {row["kind"]: row["time_share"] for row in found["time_by_kind"]}
+    program = Program(HLO)
+    assert {program.kind(operation) for operation in operations} == {kind}
+    shares = {
+        row["kind"]: row["time_share"] for row in summary(dict.fromkeys(operations, 1e9), program)
+    }
     assert shares == {**dict.fromkeys(KINDS, 0), kind: 1}
 
 
 def test_a_program_that_is_one_product_spends_its_time_there() -> None:
     x = jnp.eye(1024)
-    found = summarize(Runner(jax.jit(lambda x: (x @ x,)).trace(x), (x,), carried=1))
-    rows = {row["kind"]: row for row in found["time_by_kind"]}
+    found = time_by_kind(Runner(jax.jit(lambda x: (x @ x,)).trace(x), (x,), carried=1))
+    rows = {row["kind"]: row for row in found}
     assert list(rows) == list(KINDS)
-    assert sum(row["time_share"] for row in rows.values()) == pytest.approx(1)
+    assert sum(row["time_share"] for row in found) == pytest.approx(1)
     assert rows["matrix products"]["time_share"] > 0.9 and rows["matrix products"]["seconds"] > 0
-    largest = found["largest_operations"][0]
-    assert largest["kind"] == "matrix products" and "dot_general" in largest["source"]

@@ -17,7 +17,7 @@ from tcl_jax.bench.subject import GATE, bench_parser, read_subject
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.models.flops import total
 from tcl_jax.training.build import abstract_experiment
-from tests.bench.original_checkout import make_checkout, requests_of
+from tests.bench.official_checkout import make_checkout, requests_of
 from tests.tiny import tiny_config_file, tiny_settings
 
 FAST = ["--steps=1", "--rounds=2", "--warmup=1", "--phases=1", "--batch_sizes=2"]
@@ -44,19 +44,16 @@ def test_a_step_is_timed_and_traced(
     assert (report["sizes"], report["remat"]) == ("custom", "none") and "against" not in report
     (step,) = report["steps"]
     assert (step["batch_size"], step["phase"], report["dtype"]) == (2, 1, "float32")
-    assert len(step["rounds"]) == 2 and min(step["rounds"]) == step["fastest_seconds"] > 0
+    assert len(step["rounds"]) == 2 and min(step["rounds"]) > 0
     assert step["seconds"] == np.median(step["rounds"])
     assert step["images_per_second"] == pytest.approx(2 / step["seconds"])
     flops = total(abstract_experiment(tiny_settings("")).objective.model.training_flops(2, False))
     assert step["image_flops"] == flops and step["mfu"] is None
-    # The compiler counts a loop's body once, and what is computed beyond the plain method.
-    assert 0.3 < step["xla_flops"] / (2 * flops) < 3
     assert step["program_bytes"] > 2**20
     assert f"{step['images_per_second']:.4g}" in shown
     shares = {row["kind"]: row["time_share"] for row in report["time_by_kind"]}
     assert sum(shares.values()) == pytest.approx(1)
     assert min(shares["matrix products"], shares["attention"], shares["elementwise"]) > 0
-    assert len(report["largest_operations"]) == 10
 
 
 def test_the_official_code_is_timed_in_turn_once_results_agree(
@@ -74,19 +71,19 @@ def test_the_official_code_is_timed_in_turn_once_results_agree(
         return report
 
     nothing = dict.fromkeys(COMPARED, 0.0)
-    checkout = make_checkout(tmp_path, compare_train={"ok": nothing})
+    checkout = make_checkout(tmp_path, nothing)
     with pytest.raises(RunError, match="phase 1") as caught:
         run(checkout)
     report = json.loads(file.read_text())
     assert "steps" not in report and "against" not in report, "nothing was timed"
-    assert [r["do"] for r in requests_of(checkout[0])] == ["hello", "load", "compare_train"]
-    told = re.findall(r"^  (\w+): (\S+) here, 0 there$", str(caught.value), re.MULTILINE)
+    assert [r["do"] for r in requests_of(checkout[0])] == ["load", "prepare", "compare"]
+    told = re.findall(r"^  (\w+) by \S+: (\S+) here, 0 there$", str(caught.value), re.MULTILINE)
     losses = {name: float(value) for name, value in told}
     assert set(losses) == set(COMPARED)
     terms = sum(losses[name] for name in COMPARED if name not in ("total", "grad_norm"))
     assert losses["total"] == pytest.approx(terms, rel=1e-5)
 
-    report = run(make_checkout(tmp_path, compare_train={"ok": losses}))
+    report = run(make_checkout(tmp_path, losses))
     (row,) = report["against"]
     assert row["variant"] == "eager" and row["official_seconds"] == 1e6
     assert row["lowest"] <= row["ratio"] <= row["highest"]
@@ -94,12 +91,11 @@ def test_the_official_code_is_timed_in_turn_once_results_agree(
     assert max(report["agreement"]["phase 1"].values()) < 1e-6
     asked = requests_of(checkout[0])[3:]
     assert [request["do"] for request in asked] == [
-        "hello", "load", "compare_train", "prepare_train", "run", "run", "release",
+        "load", "prepare", "compare", "prepare", "run", "run", "run", "release",
     ]  # fmt: skip
-    assert (
-        asked[1]["loss"] == {"tcl": 0.1, "area": 0.4, "tv": 0.1} and asked[1]["feature_layer"] == 1
-    )
-    assert not Path(asked[1]["file"]).exists(), "the weights are deleted"
+    assert asked[0]["loss"] == {"tcl": 0.1, "area": 0.4, "tv": 0.1}
+    assert asked[0]["feature_layer"] == 1
+    assert not Path(asked[0]["file"]).exists(), "the weights are deleted"
 
 
 def test_weights_are_random_and_of_float16(folder: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tcl_jax.bench.photos import QUALITY, make_photo
+
 
 def write_shard(
     path: Path,
@@ -42,6 +44,17 @@ def picture(number: int, file_format: str = "JPEG", side: int = 16) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.full((side, side, 3), number, np.uint8)).save(buffer, file_format)
     return buffer.getvalue()
+
+
+def write_photos(path: Path, count: int) -> None:
+    """Drawn pictures 0 to count - 1, with their captions."""
+    members = {}
+    for number in range(count):
+        pixels, caption = make_photo(number)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
+        members |= {f"{number}.jpg": buffer.getvalue(), f"{number}.txt": caption.encode()}
+    write_shard(path, members)
 
 
 def wait_for_another_time(path: Path) -> None:

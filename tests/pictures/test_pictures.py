@@ -41,8 +41,10 @@ def found(page: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_grid_shows_every_cell_under_its_title() -> None:
-    cells = [("a" * (i < 2), np.full((8, 16, 3), 40 + i, np.uint8)) for i in range(5)]
-    page = titled_grid(cells, 2, gap=4)
+    titles = ("a", "a " * 9, "", "", "")
+    cells = [(title, np.full((8, 16, 3), 40 + i, np.uint8)) for i, title in enumerate(titles)]
+    page, low = titled_grid(cells, 2, lines=3, gap=4), titled_grid(cells, 2, gap=4)
+    assert len(page) == len(low) + 2 * 21  # two lines more for the longest title of the first row
     places = [found(page, (40 + i,) * 3) for i in range(5)]
     assert all(len(place) == 8 * 16 for place in places)
     corners = np.array([place.min(0) for place in places])

@@ -78,7 +78,9 @@ def test_palette_tells_classes_apart():
     assert distances[~np.eye(25, dtype=bool)].min() > 20
 
 
-def test_examples_do_not_depend_on_order_or_length():
+def test_examples_depend_on_split_seed_and_index_alone():
+    streams = [e for split in SPLITS for seed in (0, 1) for e in examples(split, 9, seed=seed)]
+    assert len({e["image"].tobytes() for e in streams}) == len({e["key"] for e in streams}) == 54
     source = ShapesSource("validation", num_examples=20)
     longer = pickle.loads(pickle.dumps(ShapesSource("validation", num_examples=1000)))
     forward = [source[i] for i in range(20)]
@@ -87,12 +89,6 @@ def test_examples_do_not_depend_on_order_or_length():
         assert again.keys() == forward[index].keys()
         for name, value in again.items():
             np.testing.assert_array_equal(value, forward[index][name])
-
-
-def test_splits_seeds_and_indices_are_different_streams():
-    found = [e for split in SPLITS for seed in (0, 1) for e in examples(split, 50, seed=seed)]
-    assert len({e["image"].tobytes() for e in found}) == len(found)
-    assert len({e["key"] for e in found}) == len(found)
 
 
 def test_example_fields():
@@ -114,10 +110,7 @@ def test_scenes_are_those_the_embedded_clip_was_trained_on(train_texts):
     np.testing.assert_allclose(means, [115.8822, 79.9151, 150.0450, 108.1879], atol=0.01)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("split", "dev"), ("num_examples", 0), ("image_size", 16), ("seed", -1), ("max_objects", 4)],
-)
+@pytest.mark.parametrize(("name", "value"), [("split", "dev"), ("max_objects", 4)])
 def test_bad_arguments_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         ShapesSource(**{"split": "train", "num_examples": 4, name: value})
@@ -129,7 +122,7 @@ def test_indices_outside_are_refused(index):
         ShapesSource("train", num_examples=4)[index]
 
 
-@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("most", [1, 3])
 def test_numbers_of_objects_and_classes(most):
     found = [e["class_ids"] for e in examples("validation", 400, max_objects=most)]
     counts = Counter(map(len, found))
@@ -186,34 +179,9 @@ def test_captions_say_what_is_there(nameable):
         assert pairs_in(text) <= (present if nameable else set()), (text, present)
 
 
-def test_some_objects_may_go_unnamed_but_not_where_the_caption_denies_it():
-    shapes = [("red", "plain"), ("blue", "striped"), ("green", "dotted")]
-    subjects = [Subject(*shape, x=0.5, y=0.5, area=0.1) for shape in shapes]
-    rng = np.random.default_rng(0)
-    counts = Counter[int]()
-    for _ in range(500):
-        text = describe(rng, subjects, [], "grey")
-        said = {*colors_in(text), *patterns_in(text)}
-        named = sum(bool(said & {*shape}) for shape in shapes)
-        assert named == 3 or not re.search(r"nothing|only|just", text), text
-        counts[named] += 1
-    assert set(counts) == {1, 2, 3} and 0.6 < counts[3] / 500 < 0.8
-
-
 def test_training_captions_never_name_an_unseen_pair(train_texts):
     named = set().union(*map(pairs_in, train_texts))
     assert named == {(c.color, c.pattern) for c in CLASSES if c.name not in UNSEEN}
-
-
-def test_captions_vary(train_texts):
-    assert len(set(train_texts)) > 0.8 * len(train_texts)
-    assert max(len(text.split()) for text in train_texts) <= 30
-    without_pattern = [text for text in train_texts if not patterns_in(text)]
-    assert 0.02 < len(without_pattern) / len(train_texts) < 0.2
-    joined = " ".join(train_texts)
-    for wording in ("in front of", "next to", "two ", "with stripes", "on a grey background"):
-        assert wording in joined
-    assert not re.search(r"\ba [aeio]|\ban [^aeio]|  ", joined)
 
 
 def test_relations_are_true():
@@ -235,10 +203,3 @@ def test_relations_are_true():
                 found[words] += 1
         assert "above" not in text and "below" not in text
     assert len(found) == 6
-
-
-def test_a_number_is_said_only_if_it_is_all():
-    dot = Subject("red", "dotted", x=0.5, y=0.5, area=0.1)
-    rng = np.random.default_rng(0)
-    texts = " ".join(describe(rng, [dot, dot, dot], [], "grey") for _ in range(300))
-    assert "two" not in texts and "some" in texts and "three" in texts

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tcl_jax import preview as command
-from tcl_jax.bench.photos import make_photo, write_photos
+from tcl_jax.bench.photos import make_photo
 from tcl_jax.config_flags import read_config
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import OPERATIONS
@@ -21,7 +21,7 @@ from tcl_jax.data.transforms import RandomResizedCrop
 from tcl_jax.errors import InputError
 from tcl_jax.training.build import clip_config
 from tcl_jax.training.preview import Preview, take_preview, with_noise
-from tests.data.shards import write_shard
+from tests.data.shards import write_photos, write_shard
 
 ROOT = Path(__file__).parent.parent.parent
 TCL, SHAPES = (str(ROOT / f"configs/{name}.py") for name in ("tcl", "shapes"))
