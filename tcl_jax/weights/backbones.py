@@ -239,14 +239,9 @@ def find_backbone(
     """
     if family is not None and family not in FAMILIES:
         raise WeightError(f"family={family!r} is unknown; choose one of {', '.join(FAMILIES)}")
-    plain = dotted_names(file.names)
     towers = family and (FAMILIES[family].towers or family)
     layouts = [x for x in LAYOUTS if towers in (None, x.family)]
-    fitting = {
-        start: kinds
-        for start in _starts(plain, layouts)
-        if (kinds := [layout for layout in layouts if _fits(layout, plain, start)])
-    }
+    plain, fitting = _find_layouts(file, layouts)
     if not fitting:
         signs = {layout.signs[0]: layout.family for layout in layouts}
         looked = ", ".join(f"{sign} ({name})" for sign, name in signs.items())
@@ -256,7 +251,7 @@ def find_backbone(
             f"named so under any prefix; looked for {looked} and the names beside them. Choose "
             "another file, or a family of " + ", ".join(FAMILIES)
         )
-    start = choose_prefix([*fitting], prefix, "backbone")
+    start = choose_prefix(sorted(fitting), prefix, "backbone")
     own = {name.removeprefix(start): x for name, x in plain.items() if name.startswith(start)}
     layout = _choose(fitting[start], own, file)
     names = {ours: [theirs] for ours, theirs in layout.rename(own).items()}
@@ -271,21 +266,27 @@ def find_backbone(
     return FoundBackbone(layout, tensors, sizes, _count_heads(layout, sizes, heads, file))
 
 
-def _starts(plain: Mapping[str, str], layouts: list[Layout]) -> list[str]:
-    """What stands before the names of patch embeddings."""
-    signs = {layout.signs[0] for layout in layouts}
-    found = {
-        name.removesuffix(sign)
-        for sign in signs
-        for name in plain
-        if f".{name}".endswith(f".{sign}")
-    }
-    return sorted(found)
+def holds_backbone(file: TensorFile) -> bool:
+    """Whether a file has the names of a vision tower, or of several."""
+    return bool(_find_layouts(file, LAYOUTS)[1])
 
 
-def _fits(layout: Layout, plain: Mapping[str, str], start: str) -> bool:
-    there = all(f"{start}{name}" in plain for name in layout.signs)
-    return there and not any(f"{start}{name}" in plain for name in layout.without)
+def _find_layouts(
+    file: TensorFile, layouts: Sequence[Layout]
+) -> tuple[dict[str, str], dict[str, list[Layout]]]:
+    """Plain names and the whole name of each; and the layouts that fit those after a prefix."""
+    plain = dotted_names(file.names)
+    fitting: dict[str, list[Layout]] = {}
+    for layout in layouts:
+        for name in plain:
+            start = name.removesuffix(layout.signs[0])
+            if (
+                f".{name}".endswith(f".{layout.signs[0]}")
+                and all(f"{start}{sign}" in plain for sign in layout.signs)
+                and not any(f"{start}{sign}" in plain for sign in layout.without)
+            ):
+                fitting.setdefault(start, []).append(layout)
+    return plain, fitting
 
 
 def _choose(layouts: list[Layout], own: Mapping[str, str], file: TensorFile) -> Layout:

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from tcl_jax.models.families import PRETRAINED
+from tcl_jax.weights.backbones import find_backbone, holds_backbone
 from tcl_jax.weights.folders import open_model
-from tcl_jax.weights.hub import OPENAI_SHA256, TCL, locate_clip, locate_tcl
+from tcl_jax.weights.hub import OPENAI_SHA256, TCL, locate_backbone, locate_clip, locate_tcl
 from tcl_jax.weights.load import check_prefix, digest_of, find_clip
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.tcl import BLOCKS, find_tcl
@@ -17,7 +19,10 @@ from tcl_jax.weights.tensor_file import TensorFile
 
 def describe_file(source: str, prefix: str = "") -> str:
     """A weight file or folder, as text: format, models in it, dtypes, and every tensor."""
-    path = locate_tcl(source) if source == TCL else locate_clip(source)
+    if source == TCL:
+        path = locate_tcl(source)
+    else:
+        path = locate_backbone(source) if source in PRETRAINED else locate_clip(source)
     known = {value: name for name, value in OPENAI_SHA256.items()}
     with open_model(path) as file:
         sha256 = digest_of(file)
@@ -30,17 +35,20 @@ def describe_file(source: str, prefix: str = "") -> str:
 
 
 def _models_in(file: TensorFile, prefix: str) -> str:
-    """The TCL or the CLIP in a file, with what is assumed of it, or why there is none."""
+    """The model in a file, with what is assumed of it, or why there is none."""
     try:
         if any(BLOCKS in name for name in file.specs):
             tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
+        elif holds_backbone(file):
+            backbone = find_backbone(file, prefix=prefix)
+            tensors, what, assumed = backbone.tensors, backbone.title, ""
         else:
             clip = find_clip(file, prefix)
             tensors, what = clip.tensors, f"{clip.config.title}, {clip.style} names"
             assumed = f"\n{clip.assumed}" if clip.assumed else ""
         check_prefix(prefix, [tensors.prefix])
     except WeightError as error:
-        return f"no single CLIP or TCL that is known here ({error})"
+        return f"no single CLIP, TCL or backbone that is known here ({error})"
     if tensors.prefix:
         what += f", under the prefix {tensors.prefix.rstrip('.')!r}"
     if beside := tensors.unused:

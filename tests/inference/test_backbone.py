@@ -232,44 +232,54 @@ def test_hugging_face_s_names(tmp_path: Path, family: str, size: str, spelling: 
     check(backbone, family, size)
 
 
-def test_tips_in_pytorch(tmp_path: Path) -> None:
-    flax, names = weights_of("tips"), {}
-    tokens, cls = "encoder/ToTokenSequence_0", flax["encoder/ToTokenSequence_0/cls"]
-    grid = flax[f"{tokens}/posembed_input"].reshape(1, 16, -1)
-    names["pos_embed"] = np.concatenate([0.5 * cls[:, :1], grid], axis=1)
-    names["cls_token"], names["register_tokens"] = 0.5 * cls[:, :1], cls[:, 1:]
-    names["patch_embed.proj.weight"] = flax[f"{tokens}/embedding/kernel"].transpose(3, 2, 0, 1)
-    names["patch_embed.proj.bias"] = flax[f"{tokens}/embedding/bias"]
-    for leaf, ours in (("scale", "weight"), ("bias", "bias")):
-        names[f"norm.{ours}"] = flax[f"encoder/encoder_norm/{leaf}"]
+def tips_in_pytorch() -> Tensors:
+    """The golden model's tensors as TIPS in PyTorch names and lays them out."""
+    flax, tokens = weights_of("tips"), "encoder/ToTokenSequence_0"
+    leaves = (("kernel", "weight"), ("scale", "weight"), ("bias", "bias"))
+    first, second = np.split(flax[f"{tokens}/cls"], 2, axis=1)
+    grid = flax[f"{tokens}/posembed_input"].reshape(1, 16, 96)
+    names = {
+        "cls_token": 0.25 * first,  # the first class token has a position here
+        "pos_embed": np.concatenate([0.75 * first, grid], axis=1),
+        "register_tokens": second,
+        "patch_embed.proj.weight": flax[f"{tokens}/embedding/kernel"].transpose(3, 2, 0, 1),
+        "patch_embed.proj.bias": flax[f"{tokens}/embedding/bias"],
+    }
+    layers = {"encoder/encoder_norm": "norm"}
     for i in range(3):
         block, theirs = f"blocks.{i}", f"encoder/transformer/encoderblock_{i}"
         attention = f"{theirs}/MultiHeadDotProductAttention_0"
-        for n in (0, 1):
-            for leaf, ours in (("scale", "weight"), ("bias", "bias")):
-                names[f"{block}.norm{n + 1}.{ours}"] = flax[f"{theirs}/LayerNorm_{n}/{leaf}"]
-            for leaf, ours in (("kernel", "weight"), ("bias", "bias")):
-                names[f"{block}.mlp.fc{n + 1}.{ours}"] = flax[
-                    f"{theirs}/MlpBlock_0/Dense_{n}/{leaf}"
-                ].T
+        layers |= {f"{theirs}/LayerNorm_{n}": f"{block}.norm{n + 1}" for n in (0, 1)}
+        layers |= {f"{theirs}/MlpBlock_0/Dense_{n}": f"{block}.mlp.fc{n + 1}" for n in (0, 1)}
+        layers[f"{attention}/out"] = f"{block}.attn.proj"
+        for x in ("query", "key", "value"):  # of [d, h, k] and [h, k]
+            flax[f"{attention}/{x}/kernel"] = flax[f"{attention}/{x}/kernel"].reshape(96, 96)
+            flax[f"{attention}/{x}/bias"] = flax[f"{attention}/{x}/bias"].ravel()
+        flax[f"{attention}/out/kernel"] = flax[f"{attention}/out/kernel"].reshape(96, 96)
         for leaf, ours in (("kernel", "weight"), ("bias", "bias")):
-            parts = [flax[f"{attention}/{x}/{leaf}"] for x in ("query", "key", "value")]
-            parts = [x.reshape(-1, 96).T if leaf == "kernel" else x.ravel() for x in parts]
-            if leaf == "kernel":
-                parts = [flax[f"{attention}/{x}/kernel"].reshape(96, 96).T
-                         for x in ("query", "key", "value")]  # fmt: skip
+            parts = [flax[f"{attention}/{x}/{leaf}"].T for x in ("query", "key", "value")]
             names[f"{block}.attn.qkv.{ours}"] = np.concatenate(parts)
-        names[f"{block}.attn.proj.weight"] = flax[f"{attention}/out/kernel"].reshape(96, 96).T
-        names[f"{block}.attn.proj.bias"] = flax[f"{attention}/out/bias"]
-        names |= {f"{block}.ls{n}.gamma": np.ones(96, np.float32) for n in (1, 2)}
+    for theirs, layer in layers.items():
+        for leaf, ours in leaves:
+            if (x := flax.get(f"{theirs}/{leaf}")) is not None:
+                names[f"{layer}.{ours}"] = x.T
+    return names
+
+
+def test_tips_in_pytorch(tmp_path: Path) -> None:
+    names = tips_in_pytorch()
     path = write(tmp_path / "tips.npz", names)
     backbone = Backbone.from_file(path, heads=2)
     assert backbone.family == "tips"
     check(backbone, "tips", "70x42")
+    ones = {f"blocks.{i}.ls{n}.gamma": np.ones(96, np.float32) for i in range(3) for n in (1, 2)}
+    other = write(tmp_path / "b.npz", names | ones)
+    check(Backbone.from_file(other, heads=2), "tips", "56x56")
     with pytest.raises(InputError, match=r"tips.npz.*width of 96.*heads="):
         Backbone.from_file(path)
-    # With the names alone it could be either.
-    assert Backbone.from_file(path, family="dinov2-reg", heads=2).family == "dinov2-reg"
+    # With LayerScale the names could be either's.
+    chosen = Backbone.from_file(other, family="dinov2-reg", heads=2)
+    assert chosen.family == "dinov2-reg" and chosen.features(np.zeros((1, 56, 56, 3), np.float32))
 
 
 def test_swiglu() -> None:

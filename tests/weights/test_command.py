@@ -97,7 +97,7 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "TCL, feature layer 3" in capsys.readouterr().out
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     command.run(["inspect", str(tmp_path / "other.npz")])
-    assert "no single CLIP or TCL that is known here" in capsys.readouterr().out
+    assert "no single CLIP, TCL or backbone that is known here" in capsys.readouterr().out
 
 
 def test_mistakes_are_explained_and_leave_nothing(tmp_path: Path) -> None:

@@ -20,13 +20,16 @@ from huggingface_hub import constants
 
 from tcl_jax.errors import RunError
 from tcl_jax.models.clip import VARIANTS
+from tcl_jax.models.families import FAMILIES, PRETRAINED, Size
 from tcl_jax.weights import hub
 from tcl_jax.weights.hub import (
     BUILT_IN,
     CLIP_FILES,
     OPENAI_SHA256,
+    locate_backbone,
     locate_clip,
     locate_tcl,
+    locate_texts,
     openai_filename,
 )
 from tcl_jax.weights.mapping import WeightError
@@ -56,7 +59,7 @@ class Hub:
         self.cache, self.content, self.asked = cache, CONTENT, list[str]()
 
     def metadata(self, url: str, timeout: float) -> None:
-        assert url == CLIP_FILES[NAME].url and timeout <= 10
+        assert url.startswith("https://huggingface.co/") and timeout <= 10
 
     def download(self, repo: str, filename: str, revision: str, etag_timeout: float) -> str:
         assert etag_timeout <= 10
@@ -270,3 +273,89 @@ def test_offline_it_says_which_tcl_to_put_where(
     folder.mkdir()
     (folder / "tcl.pth").write_bytes(b"x")
     assert locate_tcl("official") == Path("weights/tcl.pth")
+
+
+# ---------------------------------------------------------------------------------------- backbones
+
+
+def test_names_of_backbones() -> None:
+    for name, (family, size) in PRETRAINED.items():
+        row = family.sizes[size]
+        assert name == f"{family.name}:{size}" and row.width % row.heads == 0
+        assert all(address.startswith("https://") for address in row.addresses)
+        towers = family.towers or family.name
+        assert bool(row.repo) == family.gated == (towers == "dinov3")
+    assert FAMILIES["dinov2-reg"].sizes["B/14"].addresses == (
+        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",
+    )
+
+
+def test_a_backbone_is_looked_for_in_the_folder_of_weights(nowhere: Path, online: Hub) -> None:
+    (nowhere / "weights").mkdir()
+    folder = nowhere / "weights/dinov3-vits16-pretrain-lvd1689m"
+    for name, file in {
+        "dinov2-reg:B/14": "dinov2_vitb14_reg4_pretrain.pth",
+        "dinov2:B/14": "dinov2_vitb14_pretrain.pth",
+        "dinov3:B/16": "dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth",
+        "dinov3:L/16": "dinov3-vitl16-pretrain-lvd1689m.safetensors",
+        "dinov3:S/16": f"{folder.name}/model.safetensors",
+        "tips:So400m/14": "tips_v2_so400m14_vision.npz",
+        "dinotxt-v2:L/14": "dinov2_vitl14_reg4_pretrain.pth",
+    }.items():
+        path = Path("weights", file)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        assert locate_backbone(name) == path
+    assert online.asked == []
+    assert locate_backbone(path) == path
+    for name, files in {
+        "tips:B/14": ["tips_v2_b14_text.npz"],
+        "dinotxt-v2:L/14": [
+            f"dinov2_vitl14_reg4_dinotxt_tet1280d20h24l_{x}.pth"
+            for x in ("vision_head", "text_encoder")
+        ],
+        "dinov2:B/14": [],
+    }.items():
+        paths = [Path("weights", file) for file in files]
+        for text in paths:
+            text.write_bytes(b"")
+        assert locate_texts(name) == paths
+    with pytest.raises(WeightError, match="'dinov2:H/14' do not exist.*dinov2-reg:S/14"):
+        locate_backbone("dinov2:H/14")
+
+
+def test_a_gated_backbone_is_downloaded_from_the_hub(
+    online: Hub, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    assert locate_backbone("dinov3:B/16").read_bytes() == CONTENT
+    assert online.asked == [f"{repo}/{x}@main" for x in ("config.json", "model.safetensors")]
+
+    def refuse(url: str, timeout: float) -> None:
+        raise ValueError("401: access is restricted")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(WeightError) as error:
+        locate_backbone("dinov3:L/16")
+    for part in (
+        "DINOv3 L/16 could not be downloaded", "(ValueError: 401: access is restricted)",
+        "accept the DINOv3 License at https://huggingface.co/facebook/dinov3-vitl16-",
+        str(nowhere / "weights"), "dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth (from https://dl.",
+        "under the name dinov3-vitl16-pretrain-lvd1689m.safetensors",
+    ):  # fmt: skip
+        assert part in str(error.value)
+
+
+def test_a_backbone_is_downloaded_from_the_address_that_has_it(
+    release: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = hub.TCL_URL.replace("tcl.pth", "so400m14.npz")
+    absent = "http://localhost:9/so14.npz"
+    sizes = FAMILIES["tips"].sizes
+    monkeypatch.setitem(sizes, "So400m/14", Size(1152, 27, 16, (absent, there)))
+    path = locate_backbone("tips:So400m/14")
+    assert path == tmp_path / "cache/tcl_jax/weights/so400m14.npz" and path.read_bytes() == CONTENT
+    assert locate_backbone("tips:So400m/14") == path and release["calls"] == 1
+    monkeypatch.setitem(sizes, "So400m/14", Size(1152, 27, 16, (absent,)))
+    with pytest.raises(WeightError, match="TIPSv2 So400m/14 could not .*localhost:9.*as so14.npz"):
+        locate_backbone("tips:So400m/14")
