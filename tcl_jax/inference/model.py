@@ -146,7 +146,8 @@ def model_from_backbone(
         source, family, heads, text=text, text_heads=text_heads, prefix=prefix, dtype=None
     )
     try:
-        method, params = loaded.zero_shot(**({"own_patches": True} if own_patches else {}))
+        fields: dict[str, Any] = {"own_patches": True} if own_patches else {}
+        method, params = loaded.zero_shot(**fields)
     except TypeError as error:
         raise InputError("own_patches is of dino.txt alone, and not of TIPS") from error
     return Model(method, params, default_settings(method), {"backbone": loaded.origin})

@@ -149,7 +149,7 @@ class DinoTxt(ZeroShot):
         found = encode_head(vit, params["vision"], params["head"], features)
         if self.own_patches:
             own = project(vit, params["vision"], features.blocks[-1].output)
-            found = found.replace(patches=features.patches(own))
+            found = Aligned(found.embedding, features.patches(own))
         return found
 
     def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:

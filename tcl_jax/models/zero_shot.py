@@ -50,7 +50,7 @@ class ZeroShot(Method):
     dtype: Any = jnp.float32
 
     towers: ClassVar[tuple[str, ...]]
-    patch_size: ClassVar[int] = 1  # type: ignore[misc]
+    patch_size: ClassVar[int] = 1
 
     @property
     def threshold(self) -> float:

@@ -156,7 +156,8 @@ class LoadedBackbone:
             WeightError: if a tower that it needs is not there.
         """
         towers = self.family.towers or self.family.name
-        kind = {"tips": TIPS, "dinotxt": DinoTxt}.get(METHOD_OF.get(towers, ""))
+        kinds: dict[str, type[ZeroShot]] = {"tips": TIPS, "dinotxt": DinoTxt}
+        kind = kinds.get(METHOD_OF.get(towers, ""))
         parts = {"vision": self.params, **self.texts}
         needed = needed or (kind.towers if kind else ("text",))
         lacking = [x for x in needed if x not in parts]
