@@ -16,7 +16,7 @@ from tcl_jax.models.backbone import Features, backbone_features
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.layers import compute_dtype, matmul_precision
 from tcl_jax.models.vit import ViT, patch_grid
-from tcl_jax.models.zero_shot import Aligned, ZeroShot
+from tcl_jax.models.zero_shot import Aligned, ZeroShot, resize_to_patches
 from tcl_jax.ops.images import PixelStatistics
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import LoadedBackbone, load_backbone
@@ -78,8 +78,9 @@ class Backbone:
         """A published tower, from the folder weights/, a cache, or downloaded once.
 
         Args:
-            name: "dinov2-reg:B/14", "dinov2:L/14", "dinov3:B/16", "tips:B/14" and others of
-                `models.families.PRETRAINED`. DINOv3's licence has to be accepted first.
+            name: "dinov2-reg:B/14", "dinov2:L/14", "dinov3:B/16", "tips:B/14", "dinotxt:L/16" (on
+                DINOv3), "dinotxt-v2:L/14" (on DINOv2) and others of `models.families.PRETRAINED`.
+                DINOv3's licence has to be accepted first.
             text: whether to load the text tower, too, where there is one.
             dtype: see `Backbone`.
 
@@ -162,12 +163,7 @@ class Backbone:
         Raises:
             InputError: if an array has another shape, or is not of floats.
         """
-        x = jnp.asarray(x)
-        if x.ndim != 4 or x.shape[-1] != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise InputError(
-                f"x is {x.dtype} of shape {x.shape}; give [b, h, w, 3] floats, normalised with the "
-                "mean and deviation in pixel_statistics"
-            )
+        x = _check_images(x)
         side, (height, width) = self.patch_size, x.shape[1:3]
         if self.vit.ragged == "crop":
             height, width = height // side * side, width // side * side
@@ -225,25 +221,29 @@ class Backbone:
         second half of a text.
 
         Args:
-            x: as in `features`, of sides that are multiples of the patch size.
+            x: as in `features`; sides that are no multiples of the patch size are resized to the
+                next, bicubic, as the authors do it for segmentation.
 
         Raises:
             InputError: if there is no text tower, or no vision head where one is needed, or x is
                 of another shape.
         """
         method, params = self._zero_shot()
-        x = jnp.asarray(x)
-        if x.ndim != 4 or x.shape[-1] != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise InputError(f"x is {x.dtype} of shape {x.shape}; give [b, h, w, 3] floats")
-        try:
-            patch_grid(x.shape, self.patch_size)
-        except ValueError as error:
-            raise InputError(f"x: {error}") from error
-        return _align(method, params, x)
+        return _align(method, params, _check_images(x))
 
     def _zero_shot(self, *needed: str) -> tuple[ZeroShot, Any]:
         """See `LoadedBackbone.zero_shot`, of the towers needed."""
         return self._loaded.zero_shot(needed, dtype=self.vit.dtype)
+
+
+def _check_images(x: Any) -> jax.Array:
+    x = jnp.asarray(x)
+    if x.ndim != 4 or x.shape[-1] != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(
+            f"x is {x.dtype} of shape {x.shape}; give [b, h, w, 3] floats, normalised with the "
+            "mean and deviation in pixel_statistics"
+        )
+    return x
 
 
 @partial(jax.jit, static_argnames=("vit", "blocks"))
@@ -259,5 +259,5 @@ def _encode_text(method: ZeroShot, params: Any, ids: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnums=0)
 def _align(method: ZeroShot, params: Any, x: jax.Array) -> Aligned:
     with matmul_precision(method.dtype):
-        found = method.align(params, x)
+        found = method.align(params, resize_to_patches(x, method.patch))
     return jax.tree.map(lambda y: y.astype(jnp.float32), found)
