@@ -6,13 +6,12 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tcl_jax.errors import raise_machine_fault, shorten
-from tcl_jax.files import read_json
+from tcl_jax.files import read_json, user_path
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
 from tcl_jax.models.tips import TIPS
@@ -216,9 +215,12 @@ def load_backbone(
         if method := METHOD_OF.get(own.name):
             others = [text] if isinstance(text, (str, os.PathLike)) else text
             with contextlib.ExitStack() as stack:
-                files = [stack.enter_context(open_model(find_weights(Path(x)))) for x in others]
-                heads = found.heads
-                texts = read_text_towers([*files, file], method, heads, text_heads, dtype)
+                files = [
+                    stack.enter_context(open_model(find_weights(user_path(x)))) for x in others
+                ]
+                texts = read_text_towers(
+                    [*files, file], method, found.sizes.width, found.heads, text_heads, dtype
+                )
         if text and "text" not in texts:
             raise WeightError(f"no text tower for {own.title} is in {text!r} or in it")
     if method == "dinotxt" and "text" in texts:

@@ -127,6 +127,7 @@ TEXT_HEADS = {1280: 20}
 def read_text_towers(
     files: Sequence[TensorFile],
     method: str,
+    width: int,
     heads: int,
     text_heads: int | None = None,
     dtype: Any = np.float32,
@@ -136,7 +137,7 @@ def read_text_towers(
     Args:
         files: any of which may hold them.
         method: a key of `models.methods.METHODS`, "tips" or "dinotxt".
-        heads: attention heads of the vision tower, which dino.txt's head has, too.
+        width, heads: of the vision tower, and of dino.txt's head.
         text_heads: those of the text tower; None: as its kernels say, or the published tower of
             this width has, or as the vision tower has.
         dtype: of the parameters; None keeps each tensor's own.
@@ -145,7 +146,8 @@ def read_text_towers(
         `text`, and dino.txt's `head`, in so far as they are there.
 
     Raises:
-        WeightError: if a tower lacks tensors, or a file holds several of a kind.
+        WeightError: if a tower lacks tensors or is not of this vision tower, or a file holds
+            several of a kind.
     """
     params: dict[str, Any] = {}
     for file in files:
@@ -168,8 +170,21 @@ def read_text_towers(
                 }
                 tensors = Renamed(file, names, prefix=start)
                 told = heads if tower.part == "head" else text_heads
-                params[tower.part] = _read(tower, tensors, told, heads, dtype)
+                found = _read(tower, tensors, told, heads, dtype)
+                if (own := _width_of(found)) != width:
+                    raise WeightError(
+                        f"its {tower.part} tower is for patches of width {own}, and the vision "
+                        f"tower's have {width}; give the files of one model"
+                    )
+                params[tower.part] = found
     return params
+
+
+def _width_of(params: Any) -> int:
+    """Width of the patches that a tower's embeddings are for."""
+    if "text_projection" in params:  # of the class token, and of patches
+        return params["text_projection"].shape[1] // 2
+    return params["ln_final" if "ln_final" in params else "ln_post"]["norm"]["scale"].shape[0]
 
 
 def _read(

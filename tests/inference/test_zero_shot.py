@@ -144,8 +144,9 @@ def test_dinotxt_from_one_file_or_several(tmp_path: Path) -> None:
 
 def test_dinotxt_on_dinov2(tmp_path: Path) -> None:
     rng, width = np.random.default_rng(0), 128
+    wider = {96: width, 192: 2 * width}
     texts = {
-        k: x if "text_model" in k else rng.normal(0, 0.1, [{96: width}.get(n, n) for n in x.shape])
+        k: x if "text_model.b" in k else rng.normal(0, 0.1, [wider.get(n, n) for n in x.shape])
         for k, x in texts_of("dinotxt").items()
         if "qkv" not in k or "text_model" in k
     }
@@ -165,6 +166,9 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     lacking = {k: x for k, x in texts.items() if "block_1/LayerNorm_0/scale" not in k}
     with pytest.raises(InputError, match=r"text.npz.*encoderblock_1.LayerNorm_0.scale"):
         Backbone.from_file(path, text=write(tmp_path / "text.npz", lacking))
+    both = {**weights_of("dinov2-reg"), **texts_of("dinotxt")}
+    with pytest.raises(InputError, match=r"both.npz.*patches of width 96.*128"):
+        Backbone.from_file(write(tmp_path / "both.npz", both))
     with pytest.raises(InputError, match=r"no text tower for TIPSv2.*vision.npz"):
         Backbone.from_file(path, text=path)
     with pytest.raises(InputError, match=r"vision.npz.*no text tower.*text="):
