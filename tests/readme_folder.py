@@ -22,6 +22,7 @@ from tcl_jax.weights.tcl import tcl_rules, tcl_shapes
 from tests.bench.official_checkout import make_checkout
 from tests.data.shards import picture, write_shard
 from tests.reference import GOLDEN, load
+from tests.tokenizer_files import train_pieces
 from tests.torch_files import save_state_dict, save_torchscript
 
 ROOT = Path(__file__).parent.parent
@@ -120,6 +121,12 @@ def _write_weights(folder: Path) -> None:
     save_state_dict(folder / "weights/tcl.pth", {"model": tcl})
     dinov2 = {k.removeprefix("w/"): x for k, x in load("dinov2").items() if k.startswith("w/")}
     save_state_dict(folder / "dinov2_vitb14_reg4_pretrain.pth", dinov2)
+    pieces, tokens = train_pieces(folder / "tokenizer.model"), "token_emb/emb_var"
+    for golden, tower in (("tips", "vision"), ("tips_text", "text")):
+        start = f"{tower}/w/"
+        arrays = {k.removeprefix(start): x for k, x in load(golden).items() if start in k}
+        arrays |= {tokens: arrays[tokens][:pieces]} if tokens in arrays else {}
+        np.savez(folder / f"tips_v2_b14_{tower}.npz", **arrays)
 
 
 def _random(shapes: Any, dtype: Any = np.float32) -> Any:

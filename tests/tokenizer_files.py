@@ -1,7 +1,8 @@
-"""Files of a vocabulary, as Hugging Face's CLIP has them."""
+"""Files of a vocabulary: as Hugging Face's CLIP has them, and as TIPS."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +19,18 @@ def write_tokenizer_file(folder: Path, size: int = 600) -> Any:
     tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=merges)
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def train_pieces(file: Path) -> int:
+    """Writes a small SentencePiece model; gives its number of pieces."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a photo of a cat", "the small dog and many cats"] * 20),
+        model_writer=written,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    file.write_bytes(written.getvalue())
+    return int(sentencepiece.SentencePieceProcessor(model_file=str(file)).get_piece_size())

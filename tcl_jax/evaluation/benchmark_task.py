@@ -96,7 +96,7 @@ def protocol_of(config: ConfigDict, experiment: Experiment) -> Protocol:
     settings = default_settings(experiment.method)
     return Protocol(
         method=experiment.method.name,
-        short_side=settings.window,
+        short_side=settings.short_side or settings.window,
         window=settings.window,
         stride=settings.stride,
         threshold=config.eval.background,
@@ -104,4 +104,5 @@ def protocol_of(config: ConfigDict, experiment: Experiment) -> Protocol:
         kp_weight=config.eval.kp_weight if experiment.method.mixes_clip else 0.0,
         templates=config.eval.templates,
         dtype=config.model.dtype,
+        resize=settings.resize,
     )

@@ -96,7 +96,8 @@ class Evaluator:
             image = read_pixels(example.image, benchmark.exif)
             size = image.shape[0], image.shape[1]
             sliding = protocol.sliding_window(benchmark, size, self._patch_size)
-            return ImageTask((example, size), sliding, resize_pixels(image, sliding.size))
+            pixels = resize_pixels(image, sliding.size, protocol.resize)
+            return ImageTask((example, size), sliding, pixels)
 
         def score(found: tuple[ImageTask[tuple[Example, tuple[int, int]]], SoftMasks]) -> Result:
             (example, size), masks = found[0].item, found[1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
@@ -24,6 +25,11 @@ from tcl_jax.models.methods import METHODS
 Field = tuple[str, ...]
 """Where a value stands in a fingerprint; one of a single benchmark is ("benchmarks", name, ...)."""
 
+_RESIZES = {
+    "opencv": f"OpenCV {cv2.__version__}, bilinear",
+    "pillow": f"Pillow {PIL.__version__}, bicubic",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -31,13 +37,14 @@ class Protocol:
 
     Attributes:
         method: a key of `models.methods.METHODS`.
-        short_side: pixels that an image's short side is resized to, by OpenCV's bilinear.
+        short_side: pixels that an image's short side is resized to.
         window, stride: side and distance of the sliding windows, in pixels.
         threshold: score of the background class, in [0, 1].
         pamr, kp_weight: as in `inference.masks.MaskOptions`.
         templates: name of a set in `data.templates.TEMPLATES`.
         dtype: what the network computes in, a key of `COMPUTE_DTYPES`.
         max_long_side: most pixels of a resized image's long side.
+        resize: how images are resized, one of `inference.settings.RESIZES`.
 
     Raises:
         InputError: if a value is out of its range.
@@ -53,13 +60,12 @@ class Protocol:
     templates: str
     dtype: str = "float32"
     max_long_side: int = MAX_LONG_SIDE
+    resize: str = "opencv"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         settings = dataclasses.fields(InferenceSettings)
         InferenceSettings(**{field.name: getattr(self, field.name) for field in settings})
-        if self.short_side < 1:
-            raise InputError(f"short_side={self.short_side} must be a positive number of pixels")
         compute_dtype(self.dtype)
 
     @property
@@ -83,7 +89,7 @@ class Protocol:
     ) -> SlidingWindow:
         """The windows of an image of `size` rows and columns."""
         short_side, window, stride = self.sizes(benchmark)
-        resized = working_size(*size, short_side, self.max_long_side)
+        resized = working_size(*size, short_side, self.max_long_side, self.resize)
         return SlidingWindow.over(resized, window, stride, patch_size)
 
     def sizes(self, benchmark: Benchmark) -> tuple[int, int, int]:
@@ -109,17 +115,18 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
 
     Args:
         model: the one that is judged, already of its method.
-        choices: fields of `Protocol`; None leaves the model's own. A short side alone makes the
-            windows as large, and other windows have half their side as stride.
+        choices: fields of `Protocol`; None leaves the model's own. A short side alone scales the
+            windows, and other windows have half their side as stride.
 
     Raises:
         InputError: if a value is out of its range.
     """
     settings = model.settings
     given = {name: value for name, value in choices.items() if value is not None}
-    fields = {"short_side": settings.window, **dataclasses.asdict(settings), **given}
-    if "window" not in given:
-        fields["window"] = given.get("short_side", settings.window)
+    short_side = settings.short_side or settings.window
+    fields = {**dataclasses.asdict(settings), "short_side": short_side, **given}
+    if "window" not in given and "short_side" in given:
+        fields["window"] = max(settings.window * given["short_side"] // short_side, 1)
     if "stride" not in given and fields["window"] != settings.window:
         fields["stride"] = max(fields["window"] // 2, 1)
     if fields["threshold"] is None:
@@ -153,7 +160,7 @@ def fingerprint(
         **dataclasses.asdict(protocol),
         "weights": weights,
         "architecture": short_hash(list(model.method.describe().values())),
-        "resize": f"OpenCV {cv2.__version__}, bilinear",
+        "resize": _RESIZES[protocol.resize],
         "benchmarks": {
             listing.benchmark.name: _describe(listing, given.get(listing.benchmark.name))
             for listing in listings

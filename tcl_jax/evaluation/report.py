@@ -156,14 +156,16 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
         )
     own = fingerprint.get("benchmarks", {}).get(benchmark.name, {})
     used, paper = {**fingerprint, **own}, InferenceSettings()
+    if (method := METHODS.get(used.get("method", ""))) is not None:
+        paper = InferenceSettings(templates=method.templates, **method.protocol)
     published: dict[str, Any] = {
         "window": paper.window,
         "stride": paper.stride,
-        "short_side": paper.window,
+        "short_side": paper.short_side or paper.window,
         "max_long_side": MAX_LONG_SIDE,
         "templates": paper.templates,
     }
-    if "method" in used and METHODS[used["method"]].mixes_clip:
+    if method is not None and method.mixes_clip:
         published["kp_weight"] = paper.kp_weight
         published["threshold"] = THRESHOLDS[used["pamr"]]
     differing = [

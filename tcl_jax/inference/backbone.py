@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,23 +14,29 @@ import numpy as np
 from tcl_jax.errors import InputError
 from tcl_jax.models.backbone import Features, backbone_features
 from tcl_jax.models.families import PRETRAINED
-from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.layers import compute_dtype, matmul_precision
 from tcl_jax.models.vit import ViT, patch_grid
+from tcl_jax.models.zero_shot import Aligned, ZeroShot, resize_to_patches
 from tcl_jax.ops.images import PixelStatistics
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import LoadedBackbone, load_backbone
+from tcl_jax.weights.hub import locate_texts
 from tcl_jax.weights.load import Source
 
-__all__ = ["Backbone", "Features"]
+__all__ = ["Aligned", "Backbone", "Features"]
 
 
 class Backbone:
-    """A vision tower of DINOv2, DINOv3 or TIPSv2 on a device.
+    """A vision tower of DINOv2, DINOv3 or TIPSv2 on a device, and the text tower that fits it.
 
         backbone = Backbone.from_pretrained("dinov2-reg:B/14")
         mean, std = backbone.pixel_statistics
         x = (rgb / 255 - mean) / std                      # [b, h, w, 3], of bytes
         backbone.features(x).patches                      # [b, h / 14, w / 14, 768]
+
+        backbone = Backbone.from_file("vision.npz", text="text.npz")      # TIPS, dino.txt
+        texts = backbone.encode_text(ids)                 # [n, 768]
+        backbone.align(x).patches @ texts.T               # of each patch with each text
 
     A program is compiled once per shape of the images. For training, and under a mesh, take
     `models.backbone.backbone_features` with `vit` and `params`.
@@ -60,14 +67,21 @@ class Backbone:
             jax.tree.map(lambda x: np.asarray(x, np.float32), loaded.params)
         )
         self.origin = loaded.origin
+        self._loaded = dataclasses.replace(
+            loaded,
+            params=self.params,
+            texts=jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), loaded.texts)),
+        )
 
     @classmethod
-    def from_pretrained(cls, name: str, *, dtype: str = "float32") -> Backbone:
+    def from_pretrained(cls, name: str, *, text: bool = True, dtype: str = "float32") -> Backbone:
         """A published tower, from the folder weights/, a cache, or downloaded once.
 
         Args:
-            name: "dinov2-reg:B/14", "dinov2:L/14", "dinov3:B/16", "tips:B/14" and others of
-                `models.families.PRETRAINED`. DINOv3's licence has to be accepted first.
+            name: "dinov2-reg:B/14", "dinov2:L/14", "dinov3:B/16", "tips:B/14", "dinotxt:L/16" (on
+                DINOv3), "dinotxt-v2:L/14" (on DINOv2) and others of `models.families.PRETRAINED`.
+                DINOv3's licence has to be accepted first.
+            text: whether to load the text tower, too, where there is one.
             dtype: see `Backbone`.
 
         Raises:
@@ -78,7 +92,8 @@ class Backbone:
                 f"backbone {name!r} is unknown; choose one of {', '.join(PRETRAINED)}, or give a "
                 "file to Backbone.from_file"
             )
-        return cls(load_backbone(name), dtype=dtype)
+        texts = locate_texts(name) if text else ()
+        return cls(load_backbone(name, text=texts), dtype=dtype)
 
     @classmethod
     def from_file(
@@ -87,6 +102,8 @@ class Backbone:
         family: str | None = None,
         heads: int | None = None,
         *,
+        text: Source | Sequence[Source] = (),
+        text_heads: int | None = None,
         prefix: str = "",
         dtype: str = "float32",
     ) -> Backbone:
@@ -99,13 +116,18 @@ class Backbone:
                 names.
             heads: number of attention heads, which few files tell; None: that of the published
                 tower of this width, or of 64 channels each. See `weights.backbones`.
+            text: files with the text tower of TIPS, or that of dino.txt and its vision head, where
+                they are not in the same file.
+            text_heads: number of attention heads of the text tower; None: that of the published one
+                of this width, or of the vision tower.
             prefix: of the names of the tower that is meant, where a file holds several.
             dtype: see `Backbone`.
 
         Raises:
-            InputError: if the file is missing, damaged, or holds no such tower.
+            InputError: if a file is missing, damaged, or holds no such tower.
         """
-        return cls(load_backbone(path, family, heads, prefix=prefix), dtype=dtype)
+        loaded = load_backbone(path, family, heads, text=text, text_heads=text_heads, prefix=prefix)
+        return cls(loaded, dtype=dtype)
 
     @property
     def patch_size(self) -> int:
@@ -141,12 +163,7 @@ class Backbone:
         Raises:
             InputError: if an array has another shape, or is not of floats.
         """
-        x = jnp.asarray(x)
-        if x.ndim != 4 or x.shape[-1] != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise InputError(
-                f"x is {x.dtype} of shape {x.shape}; give [b, h, w, 3] floats, normalised with the "
-                "mean and deviation in pixel_statistics"
-            )
+        x = _check_images(x)
         side, (height, width) = self.patch_size, x.shape[1:3]
         if self.vit.ragged == "crop":
             height, width = height // side * side, width // side * side
@@ -169,17 +186,78 @@ class Backbone:
         return _features(self.vit, self.params, x, mask, blocks=bool(blocks))
 
     def encode_text(self, ids: Any) -> jax.Array:
-        """Text embeddings, of families with a text tower.
+        """Text embeddings, float32 [n, d] and not normalised, of TIPS and dino.txt.
+
+        They belong to `Aligned.embedding` of `align`.
+
+        Args:
+            ids: whole numbers [n, l], zeros after a text's end: of TIPS's SentencePiece tokenizer,
+                or of CLIP's with its start and end.
 
         Raises:
-            InputError: if this one has none.
+            InputError: if there is no text tower, or the ids are not of its vocabulary, or longer
+                than its context.
         """
-        del ids
+        method, params = self._zero_shot("text")
+        ids, vocabulary = np.asarray(ids), method.shape_of("text/token_embedding")[0]
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
+            raise InputError(f"ids are {ids.dtype} of shape {ids.shape}; give whole numbers [n, l]")
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            raise InputError(
+                f"ids are from {ids.min()} to {ids.max()}, and the text tower knows 0 to "
+                f"{vocabulary - 1}; take its own tokenizer"
+            )
+        try:
+            return _encode_text(method, params, jnp.asarray(ids, jnp.int32))
+        except ValueError as error:
+            raise InputError(f"ids: {error}") from error
+
+    def align(self, x: Any) -> Aligned:
+        """Images in the space of `encode_text`, of TIPS and dino.txt.
+
+        `embedding` is [b, d] of the image: of TIPS its first class token; of dino.txt, twice as
+        wide as a patch, its class token and the mean of its patches. `patches` are
+        [b, h, w, c] to compare with class names: of TIPS by the value path, of dino.txt with the
+        second half of a text.
+
+        Args:
+            x: as in `features`; sides that are no multiples of the patch size are resized to the
+                next, bicubic, as the authors do it for segmentation.
+
+        Raises:
+            InputError: if there is no text tower, or no vision head where one is needed, or x is
+                of another shape.
+        """
+        method, params = self._zero_shot()
+        return _align(method, params, _check_images(x))
+
+    def _zero_shot(self, *needed: str) -> tuple[ZeroShot, Any]:
+        """See `LoadedBackbone.zero_shot`, of the towers needed."""
+        return self._loaded.zero_shot(needed, dtype=self.vit.dtype)
+
+
+def _check_images(x: Any) -> jax.Array:
+    x = jnp.asarray(x)
+    if x.ndim != 4 or x.shape[-1] != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(
-            f"{self.family} has no text tower here; choose a model that comes with one"
+            f"x is {x.dtype} of shape {x.shape}; give [b, h, w, 3] floats, normalised with the "
+            "mean and deviation in pixel_statistics"
         )
+    return x
 
 
 @partial(jax.jit, static_argnames=("vit", "blocks"))
 def _features(vit: ViT, params: Any, x: jax.Array, mask: Any, *, blocks: bool) -> Features:
     return backbone_features(vit, params, x, mask, blocks=blocks)
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode_text(method: ZeroShot, params: Any, ids: jax.Array) -> jax.Array:
+    return method.encode_text(params, ids)
+
+
+@partial(jax.jit, static_argnums=0)
+def _align(method: ZeroShot, params: Any, x: jax.Array) -> Aligned:
+    with matmul_precision(method.dtype):
+        found = method.align(params, resize_to_patches(x, method.patch))
+    return jax.tree.map(lambda y: y.astype(jnp.float32), found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -15,10 +15,13 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
 from tcl_jax.models.dense import MaskCLIP
+from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
+from tcl_jax.weights.backbones import load_backbone
+from tcl_jax.weights.hub import locate_texts
 from tcl_jax.weights.identity import load_same_clip
 from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl, sizes_of
 
@@ -111,6 +114,43 @@ def model_from_torch(
         origin["tcl"] = learned.origin
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
     return Model(method, params, default_settings(method), origin)
+
+
+def model_from_backbone(
+    source: Source,
+    *,
+    text: Source | Sequence[Source] = (),
+    family: str | None = None,
+    heads: int | None = None,
+    text_heads: int | None = None,
+    prefix: str = "",
+    own_patches: bool = False,
+) -> Model:
+    """TIPS or dino.txt from published files, in the dtypes of these.
+
+    Args:
+        source: the vision tower's file, or a name such as "tips:B/14"; see
+            `weights.backbones.load_backbone`, also for the other arguments.
+        text: files with the text tower, and dino.txt's head; not needed with a name.
+        family, heads, text_heads, prefix: see there.
+        own_patches: see `models.dinotxt.DinoTxt`.
+
+    Raises:
+        InputError: if a file cannot be used or a tower is not there; it is named.
+        RunError: if JAX has no device.
+    """
+    find_devices()
+    if not text and str(source) in PRETRAINED:
+        text = locate_texts(str(source))
+    loaded = load_backbone(
+        source, family, heads, text=text, text_heads=text_heads, prefix=prefix, dtype=None
+    )
+    try:
+        fields: dict[str, Any] = {"own_patches": True} if own_patches else {}
+        method, params = loaded.zero_shot(**fields)
+    except TypeError as error:
+        raise InputError("own_patches is of dino.txt alone, and not of TIPS") from error
+    return Model(method, params, default_settings(method), {"backbone": loaded.origin})
 
 
 def load_model(path: Source) -> Model:

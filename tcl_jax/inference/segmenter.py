@@ -20,7 +20,7 @@ from tcl_jax.files import short_hash
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.masks import MaskOptions, Synonyms
 from tcl_jax.inference.merging import SoftMasks
-from tcl_jax.inference.model import Model, load_model, model_from_torch
+from tcl_jax.inference.model import Model, load_model, model_from_backbone, model_from_torch
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.inference.texts import (
@@ -36,6 +36,7 @@ from tcl_jax.weights.load import Source
 
 MODES = ("auto", "whole", "slide")
 _CACHED_TEXTS = 10_000
+_OF_BACKBONES = ("family", "heads", "text_heads", "prefix", "own_patches")
 
 
 class Segmenter:
@@ -130,6 +131,23 @@ class Segmenter:
         """
         model = model_from_torch(clip, tcl, activation=activation, prefix=prefix)
         return cls(model, **options)
+
+    @classmethod
+    def from_backbone(
+        cls, source: Source, *, text: Source | Sequence[Source] = (), **options: Any
+    ) -> Segmenter:
+        """TIPS or dino.txt; neither PyTorch nor TensorFlow is needed.
+
+        Args:
+            source: the vision tower's file, or a name such as "tips:B/14" or "dinotxt:L/16".
+            text: files with the text tower, and dino.txt's head; not needed with a name.
+            options: of `inference.model.model_from_backbone` and of `Segmenter`.
+
+        Raises:
+            InputError: if a file is missing, damaged, or does not fit the other.
+        """
+        own = {k: options.pop(k) for k in _OF_BACKBONES if k in options}
+        return cls(model_from_backbone(source, text=text, **own), **options)
 
     def __repr__(self) -> str:
         """What it is made of."""
@@ -275,7 +293,8 @@ class Segmenter:
                 the image in one pass, which is faster and sees all of it at once; "auto" is
                 "slide".
             short_side: pixels that the image's short side is resized to before (224 or 448 for
-                published models), which is the side of the windows; None: the model's own.
+                published models), with windows in proportion (for TCL as large); None: the model's
+                own.
             templates: see `embed_texts`.
             pamr, kp_weight: see `masks`.
 
@@ -318,14 +337,17 @@ class Segmenter:
         """Masks of an image of bytes, by windows."""
         if mode not in MODES:
             raise InputError(f"mode={mode!r} is unknown; choose one of {', '.join(MODES)}")
-        side = self.settings.window if short_side is None else short_side
+        own = self.settings
+        usual = own.short_side or own.window
+        side = usual if short_side is None else short_side
         if side < 1:
             raise InputError(f"short_side={side} must be at least 1 pixel")
-        stride = max(round(self.settings.stride * side / self.settings.window), 1)
-        size = working_size(image.shape[0], image.shape[1], side)
-        window = max(size) if mode == "whole" else side
-        sliding = SlidingWindow.over(size, window, stride, self._method.patch_size)
-        return self._run(sliding, [resize_pixels(image, size)], texts, options, synonyms)[0]
+        own = own.with_window(max(round(own.window * side / usual), 1))
+        size = working_size(image.shape[0], image.shape[1], side, resize=own.resize)
+        window = max(size) if mode == "whole" else own.window
+        sliding = SlidingWindow.over(size, window, own.stride, self._method.patch_size)
+        pixels = resize_pixels(image, size, own.resize)
+        return self._run(sliding, [pixels], texts, options, synonyms)[0]
 
     def _run(
         self,

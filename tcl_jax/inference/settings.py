@@ -17,18 +17,24 @@ MAX_LONG_SIDE = 2048
 THRESHOLDS = {True: 0.4, False: 0.5}
 """The protocol's score of the background class, by whether PAMR is used."""
 
+RESIZES = ("opencv", "pillow")
+"""How images are resized: OpenCV's bilinear, sizes rounded as mmcv does; or Pillow's bicubic, sizes
+rounded down."""
+
 
 @dataclasses.dataclass(frozen=True)
 class InferenceSettings:
     """Defaults of a model; the defaults here are the paper's protocol.
 
     Attributes:
-        window: short side to which images are resized, and side of sliding windows, in pixels.
+        window: side of sliding windows, in pixels.
         stride: distance of sliding windows, in pixels.
         threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, 0.5 without.
         pamr: whether masks are refined by pixel-adaptive mask refinement.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
         templates: name of a set in `data.templates.TEMPLATES`.
+        short_side: to which images are resized, in pixels; None: the window.
+        resize: one of `RESIZES`.
 
     Raises:
         InputError: if a value is out of its range.
@@ -40,20 +46,31 @@ class InferenceSettings:
     pamr: bool = True
     kp_weight: float = 0.3
     templates: str = "custom"
+    short_side: int | None = None
+    resize: str = "opencv"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
+        short_side = self.short_side is None or self.short_side >= 1
         inside = self.threshold is None or 0 <= self.threshold <= 1
         for name, good, want in (
             ("window", self.window >= 1, "a positive number of pixels"),
             ("stride", 1 <= self.stride <= self.window, "from 1 to the window"),
             ("kp_weight", 0 <= self.kp_weight <= 1, "between 0 and 1"),
             ("threshold", inside, "between 0 and 1"),
+            ("short_side", short_side, "a positive number of pixels"),
+            ("resize", self.resize in RESIZES, f"one of {', '.join(RESIZES)}"),
             ("templates", self.templates in TEMPLATES, f"one of {', '.join(TEMPLATES)}"),
         ):
             if not good:
                 value = getattr(self, name)
                 raise InputError(f"impossible settings: {name}={value!r} must be {want}")
+
+    def with_window(self, window: int) -> InferenceSettings:
+        """The same with all sizes in pixels scaled, so that windows are as large."""
+        short_side = self.short_side and max(round(self.short_side * window / self.window), 1)
+        stride = max(round(self.stride * window / self.window), 1)
+        return dataclasses.replace(self, window=window, stride=stride, short_side=short_side)
 
     def to_json(self) -> dict[str, Any]:
         """Fields by name."""
@@ -73,6 +90,8 @@ class InferenceSettings:
 
 
 def default_settings(model: Method) -> InferenceSettings:
-    """The paper's protocol, with windows of a small model's own resolution."""
-    window = WINDOW if model.resolution >= WINDOW // 2 else model.resolution
-    return InferenceSettings(window=window, stride=max(window // 2, 1))
+    """The protocol of the method's authors, with windows of a small model's own resolution."""
+    own = InferenceSettings(threshold=model.threshold, templates=model.templates, **model.protocol)
+    if model.resolution >= WINDOW // 2:
+        return own
+    return own.with_window(model.resolution)

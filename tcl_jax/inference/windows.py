@@ -1,6 +1,7 @@
 """Sliding windows: how the protocol resizes an image and cuts it.
 
-Sizes round as mmcv's do and images are resized by OpenCV, since published scores were made so.
+Sizes round as mmcv's do and images are resized by OpenCV, since TCL's published scores were made
+so; for other methods they are rounded down and resized by Pillow.
 """
 
 from __future__ import annotations
@@ -10,26 +11,42 @@ import functools
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from tcl_jax.inference.settings import MAX_LONG_SIDE
 from tcl_jax.ops.images import center_offset
 
 
 def working_size(
-    height: int, width: int, short_side: int, max_long_side: int = MAX_LONG_SIDE
+    height: int,
+    width: int,
+    short_side: int,
+    max_long_side: int = MAX_LONG_SIDE,
+    resize: str = "opencv",
 ) -> tuple[int, int]:
     """Rows and columns after resizing so that the short side is `short_side`.
 
-    The aspect is kept, the long side is at most `max_long_side`, and both are at least 1.
+    The aspect is kept, the long side is at most `max_long_side`, and both are at least 1. They are
+    rounded to the nearest, or with `resize="pillow"` down.
     """
-    scale = min(max_long_side / max(height, width), short_side / min(height, width))
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+    if resize == "opencv":
+        scale = min(max_long_side / max(height, width), short_side / min(height, width))
+        return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+    ratio = max(height, width) / min(height, width)
+    long_side = int(short_side * ratio)
+    if long_side > max_long_side:
+        short_side, long_side = max(int(max_long_side / ratio), 1), max_long_side
+    return (short_side, long_side) if height < width else (long_side, short_side)
 
 
-def resize_pixels(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> np.ndarray:
-    """uint8 image of (rows, columns) = `size`, OpenCV's bilinear."""
+def resize_pixels(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], resize: str = "opencv"
+) -> np.ndarray:
+    """uint8 image of (rows, columns) = `size`, by one of `settings.RESIZES`."""
     if image.shape[:2] == size:
         return image
+    if resize == "pillow":
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
     import cv2  # here, since only images of other sizes need it
 
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Attention = Callable[[jax.Array, jax.Array], jax.Array | None]
 
@@ -21,7 +21,7 @@ NEIGHBOURHOOD_SIGMA = 5.0
 def softmax_weights(
     query: Float[Array, "b q h d"],
     key: Float[Array, "b k h d"],
-    bias: Float[Array, "q k"] | None = None,
+    bias: Float[Array, "#b #h #q k"] | Float[Array, "q k"] | None = None,
 ) -> Float[Array, "b h q k"]:
     """`softmax(query key^T / sqrt(d) + bias)`."""
     query, key = _heads_first(query * query.shape[-1] ** -0.5), _heads_first(key)
@@ -57,6 +57,23 @@ def causal_attention(
     """Every token attends to itself and to earlier tokens (CLIP's text tower)."""
     length = query.shape[1]
     return softmax_weights(query, key, jnp.triu(jnp.full((length, length), -jnp.inf), k=1))
+
+
+def masked_attention(hidden: Bool[Array, "b l"]) -> Attention:
+    """Every token attends to every token that is not hidden (padded texts).
+
+    Args:
+        hidden: tokens that nobody attends to; where all are, each takes the mean of them all.
+    """
+    lowest = jnp.finfo(jnp.float32).min  # finite, so that the softmax of these alone is finite
+    bias = jnp.where(hidden, lowest, 0.0)[:, None, None]
+
+    def attention(
+        query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
+    ) -> Float[Array, "b h l l"]:
+        return softmax_weights(query, key, bias)
+
+    return attention
 
 
 def self_only_attention(query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]) -> None:

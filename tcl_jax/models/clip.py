@@ -24,7 +24,7 @@ from tcl_jax.models.layers import (
     init_layer_norm,
     matmul_precision,
 )
-from tcl_jax.models.text import encode_tokens
+from tcl_jax.models.text import clip_tokenizer, encode_tokens
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.models.vit import Features, ViT, encode, project
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
@@ -94,20 +94,8 @@ class CLIPConfig:
         return layer or self.vision_layers - 1
 
     def tokenizer(self, file: str | None = None) -> ClipTokenizer:
-        """OpenAI's tokenizer, or that of a tokenizer.json.
-
-        Raises:
-            InputError: if the file cannot be read, or the CLIP has another vocabulary.
-        """
-        tokenizer = ClipTokenizer(self.context_length, file)
-        if tokenizer.vocab_size != self.vocab_size:
-            raise InputError(
-                f"this CLIP has a vocabulary of {self.vocab_size} and not the "
-                f"{tokenizer.vocab_size} of the tokenizer; give its own tokenizer.json as "
-                "tokenizer_file, or text embeddings (training needs a CLIP with OpenAI's "
-                "vocabulary)"
-            )
-        return tokenizer
+        """See `text.clip_tokenizer`."""
+        return clip_tokenizer(self.context_length, self.vocab_size, file)
 
     @property
     def title(self) -> str:

@@ -32,6 +32,7 @@ class Size:
         addresses: of the file, any of which may be the one; its name there is what it is looked
             for under.
         repo: repository of the Hugging Face hub that it is downloaded from in place of these.
+        texts: the same as `addresses` of each file with a text tower, or what else texts need.
     """
 
     width: int
@@ -39,6 +40,7 @@ class Size:
     heads: int
     addresses: tuple[str, ...]
     repo: str = ""
+    texts: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Family:
         sizes: by name, the letter and the side of a patch.
         pixel_statistics: mean and deviation that RGB in [0, 1] is normalised with.
         gated: whether the licence has to be accepted before files can be downloaded.
+        towers: the family that the vision tower is of, if it is another's (dino.txt).
     """
 
     name: str
@@ -62,6 +65,7 @@ class Family:
     sizes: dict[str, Size] = dataclasses.field(hash=False)
     pixel_statistics: PixelStatistics = IMAGENET
     gated: bool = False
+    towers: str = ""
 
 
 _META = "https://dl.fbaipublicfiles.com"
@@ -84,7 +88,10 @@ def _dinov3(name: str, code: str, width: int, depth: int, heads: int) -> Size:
 
 
 def _tips(width: int, depth: int, heads: int, *names: str) -> Size:
-    return Size(width, depth, heads, tuple(f"{_TIPS}/tips_v2_{x}_vision.npz" for x in names))
+    vision, text = (
+        tuple(f"{_TIPS}/tips_v2_{x}_{tower}.npz" for x in names) for tower in ("vision", "text")
+    )
+    return Size(width, depth, heads, vision, texts=(text,))
 
 
 FAMILIES: dict[str, Family] = {
@@ -121,6 +128,25 @@ FAMILIES: dict[str, Family] = {
         ),
     )
 }  # fmt: skip
+
+
+def _dinotxt(name: str, towers: str, size: str, *addresses: str) -> Family:
+    """A family with texts for the towers of another."""
+    family = FAMILIES[towers]
+    own = dataclasses.replace(family.sizes[size], texts=tuple((x,) for x in addresses))
+    title = f"dino.txt on {family.title}"
+    return dataclasses.replace(family, name=name, title=title, sizes={size: own}, towers=towers)
+
+
+_V2_TEXTS = f"{_META}/dinov2/dinov2_vitl14/dinov2_vitl14_reg4_dinotxt_tet1280d20h24l"
+FAMILIES["dinotxt"] = _dinotxt(
+    "dinotxt", "dinov3", "L/16",
+    f"{_META}/dinov3/dinov3_vitl16/dinov3_vitl16_dinotxt_vision_head_and_text_encoder-a442d8f5.pth",
+)  # fmt: skip
+FAMILIES["dinotxt-v2"] = _dinotxt(
+    "dinotxt-v2", "dinov2-reg", "L/14",
+    f"{_V2_TEXTS}_vision_head.pth", f"{_V2_TEXTS}_text_encoder.pth",
+)  # fmt: skip
 
 PRETRAINED = {f"{f.name}:{size}": (f, size) for f in FAMILIES.values() for size in f.sizes}
 """Family and size by the name of a released tower."""

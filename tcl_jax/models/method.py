@@ -39,7 +39,10 @@ class Method(abc.ABC):
         title: as papers call it.
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
+        templates: name of the set in `data.templates.TEMPLATES` that its authors use.
         pixel_statistics: mean and deviation that images are normalised with.
+        protocol: how else its authors evaluate, where not as TCL's do, by the name of the field of
+            `inference.settings.InferenceSettings`.
         dtype: compute dtype; parameters are float32.
     """
 
@@ -47,18 +50,25 @@ class Method(abc.ABC):
     title: ClassVar[str]
     parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
+    templates: ClassVar[str] = "custom"
     pixel_statistics: ClassVar[PixelStatistics] = IMAGENET
+    protocol: ClassVar[Mapping[str, Any]] = {}
     dtype: Any
 
     @property
     @abc.abstractmethod
     def patch_size(self) -> int:
-        """The sides of images have to be multiples of it, in pixels."""
+        """The sides of images have to be multiples of it, in pixels; 1 if `masks` takes any."""
 
     @property
     @abc.abstractmethod
     def resolution(self) -> int:
         """Side of the images that it was trained with, in pixels."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Score of the background that its authors use; None: TCL's."""
+        return None
 
     @property
     @abc.abstractmethod
@@ -102,7 +112,8 @@ class Method(abc.ABC):
         Args:
             params: the whole tree.
             image: normalised with `pixel_statistics`; H and W are multiples of `patch_size`.
-            text_embeddings: [n, d], normalised or not.
+            text_embeddings: [n, d], normalised or not; rows of zeros fill up a number that a
+                program is compiled for, and leave the other masks as they are.
             options: post-processing.
         """
 

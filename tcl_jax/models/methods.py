@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
+from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
 from tcl_jax.models.tcl import TCL
+from tcl_jax.models.tips import TIPS
 
 METHODS: dict[str, type[Method]] = {
     "tcl": TCL,
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
+    "tips": TIPS,
+    "dinotxt": DinoTxt,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float, Int
 
@@ -12,7 +12,14 @@ from tcl_jax.ops.masking import l2_normalize
 
 
 class TextEncoder(abc.ABC):
-    """A text tower and its tokenizer. Subclasses are frozen dataclasses, without parameters."""
+    """A text tower and its tokenizer. Subclasses are frozen dataclasses, without parameters.
+
+    Attributes:
+        normalizes_sentences: whether those of a class are normalised before the mean of them is
+            taken, so that all count alike.
+    """
+
+    normalizes_sentences: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -50,4 +57,6 @@ class TextEncoder(abc.ABC):
         classes, templates, length = tokens.shape
         flat = tokens.reshape(classes * templates, length)
         features = self.embed_texts(params, flat).reshape(classes, templates, -1)
+        if self.normalizes_sentences:
+            features = l2_normalize(features)
         return l2_normalize(features.mean(axis=1))

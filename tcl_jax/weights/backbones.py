@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tcl_jax.errors import raise_machine_fault, shorten
-from tcl_jax.files import read_json
+from tcl_jax.files import read_json, user_path
+from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
+from tcl_jax.models.tips import TIPS
 from tcl_jax.models.vit import ViT
+from tcl_jax.models.zero_shot import ZeroShot
 from tcl_jax.weights import dinov2, dinov3, tips
-from tcl_jax.weights.folders import open_model
+from tcl_jax.weights.folders import find_weights, open_model
 from tcl_jax.weights.hub import locate_backbone
 from tcl_jax.weights.load import Source, check_prefix, origin_of, prepending_path
 from tcl_jax.weights.mapping import StateDict, WeightError
-from tcl_jax.weights.names import WRAPPERS, Renamed, choose_prefix, plain_names
+from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
+from tcl_jax.weights.text_towers import METHOD_OF, read_text_towers
 
 _MAX_CONFIG = 1 << 20
 
@@ -125,12 +131,43 @@ class LoadedBackbone:
         vit: settings for `models.vit.encode`.
         params: nested dict of arrays.
         origin: where they are from: `file`, `sha256`, `format`, `style`, `prefix`.
+        texts: of other towers, see `text_towers.read_text_towers`; empty if there are none.
+        folder: where the file is.
     """
 
     family: Family
     vit: ViT
     params: dict[str, Any]
     origin: dict[str, str]
+    texts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    folder: str = ""
+
+    def zero_shot(
+        self, needed: Sequence[str] = (), **fields: Any
+    ) -> tuple[ZeroShot, dict[str, Any]]:
+        """The method that compares patches with texts, and its parameters.
+
+        Args:
+            needed: its towers, in so far as they are needed; (): all.
+            fields: further ones of the method.
+
+        Raises:
+            WeightError: if a tower that it needs is not there.
+        """
+        towers = self.family.towers or self.family.name
+        kinds: dict[str, type[ZeroShot]] = {"tips": TIPS, "dinotxt": DinoTxt}
+        kind = kinds.get(METHOD_OF.get(towers, ""))
+        parts = {"vision": self.params, **self.texts}
+        needed = needed or (kind.towers if kind else ("text",))
+        lacking = [x for x in needed if x not in parts]
+        if kind is None or lacking:
+            raise WeightError(
+                f"weights {self.origin.get('file', '')!r} are a vision tower of "
+                f"{self.family.name} and come with no {' and no '.join(lacking)} tower; give the "
+                "files with these as text=, or choose another model, of TIPS or dino.txt"
+            )
+        fields |= {"folder": self.folder} if kind is TIPS else {"backbone": towers}
+        return kind.of_towers(parts, **fields), {kind.name: parts}
 
 
 def load_backbone(
@@ -138,6 +175,8 @@ def load_backbone(
     family: str | None = None,
     heads: int | None = None,
     *,
+    text: Source | Sequence[Source] = (),
+    text_heads: int | None = None,
     prefix: str = "",
     dtype: Any = np.float32,
 ) -> LoadedBackbone:
@@ -152,11 +191,14 @@ def load_backbone(
         heads: of the attention; None: as the shapes of the kernels or the periods of the rotary
             embedding say, or Hugging Face's config.json beside the file, or as the released tower
             of this width has, or of 64 channels each.
+        text: files with TIPS's text tower, or dino.txt's and its vision head, where they are not in
+            the same file.
+        text_heads: see `text_towers.read_text_towers`.
         prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
 
     Raises:
-        InputError: if the file is missing, damaged, or holds no such tower; it is named.
+        InputError: if a file is missing, damaged, or holds no such tower; it is named.
     """
     row, size = PRETRAINED.get(str(source), (None, ""))
     path = locate_backbone(source)
@@ -169,7 +211,21 @@ def load_backbone(
             raise WeightError(f"it is {found.title}, and not {source}; get that file again")
         params = found.layout.to_params(found.tensors, found.sizes, found.heads, dtype)
         origin = origin_of(file, found.layout.style, found.tensors.prefix)
-    return LoadedBackbone(found.family, found.family.vit, params, origin)
+        own, texts = found.family, {}
+        if method := METHOD_OF.get(own.name):
+            others = [text] if isinstance(text, (str, os.PathLike)) else text
+            with contextlib.ExitStack() as stack:
+                files = [
+                    stack.enter_context(open_model(find_weights(user_path(x)))) for x in others
+                ]
+                texts = read_text_towers(
+                    [*files, file], method, found.sizes.width, found.heads, text_heads, dtype
+                )
+        if text and "text" not in texts:
+            raise WeightError(f"no text tower for {own.title} is in {text!r} or in it")
+    if method == "dinotxt" and "text" in texts:
+        own = next(x for x in FAMILIES.values() if x.towers == own.name)
+    return LoadedBackbone(own, own.vit, params, origin, texts, str(path.parent))
 
 
 def find_backbone(
@@ -186,7 +242,8 @@ def find_backbone(
     """
     if family is not None and family not in FAMILIES:
         raise WeightError(f"family={family!r} is unknown; choose one of {', '.join(FAMILIES)}")
-    layouts = [x for x in LAYOUTS if family in (None, x.family)]
+    towers = family and (FAMILIES[family].towers or family)
+    layouts = [x for x in LAYOUTS if towers in (None, x.family)]
     plain, fitting = _find_layouts(file, layouts)
     if not fitting:
         signs = {layout.signs[0]: layout.family for layout in layouts}
@@ -221,8 +278,7 @@ def _find_layouts(
     file: TensorFile, layouts: Sequence[Layout]
 ) -> tuple[dict[str, str], dict[str, list[Layout]]]:
     """Plain names and the whole name of each; and the layouts that fit those after a prefix."""
-    whole = {name.replace("/", "."): name for name in file.names}
-    plain = {short: whole[name] for short, name in plain_names(whole, WRAPPERS).items()}
+    plain = dotted_names(file.names)
     fitting: dict[str, list[Layout]] = {}
     for layout in layouts:
         for name in plain:

@@ -80,9 +80,10 @@ def block(
         path: of its parameters.
         key_bias: whether keys have a bias.
     """
+    before = name.rpartition(".")[0]  # of all its blocks
 
     def there(leaf: str) -> bool:
-        return any(x.endswith(f".{leaf}") for x in names)
+        return any(x.startswith(before) and x.endswith(f".{leaf}") for x in names)
 
     kernel, bias = (*path, "attn", "in_proj", "kernel"), (*path, "attn", "in_proj", "bias")
     fused, (q, k, v) = f"{name}.attn.qkv", (f"{name}.attn.{x}" for x in "qkv")

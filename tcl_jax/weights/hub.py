@@ -261,6 +261,19 @@ def locate_backbone(source: str | os.PathLike[str]) -> Path:
     )
 
 
+def locate_texts(name: str) -> list[Path]:
+    """The files with what texts need of a model in `families.PRETRAINED`; there may be none.
+
+    Raises:
+        WeightError: as `locate_backbone`.
+    """
+    family, size = PRETRAINED[name]
+    what = f"the text tower of {family.title} {size}"
+    if family.gated:
+        what += f" (access is given on request, under the {family.licence})"
+    return [_from_addresses(what, addresses) for addresses in family.sizes[size].texts]
+
+
 def _from_addresses(what: str, addresses: Sequence[str]) -> Path:
     """A file in the folder of weights or this user's cache, where it is downloaded to otherwise.
 

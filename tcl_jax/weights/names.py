@@ -215,6 +215,12 @@ def plain_names(names: Iterable[str], wrappers: str) -> dict[str, str]:
         kept |= clash
 
 
+def dotted_names(names: Iterable[str]) -> dict[str, str]:
+    """`plain_names` with dots of names that may have "/" in their place, as Flax's do."""
+    whole = {name.replace("/", "."): name for name in names}
+    return {short: whole[name] for short, name in plain_names(whole, WRAPPERS).items()}
+
+
 _Part = tuple[str, str]  # what is before a part, and the wrapper; "" for all modules of towers
 
 

@@ -54,7 +54,7 @@ def block(names: Collection[str], name: str, path: tuple[str, ...]) -> list[Rule
         query, *more = (f"{attention}.{x}.{leaf}" for x in ("query", "key", "value"))
         place = (*path, "attn", "in_proj", leaf)
         rules.append(Rule(query, place, None, tuple(more), combine))
-    gated = any(".FFNSwiGluFused_0." in x for x in names)
+    gated = any(x.startswith(f"{name}.FFNSwiGluFused_0.") for x in names)
     mlp = f"{name}.FFNSwiGluFused_0" if gated else f"{name}.MlpBlock_0"
     layers = ("gate", "c_fc", "c_proj") if gated else ("c_fc", "c_proj")
     for i, layer in enumerate(layers):

@@ -283,7 +283,7 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     changes: tuple[dict[str, Any], ...] = (
         {"method": "sclip"}, {"short_side": 63}, {"window": 63}, {"stride": 31},
         {"threshold": 0.3}, {"pamr": False}, {"kp_weight": 0.1}, {"templates": "simple"},
-        {"dtype": "bfloat16"}, {"max_long_side": 99}, {"weights": "v"},
+        {"dtype": "bfloat16"}, {"max_long_side": 99}, {"resize": "pillow"}, {"weights": "v"},
         {"text_embeddings": {"custom": np.zeros((3, 64), np.float32)}},
     )  # fmt: skip
     others += [hash_of(**change) for change in changes]

@@ -148,7 +148,7 @@ def test_arguments(backbones: dict[str, Backbone]) -> None:
     for x in (np.zeros((70, 70, 3), np.float32), np.zeros((1, 70, 70, 3), np.uint8)):
         with pytest.raises(InputError, match="x is .*pixel_statistics"):
             backbone.features(x)
-    with pytest.raises(InputError, match="dinov2 has no text tower"):
+    with pytest.raises(InputError, match="dinov2 and come with no text tower"):
         backbone.encode_text(np.zeros((1, 77), np.int32))
     with pytest.raises(InputError, match="'dinov2:X/14' is unknown.*dinov2-reg:B/14"):
         Backbone.from_pretrained("dinov2:X/14")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tcl_jax.inference.windows import Axis, SlidingWindow, resize_pixels, working_size
 
@@ -21,6 +22,19 @@ from tcl_jax.inference.windows import Axis, SlidingWindow, resize_pixels, workin
 )
 def test_working_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert working_size(*size, 448) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((333, 500), (448, 672)),  # 672.67
+        ((666, 333), (896, 448)),
+        ((100, 1000), (204, 2048)),
+        ((1, 10_000), (1, 2048)),
+    ],
+)
+def test_working_size_rounded_down(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert working_size(*size, 448, resize="pillow") == expected
 
 
 @pytest.mark.parametrize(
@@ -44,3 +58,9 @@ def test_resizing_to_the_same_size_is_the_identity() -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     assert resize_pixels(image, (5, 7)) is image
     assert resize_pixels(image, (10, 21)).shape == (10, 21, 3)
+
+
+def test_pillow_resizes_by_its_bicubic() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8)
+    expected = Image.fromarray(image).resize((7, 5), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(resize_pixels(image, (5, 7), "pillow"), np.asarray(expected))

@@ -104,7 +104,7 @@ def test_texts_may_be_shorter_than_the_context() -> None:
     embed = jax.jit(partial(encode_text, model.clip_model))
     whole, short = embed(clip, tokens), embed(clip, tokens[:, :length])
     np.testing.assert_allclose(short, whole, atol=1e-5)
-    with pytest.raises(ValueError, match="80 tokens are longer than this CLIP's context of 77"):
+    with pytest.raises(ValueError, match="80 tokens are longer than this tower's context of 77"):
         encode_text(model.clip_model, clip, jnp.ones((1, 80), jnp.int32))
 
 

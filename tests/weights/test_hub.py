@@ -29,6 +29,7 @@ from tcl_jax.weights.hub import (
     locate_backbone,
     locate_clip,
     locate_tcl,
+    locate_texts,
     openai_filename,
 )
 from tcl_jax.weights.mapping import WeightError
@@ -282,7 +283,8 @@ def test_names_of_backbones() -> None:
         row = family.sizes[size]
         assert name == f"{family.name}:{size}" and row.width % row.heads == 0
         assert all(address.startswith("https://") for address in row.addresses)
-        assert bool(row.repo) == family.gated == (family.name == "dinov3")
+        towers = family.towers or family.name
+        assert bool(row.repo) == family.gated == (towers == "dinov3")
     assert FAMILIES["dinov2-reg"].sizes["B/14"].addresses == (
         "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",
     )
@@ -298,6 +300,7 @@ def test_a_backbone_is_looked_for_in_the_folder_of_weights(nowhere: Path, online
         "dinov3:L/16": "dinov3-vitl16-pretrain-lvd1689m.safetensors",
         "dinov3:S/16": f"{folder.name}/model.safetensors",
         "tips:So400m/14": "tips_v2_so400m14_vision.npz",
+        "dinotxt-v2:L/14": "dinov2_vitl14_reg4_pretrain.pth",
     }.items():
         path = Path("weights", file)
         path.parent.mkdir(exist_ok=True)
@@ -305,6 +308,18 @@ def test_a_backbone_is_looked_for_in_the_folder_of_weights(nowhere: Path, online
         assert locate_backbone(name) == path
     assert online.asked == []
     assert locate_backbone(path) == path
+    for name, files in {
+        "tips:B/14": ["tips_v2_b14_text.npz"],
+        "dinotxt-v2:L/14": [
+            f"dinov2_vitl14_reg4_dinotxt_tet1280d20h24l_{x}.pth"
+            for x in ("vision_head", "text_encoder")
+        ],
+        "dinov2:B/14": [],
+    }.items():
+        paths = [Path("weights", file) for file in files]
+        for text in paths:
+            text.write_bytes(b"")
+        assert locate_texts(name) == paths
     with pytest.raises(WeightError, match="'dinov2:H/14' do not exist.*dinov2-reg:S/14"):
         locate_backbone("dinov2:H/14")
 

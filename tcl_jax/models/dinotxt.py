@@ -1,0 +1,182 @@
+"""dino.txt: texts for the features of a frozen DINOv2 or DINOv3, by a head and a text tower.
+
+Jose et al., "DINOv2 Meets Text: A Unified Framework for Image- and Pixel-Level Vision-Language
+Alignment", CVPR 2025.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.models.families import FAMILIES
+from tcl_jax.models.flops import Parts
+from tcl_jax.models.layers import Transformer, layer_norm, matmul_precision, run_blocks
+from tcl_jax.models.method import MaskOptions
+from tcl_jax.models.shapes import from_json, shapes_of
+from tcl_jax.models.text import clip_tokenizer, encode_tokens
+from tcl_jax.models.text_encoder import TextEncoder
+from tcl_jax.models.vit import Features, ViT, encode, project
+from tcl_jax.models.zero_shot import Aligned, ZeroShot
+
+EPS = 1e-5
+"""Of every LayerNorm of the head and the text tower."""
+
+
+def tower(dtype: Any = jnp.float32) -> Transformer:
+    """Settings of the head and of the text tower."""
+    return Transformer(EPS, dtype=dtype)
+
+
+def encode_head(vit: ViT, vision: Any, head: Any, features: Features) -> Aligned:
+    """The vision head on a backbone's features.
+
+    Args:
+        vit, vision: the backbone, whose final norm comes first.
+        head: parameters; without biases of queries, keys and values, and without positions.
+        features: of the backbone.
+
+    Returns:
+        The class token and the mean of the patches [b, 2 d], and the patches, which the second half
+        of a text's embedding is compared with.
+    """
+    settings = tower(vit.dtype)
+    tokens = project(vit, vision, features.blocks[-1].output)
+    tokens = run_blocks(settings, head, tokens)[-1].output
+    tokens = layer_norm(tokens, head["ln_post"], EPS)
+    patches = features.patches(tokens)
+    embedding = jnp.concatenate([tokens[:, 0], patches.mean(axis=(1, 2))], axis=-1)
+    return Aligned(embedding, patches)
+
+
+@dataclasses.dataclass(frozen=True)
+class DinoTxtText(TextEncoder):
+    """The half of the text tower's embeddings that belongs to patches, the second.
+
+    Parameters are as `text.encode_tokens` has them.
+
+    Attributes:
+        width: of that half.
+        context_length, vocab_size: of the texts.
+        dtype: compute dtype; parameters are float32.
+    """
+
+    width: int
+    context_length: int
+    vocab_size: int
+    dtype: Any = jnp.float32
+
+    normalizes_sentences: ClassVar[bool] = True
+
+    @property
+    def embed_dim(self) -> int:
+        return self.width
+
+    def tokenizer(self, file: str | None = None) -> ClipTokenizer:
+        return clip_tokenizer(self.context_length, self.vocab_size, file)
+
+    def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        return encode_text(params, tokens, self.dtype)[:, self.width :]
+
+
+def encode_text(params: Any, tokens: Int[Array, "n l"], dtype: Any) -> Float[Array, "n d"]:
+    """Whole text embeddings, for `Aligned.embedding`; float32 and not normalised."""
+    with matmul_precision(dtype):
+        return encode_tokens(tower(dtype), params, tokens).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class DinoTxt(ZeroShot):
+    """Zero-shot segmentation by the head's patches.
+
+    Parameters are `vision`, the backbone as a tower of `vit`, `head` and `text`.
+
+    Attributes:
+        backbone: a key of `families.FAMILIES`.
+        own_patches: whether the backbone's own patches are compared with the texts in place of the
+            head's, as the published notebook does against its own comment.
+    """
+
+    backbone: str = "dinov3"
+    own_patches: bool = False
+
+    name = "dinotxt"
+    title = "dino.txt"
+    parameters = ("dinotxt",)
+    towers = ("vision", "head", "text")
+    templates = "full"
+    protocol: ClassVar[Mapping[str, Any]] = {
+        "short_side": 512,
+        "window": 384,
+        "stride": 192,
+        "resize": "pillow",
+        "pamr": False,
+    }
+
+    @property
+    def vit(self) -> ViT:
+        """Settings of the backbone."""
+        return dataclasses.replace(FAMILIES[self.backbone].vit, dtype=self.dtype)
+
+    @property
+    def resolution(self) -> int:
+        return 224
+
+    @property
+    def text_encoder(self) -> DinoTxtText:
+        vocab_size, _ = self.shape_of("text/token_embedding")
+        context_length, _ = self.shape_of("text/positional_embedding")
+        width = self.shape_of("text/text_projection")[-1]
+        return DinoTxtText(width // 2, context_length, vocab_size, self.dtype)
+
+    def text_params(self, params: Any) -> Any:
+        return params["dinotxt"]["text"]
+
+    @classmethod
+    def of_towers(cls, towers: Any, **fields: Any) -> DinoTxt:
+        return cls(shapes_of({"dinotxt": towers}), **fields)
+
+    def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
+        """See `encode_head`."""
+        params, vit = params["dinotxt"], self.vit
+        features = encode(vit, params["vision"], image)
+        found = encode_head(vit, params["vision"], params["head"], features)
+        if self.own_patches:
+            own = project(vit, params["vision"], features.blocks[-1].output)
+            found = Aligned(found.embedding, features.patches(own))
+        return found
+
+    def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:
+        return encode_text(self.text_params(params), tokens, self.dtype)
+
+    def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
+        del options
+        patches, kernel = self.patches_of(side), self.shape_of("vision/patch_kernel")
+        tokens = 1 + self.shape_of("vision/register_tokens")[0] + patches
+        parts = {
+            "image tower": 2 * patches * math.prod(kernel) + self.tower_flops("vision", tokens),
+            "masks": 2 * patches * texts * self.embed_dim,
+        }
+        if not self.own_patches:
+            parts["head"] = self.tower_flops("head", tokens)
+        return parts
+
+    @property
+    def summary(self) -> str:
+        width = self.shape_of("vision/patch_kernel")[-1]
+        return f"dino.txt on {self.backbone} of width {width} and patches of {self.patch}"
+
+    def describe(self) -> dict[str, Any]:
+        own = {"backbone": self.backbone, "own_patches": self.own_patches}
+        return {**own, **super().describe()}
+
+    @classmethod
+    def from_description(cls, fields: Mapping[str, Any]) -> DinoTxt:
+        shapes = from_json(fields["shapes"])
+        return cls(shapes, backbone=fields["backbone"], own_patches=fields["own_patches"])

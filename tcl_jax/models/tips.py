@@ -1,0 +1,145 @@
+"""TIPS and TIPSv2: a vision tower and a text tower in one space, without projections.
+
+Maninis et al., "TIPS: Text-Image Pretraining with Spatial awareness", ICLR 2025.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tcl_jax.data.sentence_pieces import SentencePieceTokenizer
+from tcl_jax.models.attention import self_only_attention
+from tcl_jax.models.families import FAMILIES
+from tcl_jax.models.flops import Parts
+from tcl_jax.models.layers import Transformer, block, matmul_precision
+from tcl_jax.models.method import MaskOptions
+from tcl_jax.models.shapes import from_json, shapes_of
+from tcl_jax.models.text import encode_padded_tokens
+from tcl_jax.models.text_encoder import TextEncoder
+from tcl_jax.models.vit import ViT, encode, project
+from tcl_jax.models.zero_shot import Aligned, ZeroShot
+
+
+def text_tower(dtype: Any = jnp.float32) -> Transformer:
+    """Settings of the text tower."""
+    return Transformer(1e-6, jax.nn.relu, dtype)  # epsilon of the Flax code
+
+
+@dataclasses.dataclass(frozen=True)
+class TIPSText(TextEncoder):
+    """The text tower, with parameters as `text.encode_padded_tokens` has them.
+
+    Attributes:
+        width: of the tower and of embeddings.
+        vocab_size: of the tokens.
+        dtype: compute dtype; parameters are float32.
+        folder: where the weights are from, and tokenizer.model is looked for.
+    """
+
+    width: int
+    vocab_size: int
+    dtype: Any = jnp.float32
+    folder: str = dataclasses.field(default="", compare=False)
+
+    normalizes_sentences: ClassVar[bool] = True
+
+    @property
+    def embed_dim(self) -> int:
+        return self.width
+
+    def tokenizer(self, file: str | None = None) -> SentencePieceTokenizer:
+        return SentencePieceTokenizer(file, self.vocab_size, folder=self.folder)
+
+    def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        with matmul_precision(self.dtype):
+            return encode_padded_tokens(text_tower(self.dtype), params, tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class TIPS(ZeroShot):
+    """Zero-shot segmentation by the value path, as in the authors' notebook.
+
+    Parameters are `vision`, a tower of `vit`, and `text`.
+
+    Attributes:
+        folder: see `TIPSText`.
+    """
+
+    folder: str = dataclasses.field(default="", compare=False)
+
+    name = "tips"
+    title = "TIPS"
+    parameters = ("tips",)
+    towers = ("vision", "text")
+    pixel_statistics = FAMILIES["tips"].pixel_statistics
+    protocol: ClassVar[Mapping[str, Any]] = {
+        "window": 448,
+        "stride": 336,
+        "resize": "pillow",
+        "pamr": False,
+    }
+
+    @property
+    def vit(self) -> ViT:
+        """Settings of the vision tower."""
+        return dataclasses.replace(FAMILIES["tips"].vit, dtype=self.dtype)
+
+    @property
+    def resolution(self) -> int:
+        return round(self.shape_of("vision/positional_embedding")[0] ** 0.5) * self.patch
+
+    @property
+    def text_encoder(self) -> TIPSText:
+        vocab_size, width = self.shape_of("text/token_embedding")
+        return TIPSText(width, vocab_size, self.dtype, self.folder)
+
+    def text_params(self, params: Any) -> Any:
+        return params["tips"]["text"]
+
+    @classmethod
+    def of_towers(cls, towers: Any, **fields: Any) -> TIPS:
+        return cls(shapes_of({"tips": towers}), **fields)
+
+    def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
+        """The first class token, and the authors' value path.
+
+        For patches, tokens see themselves alone in the last block; its residuals and MLP, and the
+        final norm, are as usual.
+        """
+        vit, vision = self.vit, params["tips"]["vision"]
+        features = encode(vit, vision, image)
+        last = len(features.blocks) - 1
+        found = block(vit, vision[f"blocks_{last}"], features.after(last), self_only_attention)
+        return Aligned(
+            project(vit, vision, features.blocks[-1].output[:, 0]),
+            features.patches(project(vit, vision, found.output)),
+        )
+
+    def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        return self.embed_texts(params, tokens)
+
+    def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
+        del options
+        patches, kernel = self.patches_of(side), self.shape_of("vision/patch_kernel")
+        classes = math.prod(self.shape_of("vision/class_embedding")[:-1])
+        blocks = self.tower_flops("vision", classes + patches, last_sees_itself=True)
+        return {
+            "image tower": 2 * patches * math.prod(kernel) + blocks,
+            "masks": 2 * patches * texts * self.embed_dim,
+        }
+
+    @property
+    def summary(self) -> str:
+        width = self.shape_of("vision/patch_kernel")[-1]
+        return f"TIPS of width {width} and patches of {self.patch}"
+
+    @classmethod
+    def from_description(cls, fields: Mapping[str, Any]) -> TIPS:
+        return cls(from_json(fields["shapes"]))

@@ -1,0 +1,136 @@
+"""What methods share whose patches and texts lie in one space by training: TIPS and dino.txt."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int, Key
+
+from tcl_jax.models.method import MaskOptions, Method, refine_masks
+from tcl_jax.models.shapes import Shapes, init_params, to_json
+from tcl_jax.ops.masking import pixel_text_similarity
+from tcl_jax.ops.resize import resize
+
+
+@struct.dataclass
+class Aligned:
+    """Images in the space of texts; nothing is normalised.
+
+    Attributes:
+        embedding: [b, e] of the image.
+        patches: [b, h, w, d] of the patches on their grid.
+    """
+
+    embedding: jax.Array
+    patches: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot(Method):
+    """Each pixel's probability of each text: softmax over the texts of the cosines.
+
+    Windows of any size: they are resized, bicubic, to the next multiple of the patch. Cosines of
+    the patches are resized to the window itself before the softmax, which has no temperature. So
+    probabilities of many texts differ little, and there is no background: of a threshold of 0, as
+    these methods have it, nothing is below.
+
+    Attributes:
+        towers: names of the parameters of each tower that masks and texts need.
+        shapes: of all parameters.
+        dtype: compute dtype; parameters are float32.
+    """
+
+    shapes: Shapes
+    dtype: Any = jnp.float32
+
+    towers: ClassVar[tuple[str, ...]]
+    patch_size: ClassVar[int] = 1
+
+    @property
+    def threshold(self) -> float:
+        return 0.0
+
+    @classmethod
+    @abc.abstractmethod
+    def of_towers(cls, towers: Any, **fields: Any) -> ZeroShot:
+        """The method of towers, given by the parameters of each, and of further fields."""
+
+    @abc.abstractmethod
+    def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
+        """What texts are compared with.
+
+        Args:
+            params: the whole tree.
+            image: normalised with `pixel_statistics`; H and W are multiples of the patch.
+        """
+
+    @abc.abstractmethod
+    def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:
+        """Text embeddings in the space of `Aligned.embedding`, float32 and not normalised."""
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self.shape_of("vision/patch_kernel")[0]
+
+    def patches_of(self, side: int) -> int:
+        """Number of patches of a square window of `side` pixels."""
+        return (-(-side // self.patch)) ** 2
+
+    def shape_of(self, ending: str) -> tuple[int, ...]:
+        """Shape of the one parameter whose name ends so."""
+        (shape,) = [x for name, x in self.shapes if f"/{name}".endswith(f"/{ending}")]
+        return shape
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
+        return init_params(key, self.shapes)
+
+    def masks(
+        self,
+        params: Any,
+        image: Float[Array, "b H W 3"],
+        text_embeddings: Float[Array, "n d"],
+        options: MaskOptions,
+    ) -> Float[Array, "b H W n"]:
+        """Probabilities at the windows' own size."""
+        size = image.shape[1:3]
+        tokens = self.align(params, resize_to_patches(image, self.patch)).patches
+        cosines = jnp.moveaxis(pixel_text_similarity(tokens, text_embeddings), 1, -1)
+        real = jnp.any(text_embeddings != 0, axis=-1)
+        masks = jax.nn.softmax(resize(cosines, size), axis=-1, where=real)
+        return refine_masks(image, masks, size) if options.pamr else masks
+
+    def describe(self) -> dict[str, Any]:
+        return {"shapes": to_json(self.shapes)}
+
+    def tower_flops(self, tower: str, tokens: int, *, last_sees_itself: bool = False) -> int:
+        """FLOPs of the blocks of a tower, for so many tokens.
+
+        Args:
+            tower: name of its parameters.
+            tokens: of an image or a text.
+            last_sees_itself: whether the last block needs neither queries nor keys.
+        """
+        total = 0
+        for name, shape in self.shapes:
+            if f"/{tower}/blocks*" not in name or not name.endswith("kernel"):
+                continue
+            depth = int(name.split("blocks*")[1].split("/")[0])
+            total += depth * 2 * tokens * math.prod(shape)
+            if name.endswith("in_proj/kernel"):
+                weigh = 4 * tokens**2 * math.prod(shape[2:])
+                total += (depth - last_sees_itself) * weigh
+                total -= last_sees_itself * 2 * tokens * math.prod(shape) * 2 // 3
+        return total
+
+
+def resize_to_patches(image: Float[Array, "b H W 3"], patch: int) -> Float[Array, "b h w 3"]:
+    """Images whose sides are the next multiples of the patch, PyTorch's bicubic."""
+    height, width = (-(-side // patch) * patch for side in image.shape[1:3])
+    return resize(image, (height, width), method="bicubic")

@@ -1,0 +1,223 @@
+"""Text towers that belong to a vision tower of `models.families`: TIPS's, and dino.txt's with its
+vision head; found by the names in one file or several.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from tcl_jax.models.families import HEAD_SIZE, Sizes
+from tcl_jax.weights import dinov2, mapping, tips
+from tcl_jax.weights.load import prepending_path
+from tcl_jax.weights.mapping import Rule, WeightError, block_numbers, linear
+from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
+from tcl_jax.weights.tensor_file import TensorFile
+
+Rules = Callable[[Mapping[str, Any]], list[Rule]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTower:
+    """One way in which a part of a model is named in files.
+
+    Attributes:
+        part: key of its parameters, "text" or "head".
+        method: the method in `models.methods.METHODS` that it is of.
+        signs: names that all have.
+        rules: of names without their prefix.
+    """
+
+    part: str
+    method: str
+    signs: tuple[str, ...]
+    rules: Rules
+
+
+def flax_rules(names: Mapping[str, Any]) -> list[Rule]:
+    """TIPS's text tower in Flax."""
+    blocks = "transformer.encoderblock_"
+    rules = [
+        Rule("token_emb.emb_var", ("token_embedding",)),
+        *tips.layer_norm("text_encoder_norm", ("ln_final",)),
+    ]
+    for i in _numbers(names, blocks):
+        rules += tips.block(names, f"{blocks}{i}", (f"blocks_{i}",))
+    return rules
+
+
+def torch_rules(names: Mapping[str, Any]) -> list[Rule]:
+    """The same in PyTorch, whose blocks have the names of CLIP's."""
+    blocks = "transformer.resblocks."
+    rules = [
+        Rule("token_embedding.weight", ("token_embedding",)),
+        *mapping.layer_norm("ln_final", ("ln_final",)),
+    ]
+    for i in _numbers(names, blocks):
+        rules += mapping.block(f"{blocks}{i}", (f"blocks_{i}",))
+    return rules
+
+
+def dinotxt_rules(names: Mapping[str, Any]) -> list[Rule]:
+    """dino.txt's text tower."""
+    rules = [
+        Rule("backbone.token_embedding.weight", ("token_embedding",)),
+        Rule("backbone.positional_embedding", ("positional_embedding",)),
+        *mapping.layer_norm("backbone.ln_final", ("ln_final",)),
+        Rule("head.linear_projection.weight", ("text_projection",), (1, 0)),
+    ]
+    for i in _numbers(names, "backbone.blocks."):
+        name, path = f"backbone.blocks.{i}", (f"blocks_{i}",)
+        rules += [
+            *mapping.layer_norm(f"{name}.attention_norm", (*path, "ln_1")),
+            Rule(f"{name}.attention.qkv.weight", (*path, "attn", "in_proj", "kernel"), (1, 0)),
+            *linear(f"{name}.attention.proj", (*path, "attn", "out_proj")),
+            *mapping.layer_norm(f"{name}.ffn_norm", (*path, "ln_2")),
+            *linear(f"{name}.feed_forward.fc1", (*path, "mlp", "c_fc")),
+            *linear(f"{name}.feed_forward.fc2", (*path, "mlp", "c_proj")),
+        ]
+    return rules
+
+
+def head_rules(blocks: str) -> Rules:
+    """dino.txt's vision head, whose blocks are DINOv3's but for a bias of queries and others."""
+
+    def rules(names: Mapping[str, Any]) -> list[Rule]:
+        found = mapping.layer_norm("ln_final", ("ln_post",))
+        for i in _numbers(names, blocks):
+            found += dinov2.block(names, f"{blocks}{i}", (f"blocks_{i}",))
+        return found
+
+    return rules
+
+
+def _numbers(names: Mapping[str, Any], blocks: str) -> range:
+    return range(max(block_numbers(names, blocks), default=0) + 1)
+
+
+TOWERS = (
+    TextTower("text", "tips", ("token_emb.emb_var", "text_encoder_norm.scale"), flax_rules),
+    TextTower(
+        "text", "tips", ("token_embedding.weight", "transformer.resblocks.0.ln_1.weight"),
+        torch_rules,
+    ),
+    TextTower(
+        "text", "dinotxt", ("backbone.token_embedding.weight", "head.linear_projection.weight"),
+        dinotxt_rules,
+    ),
+    *(
+        TextTower("head", "dinotxt", ("ln_final.weight", f"{blocks}0.ls1.gamma"),
+                  head_rules(blocks))
+        for blocks in ("blocks.", "block_list.")
+    ),
+)  # fmt: skip
+
+
+METHOD_OF = {"tips": "tips", "dinov3": "dinotxt", "dinov2-reg": "dinotxt"}
+"""The method in `models.methods.METHODS` that compares texts with vision towers of a family."""
+
+TEXT_HEADS = {1280: 20}
+"""Attention heads of published text towers by their width, where vision towers have others."""
+
+
+def read_text_towers(
+    files: Sequence[TensorFile],
+    method: str,
+    width: int,
+    heads: int,
+    text_heads: int | None = None,
+    dtype: Any = np.float32,
+) -> dict[str, Any]:
+    """Parameters of a method's towers besides the vision tower.
+
+    Args:
+        files: any of which may hold them.
+        method: a key of `models.methods.METHODS`, "tips" or "dinotxt".
+        width, heads: of the vision tower, and of dino.txt's head.
+        text_heads: those of the text tower; None: as its kernels say, or the published tower of
+            this width has, or as the vision tower has.
+        dtype: of the parameters; None keeps each tensor's own.
+
+    Returns:
+        `text`, and dino.txt's `head`, in so far as they are there.
+
+    Raises:
+        WeightError: if a tower lacks tensors or is not of this vision tower, or a file holds
+            several of a kind.
+    """
+    params: dict[str, Any] = {}
+    for file in files:
+        plain = dotted_names(file.names)
+        for tower in TOWERS:
+            starts = sorted(
+                {
+                    name.removesuffix(tower.signs[0])
+                    for name in plain
+                    if f".{name}".endswith(f".{tower.signs[0]}")
+                    and name.removesuffix(tower.signs[0]) + tower.signs[1] in plain
+                }
+            )
+            if tower.method != method or not starts or tower.part in params:
+                continue
+            with prepending_path(file.path):
+                start = choose_prefix(starts, "", f"{tower.part} tower")
+                names = {
+                    x.removeprefix(start): [y] for x, y in plain.items() if x.startswith(start)
+                }
+                tensors = Renamed(file, names, prefix=start)
+                told = heads if tower.part == "head" else text_heads
+                found = _read(tower, tensors, told, heads, dtype)
+                if (own := _width_of(found)) != width:
+                    raise WeightError(
+                        f"its {tower.part} tower is for patches of width {own}, and the vision "
+                        f"tower's have {width}; give the files of one model"
+                    )
+                params[tower.part] = found
+    return params
+
+
+def _width_of(params: Any) -> int:
+    """Width of the patches that a tower's embeddings are for."""
+    if "text_projection" in params:  # of the class token, and of patches
+        return params["text_projection"].shape[1] // 2
+    return params["ln_final" if "ln_final" in params else "ln_post"]["norm"]["scale"].shape[0]
+
+
+def _read(
+    tower: TextTower, tensors: Renamed, heads: int | None, usual: int, dtype: Any
+) -> dict[str, Any]:
+    specs = tensors.specs
+    rules = {rule.path: rule for rule in tower.rules(specs)}
+
+    def shape(*path: str) -> tuple[int, ...]:
+        rule = rules[path]
+        if rule.name not in specs:
+            raise WeightError(f"its {tower.part} tower lacks {rule.name}; choose a whole one")
+        return specs[rule.name].shape
+
+    (width,) = shape("blocks_0", "ln_1", "norm", "scale")
+    hidden = shape("blocks_0", "mlp", "c_fc", "bias")[0]
+    hidden //= 1 if rules["blocks_0", "mlp", "c_fc", "bias"].combine is None else 2
+    kernel = shape("blocks_0", "attn", "in_proj", "kernel")
+    known = (kernel[1] if len(kernel) == 3 else None, heads, TEXT_HEADS.get(width))
+    number = next((x for x in known if x), usual if width % usual == 0 else width // HEAD_SIZE)
+    if number < 1 or width % number:
+        raise WeightError(
+            f"the width of {width} of its {tower.part} tower is not that of {number} attention "
+            "heads; give their number as text_heads="
+        )
+    depth = len({path[0] for path in rules if path[0].startswith("blocks_")})
+    template = Sizes(width, depth, hidden, patch=1).shapes(number)
+    template["ln_final"] = template["ln_post"]
+    for name in ("token_embedding", "positional_embedding", "text_projection"):
+        if (name,) in rules:
+            rule, size = rules[name,], shape(name)
+            size = size if rule.axes is None else tuple(size[axis] for axis in rule.axes)
+            at = 1 if name != "text_projection" else 0
+            size = (*size[:at], width, *size[at + 1 :])
+            template[name] = jax.ShapeDtypeStruct(size, np.float32)
+    return mapping.to_params([*rules.values()], tensors, template, dtype)
