@@ -50,7 +50,7 @@ class Benchmark:
         folders: what {split} stands for, where it is not the split's name.
         values: label values of the classes, where they do not count on from 0, or from 1 behind a
             background or an ignored 0.
-        exif: "apply" or "ignore"; None: as "apply", with a warning where labels may not follow it.
+        exif: "apply" or "ignore"; None: as "apply".
     """
 
     name: str
