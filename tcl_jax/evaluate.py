@@ -166,14 +166,13 @@ def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
     Raises:
         InputError: if one is unknown or not there, or there is none.
     """
-    from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
+    from tcl_jax.evaluation.benchmark import BENCHMARKS, describe_labels, load_benchmark
     from tcl_jax.evaluation.examples import list_examples
-    from tcl_jax.evaluation.label_coding import describe_values
 
     own = [load_benchmark(path, split=flags.split) for path in flags.benchmark]
     own += _from_folders(flags)
     for benchmark in own:
-        print(describe_values(benchmark))
+        print(describe_labels(benchmark))
         paths = f"{benchmark.images} {benchmark.labels} {benchmark.list}"
         if flags.split and "{split}" not in paths:
             raise InputError(

@@ -91,12 +91,11 @@ def test_prepare_and_check(tmp_path: Path, said: Callable[..., str]) -> None:
     out = said("prepare", data, "coco_stuff", "--threads=1")
     assert f"3 of 3 labels are there, 2 of them before, in {folder}" in out
 
-    lines = said("check", data, *both, "--deep").splitlines()
-    for start, title in ((0, "coco_object  complete: COCO-Object, val"),
-                         (6, "coco_stuff   complete: COCO-Stuff 164k, val")):  # fmt: skip
-        counts = ["  images     3 of 3", "  labels     3 of 3"]
-        assert lines[start : start + 3] == [title, *counts]
-    assert "without a labelled pixel: they are 2 (100.0 %): none is of" in lines[3]
+    counts = ["  images     3 of 3", "  labels     3 of 3"]
+    assert said("check", data, *both, "--deep").splitlines() == [
+        "coco_object  complete: COCO-Object, val", *counts, "",
+        "coco_stuff   complete: COCO-Stuff 164k, val", *counts,
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("few")

@@ -183,6 +183,24 @@ def spans(values: Iterable[int]) -> str:
     return shorten([f"{a}" if a == b else f"{a} to {b}" for a, b in parts])
 
 
+def describe_labels(benchmark: Benchmark) -> str:
+    """What the values of a benchmark's labels stand for, in a line."""
+    classes = dict(zip(benchmark.label_values, benchmark.names, strict=True))
+    if benchmark.background:
+        classes[0] = "none of them (by the threshold)"
+    message = (
+        f"{benchmark.name}: labels {shorten([f'{v} = {name}' for v, name in classes.items()])}; "
+        f"ignored: {spans(benchmark.ignored_values) or 'none'}"
+    )
+    if classes.get(0, "").lower() == BACKGROUND_NAME:
+        message += (
+            f". {classes[0]!r} is looked for as a word, as the others are; to have it where no "
+            "other class has a score beyond the threshold, leave it out of the classes and give "
+            "--background (background = true)"
+        )
+    return message
+
+
 # --------------------------------------------------------------------- from a table to a benchmark
 
 

@@ -13,7 +13,6 @@ from tcl_jax.evaluation.examples import (
     list_examples,
     verify_examples,
 )
-from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.prepare import needs_preparation
 
 _WIDTH = 100
@@ -35,9 +34,8 @@ def check_dataset(
     """
     index = list_examples(benchmark, root)
     if deep:
-        found, values = verify_examples(index, progress=True)
-        coding = coding_problems(benchmark, values, index.label_folder)
-        index = dataclasses.replace(index, problems=(*index.problems, *coding, *found))
+        found = verify_examples(index, progress=True)
+        index = dataclasses.replace(index, problems=(*index.problems, *found))
     return index
 
 

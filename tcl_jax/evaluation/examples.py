@@ -5,14 +5,12 @@ Both ways give all problems there are, not the first one, so that a data folder 
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from tcl_jax.data.images import ImageDecodeError, read_image
@@ -84,11 +82,6 @@ class DatasetIndex:
     images: int
     labels: int
     total: int | None
-
-    @property
-    def label_folder(self) -> Path:
-        """Where the labels are."""
-        return Path(split_pattern(self.paths.labels)[0])
 
 
 def resolve_paths(
@@ -210,9 +203,7 @@ def list_examples(
     )
 
 
-def verify_examples(
-    index: DatasetIndex, *, progress: bool
-) -> tuple[tuple[Problem, ...], collections.Counter[int]]:
+def verify_examples(index: DatasetIndex, *, progress: bool) -> tuple[Problem, ...]:
     """Decodes the files of an index, in threads: whole, of one size, with allowed values.
 
     Args:
@@ -220,14 +211,12 @@ def verify_examples(
         progress: whether to show a bar.
 
     Returns:
-        All problems, in the order of the examples; and how many pixels of the labels have each
-        value.
+        All problems, in the order of the examples.
     """
     found: list[Problem] = []
-    values: collections.Counter[int] = collections.Counter()
     pool = concurrent.futures.ThreadPoolExecutor(min(_THREADS, 4 * available_cores()))
     try:
-        for problems, counts in tqdm(
+        for problems in tqdm(
             pool.map(lambda example: _verify(example, index.benchmark), index.examples),
             desc=f"checking {index.benchmark.name}",
             total=len(index.examples),
@@ -236,10 +225,9 @@ def verify_examples(
             disable=not progress,
         ):
             found += problems
-            values.update(counts)
     finally:
         pool.shutdown(cancel_futures=True)
-    return tuple(found), values
+    return tuple(found)
 
 
 def describe_problems(problems: Sequence[Problem]) -> str:
@@ -297,8 +285,8 @@ def _strays(images: KeyedFiles, labels: KeyedFiles) -> Iterator[Problem]:
 # --------------------------------------------------------------------------------- looking into one
 
 
-def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict[int, int]]:
-    """Problems of an example, and pixels by value of its label."""
+def _verify(example: Example, benchmark: Benchmark) -> list[Problem]:
+    """What is wrong with an image or its label."""
     problems: list[Problem] = []
     sizes = set()
     try:
@@ -311,7 +299,7 @@ def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict
     try:
         raw = read_label(example.label)
     except LabelError as error:
-        return [*problems, Problem("unreadable label", example.label, str(error), True)], {}
+        return [*problems, Problem("unreadable label", example.label, str(error), True)]
     if sizes and raw.shape not in sizes:
         height, width = size
         detail = (
@@ -324,5 +312,4 @@ def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict
         to_classes(raw, benchmark)
     except LabelError as error:
         problems.append(Problem("wrong label values", example.label, str(error), True))
-    values, counts = np.unique(raw, return_counts=True)
-    return problems, dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return problems

@@ -73,7 +73,8 @@ def to_classes(raw: Integer[np.ndarray, "h w"], benchmark: Benchmark) -> Int32[n
         wrong, ignored = raw[classes == _WRONG], spans(benchmark.ignored_values) or "none"
         raise LabelError(
             f"{wrong.size} pixels have the label values {spans(np.unique(wrong).tolist())}; "
-            f"{benchmark.name} has {spans(benchmark.label_values)}, and {ignored} to be ignored"
+            f"{benchmark.name} has {spans(benchmark.label_values)}, and {ignored} to be ignored "
+            "(--background, --reduce_zero_label, --ignore and values of --classes change that)"
         )
     return classes
 

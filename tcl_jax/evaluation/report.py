@@ -147,6 +147,12 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
             f"{head}: {judged:,} of {full:,} images of {benchmark.split}, so not comparable with "
             "other figures."
         )
+    if np.count_nonzero(result.counts.labelled) < 2:
+        notes.append(
+            f"{head}: the labels have less than two of the {len(benchmark.names)} classes, which "
+            "makes any model look good; --background, --reduce_zero_label and --ignore say what "
+            "their values mean."
+        )
     if benchmark.name not in BENCHMARKS:
         return notes
     usual = load_benchmark(benchmark.name).split

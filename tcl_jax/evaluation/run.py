@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, remaining, share_of
 from tcl_jax.evaluation.examples import DatasetIndex, describe_problems, verify_examples
-from tcl_jax.evaluation.label_coding import coding_problems
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
@@ -33,7 +30,7 @@ from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.method import Method
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.lock import alone_in
-from tcl_jax.parallel.processes import check_same, gather_texts, raise_on_all_processes
+from tcl_jax.parallel.processes import check_same, raise_on_all_processes
 
 
 def evaluate(
@@ -205,33 +202,16 @@ def check(
         InputError: if something cannot be scored; the message lists all that was found.
     """
     problems = [problem for index in indices for problem in index.problems]
-    seen: dict[str, Counter[int]] = {}
 
     def look() -> None:
         for index in indices:
-            log, mine = logs[index.benchmark.name], share_of(index.examples)
-            todo = remaining(mine, log)
-            found, values = verify_examples(
-                dataclasses.replace(index, examples=tuple(todo)), progress=progress
-            )
-            problems.extend(found)
-            for key in {example.key for example in mine} - {example.key for example in todo}:
-                labelled = log.records[key].counts.labelled.tolist()
-                values.update(dict(zip(index.benchmark.label_values, labelled, strict=True)))
-            seen[index.benchmark.name] = +values
-
-    def refuse() -> None:
-        for index in indices:
-            name = index.benchmark.name
-            values = sum((Counter(dict(one[name])) for one in everyones), Counter())
-            problems.extend(coding_problems(index.benchmark, values, index.label_folder))
+            todo = remaining(share_of(index.examples), logs[index.benchmark.name])
+            rest = dataclasses.replace(index, examples=tuple(todo))
+            problems.extend(verify_examples(rest, progress=progress))
         if any(problem.fatal for problem in problems):
             raise InputError(f"the data cannot be scored as it is:\n{describe_problems(problems)}")
 
     raise_on_all_processes(look)
-    texts = gather_texts(json.dumps({name: [*counts.items()] for name, counts in seen.items()}))
-    everyones = [json.loads(text) for text in texts]
-    raise_on_all_processes(refuse)
     if warn and problems:
         logging.warning("of the data:\n%s", describe_problems(problems))
 

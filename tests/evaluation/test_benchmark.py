@@ -15,6 +15,7 @@ from tcl_jax.evaluation.benchmark import (
     BENCHMARKS,
     Benchmark,
     custom_benchmark,
+    describe_labels,
     load_benchmark,
 )
 from tcl_jax.evaluation.labels import IGNORE, LabelError, read_label, to_classes
@@ -192,6 +193,30 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------ labels
+
+
+def test_a_class_called_background_is_told_of() -> None:
+    named = custom_benchmark("i", "l", ["Background", "cat"])
+    assert "give --background" in describe_labels(named)
+    assert "--background" not in describe_labels(custom_benchmark("i", "l", ["cat", "dog"]))
+
+
+def test_values_of_a_file_of_classes(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("255: thing\n7: road\n")
+    benchmark = custom_benchmark("i", "l", names, background=True)
+    assert describe_labels(benchmark) == (
+        "custom: labels 0 = none of them (by the threshold), 7 = road, 255 = thing; ignored: none"
+    )
+    assert to_classes(np.array([[0, 255, 7]], np.uint8), benchmark).tolist() == [[0, 2, 1]]
+    names.write_text("0: cat\n1: dog\n")
+    plain = custom_benchmark("i", "l", ["cat", "dog"])
+    assert custom_benchmark("i", "l", names) == plain
+    with pytest.raises(InputError, match="value 0 is that of the class 'cat'"):
+        custom_benchmark("i", "l", names, reduce_zero_label=True)
+    names.write_text("__ignore__\n_background_\ncat\ndog\n")
+    labelme = custom_benchmark("i", "l", names)
+    assert labelme == custom_benchmark("i", "l", ["cat", "dog"], background=True)
 
 
 @pytest.mark.parametrize(

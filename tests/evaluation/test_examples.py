@@ -75,7 +75,7 @@ def test_layouts(name: str) -> None:
     (problem,) = index.problems
     assert (problem.kind, problem.fatal) == ("image count", False)
     assert f"2 of {benchmark.splits['val']} images" in problem.detail
-    assert verify_examples(index, progress=False)[0] == ()
+    assert verify_examples(index, progress=False) == ()
     endings = {"coco_object": "_instanceTrainIds.png", "coco_stuff": "_labelTrainIds.png"}
     for example in index.examples:
         assert f"_{example.key[-6:]}" in example.image.name
@@ -169,7 +169,7 @@ def test_photos_of_every_kind_and_behind_links(own: Benchmark, tmp_path: Path) -
         (tmp_path / folder / "circle").symlink_to(tmp_path / folder)
     index = list_examples(own, tmp_path / "any root")
     assert keys(index) == ["a", "b", "d", "sub/c"] and index.problems == ()
-    assert verify_examples(index, progress=False)[0] == ()
+    assert verify_examples(index, progress=False) == ()
     assert all(read_pixels(one.image).shape == (30, 40, 3) for one in index.examples)
 
 
@@ -198,7 +198,7 @@ def test_a_folder_with_everything_wrong_gives_one_list(own: Benchmark, tmp_path:
         ("stray file", "notes.txt", False),
     ]
     assert "d" not in keys(index)
-    found, _ = verify_examples(index, progress=False)
+    found = verify_examples(index, progress=False)
     assert kinds(found) == [
         ("damaged image", "a.jpg", True),
         ("unreadable label", "b.png", True),
@@ -316,7 +316,7 @@ def test_labels_of_photos_with_exif_orientation(tmp_path: Path) -> None:
     def found(**settings: Any) -> tuple[Problem, ...]:
         classes = ["cat", "dog"]
         own = custom_benchmark(tmp_path / "photos", tmp_path / "labels", classes, **settings)
-        return verify_examples(list_examples(own, tmp_path), progress=False)[0]
+        return verify_examples(list_examples(own, tmp_path), progress=False)
 
     (problem,) = found()
     assert problem.kind == "sizes that differ" and "--exif=ignore" in problem.detail

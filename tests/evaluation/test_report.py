@@ -160,7 +160,7 @@ def test_a_ninth_benchmark_leaves_the_papers_mean_as_it_is(
     folder = tmp_path / "benchmarks"
     shutil.copytree(benchmark_module._FOLDER, folder)
     (folder / "ninth.toml").write_text(
-        'title = "The ninth"\nimages = "i"\nlabels = "l"\nclasses = ["a", "b"]\n'
+        'title = "The ninth"\nimages = "i"\nlabels = "l"\nclasses = ["a", "b", "c"]\n'
         "published = {Other = 99.0}"
     )
     monkeypatch.setattr(benchmark_module, "_FOLDER", folder)
@@ -210,6 +210,13 @@ def test_another_protocol_than_the_papers_is_said(
     assert len(notes) == bool(parts) and all(part in notes[0] for part in parts)
     birds = result_of(own_benchmark(splits={"val": 7}), images=7)
     assert caveats(birds, fingerprint_of(**changes)) == []
+
+
+def test_labels_of_one_class_are_said() -> None:
+    """As of masks of 0 and 255, of which 255 is ignored."""
+    images = (ImageResult("a", counts_of([1.0, NAN, NAN])),)
+    (note,) = caveats(BenchmarkResult(own_benchmark(), images, (), 1), {})
+    assert "birds: " in note and "--ignore" in note
 
 
 def test_other_images_than_the_papers_are_said() -> None:
