@@ -44,7 +44,8 @@ class BenchmarkEvaluator:
         benchmark = load_benchmark(name, split=config.eval.split)
         self._index = raise_on_all_processes(lambda: list_examples(benchmark, config.eval.data))
         check_same_images([self._index])
-        check([self._index], {name: self._log()}, progress=jax.process_index() == 0)
+        log = ScoreLog(None, name, {})
+        check([self._index], {name: log}, progress=jax.process_index() == 0)
         self._evaluator: Evaluator | None = None
         self._texts: np.ndarray | None = None
         self._scores: dict[str, float] = {}
@@ -64,8 +65,9 @@ class BenchmarkEvaluator:
                 benchmark.texts,
                 self._protocol.templates,
             )
+        log = ScoreLog(None, self._name, {})
         result = evaluate_benchmark(
-            evaluator, self._index, self._texts, self._log(), progress=jax.process_index() == 0
+            evaluator, self._index, self._texts, log, progress=jax.process_index() == 0
         )
         scores = result.scores
         self._scores = {
@@ -85,10 +87,6 @@ class BenchmarkEvaluator:
         scores = {name: round(value, 2) for name, value in self._scores.items()}
         write_json(path, {"split": split, **scores})
         print(f"{self._name} {split}: " + ", ".join(f"{k} {v:.2f}" for k, v in scores.items()))
-
-    def _log(self) -> ScoreLog:
-        benchmark = self._index.benchmark
-        return ScoreLog(None, benchmark.name, len(benchmark.names), {})
 
 
 def protocol_of(config: ConfigDict, experiment: Experiment) -> Protocol:

@@ -141,7 +141,7 @@ def evaluate_benchmark(
         RunError: if a file cannot be read any more.
     """
     benchmark, classes = index.benchmark, len(index.benchmark.names)
-    mine = remaining(share_of(index.examples), log)
+    mine = log.remaining(share_of(index.examples))
 
     def score(example: Example, labels: np.ndarray) -> tuple[Example, Counts]:
         return example, count_pixels(labels, read_classes(example, benchmark), classes)
@@ -227,16 +227,6 @@ def read_classes(example: Example, benchmark: Benchmark) -> Int32[np.ndarray, "h
 def share_of(examples: Sequence[Example]) -> Sequence[Example]:
     """The images that this process scores, of those of all processes."""
     return examples[jax.process_index() :: jax.process_count()]
-
-
-def remaining(examples: Sequence[Example], log: ScoreLog) -> list[Example]:
-    """Images without a score, or whose files changed since."""
-    return [
-        example
-        for example in examples
-        if (record := log.records.get(example.key)) is None
-        or record.files != describe_files(example)
-    ]
 
 
 def _ahead(

@@ -16,7 +16,7 @@ from absl import logging
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
-from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, remaining, share_of
+from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, share_of
 from tcl_jax.evaluation.examples import DatasetIndex, describe_problems, verify_examples
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
@@ -65,8 +65,8 @@ def evaluate(
         What was found, by the methods' names for tables.
 
     Raises:
-        InputError: if the data cannot be scored as it is (the message lists everything), the
-            folder holds an evaluation of something else, or a choice is out of its range.
+        InputError: if the data cannot be scored as it is (the message lists everything), or a
+            choice is out of its range.
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output = user_path(output).absolute()
@@ -161,7 +161,8 @@ def _evaluate_method(
 ) -> Evaluated:
     """One method, to results.json and pictures."""
     check_same("weights", described["weights"], "Give every process the same, by their path")
-    logs = _open_logs(folder / "progress", indices, described)
+    benchmarks = [index.benchmark for index in indices]
+    logs = {one.name: _open_log(folder / "progress", one, described) for one in benchmarks}
     check(indices, logs, progress=progress, warn=warn)
     results = {}
     for index in indices:
@@ -205,7 +206,7 @@ def check(
 
     def look() -> None:
         for index in indices:
-            todo = remaining(share_of(index.examples), logs[index.benchmark.name])
+            todo = logs[index.benchmark.name].remaining(share_of(index.examples))
             rest = dataclasses.replace(index, examples=tuple(todo))
             problems.extend(verify_examples(rest, progress=progress))
         if any(problem.fatal for problem in problems):
@@ -241,18 +242,10 @@ def check_same_images(indices: Sequence[DatasetIndex]) -> None:
     )
 
 
-def _open_logs(
-    folder: Path, indices: Sequence[DatasetIndex], described: Mapping[str, Any]
-) -> dict[str, ScoreLog]:
-    common = {k: v for k, v in described.items() if k not in ("hash", "benchmarks")}
-    logs = {}
-    for index in indices:
-        name = index.benchmark.name
-        # Which images there are does not change the counts of one.
-        own = {
-            field: value
-            for field, value in described["benchmarks"][name].items()
-            if field not in ("images", "image_list", "split")
-        }
-        logs[name] = ScoreLog(folder, name, len(index.benchmark.names), {**common, name: own})
-    return logs
+def _open_log(folder: Path, benchmark: Benchmark, described: Mapping[str, Any]) -> ScoreLog:
+    """What is scored of a benchmark already, by the same model and protocol."""
+    judged = {k: v for k, v in described.items() if k not in ("hash", "benchmarks")}
+    # Which images there are does not change the counts of one.
+    own = described["benchmarks"][benchmark.name].items()
+    judged |= {k: v for k, v in own if k not in ("images", "image_list", "split")}
+    return ScoreLog(folder, benchmark.name, judged)
