@@ -83,13 +83,13 @@ def test_prepare_and_check(tmp_path: Path, said: Callable[..., str]) -> None:
     assert "  images     3 of 3\n  labels     0 of 3\n  missing label, 3 times" in out
 
     assert said("prepare", data, "coco_object", "voc", "coco_stuff").splitlines() == [
-        "voc val: nothing to prepare, its labels are there",
-        f"coco_object val: 3 of 3 labels are there, 0 of them before, in {folder}",
-        f"coco_stuff val: 3 of 3 labels are there, 0 of them before, in {folder}",
+        "coco_object val: 3 labels are there, of which 3 were made now",
+        "voc val: nothing to prepare, its labels are published",
+        "coco_stuff val: 3 labels are there, of which 3 were made now",
     ]
     (folder / "2_labelTrainIds.png").unlink()
-    out = said("prepare", data, "coco_stuff", "--threads=1")
-    assert f"3 of 3 labels are there, 2 of them before, in {folder}" in out
+    out = said("prepare", data, "coco_stuff")
+    assert "3 labels are there, of which 1 were made now" in out
 
     counts = ["  images     3 of 3", "  labels     3 of 3"]
     assert said("check", data, *both, "--deep").splitlines() == [
@@ -98,20 +98,13 @@ def test_prepare_and_check(tmp_path: Path, said: Callable[..., str]) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("few")
-def test_what_prepare_cannot_make(
-    tmp_path: Path, said: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = labels(tmp_path / COCO, "1", "2")
-    prepare = ("prepare", f"--data={tmp_path}", "coco_stuff")
-    out = said(*prepare, error="coco_stuff val: 2 sources are there, and 3 should be")
-    assert "2 of 3 labels are there" in out
-    labels(folder, *map(str, range(3, 63)), value=90)
-    with pytest.raises(RunError, match="60 could not be made"):
-        benchmarks.run([*prepare])
-    heard = capsys.readouterr()
-    assert "2 of 3 labels are there, 2 of them before" in heard.out
-    assert heard.err.count(f"failed: {folder}/") == 50 and "it has the value(s) 90" in heard.err
+def test_what_prepare_cannot_make(tmp_path: Path, said: Callable[..., str]) -> None:
+    labels(tmp_path / COCO, "1", "2", value=90)
+    city = tmp_path / "cityscapes/gtFine/val/ulm"
+    labels(city, "ulm_000000_000019_gtFine_labelIds", value=7)
+    names = ("coco_stuff", "cityscapes")
+    out = said("prepare", f"--data={tmp_path}", *names, error=r"coco_stuff val: 2 of 2 .*1\.png")
+    assert "cityscapes val: 1 labels are there" in out
 
 
 @pytest.mark.usefixtures("few")
@@ -132,32 +125,20 @@ def test_prepare_context(
     assert "  images     5 of 3\n" in out
     assert f"  missing list (cannot be scored):\n    {listed}\n" in out
     assert "`python -m tcl_jax.benchmarks prepare context`" in out
-    made = f"val: 4 of 4 labels are there, 0 of them before, in {home}/SegmentationClassContext"
-    assert said("prepare", data, "context").splitlines() == [
-        f"context {made}",
-        f"the list {listed} is that of PASCAL VOC 2010 with 4 images; mmsegmentation's, made of "
-        "trainval_merged.json, has 3: if you have it, put it there",
-    ]
-    out = said("prepare", data, "context59")
-    assert out == f"context59 {made.replace('0 of them', '4 of them')}\n"
+    out = said("prepare", data, "context", "context59")
+    assert "context val: 4 labels are there, of which 4 were made now" in out
+    assert "context59 val: 4 labels are there, of which 0 were made now" in out
     out = said("check", data, "context", "context59", "--deep")
     assert out.count("complete: ") == 2 and out.count("images     4 of 4") == 2
     assert out.count("image count: 4 of 3 images are there") == 2
-    for path in (home / "trainval").iterdir():
-        path.unlink()
-    out = said("prepare", data, "context")
-    assert out == "context val: nothing to prepare, its labels are there\n"
 
 
 @pytest.mark.usefixtures("few")
-def test_all_splits(tmp_path: Path, said: Callable[..., str]) -> None:
-    for split in ("val", "train"):
-        city = tmp_path / f"cityscapes/gtFine/{split}/ulm"
-        labels(city, *(f"ulm_00000{i}_000019_gtFine_labelIds" for i in range(3)), value=7)
-    out = said("prepare", f"--data={tmp_path}", "cityscapes", "--split=all")
-    assert "cityscapes val: 3 of 3" in out and "cityscapes train: 3 of 3" in out
-    path = own(tmp_path, "folders = {val = 'one', train = 'two'}")
-    assert [each.split for each in benchmarks.load([str(path)], "all")] == ["val", "train"]
+def test_another_split(tmp_path: Path, said: Callable[..., str]) -> None:
+    city = tmp_path / "cityscapes/gtFine/train/ulm"
+    labels(city, *(f"ulm_00000{i}_000019_gtFine_labelIds" for i in range(3)), value=7)
+    out = said("prepare", f"--data={tmp_path}", "cityscapes", "--split=train")
+    assert "cityscapes train: 3 labels" in out
     flags = ("cityscapes", "--split=train")
     out = said("check", f"--data={tmp_path}", *flags, error="incomplete")
     assert out.startswith("cityscapes   incomplete: Cityscapes, train\n")
@@ -171,10 +152,9 @@ def test_all_splits(tmp_path: Path, said: Callable[..., str]) -> None:
         (["prepare", "vox"], "'vox' is not known; choose one of voc, context"),
         (["check", "my.toml"], r"my\.toml' is not a TOML file that can"),
         (["prepare", "voc", "--split=test"], "no split 'test'"),
-        (["prepare", "coco_stuff", "--threads=0"], "--threads=0 must be"),
         (["prepare", "coco_stuff", "--data=nowhere"], "nowhere/coco_stuff164k/annotations/val2017"),
         (["prepare", "coco_stuff", "cityscapes"], "labels of cityscapes"),
-        (["prepare", "context", "--mat=nowhere"], r"\.mat files, but there are none in nowhere"),
+        (["prepare", "context"], r"\.mat files, but there are none in .*VOC2010/trainval"),
     ],
 )
 def test_bad_input(
@@ -195,7 +175,7 @@ def test_interrupted_and_gone_on(tmp_path: Path) -> None:
     for i in range(1, 100):
         (folder / f"{i}.png").write_bytes((folder / "0.png").read_bytes())
     command = [sys.executable, "-m", "tcl_jax.benchmarks", "prepare", "coco_object"]
-    command += [f"--data={tmp_path}", "--threads=2"]
+    command += [f"--data={tmp_path}"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     deadline = time.monotonic() + 60
     while not [*folder.glob("*TrainIds.png")] and time.monotonic() < deadline:
@@ -204,14 +184,13 @@ def test_interrupted_and_gone_on(tmp_path: Path) -> None:
     _, err = run.communicate(timeout=60)
     made = [*folder.glob("*TrainIds.png")]
     assert run.returncode == 130 and 0 < len(made) < 100, err
-    assert "coco_object val: the same command goes on from here" in err and "Traceback" not in err
+    assert "interrupted" in err and "Traceback" not in err
     assert len([*os.scandir(folder)]) == 100 + len(made)  # nothing half-written
     for path in made:
         np.testing.assert_array_equal(np.asarray(Image.open(path)), noise + 1)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1  # 100 are not 5000
-    assert f"100 of 5000 labels are there, {len(made)} of them before" in done.stdout
-    assert re.search(r"label/s", done.stderr) and "100 sources are there" in done.stderr
+    assert done.returncode == 0 and "label/s" in done.stderr
+    assert f"100 labels are there, of which {100 - len(made)} were made now" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------- check
