@@ -37,14 +37,16 @@ def parser() -> argparse.ArgumentParser:
 def check(flags: argparse.Namespace) -> None:
     """`check`."""
     from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
-    from tcl_jax.evaluation.dataset_check import check_dataset, describe_dataset, is_complete
+    from tcl_jax.evaluation.examples import describe_dataset, list_examples, verify_examples
 
     incomplete = 0
     benchmarks = [load_benchmark(name, split=flags.split) for name in flags.names or BENCHMARKS]
     for i, benchmark in enumerate(benchmarks):
-        index = check_dataset(benchmark, flags.data, deep=flags.deep)
+        index = list_examples(benchmark, flags.data)
+        if flags.deep:
+            index = verify_examples(index, progress=True)
         print("\n" * bool(i) + describe_dataset(index), flush=True)
-        incomplete += not is_complete(index)
+        incomplete += not index.is_complete
     if incomplete:
         raise RunError(f"{incomplete} of {len(benchmarks)} are incomplete, see above")
 

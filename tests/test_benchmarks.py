@@ -48,7 +48,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         else:
             with pytest.raises(RunError, match=error):
                 benchmarks.run([str(argument) for argument in arguments])
-        return re.sub(r"\n {13}", " ", capsys.readouterr().out)
+        return capsys.readouterr().out
 
     return run
 
@@ -93,8 +93,8 @@ def test_prepare_and_check(tmp_path: Path, said: Callable[..., str]) -> None:
 
     counts = ["  images     3 of 3", "  labels     3 of 3"]
     assert said("check", data, *both, "--deep").splitlines() == [
-        "coco_object  complete: COCO-Object, val", *counts, "",
-        "coco_stuff   complete: COCO-Stuff 164k, val", *counts,
+        "coco_object complete: COCO-Object, val", *counts, "",
+        "coco_stuff complete: COCO-Stuff 164k, val", *counts,
     ]  # fmt: skip
 
 
@@ -123,14 +123,13 @@ def test_prepare_context(
     data, listed = f"--data={tmp_path}", home / "ImageSets/SegmentationContext/val.txt"
     out = said("check", data, "context", error="incomplete")
     assert "  images     5 of 3\n" in out
-    assert f"  missing list (cannot be scored):\n    {listed}\n" in out
+    assert f"  missing list (cannot be scored)\n    {listed}\n" in out
     assert "`python -m tcl_jax.benchmarks prepare context`" in out
     out = said("prepare", data, "context", "context59")
     assert "context val: 4 labels are there, of which 4 were made now" in out
     assert "context59 val: 4 labels are there, of which 0 were made now" in out
     out = said("check", data, "context", "context59", "--deep")
     assert out.count("complete: ") == 2 and out.count("images     4 of 4") == 2
-    assert out.count("image count: 4 of 3 images are there") == 2
 
 
 @pytest.mark.usefixtures("few")
@@ -141,8 +140,8 @@ def test_another_split(tmp_path: Path, said: Callable[..., str]) -> None:
     assert "cityscapes train: 3 labels" in out
     flags = ("cityscapes", "--split=train")
     out = said("check", f"--data={tmp_path}", *flags, error="incomplete")
-    assert out.startswith("cityscapes   incomplete: Cityscapes, train\n")
-    assert f"missing folder (cannot be scored):\n    {tmp_path}/cityscapes/leftImg8bit/train" in out
+    assert out.startswith("cityscapes incomplete: Cityscapes, train\n")
+    assert f"missing folder (cannot be scored)\n    {tmp_path}/cityscapes/leftImg8bit/train" in out
     assert "  labels     3 of 3\n" in out and "leftImg8bit_trainvaltest.zip" in out
 
 
@@ -202,11 +201,10 @@ def test_check_of_nothing_says_where_all_should_be(
     with pytest.raises(RunError, match=f"{len(BENCHMARKS)} of {len(BENCHMARKS)} are incomplete"):
         benchmarks.run(["check", f"--data={tmp_path}"])
     out = capsys.readouterr().out
-    assert max(map(len, out.replace(str(tmp_path), "").splitlines())) <= 100
-    blocks = re.sub(r"\n {13}", " ", out).split("\n\n")
+    blocks = out.split("\n\n")
     for name, block in zip(BENCHMARKS, blocks, strict=True):
-        assert block.startswith(f"{name:<13}incomplete: {load_benchmark(name).title}, val\n")
-        assert "missing folder, 2 times (cannot be scored):" in block
+        assert block.startswith(f"{name} incomplete: {load_benchmark(name).title}, val\n")
+        assert "missing folder, 2 times (cannot be scored)" in block
         assert block.count(f"    {tmp_path}/") >= 2 and block.count(load_benchmark(name).hint) == 1
     assert f"    {tmp_path}/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt" in blocks[0]
     assert "trainval.tar.gz of https://cs.stanford.edu/~roozbeh/pascal-context/" in blocks[1]
@@ -225,19 +223,19 @@ def test_check_of_ones_own(tmp_path: Path, said: Callable[..., str]) -> None:
     images(tmp_path / "photos", "1", "2", "3")
     labels(tmp_path / "masks", "1_mask", "3_mask", "4_mask")
     out = said("check", path, error="1 of 1 are incomplete")
-    assert out.startswith("my           incomplete: my, val\n  images     3 of 3\n")
+    assert out.startswith("my incomplete: my, val\n  images     3 of 3\n")
     assert "  labels     2 of 3\n  missing label" in out and f"{tmp_path}/masks/2_mask.png" in out
-    assert f"{tmp_path}/masks/4_mask.png" in out and "label without image: there is no 4" in out
+    assert f"{tmp_path}/masks/4_mask.png" in out and "label without image" in out
     assert out.endswith("  to do      Ask Ann.\n")
     labels(tmp_path / "masks", "2_mask", value=2)
-    assert said("check", path).startswith("my           complete: my, val\n")
+    assert said("check", path).startswith("my complete: my, val\n")
     out = said("check", path, "--deep", error="incomplete")
-    assert "my           incomplete" in out and "wrong label values" in out
+    assert "my incomplete" in out and "wrong label values" in out
     assert f"{tmp_path}/masks/2_mask.png" in out
 
     (tmp_path / "masks/4_mask.png").unlink()
     out = said("check", own(tmp_path))  # of which no numbers are known
-    assert out == "my           complete: my, val\n  images     3\n  labels     3\n"
+    assert out == "my complete: my, val\n  images     3\n  labels     3\n"
     (tmp_path / "list.txt").write_text("2\n")
     assert said("check", own(tmp_path, "list = 'list.txt'")).splitlines()[1:] == [
         "  images     1 of 1", "  labels     1 of 1",

@@ -77,9 +77,7 @@ def check_table(table: Mapping[str, Any], source: str) -> None:
             raise InputError(f"{source}: the key {key!r} is missing; it has no default")
 
 
-def complete_pattern(
-    pattern: str, key: str, source: str, *, below: Path | None, file: str | None = None
-) -> str:
+def complete_pattern(pattern: str, key: str, source: str, *, below: Path | None) -> str:
     """Checks a path pattern and completes it where it is a folder.
 
     Args:
@@ -87,7 +85,6 @@ def complete_pattern(
         key: "images", "labels" or "list".
         source: what it was given in, for messages.
         below: folder that relative patterns start from; None leaves them relative.
-        file: what follows a folder; None: any image, or the PNG of the key's name.
 
     Raises:
         InputError: if a placeholder is unknown or there twice.
@@ -100,7 +97,7 @@ def complete_pattern(
         once = "" if key == "list" else ", {key} once and in place of *"
         raise InputError(f"{source}: {key} is {pattern!r}; it may have {words}{once}")
     if key != "list" and "key" not in found:
-        file = file or {"images": "{key}.*", "labels": "{key}.png"}[key]
+        file = {"images": "{key}.*", "labels": "{key}.png"}[key]
         pattern = f"{pattern.rstrip('/')}/{file}"
     path = user_path(pattern)
     return str(path if below is None else below / path)

@@ -17,7 +17,7 @@ from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, share_of
-from tcl_jax.evaluation.examples import DatasetIndex, describe_problems, verify_examples
+from tcl_jax.evaluation.examples import DatasetIndex, describe_dataset, verify_examples
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
@@ -202,19 +202,21 @@ def check(
     Raises:
         InputError: if something cannot be scored; the message lists all that was found.
     """
-    problems = [problem for index in indices for problem in index.problems]
+    verified: list[DatasetIndex] = []
 
     def look() -> None:
         for index in indices:
             todo = logs[index.benchmark.name].remaining(share_of(index.examples))
-            rest = dataclasses.replace(index, examples=tuple(todo))
-            problems.extend(verify_examples(rest, progress=progress))
-        if any(problem.fatal for problem in problems):
-            raise InputError(f"the data cannot be scored as it is:\n{describe_problems(problems)}")
+            verified.append(verify_examples(index, todo, progress=progress))
+        if any(problem.fatal for index in verified for problem in index.problems):
+            raise InputError(f"the data cannot be scored as it is:\n{described()}")
+
+    def described() -> str:
+        return "\n".join(describe_dataset(index) for index in verified if index.problems)
 
     raise_on_all_processes(look)
-    if warn and problems:
-        logging.warning("of the data:\n%s", describe_problems(problems))
+    if warn and described():
+        logging.warning("of the data:\n%s", described())
 
 
 def _write_on_process_0(folder: Path, write: Callable[[], None]) -> None:
