@@ -104,9 +104,8 @@ GOOD = {"format_version": 1, "benchmarks": {"voc": {"miou": 1.5}}, "fingerprint"
         (None, "no results at .*--output"),
         ("[" * 100_000, r"results\.json"),
         ({**GOOD, "format_version": 2}, "format_version"),
-        ({**GOOD, "fingerprint": None}, "fingerprint"),
-        ({**GOOD, "benchmarks": {"voc": 3}}, "'voc'"),
-        ({**GOOD, "benchmarks": {"voc": {"miou": NAN}}}, "miou of benchmark 'voc'"),
+        ({"format_version": 1}, "benchmarks"),
+        ({**GOOD, "benchmarks": {"voc": 3}}, "3 is no table"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path: Path, content: Any, message: str) -> None:
