@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark
 from tcl_jax.evaluation.examples import list_examples
-from tcl_jax.evaluation.protocol import Protocol
+from tcl_jax.evaluation.protocol import Protocol, make_protocol
 from tcl_jax.evaluation.report_pictures import shown_picture
 from tcl_jax.evaluation.run import check, check_same_images
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import write_json
+from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import default_settings
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.parallel.processes import raise_on_all_processes
@@ -91,15 +92,12 @@ class BenchmarkEvaluator:
 
 def protocol_of(config: ConfigDict, experiment: Experiment) -> Protocol:
     """How a run judges what it trains."""
-    settings = default_settings(experiment.method)
-    return Protocol(
-        method=experiment.method.name,
-        short_side=settings.window,
-        window=settings.window,
-        stride=settings.stride,
+    model = Model(experiment.method, {}, default_settings(experiment.method))
+    return make_protocol(
+        model,
         threshold=config.eval.background,
         pamr=config.eval.pamr,
-        kp_weight=config.eval.kp_weight if experiment.method.mixes_clip else 0.0,
+        kp_weight=config.eval.kp_weight,
         templates=config.eval.templates,
         dtype=config.model.dtype,
     )

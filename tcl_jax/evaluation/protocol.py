@@ -25,17 +25,14 @@ Field = tuple[str, ...]
 """Where a value stands in a fingerprint; one of a single benchmark is ("benchmarks", name, ...)."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Protocol:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol(InferenceSettings):
     """Everything but the model, the data and the class names that moves a score.
 
     Attributes:
         method: a key of `models.methods.METHODS`.
         short_side: pixels that an image's short side is resized to, by OpenCV's bilinear.
-        window, stride: side and distance of the sliding windows, in pixels.
         threshold: score of the background class, in [0, 1].
-        pamr, kp_weight: as in `inference.masks.MaskOptions`.
-        templates: name of a set in `data.templates.TEMPLATES`.
         dtype: what the network computes in, a key of `COMPUTE_DTYPES`.
         max_long_side: most pixels of a resized image's long side.
 
@@ -45,19 +42,13 @@ class Protocol:
 
     method: str
     short_side: int
-    window: int
-    stride: int
     threshold: float
-    pamr: bool
-    kp_weight: float
-    templates: str
     dtype: str = "float32"
     max_long_side: int = MAX_LONG_SIDE
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        settings = dataclasses.fields(InferenceSettings)
-        InferenceSettings(**{field.name: getattr(self, field.name) for field in settings})
+        super().__post_init__()
         if self.short_side < 1:
             raise InputError(f"short_side={self.short_side} must be a positive number of pixels")
         compute_dtype(self.dtype)
