@@ -1,4 +1,4 @@
-r"""Judges a model on segmentation benchmarks, as published scores are made.
+r"""Evaluates a model on segmentation benchmarks, as published scores are made.
 
     python -m tcl_jax.evaluate --clip=ViT-B/16 --tcl=official --data=data --output=results
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --data=data --output=results \
@@ -9,7 +9,7 @@ r"""Judges a model on segmentation benchmarks, as published scores are made.
     python -m tcl_jax.evaluate --compare results/tcl results/maskclip
 
 The data folder holds the usual trees (VOCdevkit, ade, cityscapes, coco_stuff164k): see
-`python -m tcl_jax.benchmarks check`. Without --benchmarks all that are there are judged. The output
+`python -m tcl_jax.benchmarks check`. Without --benchmarks all that are there are taken. The output
 folder gets results.json, results.md, report.html and pictures, with several methods a folder for
 each. Stop it and give the same command again to go on. Exit codes: 0 done, 1 failure, 2 bad input.
 """

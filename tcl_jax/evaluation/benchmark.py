@@ -41,7 +41,7 @@ class Benchmark:
 
     Attributes:
         classes: synonyms of every class, the first is its name; the background is not among them.
-        background: whether label 0 is a background class, judged by a threshold.
+        background: whether label 0 is a background class, which the threshold decides.
         images, labels: paths with {key}, and possibly {split}, below the data's root or absolute;
             at the end of `images` `.*` stands for any usual extension.
         list: the same, without {key}, of the file that lists the keys; None: every image counts.

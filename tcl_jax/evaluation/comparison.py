@@ -72,7 +72,8 @@ def _table(
     whole = [(x, y) for x, y in pairs.values() if x is not None and y is not None]
     if whole:
         mean = f"mean of {len(whole)}"
-        pairs[mean] = tuple(math.fsum(side) / len(whole) for side in zip(*whole, strict=True))
+        first, second = (math.fsum(side) / len(whole) for side in zip(*whole, strict=True))
+        pairs[mean] = first, second
         marked = marked | {mean} if marked else marked
     rows: list[tuple[str, ...]] = [("mIoU, %", "A", "B", "B - A")]
     for name, (one, other) in pairs.items():

@@ -157,7 +157,7 @@ def train_id_table(benchmark: str) -> Int16[np.ndarray, " n"]:
     Args:
         benchmark: "coco_stuff": the 80 things become 0 to 79 and the 91 kinds of stuff 80 to 170,
             255 stays. "coco_object": things become 1 to 80, all others 0, the background, 255 too.
-            "cityscapes": the 19 classes that are judged become 0 to 18, all others 255. "context"
+            "cityscapes": the 19 classes in use become 0 to 18, all others 255. "context"
             and "context59": the 59 classes become 1 to 59, all others 0.
     """
     size = _PNG_VALUES

@@ -64,7 +64,7 @@ class Table:
 def summarize(found: Mapping[str, Evaluated]) -> Table:
     """The mIoU with a column per benchmark, and a row per method and for every published score.
 
-    Where all benchmarks of the paper were judged, there is a column of their mean.
+    Where all benchmarks of the paper were evaluated, there is a column of their mean.
     """
     benchmarks = {
         name: result.benchmark for one in found.values() for name, result in one.results.items()
@@ -121,11 +121,11 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
     Other images than the benchmark's split has, another split, or another protocol than the paper's
     as far as the fingerprint of the evaluation says so.
     """
-    benchmark, judged, full = result.benchmark, len(result.images), result.full_set
+    benchmark, count, full = result.benchmark, len(result.images), result.full_set
     name, notes = benchmark.name, []
-    if full not in (None, judged):
+    if full not in (None, count):
         notes.append(
-            f"{name}: {judged:,} of {full:,} images of {benchmark.split}, so not comparable with "
+            f"{name}: {count:,} of {full:,} images of {benchmark.split}, so not comparable with "
             "other figures."
         )
     if np.count_nonzero(result.counts.labelled) < 2:
@@ -136,7 +136,7 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
     if name not in BENCHMARKS:
         return notes
     if benchmark.split != (usual := load_benchmark(name).split):
-        notes.append(f"{name}: judged on {benchmark.split}; published figures are for {usual}.")
+        notes.append(f"{name}: evaluated on {benchmark.split}; published figures are for {usual}.")
     own = fingerprint.get("benchmarks", {}).get(name, {})
     used, paper = {**fingerprint, **own}, InferenceSettings()
     published: dict[str, Any] = {
@@ -211,9 +211,9 @@ def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
     rows: list[Row] = []
     notes: dict[str, None] = {}
     for title, result in results.items():
-        judged, full, scores = len(result.images), result.full_set, result.scores
+        count, full, scores = len(result.images), result.full_set, result.scores
         cells = [per_cent(100 * value) for value in (scores.miou, scores.macc, scores.aacc)]
-        images = f"{judged:,}" + (f" of {full:,}" if full not in (None, judged) else "")
+        images = f"{count:,}" + (f" of {full:,}" if full not in (None, count) else "")
         cells += [images, str(datetime.timedelta(seconds=round(result.seconds)))]
         rows.append(Row(f"{title}, measured", "measured", tuple(cells)))
         notes |= dict.fromkeys(caveats(result, found[title].fingerprint))

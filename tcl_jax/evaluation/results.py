@@ -66,7 +66,7 @@ class ShownImage:
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkResult:
-    """A method judged on a benchmark.
+    """A method evaluated on a benchmark.
 
     Attributes:
         benchmark: classes, split and published scores.

@@ -18,14 +18,13 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, share_of
 from tcl_jax.evaluation.examples import DatasetIndex, describe_dataset, verify_examples
-from tcl_jax.evaluation.protocol import fingerprint, make_protocol
+from tcl_jax.evaluation.protocol import embed_texts, fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, Evaluated, write_results
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.method import Method
 from tcl_jax.models.text_encoder import TextEncoder
@@ -45,7 +44,7 @@ def evaluate(
     progress: bool = True,
     **choices: Any,
 ) -> dict[str, Evaluated]:
-    """Judges a model on benchmarks and writes the report; goes on where it was stopped.
+    """Evaluates a model on benchmarks and writes the report; goes on where it was stopped.
 
     With several processes, each calls it and scores a share of the images.
 
@@ -97,11 +96,11 @@ def evaluate(
         # Methods on one CLIP have its texts in common.
         key = benchmark.name, method.text_encoder
         if key not in made:
-            made[key] = embed_class_names(
-                method.text_encoder,
-                method.text_params(params),
-                benchmark.texts,
-                protocols[0].templates,
+            made[key] = embed_texts(
+                protocols[0],
+                method,
+                params,
+                benchmark,
                 tokenizer_file=tokenizer_file,
                 progress=progress,
             )
@@ -110,7 +109,7 @@ def evaluate(
     found: dict[str, Evaluated] = {}
     with alone_in(output, f"output {str(output)!r}"):
         for chosen, protocol in zip(models, protocols, strict=True):
-            described = fingerprint(
+            identity = fingerprint(
                 protocol,
                 chosen,
                 hash_leaves(chosen.params),
@@ -124,7 +123,7 @@ def evaluate(
                 Evaluator(method, chosen.params, protocol, batch_size),
                 indices,
                 functools.partial(texts_of, method),
-                described,
+                identity,
                 folder,
                 progress=progress,
                 warn=not found,
@@ -153,16 +152,16 @@ def _evaluate_method(
     evaluator: Evaluator,
     indices: Sequence[DatasetIndex],
     texts_of: Callable[[Benchmark], np.ndarray],
-    described: dict[str, Any],
+    identity: dict[str, Any],
     folder: Path,
     *,
     progress: bool,
     warn: bool,
 ) -> Evaluated:
     """One method, to results.json and pictures."""
-    check_same("weights", described["weights"], "Give every process the same, by their path")
+    check_same("weights", identity["weights"], "Give every process the same, by their path")
     benchmarks = [index.benchmark for index in indices]
-    logs = {one.name: _open_log(folder / "progress", one, described) for one in benchmarks}
+    logs = {one.name: _open_log(folder / "progress", one, identity) for one in benchmarks}
     check(indices, logs, progress=progress, warn=warn)
     results = {}
     for index in indices:
@@ -178,10 +177,10 @@ def _evaluate_method(
     def write() -> None:
         for name, result in results.items():
             pictures[name] = write_pictures(folder / "pictures", result)
-        write_results(folder / RESULTS_FILE, list(results.values()), described)
+        write_results(folder / RESULTS_FILE, list(results.values()), identity)
 
     _write_on_process_0(folder, write)
-    return Evaluated(results, described, pictures)
+    return Evaluated(results, identity, pictures)
 
 
 def check(
@@ -204,19 +203,19 @@ def check(
     """
     verified: list[DatasetIndex] = []
 
+    def description() -> str:
+        return "\n".join(describe_dataset(index) for index in verified if index.problems)
+
     def look() -> None:
         for index in indices:
             todo = logs[index.benchmark.name].remaining(share_of(index.examples))
             verified.append(verify_examples(index, todo, progress=progress))
         if any(problem.fatal for index in verified for problem in index.problems):
-            raise InputError(f"the data cannot be scored as it is:\n{described()}")
-
-    def described() -> str:
-        return "\n".join(describe_dataset(index) for index in verified if index.problems)
+            raise InputError(f"the data cannot be scored as it is:\n{description()}")
 
     raise_on_all_processes(look)
-    if warn and described():
-        logging.warning("of the data:\n%s", described())
+    if warn and description():
+        logging.warning("of the data:\n%s", description())
 
 
 def _write_on_process_0(folder: Path, write: Callable[[], None]) -> None:
@@ -244,10 +243,10 @@ def check_same_images(indices: Sequence[DatasetIndex]) -> None:
     )
 
 
-def _open_log(folder: Path, benchmark: Benchmark, described: Mapping[str, Any]) -> ScoreLog:
+def _open_log(folder: Path, benchmark: Benchmark, identity: Mapping[str, Any]) -> ScoreLog:
     """What is scored of a benchmark already, by the same model and protocol."""
-    judged = {k: v for k, v in described.items() if k not in ("hash", "benchmarks")}
+    depends_on = {k: v for k, v in identity.items() if k not in ("hash", "benchmarks")}
     # Which images there are does not change the counts of one.
-    own = described["benchmarks"][benchmark.name].items()
-    judged |= {k: v for k, v in own if k not in ("images", "image_list", "split")}
-    return ScoreLog(folder, benchmark.name, judged)
+    own = identity["benchmarks"][benchmark.name].items()
+    depends_on |= {k: v for k, v in own if k not in ("images", "image_list", "split")}
+    return ScoreLog(folder, benchmark.name, depends_on)

@@ -80,15 +80,15 @@ class ScoreLog:
     Args:
         folder: of the records; None keeps them in memory alone.
         name: of the benchmark.
-        judged: what the counts depend on, for JSON; see `protocol.fingerprint`.
+        depends_on: what moves the counts, for JSON; see `protocol.fingerprint`.
 
     Attributes:
         records: what is scored, by key of the image.
     """
 
-    def __init__(self, folder: Path | None, name: str, judged: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, name: str, depends_on: Mapping[str, Any]) -> None:
         start, place = (
-            f"{name}.{short_hash(judged)}.",
+            f"{name}.{short_hash(depends_on)}.",
             f"{jax.process_index()}of{jax.process_count()}",
         )
         self._path = None if folder is None else folder / f"{start}{place}.jsonl"

@@ -210,7 +210,7 @@ def test_labels_of_one_class_are_said() -> None:
 
 def test_other_images_than_the_papers_are_said() -> None:
     (note,) = caveats(result_of(load_benchmark("voc", split="train")), {})
-    assert "voc: judged on train" in note
+    assert "voc: evaluated on train" in note
     found = {"TCL": evaluated(result_of("voc", images=100), result_of("voc20"))}
     table = summarize(found)
     assert table.rows[0].cells == ("50.0*", "50.0")
