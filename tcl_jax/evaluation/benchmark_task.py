@@ -44,8 +44,8 @@ class BenchmarkEvaluator:
         benchmark = load_benchmark(name, split=config.eval.split)
         self._index = raise_on_all_processes(lambda: list_examples(benchmark, config.eval.data))
         check_same_images([self._index])
-        log = ScoreLog(None, name, {})
-        check([self._index], {name: log}, progress=jax.process_index() == 0)
+        nothing = ScoreLog(None, name, {})
+        check([self._index], [{name: nothing}], progress=jax.process_index() == 0)
         self._evaluator: Evaluator | None = None
         self._texts: np.ndarray | None = None
         self._scores: dict[str, float] = {}

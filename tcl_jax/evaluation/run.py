@@ -18,7 +18,7 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, share_of
 from tcl_jax.evaluation.examples import DatasetIndex, describe_dataset, verify_examples
-from tcl_jax.evaluation.protocol import embed_texts, fingerprint, make_protocol
+from tcl_jax.evaluation.protocol import Protocol, embed_texts, fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, Evaluated, write_results
@@ -108,6 +108,7 @@ def evaluate(
 
     found: dict[str, Evaluated] = {}
     with alone_in(output, f"output {str(output)!r}"):
+        runs = []
         for chosen, protocol in zip(models, protocols, strict=True):
             identity = fingerprint(
                 protocol,
@@ -117,19 +118,31 @@ def evaluate(
                 tokenizer_file=tokenizer_file,
                 text_embeddings=text_embeddings,
             )
+            check_same("weights", identity["weights"], "Give every process the same, by their path")
             folder = output / chosen.method.name if len(models) > 1 else output
-            method = chosen.method_in(compute_dtype(protocol.dtype))
-            found[protocol.title] = _evaluate_method(
-                Evaluator(method, chosen.params, protocol, batch_size),
-                indices,
-                functools.partial(texts_of, method),
-                identity,
-                folder,
-                progress=progress,
-                warn=not found,
+            logs = {
+                index.benchmark.name: _open_log(folder / "progress", index.benchmark, identity)
+                for index in indices
+            }
+            runs.append(_MethodRun(chosen, protocol, identity, folder, logs))
+        check(indices, [run.logs for run in runs], progress=progress)
+        for run in runs:
+            found[run.protocol.title] = _evaluate_method(
+                run, indices, texts_of, batch_size, progress=progress
             )
         _write_on_process_0(output, lambda: write_report(output, found))
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _MethodRun:
+    """One method of an evaluation: its fingerprint, its folder, and what is scored by benchmark."""
+
+    model: Model
+    protocol: Protocol
+    identity: dict[str, Any]
+    folder: Path
+    logs: dict[str, ScoreLog]
 
 
 def _check_embeddings(
@@ -149,54 +162,45 @@ def _check_embeddings(
 
 
 def _evaluate_method(
-    evaluator: Evaluator,
+    run: _MethodRun,
     indices: Sequence[DatasetIndex],
-    texts_of: Callable[[Benchmark], np.ndarray],
-    identity: dict[str, Any],
-    folder: Path,
+    texts_of: Callable[[Method, Benchmark], np.ndarray],
+    batch_size: int | None,
     *,
     progress: bool,
-    warn: bool,
 ) -> Evaluated:
     """One method, to results.json and pictures."""
-    check_same("weights", identity["weights"], "Give every process the same, by their path")
-    benchmarks = [index.benchmark for index in indices]
-    logs = {one.name: _open_log(folder / "progress", one, identity) for one in benchmarks}
-    check(indices, logs, progress=progress, warn=warn)
+    method = run.model.method_in(compute_dtype(run.protocol.dtype))
+    evaluator = Evaluator(method, run.model.params, run.protocol, batch_size)
     results = {}
     for index in indices:
-        benchmark = index.benchmark
-        with contextlib.closing(logs[benchmark.name]) as log:
-            texts = raise_on_all_processes(functools.partial(texts_of, benchmark))
-            results[benchmark.name] = evaluate_benchmark(
-                evaluator, index, texts, log, progress=progress
-            )
+        name = index.benchmark.name
+        with contextlib.closing(run.logs[name]) as log:
+            texts = raise_on_all_processes(functools.partial(texts_of, method, index.benchmark))
+            results[name] = evaluate_benchmark(evaluator, index, texts, log, progress=progress)
 
     pictures: dict[str, dict[str, Path]] = {}
 
     def write() -> None:
         for name, result in results.items():
-            pictures[name] = write_pictures(folder / "pictures", result)
-        write_results(folder / RESULTS_FILE, list(results.values()), identity)
+            pictures[name] = write_pictures(run.folder / "pictures", result)
+        write_results(run.folder / RESULTS_FILE, list(results.values()), run.identity)
 
-    _write_on_process_0(folder, write)
-    return Evaluated(results, identity, pictures)
+    _write_on_process_0(run.folder, write)
+    return Evaluated(results, run.identity, pictures)
 
 
 def check(
-    indices: Sequence[DatasetIndex],
-    logs: Mapping[str, ScoreLog],
-    *,
-    progress: bool,
-    warn: bool = True,
+    indices: Sequence[DatasetIndex], logs: Sequence[Mapping[str, ScoreLog]], *, progress: bool
 ) -> None:
     """Looks for problems of the data before anything is computed; every process calls it.
 
+    What can be scored all the same is logged.
+
     Args:
         indices: the benchmarks and their files.
-        logs: by name; what is scored already is not looked into again.
+        logs: of every method by name; what is scored by all is not looked into again.
         progress: whether to show bars.
-        warn: whether to log what can be scored all the same.
 
     Raises:
         InputError: if something cannot be scored; the message lists all that was found.
@@ -208,13 +212,17 @@ def check(
 
     def look() -> None:
         for index in indices:
-            todo = logs[index.benchmark.name].remaining(share_of(index.examples))
+            mine = share_of(index.examples)
+            rest = {
+                example for one in logs for example in one[index.benchmark.name].remaining(mine)
+            }
+            todo = [example for example in mine if example in rest]
             verified.append(verify_examples(index, todo, progress=progress))
         if any(problem.fatal for index in verified for problem in index.problems):
             raise InputError(f"the data cannot be scored as it is:\n{description()}")
 
     raise_on_all_processes(look)
-    if warn and description():
+    if description():
         logging.warning("of the data:\n%s", description())
 
 
