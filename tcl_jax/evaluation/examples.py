@@ -122,10 +122,10 @@ def list_examples(benchmark: Benchmark, root: str | os.PathLike[str]) -> Dataset
     paths = resolve_paths(benchmark, root)
     images = KeyedFiles(paths.images, other=paths.labels)
     labels = KeyedFiles(paths.labels, other=paths.images)
-    folders = {files.folder for files in (images, labels) if not os.path.isdir(files.folder)}
-    problems = [Problem("missing folder", Path(folder)) for folder in sorted(folders)]
+    absent = {files.folder for files in (images, labels) if not os.path.isdir(files.folder)}
+    problems = [Problem("missing folder", Path(folder)) for folder in sorted(absent)]
     keys: Sequence[str] = sorted(images.by_key)
-    counted = {*keys} if images.folder not in folders else {*labels.by_key}
+    counted = {*keys} if images.folder not in absent else {*labels.by_key}
     total = benchmark.splits.get(benchmark.split)
     if paths.list is not None and not os.path.isfile(paths.list):
         keys = ()
@@ -143,10 +143,10 @@ def list_examples(benchmark: Benchmark, root: str | os.PathLike[str]) -> Dataset
         image, label = images.by_key.get(key), labels.by_key.get(key)
         if image is not None and label is not None:
             examples.append(Example(key, image, label))
-        elif image is None and images.folder not in folders:
+        elif image is None and images.folder not in absent:
             detail = f"named in {paths.list}"
             problems.append(Problem("missing image", images.expected(key), detail))
-        elif image is not None and labels.folder not in folders:
+        elif image is not None and labels.folder not in absent:
             problems.append(Problem("missing label", labels.expected(key)))
     for key in sorted(labels.by_key.keys() - images.by_key.keys()) if images.by_key else ():
         problems.append(Problem("label without image", labels.by_key[key], fatal=False))
