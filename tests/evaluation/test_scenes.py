@@ -1,4 +1,4 @@
-"""Drawn scenes judged while a run trains: compiled once, and settings that cannot work refused."""
+"""Drawn scenes while a run trains: compiled once, and settings that cannot work refused."""
 
 from __future__ import annotations
 
