@@ -6,26 +6,17 @@ r"""The data of the benchmarks: what is there, and the labels that have to be ma
 
 `check` goes by names and takes seconds; with --deep it looks into all files. `prepare` derives the
 labels of context, context59, coco_object, coco_stuff and cityscapes from the published ones, into
-the same folders; stopped, it goes on where it was. Exit codes: 0 all there; 1 something is missing
-or could not be made, and the rest is done; 2 bad input.
+the same folders; stopped, it goes on where it was. Exit codes: 0 done; 1 something is missing or
+could not be made, and the rest is done; 2 bad input.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from tcl_jax.commands import command_parser
-from tcl_jax.errors import InputError, RunError, run_command
-from tcl_jax.parallel.cores import available_cores
-
-if TYPE_CHECKING:
-    from tcl_jax.evaluation.benchmark import Benchmark
-    from tcl_jax.evaluation.prepare import Plan
-
-_SHOWN_FAILURES = 50
+from tcl_jax.errors import RunError, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,102 +29,50 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("names", nargs="+", metavar="NAME")
     for command in (check, prepare):
         command.add_argument("--data", default="data", metavar="DIR", help="default: data")
-        command.add_argument("--split", help="val, train or all; default: the benchmark's, val")
+        command.add_argument("--split", help="val or train; default: the benchmark's, val")
     check.add_argument("--deep", action="store_true", help="look into all images and labels too")
-    prepare.add_argument("--mat", metavar="DIR", help="of context: the folder of the .mat files")
-    prepare.add_argument(
-        "--threads", type=int, default=available_cores(), help="default: one a processor"
-    )
     return p
-
-
-def load(names: Sequence[str], split: str | None) -> list[Benchmark]:
-    """The benchmarks of --split; all of their splits if it is "all"."""
-    from tcl_jax.evaluation.benchmark import load_benchmark
-
-    loaded: list[Benchmark] = []
-    for name in dict.fromkeys(names):
-        if split != "all":
-            loaded.append(load_benchmark(name, split=split))
-            continue
-        one = load_benchmark(name)
-        splits = one.splits or one.folders or (one.split,)
-        loaded += [load_benchmark(name, split=each) for each in splits]
-    return loaded
 
 
 def check(flags: argparse.Namespace) -> None:
     """`check`."""
-    from tcl_jax.evaluation.benchmark import BENCHMARKS
-    from tcl_jax.evaluation.dataset_check import check_dataset, describe_dataset, is_complete
+    from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
+    from tcl_jax.evaluation.examples import describe_dataset, list_examples, verify_examples
 
     incomplete = 0
-    benchmarks = load(flags.names or BENCHMARKS, flags.split)
+    benchmarks = [load_benchmark(name, split=flags.split) for name in flags.names or BENCHMARKS]
     for i, benchmark in enumerate(benchmarks):
-        index = check_dataset(benchmark, flags.data, deep=flags.deep)
+        index = list_examples(benchmark, flags.data)
+        if flags.deep:
+            index = verify_examples(index, progress=True)
         print("\n" * bool(i) + describe_dataset(index), flush=True)
-        incomplete += not is_complete(index)
+        incomplete += not index.is_complete
     if incomplete:
         raise RunError(f"{incomplete} of {len(benchmarks)} are incomplete, see above")
 
 
 def prepare(flags: argparse.Namespace) -> None:
     """`prepare`."""
-    from tcl_jax.evaluation.prepare import make_labels, needs_preparation
+    from tcl_jax.evaluation.benchmark import load_benchmark
+    from tcl_jax.evaluation.prepare import find_sources, make_labels, needs_preparation
 
-    if flags.threads < 1:
-        raise InputError(f"--threads={flags.threads} must be 1 or more")
-    plans: list[Plan] = []
-    for benchmark in load(flags.names, flags.split):
-        if needs_preparation(benchmark) and (plan := find_plan(benchmark, flags)) is not None:
-            plans.append(plan)
-        else:
-            print(f"{benchmark.name} {benchmark.split}: nothing to prepare, its labels are there")
     wrong = []
-    for plan in plans:
-        name = f"{plan.benchmark.name} {plan.benchmark.split}"
+    benchmarks = [load_benchmark(name, split=flags.split) for name in flags.names]
+    sources = [
+        find_sources(one, flags.data) if needs_preparation(one) else {} for one in benchmarks
+    ]
+    for benchmark, found in zip(benchmarks, sources, strict=True):
+        title = f"{benchmark.name} {benchmark.split}"
+        if not found:
+            print(f"{title}: nothing to prepare, its labels are published")
+            continue
         try:
-            done = make_labels(plan, threads=flags.threads, progress=True)
-        except KeyboardInterrupt:
-            print(f"{name}: the same command goes on from here", file=sys.stderr)
-            raise
-        print(
-            f"{name}: {done.made + done.kept} of {plan.expected} labels are there, {done.kept} of "
-            f"them before, in {plan.folder}"
-        )
-        if plan.image_list is not None:
-            path, keys = plan.image_list
-            print(
-                f"the list {path} is that of PASCAL VOC 2010 with {len(keys)} images; "
-                "mmsegmentation's, made of trainval_merged.json, has "
-                f"{plan.benchmark.splits[plan.benchmark.split]}: if you have it, put it there"
-            )
-        for message in done.failed[:_SHOWN_FAILURES]:
-            print(f"failed: {message}", file=sys.stderr)
-        if done.failed:
-            wrong.append(
-                f"{name}: {len(done.failed)} could not be made, of which the first are above"
-            )
-        if len(plan.sources) != plan.expected:
-            wrong.append(
-                f"{name}: {len(plan.sources)} sources are there, and {plan.expected} should be"
-            )
+            made = make_labels(benchmark, found)
+            print(f"{title}: {len(found)} labels are there, of which {made} were made now")
+        except RunError as error:
+            wrong.append(str(error))
     if wrong:
         raise RunError("; ".join(wrong) + ". All others are done")
-
-
-def find_plan(benchmark: Benchmark, flags: argparse.Namespace) -> Plan | None:
-    """How to make the labels; None if they are there while their sources are not."""
-    from tcl_jax.evaluation.examples import list_examples
-    from tcl_jax.evaluation.prepare import plan_labels
-
-    try:
-        return plan_labels(benchmark, flags.data, mat=flags.mat)
-    except InputError:
-        index = list_examples(benchmark, flags.data)
-        if index.total is None or index.labels < index.total:
-            raise
-        return None
 
 
 def run(argv: Sequence[str] | None = None) -> None:

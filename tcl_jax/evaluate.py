@@ -1,4 +1,4 @@
-r"""Judges a model on segmentation benchmarks, as published scores are made.
+r"""Evaluates a model on segmentation benchmarks, as published scores are made.
 
     python -m tcl_jax.evaluate --clip=ViT-B/16 --tcl=official --data=data --output=results
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --data=data --output=results \
@@ -9,7 +9,7 @@ r"""Judges a model on segmentation benchmarks, as published scores are made.
     python -m tcl_jax.evaluate --compare results/tcl results/maskclip
 
 The data folder holds the usual trees (VOCdevkit, ade, cityscapes, coco_stuff164k): see
-`python -m tcl_jax.benchmarks check`. Without --benchmarks all that are there are judged. The output
+`python -m tcl_jax.benchmarks check`. Without --benchmarks all that are there are taken. The output
 folder gets results.json, results.md, report.html and pictures, with several methods a folder for
 each. Stop it and give the same command again to go on. Exit codes: 0 done, 1 failure, 2 bad input.
 """
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tcl_jax.evaluation.benchmark import Benchmark
     from tcl_jax.evaluation.examples import DatasetIndex
 
-PATHS = ("images", "labels", "list")
 PROTOCOL = (
     "pamr", "kp_weight", "threshold", "templates", "short_side", "window", "stride", "dtype",
 )  # fmt: skip
@@ -47,15 +46,6 @@ def label_values(text: str) -> list[int]:
     return [int(value) for value in names(text)]
 
 
-def place(text: str) -> tuple[str, str, str]:
-    """A flag's NAME.WHAT=PATH."""
-    name, _, what = text.partition("=")[0].rpartition(".")
-    path = text.partition("=")[2]
-    if not name or not path or what not in PATHS:
-        raise argparse.ArgumentTypeError(f"{text} is not NAME.WHAT=PATH, as voc.labels=/disk/masks")
-    return name, what, path
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("evaluate", __doc__)
@@ -66,14 +56,6 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data", metavar="DIR", default="data", help="folder of the benchmarks")
     data.add_argument(
         "--benchmarks", type=names, metavar="NAMES", help="built-in ones, separated by commas"
-    )
-    data.add_argument(
-        "--path",
-        type=place,
-        action="append",
-        default=[],
-        metavar="NAME.WHAT=PATH",
-        help="another place for a benchmark's images, labels or list, as voc.labels=/disk/masks",
     )
     data.add_argument("--split", help="another part than val, such as train")
     own = p.add_argument_group("your own benchmark")
@@ -166,14 +148,13 @@ def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
     Raises:
         InputError: if one is unknown or not there, or there is none.
     """
-    from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
+    from tcl_jax.evaluation.benchmark import BENCHMARKS, describe_labels, load_benchmark
     from tcl_jax.evaluation.examples import list_examples
-    from tcl_jax.evaluation.label_coding import describe_values
 
     own = [load_benchmark(path, split=flags.split) for path in flags.benchmark]
     own += _from_folders(flags)
     for benchmark in own:
-        print(describe_values(benchmark))
+        print(describe_labels(benchmark))
         paths = f"{benchmark.images} {benchmark.labels} {benchmark.list}"
         if flags.split and "{split}" not in paths:
             raise InputError(
@@ -182,15 +163,10 @@ def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
             )
     built_in = flags.benchmarks or ([] if own else BENCHMARKS)
     benchmarks = [*(load_benchmark(name, split=flags.split) for name in built_in), *own]
-    places: dict[str, dict[str, str]] = {benchmark.name: {} for benchmark in benchmarks}
-    if len(places) < len(benchmarks):
-        listed = ", ".join(benchmark.name for benchmark in benchmarks)
-        raise InputError(f"benchmarks {listed}: one is given more than once")
-    for name, what, path in flags.path:
-        if name not in places:
-            raise InputError(f"--path={name}.{what}: the benchmarks are {', '.join(places)}")
-        places[name][what] = path
-    indices = [list_examples(b, flags.data, overrides=places[b.name]) for b in benchmarks]
+    listed = [benchmark.name for benchmark in benchmarks]
+    if len({*listed}) < len(listed):
+        raise InputError(f"benchmarks {', '.join(listed)}: one is given more than once")
+    indices = [list_examples(benchmark, flags.data) for benchmark in benchmarks]
     if flags.benchmarks or own:
         return indices
     there = [index for index in indices if index.examples]

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 from PIL import Image
 
 import tcl_jax.evaluation.benchmark
 from tcl_jax import benchmarks
 from tcl_jax.errors import InputError, RunError
-from tcl_jax.evaluation import pascal_context
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, load_benchmark
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +46,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         else:
             with pytest.raises(RunError, match=error):
                 benchmarks.run([str(argument) for argument in arguments])
-        return re.sub(r"\n {13}", " ", capsys.readouterr().out)
+        return capsys.readouterr().out
 
     return run
 
@@ -83,86 +81,40 @@ def test_prepare_and_check(tmp_path: Path, said: Callable[..., str]) -> None:
     assert "  images     3 of 3\n  labels     0 of 3\n  missing label, 3 times" in out
 
     assert said("prepare", data, "coco_object", "voc", "coco_stuff").splitlines() == [
-        "voc val: nothing to prepare, its labels are there",
-        f"coco_object val: 3 of 3 labels are there, 0 of them before, in {folder}",
-        f"coco_stuff val: 3 of 3 labels are there, 0 of them before, in {folder}",
+        "coco_object val: 3 labels are there, of which 3 were made now",
+        "voc val: nothing to prepare, its labels are published",
+        "coco_stuff val: 3 labels are there, of which 3 were made now",
     ]
     (folder / "2_labelTrainIds.png").unlink()
-    out = said("prepare", data, "coco_stuff", "--threads=1")
-    assert f"3 of 3 labels are there, 2 of them before, in {folder}" in out
+    out = said("prepare", data, "coco_stuff")
+    assert "3 labels are there, of which 1 were made now" in out
 
-    lines = said("check", data, *both, "--deep").splitlines()
-    for start, title in ((0, "coco_object  complete: COCO-Object, val"),
-                         (6, "coco_stuff   complete: COCO-Stuff 164k, val")):  # fmt: skip
-        counts = ["  images     3 of 3", "  labels     3 of 3"]
-        assert lines[start : start + 3] == [title, *counts]
-    assert "without a labelled pixel: they are 2 (100.0 %): none is of" in lines[3]
+    counts = ["  images     3 of 3", "  labels     3 of 3"]
+    assert said("check", data, *both, "--deep").splitlines() == [
+        "coco_object complete: COCO-Object, val", *counts, "",
+        "coco_stuff complete: COCO-Stuff 164k, val", *counts,
+    ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("few")
-def test_what_prepare_cannot_make(
-    tmp_path: Path, said: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = labels(tmp_path / COCO, "1", "2")
-    prepare = ("prepare", f"--data={tmp_path}", "coco_stuff")
-    out = said(*prepare, error="coco_stuff val: 2 sources are there, and 3 should be")
-    assert "2 of 3 labels are there" in out
-    labels(folder, *map(str, range(3, 63)), value=90)
-    with pytest.raises(RunError, match="60 could not be made"):
-        benchmarks.run([*prepare])
-    heard = capsys.readouterr()
-    assert "2 of 3 labels are there, 2 of them before" in heard.out
-    assert heard.err.count(f"failed: {folder}/") == 50 and "it has the value(s) 90" in heard.err
+def test_what_prepare_cannot_make(tmp_path: Path, said: Callable[..., str]) -> None:
+    labels(tmp_path / COCO, "1", "2", value=90)
+    city = tmp_path / "cityscapes/gtFine/val/ulm"
+    labels(city, "ulm_000000_000019_gtFine_labelIds", value=7)
+    names = ("coco_stuff", "cityscapes")
+    out = said("prepare", f"--data={tmp_path}", *names, error=r"coco_stuff val: 2 of 2 .*1\.png")
+    assert "cityscapes val: 1 labels are there" in out
 
 
 @pytest.mark.usefixtures("few")
-def test_prepare_context(
-    tmp_path: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(pascal_context.IMAGES, "val", 4)
-    home = tmp_path / "VOCdevkit/VOC2010"
-    keys = [f"2008_00000{i}" for i in range(4)]
-    images(home / "JPEGImages", *keys, "2008_000009")
-    for folder in ("trainval", "ImageSets/Main"):
-        (home / folder).mkdir(parents=True)
-    for key in keys:
-        scipy.io.savemat(home / f"trainval/{key}.mat", {"LabelMap": np.full((4, 6), 2, np.uint16)})
-    (home / "ImageSets/Main/val.txt").write_text("\n".join(keys))
-    data, listed = f"--data={tmp_path}", home / "ImageSets/SegmentationContext/val.txt"
-    out = said("check", data, "context", error="incomplete")
-    assert "  images     5 of 3\n" in out
-    assert f"  missing list (cannot be scored):\n    {listed}\n" in out
-    assert "`python -m tcl_jax.benchmarks prepare context`" in out
-    made = f"val: 4 of 4 labels are there, 0 of them before, in {home}/SegmentationClassContext"
-    assert said("prepare", data, "context").splitlines() == [
-        f"context {made}",
-        f"the list {listed} is that of PASCAL VOC 2010 with 4 images; mmsegmentation's, made of "
-        "trainval_merged.json, has 3: if you have it, put it there",
-    ]
-    out = said("prepare", data, "context59")
-    assert out == f"context59 {made.replace('0 of them', '4 of them')}\n"
-    out = said("check", data, "context", "context59", "--deep")
-    assert out.count("complete: ") == 2 and out.count("images     4 of 4") == 2
-    assert out.count("image count: 4 of 3 images are there") == 2
-    for path in (home / "trainval").iterdir():
-        path.unlink()
-    out = said("prepare", data, "context")
-    assert out == "context val: nothing to prepare, its labels are there\n"
-
-
-@pytest.mark.usefixtures("few")
-def test_all_splits(tmp_path: Path, said: Callable[..., str]) -> None:
-    for split in ("val", "train"):
-        city = tmp_path / f"cityscapes/gtFine/{split}/ulm"
-        labels(city, *(f"ulm_00000{i}_000019_gtFine_labelIds" for i in range(3)), value=7)
-    out = said("prepare", f"--data={tmp_path}", "cityscapes", "--split=all")
-    assert "cityscapes val: 3 of 3" in out and "cityscapes train: 3 of 3" in out
-    path = own(tmp_path, "folders = {val = 'one', train = 'two'}")
-    assert [each.split for each in benchmarks.load([str(path)], "all")] == ["val", "train"]
+def test_another_split(tmp_path: Path, said: Callable[..., str]) -> None:
+    city = tmp_path / "cityscapes/gtFine/train/ulm"
+    labels(city, *(f"ulm_00000{i}_000019_gtFine_labelIds" for i in range(3)), value=7)
+    out = said("prepare", f"--data={tmp_path}", "cityscapes", "--split=train")
+    assert "cityscapes train: 3 labels" in out
     flags = ("cityscapes", "--split=train")
     out = said("check", f"--data={tmp_path}", *flags, error="incomplete")
-    assert out.startswith("cityscapes   incomplete: Cityscapes, train\n")
-    assert f"missing folder (cannot be scored):\n    {tmp_path}/cityscapes/leftImg8bit/train" in out
+    assert out.startswith("cityscapes incomplete: Cityscapes, train\n")
+    assert f"missing folder (cannot be scored)\n    {tmp_path}/cityscapes/leftImg8bit/train" in out
     assert "  labels     3 of 3\n" in out and "leftImg8bit_trainvaltest.zip" in out
 
 
@@ -172,10 +124,9 @@ def test_all_splits(tmp_path: Path, said: Callable[..., str]) -> None:
         (["prepare", "vox"], "'vox' is not known; choose one of voc, context"),
         (["check", "my.toml"], r"my\.toml' is not a TOML file that can"),
         (["prepare", "voc", "--split=test"], "no split 'test'"),
-        (["prepare", "coco_stuff", "--threads=0"], "--threads=0 must be"),
         (["prepare", "coco_stuff", "--data=nowhere"], "nowhere/coco_stuff164k/annotations/val2017"),
         (["prepare", "coco_stuff", "cityscapes"], "labels of cityscapes"),
-        (["prepare", "context", "--mat=nowhere"], r"\.mat files, but there are none in nowhere"),
+        (["prepare", "context"], r"\.mat files, but there are none in .*VOC2010/trainval"),
     ],
 )
 def test_bad_input(
@@ -196,7 +147,7 @@ def test_interrupted_and_gone_on(tmp_path: Path) -> None:
     for i in range(1, 100):
         (folder / f"{i}.png").write_bytes((folder / "0.png").read_bytes())
     command = [sys.executable, "-m", "tcl_jax.benchmarks", "prepare", "coco_object"]
-    command += [f"--data={tmp_path}", "--threads=2"]
+    command += [f"--data={tmp_path}"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     deadline = time.monotonic() + 60
     while not [*folder.glob("*TrainIds.png")] and time.monotonic() < deadline:
@@ -205,14 +156,13 @@ def test_interrupted_and_gone_on(tmp_path: Path) -> None:
     _, err = run.communicate(timeout=60)
     made = [*folder.glob("*TrainIds.png")]
     assert run.returncode == 130 and 0 < len(made) < 100, err
-    assert "coco_object val: the same command goes on from here" in err and "Traceback" not in err
+    assert "interrupted" in err and "Traceback" not in err
     assert len([*os.scandir(folder)]) == 100 + len(made)  # nothing half-written
     for path in made:
         np.testing.assert_array_equal(np.asarray(Image.open(path)), noise + 1)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1  # 100 are not 5000
-    assert f"100 of 5000 labels are there, {len(made)} of them before" in done.stdout
-    assert re.search(r"label/s", done.stderr) and "100 sources are there" in done.stderr
+    assert done.returncode == 0 and "label/s" in done.stderr
+    assert f"100 labels are there, of which {100 - len(made)} were made now" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------- check
@@ -224,11 +174,10 @@ def test_check_of_nothing_says_where_all_should_be(
     with pytest.raises(RunError, match=f"{len(BENCHMARKS)} of {len(BENCHMARKS)} are incomplete"):
         benchmarks.run(["check", f"--data={tmp_path}"])
     out = capsys.readouterr().out
-    assert max(map(len, out.replace(str(tmp_path), "").splitlines())) <= 100
-    blocks = re.sub(r"\n {13}", " ", out).split("\n\n")
+    blocks = out.split("\n\n")
     for name, block in zip(BENCHMARKS, blocks, strict=True):
-        assert block.startswith(f"{name:<13}incomplete: {load_benchmark(name).title}, val\n")
-        assert "missing folder, 2 times (cannot be scored):" in block
+        assert block.startswith(f"{name} incomplete: {load_benchmark(name).title}, val\n")
+        assert "missing folder, 2 times (cannot be scored)" in block
         assert block.count(f"    {tmp_path}/") >= 2 and block.count(load_benchmark(name).hint) == 1
     assert f"    {tmp_path}/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt" in blocks[0]
     assert "trainval.tar.gz of https://cs.stanford.edu/~roozbeh/pascal-context/" in blocks[1]
@@ -247,19 +196,19 @@ def test_check_of_ones_own(tmp_path: Path, said: Callable[..., str]) -> None:
     images(tmp_path / "photos", "1", "2", "3")
     labels(tmp_path / "masks", "1_mask", "3_mask", "4_mask")
     out = said("check", path, error="1 of 1 are incomplete")
-    assert out.startswith("my           incomplete: my, val\n  images     3 of 3\n")
+    assert out.startswith("my incomplete: my, val\n  images     3 of 3\n")
     assert "  labels     2 of 3\n  missing label" in out and f"{tmp_path}/masks/2_mask.png" in out
-    assert f"{tmp_path}/masks/4_mask.png" in out and "label without image: there is no 4" in out
+    assert f"{tmp_path}/masks/4_mask.png" in out and "label without image" in out
     assert out.endswith("  to do      Ask Ann.\n")
     labels(tmp_path / "masks", "2_mask", value=2)
-    assert said("check", path).startswith("my           complete: my, val\n")
+    assert said("check", path).startswith("my complete: my, val\n")
     out = said("check", path, "--deep", error="incomplete")
-    assert "my           incomplete" in out and "wrong label values" in out
+    assert "my incomplete" in out and "wrong label values" in out
     assert f"{tmp_path}/masks/2_mask.png" in out
 
     (tmp_path / "masks/4_mask.png").unlink()
     out = said("check", own(tmp_path))  # of which no numbers are known
-    assert out == "my           complete: my, val\n  images     3\n  labels     3\n"
+    assert out == "my complete: my, val\n  images     3\n  labels     3\n"
     (tmp_path / "list.txt").write_text("2\n")
     assert said("check", own(tmp_path, "list = 'list.txt'")).splitlines()[1:] == [
         "  images     1 of 1", "  labels     1 of 1",

@@ -116,7 +116,7 @@ SPECIAL = {
         "of each benchmark there is one image", code=1, says="8 of 8 are incomplete"
     ),
     "python -m tcl_jax.benchmarks prepare": Special(
-        "of each benchmark there is one image", code=1, says="1 sources are there",
+        "of each benchmark there is one image", says="1 labels are there",
         writes=(
             "data/coco_stuff164k/annotations/val2017/*_instanceTrainIds.png",
             "data/VOCdevkit/VOC2010/SegmentationClassContext/*.png",

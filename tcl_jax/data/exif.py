@@ -26,10 +26,6 @@ class Turn:
         pixels = self._mirror(pixels)
         return np.ascontiguousarray(pixels.swapaxes(0, 1) if self.swap else pixels)
 
-    def stored_view(self, upright: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-        """View of an upright array whose rows and columns are the stored ones."""
-        return self._mirror(upright.swapaxes(0, 1) if self.swap else upright)
-
     def box_before(
         self, box: tuple[int, int, int, int], *, width: int, height: int
     ) -> tuple[int, int, int, int]:

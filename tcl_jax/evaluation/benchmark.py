@@ -41,7 +41,7 @@ class Benchmark:
 
     Attributes:
         classes: synonyms of every class, the first is its name; the background is not among them.
-        background: whether label 0 is a background class, judged by a threshold.
+        background: whether label 0 is a background class, which the threshold decides.
         images, labels: paths with {key}, and possibly {split}, below the data's root or absolute;
             at the end of `images` `.*` stands for any usual extension.
         list: the same, without {key}, of the file that lists the keys; None: every image counts.
@@ -50,7 +50,7 @@ class Benchmark:
         folders: what {split} stands for, where it is not the split's name.
         values: label values of the classes, where they do not count on from 0, or from 1 behind a
             background or an ignored 0.
-        exif: "apply" or "ignore"; None: as "apply", with a warning where labels may not follow it.
+        exif: "apply" or "ignore"; None: as "apply".
     """
 
     name: str
@@ -181,6 +181,24 @@ def spans(values: Iterable[int]) -> str:
         else:
             parts.append([value, value])
     return shorten([f"{a}" if a == b else f"{a} to {b}" for a, b in parts])
+
+
+def describe_labels(benchmark: Benchmark) -> str:
+    """What the values of a benchmark's labels stand for, in a line."""
+    classes = dict(zip(benchmark.label_values, benchmark.names, strict=True))
+    if benchmark.background:
+        classes[0] = "none of them (by the threshold)"
+    message = (
+        f"{benchmark.name}: labels {shorten([f'{v} = {name}' for v, name in classes.items()])}; "
+        f"ignored: {spans(benchmark.ignored_values) or 'none'}"
+    )
+    if classes.get(0, "").lower() == BACKGROUND_NAME:
+        message += (
+            f". {classes[0]!r} is looked for as a word, as the others are; to have it where no "
+            "other class has a score beyond the threshold, leave it out of the classes and give "
+            "--background (background = true)"
+        )
+    return message
 
 
 # --------------------------------------------------------------------- from a table to a benchmark

@@ -46,7 +46,6 @@ MAX_LABEL = 65535
 """Largest value a label may have: that of a 16-bit PNG."""
 
 _REQUIRED = ("images", "labels", "classes")
-EXIF = ("apply", "ignore")
 _PLACEHOLDERS = {"images": ("key", "split"), "labels": ("key", "split"), "list": ("split",)}
 
 
@@ -77,9 +76,7 @@ def check_table(table: Mapping[str, Any], source: str) -> None:
             raise InputError(f"{source}: the key {key!r} is missing; it has no default")
 
 
-def complete_pattern(
-    pattern: str, key: str, source: str, *, below: Path | None, file: str | None = None
-) -> str:
+def complete_pattern(pattern: str, key: str, source: str, *, below: Path | None) -> str:
     """Checks a path pattern and completes it where it is a folder.
 
     Args:
@@ -87,7 +84,6 @@ def complete_pattern(
         key: "images", "labels" or "list".
         source: what it was given in, for messages.
         below: folder that relative patterns start from; None leaves them relative.
-        file: what follows a folder; None: any image, or the PNG of the key's name.
 
     Raises:
         InputError: if a placeholder is unknown or there twice.
@@ -100,7 +96,7 @@ def complete_pattern(
         once = "" if key == "list" else ", {key} once and in place of *"
         raise InputError(f"{source}: {key} is {pattern!r}; it may have {words}{once}")
     if key != "list" and "key" not in found:
-        file = file or {"images": "{key}.*", "labels": "{key}.png"}[key]
+        file = {"images": "{key}.*", "labels": "{key}.png"}[key]
         pattern = f"{pattern.rstrip('/')}/{file}"
     path = user_path(pattern)
     return str(path if below is None else below / path)
@@ -109,56 +105,48 @@ def complete_pattern(
 # ------------------------------------------------------------------------------ what a key may hold
 
 
-def _is_integer(value: Any, low: int = 1, high: int | float = math.inf) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_number(value: Any, high: int) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
-
-
-def _are_labels(value: Any) -> bool:
-    values = value if isinstance(value, list | tuple) else [None]
-    return all(_is_integer(entry, 0, MAX_LABEL) for entry in values)
-
-
-def _is_table(value: Any, of: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(of(entry) for entry in value.values())
-
-
 def is_text(value: Any) -> bool:
     """Whether it is a text that is not blank."""
     return isinstance(value, str) and bool(value.strip())
 
 
-_TEXT = (is_text, "a text")
-_FLAG = (lambda value: isinstance(value, bool), "true or false")
-_PIXELS = (_is_integer, "a positive whole number")
-_LABELS = f"whole numbers from 0 to {MAX_LABEL}"
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+# By type, since a bool is an int to isinstance.
+def _is_integer(value: Any, low: int = 1, high: int | float = math.inf) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _is_number(value: Any, high: int) -> bool:
+    return type(value) in (int, float) and 0 <= value <= high
+
+
+def _are_labels(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(_is_integer(v, 0, MAX_LABEL) for v in value)
+
+
+def _is_table(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(of, value.values()))
+
+
 # What a key must hold: a test, and the words for it.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("name", "title", "images", "labels", "list", "split"), _TEXT),
-    **dict.fromkeys(("background", "reduce_zero_label"), _FLAG),
-    **dict.fromkeys(("short_side", "window", "stride"), _PIXELS),
+    **dict.fromkeys(("name", "title", "images", "labels", "list", "split"), (is_text, "a text")),
+    **dict.fromkeys(("background", "reduce_zero_label"), (_is_bool, "true or false")),
+    **dict.fromkeys(("short_side", "window", "stride"), (_is_integer, "a positive whole number")),
     "hint": (lambda value: isinstance(value, str), "a text"),
-    "classes": (
-        lambda value: is_text(value) or (isinstance(value, list) and bool(value)),
-        "a list of one or more names, or the path of a text file",
-    ),
-    "ignore": (
-        lambda value: _is_integer(value, 0, MAX_LABEL) or _are_labels(value),
-        f"one or a list of {_LABELS}",
-    ),
-    "values": (_are_labels, f"a list of {_LABELS}"),
-    "exif": (lambda value: value in EXIF, " or ".join(map(repr, EXIF))),
-    "splits": (
-        lambda value: _is_table(value, _is_integer),
-        "a table of numbers of images, as {val = 100}",
-    ),
+    "classes": (lambda value: is_text(value) or (isinstance(value, list) and bool(value)),
+                "a list of one or more names, or the path of a text file"),
+    "ignore": (lambda value: _is_integer(value, 0, MAX_LABEL) or _are_labels(value),
+               f"one or a list of whole numbers from 0 to {MAX_LABEL}"),
+    "values": (_are_labels, f"a list of whole numbers from 0 to {MAX_LABEL}"),
+    "exif": (lambda value: value in ("apply", "ignore"), "'apply' or 'ignore'"),
+    "splits": (lambda value: _is_table(value, _is_integer),
+               "a table of numbers of images, as {val = 100}"),
     "folders": (lambda value: _is_table(value, is_text), "a table of folders' names"),
-    "published": (
-        lambda value: _is_table(value, lambda miou: _is_number(miou, 100)),
-        "a table of mIoU in per cent, as {TCL = 51.2}",
-    ),
+    "published": (lambda value: _is_table(value, lambda miou: _is_number(miou, 100)),
+                  "a table of mIoU in per cent, as {TCL = 51.2}"),
     "threshold": (lambda value: _is_number(value, 1), "a number from 0 to 1"),
-}
+}  # fmt: skip

@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark
 from tcl_jax.evaluation.examples import list_examples
-from tcl_jax.evaluation.protocol import Protocol
+from tcl_jax.evaluation.protocol import Protocol, embed_texts, make_protocol
 from tcl_jax.evaluation.report_pictures import shown_picture
 from tcl_jax.evaluation.run import check, check_same_images
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import write_json
+from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import default_settings
-from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.parallel.processes import raise_on_all_processes
 from tcl_jax.training.build import Experiment
 from tcl_jax.training.loop import Evaluation
@@ -27,7 +27,7 @@ from tcl_jax.training.loop import Evaluation
 class BenchmarkEvaluator:
     """Zero-shot scores on a benchmark's images, and pictures of the best, median and worst.
 
-    Every process judges its share on its own devices.
+    Every process evaluates its share on its own devices.
 
     Args:
         name: of a built-in benchmark.
@@ -44,7 +44,8 @@ class BenchmarkEvaluator:
         benchmark = load_benchmark(name, split=config.eval.split)
         self._index = raise_on_all_processes(lambda: list_examples(benchmark, config.eval.data))
         check_same_images([self._index])
-        check([self._index], {name: self._log()}, progress=jax.process_index() == 0)
+        nothing = ScoreLog(None, name, {})
+        check([self._index], [{name: nothing}], progress=jax.process_index() == 0)
         self._evaluator: Evaluator | None = None
         self._texts: np.ndarray | None = None
         self._scores: dict[str, float] = {}
@@ -58,14 +59,10 @@ class BenchmarkEvaluator:
         benchmark = self._index.benchmark
         if self._texts is None or self._experiment.trains_clip:
             method = self._experiment.method
-            self._texts = embed_class_names(
-                method.text_encoder,
-                method.text_params(everything),
-                benchmark.texts,
-                self._protocol.templates,
-            )
+            self._texts = embed_texts(self._protocol, method, everything, benchmark)
+        log = ScoreLog(None, self._name, {})
         result = evaluate_benchmark(
-            evaluator, self._index, self._texts, self._log(), progress=jax.process_index() == 0
+            evaluator, self._index, self._texts, log, progress=jax.process_index() == 0
         )
         scores = result.scores
         self._scores = {
@@ -86,23 +83,15 @@ class BenchmarkEvaluator:
         write_json(path, {"split": split, **scores})
         print(f"{self._name} {split}: " + ", ".join(f"{k} {v:.2f}" for k, v in scores.items()))
 
-    def _log(self) -> ScoreLog:
-        benchmark = self._index.benchmark
-        return ScoreLog(None, benchmark.name, len(benchmark.names), {})
-
 
 def protocol_of(config: ConfigDict, experiment: Experiment) -> Protocol:
-    """How a run judges what it trains."""
-    settings = default_settings(experiment.method)
-    return Protocol(
-        method=experiment.method.name,
-        short_side=settings.short_side or settings.window,
-        window=settings.window,
-        stride=settings.stride,
+    """The protocol by which a run evaluates what it trains."""
+    model = Model(experiment.method, {}, default_settings(experiment.method))
+    return make_protocol(
+        model,
         threshold=config.eval.background,
         pamr=config.eval.pamr,
-        kp_weight=config.eval.kp_weight if experiment.method.mixes_clip else 0.0,
+        kp_weight=config.eval.kp_weight,
         templates=config.eval.templates,
         dtype=config.model.dtype,
-        resize=settings.resize,
     )

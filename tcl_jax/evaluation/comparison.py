@@ -17,16 +17,16 @@ from tcl_jax.pictures.lettering import one_line
 INTENDED = ("method", "weights", "architecture")
 """Fields of a fingerprint that one compares on purpose."""
 METHODS_OWN = ("kp_weight",)
-"""Fields that mean something to TCL alone, and differ with the method."""
+"""Fields that mean something to one method alone, and differ with the method."""
 
 
 def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
     """Scores of two evaluations, their differences, and what else differs between them, as text.
 
     A table of mIoU in per cent of A, of B, and B - A per benchmark, and the mean over those that
-    both have a score of. Then whether their protocols are the same: method and weights are what one
-    compares, and what only one of the methods has goes with them; any other field that differs is
-    warned of with both values, and the differences of scores that it concerns end with "*".
+    both have a score of. Then what one compares, method and weights and what goes with them, and a
+    warning of every other field that differs, with both values; the differences of scores that it
+    concerns end with "*".
 
     Args:
         a, b: results.json, or the folder it lies in.
@@ -35,46 +35,33 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
         InputError: if one of them cannot be read, see `read_results`.
     """
     contents = read_results(a), read_results(b)
-    scores = [
+    first, second = (
         {name: entry["miou"] for name, entry in content["benchmarks"].items()}
         for content in contents
-    ]
-    common = [name for name in scores[0] if name in scores[1]]
+    )
+    common = [name for name in first if name in second]
     prints = []
     for content in contents:  # without what they say of other benchmarks
         described = content["fingerprint"].get("benchmarks", {})
         shared = {name: described.get(name, {}) for name in common}
         prints.append({**content["fingerprint"], "benchmarks": shared})
-    differing = differences(*prints)
     intended: dict[Field, tuple[Any, Any]] = {}
     warned: dict[Field, tuple[Any, Any]] = {}
+    differing = differences(*prints)
     for field, values in differing.items():
         goes_along = ("method",) in differing and (field[0] in METHODS_OWN or None in values)
         (intended if field[0] in INTENDED or goes_along else warned)[field] = values
     everywhere = any(field[0] != "benchmarks" for field in warned)
-    concerned = set(common) if everywhere else {field[1] for field in warned}
+    concerned = {name for name in common if everywhere or any(name in field for field in warned)}
 
-    paragraphs = [
-        [f"A: {one_line(str(Path(a)))}", f"B: {one_line(str(Path(b)))}"],
-        _table(scores[0], scores[1], concerned),
-    ]
-    for letter, own, other in (("A", *scores), ("B", *scores[::-1])):
-        if only := [one_line(name) for name in own if name not in other]:
-            paragraphs.append([f"Only in {letter}: {', '.join(only)}."])
+    lines = [f"A: {one_line(str(Path(a)))}", f"B: {one_line(str(Path(b)))}", ""]
+    lines += [*_table(first, second, concerned), ""]
     if intended:
-        paragraphs.append(["Compared:", *_lines(intended)])
-    if not common:
-        paragraphs.append(["No benchmark is in both, so there is nothing to compare."])
-    elif not differing:
-        paragraphs.append(["The fingerprints are equal: same method, weights and protocol."])
-    elif not warned:
-        paragraphs.append(["The protocol is the same, so the scores are comparable."])
-    else:
-        kept = [one_line(name) for name in common if name not in concerned]
-        what = f"are comparable only for {', '.join(kept)}" if kept else "are not comparable"
-        verdict = f"WARNING: the protocols differ, so the scores {what}. These fields differ:"
-        paragraphs.append([verdict, *_lines(warned)])
-    return "\n\n".join("\n".join(lines) for lines in paragraphs)
+        lines += ["Compared:", *_lines(intended), ""]
+    if warned:
+        lines += ["WARNING: the protocols differ, so scores with * are not comparable:"]
+        return "\n".join([*lines, *_lines(warned)])
+    return "\n".join([*lines, "The protocol is the same, so the scores are comparable."])
 
 
 def _table(
@@ -106,7 +93,5 @@ def _lines(fields: Mapping[Field, tuple[Any, Any]]) -> list[str]:
             "nothing" if v is None else one_line(v if isinstance(v, str) else json.dumps(v))
             for v in values
         )
-        if min(len(first), len(second)) > 40 and first[:16] != second[:16]:  # hashes
-            first, second = f"{first[:16]}...", f"{second[:16]}..."
         lines.append(f"  {one_line(': '.join(place))}: {first} in A, {second} in B")
     return lines

@@ -20,7 +20,6 @@ from tcl_jax.data.images import ImageDecodeError, read_image
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.examples import DatasetIndex, Example
-from tcl_jax.evaluation.image_size import image_size
 from tcl_jax.evaluation.labels import read_label, to_classes
 from tcl_jax.evaluation.protocol import Protocol
 from tcl_jax.evaluation.results import BenchmarkResult, ImageResult, ShownImage, choose_shown
@@ -143,7 +142,7 @@ def evaluate_benchmark(
         RunError: if a file cannot be read any more.
     """
     benchmark, classes = index.benchmark, len(index.benchmark.names)
-    mine = remaining(share_of(index.examples), log)
+    mine = log.remaining(share_of(index.examples))
 
     def score(example: Example, labels: np.ndarray) -> tuple[Example, Counts]:
         return example, count_pixels(labels, read_classes(example, benchmark), classes)
@@ -197,21 +196,17 @@ def read_pixels(path: Path, exif: str | None = None) -> UInt8[np.ndarray, "h w 3
 
     Args:
         path: of the image.
-        exif: "ignore" leaves it as it is before its EXIF orientation is applied; the turn of HEIC,
-            which is no EXIF data, always is.
+        exif: "ignore" leaves a JPEG, PNG or WebP as it is stored; others are turned all the same.
 
     Raises:
         RunError: if it cannot be read.
     """
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if exif == "ignore" else 0)
     try:
         data = np.fromfile(path, np.uint8)
         # OpenCV would read AVIF, but not turn it.
-        image = None if data[4:8].tobytes() == b"ftyp" else cv2.imdecode(data, cv2.IMREAD_COLOR)
-        image = read_image(path) if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        # Undone rather than left out: both libraries always turn some formats, such as TIFF.
-        return np.ascontiguousarray(
-            image_size(path)[1].stored_view(image) if exif == "ignore" else image
-        )
+        image = None if data[4:8].tobytes() == b"ftyp" else cv2.imdecode(data, flags)
+        return read_image(path) if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     except ImageDecodeError as error:
         raise RunError(f"{error}; what was scored so far is kept") from error
     except (OSError, cv2.error) as error:
@@ -233,16 +228,6 @@ def read_classes(example: Example, benchmark: Benchmark) -> Int32[np.ndarray, "h
 def share_of(examples: Sequence[Example]) -> Sequence[Example]:
     """The images that this process scores, of those of all processes."""
     return examples[jax.process_index() :: jax.process_count()]
-
-
-def remaining(examples: Sequence[Example], log: ScoreLog) -> list[Example]:
-    """Images without a score, or whose files changed since."""
-    return [
-        example
-        for example in examples
-        if (record := log.records.get(example.key)) is None
-        or record.files != describe_files(example)
-    ]
 
 
 def _ahead(

@@ -5,23 +5,18 @@ Both ways give all problems there are, not the first one, so that a data folder 
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from tcl_jax.data.exif import Turn
-from tcl_jax.data.images import ImageDecodeError
-from tcl_jax.errors import InputError
+from tcl_jax.data.images import ImageDecodeError, read_image
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
-from tcl_jax.evaluation.benchmark_schema import complete_pattern
-from tcl_jax.evaluation.image_size import image_size
-from tcl_jax.evaluation.keyed_files import KeyedFiles, below, split_pattern
+from tcl_jax.evaluation.keyed_files import KeyedFiles
 from tcl_jax.evaluation.labels import LabelError, read_label, to_classes
 from tcl_jax.files import read_text, user_path
 from tcl_jax.parallel.cores import available_cores
@@ -46,23 +41,14 @@ class Problem:
     Attributes:
         kind: the sort of problem, in words; problems are grouped by it.
         path: the file or folder, or where it should be.
-        detail: what is wrong with it, or what to do.
+        detail: what is wrong with it, if the kind does not say it.
         fatal: whether a score would be wrong or impossible.
     """
 
     kind: str
     path: Path
-    detail: str
-    fatal: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Paths:
-    """Where a benchmark's files are: absolute, {split} filled in, images and labels with {key}."""
-
-    images: str
-    labels: str
-    list: str | None
+    detail: str = ""
+    fatal: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +57,14 @@ class DatasetIndex:
 
     Attributes:
         benchmark: what was looked for.
-        paths: where its files are expected.
         examples: images that have their labels.
-        problems: what is missing, ambiguous, or belongs to nothing.
+        problems: what is missing or ambiguous.
         images: number of images that are there, of those in the list if there is one.
         labels: the same of labels; without a list, those of images that are there.
         total: number of images that should be: of the list, or as the benchmark says, or None.
     """
 
     benchmark: Benchmark
-    paths: Paths
     examples: tuple[Example, ...]
     problems: tuple[Problem, ...]
     images: int
@@ -88,122 +72,89 @@ class DatasetIndex:
     total: int | None
 
     @property
-    def label_folder(self) -> Path:
-        """Where the labels are."""
-        return Path(split_pattern(self.paths.labels)[0])
+    def is_complete(self) -> bool:
+        """Whether a score can be made of all that the benchmark has."""
+        expected = self.benchmark.splits.get(self.benchmark.split) or 1
+        return len(self.examples) >= expected and not any(p.fatal for p in self.problems)
 
 
-def resolve_paths(
-    benchmark: Benchmark,
-    root: str | os.PathLike[str],
-    *,
-    overrides: Mapping[str, str] | None = None,
-) -> Paths:
-    """Where the files of a benchmark are expected.
+def resolve_paths(benchmark: Benchmark, root: str | os.PathLike[str]) -> Benchmark:
+    """The benchmark with absolute paths, {split} filled in.
 
     Args:
-        benchmark: its patterns, below `root` unless they are absolute.
-        root: the folder of all data sets; the folder of one, such as VOCdevkit, will do.
-        overrides: other places by "images", "labels" and "list": a folder, in which files are
-            named as the benchmark says, or a pattern with {key}; relative to the working folder.
+        benchmark: its paths are below `root` unless they are absolute.
+        root: the folder of all data sets.
 
     Raises:
-        InputError: if an override has another name or a wrong placeholder, or images and labels
-            are the same.
+        InputError: if images and labels are the same.
     """
     root = user_path(root).absolute()
-    if unknown := {*(overrides or {})} - {"images", "labels", "list"}:
-        raise InputError(
-            f"benchmark {benchmark.name!r}: {', '.join(sorted(unknown))} cannot be overridden; "
-            "images, labels and list can"
-        )
-    places: dict[str, str] = {}
     folder = benchmark.folders.get(benchmark.split, benchmark.split)
-    for key in ("images", "labels", "list"):
-        pattern = getattr(benchmark, key)
-        if given := (overrides or {}).get(key):
-            file = None if key == "list" else split_pattern(pattern)[1]
-            source = f"benchmark {benchmark.name!r}"
-            pattern = complete_pattern(given, key, source, below=Path.cwd(), file=file)
-        if pattern is not None:
-            places[key] = os.path.abspath(below(root, pattern.replace("{split}", folder)))
-    if places["images"] == places["labels"]:
+
+    def resolve(pattern: str) -> str:
+        return os.path.abspath(root / pattern.replace("{split}", folder))
+
+    images, labels = resolve(benchmark.images), resolve(benchmark.labels)
+    listed = None if benchmark.list is None else resolve(benchmark.list)
+    if images == labels:
         raise InputError(
-            f"benchmark {benchmark.name!r}: images and labels are both {places['images']}; they "
-            "must be different files"
+            f"benchmark {benchmark.name!r}: images and labels are both {images}; they must be "
+            "different files"
         )
-    return Paths(places["images"], places["labels"], places.get("list"))
+    return dataclasses.replace(benchmark, images=images, labels=labels, list=listed)
 
 
-def list_examples(
-    benchmark: Benchmark,
-    root: str | os.PathLike[str],
-    *,
-    overrides: Mapping[str, str] | None = None,
-) -> DatasetIndex:
+def list_examples(benchmark: Benchmark, root: str | os.PathLike[str]) -> DatasetIndex:
     """Pairs images and labels by their names; opens none of them.
 
     Args:
         benchmark: what to list, for its split.
         root: as `resolve_paths`.
-        overrides: as `resolve_paths`.
 
     Returns:
-        Examples sorted by key, or in the order of the list file, and the problems: what is
-        missing, ambiguous, or belongs to nothing. Names that begin with a dot are passed over.
+        Examples sorted by key, or in the order of the list file, and the problems. Names that begin
+        with a dot are passed over.
 
     Raises:
-        InputError: as `resolve_paths`.
-        OSError: if a folder or list is there and cannot be read.
+        InputError: as `resolve_paths`, or if the list cannot be read.
+        OSError: if a folder is there and cannot be read.
     """
-    paths = resolve_paths(benchmark, root, overrides=overrides)
-    images, labels = KeyedFiles(paths.images), KeyedFiles(paths.labels)
-    images.scan(other=labels)
-    labels.scan(other=images)
-    hint = benchmark.hint
-    problems = [
-        Problem("missing folder", Path(files.folder), hint, True)
-        for files in (images, labels)
-        if not files.exists
-    ]
-    keys: list[str] = sorted(images.by_key)
-    counted = {*images.by_key} if images.exists else {*labels.by_key}
-    total = expected = benchmark.splits.get(benchmark.split)
+    paths = resolve_paths(benchmark, root)
+    images = KeyedFiles(paths.images, other=paths.labels)
+    labels = KeyedFiles(paths.labels, other=paths.images)
+    absent = {files.folder for files in (images, labels) if not os.path.isdir(files.folder)}
+    problems = [Problem("missing folder", Path(folder)) for folder in sorted(absent)]
+    keys: Sequence[str] = sorted(images.by_key)
+    counted = {*keys} if images.folder not in absent else {*labels.by_key}
+    total = benchmark.splits.get(benchmark.split)
     if paths.list is not None and not os.path.isfile(paths.list):
-        keys = []
-        problems.append(Problem("missing list", Path(paths.list), hint, True))
+        keys = ()
+        problems.append(Problem("missing list", Path(paths.list)))
     elif paths.list is not None:
-        keys, wrong = _read_list(Path(paths.list), images)
-        problems += wrong
+        with as_input_error(f"benchmark {benchmark.name!r}: the list {paths.list} cannot be read"):
+            lines = filter(None, map(str.strip, read_text(paths.list).splitlines()))
+        keys = tuple(dict.fromkeys(map(images.named, lines)))
         counted, total = {*keys}, len(keys)
-    for files, what in ((images, "images"), (labels, "labels")):
+    for files in (images, labels):
         for path, other in files.doubles:
-            detail = (
-                f"{other} has the same key; move one of them away, or give {what} as "
-                f"{files.folder}/{{key}}{path.suffix} if all end so"
-            )
-            problems.append(Problem("same key twice", path, detail, True))
+            problems.append(Problem("same key twice", path, f"{other} has the same key"))
     examples = []
     for key in keys:
         image, label = images.by_key.get(key), labels.by_key.get(key)
         if image is not None and label is not None:
             examples.append(Example(key, image, label))
-        if image is None and images.exists:
-            why = f"named in {paths.list}. {hint}".strip()
-            problems.append(Problem("missing image", images.expected(key), why, True))
-        elif label is None and labels.exists:
-            problems.append(Problem("missing label", labels.expected(key), hint, True))
-    problems += _strays(images, labels)
-    where = Path(paths.list or images.folder)
-    if keys and expected not in (None, len(keys)):
-        detail = f"{len(keys)} of {expected} images are there"
-        problems.append(Problem("image count", where, detail, False))
-    if not keys and where.exists() and not any(p.kind == "unreadable list" for p in problems):
-        why = f"nothing here is named as {paths.images}" if paths.list is None else "it is empty"
-        problems.append(Problem("no images", where, f"{why}. {hint}".strip(), True))
+        elif image is None and images.folder not in absent:
+            detail = f"named in {paths.list}"
+            problems.append(Problem("missing image", images.expected(key), detail))
+        elif image is not None and labels.folder not in absent:
+            problems.append(Problem("missing label", labels.expected(key)))
+    for key in sorted(labels.by_key.keys() - images.by_key.keys()) if images.by_key else ():
+        problems.append(Problem("label without image", labels.by_key[key], fatal=False))
+    if not keys and not problems:
+        detail = f"nothing here is named as {paths.images}" if paths.list is None else "it is empty"
+        problems.append(Problem("no images", Path(paths.list or images.folder), detail))
     return DatasetIndex(
         benchmark=benchmark,
-        paths=paths,
         examples=tuple(examples),
         problems=tuple(problems),
         images=len(counted & images.by_key.keys()),
@@ -213,141 +164,90 @@ def list_examples(
 
 
 def verify_examples(
-    index: DatasetIndex, *, progress: bool
-) -> tuple[tuple[Problem, ...], collections.Counter[int]]:
-    """Looks into the files of an index, in threads: whole, of one size, with allowed values.
+    index: DatasetIndex, examples: Sequence[Example] | None = None, *, progress: bool
+) -> DatasetIndex:
+    """Decodes files of an index, in threads: whole, of one size, with allowed values.
 
     Args:
-        index: what `list_examples` found; its own problems are not repeated.
+        index: what `list_examples` found.
+        examples: those to look into; None: all.
         progress: whether to show a bar.
 
     Returns:
-        All problems, in the order of the examples; and how many pixels of the labels have each
-        value.
+        The index with all problems, in the order of the examples.
     """
-    found: list[Problem] = []
-    values: collections.Counter[int] = collections.Counter()
+    examples = index.examples if examples is None else examples
+    found = list(index.problems)
     pool = concurrent.futures.ThreadPoolExecutor(min(_THREADS, 4 * available_cores()))
     try:
-        for problems, counts in tqdm(
-            pool.map(lambda example: _verify(example, index.benchmark), index.examples),
+        for problems in tqdm(
+            pool.map(lambda example: _verify(example, index.benchmark), examples),
             desc=f"checking {index.benchmark.name}",
-            total=len(index.examples),
+            total=len(examples),
             unit="image",
             leave=False,
             disable=not progress,
         ):
             found += problems
-            values.update(counts)
     finally:
         pool.shutdown(cancel_futures=True)
-    return tuple(found), values
+    return dataclasses.replace(index, problems=tuple(found))
 
 
-def describe_problems(problems: Sequence[Problem]) -> str:
-    """One list for people: problems by kind, with counts, those first that prevent a score."""
+def describe_dataset(index: DatasetIndex) -> str:
+    """A block of lines: how much is there, what is wrong, and what to do about it.
+
+    Problems are grouped by kind, those first that prevent a score.
+    """
+    benchmark = index.benchmark
+    of_all = "" if index.total is None else f" of {index.total}"
+    lines = [
+        f"{benchmark.name} {'complete' if index.is_complete else 'incomplete'}: "
+        f"{benchmark.title}, {benchmark.split}",
+        f"  images     {index.images}{of_all}",
+        f"  labels     {index.labels}{of_all}",
+    ]
     groups: dict[tuple[bool, str], list[Problem]] = {}
-    for problem in problems:
-        groups.setdefault((not problem.fatal, problem.kind), []).append(problem)
-    lines = []
-    for (harmless, kind), group in sorted(groups.items(), key=lambda item: item[0][0]):
-        details = {problem.detail for problem in group}
+    for problem in sorted(index.problems, key=lambda problem: not problem.fatal):
+        groups.setdefault((problem.fatal, problem.kind), []).append(problem)
+    for (fatal, kind), group in groups.items():
         times = f", {len(group)} times" if len(group) > 1 else ""
-        cost = "" if harmless else " (cannot be scored)"
-        common = details.pop() if len(details) == 1 else ""
-        lines.append(f"{kind}{times}{cost}: {common}".rstrip())
-        for problem in group[:_LISTED]:
-            lines.append(f"  {problem.path}" + (f": {problem.detail}" if details else ""))
+        lines.append(f"  {kind}{times}" + " (cannot be scored)" * fatal)
+        lines += [
+            f"    {one.path}" + f": {one.detail}" * bool(one.detail) for one in group[:_LISTED]
+        ]
         if len(group) > _LISTED:
-            lines.append(f"  and {len(group) - _LISTED} more")
-    return "\n".join(lines) or "no problems"
+            lines.append(f"    and {len(group) - _LISTED} more")
+    if benchmark.hint and not index.is_complete:
+        lines.append(f"  to do      {benchmark.hint}")
+    return "\n".join(lines)
 
 
-# ---------------------------------------------------------------------------------- what is missing
-
-
-def _read_list(path: Path, images: KeyedFiles) -> tuple[list[str], list[Problem]]:
-    """Keys of a list file, each once, and what is wrong with it."""
-    try:
-        lines = read_text(path).splitlines()
-    except ValueError as error:
-        return [], [Problem("unreadable list", path, str(error), True)]
-    keys: dict[str, tuple[int, str]] = {}
-    problems = []
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        key = images.named(line)
-        if key in keys:
-            first, other = keys[key]
-            detail = f"lines {first}, {other!r}, and {number}, {line!r}, are the image {key!r}"
-            # Two paths may be two images, of which one is not there; one path counts once.
-            problems.append(Problem("listed twice", path, detail, line != other))
-        elif key:
-            keys[key] = number, line
-    return [*keys], problems
-
-
-def _strays(images: KeyedFiles, labels: KeyedFiles) -> Iterator[Problem]:
-    """Files that belong to nothing; label folders may hold more than labels, as Cityscapes' do."""
-    for key, path in labels.by_key.items() if images.exists else ():
-        if key not in images.by_key:
-            detail = f"there is no {images.file.replace('{key}', key)} in {images.folder}"
-            yield Problem("label without image", path, detail, False)
-    for path in images.others:
-        yield Problem("stray file", path, f"images are named {images.file}", False)
-
-
-# --------------------------------------------------------------------------------- looking into one
-
-
-def _verify(example: Example, benchmark: Benchmark) -> tuple[list[Problem], dict[int, int]]:
-    """Problems of an example, and pixels by value of its label."""
+def _verify(example: Example, benchmark: Benchmark) -> list[Problem]:
+    """What is wrong with an image or its label."""
     problems: list[Problem] = []
-    size = turn = None
+    sizes = set()
     try:
-        size, turn = image_size(example.image)
+        size = read_image(example.image).shape[:2]
+        # As stored, an image may lie on its side; which of them do is not asked here.
+        sizes = {size, size[::-1]} if benchmark.exif == "ignore" else {size}
     except ImageDecodeError as error:
         detail = str(error).removeprefix(f"{example.image}: ")
-        problems.append(Problem("damaged image", example.image, detail, True))
+        problems.append(Problem("damaged image", example.image, detail))
     try:
         raw = read_label(example.label)
     except LabelError as error:
-        return [*problems, Problem("unreadable label", example.label, str(error), True)], {}
-    if size is not None and turn is not None:
-        problems += _compare_sizes(example, benchmark, size, turn, raw.shape)
+        return [*problems, Problem("unreadable label", example.label, str(error))]
+    if sizes and raw.shape not in sizes:
+        height, width = size
+        detail = (
+            f"the label is {raw.shape[1]} x {raw.shape[0]} and {example.image} is {width} x "
+            f"{height} pixels; if labels were drawn on photos before their EXIF orientation was "
+            'applied, give --exif=ignore (exif = "ignore" in TOML)'
+        )
+        problems.append(Problem("sizes that differ", example.label, detail))
     try:
         to_classes(raw, benchmark)
     except LabelError as error:
-        problems.append(Problem("wrong label values", example.label, str(error), True))
-    values, counts = np.unique(raw, return_counts=True)
-    return problems, dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _compare_sizes(
-    example: Example,
-    benchmark: Benchmark,
-    upright: tuple[int, int],
-    turn: Turn,
-    label: tuple[int, ...],
-) -> Iterator[Problem]:
-    """Whether image and label have one size, and which reading of EXIF data they have it by."""
-    size, other_size = upright, upright[::-1] if turn.swap else upright
-    other = "ignore"
-    if benchmark.exif == "ignore":
-        size, other_size, other = other_size, size, "apply"
-    advice = f"give --exif={other} (exif = {other!r} in TOML)"
-    if size != label:
-        detail = f"the label is {_by(label)} and {example.image} is {_by(size)} pixels"
-        if other_size == label:
-            detail += f"; if labels were drawn on photos of {_by(label)}, {advice}"
-        yield Problem("sizes that differ", example.label, detail, True)
-    elif turn != Turn() and size == other_size and benchmark.exif is None:
-        detail = (
-            "it turns or mirrors the photo without changing its size; the labels are taken to be "
-            f"drawn on the turned photos. If they were drawn on photos as stored, {advice}; "
-            "--exif=apply says that all is well"
-        )
-        yield Problem("EXIF orientation", example.image, detail, False)
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return f"{size[1]} x {size[0]}"
+        problems.append(Problem("wrong label values", example.label, str(error)))
+    return problems

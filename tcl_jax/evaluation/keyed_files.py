@@ -4,59 +4,41 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from tcl_jax.files import IMAGE_SUFFIXES, files_below
 
 
-def split_pattern(pattern: str) -> tuple[str, str]:
-    """The folder of a pattern, and what is below it, with {key}."""
-    folder = pattern.partition("{key}")[0].rpartition("/")[0]
-    return folder or ".", pattern.removeprefix(folder).lstrip("/")
-
-
-def below(root: Path, pattern: str) -> Path:
-    """A pattern below the root, which may be one of the folders that the pattern begins with."""
-    parts = Path(pattern).parts
-    if not (root / parts[0]).exists():
-        for count in range(len(parts) - 1, 0, -1):
-            if root.parts[-count:] == parts[:count]:
-                return root.joinpath(*parts[count:])
-    return root / pattern
-
-
 class KeyedFiles:
-    """Files below the folder of a pattern, found by `scan`.
+    """Files below the folder of a pattern.
 
     Args:
         pattern: an absolute path with {key}, which may stand for folders too.
+        other: of files that may lie in the same folder; what both match is of the longer pattern.
 
     Attributes:
-        pattern, folder, file: the pattern, the folder it begins with, and the rest.
-        exists: whether there is the folder.
+        pattern, folder: the pattern, and the folder it begins with.
         by_key: the files that match.
         doubles: files whose key another one has, each with that other.
-        others: files that do not match.
+
+    Raises:
+        OSError: if a folder cannot be read.
     """
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, other: str) -> None:
         self.pattern = pattern
-        self.folder, self.file = split_pattern(pattern)
-        self.exists = os.path.isdir(self.folder)
+        self.folder = pattern.partition("{key}")[0].rpartition("/")[0] or "/"
         self.by_key: dict[str, Path] = {}
         self.doubles: list[tuple[Path, Path]] = []
-        self.others: list[Path] = []
-        before, _, after = self.file.partition("{key}")
-        ending = re.escape(after)
-        if after.endswith(".*"):
-            ending = re.escape(after[:-2]) + f"(?i:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
-        start = re.escape(f"{self.folder.rstrip('/')}/{before}")
-        self._match = re.compile(f"{start}(.+){ending}").fullmatch
-
-    def key(self, path: str) -> str | None:
-        """The key of a path that matches."""
-        found = self._match(path)
-        return found[1] if found else None
+        self._match, match_other = _matcher(pattern), _matcher(other)
+        for path in files_below(self.folder):
+            found = self._match(path)
+            if found is None or (len(other) > len(pattern) and match_other(path)):
+                continue
+            first = self.by_key.setdefault(found[1], Path(path))
+            if first != Path(path):
+                self.doubles.append((Path(path), first))
 
     def named(self, text: str) -> str:
         """The key that a line of a list means: the line itself, or a path of the key's file.
@@ -68,7 +50,8 @@ class KeyedFiles:
             rest = "/".join(parts[i:])
             stem, suffix = os.path.splitext(rest)
             bare = stem if suffix.lower() in IMAGE_SUFFIXES else rest
-            for key in (rest, bare, self.key(f"{self.folder}/{rest}")):
+            found = self._match(f"{self.folder}/{rest}")
+            for key in (rest, bare, found and found[1]):
                 if key in self.by_key:
                     return key
         return text
@@ -77,18 +60,11 @@ class KeyedFiles:
         """Where the file of a key should be."""
         return Path(self.pattern.replace("{key}", key))
 
-    def scan(self, *, other: KeyedFiles) -> None:
-        """Finds the files; those that both patterns match are of the one with the longer pattern.
 
-        Raises:
-            OSError: if a folder cannot be read.
-        """
-        yields = len(other.pattern) > len(self.pattern)
-        for path in files_below(self.folder):
-            key, other_key = self.key(path), other.key(path)
-            if other_key is not None and (yields or key is None):
-                continue
-            if key is None:
-                self.others.append(Path(path))
-            elif self.by_key.setdefault(key, Path(path)) != Path(path):
-                self.doubles.append((Path(path), self.by_key[key]))
+def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    """What matches a pattern whose {key} is a group, and whose last `.*` is any usual extension."""
+    before, _, after = pattern.partition("{key}")
+    ending = re.escape(after)
+    if after.endswith(".*"):
+        ending = re.escape(after[:-2]) + f"(?i:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
+    return re.compile(f"{re.escape(before)}(.+){ending}").fullmatch

@@ -73,7 +73,8 @@ def to_classes(raw: Integer[np.ndarray, "h w"], benchmark: Benchmark) -> Int32[n
         wrong, ignored = raw[classes == _WRONG], spans(benchmark.ignored_values) or "none"
         raise LabelError(
             f"{wrong.size} pixels have the label values {spans(np.unique(wrong).tolist())}; "
-            f"{benchmark.name} has {spans(benchmark.label_values)}, and {ignored} to be ignored"
+            f"{benchmark.name} has {spans(benchmark.label_values)}, and {ignored} to be ignored "
+            "(--background, --reduce_zero_label, --ignore and values of --classes change that)"
         )
     return classes
 
@@ -88,21 +89,17 @@ def _table(values: tuple[int, ...], ignored: tuple[int, ...]) -> Int32[np.ndarra
 
 
 def _check_kind(image: Image.Image, header: bytes) -> None:
-    if image.format == "JPEG":
-        raise LabelError("a JPEG, which does not keep label values; save labels as PNG")
+    """Refuses what has no whole number a pixel, or one that some programs stretch to 0 to 255."""
+    small_grey = image.format == "PNG" and header[25] == 0 and header[24] < 8
+    whole = image.mode in ("L", "P", "I") or image.mode.startswith("I;16")
+    if image.format == "JPEG" or small_grey or not whole:
+        raise LabelError(
+            f"a {image.format} of mode {image.mode}{', less than 8 bits a pixel' * small_grey}; a "
+            "label has one whole number a pixel, the class: save a PNG of 8 or 16 bits, or one "
+            "with a palette"
+        )
     if image.width * image.height > MAX_PIXELS:
         raise LabelError(
             f"{image.width} x {image.height} pixels, and the limit is {MAX_PIXELS}; cut image and "
             "label into parts"
-        )
-    grey_png = image.format == "PNG" and header[25] == 0
-    if image.mode == "1" or (grey_png and header[24] < 8):
-        raise LabelError(
-            "a grey image of less than 8 bits a pixel, whose values some programs stretch to 0 to "
-            "255; save it with 8 bits a pixel, or with a palette"
-        )
-    if image.mode not in ("L", "P", "I") and not image.mode.startswith("I;16"):
-        raise LabelError(
-            f"an image of mode {image.mode}; a label has one whole number a pixel, the class: "
-            "replace colours by class numbers and save a PNG of 8 or 16 bits, or one with a palette"
         )

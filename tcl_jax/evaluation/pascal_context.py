@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int64
 
 from tcl_jax.errors import InputError, as_input_error, raise_machine_fault
 from tcl_jax.evaluation.labels import LabelError
-from tcl_jax.files import read_text, user_path
+from tcl_jax.files import read_text, whole_file
 
 CLASSES: Mapping[int, str] = {
     2: "aeroplane", 9: "bag", 18: "bed", 19: "bedclothes", 22: "bench", 23: "bicycle", 25: "bird",
@@ -36,98 +34,63 @@ IMAGES: Mapping[str, int] = {"train": 4998, "val": 5105}
 The lists of mmsegmentation come from trainval_merged.json, which lacks 2 and 1 of them.
 """
 
-SOURCE = "trainval.tar.gz of https://cs.stanford.edu/~roozbeh/pascal-context/"
 
-
-def find_annotations(home: Path, given: str | os.PathLike[str] | None) -> Path:
-    """The folder of the .mat files.
-
-    Args:
-        home: the folder VOCdevkit/VOC2010.
-        given: where they are, if not in trainval or Context below it.
+def find_annotations(home: Path) -> Path:
+    """The folder of the .mat files, of those in VOCdevkit/VOC2010 that unpacking makes.
 
     Raises:
         InputError: if there are none.
     """
-    places = [home / "trainval", home / "Context"] if given is None else [user_path(given)]
+    places = (home / "trainval", home / "Context")
     for place in places:
         if any(place.glob("*.mat")):
             return place
     raise InputError(
         "the labels of PASCAL Context are made of its .mat files, but there are none in "
-        f"{' or '.join(map(str, places))}. Unpack {SOURCE} in {home}, or give --mat=DIR"
+        f"{' or '.join(map(str, places))}. Unpack trainval.tar.gz of "
+        f"https://cs.stanford.edu/~roozbeh/pascal-context/ in {home}"
     )
 
 
-def read_keys(path: Path) -> tuple[str, ...]:
-    """Keys of a list of images, each once.
+def read_or_make_list(listed: Path, home: Path, split: str) -> tuple[str, ...]:
+    """Keys of the images of a split; where their list is missing, VOC 2010's takes its place.
 
     Raises:
-        InputError: if it cannot be read, is empty, or has other lines.
+        InputError: if it cannot be read, or VOC's is not there or not that of 2010.
     """
-    with as_input_error(f"the list {path} cannot be read"):
-        text = read_text(path)
-    keys = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    wrong = [key for key in keys if not re.fullmatch(r"[\w-]+", key)]
-    if wrong or not keys:
-        what = f"the line {wrong[0]!r:.60}" if wrong else "no line"
-        raise InputError(f"the list {path} has {what}; it should have names as 2008_000003")
-    return keys
-
-
-def voc_keys(home: Path, split: str, missing: Path) -> tuple[str, ...]:
-    """The images of a split as VOC 2010 lists them.
-
-    Args:
-        home: the folder VOCdevkit/VOC2010.
-        split: "train" or "val".
-        missing: the list that they are for, for messages.
-
-    Raises:
-        InputError: if VOC's list is not there, or has not as many images as it should.
-    """
-    path = home / "ImageSets" / "Main" / f"{split}.txt"
-    keys = read_keys(path) if path.is_file() else ()
+    with as_input_error(f"the list {listed} cannot be read"):
+        if listed.is_file():
+            return tuple(dict.fromkeys(read_text(listed).split()))
+        source = home / "ImageSets" / "Main" / f"{split}.txt"
+        keys = tuple(read_text(source).split()) if source.is_file() else ()
     if len(keys) != IMAGES[split]:
-        found = f"has {len(keys)} images" if path.is_file() else "is not there"
         raise InputError(
-            f"the list of images {missing} is not there; it can be made of {path} with the "
-            f"{IMAGES[split]} images of PASCAL VOC 2010, but that {found}. Unpack "
-            f"VOCtrainval_03-May-2010.tar in {home.parent.parent}, or put the {missing.name} that "
-            f"mmsegmentation makes of trainval_merged.json at {missing}"
+            f"the list of images {listed} is not there; it can be made of {source} with the "
+            f"{IMAGES[split]} images of PASCAL VOC 2010, but that has {len(keys)}. Unpack "
+            f"VOCtrainval_03-May-2010.tar in {home.parent.parent}, or put the list that "
+            f"mmsegmentation makes of trainval_merged.json at {listed}"
         )
+    with whole_file(listed) as temporary:
+        temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
     return keys
 
 
-def read_label_map(path: str | os.PathLike[str]) -> Integer[np.ndarray, "h w"]:
-    """The variable LabelMap of a .mat file.
-
-    Returns:
-        Whole numbers, 0 to `MAX_VALUE` in files as published; of whatever integer type.
+def read_label_map(path: Path) -> Int64[np.ndarray, "h w"]:
+    """The variable LabelMap of a .mat file; 0 to `MAX_VALUE` in files as published.
 
     Raises:
-        LabelError: if the file cannot be read or is damaged, or LabelMap is no matrix of whole
-            numbers. The message does not repeat the path.
+        LabelError: if the file cannot be read, or LabelMap is no matrix of whole numbers. The
+            message does not repeat the path.
     """
     import scipy.io
 
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             values = scipy.io.loadmat(file, variable_names=["LabelMap"])["LabelMap"]
-    except KeyError as error:
-        raise LabelError("it has no variable LabelMap") from error
+        # MATLAB's own type is double.
+        if values.dtype.kind not in "iuf" or values.ndim != 2 or (values % 1 != 0).any():
+            raise ValueError(f"it is of shape {values.shape} and type {values.dtype}")
     except Exception as error:  # of damaged files SciPy raises almost any type
         raise_machine_fault(str(path), error)
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        raise LabelError(f"it cannot be read as a MATLAB file: {reason}") from error
-    numbers = np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)
-    if values.ndim != 2 or not values.size or not numbers:
-        raise LabelError(
-            f"its variable LabelMap is of shape {values.shape} and type {values.dtype}, and no "
-            "matrix of whole numbers"
-        )
-    if np.issubdtype(values.dtype, np.floating):  # MATLAB's own type is double
-        if not np.array_equal(values, np.clip(np.round(values), 0, 1 << 31)):
-            raise LabelError("its variable LabelMap has values that are not whole numbers")
-        values = values.astype(np.int64)
-    return values
+        raise LabelError(f"its LabelMap is no matrix of whole numbers: {error}") from error
+    return values.astype(np.int64)

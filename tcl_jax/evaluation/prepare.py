@@ -14,24 +14,23 @@ converters give.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
-import dataclasses
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16, Integer, Shaped, UInt8
+from jaxtyping import Int16, Integer, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from tcl_jax.errors import InputError, RunError, why_unwritten
+from tcl_jax.errors import InputError, RunError, shorten
 from tcl_jax.evaluation import pascal_context
 from tcl_jax.evaluation.benchmark import Benchmark, spans
-from tcl_jax.evaluation.examples import Paths, resolve_paths
+from tcl_jax.evaluation.examples import resolve_paths
 from tcl_jax.evaluation.labels import LabelError, read_label
 from tcl_jax.files import whole_file
+from tcl_jax.parallel.cores import available_cores
 
 _WRONG = -1
 _PNG_LEVEL = 3  # 6 takes half as long again and saves a seventh
@@ -52,143 +51,92 @@ _CITYSCAPES = range(34)
 _CITYSCAPES_CLASSES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is to be made of one split of a benchmark.
-
-    Attributes:
-        benchmark: it, with its split.
-        sources: what every label is made of, by the label's path.
-        folder: where the labels go.
-        expected: how many labels there should be.
-        image_list: path and keys of a list of images that is to be written too, or None.
-        read: gives the values of a source, or raises `LabelError`.
-    """
-
-    benchmark: Benchmark
-    sources: Mapping[Path, Path]
-    folder: Path
-    expected: int
-    image_list: tuple[Path, tuple[str, ...]] | None
-    read: Callable[[Path], Shaped[np.ndarray, "h w"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What became of a plan: labels made now, labels that were there, and failures in words."""
-
-    made: int
-    kept: int
-    failed: tuple[str, ...]
-
-
 def needs_preparation(benchmark: Benchmark) -> bool:
-    """Whether a benchmark's labels are none that are published, and `plan_labels` knows them."""
+    """Whether a benchmark's labels are none that are published, and `make_labels` knows them."""
     return benchmark.name in (*_ENDINGS, *_OF_MAT_FILES)
 
 
-def plan_labels(
-    benchmark: Benchmark, root: str | os.PathLike[str], *, mat: str | os.PathLike[str] | None = None
-) -> Plan:
-    """Finds the sources of a benchmark's labels by their names; opens none of them.
+def find_sources(benchmark: Benchmark, root: str | os.PathLike[str]) -> dict[Path, Path]:
+    """What every label is made of, by the label's path, found by names; opens none of them.
+
+    Of context and context59 it also makes the list of images, where that is missing.
 
     Args:
         benchmark: one that `needs_preparation`, for its split.
         root: the folder of all data sets.
-        mat: for context and context59: folder of the .mat files, if it is none of the usual ones.
 
     Raises:
-        InputError: if sources are not where they should be, or PASCAL-Context's list of images is
-            not its own.
+        InputError: if sources are not where they should be.
     """
     paths = resolve_paths(benchmark, root)
     if benchmark.name in _OF_MAT_FILES:
-        return _plan_context(benchmark, paths, mat)
+        labels = Path(paths.labels).parent
+        annotations = pascal_context.find_annotations(labels.parent)
+        listed = Path(paths.list or "")
+        keys = pascal_context.read_or_make_list(listed, labels.parent, benchmark.split)
+        return {labels / f"{key}.png": annotations / f"{key}.mat" for key in keys}
     ending, source_ending, names = _ENDINGS[benchmark.name]
     folder, _, after = paths.labels.partition("{key}")
     pattern = f"{names}{after.removesuffix(ending)}{source_ending}"
     found = sorted(glob.glob(glob.escape(folder) + pattern))
     sources = [path for path in found if not path.endswith("TrainIds.png")]
     if not sources:
-        what = "there are none" if os.path.isdir(folder) else "this folder does not exist"
         raise InputError(
             f"the labels of {benchmark.name} are made of the files {pattern} in {folder}, but "
-            f"{what}. {benchmark.hint}"
+            f"there are none. {benchmark.hint}"
         )
-    return Plan(
-        benchmark=benchmark,
-        sources={Path(p.removesuffix(source_ending) + ending): Path(p) for p in sources},
-        folder=Path(folder),
-        expected=benchmark.splits[benchmark.split],
-        image_list=None,
-        read=read_label,
-    )
+    return {Path(path.removesuffix(source_ending) + ending): Path(path) for path in sources}
 
 
-def _plan_context(benchmark: Benchmark, paths: Paths, mat: str | os.PathLike[str] | None) -> Plan:
-    folder, list_path = Path(paths.labels).parent, Path(paths.list or "")
-    annotations = pascal_context.find_annotations(folder.parent, mat)
-    image_list = None
-    if list_path.is_file():
-        keys = pascal_context.read_keys(list_path)
-    else:
-        keys = pascal_context.voc_keys(folder.parent, benchmark.split, list_path)
-        image_list = (list_path, keys)
-    return Plan(
-        benchmark=benchmark,
-        sources={folder / f"{key}.png": annotations / f"{key}.mat" for key in keys},
-        folder=folder,
-        expected=len(keys),
-        image_list=image_list,
-        read=pascal_context.read_label_map,
-    )
-
-
-def make_labels(plan: Plan, *, threads: int, progress: bool) -> Prepared:
-    """Makes the labels of a plan, but for those that are there and as new as their sources.
+def make_labels(benchmark: Benchmark, sources: Mapping[Path, Path]) -> int:
+    """Makes labels, but for those that are there and as new as their sources.
 
     Labels are whole or absent, whatever interrupts, and the next call goes on.
 
     Args:
-        plan: of `plan_labels`.
-        threads: how many labels to work on at once.
-        progress: whether to show a bar.
+        benchmark: what they are for.
+        sources: of `find_sources`.
+
+    Returns:
+        How many were made.
 
     Raises:
-        RunError: if a file cannot be written.
+        RunError: if some cannot be made; all others are.
+        OSError: if a file cannot be written.
     """
-    if plan.image_list is not None:
-        path, keys = plan.image_list
-        with _writing(path) as temporary:
-            temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
-    todo = [path for path, source in plan.sources.items() if not _is_made(path, source)]
-    kept, table = len(plan.sources) - len(todo), train_id_table(plan.benchmark.name)
+    todo = [path for path, source in sources.items() if not _is_made(path, source)]
+    table = train_id_table(benchmark.name)
+    read = pascal_context.read_label_map if benchmark.name in _OF_MAT_FILES else read_label
 
     def make(path: Path) -> str | None:
         """Makes a label; returns why it could not be made."""
-        source = plan.sources[path]
         try:
-            labels = replace_values(plan.read(source), table)
+            labels = replace_values(read(sources[path]), table)
         except LabelError as error:
-            return f"{source}: {error}"
-        with _writing(path) as temporary:
+            return f"{sources[path]}: {error}"
+        with whole_file(path) as temporary:
             Image.fromarray(labels).save(temporary, format="PNG", compress_level=_PNG_LEVEL)
         return None
 
-    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    pool = concurrent.futures.ThreadPoolExecutor(available_cores())
     try:
         bar = tqdm(
             pool.map(make, todo),
-            desc=f"{plan.benchmark.name} {plan.benchmark.split}",
-            total=len(plan.sources),
-            initial=kept,
+            desc=f"{benchmark.name} {benchmark.split}",
+            total=len(sources),
+            initial=len(sources) - len(todo),
             unit="label",
-            disable=not progress or not todo,
+            disable=not todo,
         )
-        failed = tuple(message for message in bar if message is not None)
+        failed = [message for message in bar if message is not None]
     finally:
         pool.shutdown(cancel_futures=True)
-    return Prepared(len(todo) - len(failed), kept, failed)
+    if failed:
+        raise RunError(
+            f"{benchmark.name} {benchmark.split}: {len(failed)} of {len(sources)} labels could not "
+            f"be made: {shorten(failed)}"
+        )
+    return len(todo)
 
 
 def _is_made(path: Path, source: Path) -> bool:
@@ -209,7 +157,7 @@ def train_id_table(benchmark: str) -> Int16[np.ndarray, " n"]:
     Args:
         benchmark: "coco_stuff": the 80 things become 0 to 79 and the 91 kinds of stuff 80 to 170,
             255 stays. "coco_object": things become 1 to 80, all others 0, the background, 255 too.
-            "cityscapes": the 19 classes that are judged become 0 to 18, all others 255. "context"
+            "cityscapes": the 19 classes in use become 0 to 18, all others 255. "context"
             and "context59": the 59 classes become 1 to 59, all others 0.
     """
     size = _PNG_VALUES
@@ -246,16 +194,3 @@ def replace_values(
             "data set does not have; it is damaged, or another file than the published one"
         )
     return values.astype(np.uint8)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """A whole file; a failure to write, which the next label would meet too, ends the run."""
-    try:
-        with whole_file(path) as temporary:
-            yield temporary
-    except OSError as error:
-        why = why_unwritten(error)
-        raise RunError(
-            f"{path} cannot be written: {why} The same command goes on from here"
-        ) from error

@@ -1,4 +1,4 @@
-"""How a model is judged, and the fingerprint that tells whether two results may be compared."""
+"""How a model is evaluated, and the fingerprint that says whether two results are comparable."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL
+from jaxtyping import Float32
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import Benchmark
@@ -18,8 +19,10 @@ from tcl_jax.files import sha256_of, short_hash, user_path
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
+from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.inference.windows import SlidingWindow, working_size
 from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS
 
 Field = tuple[str, ...]
@@ -31,20 +34,16 @@ _RESIZES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Protocol:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol(InferenceSettings):
     """Everything but the model, the data and the class names that moves a score.
 
     Attributes:
         method: a key of `models.methods.METHODS`.
         short_side: pixels that an image's short side is resized to.
-        window, stride: side and distance of the sliding windows, in pixels.
         threshold: score of the background class, in [0, 1].
-        pamr, kp_weight: as in `inference.masks.MaskOptions`.
-        templates: name of a set in `data.templates.TEMPLATES`.
         dtype: what the network computes in, a key of `COMPUTE_DTYPES`.
         max_long_side: most pixels of a resized image's long side.
-        resize: how images are resized, one of `inference.settings.RESIZES`.
 
     Raises:
         InputError: if a value is out of its range.
@@ -52,20 +51,13 @@ class Protocol:
 
     method: str
     short_side: int
-    window: int
-    stride: int
     threshold: float
-    pamr: bool
-    kp_weight: float
-    templates: str
     dtype: str = "float32"
     max_long_side: int = MAX_LONG_SIDE
-    resize: str = "opencv"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        settings = dataclasses.fields(InferenceSettings)
-        InferenceSettings(**{field.name: getattr(self, field.name) for field in settings})
+        super().__post_init__()
         compute_dtype(self.dtype)
 
     @property
@@ -114,9 +106,9 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
     """The model's own settings, but for what is chosen.
 
     Args:
-        model: the one that is judged, already of its method.
-        choices: fields of `Protocol`; None leaves the model's own. A short side alone scales the
-            windows, and other windows have half their side as stride.
+        model: the one that is evaluated, already of its method.
+        choices: fields of `Protocol`; None leaves the model's own. A short side alone scales
+            the windows, and other windows have half their side as stride.
 
     Raises:
         InputError: if a value is out of its range.
@@ -136,11 +128,35 @@ def make_protocol(model: Model, **choices: Any) -> Protocol:
     return Protocol(method=model.method.name, **fields)
 
 
+def embed_texts(
+    protocol: Protocol,
+    method: Method,
+    params: Any,
+    benchmark: Benchmark,
+    *,
+    tokenizer_file: str | None = None,
+    progress: bool = False,
+) -> Float32[np.ndarray, "n d"]:
+    """Embeddings of `benchmark.texts` in the protocol's templates, by the method's text encoder.
+
+    Raises:
+        InputError: as `inference.texts.embed_class_names`.
+    """
+    return embed_class_names(
+        method.text_encoder,
+        method.text_params(params),
+        benchmark.texts,
+        protocol.templates,
+        tokenizer_file=tokenizer_file,
+        progress=progress,
+    )
+
+
 def fingerprint(
     protocol: Protocol,
     model: Model,
     weights: str,
-    listings: Sequence[DatasetIndex],
+    indices: Sequence[DatasetIndex],
     *,
     tokenizer_file: str | None = None,
     text_embeddings: Mapping[str, np.ndarray] | None = None,
@@ -148,10 +164,10 @@ def fingerprint(
     """What two results must have in common to be compared, as a nested dict for JSON.
 
     Args:
-        protocol: how is judged.
-        model: what is judged.
+        protocol: of the evaluation.
+        model: what is evaluated.
         weights: `checkpoints.leaves.hash_leaves` of its parameters.
-        listings: the benchmarks and their images.
+        indices: the benchmarks and their images.
         tokenizer_file: if class names are tokenised by one.
         text_embeddings: those that were given instead of being made, by name of the benchmark.
     """
@@ -162,8 +178,8 @@ def fingerprint(
         "architecture": short_hash(list(model.method.describe().values())),
         "resize": _RESIZES[protocol.resize],
         "benchmarks": {
-            listing.benchmark.name: _describe(listing, given.get(listing.benchmark.name))
-            for listing in listings
+            index.benchmark.name: _describe(index, given.get(index.benchmark.name))
+            for index in indices
         },
     }
     if tokenizer_file is not None:
@@ -171,8 +187,8 @@ def fingerprint(
     return {"hash": short_hash(fields), **fields}
 
 
-def _describe(listing: DatasetIndex, texts: np.ndarray | None) -> dict[str, Any]:
-    benchmark = listing.benchmark
+def _describe(index: DatasetIndex, texts: np.ndarray | None) -> dict[str, Any]:
+    benchmark = index.benchmark
     overrides: dict[str, Any] = {
         name: getattr(benchmark, name) for name in ("short_side", "window", "stride", "threshold")
     }
@@ -187,8 +203,8 @@ def _describe(listing: DatasetIndex, texts: np.ndarray | None) -> dict[str, Any]
         "classes": benchmark.classes_hash,
         "labels": short_hash(labels),
         "split": benchmark.split,
-        "images": len(listing.examples),
-        "image_list": short_hash([example.key for example in listing.examples]),
+        "images": len(index.examples),
+        "image_list": short_hash([example.key for example in index.examples]),
         **{name: value for name, value in overrides.items() if value is not None},
     }
 

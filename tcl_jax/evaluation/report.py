@@ -26,13 +26,6 @@ from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSetti
 from tcl_jax.models.methods import METHODS
 from tcl_jax.pictures.lettering import one_line, printable
 
-HEADS = {
-    "voc": "voc", "context": "context", "coco_object": "object", "voc20": "voc20",
-    "context59": "context59", "coco_stuff": "stuff", "cityscapes": "city", "ade20k": "ade",
-}  # fmt: skip
-"""Column heads of built-in benchmarks, as the paper abbreviates them; others have their names."""
-MEAN = ""
-"""Key of the column of means; no benchmark can have this name."""
 UNKNOWN = "-"
 """What stands where there is no figure."""
 
@@ -46,7 +39,7 @@ _SCORE_HEADS = ("", "mIoU", "mAcc", "aAcc", "images", "time")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of a table; its kind is "measured", "difference" or "published"."""
+    """A line of a table; its kind is "measured" or "published"."""
 
     label: str
     kind: str
@@ -69,46 +62,34 @@ class Table:
 
 
 def summarize(found: Mapping[str, Evaluated]) -> Table:
-    """The mIoU with a column per benchmark and a row per method; of two also their difference.
+    """The mIoU with a column per benchmark, and a row per method and for every published score.
 
-    The built-in benchmarks and their mean have columns if one of them was judged; a user's own
-    follow. See `published_mean` for the mean.
+    Where all benchmarks of the paper were evaluated, there is a column of their mean.
     """
-    judged = {
+    benchmarks = {
         name: result.benchmark for one in found.values() for name, result in one.results.items()
     }
-    built_in = BENCHMARKS if judged.keys() & {*BENCHMARKS} else ()
-    own = [name for name in judged if name not in BENCHMARKS]
-    columns = [*built_in, *([MEAN] if built_in else []), *own]
-    benchmarks = {name: judged.get(name) or load_benchmark(name) for name in [*built_in, *own]}
-
+    columns, paper = [*benchmarks], {*paper_benchmarks()}
+    mean = f"mean of {len(paper)}"  # no benchmark can have this name
+    if paper <= benchmarks.keys():
+        columns.append(mean)
     rows: list[Row] = []
-    scores: dict[str, dict[str, float | None]] = {}
     notes: dict[str, None] = {}
     for title, one in found.items():
-        values = {name: 100 * result.scores.miou for name, result in one.results.items()}
-        scores[title] = {**values, MEAN: published_mean(values)}
         known = {name: caveats(r, one.fingerprint) for name, r in one.results.items()}
         notes |= dict.fromkeys(note for some in known.values() for note in some)
         marked = {name for name, some in known.items() if some}
-        marked |= {MEAN} if marked & {*paper_benchmarks()} else set()
-        cells = tuple(per_cent(scores[title].get(c), mark=c in marked) for c in columns)
+        marked |= {mean} if marked & paper else set()
+        scores = {name: 100 * result.scores.miou for name, result in one.results.items()}
+        all_scores = {**scores, mean: published_mean(scores)}
+        cells = tuple(per_cent(all_scores.get(c), mark=c in marked) for c in columns)
         rows.append(Row(f"{title}, measured", "measured", cells))
-    if len(found) == 2:
-        first, second = found
-        pairs = [(scores[first].get(c), scores[second].get(c)) for c in columns]
-        gains = (None if a is None or b is None else a - b for a, b in pairs)
-        cells = tuple(per_cent(gain, signed=True) for gain in gains)
-        rows.append(Row(f"{first} - {second}", "difference", cells))
     for method in dict.fromkeys(m for one in benchmarks.values() for m in one.published):
         published = {name: one.published.get(method) for name, one in benchmarks.items()}
-        published[MEAN] = published_mean(published)
-        cells = tuple(per_cent(published.get(c)) for c in columns)
+        published[mean] = published_mean(published)
+        cells = tuple(per_cent(published[c]) for c in columns)
         rows.append(Row(f"{method}, published", "published", cells))
-    extra = len(built_in) > len(paper_benchmarks())
-    mean = f"mean of {len(paper_benchmarks())}" if extra else "mean"
-    heads = [mean if name == MEAN else HEADS.get(name, name) for name in columns]
-    return Table(("mIoU, %", *heads), tuple(rows), tuple(notes))
+    return Table(("mIoU, %", *columns), tuple(rows), tuple(notes))
 
 
 def summary_table(found: Mapping[str, Evaluated]) -> str:
@@ -140,21 +121,23 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
     Other images than the benchmark's split has, another split, or another protocol than the paper's
     as far as the fingerprint of the evaluation says so.
     """
-    benchmark, judged, full = result.benchmark, len(result.images), result.full_set
-    head, notes = HEADS.get(benchmark.name, benchmark.name), []
-    if full is not None and full != judged:
+    benchmark, count, full = result.benchmark, len(result.images), result.full_set
+    name, notes = benchmark.name, []
+    if full not in (None, count):
         notes.append(
-            f"{head}: {judged:,} of {full:,} images of {benchmark.split}, so not comparable with "
+            f"{name}: {count:,} of {full:,} images of {benchmark.split}, so not comparable with "
             "other figures."
         )
-    if benchmark.name not in BENCHMARKS:
-        return notes
-    usual = load_benchmark(benchmark.name).split
-    if benchmark.split != usual:
+    if np.count_nonzero(result.counts.labelled) < 2:
         notes.append(
-            f"{head}: judged on {benchmark.split}, while published figures are for {usual}."
+            f"{name}: the labels have less than two of the {len(benchmark.names)} classes, so any "
+            "model looks good; --background, --reduce_zero_label and --ignore say what they mean."
         )
-    own = fingerprint.get("benchmarks", {}).get(benchmark.name, {})
+    if name not in BENCHMARKS:
+        return notes
+    if benchmark.split != (usual := load_benchmark(name).split):
+        notes.append(f"{name}: evaluated on {benchmark.split}; published figures are for {usual}.")
+    own = fingerprint.get("benchmarks", {}).get(name, {})
     used, paper = {**fingerprint, **own}, InferenceSettings()
     if (method := METHODS.get(used.get("method", ""))) is not None:
         paper = InferenceSettings(templates=method.templates, **method.protocol)
@@ -175,7 +158,7 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
     ]
     if differing:
         # What holds for every benchmark is said once.
-        about = f"{head}: not" if published.keys() & own.keys() else "Not"
+        about = f"{name}: not" if published.keys() & own.keys() else "Not"
         notes.append(f"{about} the paper's protocol: {', '.join(differing)}.")
     return notes
 
@@ -230,9 +213,9 @@ def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
     rows: list[Row] = []
     notes: dict[str, None] = {}
     for title, result in results.items():
-        judged, full, scores = len(result.images), result.full_set, result.scores
+        count, full, scores = len(result.images), result.full_set, result.scores
         cells = [per_cent(100 * value) for value in (scores.miou, scores.macc, scores.aacc)]
-        images = f"{judged:,}" + (f" of {full:,}" if full not in (None, judged) else "")
+        images = f"{count:,}" + (f" of {full:,}" if full not in (None, count) else "")
         cells += [images, str(datetime.timedelta(seconds=round(result.seconds)))]
         rows.append(Row(f"{title}, measured", "measured", tuple(cells)))
         notes |= dict.fromkeys(caveats(result, found[title].fingerprint))
@@ -284,12 +267,11 @@ def _words(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def per_cent(value: float | None, *, signed: bool = False, mark: bool = False) -> str:
+def per_cent(value: float | None, *, mark: bool = False) -> str:
     """Per cent with one digit, a dash where not known."""
     if value is None or np.isnan(value):
         return UNKNOWN
-    value = round(value, 1) + 0.0  # no -0.0
-    return (f"{value:+.1f}" if signed else f"{value:.1f}") + ("*" if mark else "")
+    return f"{value:.1f}" + "*" * mark
 
 
 def escape_markdown(text: str) -> Markup:

@@ -66,7 +66,7 @@ class ShownImage:
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkResult:
-    """A method judged on a benchmark.
+    """A method evaluated on a benchmark.
 
     Attributes:
         benchmark: classes, split and published scores.
@@ -180,31 +180,18 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         file = file / RESULTS_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        _check_content(content)
-    except (OSError, ValueError, RecursionError) as error:
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"its format_version is not {FORMAT_VERSION}")
+        for entry in (*content["benchmarks"].values(), content["fingerprint"]):
+            if not isinstance(entry, dict):
+                raise TypeError(f"{entry!r} is no table")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise_machine_fault(f"{str(file)!r}", error)
-        why = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"no results at {str(file)!r} ({why}); give the --output folder of an evaluation by "
+            f"no results at {str(file)!r} ({error}); give the --output folder of an evaluation by "
             f"this version of tcl_jax that has finished, or its {RESULTS_FILE}"
         ) from error
     return content
-
-
-def _check_content(content: Any) -> None:
-    """Raises a ValueError if a part that readers use is lacking or of the wrong kind."""
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"its format_version is {version!r} and not {FORMAT_VERSION}")
-    for part in ("benchmarks", "fingerprint"):
-        if not isinstance(content.get(part), dict):
-            raise ValueError(f"it has no {part}")
-    if not isinstance(content["fingerprint"].get("benchmarks", {}), dict):
-        raise ValueError("the benchmarks of its fingerprint are no table")
-    for name, entry in content["benchmarks"].items():
-        miou = entry.get("miou", "missing") if isinstance(entry, dict) else "missing"
-        if not (miou is None or (isinstance(miou, int | float) and math.isfinite(miou))):
-            raise ValueError(f"the miou of benchmark {name!r} is {miou!r}")
 
 
 def _to_json(result: BenchmarkResult) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,22 +16,20 @@ from absl import logging
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.evaluation.benchmark import Benchmark
-from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, remaining, share_of
-from tcl_jax.evaluation.examples import DatasetIndex, describe_problems, verify_examples
-from tcl_jax.evaluation.label_coding import coding_problems
-from tcl_jax.evaluation.protocol import fingerprint, make_protocol
+from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, share_of
+from tcl_jax.evaluation.examples import DatasetIndex, describe_dataset, verify_examples
+from tcl_jax.evaluation.protocol import Protocol, embed_texts, fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, Evaluated, write_results
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.method import Method
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.lock import alone_in
-from tcl_jax.parallel.processes import check_same, gather_texts, raise_on_all_processes
+from tcl_jax.parallel.processes import check_same, raise_on_all_processes
 
 
 def evaluate(
@@ -48,7 +44,7 @@ def evaluate(
     progress: bool = True,
     **choices: Any,
 ) -> dict[str, Evaluated]:
-    """Judges a model on benchmarks and writes the report; goes on where it was stopped.
+    """Evaluates a model on benchmarks and writes the report; goes on where it was stopped.
 
     With several processes, each calls it and scores a share of the images.
 
@@ -68,8 +64,8 @@ def evaluate(
         What was found, by the methods' names for tables.
 
     Raises:
-        InputError: if the data cannot be scored as it is (the message lists everything), the
-            folder holds an evaluation of something else, or a choice is out of its range.
+        InputError: if the data cannot be scored as it is (the message lists everything), or a
+            choice is out of its range.
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output = user_path(output).absolute()
@@ -100,11 +96,11 @@ def evaluate(
         # Methods on one CLIP have its texts in common.
         key = benchmark.name, method.text_encoder
         if key not in made:
-            made[key] = embed_class_names(
-                method.text_encoder,
-                method.text_params(params),
-                benchmark.texts,
-                protocols[0].templates,
+            made[key] = embed_texts(
+                protocols[0],
+                method,
+                params,
+                benchmark,
                 tokenizer_file=tokenizer_file,
                 progress=progress,
             )
@@ -112,8 +108,9 @@ def evaluate(
 
     found: dict[str, Evaluated] = {}
     with alone_in(output, f"output {str(output)!r}"):
+        runs = []
         for chosen, protocol in zip(models, protocols, strict=True):
-            described = fingerprint(
+            identity = fingerprint(
                 protocol,
                 chosen,
                 hash_leaves(chosen.params),
@@ -121,19 +118,31 @@ def evaluate(
                 tokenizer_file=tokenizer_file,
                 text_embeddings=text_embeddings,
             )
+            check_same("weights", identity["weights"], "Give every process the same, by their path")
             folder = output / chosen.method.name if len(models) > 1 else output
-            method = chosen.method_in(compute_dtype(protocol.dtype))
-            found[protocol.title] = _evaluate_method(
-                Evaluator(method, chosen.params, protocol, batch_size),
-                indices,
-                functools.partial(texts_of, method),
-                described,
-                folder,
-                progress=progress,
-                warn=not found,
+            logs = {
+                index.benchmark.name: _open_log(folder / "progress", index.benchmark, identity)
+                for index in indices
+            }
+            runs.append(_MethodRun(chosen, protocol, identity, folder, logs))
+        check(indices, [run.logs for run in runs], progress=progress)
+        for run in runs:
+            found[run.protocol.title] = _evaluate_method(
+                run, indices, texts_of, batch_size, progress=progress
             )
         _write_on_process_0(output, lambda: write_report(output, found))
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _MethodRun:
+    """One method of an evaluation: its fingerprint, its folder, and what is scored by benchmark."""
+
+    model: Model
+    protocol: Protocol
+    identity: dict[str, Any]
+    folder: Path
+    logs: dict[str, ScoreLog]
 
 
 def _check_embeddings(
@@ -153,87 +162,68 @@ def _check_embeddings(
 
 
 def _evaluate_method(
-    evaluator: Evaluator,
+    run: _MethodRun,
     indices: Sequence[DatasetIndex],
-    texts_of: Callable[[Benchmark], np.ndarray],
-    described: dict[str, Any],
-    folder: Path,
+    texts_of: Callable[[Method, Benchmark], np.ndarray],
+    batch_size: int | None,
     *,
     progress: bool,
-    warn: bool,
 ) -> Evaluated:
     """One method, to results.json and pictures."""
-    check_same("weights", described["weights"], "Give every process the same, by their path")
-    logs = _open_logs(folder / "progress", indices, described)
-    check(indices, logs, progress=progress, warn=warn)
+    method = run.model.method_in(compute_dtype(run.protocol.dtype))
+    evaluator = Evaluator(method, run.model.params, run.protocol, batch_size)
     results = {}
     for index in indices:
-        benchmark = index.benchmark
-        with contextlib.closing(logs[benchmark.name]) as log:
-            texts = raise_on_all_processes(functools.partial(texts_of, benchmark))
-            results[benchmark.name] = evaluate_benchmark(
-                evaluator, index, texts, log, progress=progress
-            )
+        name = index.benchmark.name
+        with contextlib.closing(run.logs[name]) as log:
+            texts = raise_on_all_processes(functools.partial(texts_of, method, index.benchmark))
+            results[name] = evaluate_benchmark(evaluator, index, texts, log, progress=progress)
 
     pictures: dict[str, dict[str, Path]] = {}
 
     def write() -> None:
         for name, result in results.items():
-            pictures[name] = write_pictures(folder / "pictures", result)
-        write_results(folder / RESULTS_FILE, list(results.values()), described)
+            pictures[name] = write_pictures(run.folder / "pictures", result)
+        write_results(run.folder / RESULTS_FILE, list(results.values()), run.identity)
 
-    _write_on_process_0(folder, write)
-    return Evaluated(results, described, pictures)
+    _write_on_process_0(run.folder, write)
+    return Evaluated(results, run.identity, pictures)
 
 
 def check(
-    indices: Sequence[DatasetIndex],
-    logs: Mapping[str, ScoreLog],
-    *,
-    progress: bool,
-    warn: bool = True,
+    indices: Sequence[DatasetIndex], logs: Sequence[Mapping[str, ScoreLog]], *, progress: bool
 ) -> None:
     """Looks for problems of the data before anything is computed; every process calls it.
 
+    What can be scored all the same is logged.
+
     Args:
         indices: the benchmarks and their files.
-        logs: by name; what is scored already is not looked into again.
+        logs: of every method by name; what is scored by all is not looked into again.
         progress: whether to show bars.
-        warn: whether to log what can be scored all the same.
 
     Raises:
         InputError: if something cannot be scored; the message lists all that was found.
     """
-    problems = [problem for index in indices for problem in index.problems]
-    seen: dict[str, Counter[int]] = {}
+    verified: list[DatasetIndex] = []
+
+    def description() -> str:
+        return "\n".join(describe_dataset(index) for index in verified if index.problems)
 
     def look() -> None:
         for index in indices:
-            log, mine = logs[index.benchmark.name], share_of(index.examples)
-            todo = remaining(mine, log)
-            found, values = verify_examples(
-                dataclasses.replace(index, examples=tuple(todo)), progress=progress
-            )
-            problems.extend(found)
-            for key in {example.key for example in mine} - {example.key for example in todo}:
-                labelled = log.records[key].counts.labelled.tolist()
-                values.update(dict(zip(index.benchmark.label_values, labelled, strict=True)))
-            seen[index.benchmark.name] = +values
-
-    def refuse() -> None:
-        for index in indices:
-            name = index.benchmark.name
-            values = sum((Counter(dict(one[name])) for one in everyones), Counter())
-            problems.extend(coding_problems(index.benchmark, values, index.label_folder))
-        if any(problem.fatal for problem in problems):
-            raise InputError(f"the data cannot be scored as it is:\n{describe_problems(problems)}")
+            mine = share_of(index.examples)
+            rest = {
+                example for one in logs for example in one[index.benchmark.name].remaining(mine)
+            }
+            todo = [example for example in mine if example in rest]
+            verified.append(verify_examples(index, todo, progress=progress))
+        if any(problem.fatal for index in verified for problem in index.problems):
+            raise InputError(f"the data cannot be scored as it is:\n{description()}")
 
     raise_on_all_processes(look)
-    texts = gather_texts(json.dumps({name: [*counts.items()] for name, counts in seen.items()}))
-    everyones = [json.loads(text) for text in texts]
-    raise_on_all_processes(refuse)
-    if warn and problems:
-        logging.warning("of the data:\n%s", describe_problems(problems))
+    if description():
+        logging.warning("of the data:\n%s", description())
 
 
 def _write_on_process_0(folder: Path, write: Callable[[], None]) -> None:
@@ -261,18 +251,10 @@ def check_same_images(indices: Sequence[DatasetIndex]) -> None:
     )
 
 
-def _open_logs(
-    folder: Path, indices: Sequence[DatasetIndex], described: Mapping[str, Any]
-) -> dict[str, ScoreLog]:
-    common = {k: v for k, v in described.items() if k not in ("hash", "benchmarks")}
-    logs = {}
-    for index in indices:
-        name = index.benchmark.name
-        # Which images there are does not change the counts of one.
-        own = {
-            field: value
-            for field, value in described["benchmarks"][name].items()
-            if field not in ("images", "image_list", "split")
-        }
-        logs[name] = ScoreLog(folder, name, len(index.benchmark.names), {**common, name: own})
-    return logs
+def _open_log(folder: Path, benchmark: Benchmark, identity: Mapping[str, Any]) -> ScoreLog:
+    """What is scored of a benchmark already, by the same model and protocol."""
+    depends_on = {k: v for k, v in identity.items() if k not in ("hash", "benchmarks")}
+    # Which images there are does not change the counts of one.
+    own = identity["benchmarks"][benchmark.name].items()
+    depends_on |= {k: v for k, v in own if k not in ("images", "image_list", "split")}
+    return ScoreLog(folder, benchmark.name, depends_on)

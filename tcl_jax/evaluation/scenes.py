@@ -1,4 +1,4 @@
-"""Zero-shot segmentation, retrieval and classification on drawn scenes."""
+"""Zero-shot segmentation and retrieval on drawn scenes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
@@ -16,7 +15,6 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.masks import MaskOptions, grid_masks
-from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.inference.windows import SlidingWindow
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.models.dense import MaskCLIP
@@ -141,11 +139,6 @@ def segment_scenes(
     ]
 
 
-def embed_shape_names(model: CLIP, params: Any, templates: str) -> Float32[np.ndarray, "classes d"]:
-    """Embeddings of the 24 class names in a set of templates, by its name."""
-    return embed_class_names(model, params, class_names(), templates)
-
-
 def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
     """Captions and images that find their partner among 128, mean of both directions, in per cent.
 
@@ -155,38 +148,18 @@ def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:
     right, shares = np.arange(RETRIEVAL_SIZE), []
     for start in range(0, len(source) - RETRIEVAL_SIZE + 1, RETRIEVAL_SIZE):
         scenes = [source[i] for i in range(start, start + RETRIEVAL_SIZE)]
+        images = np.stack([scene["image"] for scene in scenes])
         tokens = tokenizer([scene["text"] for scene in scenes])
-        similarity = np.asarray(_similarity(model, params, _images(scenes), tokens))
+        similarity = np.asarray(_similarity(model, params, images, tokens))
         shares += [np.mean(similarity.argmax(axis) == right) for axis in (0, 1)]
     return 100 * float(np.mean(shares))
 
 
-def zero_shot_accuracy(model: CLIP, params: Any, source: ShapesSource, templates: str) -> float:
-    """Single-object scenes whose image is nearest to its own class name, in per cent."""
-    texts = embed_shape_names(model, params, templates)
-    right = 0
-    for start in range(0, len(source), RETRIEVAL_SIZE):
-        scenes = [source[i] for i in range(start, min(start + RETRIEVAL_SIZE, len(source)))]
-        truth = np.array([scene["class_ids"][0] - 1 for scene in scenes])
-        similarity = np.asarray(_similarity(model, params, _images(scenes), texts))
-        right += int(np.sum(similarity.argmax(axis=1) == truth))
-    return 100 * right / len(source)
-
-
-def _images(scenes: Sequence[dict[str, Any]]) -> UInt8[np.ndarray, "b h w 3"]:
-    return np.stack([scene["image"] for scene in scenes])
-
-
-# Of the module, so that a run compiles it once for each kind of text and not at every evaluation.
+# Of the module, so that a run compiles it once and not at every evaluation.
 @functools.partial(jax.jit, static_argnums=0)
 def _similarity(
-    model: CLIP,
-    params: Any,
-    image: UInt8[Array, "b h w 3"],
-    texts: Int32[Array, "n l"] | Float[Array, "n d"],
+    model: CLIP, params: Any, image: UInt8[Array, "b h w 3"], tokens: Int32[Array, "n l"]
 ) -> Float[Array, "b n"]:
-    """Cosines of images with texts, given as tokens or as embeddings."""
-    if jnp.issubdtype(texts.dtype, jnp.integer):
-        texts = encode_text(model, params, texts)
+    """Cosines of images with texts."""
     images = encode_image(model, params, normalize(image)).embedding
-    return image_text_similarity(images, texts)
+    return image_text_similarity(images, encode_text(model, params, tokens))

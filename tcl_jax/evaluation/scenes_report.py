@@ -14,15 +14,14 @@ from tcl_jax.evaluation.report import UNKNOWN, align
 from tcl_jax.evaluation.scenes import (
     best_classes,
     check_scenes,
-    embed_shape_names,
     retrieval_at_1,
     scene_engine,
     segment_scenes,
     with_background,
-    zero_shot_accuracy,
 )
 from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions
+from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, put_locally
 from tcl_jax.pictures.grid import titled_grid
@@ -67,17 +66,14 @@ class ShapesEvaluator:
         size = config.eval.num_scenes
         self.validation = ShapesSource("validation", num_examples=size, image_size=side)
         self.test = ShapesSource("test", num_examples=size, image_size=side, seed=config.seed)
-        self.singles = ShapesSource(
-            "test", num_examples=size, image_size=side, seed=config.seed + 1, max_objects=1
-        )
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent."""
         everything = self._join(params, frozen)
         if self._experiment.trains_clip:
-            return Evaluation(self._clip_scores(everything, self.validation))
+            return Evaluation(self._clip_scores(everything, self.validation)[0])
         if self._threshold is None:
-            _, self._threshold = self._maskclip_scores(everything, self.validation)
+            _, self._threshold = self._clip_scores(everything, self.validation)
         picture = self._picture(everything, self.validation, self._threshold)
         return Evaluation(self._tcl_scores(everything, self.validation), {"scenes": picture})
 
@@ -87,28 +83,19 @@ class ShapesEvaluator:
         return put_locally(self._experiment.join(params, frozen), self._mesh)
 
     def _texts(self, everything: Any) -> np.ndarray:
-        return embed_shape_names(self._experiment.clip, everything["clip"], self._eval.templates)
+        clip, templates = self._experiment.clip, self._eval.templates
+        return embed_class_names(clip, everything["clip"], class_names(), templates)
 
     def _tcl_scores(self, everything: Any, scenes: ShapesSource) -> dict[str, float]:
         """TCL at the config's background threshold."""
         return self._segment("tcl", everything, scenes, [self._eval.background])[0]
 
-    def _maskclip_scores(
-        self, everything: Any, scenes: ShapesSource
-    ) -> tuple[dict[str, float], float]:
-        """MaskCLIP at the background threshold that is best for it on these very scenes."""
+    def _clip_scores(self, everything: Any, scenes: ShapesSource) -> tuple[dict[str, float], float]:
+        """MaskCLIP at the threshold that is best for it on these scenes, and retrieval."""
         results = self._segment("clip", everything, scenes, list(THRESHOLDS))
         best = max(range(len(results)), key=lambda i: results[i]["miou"])
-        return results[best], float(THRESHOLDS[best])
-
-    def _clip_scores(self, everything: Any, scenes: ShapesSource) -> dict[str, float]:
-        """Retrieval, classification and MaskCLIP segmentation of a CLIP."""
-        clip, params, templates = self._experiment.clip, everything["clip"], self._eval.templates
-        return {
-            **self._maskclip_scores(everything, scenes)[0],
-            "retrieval_at_1": retrieval_at_1(clip, params, scenes),
-            "zero_shot_accuracy": zero_shot_accuracy(clip, params, self.singles, templates),
-        }
+        retrieval = retrieval_at_1(self._experiment.clip, everything["clip"], scenes)
+        return {**results[best], "retrieval_at_1": retrieval}, float(THRESHOLDS[best])
 
     def _segment(
         self, method: str, everything: Any, scenes: ShapesSource, thresholds: Sequence[float]
@@ -156,16 +143,10 @@ class ShapesEvaluator:
         OpenAI's tensor names.
         """
         everything, clip = self._join(params, frozen), self._experiment.clip
-        picture = None
-        if self._experiment.trains_clip:
-            results = {"clip": self._clip_scores(everything, self.test)}
-        else:
-            baseline, threshold = self._maskclip_scores(everything, self.test)
-            retrieval = retrieval_at_1(clip, everything["clip"], self.test)
-            results = {
-                "clip": {**baseline, "retrieval_at_1": retrieval},
-                "tcl": self._tcl_scores(everything, self.test),
-            }
+        baseline, threshold = self._clip_scores(everything, self.test)
+        results, picture = {"clip": baseline}, None
+        if not self._experiment.trains_clip:
+            results["tcl"] = self._tcl_scores(everything, self.test)
             picture = self._picture(everything, self.test, threshold)
         if jax.process_index() != 0:
             return

@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     assert f"{again.scores['miou']:.2f}"[:4] in (tmp_path / "voc20.json").read_text()
 
 
-def test_training_a_clip_judges_the_baseline(tmp_path: Path) -> None:
+def test_training_a_clip_evaluates_the_baseline(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_clip_config())
     config.eval.tasks = ("voc20",)
     experiment = build_experiment(config)
@@ -78,7 +78,7 @@ def test_training_a_clip_judges_the_baseline(tmp_path: Path) -> None:
     assert before != after
 
 
-def test_missing_data_is_told_before_training(tmp_path: Path) -> None:
+def test_missing_data_is_named_before_training(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_config(tmp_path))
     config.eval.split = "train"
     with pytest.raises(InputError, match=r"(?s)SegmentationContext/train\.txt|Segmentation/train"):

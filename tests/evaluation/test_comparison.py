@@ -47,8 +47,7 @@ def test_equal_but_for_scores(tmp_path: Path) -> None:
         "context": ["-", "7.00", "-"],
         "mean of 2": ["35.06", "35.50", "+0.44"],
     }
-    assert "Only in A: cityscapes." in text and "Only in B: context." in text
-    assert "fingerprints are equal" in text and "WARNING" not in text
+    assert "scores are comparable" in text and "WARNING" not in text and "Compared" not in text
     assert text.startswith(f"A: {a}\nB: {b / 'results.json'}")
 
 
@@ -58,7 +57,7 @@ def test_method_and_weights_are_what_one_compares(tmp_path: Path) -> None:
     text = compare(a, b)
     assert "WARNING" not in text and "*" not in text
     assert "Compared:\n  method: tcl in A, maskclip in B" in text
-    assert "weights: abababababababab... in A, cdcdcdcdcdcdcdcd... in B" in text
+    assert f"weights: {'ab' * 32} in A, {'cd' * 32} in B" in text
     assert "\n  kp_weight: 0.3 in A, 0.0 in B" in text and "scores are comparable" in text
 
 
@@ -75,7 +74,6 @@ def test_another_protocol_is_warned_of(tmp_path: Path, field: str, value: Any, s
     b = put(tmp_path / "b", {"voc": 20.0, "ade20k": 3.0}, weights="cd" * 32, **{field: value})
     text = compare(a, b)
     warning = text.split("WARNING: ")[1]
-    assert warning.startswith("the protocols differ, so the scores are not comparable.")
     assert f"\n  {shown}" in warning and "weights" not in warning
     assert rows_of(text)["voc"][-1] == "-30.00*" and rows_of(text)["mean of 1"][-1] == "-30.00*"
     assert rows_of(text)["ade20k"] == ["-", "3.00", "-"]
@@ -87,15 +85,7 @@ def test_other_images_concern_one_benchmark(tmp_path: Path) -> None:
     a = put(tmp_path / "a", scores)
     b = put(tmp_path / "b", scores, per_benchmark={"voc": {"images": 9, "threshold": 0.1}})
     text = compare(a, b)
-    assert "so the scores are comparable only for ade20k, cityscapes." in text
     assert "\n  voc: images: 10 in A, 9 in B" in text
     assert "\n  voc: threshold: nothing in A, 0.1 in B" in text
     gains = {name: row[-1] for name, row in rows_of(text).items()}
     assert gains["voc"] == "+0.00*" and gains["ade20k"] == "+0.00" and gains["mean of 3"][-1] == "*"
-
-
-def test_benchmarks_of_one_side_do_not_count(tmp_path: Path) -> None:
-    a = put(tmp_path / "a", {"voc": 50.0, "ade20k": 3.0}, per_benchmark={"ade20k": {"images": 3}})
-    assert "fingerprints are equal" in compare(a, put(tmp_path / "b", {"voc": 50.0}))
-    text = compare(a, put(tmp_path / "c", {"context": 1.0}))
-    assert "No benchmark is in both" in text and "mean" not in text

@@ -15,7 +15,6 @@ import pytest
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation import benchmark as benchmark_module
-from tcl_jax.evaluation import report as report_module
 from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
 from tcl_jax.evaluation.report import caveats, summarize, summary_table, write_report
 from tcl_jax.evaluation.report_pictures import (
@@ -104,9 +103,8 @@ GOOD = {"format_version": 1, "benchmarks": {"voc": {"miou": 1.5}}, "fingerprint"
         (None, "no results at .*--output"),
         ("[" * 100_000, r"results\.json"),
         ({**GOOD, "format_version": 2}, "format_version"),
-        ({**GOOD, "fingerprint": None}, "fingerprint"),
-        ({**GOOD, "benchmarks": {"voc": 3}}, "'voc'"),
-        ({**GOOD, "benchmarks": {"voc": {"miou": NAN}}}, "miou of benchmark 'voc'"),
+        ({"format_version": 1}, "benchmarks"),
+        ({**GOOD, "benchmarks": {"voc": 3}}, "3 is no table"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path: Path, content: Any, message: str) -> None:
@@ -133,22 +131,21 @@ PUBLISHED = {
     "TCL": ["51.2", "24.3", "30.4", "77.5", "30.3", "19.6", "23.1", "14.9", "33.9"],
     "TCL + PAMR": ["55.0", "30.4", "31.6", "83.2", "33.9", "22.4", "24.0", "17.1", "37.2"],
 }
-EIGHT = BENCHMARKS
 
 
 def eight_results() -> list[BenchmarkResult]:
     """mIoU of 30, 32, ... 44 per cent."""
-    return [result_of(name, 0.3 + i / 50) for i, name in enumerate(EIGHT)]
+    return [result_of(name, 0.3 + i / 50) for i, name in enumerate(BENCHMARKS)]
 
 
 def test_table_stands_beside_the_published_rows(tmp_path: Path) -> None:
     results = eight_results()
-    cells = cells_of(summary_table({"TCL": evaluated(*results, result_of(own_benchmark(), 0.5))}))
-    heads = "voc context object voc20 context59 stuff city ade mean birds"
-    assert cells["mIoU, %"] == heads.split()
-    assert [float(c) for c in cells["TCL, measured"]] == [*range(30, 46, 2), 37, 50]
-    for method, row in PUBLISHED.items():
-        assert cells[f"{method}, published"] == [*row, "-"]
+    found = {"TCL": evaluated(*results, result_of(own_benchmark(), 0.5))}
+    cells = cells_of(summary_table(found))
+    assert cells["mIoU, %"] == [*BENCHMARKS, "birds", "mean of 8"]
+    assert [float(c) for c in cells["TCL, measured"]] == [*range(30, 46, 2), 50, 37]
+    for method, (*row, mean) in PUBLISHED.items():
+        assert cells[f"{method}, published"] == [*row, "-", mean]
     assert list(cells)[1] == "TCL, measured" and len(cells) == 4
     assert write_results(tmp_path / "a.json", results, {"x": 1})["mean_miou"] == pytest.approx(37)
     assert write_results(tmp_path / "b.json", results[1:], {"x": 1})["mean_miou"] is None
@@ -159,37 +156,29 @@ def test_a_ninth_benchmark_leaves_the_papers_mean_as_it_is(
 ) -> None:
     folder = tmp_path / "benchmarks"
     shutil.copytree(benchmark_module._FOLDER, folder)
-    (folder / "ninth.toml").write_text(
-        'title = "The ninth"\nimages = "i"\nlabels = "l"\nclasses = ["a", "b"]\n'
-        "published = {Other = 99.0}"
-    )
+    text = 'images = "i"\nlabels = "l"\nclasses = ["a"]\npublished = {Other = 99.0}'
+    (folder / "ninth.toml").write_text(text)
     monkeypatch.setattr(benchmark_module, "_FOLDER", folder)
-    for module in (benchmark_module, report_module):
-        monkeypatch.setattr(module, "BENCHMARKS", ("ninth", *EIGHT))
-    results = [*eight_results(), result_of("ninth", 0.9)]
-    cells = cells_of(summary_table({"TCL": evaluated(*results)}))
-    assert cells["mIoU, %"][0] == "ninth" and cells["mIoU, %"][-1] == "mean of 8"
-    assert cells["TCL, measured"][0] == "90.0" and cells["TCL, measured"][-1] == "37.0"
-    assert cells["TCL, published"] == ["-", *PUBLISHED["TCL"]]
-    assert cells["Other, published"] == ["99.0", *["-"] * 9]
-    assert write_results(tmp_path / "a.json", results, {"x": 1})["mean_miou"] == pytest.approx(37)
+    monkeypatch.setattr(benchmark_module, "BENCHMARKS", ("ninth", *BENCHMARKS))
+    assert benchmark_module.load_benchmark("ninth").published == {"Other": 99.0}
+    assert benchmark_module.paper_benchmarks() == BENCHMARKS
 
 
-def test_two_methods_have_a_difference_and_gaps_a_dash() -> None:
+def test_gaps_have_a_dash() -> None:
     nothing = BenchmarkResult(load_benchmark("ade20k"), (), (), 0)
+    birds = own_benchmark(published={"A": 41.2})
     text = summary_table({
         "TCL + PAMR": evaluated(result_of("voc", 0.55), nothing),
-        "MaskCLIP": evaluated(result_of("voc", 0.4), result_of(own_benchmark())),
+        "MaskCLIP": evaluated(result_of("voc", 0.4), result_of(birds)),
     })  # fmt: skip
-    cells, dashes = cells_of(text), ["-"] * 8
-    assert cells["mIoU, %"][-2:] == ["mean", "birds"]
-    assert cells["TCL + PAMR, measured"] == ["55.0", *dashes, "-"]
-    assert cells["MaskCLIP, measured"] == ["40.0", *dashes, "50.0"]
-    assert cells["TCL + PAMR - MaskCLIP"] == ["+15.0", *dashes, "-"]
-    alone = {"TCL": evaluated(result_of(own_benchmark(published={"Ann": 41.2}), 0.5))}
-    assert cells_of(summary_table(alone)) == {
-        "mIoU, %": ["birds"], "TCL, measured": ["50.0"], "Ann, published": ["41.2"],
-    }  # fmt: skip
+    assert cells_of(text) == {
+        "mIoU, %": ["voc", "ade20k", "birds"],
+        "TCL + PAMR, measured": ["55.0", "-", "-"],
+        "MaskCLIP, measured": ["40.0", "-", "50.0"],
+        "TCL, published": ["51.2", "14.9", "-"],
+        "TCL + PAMR, published": ["55.0", "17.1", "-"],
+        "A, published": ["-", "-", "41.2"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -212,12 +201,19 @@ def test_another_protocol_than_the_papers_is_said(
     assert caveats(birds, fingerprint_of(**changes)) == []
 
 
+def test_labels_of_one_class_are_said() -> None:
+    """As of masks of 0 and 255, of which 255 is ignored."""
+    images = (ImageResult("a", counts_of([1.0, NAN, NAN])),)
+    (note,) = caveats(BenchmarkResult(own_benchmark(), images, (), 1), {})
+    assert "birds: " in note and "--ignore" in note
+
+
 def test_other_images_than_the_papers_are_said() -> None:
     (note,) = caveats(result_of(load_benchmark("voc", split="train")), {})
-    assert "voc: judged on train" in note
+    assert "voc: evaluated on train" in note
     found = {"TCL": evaluated(result_of("voc", images=100), result_of("voc20"))}
     table = summarize(found)
-    assert table.rows[0].cells[:4] == ("50.0*", "-", "-", "50.0")
+    assert table.rows[0].cells == ("50.0*", "50.0")
     (note,) = table.notes
     assert "voc: 100 of 1,449 images of val" in note and f"* {note}" in summary_table(found)
 
@@ -263,7 +259,7 @@ def test_background_is_shown_untinted() -> None:
     assert (truth.max(-1) == truth.min(-1)).all() and truth.min() > 120
 
 
-@pytest.mark.parametrize("size", [(1024, 2048), (1, 1), (4000, 3)])
+@pytest.mark.parametrize("size", [(1024, 2048), (1, 1)])
 def test_any_size_can_be_shown(size: tuple[int, int]) -> None:
     picture = shown_picture(load_benchmark("cityscapes"), shown_of(*size))
     assert 100 <= picture.shape[0] <= 1500 and 480 <= picture.shape[1] <= 2500
@@ -289,7 +285,6 @@ def test_markdown_has_everything(found: dict[str, Evaluated], tmp_path: Path) ->
     write_report(tmp_path, found)
     text = (tmp_path / "results.md").read_text()
     for line in (
-        "| TCL + PAMR - MaskCLIP | +15.0 |",
         "| TCL + PAMR, measured | 55.0\\* |",
         "| aeroplane | 55.0 | 55.0 | 40.0 | 40.0 |",
         "| tvmonitor | - | - | - | - |",  # never occurs
@@ -319,7 +314,7 @@ def test_page_is_whole_in_itself(found: dict[str, Evaluated], tmp_path: Path) ->
     assert all(f'id="{link[1:]}"' in page for link in links)
     assert "Birds of my &lt;garden&gt;" in page and "&lt;i&gt;m&lt;/i&gt;" in page
     rows = rows_of(page)
-    assert rows[1].startswith("TCL + PAMR, measured 55.0 * - ")
+    assert rows[1].startswith("TCL + PAMR, measured 55.0 * 25.0")
     assert "aeroplane 55.0 55.0 40.0 40.0 10.0 10.0" in rows
     assert "<b>crow | *co* & son</b> - -" in rows
     assert page.count("--iou: 40.0%; --mean: 40.0%") == 20  # none for what never occurs

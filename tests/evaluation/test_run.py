@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,21 +99,24 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(evaluator, "read_pixels", counted)
     log = next((tmp_path / "whole/progress").glob("voc.*.jsonl"))
-    lines = log.read_text().splitlines()
-    assert len(lines) == 3
+    lines = log.read_text().strip().splitlines()
+    assert len(lines) == 2
     stopped = tmp_path / "stopped/progress" / log.name
     stopped.parent.mkdir(parents=True)
     # One image is scored, and the line of the other was being written.
-    stopped.write_text("\n".join([*lines[:2], lines[2][:30]]))
+    stopped.write_text("\n".join([lines[0], lines[1][:30]]))
     again = run(tmp_path / "stopped", ("voc",), pamr=False)
     assert_same_counts(again.results["voc"].counts, whole.results["voc"].counts)
     assert len(calls) == 1 + 4  # one to score, two to show: their masks, and themselves
-    assert len(stopped.read_text().splitlines()) == 3
+    # Another protocol begins anew and leaves the counts of the first.
+    calls.clear()
+    other = run(tmp_path / "stopped", ("voc",), pamr=False, threshold=0.6)
+    assert (
+        len(calls) == 2 + 4 and other.results["voc"].scores.miou != whole.results["voc"].scores.miou
+    )
     calls.clear()
     run(tmp_path / "stopped", ("voc",), pamr=False)
     assert len(calls) == 4
-    with pytest.raises(InputError, match=r"threshold: 0\.5 and 0\.6"):
-        run(tmp_path / "stopped", ("voc",), pamr=False, threshold=0.6)
 
 
 def test_methods_side_by_side(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_twelve_sizes_compile_three_programs_at_most(
     assert 1 <= len(compiled) <= 3
 
 
-def test_every_problem_is_told_before_anything_is_scored(shapes: Model, tmp_path: Path) -> None:
+def test_every_problem_is_named_before_anything_is_scored(shapes: Model, tmp_path: Path) -> None:
     write_photos(tmp_path, [(40, 60)] * 6)
     label = np.asarray(Image.open(tmp_path / "labels/001.png")).copy()
     label[3, 4:9] = 7
@@ -241,7 +243,7 @@ def test_files_that_go_bad_or_change_while_it_runs(
     sound = photo.read_bytes()
     photo.write_bytes(b"not an image")
     with monkeypatch.context() as patched, pytest.raises(RunError, match=r"002\.png: 12 bytes"):
-        patched.setattr(run_module, "verify_examples", lambda *a, **k: ((), Counter()))
+        patched.setattr(run_module, "verify_examples", lambda index, *a, **k: index)
         score(shapes, index, tmp_path / "out")
     photo.write_bytes(sound)
     before = score(shapes, index, tmp_path / "out").images
@@ -294,18 +296,6 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     assert len({hash_of(), *others}) == 1 + len(others)
 
 
-def test_label_rules_are_not_mixed_up_on_resume(shapes: Model, tmp_path: Path) -> None:
-    write_photos(tmp_path, [(40, 60)])
-    index, output = own_index(tmp_path), tmp_path / "out"
-    score(shapes, index, output)
-    with pytest.raises(InputError, match=r"custom\.labels: "):
-        score(shapes, own_index(tmp_path, reduce_zero_label=True), output)
-    score(shapes, own_index(tmp_path, name="custom.v2"), output)
-    score(shapes, index, output)
-    with pytest.raises(InputError, match="method: maskclip and sclip"):
-        score(shapes, own_index(tmp_path, name="third"), output, methods=["sclip"])
-
-
 def test_windows_of_a_benchmark_leave_no_gaps(shapes: Model, tmp_path: Path) -> None:
     write_photos(tmp_path, [(40, 60)])
     index = own_index(tmp_path, window=16)
@@ -329,15 +319,15 @@ def test_damaged_weights_get_no_score(shapes: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
-        ({"custom": np.ones((2, 64), np.float32)}, r"'custom' must be .*\(4, 64\).*\(2, 64\)"),
+        ({"custom": np.ones((2, 64), np.float32)}, r"'custom' must be .*\(4, 64\)"),
         ({"costum": np.ones((4, 64), np.float32)}, "'costum': evaluated are custom"),
     ],
 )
 def test_embeddings_that_do_not_fit_the_texts_are_refused(
-    shapes: Model, tmp_path: Path, given: dict[str, np.ndarray], told: str
+    shapes: Model, tmp_path: Path, given: dict[str, np.ndarray], message: str
 ) -> None:
     write_photos(tmp_path, [(40, 60)])
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         score(shapes, own_index(tmp_path), tmp_path / "out", text_embeddings=given)
