@@ -218,10 +218,6 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         self._stop()
         self._next_batch = position
 
-    def start_prefetch(self) -> None:
-        """Begins to make batches before the first is asked for."""
-        self._start().start_prefetch()
-
     def close(self) -> None:
         """Ends the workers; the iterator cannot be used afterwards."""
         self._closed = True

@@ -76,8 +76,6 @@ def test_order_depends_on_the_seed_and_the_place_alone():
     places = np.random.default_rng(0).permutation(120)
     assert [shared(int(i)) for i in places] == [whole[i] for i in places]
     assert [EpochOrder(parts, batch_size=8, seed=6)(i) for i in range(120)] != whole
-    far = 33 * 10**9  # epoch a milliard
-    assert sorted(shared(far + i) < 20 for i in range(33)).count(True) == 9
 
 
 # --------------------------------------------------------------------------------------- mixtures
@@ -101,7 +99,6 @@ def test_sources_one_after_the_other():
     ("weights", "draws"),
     [
         ({"a": 1, "b": 1, "c": 1}, [11, 11, 11]),
-        ({"a": 20, "b": 8, "c": 5}, [20, 8, 5]),
         ({"a": 0.2, "b": 0.1, "c": 0.7}, [7, 3, 23]),
         ({"a": 1000.0, "b": 32, "c": 32}, [31, 1, 1]),
     ],

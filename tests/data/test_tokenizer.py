@@ -110,13 +110,11 @@ def test_a_vocabulary_of_ones_own(tmp_path):
     [
         (lambda file: file.unlink(), "cannot be read"),
         (lambda file: file.write_bytes(b"{]"), "cannot be read"),
-        (lambda file: file.write_bytes(b"\xff\xfe"), "cannot be read"),
         (lambda file: file.write_text('{"version": "1.0", "model": {"type": "WordLevel", "vocab": '
                                       '{"<|endoftext|>": 0}, "unk_token": "a"}}'),
-         "not a CLIP's: of its 1 tokens by WordLevel"),
+         "not a CLIP's: .*WordLevel"),
         (lambda file: file.write_text(file.read_text().replace("<|startoftext|>", "<s>")),
          "not a CLIP's.*startoftext.*the id None"),
-        (lambda file: file.write_text(file.read_text().replace("</w>", "@")), "words end in '@'"),
     ],
 )  # fmt: skip
 def test_bad_tokenizer_file(tmp_path, change, message):
