@@ -14,13 +14,11 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int64
 
-from tcl_jax.data.images import ImageDecodeError, ImageTooLargeError, open_bytes
 from tcl_jax.errors import InputError, RunError
 
-KINDS = ("zero_bytes", "not_an_image", "damaged_image", "too_large",
-         "no_caption", "empty_caption", "not_utf8")  # fmt: skip
-"""What can be wrong: an image of no bytes; of another format; cut short or damaged; of more pixels
-than `images.MAX_PIXELS`; no caption at all; one of white space alone; in another encoding."""
+KINDS = ("unreadable_image", "no_caption", "empty_caption", "not_utf8")
+"""What can be wrong: an image that cannot be read; no caption; one of white space alone; one in
+another encoding."""
 
 MIN_SEEN = 500
 """Samples that must have been looked at before their bad share can stop a run."""
@@ -47,19 +45,6 @@ class BadSample:
     shard: str
     kind: str
     reason: str
-
-
-def bad_image(data: bytes, error: ImageDecodeError) -> BadSampleError:
-    """Why an image file could not be decoded, which ended with `error`."""
-    if not data:
-        return BadSampleError("zero_bytes", "the image has no bytes")
-    kind = "damaged_image"
-    try:
-        open_bytes(data)
-    except ImageDecodeError as at_header:
-        large = isinstance(at_header, ImageTooLargeError)
-        kind = "too_large" if large else "not_an_image"
-    return BadSampleError(kind, str(error))
 
 
 def choose_caption(text: Any, rng: np.random.Generator) -> str:

@@ -24,7 +24,7 @@ FORMATS = (
 )  # fmt: skip
 """What is read, by Pillow's names and in order of trial: pictures that their first bytes tell.
 
-HEIF takes pillow-heif or pi-heif; readers that would start other programs (EPS) are not among them.
+HEIF takes pillow-heif; readers that would start other programs (EPS) are not among them.
 """
 
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
@@ -50,10 +50,6 @@ ImageLike: TypeAlias = np.ndarray | Image.Image | str | os.PathLike[str] | Suppo
 
 class ImageDecodeError(InputError):
     """An image that cannot be read: another format, damaged, cut short, too large, not there."""
-
-
-class ImageTooLargeError(ImageDecodeError):
-    """An image of more pixels than are read."""
 
 
 def decode(data: bytes) -> Rgb:
@@ -114,7 +110,7 @@ def open_file(
             with _open(file, max_pixels) as image:
                 yield image
     except ImageDecodeError as error:
-        raise type(error)(f"{path}: {error}") from error.__cause__
+        raise ImageDecodeError(f"{path}: {error}") from error.__cause__
     except (OSError, ValueError, MemoryError) as error:
         raise_machine_fault(str(path), error)
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
@@ -177,10 +173,6 @@ def _readers() -> dict[str, tuple[Callable[..., Image.Image], Callable[[bytes], 
     Image.init()
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _PNG_TEXT_BYTES
     with contextlib.suppress(ImportError):
-        import pi_heif
-
-        pi_heif.register_heif_opener()
-    with contextlib.suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
@@ -216,7 +208,7 @@ def _open(file: _File, max_pixels: int | None = None) -> Image.Image:
 
 def _check_size(width: int, height: int, limit: int) -> None:
     if width * height > limit:
-        raise ImageTooLargeError(
+        raise ImageDecodeError(
             f"the image is too large: {width} x {height} pixels, and the limit is {limit}; make it "
             "smaller or cut it into parts"
         )

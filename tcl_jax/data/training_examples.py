@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tcl_jax.data.bad_samples import BadSample, BadSampleError, bad_image, choose_caption
+from tcl_jax.data.bad_samples import BadSample, BadSampleError, choose_caption
 from tcl_jax.data.images import ImageDecodeError
 from tcl_jax.data.order import EpochOrder
 from tcl_jax.data.random_erasing import RandomErasing
@@ -133,11 +133,10 @@ class TrainingExamples:
         if "problem" in example:
             raise example["problem"]
         text = choose_caption(example["text"], rng)
-        image = example["image"]
         try:
-            pixels = self._transform(image, rng)
+            pixels = self._transform(example["image"], rng)
         except ImageDecodeError as error:
-            raise bad_image(image if isinstance(image, bytes) else b"?", error) from error
+            raise BadSampleError("unreadable_image", str(error)) from error
         except ValueError as error:
             raise ValueError(f"example {example.get('key', '?')!r}: {error}") from error
         made = {"image": pixels}

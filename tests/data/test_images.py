@@ -142,7 +142,7 @@ def test_png_with_more_text_than_pillow_reads(tmp_path: Path) -> None:
 
 
 def test_heic_is_read_with_a_plugin(tmp_path: Path) -> None:
-    pillow_heif = pytest.importorskip("pillow_heif")  # pi_heif reads only
+    pillow_heif = pytest.importorskip("pillow_heif")
     made = pillow_heif.from_pillow(Image.fromarray(picture()))
     made.save(tmp_path / "a.heic", quality=100, chroma=444)
     assert_near(read_image(tmp_path / "a.heic"), picture(), 12)
