@@ -226,7 +226,7 @@ def _of(shard: Shard) -> str:
 
 
 def _checksum(pairs: Sequence[Pair], left_out: LeftOut) -> int:
-    """As checkpoints and embeddings of captions have it: another rule would make them useless."""
+    """As checkpoints have it in their fingerprints: by another rule they would fit no data."""
     checksum = key_end = 0
     for pair in pairs:
         key_end += len(pair.key)

@@ -21,7 +21,7 @@ from absl import logging
 
 from tcl_jax.data import remote
 from tcl_jax.data.bad_samples import BadSampleError
-from tcl_jax.data.caption_cache import CaptionFile, open_caption_files
+from tcl_jax.data.caption_cache import caption_path, check_caption_files, read_embeddings
 from tcl_jax.data.captions import read_captions
 from tcl_jax.data.shard_names import Shard, find_shards
 from tcl_jax.data.tar_index import ShardIndex, open_indexes, open_shard, read_place
@@ -134,9 +134,9 @@ class TarSource:
             for _, index in used
         ]
         self._ends = list(itertools.accumulate(index.pairs for index in self.indexes))
-        self._caption_files: list[CaptionFile] | None = None
+        self._text_tower = text_tower
         if text_tower is not None:
-            self._caption_files = open_caption_files(self._shards, self.indexes, text_tower)
+            check_caption_files(self._shards, self.indexes, text_tower)
         logging.log(
             logging.WARNING if left_out else logging.INFO,
             "%d pairs in %d shards; left out: %s",
@@ -191,8 +191,9 @@ class TarSource:
             example["text"] = read_captions(text, json, self._caption_field)
         except BadSampleError as error:
             example["problem"] = error
-        if self._caption_files is not None:
-            example["text_embedding"] = self._caption_files[number].read(place, example["text"])
+        if self._text_tower is not None:
+            path = caption_path(self.indexes[number], self._text_tower)
+            example["text_embedding"] = read_embeddings(path, place, example["text"])
         return example
 
     def captions(self, number: int) -> list[list[str]]:

@@ -15,7 +15,7 @@ from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.data.caption_cache import (
     caption_path,
     embed_command,
-    find_caption_file,
+    read_embeddings,
     write_caption_file,
 )
 from tcl_jax.data.mixture import Mixture
@@ -85,45 +85,26 @@ def test_rows_come_back_bit_by_bit(shard: tuple[TarSource, ShardIndex], width: i
         rows = (rows.view(np.uint32) & 0xFFFF0000).view(np.float32)
     size = write_caption_file(index, TOWER, captions, rows)
     path = caption_path(index, TOWER)
-    assert path.stat().st_size == size == 48 + 2 * 5 * (DIMENSION * width + 4)
-    assert path.name == f"a.tar.{TOWER}.captions" and path.parent == Path(index.path).parent
-    file = find_caption_file(index, TOWER)
-    assert file is not None and (file.dimension, file.width) == (DIMENSION, width)
-    read = [file.read(i, several) for i, several in enumerate(captions)]
+    assert size == 2 * 5 * (DIMENSION * width + 4) < path.stat().st_size < size + 200
+    assert path.name.startswith(f"a.tar.{TOWER}-") and path.parent == Path(index.path).parent
+    read = [read_embeddings(path, i, several) for i, several in enumerate(captions)]
     assert all(one.dtype == np.float32 and one.flags.writeable for one in read)
     assert [len(one) for one in read] == [1, 1, 1, 0, 2]
     np.testing.assert_array_equal(np.concatenate(read), rows)
     for other in (["é b"], ["é a", "é b"], ["é a", "", ""]):
-        with pytest.raises(InputError, match="another caption than '.*'; .*embed_captions"):
-            file.read(0, other)
-    with pytest.raises(InputError, match="row 5 is damaged"):
-        file.read(5, [""])
+        with pytest.raises(InputError, match=f"{path.name}: row 0 .*embed_captions"):
+            read_embeddings(path, 0, other)
+    whole = path.read_bytes()
+    for content in (b"", whole[:20], whole[:-1], whole[:-3] + b"xxx"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{path.name}: row 4 .*embed_captions"):
+            read_embeddings(path, 4, captions[4])
     path.unlink()
-    with pytest.raises(InputError, match=f"{path.name}.*embed_captions"):
-        file.read(0, ["é a"])
+    with pytest.raises(InputError, match=f"{path.name}: row 0 .*embed_captions"):
+        read_embeddings(path, 0, ["é a"])
     path.mkdir()
     with pytest.raises(InputError, match=f"{path.name}.*data.index_dir"):
         embed(source)
-
-
-def test_damage_is_seen(shard: tuple[TarSource, ShardIndex]) -> None:
-    source, index = shard
-    embed(source)
-    path = caption_path(index, TOWER)
-    whole = path.read_bytes()
-    in_header = whole[:30] + b"x" + whole[31:]
-    for content in (b"", whole[:20], whole[:-1], whole + b"x", in_header):
-        path.write_bytes(content)
-        assert find_caption_file(index, TOWER) is None
-    path.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
-    file = find_caption_file(index, TOWER)
-    assert file is not None
-    with pytest.raises(InputError, match=f"{path.name}: row 0 is damaged"):
-        file.read(0, ["é a"])
-    np.testing.assert_array_equal(file.read(1, ["é b"]), [embedding("é b")])
-    path.write_bytes(whole)
-    path.rename(caption_path(index, OTHER))
-    assert find_caption_file(index, OTHER) is None
 
 
 # ------------------------------------------------------------------------------- what is refused
