@@ -120,24 +120,6 @@ def test_bad_samples_are_replaced_and_written_down(reference):
     assert (counts > 2).sum() >= 20  # 24 replacements, hardly one like another
 
 
-def test_processes_replace_alike(reference, shards, tmp_path):
-    expected, written = reference
-    source = TarSource([shards])
-    logs = [BadSampleLog(tmp_path / f"{p}.jsonl") for p in range(2)]
-    parts = [
-        take(batches_of(source, logs[p], process_index=p, process_count=2), 30) for p in range(2)
-    ]
-    joined = [
-        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
-        for step in zip(*parts, strict=True)
-    ]
-    assert_same(joined, expected)
-    both = [row for log in logs for row in lines(log.path)]
-    assert sorted(both, key=json.dumps) == sorted(written, key=json.dumps)
-    total = sum(log.totals() for log in logs)
-    assert total[0] == 480 and total[1:].sum() == len(written)
-
-
 def test_resume_with_two_workers_among_bad_samples(reference, shards, tmp_path):
     expected, written = reference
     first = batches_of(TarSource([shards]))
