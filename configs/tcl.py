@@ -113,7 +113,7 @@ def get_config() -> ConfigDict:
     config.eval.num_scenes = 512  # that the task "shapes" draws, 128 at least
     config.eval.best_metric = ""  # "task/score" that ranks checkpoints, higher is better
     config.eval.batch_size = 64  # scenes of the task "shapes" at a time
-    config.eval.templates = "custom"  # prompts for class names, a key of data.templates.TEMPLATES
+    config.eval.templates = "custom"  # prompts for class names, see inference/templates.py
     config.eval.background = 0.5  # score of the background class
     config.eval.pamr = False
     config.eval.kp_weight = 0.3

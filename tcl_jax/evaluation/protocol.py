@@ -35,7 +35,7 @@ class Protocol:
         window, stride: side and distance of the sliding windows, in pixels.
         threshold: score of the background class, in [0, 1].
         pamr, kp_weight: as in `inference.masks.MaskOptions`.
-        templates: name of a set in `data.templates.TEMPLATES`.
+        templates: name of a set in `inference.templates.TEMPLATES`.
         dtype: what the network computes in, a key of `COMPUTE_DTYPES`.
         max_long_side: most pixels of a resized image's long side.
 
