@@ -112,7 +112,7 @@ class BadSampleLog:
         return np.array([self._good, *(self._bad[kind] for kind in KINDS)], np.int64)
 
     def check(self, totals: Int64[np.ndarray, "n"]) -> float:
-        """Tells of new bad samples, and refuses too many.
+        """Warns of new bad samples, and ends a run with too many.
 
         Args:
             totals: of this process, or the sum over all.

@@ -22,7 +22,7 @@ MAX_PIXELS = 100_000_000
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "QOI", "PSD",
 )  # fmt: skip
-"""What is read, by Pillow's names and in order of trial: pictures that their first bytes tell.
+"""Pillow's names of the formats that are read, in the order in which they are tried.
 
 HEIF takes pillow-heif; readers that would start other programs (EPS) are not among them.
 """

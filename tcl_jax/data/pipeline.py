@@ -59,7 +59,7 @@ def make_iterator(
       process_index, process_count: process p gets rows [p b, (p + 1) b) of each global batch.
       num_workers: operating system processes that make batches ahead; 0 makes them in a thread.
       repeat: False ends after the last whole batch of one epoch.
-      bad_samples: is told of bad samples, batch by batch as they are handed out.
+      bad_samples: records bad samples as their batches are handed out.
 
     Returns:
       Iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, L]}, with
@@ -111,7 +111,7 @@ def make_iterator(
 
 
 class _ExampleBatches:
-    """Examples in batches: arrays stacked, bad samples in one list; what is left over is not used.
+    """Whole batches of examples: arrays stacked, bad samples in one list.
 
     Grain's work for each element is then done once a batch. Filling arrays row by row takes half
     the memory of stacking the examples.

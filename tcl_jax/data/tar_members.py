@@ -20,7 +20,7 @@ TEXT_SUFFIXES, JSON_SUFFIXES = (".txt", ".text", ".caption"), (".json", ".jsn")
 RULE = zlib.crc32(
     repr((sorted(IMAGE_SUFFIXES), TEXT_SUFFIXES, JSON_SUFFIXES, PASSED_OVER.pattern)).encode()
 )
-"""Another number where other members make pairs."""
+"""Changes with what makes a pair; indexes say by which rule they were made."""
 
 Place: TypeAlias = tuple[int, int]
 """Offset and size in bytes."""
