@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
 
     config.data = ConfigDict()
-    config.data.source = "tar"  # a key of data.sources.SOURCES: tar, tfds, mixture, shapes
+    config.data.source = "tar"  # tar, tfds, mixture or shapes, see data/sources.py
     config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")  # files, folders, gs://, {0..331}
     config.data.allow_missing_shards = True  # train on what is there; the log says what is not
     config.data.index_dir = ""  # folder of the shards' index files; "": beside the shards

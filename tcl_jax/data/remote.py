@@ -120,7 +120,7 @@ def retry(address: str, request: Callable[[], _T]) -> _T:
     """What a request returns, made again where it fails for a reason that may pass.
 
     Args:
-        address: of the file, for messages.
+        address: of the file; if that is a path on this machine, the request is made once.
         request: called without arguments; a ValueError of it is raised as it is.
 
     Raises:
@@ -128,6 +128,8 @@ def retry(address: str, request: Callable[[], _T]) -> _T:
         InputError: access is refused.
         RemoteError: it failed `TRIES` times.
     """
+    if not is_remote(address):
+        return request()
     for attempt in range(TRIES):
         try:
             return request()

@@ -162,7 +162,7 @@ def _find_or_make(shard: Shard, index_dir: str | None) -> ShardIndex | str:
     if index is not None:
         return index
     try:
-        data = remote.retry(shard.address, lambda: _make(shard)) if is_remote else _make(shard)
+        data = remote.retry(shard.address, lambda: _make(shard))
     except InputError:
         raise
     except (OSError, ValueError) as error:

@@ -14,9 +14,8 @@ import hashlib
 import itertools
 import zlib
 from collections.abc import Sequence
-from typing import Any, NotRequired, SupportsIndex, TypedDict
+from typing import Any, SupportsIndex
 
-import numpy as np
 from absl import logging
 
 from tcl_jax.data import remote
@@ -27,22 +26,6 @@ from tcl_jax.data.shard_names import Shard, find_shards
 from tcl_jax.data.tar_index import ShardIndex, open_indexes, open_shard, read_place
 from tcl_jax.data.tar_members import NOWHERE, Pair, Place
 from tcl_jax.errors import InputError, as_input_error, shorten
-
-
-class CaptionedImage(TypedDict):
-    """One example.
-
-    `image` has the bytes of an image file, `text` the captions, mostly one; where there is none,
-    `problem` says why. `key` is the name in the shard, and `shard` the path or address of the tar
-    file. `text_embedding`, float32 [n, d], is there where the source was asked for it.
-    """
-
-    image: bytes
-    text: list[str]
-    key: str
-    shard: str
-    problem: NotRequired[BadSampleError]
-    text_embedding: NotRequired[np.ndarray]
 
 
 class TarSource:
@@ -167,8 +150,14 @@ class TarSource:
         """Number of pairs."""
         return self._ends[-1]
 
-    def __getitem__(self, index: SupportsIndex) -> CaptionedImage:
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         """Reads a pair.
+
+        Returns:
+            `image`, the bytes of a file; `text`, the captions, mostly one; where there is none,
+            `problem`, a `BadSampleError` that says why; `key`, the name in the shard; `shard`, the
+            path or address of the tar file. `text_embedding`, float32 [n, d], comes where the
+            source was asked for it.
 
         Raises:
             IndexError: outside of 0 to len - 1.
@@ -184,9 +173,8 @@ class TarSource:
         with as_input_error(f"{shard.address}: pair {place} cannot be read"):
             pair = self.indexes[number].pair(place)
             image, text, json = _read(shard, [pair.image, pair.text, pair.json])
-        assert image is not None
         key = pair.key.decode("utf-8", "replace")
-        example: CaptionedImage = {"image": image, "text": [], "key": key, "shard": shard.address}
+        example: dict[str, Any] = {"image": image, "text": [], "key": key, "shard": shard.address}
         try:
             example["text"] = read_captions(text, json, self._caption_field)
         except BadSampleError as error:
@@ -209,9 +197,7 @@ class TarSource:
                 return [self._captions(file, index.pair(i)) for i in range(index.pairs)]
 
         with as_input_error(f"{shard.address}: its captions cannot be read"):
-            if remote.is_remote(shard.address):
-                return remote.retry(shard.address, read_all)
-            return read_all()
+            return remote.retry(shard.address, read_all)
 
     def _captions(self, file: Any, pair: Pair) -> list[str]:
         text, json = read_place(file, pair.text), read_place(file, pair.json)
