@@ -22,7 +22,7 @@ from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.transforms import Compose, RandomResizedCrop
 from tcl_jax.errors import InputError, RunError
 from tests.data.shards import picture, write_shard
-from tests.data.streams import assert_same, number_tokens, numbers, take
+from tests.data.streams import Numbers, assert_same, number_tokens, numbers, take
 
 SIDE = 8
 
@@ -131,26 +131,13 @@ def test_resume_with_two_workers_among_bad_samples(reference, shards, tmp_path):
 
 
 def test_replacement_is_of_the_same_source(shards):
-    good = Numbers(1000)
+    good = Numbers(1000, 1000, side=SIDE)
     mixed = Mixture({"bad": TarSource([shards]), "good": good}, {"bad": 1, "good": 9})
     log = BadSampleLog()
     batches = take(batches_of(mixed, log, transform=crop_or_keep), 155)  # two epochs
     found = np.array(numbers(batches))
     assert log.totals()[1:].sum() >= 10
     assert (found[:2480] < 1000).sum() == 2 * 124
-
-
-class Numbers:
-    """Pictures of numbers from 1000."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index):
-        return {"image": np.zeros((SIDE, SIDE, 3), np.uint8), "text": [str(1000 + index)]}
 
 
 def crop_or_keep(image, rng):

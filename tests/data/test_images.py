@@ -282,15 +282,6 @@ def test_pillow_modes(mode: str) -> None:
     assert_near(as_rgb(image), np.full((4, 6, 3), 255, np.uint8), 1)
 
 
-def test_pillow_image_is_left_as_it_was() -> None:
-    image = Image.new("RGBA", (5, 4), (9, 9, 9, 0))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    assert (as_rgb(image) == 255).all()
-    assert as_rgb(image).shape == (5, 4, 3)
-    assert image.size == (5, 4) and image.mode == "RGBA" and image.getexif()[0x0112] == 6
-
-
 def test_arrays() -> None:
     image = picture()
     deep = image.astype(np.uint16) * 257
@@ -326,16 +317,12 @@ def test_alpha_is_laid_over_white_alike_in_every_form(tmp_path: Path) -> None:
     ("array", "message"),
     [
         (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\).*np\.moveaxis"),
-        (np.zeros((1, 8, 8, 3), np.uint8), r"shape \(1, 8, 8, 3\)"),
-        (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\)"),
         (np.zeros((0, 8, 3), np.uint8), "not empty"),
         (np.zeros((8, 8, 3), np.int64), "int64.*astype"),
         (np.full((8, 8, 3), "x"), "<U1"),
         (np.full((8, 8, 3), 200.0), "from 200 to 200.*by 255"),
         (np.full((8, 8, 3), -2.1), "a mean was subtracted"),
         (np.full((8, 8, 3), np.nan), "(nan|inf).* must be in"),
-        (np.array([[0.5, np.inf]]), "(nan|inf).* must be in"),
-        (np.array([[1.1, 0.0]], np.float32), r"must be in \[0, 1\]"),
     ],
 )
 def test_arrays_that_are_no_image(array: np.ndarray, message: str) -> None:

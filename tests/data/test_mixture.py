@@ -12,22 +12,7 @@ from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.errors import InputError
-from tests.data.streams import add_noise, number_tokens
-
-
-class Numbers:
-    """Examples begin, begin + 1, ...; the image is full of the number."""
-
-    def __init__(self, begin: int, length: int, fingerprint: str = "") -> None:
-        self.begin, self.length, self.fingerprint = begin, length, fingerprint
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index):
-        number = self.begin + index
-        image = np.full((2, 2, 3), number % 256, np.uint8)
-        return {"image": image, "text": str(number), "key": f"{number:03d}"}
+from tests.data.streams import Numbers, add_noise, number_tokens
 
 
 def batches_of(source):

@@ -12,23 +12,7 @@ import numpy as np
 import pytest
 
 from tcl_jax.data.pipeline import make_iterator
-from tests.data.streams import add_noise, assert_same, number_tokens, numbers, take
-
-SIDE = 4
-
-
-class NumberSource:
-    """Example i is a picture full of i, with the caption "i"."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index):
-        image = np.full((SIDE, SIDE, 3), index, np.uint8)
-        return {"image": image, "text": str(index), "key": f"k{index}"}
+from tests.data.streams import Numbers, add_noise, assert_same, number_tokens, numbers, take
 
 
 def refuse_three(image, rng):
@@ -39,7 +23,7 @@ def refuse_three(image, rng):
 
 def iterate(length=23, batch=6, seed=0, **options):
     return make_iterator(
-        NumberSource(length),
+        Numbers(0, length),
         tokenizer=number_tokens,
         transform=options.pop("transform", add_noise),
         global_batch_size=batch,
@@ -60,7 +44,7 @@ def reference():
 
 
 def test_shapes(reference):
-    assert reference[0]["image"].shape == (6, SIDE, SIDE, 3)
+    assert reference[0]["image"].shape == (6, 4, 4, 3)
     assert reference[0]["image"].dtype == np.uint8
     assert reference[0]["tokens"].shape == (6, 1)
     assert reference[0]["tokens"].dtype == np.int32
@@ -158,7 +142,7 @@ def test_bad_example_is_named(reference):
     iterator = iterate(transform=refuse_three)
     iterator.set_state({**iterator.get_state(), "next_batch": before})
     for _ in range(2):  # It stays an error; the batch is not skipped.
-        with pytest.raises(ValueError, match="example 'k3': three is not a picture"):
+        with pytest.raises(ValueError, match="example '003': three is not a picture"):
             next(iterator)
     assert iterator.get_state()["next_batch"] == before
 

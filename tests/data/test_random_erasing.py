@@ -8,7 +8,7 @@ import numpy as np
 
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.random_erasing import RandomErasing
-from tcl_jax.data.transforms import Compose, HorizontalFlip
+from tests.data.streams import Numbers, add_noise, number_tokens, take
 
 SIDE = 224
 
@@ -56,31 +56,16 @@ def test_what_is_drawn() -> None:
     assert drawn == [[117, 29, 82, 194], [51, 15, 110, 52]]
 
 
-class Pictures:
-    """Small pictures, all different."""
-
-    def __len__(self) -> int:
-        return 12
-
-    def __getitem__(self, index):
-        image = np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8)
-        return {"image": image, "text": str(index)}
-
-
-def tokens(texts):
-    return np.array([[int(text)] for text in texts], np.int32)
-
-
 def batches(erasing: RandomErasing | None, count: int) -> list:
     iterator = make_iterator(
-        Pictures(),
-        tokenizer=tokens,
-        transform=Compose((HorizontalFlip(),)),
+        Numbers(0, 12, side=8),
+        tokenizer=number_tokens,
+        transform=add_noise,
         erasing=erasing,
         global_batch_size=4,
         seed=0,
     )
-    taken = [dict(next(iterator)) for _ in range(count)]
+    taken = take(iterator, count)
     iterator.close()
     return taken
 
