@@ -4,7 +4,7 @@ An index lies beside its shard (`X.tar.index`) or, where that folder cannot be w
 folder. It holds for one size and time of change of the shard, and is made anew where it is stale.
 
 The file is a line of JSON (of which shard it is, how to read on, what is left out) and a table with
-a record for each pair, which is mapped into memory and costs none.
+a record for each pair, which is read record by record and costs no memory.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class ShardIndex:
             OSError, ValueError: the file is gone, or shorter than at the start.
         """
         record = _record(self.key_bytes)
-        *places, key = np.memmap(self.path, record, "r", self.begin, self.pairs)[number].item()
+        offset = self.begin + number * record.itemsize
+        (row,) = np.fromfile(self.path, record, 1, offset=offset)
+        *places, key = row.item()
         return Pair(key, *zip(places[::2], places[1::2], strict=True))
 
 
