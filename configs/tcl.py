@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
 
     config.data = ConfigDict()
-    config.data.source = "tar"  # a key of data.sources.SOURCES: tar, tfds, mixture, shapes
+    config.data.source = "tar"  # tar, tfds, mixture or shapes, see data/sources.py
     config.data.shards = ("data/cc3m/*.tar", "data/cc12m/*.tar")  # files, folders, gs://, {0..331}
     config.data.allow_missing_shards = True  # train on what is there; the log says what is not
     config.data.index_dir = ""  # folder of the shards' index files; "": beside the shards
@@ -113,7 +113,7 @@ def get_config() -> ConfigDict:
     config.eval.num_scenes = 512  # that the task "shapes" draws, 128 at least
     config.eval.best_metric = ""  # "task/score" that ranks checkpoints, higher is better
     config.eval.batch_size = 64  # scenes of the task "shapes" at a time
-    config.eval.templates = "custom"  # prompts for class names, a key of data.templates.TEMPLATES
+    config.eval.templates = "custom"  # prompts for class names, see inference/templates.py
     config.eval.background = 0.5  # score of the background class
     config.eval.pamr = False
     config.eval.kp_weight = 0.3

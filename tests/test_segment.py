@@ -188,7 +188,7 @@ def test_names_that_the_terminal_cannot_show(
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--method=tcl"], "needs TCL's weights"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--method=odd"], "--method 'odd' is unknown"),
         (["--image=IN", "--output=OUT", "--text=cat", "Cat", CLIP], "are the same to"),
-        (["--image=IN", "--output=OUT", "--text=Background", CLIP], "'Background' is what"),
+        (["--image=IN", "--output=OUT", "--text=Background", CLIP], "'Background' is the name"),
     ],
 )
 def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -14,14 +14,11 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int64
 
-from tcl_jax.data.images import ImageDecodeError, ImageTooLargeError, open_bytes
 from tcl_jax.errors import InputError, RunError
-from tcl_jax.files import whole_file
 
-KINDS = ("zero_bytes", "not_an_image", "damaged_image", "too_large",
-         "no_caption", "empty_caption", "not_utf8")  # fmt: skip
-"""What can be wrong: an image of no bytes; of another format; cut short or damaged; of more pixels
-than `images.MAX_PIXELS`; no caption at all; one of white space alone; in another encoding."""
+KINDS = ("unreadable_image", "no_caption", "empty_caption", "not_utf8")
+"""What can be wrong: an image that cannot be read; no caption; one of white space alone; one in
+another encoding."""
 
 MIN_SEEN = 500
 """Samples that must have been looked at before their bad share can stop a run."""
@@ -50,19 +47,6 @@ class BadSample:
     reason: str
 
 
-def bad_image(data: bytes, error: ImageDecodeError) -> BadSampleError:
-    """Why an image file could not be decoded, which ended with `error`."""
-    if not data:
-        return BadSampleError("zero_bytes", "the image has no bytes")
-    kind = "damaged_image"
-    try:
-        open_bytes(data)
-    except ImageDecodeError as at_header:
-        large = isinstance(at_header, ImageTooLargeError)
-        kind = "too_large" if large else "not_an_image"
-    return BadSampleError(kind, str(error))
-
-
 def choose_caption(text: Any, rng: np.random.Generator) -> str:
     """The caption, or one of several that are not empty, drawn at random.
 
@@ -86,7 +70,8 @@ class BadSampleLog:
     """Counts bad samples, writes each to a file, and stops a run that has too many.
 
     The file has one JSON object a line: the number of the `batch`, and a `BadSample`. The process
-    that trains writes it in the order of the batches, so that it has exactly what they met.
+    that trains writes it in the order of the batches; a run that resumes adds the lines of the
+    batches that come again once more.
 
     Args:
         path: file to add to, made with the first bad sample; None: only count.
@@ -122,23 +107,12 @@ class BadSampleLog:
                 for sample in samples:
                     file.write(json.dumps({"batch": batch, **dataclasses.asdict(sample)}) + "\n")
 
-    def rewind(self, batch: int) -> None:
-        """Drops the lines of this batch and later ones, which are going to come again."""
-        if self.path is None or not self.path.exists():
-            return
-        with (
-            whole_file(self.path) as temporary,
-            self.path.open("rb") as old,
-            temporary.open("wb") as new,
-        ):
-            new.writelines(line for line in old if _batch_of(line) < batch)
-
     def totals(self) -> Int64[np.ndarray, "n"]:
         """Good samples, then bad ones by `KINDS`; those of several processes may be added up."""
         return np.array([self._good, *(self._bad[kind] for kind in KINDS)], np.int64)
 
     def check(self, totals: Int64[np.ndarray, "n"]) -> float:
-        """Tells of new bad samples, and refuses too many.
+        """Warns of new bad samples, and ends a run with too many.
 
         Args:
             totals: of this process, or the sum over all.
@@ -165,11 +139,3 @@ class BadSampleLog:
             logging.warning("%s; others take their places%s", told, where)
             self._told = bad
         return bad / seen
-
-
-def _batch_of(line: bytes) -> float:
-    """The batch of a line; infinite where the line is torn."""
-    try:
-        return float(json.loads(line)["batch"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

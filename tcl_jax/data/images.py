@@ -6,12 +6,12 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin
 
 from tcl_jax.data.exif import exif_turn
 from tcl_jax.errors import InputError, machine_fault, raise_machine_fault
@@ -22,9 +22,9 @@ MAX_PIXELS = 100_000_000
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "QOI", "PSD",
 )  # fmt: skip
-"""What is read, by Pillow's names and in order of trial: pictures that their first bytes tell.
+"""Pillow's names of the formats that are read, in the order in which they are tried.
 
-HEIF takes pillow-heif or pi-heif; readers that would start other programs (EPS) are not among them.
+HEIF takes pillow-heif; readers that would start other programs (EPS) are not among them.
 """
 
 Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
@@ -32,13 +32,8 @@ _File: TypeAlias = io.BytesIO | io.BufferedReader
 
 # Rounding in resizing and colour conversions leaves floats this little outside of [0, 1].
 _FLOAT_SLACK = 1e-3
-# All of a PNG that makes the picture. Pillow reads the rest, too, and refuses much text in it.
-_PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
-# In the brands of HEIC; MP4 and MOV begin alike, with others.
-_HEIC_BRANDS = (b"hei", b"hev", b"mif1", b"msf1")
-# Tags of a TIFF: width and height, and how its samples lie.
-_TIFF_SIZE = (256, 257)
-_TIFF_BITS, _TIFF_SAMPLES, _TIFF_PLANES = 258, 277, 284
+# Of text and colour profiles in a PNG: some programs write more than Pillow reads by itself.
+_PNG_TEXT_BYTES = 1 << 26
 
 
 @runtime_checkable
@@ -55,10 +50,6 @@ ImageLike: TypeAlias = np.ndarray | Image.Image | str | os.PathLike[str] | Suppo
 
 class ImageDecodeError(InputError):
     """An image that cannot be read: another format, damaged, cut short, too large, not there."""
-
-
-class ImageTooLargeError(ImageDecodeError):
-    """An image of more pixels than are read."""
 
 
 def decode(data: bytes) -> Rgb:
@@ -119,7 +110,7 @@ def open_file(
             with _open(file, max_pixels) as image:
                 yield image
     except ImageDecodeError as error:
-        raise type(error)(f"{path}: {error}") from error.__cause__
+        raise ImageDecodeError(f"{path}: {error}") from error.__cause__
     except (OSError, ValueError, MemoryError) as error:
         raise_machine_fault(str(path), error)
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
@@ -180,10 +171,7 @@ def load_rgb(image: Image.Image) -> Image.Image:
 def _readers() -> dict[str, tuple[Callable[..., Image.Image], Callable[[bytes], bool | str]]]:
     """What opens an image of each of `FORMATS`, and what tells it by its first bytes."""
     Image.init()
-    with contextlib.suppress(ImportError):
-        import pi_heif
-
-        pi_heif.register_heif_opener()
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _PNG_TEXT_BYTES
     with contextlib.suppress(ImportError):
         import pillow_heif
 
@@ -194,85 +182,33 @@ def _readers() -> dict[str, tuple[Callable[..., Image.Image], Callable[[bytes], 
 def _open(file: _File, max_pixels: int | None = None) -> Image.Image:
     """Reads a header; unlike `Image.open`, it tells why the format's own reader refuses it."""
     limit = MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS)
-    head = file.read(64)
+    head = file.read(16)
     reason, cause = "", None
     for name, (reader, accepts) in _readers().items():
-        if (told := accepts(head[:16])) is not True:
-            reason = f"it is {name}: {told}" if told else reason  # why there is no support here
+        if accepts(head) is not True:
             continue
         file.seek(0)
-        image: Image.Image | None
         try:
-            image = reader(_picture_chunks(file) if name == "PNG" else file, "")
+            image = reader(file, "")
         except Exception as error:  # Pillow raises almost any type on damaged headers.
             # Memory does not run out here but for lengths that a damaged header says.
             if isinstance(error, OSError) and machine_fault(error):
                 raise
-            image = _open_deep_tiff(file, head, limit) if name == "TIFF" else None
-            if image is None:
-                reason, cause = f"its {name} header cannot be read: {error}", error
-                continue  # AVIF and HEIC begin alike
+            reason, cause = f"its {name} header cannot be read: {error}", error
+            continue  # AVIF and HEIC begin alike
         _check_size(image.width, image.height, limit)
         return image
-    is_heic = head[4:8] == b"ftyp" and any(brand in head for brand in _HEIC_BRANDS)
-    if "HEIF" not in _readers() and is_heic and b"avi" not in head:
-        reason = "it looks like HEIC; install pillow-heif to have it read, or save it as JPEG"
-    elif not reason:
-        size, known = file.seek(0, os.SEEK_END), ", ".join(FORMATS)
-        reason = f"{size} bytes beginning {head[:8]!r} are no image of a known format: {known}"
-    raise ImageDecodeError(reason) from cause
-
-
-def _picture_chunks(file: _File) -> io.BytesIO:
-    """A PNG without the chunks that Pillow would read for nothing."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    kept, at = [file.read(8)], 8
-    while at < size:
-        file.seek(at)
-        head = file.read(8)
-        end = at + 12 + int.from_bytes(head[:4], "big")
-        if head[4:] in _PICTURE_CHUNKS:
-            kept += [head, file.read(min(end, size) - at - 8)]
-        at = end
-    return io.BytesIO(b"".join(kept))
-
-
-def _open_deep_tiff(file: _File, head: bytes, limit: int) -> Image.Image | None:
-    """A TIFF for whose samples Pillow has no mode, such as RGB of floats, by OpenCV.
-
-    Returns:
-        Its pixels; None if not even its size can be read.
-
-    Raises:
-        ImageDecodeError: if it is too large or damaged, or its values are out of range.
-    """
-    import cv2
-
-    try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2] == 43 else 8])
-        file.seek(tags.next)
-        tags.load(file)
-        width, height = (int(tags[tag]) for tag in _TIFF_SIZE)
-    except Exception:
-        return None
-    _check_size(width, height, limit)
-    _check_planes(tags)
-    file.seek(0)
-    try:
-        array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-        if array is None:
-            raise ValueError("its data are damaged, or of a kind that OpenCV does not read either")
-        if array.ndim == 3:  # OpenCV's order is blue, green, red, alpha
-            array = array[..., [2, 1, 0, 3][: array.shape[2]]]
-        return Image.fromarray(_array_as_rgb(array))
-    except (ValueError, cv2.error) as error:
-        raise ImageDecodeError(f"a TIFF of {width} x {height} pixels: {error}") from error
+    size, known = file.seek(0, os.SEEK_END), ", ".join(FORMATS)
+    raise ImageDecodeError(
+        reason
+        or f"{size} bytes beginning {head[:8]!r} are no image of a known format: {known} (HEIF, as "
+        "of HEIC files, once pillow-heif is installed)"
+    ) from cause
 
 
 def _check_size(width: int, height: int, limit: int) -> None:
     if width * height > limit:
-        raise ImageTooLargeError(
+        raise ImageDecodeError(
             f"the image is too large: {width} x {height} pixels, and the limit is {limit}; make it "
             "smaller or cut it into parts"
         )
@@ -280,19 +216,8 @@ def _check_size(width: int, height: int, limit: int) -> None:
         raise ImageDecodeError(f"the image of {width} x {height} pixels is empty")
 
 
-def _check_planes(tags: Mapping[int, Any]) -> None:
-    """Refuses what Pillow and OpenCV give without an error, but wrong."""
-    apart = tags.get(_TIFF_PLANES) == 2 and tags.get(_TIFF_SAMPLES, 1) > 1
-    if apart and max(tags.get(_TIFF_BITS, (1,))) > 8:
-        raise ImageDecodeError(
-            "a TIFF with its planes stored apart and more than 8 bits a sample, which is not read; "
-            "save it with its samples pixel by pixel (PlanarConfiguration 1)"
-        )
-
-
 def _load(image: Image.Image) -> None:
     """Decodes the pixels of an opened image."""
-    _check_planes(getattr(image, "tag_v2", {}))
     try:
         image.load()
     except Exception as error:
@@ -369,9 +294,7 @@ def _as_uint8(array: np.ndarray) -> np.ndarray:
         )
     floats = array.astype(np.float32)
     low, high = float(floats.min()), float(floats.max())
-    if not np.isfinite([low, high]).all():
-        raise InputError("image has values that are not finite, and they must be in [0, 1]")
-    if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
+    if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):  # so that NaN is refused, too
         raise InputError(
             f"image has floats from {low:.6g} to {high:.6g}, and they must be in [0, 1]: divide "
             "values of 0 to 255 by 255, and give an image as it was before a mean was subtracted"

@@ -17,10 +17,10 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NoReturn, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
-from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.errors import as_input_error
 from tcl_jax.files import read_text
 
 BACKGROUND, IGNORED = "_background_", "__ignore__"
@@ -35,7 +35,7 @@ _VALUE_HEADINGS = (
     "id", "ids", "class_id", "label_id", "value", "label_value", "pixel_value", "idx", "index",
     "label", "",
 )  # fmt: skip
-_NUMBERED = r"(?P<value>-?\d+)\s*(?:[:,;=|\t]|[.)]\s)\s*(?P<name>.+)"
+_NUMBERED = r"(-?\d+)\s*(?:[:,;=|\t]|[.)]\s)\s*(?=.)"
 # By itself a name, as "cat 2" and "2 cats" are; that all lines are such is no chance.
 _MAY_BE_NUMBERED = r"-?\d+\s+.+|.+\s-?\d+"
 _OTHER_FORMATS = "|".join((
@@ -79,152 +79,130 @@ def read_names(path: str | os.PathLike[str], what: str) -> NameFile:
         InputError: if it cannot be read, or a line is no name; the message has its number.
     """
     with as_input_error(f"{what} cannot be read"):
-        stripped = [line.strip() for line in read_text(path).splitlines()]
-    lines = {n: line for n, line in enumerate(stripped, start=1) if line and line[0] != "#"}
-    return _Reader(what, lines).read()
+        texts = [text.strip() for text in read_text(path).splitlines()]
+    lines = [_Line(n, text) for n, text in enumerate(texts, 1) if text and text[0] != "#"]
+    with as_input_error(what):
+        return _parse(lines)
 
 
-_Numbered: TypeAlias = Mapping[int, tuple[int, tuple[str, ...]]]
-"""Value and synonyms by number of the line."""
+class _Line(NamedTuple):
+    """A line of a file by its number, from 1."""
 
+    number: int
+    text: str
 
-class _Reader:
-    """The lines of a file by their numbers, and how they are understood."""
+    @property
+    def bare(self) -> str:
+        """Quoted parts as letters: what they hold is a name whatever it looks like."""
+        return re.sub('"[^"]*"', lambda found: "q" * len(found[0]), self.text)
 
-    def __init__(self, what: str, lines: Mapping[int, str]) -> None:
-        self._what, self._lines = what, lines
-        # Quoted parts as letters: what they hold is a name whatever it looks like.
-        self._bare = {
-            number: re.sub('"[^"]*"', lambda found: "q" * len(found[0]), line)
-            for number, line in lines.items()
-        }
+    def error(self, why: str) -> ValueError:
+        return ValueError(f"line {self.number}, {self.text[:60]!r}, {why}; {_EXPECTED}")
 
-    def read(self) -> NameFile:
-        numbered = self._table() or self._numbered()
-        if numbered is not None:
-            return self._by_value(numbered)
-        names = {number: self._synonyms(number) for number in self._lines}
-        first = {synonyms[0]: i for i, synonyms in enumerate(names.values())}
-        if first.get(IGNORED) == 0 or BACKGROUND in first:
-            start = -1 if first.get(IGNORED) == 0 else 0
-            return self._by_value(
-                {n: (value, synonyms) for value, (n, synonyms) in enumerate(names.items(), start)}
-            )
-        for number, synonyms in names.items():
-            if synonyms[0].lower() in _NOTHING:
-                self._refuse(number, "names no class; remove it, and give its value as ignored")
-        return NameFile(tuple(names.values()))
-
-    def _refuse(self, number: int, why: str) -> NoReturn:
-        line = self._lines[number]
-        raise InputError(f"{self._what}: line {number}, {line[:60]!r}, {why}; {_EXPECTED}")
-
-    # ------------------------------------------------------------------------- lines with values
-
-    def _table(self) -> _Numbered | None:
-        """Values and names by line, if the first line is the heading of a table of both."""
-        if not self._lines:
-            return None
-        first = min(self._lines)
-        separator = next((s for s in ",;\t" if s in self._bare[first]), " ")
-
-        def words(line: str) -> list[str]:
-            cells = self._cells(first, line, separator)
-            return [re.sub(r"\W+", "_", cell.lower()).strip("_") for cell in cells]
-
-        heading, bare = words(self._lines[first]), words(self._bare[first])
-        name = next((heading.index(h) for h in _NAME_HEADINGS if h in heading), None)
-        columns = [heading.index(h) for h in _VALUE_HEADINGS if h in heading]
-        value = next((column for column in columns if column != name), None)
-        if separator == " ":
-            if {*bare} <= {*_NAME_HEADINGS, *_VALUE_HEADINGS}:
-                self._refuse(first, "looks like a heading and not like a class")
-            return None
-        if name is None:
-            return None
-        if value is None:
-            # Some programs put all in quotes; people only what is no heading.
-            if bare[name] == heading[name] or not any(map(str.__eq__, bare, heading)):
-                self._refuse(first, "is the heading of a table without label values")
-            return None
-        found = {}
-        for number, line in self._lines.items():
-            if number == first:
-                continue
-            cells = [*self._cells(number, line, separator), *[""] * len(heading)]
-            synonyms = cells[name].split(";") if separator != ";" else [cells[name]]
-            if not _is_number(cells[value]) or not all(text.strip() for text in synonyms):
-                self._refuse(number, f"lacks {heading[value]!r}, a whole number, or a name")
-            found[number] = int(cells[value]), tuple(text.strip() for text in synonyms)
-        return found
-
-    def _numbered(self) -> _Numbered | None:
-        """Values and names by line, if all lines have both; None if none has."""
-        for number, line in self._bare.items():
-            if re.search(_OTHER_FORMATS, line):
-                self._refuse(
-                    number, "looks like JSON, YAML, XML, a colour or a value behind a name"
-                )
-        matches = {n: re.fullmatch(_NUMBERED, line) for n, line in self._bare.items()}
-        found = {n: match for n, match in matches.items() if match}
-        if not found:
-            doubtful = [re.fullmatch(_MAY_BE_NUMBERED, line) for line in self._bare.values()]
-            if len(doubtful) > 1 and all(doubtful):
-                self._refuse(min(self._bare), "may be a name with a number, or with a label value")
-            return None
-        if others := self._bare.keys() - found.keys():
-            self._refuse(min(others), f"has no label value, as line {min(found)} seems to have")
-        return {
-            n: (int(match["value"]), self._synonyms(n, slice(*match.span("name"))))
-            for n, match in found.items()
-        }
-
-    def _by_value(self, numbered: _Numbered) -> NameFile:
-        classes: dict[int, tuple[str, ...]] = {}
-        seen: dict[int, int] = {}
-        ignored, background = set(), False
-        for number, (value, synonyms) in numbered.items():
-            if value in seen:
-                self._refuse(number, f"has the label value of line {seen[value]}")
-            seen[value] = number
-            if synonyms[0].lower() in _NOTHING:
-                # -1 is written as the largest value that a PNG of 8 bits holds.
-                ignored.add(255 if value == -1 else value)
-            elif synonyms[0] == BACKGROUND and value == 0:
-                background = True
-            elif value < 0 or synonyms[0] == BACKGROUND:
-                self._refuse(number, f"has the label value {value}, which it cannot have")
-            else:
-                classes[value] = synonyms
-        values = tuple(sorted(classes))
-        return NameFile(
-            tuple(classes[value] for value in values), values, background, tuple(sorted(ignored))
-        )
-
-    # ------------------------------------------------------------------------------------- names
-
-    def _cells(self, number: int, line: str, separator: str) -> list[str]:
+    def cells(self, separator: str, begin: int = 0) -> list[str]:
+        """What stands between separators, without quotes, from a column of the line."""
+        part = [self.text[begin:]]
         try:
-            rows = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
+            rows = csv.reader(part, delimiter=separator, skipinitialspace=True, strict=True)
             return [cell.strip() for cell in next(rows)]
         except csv.Error as error:
-            self._refuse(number, f"has quotes that do not fit ({error})")
+            raise self.error(f"has quotes that do not fit ({error})") from error
 
-    def _synonyms(self, number: int, part: slice = slice(None)) -> tuple[str, ...]:
-        """The names in a line, or in a part of it."""
-        synonyms = tuple(self._cells(number, self._lines[number][part], ","))
-        bare = self._bare[number][part]
-        two_numbers = part != slice(None) and re.match(r"\d+\s", bare)
-        names = [name.strip() for name in bare.split(",")]
-        if not all(synonyms) or any(map(_is_number, names)) or two_numbers:
-            self._refuse(number, "has a number for a name, or a comma too many")
+    def synonyms(self, begin: int = 0) -> tuple[str, ...]:
+        """The names in the line from a column on."""
+        names, bare = tuple(self.cells(",", begin)), self.bare[begin:]
+        numbers = [name for name in bare.split(",") if _is_number(name)]
+        if not all(names) or numbers or (begin and re.match(r"\d+\s", bare)):
+            raise self.error("has a number for a name, or a comma too many")
         if re.search(r"[;|\t]", bare):
-            self._refuse(number, "has something else than commas between its names")
-        return synonyms
+            raise self.error("has something else than commas between its names")
+        return names
+
+
+_Numbered: TypeAlias = list[tuple[_Line, int, tuple[str, ...]]]
+"""Lines, each with its label value and synonyms."""
+
+
+def _parse(lines: Sequence[_Line]) -> NameFile:
+    numbered = _table(lines) or _numbered(lines)
+    if numbered is not None:
+        return _by_value(numbered)
+    classes = [line.synonyms() for line in lines]
+    names = [synonyms[0] for synonyms in classes]
+    if BACKGROUND in names or names[:1] == [IGNORED]:
+        values = range(-1 if names[0] == IGNORED else 0, len(names))
+        return _by_value(list(zip(lines, values, classes, strict=False)))
+    for line, name in zip(lines, names, strict=True):
+        if name.lower() in _NOTHING:
+            raise line.error("names no class; remove it, and give its value as ignored")
+    return NameFile(tuple(classes))
+
+
+def _table(lines: Sequence[_Line]) -> _Numbered | None:
+    """The rows of a table, if the first line is a heading of names and of label values."""
+    if not lines:
+        return None
+    first = lines[0]
+    separator = next((s for s in ",;\t" if s in first.bare), " ")
+    heading = [re.sub(r"\W+", "_", cell.lower()) for cell in first.cells(separator)]
+    name = next((heading.index(h) for h in _NAME_HEADINGS if h in heading), None)
+    columns = [heading.index(h) for h in _VALUE_HEADINGS if h in heading]
+    value = next((column for column in columns if column != name), None)
+    if separator == " " or name is None or value is None:
+        all_headings = {*first.bare.lower().split()} <= {*_NAME_HEADINGS, *_VALUE_HEADINGS}
+        if all_headings or (separator != " " and {"name", "names"} & {*heading}):
+            raise first.error("is a heading, but not of a table of names and label values")
+        return None
+    found = []
+    for line in lines[1:]:
+        cells = [*line.cells(separator), *[""] * len(heading)]
+        synonyms = [text.strip() for text in cells[name].split(";")]
+        if not _is_number(cells[value]) or not all(synonyms):
+            raise line.error(f"lacks {heading[value]!r}, a whole number, or a name")
+        found.append((line, int(cells[value]), tuple(synonyms)))
+    return found
+
+
+def _numbered(lines: Sequence[_Line]) -> _Numbered | None:
+    """Lines with their label values, if all have one; None if none has."""
+    for line in lines:
+        if re.search(_OTHER_FORMATS, line.bare):
+            raise line.error("looks like JSON, YAML, XML, a colour or a value behind a name")
+    matches = [re.match(_NUMBERED, line.bare) for line in lines]
+    if not any(matches):
+        if len(lines) > 1 and all(re.fullmatch(_MAY_BE_NUMBERED, line.bare) for line in lines):
+            raise lines[0].error("may be a name with a number, or with a label value")
+        return None
+    found = []
+    for line, match in zip(lines, matches, strict=True):
+        if match is None:
+            raise line.error("has no label value, and others have")
+        found.append((line, int(match[1]), line.synonyms(match.end())))
+    return found
+
+
+def _by_value(numbered: _Numbered) -> NameFile:
+    classes: dict[int, tuple[str, ...]] = {}
+    ignored, background, seen = set(), False, set()
+    for line, value, synonyms in numbered:
+        if synonyms[0].lower() in _NOTHING:
+            # -1 is written as the largest value that a PNG of 8 bits holds.
+            ignored.add(255 if value == -1 else value)
+        elif synonyms[0] == BACKGROUND and value == 0:
+            background = True
+        elif value < 0 or synonyms[0] == BACKGROUND or value in seen:
+            raise line.error(f"has the label value {value}, which it cannot have")
+        else:
+            classes[value] = synonyms
+        seen.add(value)
+    values = tuple(sorted(classes))
+    return NameFile(
+        tuple(classes[value] for value in values), values, background, tuple(sorted(ignored))
+    )
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?\d+", text) is not None
+    return re.fullmatch(r"\s*-?\d+\s*", text) is not None
 
 
 def number_synonyms(classes: Iterable[Sequence[str]]) -> tuple[tuple[int, ...], ...]:

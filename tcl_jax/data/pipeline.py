@@ -22,17 +22,17 @@ import grain
 import numpy as np
 from absl import flags
 
-from tcl_jax.data.bad_samples import BadSample, BadSampleLog
+from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.tokenizer import Tokenizer
-from tcl_jax.data.training_examples import BAD, Fingerprinted, Source, TrainingExamples
+from tcl_jax.data.training_examples import BAD, Fingerprinted, Source, TrainingBatches
 from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import InputError
 
 _BUFFERED_BATCHES = 2
-_ENDLESS = 1 << 62
+_ENDLESS = 1 << 40
 
 
 def make_iterator(
@@ -52,14 +52,14 @@ def make_iterator(
     """Endless (or one epoch of) shuffled, augmented batches of this process.
 
     Args:
-      source, tokenizer, transform, erasing: as in `TrainingExamples`; picklable where there are
+      source, tokenizer, transform, erasing: as in `TrainingBatches`; picklable where there are
         workers.
       global_batch_size: examples per batch over all processes.
       seed: of the order and of the augmentation.
       process_index, process_count: process p gets rows [p b, (p + 1) b) of each global batch.
       num_workers: operating system processes that make batches ahead; 0 makes them in a thread.
       repeat: False ends after the last whole batch of one epoch.
-      bad_samples: is told of bad samples, batch by batch as they are handed out.
+      bad_samples: records bad samples as their batches are handed out.
 
     Returns:
       Iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, L]}, with
@@ -84,17 +84,18 @@ def make_iterator(
         )
     parts = source.parts if isinstance(source, Mixture) else (Part(0, examples, examples),)
     order_seed, row_seed = np.random.SeedSequence(seed).generate_state(2, np.uint32)
-    stream = TrainingExamples(
+    share = TrainingBatches(
         source,
         EpochOrder(parts, batch_size=global_batch_size, seed=int(order_seed)),
         tokenizer=tokenizer,
         transform=transform,
         erasing=erasing,
         seed=int(row_seed),
-        length=_ENDLESS if repeat else examples // global_batch_size * global_batch_size,
+        batch_size=global_batch_size // process_count,
+        length=_ENDLESS if repeat else examples // global_batch_size * process_count,
     )
-    # Batches of a process's share in the global order; each takes every process_count-th.
-    batches = grain.MapDataset.source(_ExampleBatches(stream, global_batch_size // process_count))
+    # The shares of all processes follow each other; each process takes every process_count-th.
+    batches = grain.MapDataset.source(share)
     identity: dict[str, int | str] = {
         "seed": seed,
         "examples": examples,
@@ -108,33 +109,6 @@ def make_iterator(
         identity,
         bad_samples or BadSampleLog(),
     )
-
-
-class _ExampleBatches:
-    """Examples in batches: arrays stacked, bad samples in one list; what is left over is not used.
-
-    Grain's work for each element is then done once a batch. Filling arrays row by row takes half
-    the memory of stacking the examples.
-    """
-
-    def __init__(self, examples: TrainingExamples, size: int) -> None:
-        self._examples = examples
-        self._size = size
-
-    def __len__(self) -> int:
-        return len(self._examples) // self._size
-
-    def __getitem__(self, k: int) -> dict[str, Any]:
-        batch: dict[str, Any] = {}
-        bad: list[BadSample] = []
-        for i in range(self._size):
-            example = self._examples[k * self._size + i]
-            bad += example.pop(BAD)
-            for name, value in example.items():
-                if i == 0:
-                    batch[name] = np.empty((self._size, *value.shape), value.dtype)
-                batch[name][i] = value
-        return {**batch, BAD: bad}
 
 
 class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
@@ -217,10 +191,6 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
             )
         self._stop()
         self._next_batch = position
-
-    def start_prefetch(self) -> None:
-        """Begins to make batches before the first is asked for."""
-        self._start().start_prefetch()
 
     def close(self) -> None:
         """Ends the workers; the iterator cannot be used afterwards."""

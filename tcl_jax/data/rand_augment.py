@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -20,40 +20,32 @@ MAX_MAGNITUDE = 10
 FILL = (124, 116, 104)
 """Colour of what comes in from outside: the ImageNet mean in [0, 255], rounded as timm does."""
 
-# ---------------------------------------------------------------------------------------- strengths
 
-Strength: TypeAlias = Callable[[float, np.random.Generator], int | float]
-"""Magnitude, in [0, 10], to the argument of an operation; random where the sign is."""
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One of the operations that are drawn from.
 
+    Attributes:
+      apply: the image, and the argument where there is one, to the changed image.
+      argument: of a strength in [0, 1], the magnitude's share of 10, and of random numbers, which
+        decide on its sign; None: there is no argument.
+    """
 
-def _signed(limit: int | float) -> Strength:
-    """Up to `limit` in either direction."""
-
-    def strength(magnitude: float, rng: np.random.Generator) -> float:
-        value = magnitude / MAX_MAGNITUDE * limit
-        return -value if rng.random() < 0.5 else value
-
-    return strength
-
-
-def _enhancement(magnitude: float, rng: np.random.Generator) -> float:
-    """A factor that departs from 1 by up to 0.9, to either side, and is at least 0.1."""
-    change = magnitude / MAX_MAGNITUDE * 0.9
-    return max(0.1, 1 - change if rng.random() < 0.5 else 1 + change)
+    apply: Callable[..., Image.Image]
+    argument: Callable[[float, np.random.Generator], int | float] | None = None
 
 
-def _whole(at_0: int, at_10: int) -> Strength:
-    """From one whole number to another."""
-    step = 1 if at_10 > at_0 else -1
-
-    def strength(magnitude: float, rng: np.random.Generator) -> int:
-        del rng
-        return at_0 + step * int(magnitude / MAX_MAGNITUDE * abs(at_10 - at_0))
-
-    return strength
+def sign(rng: np.random.Generator) -> int:
+    """One or the other direction."""
+    return -1 if rng.random() < 0.5 else 1
 
 
-# --------------------------------------------------------------------------------------- operations
+def enhancement(kind: Callable[[Image.Image], Any]) -> Operation:
+    """One of Pillow's, by a factor that departs from 1 by up to 0.9, to either side."""
+    return Operation(
+        lambda image, factor: kind(image).enhance(factor),
+        lambda strength, rng: max(0.1, 1 + sign(rng) * strength * 0.9),
+    )
 
 
 def posterize(image: Image.Image, bits: int) -> Image.Image:
@@ -66,60 +58,46 @@ def solarize_add(image: Image.Image, addition: int) -> Image.Image:
     return image.point([min(v + addition, 255) if v < 128 else v for v in range(256)] * 3)
 
 
-def enhance(kind: Callable[[Image.Image], Any]) -> Callable[[Image.Image, float], Image.Image]:
-    """One of Pillow's enhancements by a factor."""
-    return lambda image, factor: kind(image).enhance(factor)
-
-
 def rotate(image: Image.Image, degrees: int | float) -> Image.Image:
     """Turns counter-clockwise about the centre."""
     return image.rotate(degrees, resample=Image.Resampling.BILINEAR, fillcolor=FILL)
 
 
-def affine(image: Image.Image, matrix: tuple[int | float, ...]) -> Image.Image:
+def affine(image: Image.Image, *matrix: int | float) -> Image.Image:
     """The image read, bilinearly, at x' = a x + b y + c, y' = d x + e y + f."""
-    return image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        matrix,
-        resample=Image.Resampling.BILINEAR,
-        fillcolor=FILL,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """One of the operations that are drawn from.
-
-    Attributes:
-      apply: the image, and the argument where there is one, to the changed image.
-      strength: of the argument; None: there is none.
-    """
-
-    apply: Callable[..., Image.Image]
-    strength: Strength | None = None
+    kind, how = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return image.transform(image.size, kind, matrix, resample=how, fillcolor=FILL)
 
 
 OPERATIONS: Mapping[str, Operation] = {
     "AutoContrast": Operation(ImageOps.autocontrast),
     "Equalize": Operation(ImageOps.equalize),
     "Invert": Operation(ImageOps.invert),
-    "Rotate": Operation(rotate, _signed(30)),  # degrees
-    "Posterize": Operation(posterize, _whole(4, 0)),  # bits kept
-    "Solarize": Operation(ImageOps.solarize, _whole(256, 0)),  # values from here on are inverted
-    "SolarizeAdd": Operation(solarize_add, _whole(0, 110)),
-    "Color": Operation(enhance(ImageEnhance.Color), _enhancement),
-    "Contrast": Operation(enhance(ImageEnhance.Contrast), _enhancement),
-    "Brightness": Operation(enhance(ImageEnhance.Brightness), _enhancement),
-    "Sharpness": Operation(enhance(ImageEnhance.Sharpness), _enhancement),
-    "ShearX": Operation(lambda image, v: affine(image, (1, v, 0, 0, 1, 0)), _signed(0.3)),
-    "ShearY": Operation(lambda image, v: affine(image, (1, 0, 0, v, 1, 0)), _signed(0.3)),
+    "Rotate": Operation(rotate, lambda strength, rng: sign(rng) * strength * 30),  # degrees
+    "Posterize": Operation(posterize, lambda strength, _: 4 - int(strength * 4)),  # bits kept
+    # The value from which on all are inverted.
+    "Solarize": Operation(ImageOps.solarize, lambda strength, _: 256 - int(strength * 256)),
+    "SolarizeAdd": Operation(solarize_add, lambda strength, _: int(strength * 110)),
+    "Color": enhancement(ImageEnhance.Color),
+    "Contrast": enhancement(ImageEnhance.Contrast),
+    "Brightness": enhancement(ImageEnhance.Brightness),
+    "Sharpness": enhancement(ImageEnhance.Sharpness),
+    "ShearX": Operation(
+        lambda image, v: affine(image, 1, v, 0, 0, 1, 0),
+        lambda strength, rng: sign(rng) * strength * 0.3,
+    ),
+    "ShearY": Operation(
+        lambda image, v: affine(image, 1, 0, 0, v, 1, 0),
+        lambda strength, rng: sign(rng) * strength * 0.3,
+    ),
     # By a share of the width or height.
     "TranslateX": Operation(
-        lambda image, v: affine(image, (1, 0, v * image.width, 0, 1, 0)), _signed(0.45)
+        lambda image, v: affine(image, 1, 0, v * image.width, 0, 1, 0),
+        lambda strength, rng: sign(rng) * strength * 0.45,
     ),
     "TranslateY": Operation(
-        lambda image, v: affine(image, (1, 0, 0, 0, 1, v * image.height)), _signed(0.45)
+        lambda image, v: affine(image, 1, 0, 0, 0, 1, v * image.height),
+        lambda strength, rng: sign(rng) * strength * 0.45,
     ),
 }
 """The fifteen, each drawn as often."""
@@ -172,11 +150,11 @@ class RandAugment:
         for index in rng.integers(len(_NAMES), size=self.operations):
             if rng.random() >= self.probability:
                 continue
-            strength = OPERATIONS[_NAMES[index]].strength
-            if strength is None:
+            argument = OPERATIONS[_NAMES[index]].argument
+            if argument is None:
                 chosen.append((_NAMES[index], ()))
                 continue
             drawn = rng.normal(self.magnitude, self.magnitude_std)
             magnitude = float(min(max(drawn, 0), MAX_MAGNITUDE))
-            chosen.append((_NAMES[index], (strength(magnitude, rng),)))
+            chosen.append((_NAMES[index], (argument(magnitude / MAX_MAGNITUDE, rng),)))
         return chosen

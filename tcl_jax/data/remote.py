@@ -1,17 +1,13 @@
 """Files at addresses such as gs://bucket/path, through fsspec.
 
-Object stores now and then accept a request and never answer it: requests end after a time and are
-repeated, as after temporary failures. All functions that make requests raise an `InputError` where
-the package for the protocol is not installed or access is refused, and a `RemoteError` where the
-request fails.
+Every function that asks a store raises an `InputError` where the package for its protocol is not
+installed or access is refused, and a `RemoteError` where the store does not answer. How long one
+request may take is up to the file system's package.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import glob
-import io
-import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,11 +15,9 @@ from typing import Any, TypeVar
 
 import fsspec
 from absl import logging
-from fsspec.spec import AbstractBufferedFile
 
 from tcl_jax.errors import InputError, RunError, first_cause
 
-TIMEOUT_SECONDS = 60.0
 TRIES = 6
 """Of one request; the waits between them double."""
 
@@ -34,12 +28,11 @@ _MAX_GAP = 1 << 16
 _STAMPS = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "LastModified", "updated",
            "last_modified", "modified", "created")  # fmt: skip
 _WEB = ("http", "https")
-_TEMPORARY_STATUSES = (408, 425, 429)  # among those of 400 to 499
 _T = TypeVar("_T")
 
 
 class RemoteError(RunError):
-    """A request that failed or was not answered in time; names the address and the reason."""
+    """A request that failed; names the address and the reason."""
 
 
 def is_remote(address: str) -> bool:
@@ -48,7 +41,7 @@ def is_remote(address: str) -> bool:
 
 
 def takes_files(address: str) -> bool:
-    """Whether files may be added in passing; on the Hugging Face hub each would be a commit."""
+    """Whether files may be added unasked; on the Hugging Face hub each would be a commit."""
     return _protocol(address) not in (*_WEB, "hf")
 
 
@@ -70,7 +63,7 @@ def find(pattern: str) -> dict[str, tuple[int, int]]:
         return system.ls(path, detail=True) if entry["type"] == "directory" else [entry]
 
     try:
-        entries = _ask(pattern, request)
+        entries = retry(pattern, request)
     except FileNotFoundError:
         return {}
     found = {}
@@ -85,13 +78,13 @@ def find(pattern: str) -> dict[str, tuple[int, int]]:
 def read_file(address: str) -> bytes:
     """A whole file; a FileNotFoundError if there is none."""
     system, path = _open(address)
-    return _ask(address, lambda: system.cat_file(path))
+    return retry(address, lambda: system.cat_file(path))
 
 
 def write_file(address: str, data: bytes) -> None:
-    """Writes a whole file, trying once; object stores show it when it is complete."""
+    """Writes a whole file; object stores show it when it is complete."""
     system, path = _open(address)
-    _ask(address, lambda: system.pipe_file(path, data), tries=1)
+    retry(address, lambda: system.pipe_file(path, data))
 
 
 def read_ranges(address: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -99,41 +92,64 @@ def read_ranges(address: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: also where the server sends whole files only.
+        InputError: also where the answer is of another size.
     """
     begin = min(offset for offset, _ in ranges)
     end = max(offset + size for offset, size in ranges)
-    if end - begin <= sum(size for _, size in ranges) + _MAX_GAP:
-        whole = _read_range(address, begin, end)
-        return [whole[offset - begin : offset - begin + size] for offset, size in ranges]
-    return [_read_range(address, offset, offset + size) for offset, size in ranges]
-
-
-def open_file(address: str, size: int) -> io.BufferedIOBase:
-    """A file of known size to be read from front to back, with few requests."""
+    if end - begin > sum(size for _, size in ranges) + _MAX_GAP:
+        return [part for one in ranges for part in read_ranges(address, [one])]
     system, path = _open(address)
-    file: Any = _RemoteFile(system, path, block_size=_BLOCK_BYTES, size=size)
-    return io.BufferedReader(file)
-
-
-class _RemoteFile(AbstractBufferedFile):
-    """fsspec's buffered file, whose requests end and are tried again as the others here."""
-
-    def _fetch_range(self, start: int, end: int) -> bytes:
-        return _read_range(self.full_name, start, end)
-
-
-def _read_range(address: str, begin: int, end: int) -> bytes:
-    if begin >= end:
-        return b""
-    system, path = _open(address)
-    data = _ask(address, lambda: system.cat_file(path, start=begin, end=end))
-    if len(data) > end - begin:
+    data = b""
+    if end > begin:
+        data = retry(address, lambda: system.cat_file(path, start=begin, end=end))
+    if len(data) != end - begin:
         raise InputError(
-            f"{address}: the server sends whole files only, no ranges of bytes; copy the files to "
-            "a local folder"
+            f"{address}: {len(data)} bytes came where {end - begin} were asked for. The file has "
+            "changed since the start, or the server sends whole files only: copy it to a folder"
         )
-    return data
+    return [data[offset - begin : offset - begin + size] for offset, size in ranges]
+
+
+def open_file(address: str) -> Any:
+    """A file to be read from front to back, with few requests; use it within `retry`."""
+    system, path = _open(address)
+    return system.open(path, "rb", block_size=_BLOCK_BYTES)
+
+
+def retry(address: str, request: Callable[[], _T]) -> _T:
+    """What a request returns, made again where it fails for a reason that may pass.
+
+    Args:
+        address: of the file; if that is a path on this machine, the request is made once.
+        request: called without arguments; a ValueError of it is raised as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: access is refused.
+        RemoteError: it failed `TRIES` times.
+    """
+    if not is_remote(address):
+        return request()
+    for attempt in range(TRIES):
+        try:
+            return request()
+        except ValueError:
+            raise
+        except PermissionError as error:
+            raise InputError(
+                f"{address}: access is refused ({error}). Check the address, and log in to the "
+                "store on this machine"
+            ) from error
+        except Exception as error:
+            # Some file systems say "not found" also where they got no answer.
+            no_answer = isinstance(error.__cause__, OSError)
+            if isinstance(error, FileNotFoundError) and not no_answer:
+                raise
+            reason = first_cause(error)
+        if attempt < TRIES - 1:
+            logging.warning("%s: %s; trying again", address, reason)
+            time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
+    raise RemoteError(f"{address}: no answer, tried {TRIES} times: {reason}")
 
 
 def _protocol(address: str) -> str:
@@ -149,68 +165,3 @@ def _open(address: str) -> tuple[Any, str]:
             f"{address!r}: what reads files at {_protocol(address)}:// is not installed ({error}). "
             "Install it with pip, or copy the files to a local folder"
         ) from error
-
-
-# ---------------------------------------------------------------------------------------- requests
-
-
-def _ask(address: str, request: Callable[[], _T], tries: int | None = None) -> _T:
-    """The answer to a request, made again after a silence or a failure that may pass."""
-    wait, tries = _FIRST_WAIT_SECONDS, tries or TRIES
-    for attempt in range(1, tries + 1):
-        try:
-            return _within(TIMEOUT_SECONDS, request)
-        except Exception as caught:
-            error = _reason(caught)
-        status, reason = _status(error), first_cause(error)
-        if isinstance(error, FileNotFoundError) or status in (404, 410):
-            raise FileNotFoundError(f"{address} is not there") from error
-        refused = isinstance(error, PermissionError) or "Credential" in type(error).__name__
-        if refused or status in (401, 403):
-            raise InputError(
-                f"{address}: access is refused ({reason}). Check the address, and log in to the "
-                "store on this machine"
-            ) from error
-        if attempt == tries or (400 <= status < 500 and status not in _TEMPORARY_STATUSES):
-            raise RemoteError(f"{address}: no answer, tried {attempt} times: {reason}") from error
-        logging.warning("%s: %s; trying again", address, reason)
-        time.sleep(wait)
-        wait *= 2
-    raise AssertionError("unreachable")
-
-
-def _reason(error: Exception) -> Exception:
-    """Why a request failed: some file systems raise "not found" from any other error."""
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
-        return _reason(cause) if _status(cause) or isinstance(cause, OSError) else error
-    return error
-
-
-def _status(error: Exception) -> int:
-    """The HTTP status that an error carries, by one of the names that libraries use; or 0."""
-    for holder in (error, getattr(error, "response", None)):
-        for name in ("status", "status_code", "code"):
-            if isinstance(status := getattr(holder, name, None), int):
-                return status
-    return 0
-
-
-def _within(seconds: float, request: Callable[[], _T]) -> _T:
-    """Runs a request in a thread of its own, which is left behind if it does not end."""
-    result: concurrent.futures.Future[_T] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            result.set_result(request())
-        except BaseException as error:
-            result.set_exception(error)
-
-    # A daemon, so that a request that hangs does not keep the process from ending.
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return result.result(seconds)
-    except TimeoutError:
-        if result.done():  # the request's own
-            raise
-        raise TimeoutError(f"not answered within {seconds:g} seconds") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import glob
+import itertools
 import os
 import posixpath
 import re
@@ -21,7 +22,6 @@ INDEX_SUFFIX, CAPTIONS_SUFFIX = ".index", ".captions"
 """End the names of files that lie beside shards, which `folder/*` must not take for shards."""
 
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _THREADS = 16
 
 
@@ -59,10 +59,7 @@ def find_shards(patterns: Sequence[str]) -> Found:
             names = expand_braces(pattern)
             found = list(pool.map(_look, names))
             shards |= {shard.address: shard for several in found for shard in several}
-            absent = [name for name, several in zip(names, found, strict=True) if not several]
-            if absent and len(names) == 1:
-                problems.append(f"there is no tar file {pattern}")
-            elif absent:
+            if absent := [name for name, several in zip(names, found, strict=True) if not several]:
                 count = f"{len(absent)} of {len(names)} are missing"
                 problems.append(f"{pattern}: {count}: {shorten(absent)}")
     return Found(tuple(shards.values()), tuple(problems))
@@ -79,21 +76,21 @@ def expand_braces(pattern: str) -> list[str]:
     Raises:
         InputError: braces do not pair up or are nested, or a range descends.
     """
-    head, opened, rest = pattern.partition("{")
-    inner, closed, tail = rest.partition("}")
-    if not opened and "}" not in head:
-        return [pattern]
-    choices = inner.split(",")
-    if numbers := _RANGE.fullmatch(inner):
-        first, last = numbers.groups()
-        choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-    if "}" in head or not closed or "{" in inner or not choices:
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
+    if re.search("[{}]", "".join(parts[::2])) or not all(choices):
         raise InputError(
             f"pattern {pattern!r}: write {{000..010}} for an ascending range and {{a,b}} for a "
             "list, neither within another"
         )
-    tails = expand_braces(tail)
-    return [f"{head}{choice}{after}" for choice in choices for after in tails]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _choices(inner: str) -> list[str]:
+    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", inner):
+        first, last = numbers.groups()
+        return [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+    return inner.split(",")
 
 
 def _look(pattern: str) -> list[Shard]:

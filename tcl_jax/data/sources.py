@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -18,37 +17,68 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.shapes.source import ShapesSource
 
 
-def _shapes(data: ConfigDict, image_size: int, **shared: Any) -> Source:
-    del shared
-    return ShapesSource(
-        "train",
-        num_examples=data.num_examples,
-        image_size=image_size,
-        max_objects=data.max_objects,
-    )
+def make_source(
+    data: ConfigDict,
+    image_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    text_tower: str | None = None,
+) -> Source:
+    """The training pairs that `config.data` describes.
 
+    Args:
+        data: `source` ("tar", "tfds", "mixture" or "shapes") and the fields that this one reads.
+        image_size: side of the model's images in pixels, for sources that draw theirs.
+        process_index, process_count: which of several processes this is; all get the same source,
+            and share what work there is before.
+        text_tower: the one whose embeddings of the captions come with the pairs, see
+            `caption_cache`; None: no embeddings.
 
-def _tar(data: ConfigDict, image_size: int, **shared: Any) -> Source:
-    del image_size
-    return TarSource(
-        data.shards,
-        allow_missing=data.allow_missing_shards,
-        index_dir=data.index_dir or None,
-        caption_field=data.caption_field,
-        **shared,
-    )
-
-
-def _tfds(data: ConfigDict, image_size: int, **shared: Any) -> Source:
-    del image_size, shared
-    t = data.tfds
-    return TfdsSource(
-        t.name,
-        t.split,
-        data_dir=t.data_dir or None,
-        image=t.image,
-        text=t.text,
-        key=t.key or None,
+    Raises:
+        InputError: if the source is unknown, cannot be read, or has no such embeddings.
+    """
+    if text_tower is not None and data.source not in ("tar", "mixture"):
+        raise InputError(
+            f"data.caption_cache=True, but data.source={data.source!r}: embeddings of captions are "
+            "kept for tar shards alone (source='tar', or a mixture of such); set it to False"
+        )
+    shared: dict[str, Any] = {
+        "process_index": process_index,
+        "process_count": process_count,
+        "text_tower": text_tower,
+    }
+    with as_input_error(f"data.source={data.source!r}"):
+        match data.source:
+            case "tar":
+                return TarSource(
+                    data.shards,
+                    allow_missing=data.allow_missing_shards,
+                    index_dir=data.index_dir or None,
+                    caption_field=data.caption_field,
+                    **shared,
+                )
+            case "tfds":
+                t = data.tfds
+                return TfdsSource(
+                    t.name,
+                    t.split,
+                    data_dir=t.data_dir or None,
+                    image=t.image,
+                    text=t.text,
+                    key=t.key or None,
+                )
+            case "mixture":
+                return _mixture(data, image_size, **shared)
+            case "shapes":
+                return ShapesSource(
+                    "train",
+                    num_examples=data.num_examples,
+                    image_size=image_size,
+                    max_objects=data.max_objects,
+                )
+    raise InputError(
+        f"data.source={data.source!r} is unknown; choose one of mixture, shapes, tar, tfds"
     )
 
 
@@ -93,54 +123,6 @@ def _fields_of(part: Any, data: ConfigDict, name: str) -> ConfigDict:
             f"{name}={own} does not have the fields of config.data: {error.args[0]}"
         ) from error
     return fields
-
-
-SOURCES: dict[str, Callable[..., Source]] = {
-    "mixture": _mixture,
-    "shapes": _shapes,
-    "tar": _tar,
-    "tfds": _tfds,
-}
-
-
-def make_source(
-    data: ConfigDict,
-    image_size: int,
-    *,
-    process_index: int = 0,
-    process_count: int = 1,
-    text_tower: str | None = None,
-) -> Source:
-    """The training pairs that `config.data` describes.
-
-    Args:
-        data: `source` (a key of `SOURCES`) and the fields that this source reads.
-        image_size: side of the model's images in pixels, for sources that draw theirs.
-        process_index, process_count: which of several processes this is; all get the same source,
-            and share what work there is before.
-        text_tower: the one whose embeddings of the captions come with the pairs, see
-            `caption_cache`; None: no embeddings.
-
-    Raises:
-        InputError: if the source is unknown, cannot be read, or has no such embeddings.
-    """
-    if data.source not in SOURCES:
-        raise InputError(
-            f"data.source={data.source!r} is unknown; choose one of {', '.join(SOURCES)}"
-        )
-    if text_tower is not None and data.source not in ("tar", "mixture"):
-        raise InputError(
-            f"data.caption_cache=True, but data.source={data.source!r}: embeddings of captions are "
-            "kept for tar shards alone (source='tar', or a mixture of such); set it to False"
-        )
-    with as_input_error(f"data.source={data.source!r}"):
-        return SOURCES[data.source](
-            data,
-            image_size,
-            process_index=process_index,
-            process_count=process_count,
-            text_tower=text_tower,
-        )
 
 
 def make_transform(data: ConfigDict, image_size: int) -> Transform:

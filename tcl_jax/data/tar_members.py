@@ -6,14 +6,12 @@ Only headers are read, by `tarfile`. Compressed tar files have no random access 
 from __future__ import annotations
 
 import collections
-import io
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from tcl_jax.errors import InputError, RunError
+from tcl_jax.errors import InputError
 from tcl_jax.files import IMAGE_SUFFIXES, PASSED_OVER, counts
 
 TEXT_SUFFIXES, JSON_SUFFIXES = (".txt", ".text", ".caption"), (".json", ".jsn")
@@ -22,7 +20,7 @@ TEXT_SUFFIXES, JSON_SUFFIXES = (".txt", ".text", ".caption"), (".json", ".jsn")
 RULE = zlib.crc32(
     repr((sorted(IMAGE_SUFFIXES), TEXT_SUFFIXES, JSON_SUFFIXES, PASSED_OVER.pattern)).encode()
 )
-"""Another number where other members make pairs."""
+"""Changes with what makes a pair; indexes say by which rule they were made."""
 
 Place: TypeAlias = tuple[int, int]
 """Offset and size in bytes."""
@@ -47,11 +45,15 @@ class Pair(NamedTuple):
     json: Place
 
 
-def find_pairs(members: Iterable[tarfile.TarInfo]) -> tuple[list[Pair], LeftOut]:
+def find_pairs(file: Any) -> tuple[list[Pair], LeftOut]:
     """Pairs of members, in the order of their images; of equal keys the first members count.
 
     The key ends at the last dot, so that `v1.2.jpg` is a pair with `v1.2.txt`, and neither
     `v1.seg.png` nor `v1.cls.txt` is one with `v1`. The members of a pair may lie apart.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a complete plain tar file.
     """
     images: dict[str, tuple[str, Place]] = {}
     texts: dict[str, tuple[str, Place]] = {}
@@ -62,7 +64,7 @@ def find_pairs(members: Iterable[tarfile.TarInfo]) -> tuple[list[Pair], LeftOut]
         **dict.fromkeys(JSON_SUFFIXES, jsons),
     }
     left_out: dict[str, list[str]] = collections.defaultdict(list)
-    for member in members:
+    for member in _members(file):
         name, is_link = member.name, member.issym() or member.islnk()
         if not (member.isreg() or is_link) or not counts(name):
             continue
@@ -70,10 +72,8 @@ def find_pairs(members: Iterable[tarfile.TarInfo]) -> tuple[list[Pair], LeftOut]
         kind = kinds.get(suffix.lower())
         if kind is None:
             left_out["members of other kinds"].append(name)
-        elif is_link or member.issparse():
-            left_out["links and sparse files"].append(name)
-        elif member.size > _LARGEST:
-            left_out["members of 4 GiB and more"].append(name)
+        elif is_link or member.issparse() or member.size > _LARGEST:
+            left_out["links, sparse files, and members of 4 GiB and more"].append(name)
         elif key in kind:
             left_out["members whose key had come before"].append(name)
         else:
@@ -100,34 +100,20 @@ def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def members_of(file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file of `size` bytes.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a complete plain tar file.
-    """
-    end, begun = 0, False
+def _members(file: Any) -> list[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
-            while (member := tar.next()) is not None:
-                begun = True
-                tar.members.clear()  # type: ignore[attr-defined]  # would keep all
-                if not end < tar.offset <= size:
-                    raise ValueError(f"a member from there ends at byte {tar.offset}")
-                end = tar.offset
-                yield member
-        # `tarfile` takes a file as complete that ends anywhere, or goes on with something else.
-        file.seek(end)
+            members = tar.getmembers()
+        # `tarfile` takes a file as complete that ends behind a member, or goes on with anything.
+        file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError("there is neither a member nor the mark of the end")
-    except (OSError, MemoryError, InputError, RunError):
+            raise ValueError(f"at byte {tar.offset} is neither a member nor the mark of the end")
+    except InputError:
         raise
-    except Exception as error:  # of damaged headers `tarfile` raises almost any type
-        if begun:
-            raise ValueError(f"damaged or cut short at byte {end} of {size}: {error}") from error
+    except (tarfile.TarError, ValueError) as error:
         file.seek(0)
         raise ValueError(
-            f"not an uncompressed tar file; it begins with {file.read(16)!r}. Decompress it, or "
-            "download it again"
+            f"damaged, cut short, or no uncompressed tar file: {error}; it begins with "
+            f"{file.read(16)!r}. Download it again, or decompress it"
         ) from error
+    return members

@@ -9,42 +9,23 @@ from __future__ import annotations
 
 import bisect
 import collections
-import contextlib
 import dataclasses
 import hashlib
-import io
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import NotRequired, SupportsIndex, TypedDict
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
-import numpy as np
 from absl import logging
 
 from tcl_jax.data import remote
 from tcl_jax.data.bad_samples import BadSampleError
-from tcl_jax.data.caption_cache import CaptionFile, open_caption_files
+from tcl_jax.data.caption_cache import caption_path, check_caption_files, read_embeddings
 from tcl_jax.data.captions import read_captions
 from tcl_jax.data.shard_names import Shard, find_shards
 from tcl_jax.data.tar_index import ShardIndex, open_indexes, open_shard, read_place
-from tcl_jax.data.tar_members import NOWHERE, Place
-from tcl_jax.errors import InputError, raise_machine_fault, shorten
-
-
-class CaptionedImage(TypedDict):
-    """One example.
-
-    `image` has the bytes of an image file, `text` the captions, mostly one; where there is none,
-    `problem` says why. `key` is the name in the shard, and `shard` the path or address of the tar
-    file. `text_embedding`, float32 [n, d], is there where the source was asked for it.
-    """
-
-    image: bytes
-    text: list[str]
-    key: str
-    shard: str
-    problem: NotRequired[BadSampleError]
-    text_embedding: NotRequired[np.ndarray]
+from tcl_jax.data.tar_members import NOWHERE, Pair, Place
+from tcl_jax.errors import InputError, as_input_error, shorten
 
 
 class TarSource:
@@ -100,24 +81,29 @@ class TarSource:
             )
         self._caption_field = caption_field
         found = find_shards(self.patterns)
-        left_out = list(found.problems)
-        self._check(left_out, allow_missing, some_left=bool(found.shards))
-        indexes, problems = open_indexes(
+        self._check(found.problems, allow_missing, some_left=bool(found.shards))
+        indexes = open_indexes(
             found.shards,
             index_dir=index_dir,
             process_index=process_index,
             process_count=process_count,
         )
+        problems = [why for why in indexes if isinstance(why, str)]
+        left_out = list(found.problems)
         if problems:
-            count = f"{len(problems)} of {len(found.shards)} tar shards cannot be read"
+            count = f"{len(problems)} of {len(indexes)} tar shards cannot be read"
             left_out.append(f"{count}: {shorten(problems)}")
-        self._check(left_out, allow_missing, some_left=len(problems) < len(found.shards))
-        read = [(s, i) for s, i in zip(found.shards, indexes, strict=True) if i is not None]
-        used = [(s, i) for s, i in read if i.pairs]
-        if empty := [s.address for s, i in read if not i.pairs]:
+        self._check(left_out, allow_missing, some_left=len(problems) < len(indexes))
+        read = [
+            (shard, index)
+            for shard, index in zip(found.shards, indexes, strict=True)
+            if isinstance(index, ShardIndex)
+        ]
+        if empty := [shard.address for shard, index in read if not index.pairs]:
             left_out.append(f"no image-caption pairs in {shorten(empty)}")
         left_out += _members_left_out(read)
         self.left_out = "; ".join(left_out)
+        used = [(shard, index) for shard, index in read if index.pairs]
         if not used:
             raise InputError(
                 f"{self.left_out}: members must be named KEY.jpg (or another suffix of images) "
@@ -131,9 +117,9 @@ class TarSource:
             for _, index in used
         ]
         self._ends = list(itertools.accumulate(index.pairs for index in self.indexes))
-        self._caption_files: list[CaptionFile] | None = None
+        self._text_tower = text_tower
         if text_tower is not None:
-            self._caption_files = open_caption_files(self._shards, self.indexes, text_tower)
+            check_caption_files(self._shards, self.indexes, text_tower)
         logging.log(
             logging.WARNING if left_out else logging.INFO,
             "%d pairs in %d shards; left out: %s",
@@ -143,14 +129,10 @@ class TarSource:
     @staticmethod
     def _check(problems: Sequence[str], allowed: bool, some_left: bool) -> None:
         if problems and not (allowed and some_left):
-            without = (
-                ", or train without what is missing or damaged: data.allow_missing_shards"
-                if some_left
-                else ""
-            )
+            advice = "; data.allow_missing_shards goes on without them" if some_left else ""
             raise InputError(
                 f"{'; '.join(problems)}. Check the patterns (a folder stands for the tar files "
-                f"directly in it) and download damaged shards again{without}"
+                f"directly in it) and download damaged shards again{advice}"
             )
 
     @property
@@ -168,8 +150,14 @@ class TarSource:
         """Number of pairs."""
         return self._ends[-1]
 
-    def __getitem__(self, index: SupportsIndex) -> CaptionedImage:
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         """Reads a pair.
+
+        Returns:
+            `image`, the bytes of a file; `text`, the captions, mostly one; where there is none,
+            `problem`, a `BadSampleError` that says why; `key`, the name in the shard; `shard`, the
+            path or address of the tar file. `text_embedding`, float32 [n, d], comes where the
+            source was asked for it.
 
         Raises:
             IndexError: outside of 0 to len - 1.
@@ -182,20 +170,18 @@ class TarSource:
             raise IndexError(f"pair {i}: there are {len(self)}.")
         number = bisect.bisect_right(self._ends, i)
         shard, place = self._shards[number], i - (self._ends[number - 1] if number else 0)
-        what = f"{shard.address}: pair {place} cannot be read"
-        with _naming(what):
+        with as_input_error(f"{shard.address}: pair {place} cannot be read"):
             pair = self.indexes[number].pair(place)
-        key = pair.key.decode("utf-8", "replace")
-        with _naming(f"{what}, with the key {key}"):
             image, text, json = _read(shard, [pair.image, pair.text, pair.json])
-        assert image is not None
-        example: CaptionedImage = {"image": image, "text": [], "key": key, "shard": shard.address}
+        key = pair.key.decode("utf-8", "replace")
+        example: dict[str, Any] = {"image": image, "text": [], "key": key, "shard": shard.address}
         try:
             example["text"] = read_captions(text, json, self._caption_field)
         except BadSampleError as error:
             example["problem"] = error
-        if self._caption_files is not None:
-            example["text_embedding"] = self._caption_files[number].read(place, example["text"])
+        if self._text_tower is not None:
+            path = caption_path(self.indexes[number], self._text_tower)
+            example["text_embedding"] = read_embeddings(path, place, example["text"])
         return example
 
     def captions(self, number: int) -> list[list[str]]:
@@ -205,33 +191,24 @@ class TarSource:
             InputError, RemoteError: as for a pair.
         """
         shard, index = self._shards[number], self.indexes[number]
-        found: list[list[str]] = []
-        what = f"{shard.address}: its captions cannot be read"
-        with _naming(what), open_shard(shard) as file:
-            for i in range(index.pairs):
-                pair = index.pair(i)
-                text, json = _read(shard, [pair.text, pair.json], file)
-                try:
-                    found.append(read_captions(text, json, self._caption_field))
-                except BadSampleError:
-                    found.append([])
-        return found
+
+        def read_all() -> list[list[str]]:
+            with open_shard(shard) as file:
+                return [self._captions(file, index.pair(i)) for i in range(index.pairs)]
+
+        with as_input_error(f"{shard.address}: its captions cannot be read"):
+            return remote.retry(shard.address, read_all)
+
+    def _captions(self, file: Any, pair: Pair) -> list[str]:
+        text, json = read_place(file, pair.text), read_place(file, pair.json)
+        try:
+            return read_captions(text, json, self._caption_field)
+        except BadSampleError:
+            return []
 
     def __repr__(self) -> str:
         """The call that makes it, in short."""
         return f"TarSource({list(self.patterns)!r})"
-
-
-@contextlib.contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Errors of reading begin with `what`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise_machine_fault(what, error)
-        raise InputError(f"{what} ({error}); has the file changed since the start?") from error
 
 
 def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:
@@ -245,24 +222,11 @@ def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:
     return [f"{why}: {count:,} (the first: {first[why]})" for why, count in counts.items()]
 
 
-def _read(
-    shard: Shard, places: Sequence[Place], file: io.BufferedIOBase | None = None
-) -> list[bytes | None]:
-    """The bytes at places of a shard, which may be open already; None for `NOWHERE`.
-
-    Raises:
-        ValueError: the shard is shorter, or another than it was.
-    """
+def _read(shard: Shard, places: Sequence[Place]) -> list[bytes | None]:
+    """The bytes at places of a shard; None for `NOWHERE`."""
+    if not remote.is_remote(shard.address):
+        with open_shard(shard) as file:
+            return [read_place(file, place) for place in places]
     there = [place for place in places if place != NOWHERE]
-    if file is not None:
-        parts = [read_place(file, place) for place in there]
-    elif remote.is_remote(shard.address):
-        parts = remote.read_ranges(shard.address, there)
-    else:
-        with open_shard(shard) as opened:
-            return _read(shard, places, opened)
-    found = dict(zip(there, parts, strict=True))
-    for (offset, size), part in found.items():
-        if len(part) != size:
-            raise ValueError(f"it is cut short: {len(part)} of {size} bytes at {offset}")
+    found = dict(zip(there, remote.read_ranges(shard.address, there), strict=True))
     return [found.get(place) for place in places]

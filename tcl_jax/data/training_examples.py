@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tcl_jax.data.bad_samples import BadSample, BadSampleError, bad_image, choose_caption
+from tcl_jax.data.bad_samples import BadSample, BadSampleError, choose_caption
 from tcl_jax.data.images import ImageDecodeError
 from tcl_jax.data.order import EpochOrder
 from tcl_jax.data.random_erasing import RandomErasing
@@ -23,7 +23,7 @@ MAX_TRIES = 20
 """Samples looked at for one example before the run gives up."""
 
 BAD = "bad"
-"""Field of an example, and of a batch before it is handed out: the `BadSample`s it met."""
+"""Field of a batch before it is handed out: the `BadSample`s it met."""
 
 _EXAMPLE, _REPLACEMENT = 0, 1
 
@@ -61,11 +61,12 @@ class Incomplete(Protocol):
         ...
 
 
-class TrainingExamples:
-    """{"image": uint8 [S, S, 3], "tokens": int32 [L], "bad": tuple of `BadSample`} by place.
+class TrainingBatches:
+    """{"image": uint8 [b, S, S, 3], "tokens": int32 [b, L], "bad": list of `BadSample`} by number.
 
-    With `erasing` also "erase", int32 [4]. Where the source gives the embeddings of its captions,
-    "text_embedding", float32 [d], takes the place of "tokens".
+    Batch k has the examples at the places from k b on. With `erasing` there is also "erase", int32
+    [b, 4]. Where the source gives the embeddings of its captions, "text_embedding", float32 [b, d],
+    takes the place of "tokens".
 
     Args:
         source: has `image` (bytes or uint8 array, as `transform` takes it), `text` (a caption,
@@ -76,7 +77,8 @@ class TrainingExamples:
         transform: `(image, rng)` to uint8 [S, S, 3]; S must be the same for all.
         erasing: draws what part of each picture the training step erases; None: no part of any.
         seed: of everything random in an example.
-        length: number of places.
+        batch_size: examples of a batch, b.
+        length: number of batches.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class TrainingExamples:
         transform: Transform,
         erasing: RandomErasing | None,
         seed: int,
+        batch_size: int,
         length: int,
     ) -> None:
         self._source = source
@@ -96,27 +99,40 @@ class TrainingExamples:
         self._transform = transform
         self._erasing = erasing
         self._seed = seed
+        self._batch_size = batch_size
         self._length = length
 
     def __len__(self) -> int:
-        """Number of places."""
+        """Number of batches."""
         return self._length
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        """The example at a place.
+    def __getitem__(self, k: int) -> dict[str, Any]:
+        """Batch number `k`.
 
         Raises:
             RunError: `MAX_TRIES` samples one after the other are bad.
             ValueError: the transform fails for another reason than a bad image; names the example.
             Exception: whatever the source raises.
         """
+        batch: dict[str, Any] = {}
+        bad: list[BadSample] = []
+        for i in range(self._batch_size):
+            example, replaced = self._example(k * self._batch_size + i)
+            bad += replaced
+            for name, value in example.items():
+                if i == 0:  # filled row by row, which takes half the memory of stacking
+                    batch[name] = np.empty((self._batch_size, *value.shape), value.dtype)
+                batch[name][i] = value
+        return {**batch, BAD: bad}
+
+    def _example(self, place: int) -> tuple[dict[str, np.ndarray], list[BadSample]]:
+        """The example at a place, and the bad samples that it takes the place of."""
         index = self._order(place)
         bad: list[BadSample] = []
         for attempt in range(MAX_TRIES):
             example = self._source[index]
             try:
-                made = self._make(example, self._rng(place, attempt, _EXAMPLE))
-                return {**made, BAD: tuple(bad)}
+                return self._make(example, self._rng(place, attempt, _EXAMPLE)), bad
             except BadSampleError as error:
                 key, shard = str(example.get("key", index)), str(example.get("shard", ""))
                 bad.append(BadSample(key, shard, error.kind, error.reason))
@@ -133,11 +149,10 @@ class TrainingExamples:
         if "problem" in example:
             raise example["problem"]
         text = choose_caption(example["text"], rng)
-        image = example["image"]
         try:
-            pixels = self._transform(image, rng)
+            pixels = self._transform(example["image"], rng)
         except ImageDecodeError as error:
-            raise bad_image(image if isinstance(image, bytes) else b"?", error) from error
+            raise BadSampleError("unreadable_image", str(error)) from error
         except ValueError as error:
             raise ValueError(f"example {example.get('key', '?')!r}: {error}") from error
         made = {"image": pixels}

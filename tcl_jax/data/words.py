@@ -1,4 +1,4 @@
-"""Names of classes, and whether CLIP can tell them apart."""
+"""Names of classes, and whether they differ for CLIP."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from tcl_jax.data.tokenizer import clean
 from tcl_jax.errors import InputError
 
 BACKGROUND_NAME = "background"
-"""What the class of pixels that show none of the words is called."""
+"""Name of the class of pixels that show none of the words."""
 
 
 def check_words(
     words: Iterable[Any], *, background: bool = False, seen: Callable[[str], Hashable] = clean
 ) -> list[str]:
-    """Names of classes as a list: texts that CLIP tells apart.
+    """Names of classes as a list, once each is known to differ from the others for CLIP.
 
     Args:
         words: such as ["a cat", "grass"].
-        background: whether there is that class, too.
-        seen: what CLIP sees of a word; by default its cleaned text.
+        background: whether there is a class for all other pixels, too.
+        seen: what CLIP reads of a word; by default its cleaned text.
 
     Raises:
         InputError: if there is no word, one is no text or nothing but spaces and punctuation, two
@@ -44,8 +44,8 @@ def check_words(
             known[key] = word
         elif not (other := known[key]):
             raise InputError(
-                f"{word!r} is what pixels are called that show none of the words; leave it out, or "
-                "switch the background off to have it found by its name"
+                f"{word!r} is the name of the class of all other pixels; leave it out, or switch "
+                "the background off to have it found by its name"
             )
         elif word == other:
             raise InputError(f"{word!r} is given twice; leave one out")

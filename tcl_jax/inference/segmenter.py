@@ -168,7 +168,7 @@ class Segmenter:
 
         Args:
             texts: names of things, such as ["a cat", "grass"].
-            templates: name of a set (`data.templates.TEMPLATES`), or sentences with {} for the
+            templates: name of a set (`inference.templates.TEMPLATES`), or sentences with {} for the
                 text; None: the model's own, "custom" for TCL.
 
         Raises:

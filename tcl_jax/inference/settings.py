@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tcl_jax.data.templates import TEMPLATES
 from tcl_jax.errors import InputError
+from tcl_jax.inference.templates import TEMPLATES
 from tcl_jax.models.method import Method
 
 WINDOW = 448
@@ -32,7 +32,7 @@ class InferenceSettings:
         threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, 0.5 without.
         pamr: whether masks are refined by pixel-adaptive mask refinement.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
-        templates: name of a set in `data.templates.TEMPLATES`.
+        templates: name of a set in `inference.templates.TEMPLATES`.
         short_side: to which images are resized, in pixels; None: the window.
         resize: one of `RESIZES`.
 

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from tqdm import tqdm
 
-from tcl_jax.data.templates import format_prompts
 from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError
+from tcl_jax.inference.templates import format_prompts
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.mesh import data_mesh, put_locally
 
@@ -32,7 +32,7 @@ def tokenize_names(
 
     Args:
         tokenizer: texts to ids.
-        names, templates: see `data.templates.format_prompts`.
+        names, templates: see `inference.templates.format_prompts`.
         background: as in `check_words`.
 
     Raises:

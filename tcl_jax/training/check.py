@@ -7,8 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tcl_jax.data.templates import TEMPLATES
 from tcl_jax.errors import InputError
+from tcl_jax.inference.templates import TEMPLATES
 
 POSITIVE = (
     "train.global_batch_size",

@@ -13,7 +13,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tcl_jax.data.caption_cache import find_caption_file, write_caption_file
+from tcl_jax.data.caption_cache import caption_path, write_caption_file
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource
@@ -95,7 +95,7 @@ def _tar_sources(source: object) -> list[TarSource]:
 
 def _has_file(shard: _Shard, tower: str) -> bool:
     source, number = shard
-    return find_caption_file(source.indexes[number], tower) is not None
+    return caption_path(source.indexes[number], tower).is_file()
 
 
 def _read_ahead(

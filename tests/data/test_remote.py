@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import fsspec
@@ -20,14 +19,13 @@ from tests.data.shards import pairs, write_shard
 
 
 class Unreliable(MemoryFileSystem):
-    """A store that fails or hangs as often as it is told to, and counts what it is asked for."""
+    """A store that fails as often as it is told to, and counts what it is asked for."""
 
     protocol = "unreliable"
     store: dict = {}  # noqa: RUF012
     pseudo_dirs = [""]  # noqa: RUF012
     failures = 0
     failure: Exception = OSError("503 Service Unavailable")
-    silences = 0
     reads: list[tuple[str, int]] = []  # noqa: RUF012
     ranges = True
 
@@ -44,9 +42,6 @@ class Unreliable(MemoryFileSystem):
         if kind.failures:
             kind.failures -= 1
             raise kind.failure
-        if kind.silences:
-            kind.silences -= 1
-            time.sleep(30)
         return data
 
 
@@ -56,7 +51,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Unreliable]:
     monkeypatch.setattr(remote, "_FIRST_WAIT_SECONDS", 0.0)
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)
     Unreliable.store, Unreliable.pseudo_dirs, Unreliable.reads = {}, [""], []
-    Unreliable.failures = Unreliable.silences = 0
+    Unreliable.failures = 0
     MemoryFileSystem.store.clear()
     return Unreliable
 
@@ -96,8 +91,6 @@ def test_index_is_kept_beside_and_here(tmp_path: Path, store, monkeypatch) -> No
     folder = upload(tmp_path, "unreliable")
     first = TarSource([f"{folder}/*.tar"])
     assert "/bucket/a/00001.tar.index" in store.store
-    tars = [path for path, _ in store.reads if path.endswith(".tar")]
-    assert sorted(tars) == [f"/bucket/a/{i:05d}.tar" for i in range(3)]  # one request each
     store.reads.clear()
     assert TarSource([f"{folder}/*.tar"]).fingerprint == first.fingerprint
     assert store.reads == []  # from this machine
@@ -111,13 +104,6 @@ def test_index_is_kept_beside_and_here(tmp_path: Path, store, monkeypatch) -> No
     assert len(TarSource([f"{folder}/*.tar"])) == 22
 
 
-def test_a_pair_is_read_by_one_request(tmp_path: Path, store) -> None:
-    source = TarSource([upload(tmp_path, "unreliable") + "/*.tar"])
-    store.reads.clear()
-    assert source[8]["key"] == "2-2é"
-    assert len(store.reads) == 1
-
-
 def test_ranges_near_and_far(store) -> None:
     data = bytes(range(256)) * 2000
     store.current().pipe_file("/f", data)
@@ -125,67 +111,29 @@ def test_ranges_near_and_far(store) -> None:
     for ranges in ([(10, 20), (40, 5)], [(40, 5), (10, 20)], [(0, 9), (400_000, 9)], [(5, 0)]):
         parts = read_ranges("unreliable://f", ranges)
         assert parts == [data[offset : offset + size] for offset, size in ranges]
-    assert sum(size for _, size in store.reads) < 200
-    (tail,) = read_ranges("unreliable://f", [(len(data) - 5, 100)])
-    assert tail == data[-5:]
+    assert [size for _, size in store.reads] == [35, 35, 9, 9]  # one request where they are near
+    with pytest.raises(InputError, match="5 bytes came where 100"):
+        read_ranges("unreliable://f", [(len(data) - 5, 100)])
 
 
-def test_failures_are_tried_again(tmp_path: Path, store) -> None:
+def test_failures_are_tried_again(tmp_path: Path, store, monkeypatch) -> None:
     source = TarSource([upload(tmp_path, "unreliable") + "/*.tar"])
     store.failures = remote.TRIES - 1
     assert source[0]["key"] == "0-0é"
     store.failures = 100
-    with pytest.raises(RemoteError, match="00000.tar: .*tried 6 times: OSError: 503 Service Unav"):
+    with pytest.raises(RemoteError, match="00000.tar: .*503 Service Unavailable"):
         source[0]
-    with pytest.raises(RemoteError, match=r"\.tar.*no answer, tried 6 times"):
+    with pytest.raises(RemoteError, match=r"\.tar.*503 Service Unavailable"):
         TarSource(
             ["unreliable://bucket/a/*.tar"], index_dir=str(tmp_path / "new"), allow_missing=True
         )  # it may be there tomorrow
+    monkeypatch.setattr(store, "failure", PermissionError("who are you"))
+    with pytest.raises(InputError, match="00000.tar.*who are you"):
+        source[0]
     store.failures = 0
     store.store.clear()
     with pytest.raises(InputError, match="00002.tar: pair 2 cannot be read"):
         source[8]
-
-
-class HttpError(Exception):
-    """As libraries raise it: with a status, here or in the response."""
-
-    def __init__(self, status: int, deep: bool) -> None:
-        super().__init__(f"status {status}")
-        self.response = HttpError(status, False) if deep else None
-        self.code = None if deep else status
-
-
-@pytest.mark.parametrize("deep", [False, True])
-def test_only_what_may_pass_is_tried_again(tmp_path: Path, store, deep: bool, monkeypatch) -> None:
-    source = TarSource([upload(tmp_path, "unreliable") + "/*.tar"])
-    for status in (408, 429, 500, 503):
-        monkeypatch.setattr(store, "failure", HttpError(status, deep))
-        store.failures = 2
-        assert source[0]["key"] == "0-0é"
-    for status, kind, told in (
-        (401, InputError, "access is refused .*status 401"),
-        (403, InputError, "access is refused .*status 403"),
-        (400, RemoteError, "no answer, tried 1 times: .*status 400"),
-        (404, InputError, "00000.tar is not there"),
-    ):
-        monkeypatch.setattr(store, "failure", HttpError(status, deep))
-        store.failures = 1
-        with pytest.raises(kind, match=f"00000.tar.*{told}"):
-            source[0]
-        assert store.failures == 0
-
-
-def test_a_silent_store_does_not_stall(tmp_path: Path, store, monkeypatch) -> None:
-    source = TarSource([upload(tmp_path, "unreliable") + "/*.tar"])
-    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.1)
-    store.silences = 1
-    begin = time.monotonic()
-    assert source[0]["key"] == "0-0é"
-    store.silences = 100
-    with pytest.raises(RemoteError, match="TimeoutError: not answered within 0.1 seconds"):
-        source[0]
-    assert time.monotonic() - begin < 20
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path, store, monkeypatch, caplog) -> None:
@@ -210,7 +158,7 @@ def test_web_servers(tmp_path: Path, store, monkeypatch) -> None:
     source = TarSource(["unreliable://a.tar?token=1"])
     assert len(source) == 2
     monkeypatch.setattr(store, "ranges", False)
-    with pytest.raises(InputError, match="a.tar.* whole files only"):
+    with pytest.raises(InputError, match="a.tar.* server sends"):
         source[0]
 
 

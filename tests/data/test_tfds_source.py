@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +14,12 @@ import tensorflow_datasets as tfds
 
 from tcl_jax.config_flags import read_config
 from tcl_jax.data.images import decode
-from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tfds_source import TfdsSource
 from tcl_jax.data.tfds_writer import prepare
-from tcl_jax.data.transforms import RandomResizedCrop
 from tcl_jax.errors import InputError
 from tests.data.shards import picture, write_shard
-from tests.data.streams import number_tokens, numbers, take
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -69,11 +65,8 @@ class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two versions of it."""
     folder = tmp_path_factory.mktemp("tfds")
     CocoCaptions(data_dir=str(folder)).download_and_prepare(file_format="array_record")
-    versions = folder / "coco_captions" / "2014"
-    shutil.copytree(versions / "1.1.0", versions / "1.0.9")
     return str(folder)
 
 
@@ -109,33 +102,6 @@ def test_fields_of_a_data_set(captions):
     for outside in (12, -1):
         with pytest.raises(IndexError):
             source[outside]
-
-
-def test_the_newest_version_is_read_by_any_name(captions):
-    config = read_config(str(ROOT / "configs/tcl.py"), [], "main")
-    config.data.source, config.data.tfds.data_dir = "tfds", captions
-    prints = set()
-    for name in ("coco_captions", "coco_captions/2014", "coco_captions:1.1.0"):
-        config.data.tfds.name = name
-        source = make_source(config.data, 32)
-        prints.add(source.fingerprint)
-    assert len(prints) == 1 and "1.1.0" in source._told
-
-
-def test_one_of_several_captions_is_drawn(captions):
-    """Another one each epoch."""
-    source = TfdsSource("coco_captions", "train", data_dir=captions, text="captions/text")
-    batches = make_iterator(
-        source,
-        tokenizer=number_tokens,
-        transform=RandomResizedCrop(8),
-        global_batch_size=6,
-        seed=0,
-    )
-    seen = set(numbers(take(batches, 20)))
-    batches.close()
-    # Images without captions are replaced; of the others all captions come.
-    assert seen == {100 * i + k for i in range(12) for k in range(i % 4)}
 
 
 def test_tar_shards_become_array_records(shards, tmp_path):

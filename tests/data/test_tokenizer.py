@@ -1,4 +1,4 @@
-"""Token ids against the golden ones, and the template sets."""
+"""Token ids against the golden ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tcl_jax.data.templates import TEMPLATES, format_prompts
 from tcl_jax.data.tokenizer import END_ID, START_ID, ClipTokenizer, clean
 from tcl_jax.errors import InputError
 from tests.tokenizer_files import write_tokenizer_file
@@ -110,13 +109,11 @@ def test_a_vocabulary_of_ones_own(tmp_path):
     [
         (lambda file: file.unlink(), "cannot be read"),
         (lambda file: file.write_bytes(b"{]"), "cannot be read"),
-        (lambda file: file.write_bytes(b"\xff\xfe"), "cannot be read"),
         (lambda file: file.write_text('{"version": "1.0", "model": {"type": "WordLevel", "vocab": '
                                       '{"<|endoftext|>": 0}, "unk_token": "a"}}'),
-         "not a CLIP's: of its 1 tokens by WordLevel"),
+         "not a CLIP's: .*WordLevel"),
         (lambda file: file.write_text(file.read_text().replace("<|startoftext|>", "<s>")),
          "not a CLIP's.*startoftext.*the id None"),
-        (lambda file: file.write_text(file.read_text().replace("</w>", "@")), "words end in '@'"),
     ],
 )  # fmt: skip
 def test_bad_tokenizer_file(tmp_path, change, message):
@@ -125,22 +122,3 @@ def test_bad_tokenizer_file(tmp_path, change, message):
     change(path)
     with pytest.raises(InputError, match=message):
         ClipTokenizer(tokenizer_file=path)(["a cat"])
-
-
-def test_template_sets_are_the_golden_ones():
-    assert {name: list(TEMPLATES[name]) for name in GOLDEN["templates"]} == GOLDEN["templates"]
-
-
-def test_format_prompts():
-    assert format_prompts("plural", "cat") == ["a photo of cats."]
-    assert format_prompts(["{} and {0}", "{}"], "{x}") == ["{x} and {0}", "{x}"]
-    assert len(format_prompts("custom", "cat")) == 9
-
-
-@pytest.mark.parametrize(
-    ("templates", "message"),
-    [("customs", "identity, simple"), ([], "empty"), (["a photo"], "'a photo'")],
-)
-def test_format_prompts_bad_input(templates, message):
-    with pytest.raises(ValueError, match=message):
-        format_prompts(templates, "cat")

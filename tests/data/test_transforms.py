@@ -7,11 +7,9 @@ import pickle
 
 import numpy as np
 import pytest
-import skimage.data
 from PIL import Image
 
 from configs.shapes import get_config as shapes_config
-from configs.shapes_clip import get_config as shapes_clip_config
 from configs.tcl import get_config as paper_config
 from tcl_jax.data import transforms
 from tcl_jax.data.images import decode
@@ -120,16 +118,6 @@ def test_decoded_size_is_the_smallest_that_keeps_the_detail(height, width, monke
     assert len(shrinks) > 1
 
 
-def test_detail_of_a_photo_survives_smaller_decoding():
-    photo = Image.fromarray(skimage.data.astronaut()).resize((1024, 1024))
-    data = encode(photo, "JPEG", quality=90)
-    whole = decode(data)
-    crop = RandomResizedCrop(160, scale=(0.3, 1.0))
-    for seed in range(6):
-        difference = crop(data, generator(seed)).astype(int) - crop(whole, generator(seed))
-        assert np.sqrt(np.mean(difference**2)) < 3
-
-
 # ------------------------------------------------------------------------------- flip and chaining
 
 
@@ -165,14 +153,10 @@ def test_paper_config_gives_the_papers_augmentation():
     assert make_erasing(data) == RandomErasing(0.25, (0.02, 1 / 3), (0.3, 1 / 0.3))
 
 
-@pytest.mark.parametrize("config", [shapes_config, shapes_clip_config])
-def test_drawn_scenes_stay_as_they_are(config):
-    assert make_transform(config().data, 64) == Compose(())
-    assert make_erasing(config().data) is None
-
-
 def test_drawn_scenes_can_be_augmented_but_are_not_cropped():
     data = shapes_config().data
+    assert make_transform(data, 64) == Compose(())
+    assert make_erasing(data) is None
     data.rand_augment.operations, data.random_erasing = 1, 0.5
     assert make_transform(data, 64) == Compose((RandAugment(operations=1),))
     assert make_erasing(data) == RandomErasing(0.5)
@@ -189,6 +173,8 @@ def test_drawn_scenes_can_be_augmented_but_are_not_cropped():
         ("flip", 1.5),
         ("rand_augment.operations", -2),
         ("rand_augment.magnitude", 30.0),
+        ("rand_augment.probability", 1.5),
+        ("rand_augment.magnitude_std", float("nan")),
         ("random_erasing", 25.0),
     ],
 )
@@ -198,15 +184,3 @@ def test_impossible_config_is_refused_by_the_name_of_the_field(field, value):
     with pytest.raises(InputError, match=field.split(".")[0]):
         make_transform(data, 224)
         make_erasing(data)
-
-
-def test_augmented_photo_is_a_function_of_the_random_stream():
-    data = encode(Image.fromarray(skimage.data.astronaut()), "JPEG")
-    transform = pickle.loads(pickle.dumps(make_transform(paper_config().data, 224)))
-    first = [transform(data, generator(seed)) for seed in range(8)]
-    assert {image.shape for image in first} == {(224, 224, 3)}
-    assert {image.dtype for image in first} == {np.dtype(np.uint8)}
-    np.testing.assert_array_equal(first, [transform(data, generator(seed)) for seed in range(8)])
-    cropped = Compose(transform.steps[:2])
-    changed = [(cropped(data, generator(s)) != first[s]).any() for s in range(8)]
-    assert 2 < sum(changed) < 8

@@ -21,7 +21,7 @@ def test_words_that_differ_for_clip_stay_as_they_are() -> None:
         (["a  cat", " a cat "], "are the same to"),
         (["salt &amp; pepper", "Salt & Pepper"], "are the same to"),
         (["cat", "dog", "cat"], "'cat' is given twice"),
-        (["cat", "Background "], "'Background ' is what pixels are called"),
+        (["cat", "Background "], "'Background ' is the name of the class"),
         (["cat", " "], "' ' must be a name"),
         (["cat", "--"], "'--' must be a name"),
         (["cat", 7], "7 must be a name"),

@@ -103,7 +103,7 @@ def test_words(answers: Answers) -> None:
         (" \n ", "at least one word"),
         ("\n".join(f"cat {i}" for i in range(51)), "51 words; at most 50"),
         ("a" * 201, "too long"),
-        ("Background", "'Background' is what pixels are called"),
+        ("Background", "'Background' is the name of the class"),
         ("a cat\nA cat", "are the same to"),
     ):
         with pytest.raises(InputError, match=problem):

@@ -109,7 +109,7 @@ def test_representations() -> None:
         ({"texts": ("a",)}, "1 texts and 2 scores"),
         ({"texts": (), "scores": np.zeros((2, 2, 0), np.float32)}, "0 texts"),
         ({"texts": ("a", "a")}, "'a' is given twice"),
-        ({"texts": ("background", "a")}, "'background' is what pixels are called"),
+        ({"texts": ("background", "a")}, "'background' is the name of the class"),
         ({"scores": np.full((2, 2, 2), np.nan, np.float32)}, "not finite"),
         ({"scores": np.full((2, 2, 2), np.inf, np.float32)}, "not finite"),
         ({"image": np.zeros((0, 4, 3), np.uint8)}, "image of shape"),

@@ -99,7 +99,7 @@ def test_photographs_and_a_change_of_processes(
     whole = run(config, tmp_path / "whole")
     assert whole.finished and whole.step == 9
     (bad, *more) = written(tmp_path / "whole/bad_samples.jsonl")
-    assert (bad["key"], bad["kind"]) == ("2/broken", "damaged_image")
+    assert (bad["key"], bad["kind"]) == ("2/broken", "unreadable_image")
     assert 1 <= len(more) <= 4  # once an epoch, perhaps drawn again
     rows = written(tmp_path / "whole/metrics.jsonl")
     assert rows[-1]["train/bad_share"] == pytest.approx((1 + len(more)) / (73 + len(more)))
@@ -112,7 +112,9 @@ def test_photographs_and_a_change_of_processes(
     rest = run(config, tmp_path / "parts")
     assert rest.finished and rest.step == 9
     jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
-    assert written(tmp_path / "parts/bad_samples.jsonl") == [bad, *more]
+    again = written(tmp_path / "parts/bad_samples.jsonl")  # batches that come again are in it twice
+    assert [line for line in [bad, *more] if line not in again] == []
+    assert [line for line in again if line not in [bad, *more]] == []
 
 
 def test_too_many_bad_samples_stop_the_run(
@@ -120,7 +122,7 @@ def test_too_many_bad_samples_stop_the_run(
 ) -> None:
     monkeypatch.setattr(bad_samples_module, "MIN_SEEN", 20)
     config.data.max_bad_share = 0.01
-    with pytest.raises(RunError, match=r"\d of \d+ samples are bad .*\d damaged_image; their keys"):
+    with pytest.raises(RunError, match=r"samples are bad .*\d unreadable_image; their keys"):
         run(config, tmp_path / "run")
     config.data.max_bad_share = 1.5
     with pytest.raises(InputError, match="max_bad_share=1.5"):

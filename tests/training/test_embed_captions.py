@@ -93,7 +93,8 @@ def test_once_and_not_again(
     flags.append("--config.model.dtype=bfloat16")
     command.run(flags)
     sizes = [(tmp_path / name).stat().st_size for name in written(tmp_path)]
-    assert sorted(sizes) == [48 + 12 * (2 * 16 + 4)] * 3 + [48 + 12 * (4 * 16 + 4)] * 3
+    header = 192
+    assert sorted(sizes) == [header + 12 * (2 * 16 + 4)] * 3 + [header + 12 * (4 * 16 + 4)] * 3
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_bad_samples_are_told_and_captions_stay_with_their_images(
     assert taken.totals[0] == 40 and bad >= 17
     told = taken.describe()
     assert f"bad samples: {bad} of {40 + bad} looked at" in told
-    assert "damaged_image" in told and "empty_caption" in told
+    assert "unreadable_image" in told and "empty_caption" in told
     assert "27 (not_utf8): the caption b'couleur \\xe9' cannot be read" in told
     assert f"{taken.tokens.astype(bool).sum(1).max()} at most; 0% fill all {LENGTH}" in told
     assert "left out: members of other kinds: 1 (the first: 0.npy in " in told
