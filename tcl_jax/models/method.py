@@ -39,7 +39,7 @@ class Method(abc.ABC):
         title: as papers call it.
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
-        templates: name of the set in `data.templates.TEMPLATES` that its authors use.
+        templates: name of the set in `inference.templates.TEMPLATES` that its authors use.
         pixel_statistics: mean and deviation that images are normalised with.
         protocol: how else its authors evaluate, where not as TCL's do, by the name of the field of
             `inference.settings.InferenceSettings`.
