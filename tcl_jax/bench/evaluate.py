@@ -86,7 +86,7 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
             seconds = evaluate(examples)
             sliding = protocol.sliding_window(benchmark, (HEIGHT, WIDTH), model.method.patch_size)
             each, window = len(sliding.windows), sliding.padded[0]
-            flops = total(method.flops(window, classes, protocol.options))
+            flops = total(method.flops(window, classes, protocol.options_of(benchmark)))
             row = {
                 "width": WIDTH,
                 "height": HEIGHT,

@@ -50,6 +50,7 @@ class Benchmark:
         folders: what {split} stands for, where it is not the split's name.
         values: label values of the classes, where they do not count on from 0, or from 1 behind a
             background or an ignored 0.
+        cleaning: whether Talk2DINO's authors clean the background of its masks.
         exif: "apply" or "ignore"; None: as "apply", with a warning where labels may not follow it.
     """
 
@@ -73,6 +74,7 @@ class Benchmark:
     folders: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     values: tuple[int, ...] | None = None
     exif: str | None = None
+    cleaning: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -67,10 +67,10 @@ class Protocol:
         """The method's name for tables."""
         return METHODS[self.method].title + (" + PAMR" if self.pamr else "")
 
-    @property
-    def options(self) -> MaskOptions:
-        """Post-processing of masks."""
-        return MaskOptions(pamr=self.pamr, kp_weight=self.kp_weight)
+    def options_of(self, benchmark: Benchmark) -> MaskOptions:
+        """Post-processing of a benchmark's masks."""
+        cleaning = benchmark.cleaning and METHODS[self.method].cleans
+        return MaskOptions(self.pamr, self.kp_weight, cleaning)
 
     def background_of(self, benchmark: Benchmark) -> float | None:
         """Score of a benchmark's background class; None if it has none."""
@@ -155,7 +155,9 @@ def fingerprint(
         "architecture": short_hash(list(model.method.describe().values())),
         "resize": f"OpenCV {cv2.__version__}, bilinear",
         "benchmarks": {
-            listing.benchmark.name: _describe(listing, given.get(listing.benchmark.name))
+            listing.benchmark.name: _describe(
+                listing, protocol.options_of(listing.benchmark), given.get(listing.benchmark.name)
+            )
             for listing in listings
         },
     }
@@ -164,11 +166,15 @@ def fingerprint(
     return {"hash": short_hash(fields), **fields}
 
 
-def _describe(listing: DatasetIndex, texts: np.ndarray | None) -> dict[str, Any]:
+def _describe(
+    listing: DatasetIndex, options: MaskOptions, texts: np.ndarray | None
+) -> dict[str, Any]:
     benchmark = listing.benchmark
     overrides: dict[str, Any] = {
         name: getattr(benchmark, name) for name in ("short_side", "window", "stride", "threshold")
     }
+    if options.cleaning:
+        overrides["cleaning"] = True
     if texts is not None:
         array = np.ascontiguousarray(texts, np.float32)
         overrides["text_embeddings"] = hashlib.sha256(array.tobytes()).hexdigest()[:16]

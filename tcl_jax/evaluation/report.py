@@ -161,11 +161,13 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
         "stride": paper.stride,
         "short_side": paper.window,
         "max_long_side": MAX_LONG_SIDE,
-        "templates": paper.templates,
     }
-    if "method" in used and METHODS[used["method"]].mixes_clip:
-        published["kp_weight"] = paper.kp_weight
-        published["threshold"] = THRESHOLDS[used["pamr"]]
+    if "method" in used:
+        method = METHODS[used["method"]]
+        published["templates"] = method.templates
+        if method.mixes_clip:
+            published["kp_weight"] = paper.kp_weight
+            published["threshold"] = THRESHOLDS[used["pamr"]]
     differing = [
         f"{key} {_words(used[key])} (published: {_words(value)})"
         for key, value in published.items()

@@ -73,6 +73,14 @@ class InferenceSettings:
 
 
 def default_settings(model: Method) -> InferenceSettings:
-    """The paper's protocol, with windows of a small model's own resolution."""
+    """The paper's protocol, with windows of a small model's own resolution.
+
+    Templates and the background's score are those of the method's authors.
+    """
     window = WINDOW if model.resolution >= WINDOW // 2 else model.resolution
-    return InferenceSettings(window=window, stride=max(window // 2, 1))
+    return InferenceSettings(
+        window=window,
+        stride=max(window // 2, 1),
+        threshold=model.threshold,
+        templates=model.templates,
+    )

@@ -25,10 +25,13 @@ class MaskOptions:
         pamr: whether masks are refined by pixel-adaptive mask refinement.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1], where the
             method has one (`Method.mixes_clip`).
+        cleaning: whether masks are held back where they are of the background, where the method
+            can do so (`Method.cleans`).
     """
 
     pamr: bool = False
     kp_weight: float = 0.3
+    cleaning: bool = False
 
 
 class Method(abc.ABC):
@@ -39,7 +42,8 @@ class Method(abc.ABC):
         title: as papers call it.
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
-        pixel_statistics: mean and deviation that images are normalised with.
+        cleans: whether `MaskOptions.cleaning` is read.
+        templates: name of the set in `data.templates.TEMPLATES` that its authors use.
         dtype: compute dtype; parameters are float32.
     """
 
@@ -47,8 +51,14 @@ class Method(abc.ABC):
     title: ClassVar[str]
     parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
-    pixel_statistics: ClassVar[PixelStatistics] = IMAGENET
+    cleans: ClassVar[bool] = False
+    templates: ClassVar[str] = "custom"
     dtype: Any
+
+    @property
+    def pixel_statistics(self) -> PixelStatistics:
+        """Mean and deviation that images are normalised with."""
+        return IMAGENET
 
     @property
     @abc.abstractmethod
@@ -59,6 +69,11 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def resolution(self) -> int:
         """Side of the images that it was trained with, in pixels."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Score of the background that its authors use; None: TCL's."""
+        return None
 
     @property
     @abc.abstractmethod

@@ -40,7 +40,7 @@ def trace_evaluation(
         loaded = [load_benchmark(name, split=config.eval.split) for name in benchmarks]
         benchmark = max(loaded, key=lambda benchmark: len(benchmark.texts))
         protocol = protocol_of(config, experiment)
-        options, side = protocol.options, protocol.sizes(benchmark)[1]
+        options, side = protocol.options_of(benchmark), protocol.sizes(benchmark)[1]
         texts, synonyms = len(benchmark.texts), benchmark.synonyms
         title = f"{benchmark.name}: windows of {side}, {texts} texts"
         engine = MaskEngine(model, mesh, default_batch_size(devices[0].platform))
