@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
 from tcl_jax.models.method import Method
+from tcl_jax.models.talk2dino import Talk2DINO
 from tcl_jax.models.tcl import TCL
 
 METHODS: dict[str, type[Method]] = {
@@ -11,4 +12,5 @@ METHODS: dict[str, type[Method]] = {
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
+    "talk2dino": Talk2DINO,
 }
