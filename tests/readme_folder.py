@@ -16,8 +16,10 @@ from PIL import Image
 from tcl_jax.bench.photos import make_photo
 from tcl_jax.files import sha256_of
 from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.talk2dino import init_projection
 from tcl_jax.weights.clip import clip_rules, clip_shapes
 from tcl_jax.weights.mapping import to_state_dict
+from tcl_jax.weights.talk2dino import projection_state_dict
 from tcl_jax.weights.tcl import tcl_rules, tcl_shapes
 from tests.bench.original_checkout import make_checkout
 from tests.data.shards import picture, write_shard
@@ -120,6 +122,8 @@ def _write_weights(folder: Path) -> None:
     save_state_dict(folder / "weights/tcl.pth", {"model": tcl})
     dinov2 = {k.removeprefix("w/"): x for k, x in load("dinov2").items() if k.startswith("w/")}
     save_state_dict(folder / "dinov2_vitb14_reg4_pretrain.pth", dinov2)
+    projection = init_projection(jax.random.key(0), SIZES.embed_dim, 128)
+    save_state_dict(folder / "vitb_mlp_infonce.pth", projection_state_dict(projection))
 
 
 def _random(shapes: Any, dtype: Any = np.float32) -> Any:
