@@ -19,9 +19,10 @@ from tcl_jax.inference.settings import WINDOW, default_settings
 from tcl_jax.inference.texts import check_embeddings, embed_class_names
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.layers import compute_dtype
-from tcl_jax.models.talk2dino import RESIZE_DIM, HeadFeatures, project_text
-from tcl_jax.models.talk2dino import Talk2DINO as Method
-from tcl_jax.models.tower import Tower
+from tcl_jax.models.shapes import shapes_of
+from tcl_jax.models.talk2dino import HeadFeatures, project_text
+from tcl_jax.models.talk2dino_method import RESIZE_DIM
+from tcl_jax.models.talk2dino_method import Talk2DINO as Method
 from tcl_jax.ops.images import normalize
 from tcl_jax.weights.load import Source, load_clip
 from tcl_jax.weights.mapping import WeightError
@@ -48,7 +49,7 @@ class Talk2DINO:
 
     Attributes:
         model: as given.
-        method: `models.talk2dino.Talk2DINO`, with the sizes.
+        method: `models.talk2dino_method.Talk2DINO`, with the sizes.
 
     Raises:
         InputError: if the dtype is unknown, or the model is of another method.
@@ -200,7 +201,7 @@ def talk2dino_model(
             `weights.load.load_clip`; None: only embeddings that are given are segmented by.
         resize_dim: side of the square that windows are resized to, in pixels; None: 448, or the
             side that a small backbone's positions were learned for.
-        antialias: see `models.talk2dino.Talk2DINO`.
+        antialias: see `models.talk2dino_method.Talk2DINO`.
         prefix: of the projection's names, where a file holds several.
 
     Raises:
@@ -209,12 +210,11 @@ def talk2dino_model(
     learned, origin = load_projection(projection, prefix)
     if not isinstance(backbone, Backbone):
         backbone = Backbone.from_file(backbone)
-    tower = Tower.of(backbone.family, backbone.params)
     text_width, width = learned["hidden"]["kernel"].shape
-    if width != tower.width:
+    if width != backbone.width:
         raise WeightError(
-            f"projection {str(projection)!r} is for a backbone of width {width}, and this one, "
-            f"{tower.title}, has {tower.width}; give the one that it was trained for"
+            f"projection {str(projection)!r} is for a backbone of width {width}, and {backbone} is "
+            "another; give the one that it was trained for"
         )
     config: CLIPConfig | None = None
     params = {"backbone": backbone.params, "projection": learned}
@@ -229,12 +229,18 @@ def talk2dino_model(
             )
         params["text"] = pretrained.params["text"]
         origins["clip"] = pretrained.origin
-    if resize_dim is None:
-        trained = tower.trained_side
-        resize_dim = RESIZE_DIM if trained is None or trained >= WINDOW // 2 else trained
+    resize_dim = _usual_side(backbone) if resize_dim is None else resize_dim
     with as_input_error(f"resize_dim={resize_dim}"):
-        method = Method(tower, text_width, config, resize_dim, antialias)
+        method = Method(backbone.family, shapes_of(params), config, resize_dim, antialias)
     return Model(method, params, default_settings(method), origins)
+
+
+def _usual_side(backbone: Backbone) -> int:
+    positions = backbone.params.get("positional_embedding")
+    if positions is None:
+        return RESIZE_DIM
+    trained = round(len(positions) ** 0.5) * backbone.patch_size
+    return RESIZE_DIM if trained >= WINDOW // 2 else trained
 
 
 def _check_images(images: Any, name: str) -> jax.Array:

@@ -50,11 +50,6 @@ def text_tower(config: CLIPConfig) -> int:
     return config.text_layers * _block(length, width) + 2 * width * config.embed_dim
 
 
-def vision_tower(width: int, depth: int, patch_size: int, patches: int, others: int) -> int:
-    """Forward FLOPs of a tower without projection, of so many patches and other tokens."""
-    return 2 * patches * patch_size**2 * 3 * width + depth * _block(others + patches, width)
-
-
 def decoder(config: CLIPConfig, side: int | None = None) -> int:
     """Forward FLOPs of the grounder's decoder, two stages of two 3x3 convolutions."""
     patches, width = _patches(config, side), config.vision_width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
 from tcl_jax.models.method import Method
-from tcl_jax.models.talk2dino import Talk2DINO
+from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL
 
 METHODS: dict[str, type[Method]] = {

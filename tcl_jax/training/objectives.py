@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, encode_image, encode_text
 from tcl_jax.models.decoder import UPSAMPLING
-from tcl_jax.models.talk2dino import Talk2DINO, choose_heads, project_text
+from tcl_jax.models.talk2dino import choose_heads, project_text
+from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.ops import losses
 from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize

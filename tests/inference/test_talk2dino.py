@@ -22,9 +22,8 @@ from tcl_jax.inference.model import load_model, save_model
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.inference.windows import SlidingWindow
-from tcl_jax.models.talk2dino import Talk2DINO as Method
 from tcl_jax.models.talk2dino import head_features, patch_masks
-from tcl_jax.models.tower import Tower
+from tcl_jax.models.talk2dino_method import Talk2DINO as Method
 from tcl_jax.ops.images import normalize
 from tcl_jax.parallel.mesh import local_mesh
 from tests.reference import load
@@ -118,7 +117,8 @@ def test_the_authors_protocol_and_cleaning_by_benchmark(model: Talk2DINO) -> Non
         for name in ("voc", "coco_object", "context", "voc20", "ade20k")
     }
     assert [name for name, clean in cleaned.items() if clean] == ["voc", "coco_object"]
-    large = Method(Tower("dinov2-reg", 0, (("patch_kernel", (14, 14, 3, 1024)),)), 512)
+    shapes = {"backbone/patch_kernel": (14, 14, 3, 1024), "projection/out/kernel": (1024, 1024)}
+    large = Method("dinov2-reg", tuple(shapes.items()))
     assert (large.threshold, large.resize_dim, large.patch_size) == (0.54, 448, 1)
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from tcl_jax.inference.talk2dino import talk2dino_model
 from tcl_jax.models.flops import total
-from tcl_jax.models.talk2dino import Talk2DINO, choose_heads, project_text
-from tcl_jax.models.tower import Tower
+from tcl_jax.models.method import MaskOptions
+from tcl_jax.models.talk2dino import choose_heads, project_text
+from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.ops.losses import image_text_similarity
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.training.objectives import Talk2DINOObjective
@@ -27,9 +28,13 @@ from tests.talk2dino_files import write_talk2dino
 
 GOLDEN = load("talk2dino")
 STEPS, KEY = len(GOLDEN["train/loss"]), jax.random.key(0)
-SHAPES = (("blocks_0/attn/in_proj/kernel", (128, 3, 4, 32)), ("patch_kernel", (14, 14, 3, 128)))
-TOWER = Tower("dinov2-reg", 1, SHAPES)
-OBJECTIVE = Talk2DINOObjective(Talk2DINO(TOWER, text_width=32))
+SHAPES = (
+    ("backbone/blocks*1/attn/in_proj/kernel", (128, 3, 4, 32)),
+    ("backbone/patch_kernel", (14, 14, 3, 128)),
+    ("projection/hidden/kernel", (32, 128)),
+    ("projection/out/kernel", (128, 128)),
+)
+OBJECTIVE = Talk2DINOObjective(Talk2DINO("dinov2-reg", SHAPES))
 
 
 def start() -> dict[str, Any]:
@@ -111,5 +116,9 @@ def test_frozen_towers_make_what_rows_lack(tmp_path: Path) -> None:
     rows = {"image": jnp.asarray(image), "tokens": tokens}
     prepared = jax.jit(Talk2DINOObjective(method).prepare)(frozen, rows)
     np.testing.assert_allclose(prepared["heads"][0], GOLDEN["70x70/disentangled"], atol=2e-5)
+    tower = jax.jit(lambda x: method.head_features(frozen, x).patches)
+    formula = method.flops(70, 5, MaskOptions())["image tower"]
+    found = traced_flops(tower.trace(np.zeros((1, 70, 70, 3), np.float32)).jaxpr)
+    assert found == pytest.approx(formula, rel=1e-3)
     text = method.text_encoder.clip.embed_texts(frozen, tokens)
     np.testing.assert_allclose(prepared["text_embedding"], text, atol=1e-6)
