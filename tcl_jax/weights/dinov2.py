@@ -96,13 +96,11 @@ def block(
         if there("attn.qkv.bias"):
             rules.append(Rule(f"{fused}.bias", bias, combine=None if key_bias else without_key))
     else:
-        more = (f"{k}.weight", f"{v}.weight")
-        rules.append(Rule(f"{q}.weight", kernel, (1, 0), more, join))
+        rules.append(Rule(f"{q}.weight", kernel, (1, 0), (f"{k}.weight", f"{v}.weight"), join))
         if there("attn.q.bias"):
-            more = (f"{k}.bias", f"{v}.bias") if key_bias else (f"{v}.bias",)
-            rules.append(
-                Rule(f"{q}.bias", bias, None, more, join if key_bias else join_query_value)
-            )
+            more = [f"{x}.bias" for x in ((k, v) if key_bias else (v,))]
+            combine = join if key_bias else join_query_value
+            rules.append(Rule(f"{q}.bias", bias, None, tuple(more), combine))
     if there("ls1.gamma"):
         rules += [Rule(f"{name}.ls{i}.gamma", (*path, f"ls_{i}")) for i in (1, 2)]
     mlp = f"{name}.mlp"

@@ -1,6 +1,8 @@
 """Names of the tensors of TIPS's vision tower, in Flax and in PyTorch.
 
-Names of the Flax files are joined by "/"; here they have dots, as all names do (`backbones`).
+Names of the Flax files are joined by "/"; here they have dots, as all names do (`backbones`). Both
+are read as the same model: the GELU is the tanh approximation of the Flax code, with which the
+weights were probably trained, also for PyTorch's files, whose own code has the exact one.
 """
 
 from __future__ import annotations

@@ -305,6 +305,27 @@ def test_swiglu() -> None:
             close(mlp(Transformer(), params["mlp"], x), golden["swiglu/y"])
 
 
+def test_tips_with_swiglu_in_both_forms(tmp_path: Path) -> None:
+    rng, flax, torch = np.random.default_rng(0), weights_of("tips"), tips_in_pytorch()
+    flax = {k: x for k, x in flax.items() if "MlpBlock" not in k}
+    torch = {k: x for k, x in torch.items() if ".mlp." not in k}
+    for i in range(3):
+        parts = {}
+        for n, shape in enumerate(((96, 256), (96, 256), (256, 96))):
+            kernel, bias = (rng.normal(0, 0.1, x).astype(np.float32) for x in (shape, shape[1]))
+            parts |= {f"Dense_{n}/kernel": kernel, f"Dense_{n}/bias": bias}
+            dense = f"encoder/transformer/encoderblock_{i}/FFNSwiGluFused_0/Dense_{n}"
+            flax |= {f"{dense}/kernel": kernel, f"{dense}/bias": bias}
+        for leaf, ours in (("kernel", "weight"), ("bias", "bias")):
+            fused = np.concatenate([parts[f"Dense_{n}/{leaf}"] for n in (0, 1)], axis=-1)
+            torch[f"blocks.{i}.mlp.w12.{ours}"] = fused.T
+            torch[f"blocks.{i}.mlp.w3.{ours}"] = parts[f"Dense_2/{leaf}"].T
+    one = Backbone.from_file(write(tmp_path / "flax.npz", flax))
+    other = Backbone.from_file(write(tmp_path / "torch.npz", torch), heads=2)
+    image = image_of("tips", "70x42")
+    close(one.features(image).patches, np.asarray(other.features(image).patches))
+
+
 def test_what_dinov3_s_files_may_lack(tmp_path: Path) -> None:
     """Periods, which are then computed, and the mask of the keys' bias, which may be NaN."""
     tensors = weights_of("dinov3")
@@ -354,6 +375,16 @@ def test_files_that_hold_none(tmp_path: Path) -> None:
         Backbone.from_file(path, family="vit")
     with pytest.raises(InputError, match="128 is not that of 3 attention heads"):
         Backbone.from_file(path, heads=3)
+
+
+def test_by_name_the_sizes_must_be_those_of_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    path = write(tmp_path / "weights/dinov2_vitb14_reg4_pretrain.pth", weights_of("dinov2-reg"))
+    with pytest.raises(InputError, match=f"{path.name}.*4 blocks.*not dinov2-reg:B/14"):
+        Backbone.from_pretrained("dinov2-reg:B/14")
 
 
 def test_of_several_a_prefix_chooses(tmp_path: Path) -> None:
