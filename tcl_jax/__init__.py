@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tcl_jax.inference.backbone import Backbone
     from tcl_jax.inference.segmenter import Segmenter
+    from tcl_jax.inference.talk2dino import Talk2DINO
 
-__all__ = ["Backbone", "Segmenter"]
+__all__ = ["Backbone", "Segmenter", "Talk2DINO"]
 __version__ = "0.1.0"
 
 
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from tcl_jax.inference.backbone import Backbone
 
         return Backbone
+    if name == "Talk2DINO":
+        from tcl_jax.inference.talk2dino import Talk2DINO
+
+        return Talk2DINO
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,10 @@ from PIL import Image
 from tcl_jax.bench.photos import make_photo
 from tcl_jax.files import sha256_of
 from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.talk2dino import init_projection
 from tcl_jax.weights.clip import clip_rules, clip_shapes
 from tcl_jax.weights.mapping import to_state_dict
+from tcl_jax.weights.talk2dino import projection_state_dict
 from tcl_jax.weights.tcl import tcl_rules, tcl_shapes
 from tests.bench.official_checkout import make_checkout
 from tests.data.shards import picture, write_shard
@@ -127,6 +129,8 @@ def _write_weights(folder: Path) -> None:
         arrays = {k.removeprefix(start): x for k, x in load(golden).items() if start in k}
         arrays |= {tokens: arrays[tokens][:pieces]} if tokens in arrays else {}
         np.savez(folder / f"tips_v2_b14_{tower}.npz", **arrays)
+    projection = init_projection(jax.random.key(0), SIZES.embed_dim, 128)
+    save_state_dict(folder / "vitb_mlp_infonce.pth", projection_state_dict(projection))
 
 
 def _random(shapes: Any, dtype: Any = np.float32) -> Any:

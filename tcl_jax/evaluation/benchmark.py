@@ -51,6 +51,7 @@ class Benchmark:
         values: label values of the classes, where they do not count on from 0, or from 1 behind a
             background or an ignored 0.
         exif: "apply" or "ignore"; None: as "apply".
+        cleaning: whether Talk2DINO's authors clean the background of its masks.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Benchmark:
     folders: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     values: tuple[int, ...] | None = None
     exif: str | None = None
+    cleaning: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

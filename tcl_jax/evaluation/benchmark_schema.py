@@ -23,6 +23,7 @@ The files of the built-in ones, in `tcl_jax/assets/benchmarks`, and of a user's 
     window = 448
     stride = 224
     threshold = 0.4
+    cleaning = false              # true: Talk2DINO cleans the background of its masks
 
 {key} may stand for folders too (`town/photo_1`). Where images is a folder, its files of the usual
 extensions are taken, those of folders in it included. Entries of classes are names as the text
@@ -134,7 +135,7 @@ def _is_table(value: Any, of: Callable[[Any], bool]) -> bool:
 # What a key must hold: a test, and the words for it.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("name", "title", "images", "labels", "list", "split"), (is_text, "a text")),
-    **dict.fromkeys(("background", "reduce_zero_label"), (_is_bool, "true or false")),
+    **dict.fromkeys(("background", "reduce_zero_label", "cleaning"), (_is_bool, "true or false")),
     **dict.fromkeys(("short_side", "window", "stride"), (_is_integer, "a positive whole number")),
     "hint": (lambda value: isinstance(value, str), "a text"),
     "classes": (lambda value: is_text(value) or (isinstance(value, list) and bool(value)),

@@ -109,9 +109,8 @@ class Evaluator:
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as scorers:
             try:
                 tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)
-                found = self._engine(
-                    self._params, tasks, texts, protocol.options, benchmark.synonyms
-                )
+                options = protocol.options_of(benchmark)
+                found = self._engine(self._params, tasks, texts, options, benchmark.synonyms)
                 yield from _ahead(scorers, score, found, workers, eager=True)
             except BaseException:
                 for pool in (readers, scorers):

@@ -65,10 +65,10 @@ class Protocol(InferenceSettings):
         """The method's name for tables."""
         return METHODS[self.method].title + (" + PAMR" if self.pamr else "")
 
-    @property
-    def options(self) -> MaskOptions:
-        """Post-processing of masks."""
-        return MaskOptions(pamr=self.pamr, kp_weight=self.kp_weight)
+    def options_of(self, benchmark: Benchmark) -> MaskOptions:
+        """Post-processing of a benchmark's masks."""
+        cleaning = benchmark.cleaning and METHODS[self.method].cleans
+        return MaskOptions(self.pamr, self.kp_weight, cleaning)
 
     def background_of(self, benchmark: Benchmark) -> float | None:
         """Score of a benchmark's background class; None if it has none."""
@@ -178,7 +178,9 @@ def fingerprint(
         "architecture": short_hash(list(model.method.describe().values())),
         "resize": _RESIZES[protocol.resize],
         "benchmarks": {
-            index.benchmark.name: _describe(index, given.get(index.benchmark.name))
+            index.benchmark.name: _describe(
+                index, protocol.options_of(index.benchmark), given.get(index.benchmark.name)
+            )
             for index in indices
         },
     }
@@ -187,11 +189,15 @@ def fingerprint(
     return {"hash": short_hash(fields), **fields}
 
 
-def _describe(index: DatasetIndex, texts: np.ndarray | None) -> dict[str, Any]:
+def _describe(
+    index: DatasetIndex, options: MaskOptions, texts: np.ndarray | None
+) -> dict[str, Any]:
     benchmark = index.benchmark
     overrides: dict[str, Any] = {
         name: getattr(benchmark, name) for name in ("short_side", "window", "stride", "threshold")
     }
+    if options.cleaning:
+        overrides["cleaning"] = True
     if texts is not None:
         array = np.ascontiguousarray(texts, np.float32)
         overrides["text_embeddings"] = hashlib.sha256(array.tobytes()).hexdigest()[:16]

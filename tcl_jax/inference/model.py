@@ -64,7 +64,7 @@ class Model:
         if lacking := [name for name in kind.parameters if name not in self.params]:
             raise InputError(
                 f"method {method!r} needs {kind.title}'s weights, of which {', '.join(lacking)} "
-                f"are missing; give --{method} or a checkpoint of {kind.title}, or choose one of "
+                f"are missing; give its files or a checkpoint of it, or choose one of "
                 f"{', '.join(self.methods)}"
             )
         return dataclasses.replace(

@@ -25,10 +25,13 @@ class MaskOptions:
         pamr: whether masks are refined by pixel-adaptive mask refinement.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1], where the
             method has one (`Method.mixes_clip`).
+        cleaning: whether masks are held back where they are of the background, where the method
+            can do so (`Method.cleans`).
     """
 
     pamr: bool = False
     kp_weight: float = 0.3
+    cleaning: bool = False
 
 
 class Method(abc.ABC):
@@ -39,8 +42,8 @@ class Method(abc.ABC):
         title: as papers call it.
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
+        cleans: whether `MaskOptions.cleaning` is read.
         templates: name of the set in `inference.templates.TEMPLATES` that its authors use.
-        pixel_statistics: mean and deviation that images are normalised with.
         protocol: how else its authors evaluate, where not as TCL's do, by the name of the field of
             `inference.settings.InferenceSettings`.
         dtype: compute dtype; parameters are float32.
@@ -50,10 +53,15 @@ class Method(abc.ABC):
     title: ClassVar[str]
     parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
+    cleans: ClassVar[bool] = False
     templates: ClassVar[str] = "custom"
-    pixel_statistics: ClassVar[PixelStatistics] = IMAGENET
     protocol: ClassVar[Mapping[str, Any]] = {}
     dtype: Any
+
+    @property
+    def pixel_statistics(self) -> PixelStatistics:
+        """Mean and deviation that images are normalised with."""
+        return IMAGENET
 
     @property
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""What is learned, from what, and by which loss: TCL on a frozen CLIP, and CLIP itself.
+"""What is learned, from what, and by which loss: TCL on a frozen CLIP, CLIP itself, and Talk2DINO.
 
 A term more in TCL's loss is its formula and its weight in `ops.losses`, a line in
 `TCLObjective.combine` below, and its weight's field in configs/tcl.py. What it needs of each image
@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from tcl_jax.models.clip import CLIP, encode_image, encode_text
+from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, encode_image, encode_text
 from tcl_jax.models.decoder import UPSAMPLING
+from tcl_jax.models.talk2dino import choose_heads, project_text
+from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.ops import losses
 from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize
@@ -30,7 +32,8 @@ from tcl_jax.ops.resize import resize_nearest
 Batch = dict[str, jax.Array]
 """Rows by name: `image` [b, S, S, 3] uint8 (or float32, normalised) and `tokens` [b, l] int32.
 
-TCL also takes `text_embedding` [b, d] float32 instead of tokens. Two are optional: `erase` [b, 4]
+TCL and Talk2DINO also take `text_embedding` [b, d] float32 instead of tokens, and Talk2DINO `heads`
+[b, m, c], any float dtype, instead of images. Two are optional: `erase` [b, 4]
 int32, rectangles of the normalised images that become noise (see `ops.images.erase`), and `uniform`
 [b, h, w] float32 in (0, 1), the masks' noise."""
 
@@ -63,7 +66,7 @@ class Objective(abc.ABC):
         model: the network.
     """
 
-    model: TCL | CLIP
+    model: TCL | CLIP | Talk2DINO
 
     @abc.abstractmethod
     def group_of(self, path: str) -> str:
@@ -100,7 +103,7 @@ class Objective(abc.ABC):
 
 def with_keys(batch: Batch, key: jax.Array) -> Batch:
     """A batch with a key for each row, on which all noise of that row depends."""
-    return {**batch, "keys": jax.random.split(key, batch["image"].shape[0])}
+    return {**batch, "keys": jax.random.split(key, len(next(iter(batch.values()))))}
 
 
 @struct.dataclass
@@ -235,6 +238,53 @@ class CLIPObjective(Objective):
         loss = losses.info_nce(similarity, logit_scale)
         hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
         measures = {"accuracy": jnp.mean(hits), "logit_scale": logit_scale}
+        return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Talk2DINOObjective(Objective):
+    """Talk2DINO's objective (Barsellotti et al., 2025); only the projection is learned.
+
+    Of an image counts the head that is most like its own text, for all texts. The inverse
+    temperature, 1 / 0.07, is not learned, and the original divides the loss by the batch's square,
+    which moves Adam through its epsilon alone.
+    """
+
+    model: Talk2DINO
+
+    def group_of(self, path: str) -> str:
+        """One group."""
+        del path
+        return "head"
+
+    def prepare(self, frozen: Any, rows: Batch) -> Batch:
+        """Both frozen towers' features, unless the rows have them."""
+        rows = {**rows}
+        if "text_embedding" not in rows:
+            rows["text_embedding"] = embed_texts(self.model.text_encoder.clip, frozen, rows)
+        if "heads" not in rows:
+            image = augmented(rows, self.model.pixel_statistics)
+            rows["heads"] = self.model.head_features(frozen, image).disentangled
+        return rows
+
+    def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> ImagesAndTexts:
+        """Each projected text, and the head of its image that is most like it."""
+        del frozen, batch
+        text = project_text(params["projection"], rows["text_embedding"])
+        image, _ = choose_heads(text, rows["heads"].astype(jnp.float32))
+        return ImagesAndTexts(image=image, text=text)
+
+    def combine(self, params: Any, embedded: ImagesAndTexts) -> LossOutput:
+        """Symmetric InfoNCE over the global batch, divided by its square."""
+        del params
+        similarity = losses.image_text_similarity(embedded.image, embedded.text)
+        scale = jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32)
+        loss = losses.info_nce(similarity, scale) / len(similarity) ** 2
+        hits = jnp.argmax(similarity, axis=1) == jnp.arange(len(similarity))
+        measures = {
+            "accuracy": jnp.mean(hits),
+            "similarity": jnp.mean(losses.positives(similarity)),
+        }
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)
 
 

@@ -13,6 +13,7 @@ from tcl_jax.weights.folders import open_model
 from tcl_jax.weights.hub import OPENAI_SHA256, TCL, locate_backbone, locate_clip, locate_tcl
 from tcl_jax.weights.load import check_prefix, digest_of, find_clip
 from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.talk2dino import FIRST, find_projection, holds_projection
 from tcl_jax.weights.tcl import BLOCKS, find_tcl
 from tcl_jax.weights.tensor_file import TensorFile
 
@@ -39,6 +40,10 @@ def _models_in(file: TensorFile, prefix: str) -> str:
     try:
         if any(BLOCKS in name for name in file.specs):
             tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
+        elif holds_projection(file.specs):
+            tensors, assumed = find_projection(file, prefix), ""
+            width, text_width = tensors.specs[f"{FIRST}.weight"].shape
+            what = f"Talk2DINO's projection of {text_width} channels to {width}"
         elif holds_backbone(file):
             backbone = find_backbone(file, prefix=prefix)
             tensors, what, assumed = backbone.tensors, backbone.title, ""

@@ -90,6 +90,7 @@ def test_the_example_of_the_schema(tmp_path: Path) -> None:
         threshold=0.4,
         folders={"val": "validation"},
         exif="apply",
+        cleaning=False,
     )
     assert benchmark.names == ("background", "sparrow", "great tit", "crow")
     assert benchmark.texts == ("sparrow", "great tit", "tit", "crow")

@@ -1,0 +1,246 @@
+"""Talk2DINO as a method that segments, see `talk2dino`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.errors import InputError
+from tcl_jax.models.clip import CLIP, CLIPConfig
+from tcl_jax.models.families import FAMILIES
+from tcl_jax.models.flops import Parts
+from tcl_jax.models.method import MaskOptions, Method
+from tcl_jax.models.shapes import Shapes, expand, from_json, init_params, to_json
+from tcl_jax.models.talk2dino import (
+    HeadFeatures,
+    embed_templates,
+    head_features,
+    patch_masks,
+    project_text,
+)
+from tcl_jax.models.text_encoder import TextEncoder
+from tcl_jax.models.vit import ViT
+from tcl_jax.ops.images import PixelStatistics
+from tcl_jax.ops.pamr import pamr
+from tcl_jax.ops.resize import resize
+
+RESIZE_DIM = 448
+"""Side of the square that every window is resized to (the original's `resize_dim`), in pixels."""
+THRESHOLDS = {1024: 0.54}
+THRESHOLD = 0.55
+"""The authors' score of the background: by width of the patches (ViT-L), and of all others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedText(TextEncoder):
+    """A CLIP's text tower and the projection, of the parameters `text` and `projection`.
+
+    Attributes:
+        config: sizes of the CLIP; None: texts are not embedded here.
+        width: of the patches.
+        dtype: compute dtype of the CLIP.
+    """
+
+    config: CLIPConfig | None
+    width: int
+    dtype: Any = jnp.float32
+
+    @property
+    def embed_dim(self) -> int:
+        return self.width
+
+    @property
+    def clip(self) -> CLIP:
+        """The CLIP, for the parameters under `text`.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if self.config is None:
+            raise InputError(
+                "this Talk2DINO has no CLIP to embed texts with; load it with clip=, which is "
+                "ViT-B/16 for the released projections"
+            )
+        return CLIP(self.config, self.dtype)
+
+    def tokenizer(self, file: str | None = None) -> ClipTokenizer:
+        return self.clip.tokenizer(file)
+
+    def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n c"]:
+        return project_text(params["projection"], self.clip.embed_texts(params, tokens))
+
+    def embed_classes(
+        self, params: Any, tokens: Int[Array, "classes templates l"]
+    ) -> Float[Array, "classes c"]:
+        """`embed_templates` of CLIP's features: their mean is projected."""
+        classes, templates, length = tokens.shape
+        flat = tokens.reshape(classes * templates, length)
+        features = self.clip.embed_texts(params, flat).reshape(classes, templates, -1)
+        return embed_templates(params["projection"], features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Talk2DINO(Method):
+    """Talk2DINO, of the parameters `backbone`, `projection` and CLIP's `text`.
+
+    A window is resized to a square, and its masks are brought back to the window's own size; PAMR
+    works on that size, too. So the masks' grid is the image's pixels.
+
+    Attributes:
+        family: of the backbone, a key of `families.FAMILIES`.
+        shapes: of all parameters.
+        config: sizes of the CLIP; None: embeddings of texts are given.
+        resize_dim: side of the square in pixels, a multiple of the backbone's patch.
+        antialias: whether resizing to it is antialiased, as it is by the original with a recent
+            torchvision; with 0.16, which it pins, it is not. Windows of that size stay as they
+            are, which are all of the protocol's but those of very long images.
+        dtype: compute dtype of the towers; parameters are float32, as is all else.
+
+    Raises:
+        ValueError: if the patch does not divide the square.
+    """
+
+    family: str
+    shapes: Shapes
+    config: CLIPConfig | None = None
+    resize_dim: int = RESIZE_DIM
+    antialias: bool = True
+    dtype: Any = jnp.float32
+
+    name = "talk2dino"
+    title = "Talk2DINO"
+    parameters = ("backbone", "projection")
+    cleans = True
+    templates = "subset"
+    patch_size = 1
+
+    def __post_init__(self) -> None:
+        patch = self.shape_of("backbone/patch_kernel")[0]
+        if self.resize_dim < 1 or self.resize_dim % patch:
+            raise ValueError(
+                f"resize_dim={self.resize_dim} must be a multiple of this backbone's patch of "
+                f"{patch} pixels"
+            )
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter, by its path."""
+        return dict(self.shapes)[name]
+
+    @property
+    def vit(self) -> ViT:
+        """Settings of the backbone."""
+        return dataclasses.replace(FAMILIES[self.family].vit, dtype=self.dtype)
+
+    @property
+    def text_width(self) -> int:
+        """Channels of the texts' features that are projected."""
+        return self.shape_of("projection/hidden/kernel")[0]
+
+    @property
+    def width(self) -> int:
+        """Channels of a patch."""
+        return self.shape_of("projection/out/kernel")[1]
+
+    @property
+    def pixel_statistics(self) -> PixelStatistics:
+        return FAMILIES[self.family].pixel_statistics
+
+    @property
+    def resolution(self) -> int:
+        return self.resize_dim
+
+    @property
+    def threshold(self) -> float:
+        return THRESHOLDS.get(self.width, THRESHOLD)
+
+    @property
+    def text_encoder(self) -> ProjectedText:
+        return ProjectedText(self.config, self.width, self.dtype)
+
+    def text_params(self, params: Any) -> Any:
+        return {name: params[name] for name in ("text", "projection") if name in params}
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
+        return init_params(key, self.shapes)
+
+    def head_features(self, params: Any, image: Float[Array, "b H W 3"]) -> HeadFeatures:
+        """`head_features` of the backbone."""
+        return head_features(self.vit, params["backbone"], image)
+
+    def masks(
+        self,
+        params: Any,
+        image: Float[Array, "b H W 3"],
+        text_embeddings: Float[Array, "n c"],
+        options: MaskOptions,
+    ) -> Float[Array, "b H W n"]:
+        """`patch_masks` at the image's own size, of any size, refined where the options say so."""
+        size, side = image.shape[1:3], (self.resize_dim, self.resize_dim)
+        if self.antialias:
+            square = jax.vmap(lambda one: jax.image.resize(one, (*side, 3), "linear"))(image)
+        else:
+            square = resize(image, side)
+        features = self.head_features(params, square)
+        masks = patch_masks(features, text_embeddings, cleaning=options.cleaning)
+        masks = resize(masks, size, align_corners=True)
+        return pamr(image, masks) if options.pamr else masks
+
+    def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
+        del side, options
+        kernel = self.shape_of("backbone/patch_kernel")
+        patches = (self.resize_dim // kernel[0]) ** 2
+        others = ("backbone/class_embedding", "backbone/register_tokens")
+        tokens = patches + sum(math.prod(x[:-1]) for name, x in self.shapes if name in others)
+        tower = 2 * patches * math.prod(kernel)
+        for name, shape in expand(self.shapes):
+            if name.startswith("backbone/blocks_") and name.endswith("kernel"):
+                tower += 2 * tokens * math.prod(shape)
+            if name.startswith("backbone/blocks_") and name.endswith("in_proj/kernel"):
+                tower += 4 * tokens**2 * math.prod(shape[2:])
+        return {"image tower": tower, "masks": 2 * patches * texts * self.width}
+
+    def training_flops(self, batch: int, train_backbone: bool) -> Parts:
+        """FLOPs of one image with its text in a training step of a global batch, by part.
+
+        Both towers' features are stored, and count as nothing.
+        """
+        del train_backbone
+        text, width = self.text_width, self.width
+        (heads,) = [x[-2] for name, x in self.shapes if name.endswith("in_proj/kernel")][:1]
+        return {
+            # Forward, weights, and the first layer's output; texts need no gradient.
+            "projection": 4 * text * width + 6 * width**2,
+            "heads": 2 * heads * width,
+            "contrast": 2 * 2 * batch * width,
+        }
+
+    @property
+    def summary(self) -> str:
+        return f"Talk2DINO on {FAMILIES[self.family].title} of width {self.width}"
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "family": self.family,
+            "shapes": to_json(self.shapes),
+            "clip": None if self.config is None else dataclasses.asdict(self.config),
+            "resize_dim": self.resize_dim,
+            "antialias": self.antialias,
+        }
+
+    @classmethod
+    def from_description(cls, fields: Mapping[str, Any]) -> Talk2DINO:
+        clip = fields["clip"]
+        return cls(
+            FAMILIES[fields["family"]].name,
+            from_json(fields["shapes"]),
+            None if clip is None else CLIPConfig(**clip),
+            fields["resize_dim"],
+            fields["antialias"],
+        )
