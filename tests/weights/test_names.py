@@ -377,18 +377,6 @@ def test_models_whose_names_would_become_one_stay_apart() -> None:
         np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
     beside, _ = to_openai_names({**under("module.", four), "logit_scale": np.float32(-3)})
     assert beside["logit_scale"] == four["logit_scale"]
-    # What clashes beside a CLIP does not keep it from being found.
-    two = {"queue": ONE, "module.queue": ONE}
-    for tensors in (tiny_clip_names(four, "module."), under("module.", tiny_clip_names(four))):
-        found, _ = to_openai_names({**tensors, **two})
-        assert len(found) == len(four)
-    for prefix in ("state_dict.module", "state_dict.", "module"):
-        whole = under("state_dict.", both)
-        if prefix == "module":
-            whole = under("module.", four)  # alone, as DDP saves it
-        found, _ = to_openai_names(whole, prefix)
-        more = prefix == "state_dict.module"
-        np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
 
 
 def test_two_towers_without_a_temperature_are_a_clip() -> None:
