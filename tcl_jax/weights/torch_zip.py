@@ -120,7 +120,6 @@ def _subclass(function: Any, _kind: Any, arguments: Any, *_: Any) -> Any:
 
 
 _FUNCTIONS = {
-    "collections.OrderedDict": collections.OrderedDict,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
@@ -129,7 +128,7 @@ _FUNCTIONS = {
     "torch._tensor._rebuild_from_type": _subclass,
     "torch._tensor._rebuild_from_type_v2": _subclass,
 }
-"""What is called as the pickle says; anything else is a placeholder."""
+"""What is called as the pickle says, besides OrderedDict; anything else is a placeholder."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -139,8 +138,10 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
+        if full == "collections.OrderedDict":
+            return collections.OrderedDict
         if full in _FUNCTIONS:
-            return _FUNCTIONS[full]
+            return functools.partial(_FUNCTIONS[full])  # of which the pickle may set attributes
         return self._classes.setdefault(full, type("Foreign", (Foreign,), {"name": full}))
 
     def persistent_load(self, pid: Any) -> _Storage:

@@ -231,6 +231,17 @@ def test_nothing_in_a_pickle_is_run(
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_a_file_does_not_change_how_the_next_is_read(tmp_path: Path) -> None:
+    state, storages = pickled({"weight": np.ones(2, np.float32)})
+    defaults = b"N}X\x0c\0\0\0__defaults__NN\x88\x87s\x86b"  # set as attributes of a function
+    changed = b"\x80\x02](ctorch._utils\n_rebuild_tensor\n" + defaults + state[2:-1] + b"e."
+    write_archive(tmp_path / "a.pt", torch_members(changed, storages))
+    with pytest.raises(WeightError, match="pickle is wrong"):
+        read_state_dict(tmp_path / "a.pt")
+    write_archive(tmp_path / "a.pt", torch_members(state, storages))
+    same(read_state_dict(tmp_path / "a.pt"), {"weight": np.ones(2, np.float32)})
+
+
 def test_of_different_tensors_of_one_name_none_is_given(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
