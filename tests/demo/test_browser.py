@@ -238,6 +238,14 @@ def test_upload_type_segment_and_move_the_sliders(site: Site, tmp_path: Path) ->
     page.check("#pamr input")
     wait_for_masks(page, result(0.32, pamr=True))
     assert site.answers.model_runs == runs + 2
+    page.uncheck("#pamr input")
+    page.check("#baseline input")
+    page.wait_for_selector(".panel >> nth=1")
+    move(page, "baseline-threshold", 0.45)
+    wait_for_masks(page, result(0.45, BASELINE), 1)
+    wait_for_masks(page, result(0.32))
+    thresholds = {"scene_tcl.json": 0.32, "scene_maskclip.json": 0.45}
+    assert downloaded(page, tmp_path)["thresholds"] == thresholds
 
 
 def test_an_answer_about_the_photo_before_is_dropped(site: Site, tmp_path: Path) -> None:
@@ -352,29 +360,6 @@ def test_what_cannot_be_answered_is_told_in_the_page(site: Site, tmp_path: Path)
     page.click("#segment")
     wait_for_words(page)
     wait_for(page, page.locator(".message").is_visible, False)
-
-
-def test_two_users_at_once(site: Site, tmp_path: Path) -> None:
-    texts = ("plain red\nplain green", "dotted purple\nchecked orange\nstriped yellow")
-    photos = [write_scene(tmp_path / f"user{i}.png", 4 + i) for i in range(2)]
-    pages = [site.open() for _ in photos]
-    for page, photo, text in zip(pages, photos, texts, strict=True):
-        put(page, photo, text)
-    for page in pages:
-        page.click("#segment")
-    for page, photo, text in zip(pages, photos, texts, strict=True):
-        wait_for_masks(page, segmented(photo, text, 0.3))
-    # What one of them does is nothing to the other.
-    first, second = pages
-    first.check("#baseline input")
-    first.wait_for_selector(".panel >> nth=1")
-    move(first, "baseline-threshold", 0.45)
-    wait_for_masks(first, segmented(photos[0], texts[0], 0.45, BASELINE), 1)
-    wait_for_masks(first, segmented(photos[0], texts[0], 0.3))
-    assert second.locator(".panel").count() == 1
-    wait_for_masks(second, segmented(photos[1], texts[1], 0.3))
-    thresholds = {"user0_tcl.json": 0.3, "user0_maskclip.json": 0.45}
-    assert downloaded(first, tmp_path)["thresholds"] == thresholds
 
 
 def test_on_a_phone_in_the_dark(site: Site) -> None:
