@@ -14,7 +14,7 @@ import functools
 import io
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
@@ -119,7 +119,7 @@ def _subclass(function: Any, _kind: Any, arguments: Any, *_: Any) -> Any:
     return function(*arguments)
 
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
