@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,44 +14,13 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("quick_gelu", "gelu")
 """Keys of `models.layers.ACTIVATIONS`, which would bring JAX with it."""
 
-
 TEXTS_FILE = "a name a line, with synonyms after commas (tcl_jax/data/name_file.py has the format)"
 """Help of --texts_file."""
 
 
-class CommandParser(argparse.ArgumentParser):
-    """A parser that takes `--batch-size` for `--batch_size`, and `--no_pamr` for `--no-pamr`.
-
-    Flags of several values take them in every spelling: `--text=a b`, `--text a b`, or repeated.
-    """
-
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """As argparse's, of the same arguments in the spelling that the parser knows."""
-        spelling = {_plain(known): known for known in self._option_string_actions}
-        given = sys.argv[1:] if args is None else list(args)
-        end = given.index("--") if "--" in given else len(given)
-        known: list[str] = []
-        for flag in given[:end]:
-            name, equals, value = flag.partition("=")
-            if name.startswith("--"):
-                name = spelling.get(_plain(name), name)
-                action = self._option_string_actions.get(name)
-                several = equals and action is not None and action.nargs == "+"
-                # What begins with a dash is a value only behind an equals sign.
-                split = several and not value.startswith("-")
-                known += [name, value] if split else [name + equals + value]
-            else:
-                known.append(flag)
-        return super().parse_known_args(known + given[end:], namespace)
-
-
-def _plain(name: str) -> str:
-    return name.replace("-", "_")
-
-
-def command_parser(name: str, doc: str | None) -> CommandParser:
+def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser that shows a module's docstring as it is written."""
-    return CommandParser(
+    return argparse.ArgumentParser(
         prog=f"python -m tcl_jax.{name}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,

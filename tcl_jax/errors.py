@@ -129,14 +129,14 @@ def _end_at_second_signal() -> None:
 
     That one waits for the main thread, which may wait in a library for a process that is gone.
     """
-    bell, rope = socket.socketpair()
-    rope.setblocking(False)
-    signal.set_wakeup_fd(rope.fileno(), warn_on_full_buffer=False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def watch(kept_open: socket.socket) -> None:
         first = None
         while first is None or time.monotonic() - first < SIGNAL_ECHO:
-            while bell.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            while reader.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
                 pass
             first = first or time.monotonic()
         time.sleep(PATIENCE)
@@ -150,7 +150,7 @@ def _end_at_second_signal() -> None:
         finally:
             os._exit(130)
 
-    threading.Thread(target=watch, args=[rope], daemon=True).start()
+    threading.Thread(target=watch, args=[writer], daemon=True).start()
 
 
 def machine_fault(error: BaseException) -> str | None:

@@ -11,14 +11,12 @@ could not be read, and the rest are done; 2 bad input.
 from __future__ import annotations
 
 import argparse
-import functools
 import glob
-import hashlib
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +28,11 @@ from tcl_jax.commands import (
     read_texts,
     share,
 )
-from tcl_jax.errors import InputError, RunError, as_input_error, run_command
+from tcl_jax.errors import InputError, RunError, as_input_error, run_command, shorten
 from tcl_jax.files import IMAGE_SUFFIXES, files_below, sha256_of, user_path, why_unwritable
 
-MAX_NAME_BYTES = 180
-"""Of the name of a result, which gets an ending; file systems allow 255."""
-_LISTED = 5
+MAX_NAME = 55
+"""Characters in the name of a result, which gets an ending; file systems allow 255 bytes."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,67 +77,37 @@ def find_images(patterns: Sequence[str], output: Path) -> tuple[list[Path], list
         output: results below it are no images to segment, unless one is named itself.
 
     Returns:
-        The images, and what was left out of the folders: other files, and unreadable folders.
+        The images, and the other files of the folders.
 
     Raises:
         InputError: if one of the patterns gives no image.
     """
-    results, real = os.path.realpath(output), functools.cache(os.path.realpath)
-
-    def by_place(files: Sequence[Path]) -> dict[tuple[str, str], Path]:
-        """Those that are no results, by their true folder: links may give a file many paths."""
-        placed = {(real(file.parent), file.name): file for file in files}
-        return {at: file for at, file in placed.items() if not Path(at[0]).is_relative_to(results)}
-
-    found: dict[tuple[str, str], Path] = {}
-    left_out: dict[tuple[str, str], Path] = {}
+    results = os.path.realpath(output)
+    images: dict[str, Path] = {}  # by their true paths, since links may give a file many
+    others: dict[str, Path] = {}
     for pattern in patterns:
         path = user_path(pattern)
-        if path.is_file():
-            found[real(path.parent), path.name] = path
-            continue
-        inside, others = _look_into(
-            [path] if path.is_dir() else glob.glob(str(path), recursive=True)
-        )
-        if not inside:
-            what = (
-                f"a folder without images{_tell_left_out(others)}" if path.is_dir() else "not there"
-            )
-            raise InputError(f"--image={pattern!r} is {what}; give a file, a folder or a glob")
-        if not (images := by_place(inside)):
+        found = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
+        count = 0
+        for named in found:
+            for file in map(Path, files_below(named)) if named.is_dir() else [named]:
+                real = os.path.realpath(file)
+                if file != path and Path(real).is_relative_to(results):
+                    continue
+                wanted = not named.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES
+                (images if wanted else others)[real] = file
+                count += wanted
+        if not count:
             raise InputError(
-                f"all images of --image={pattern!r} are in --output={str(output)!r}, where results "
-                "go; choose another folder for these"
+                f"--image={pattern!r}: there is no image outside of --output={str(output)!r}"
+                f"{_tell_left_out(others.values())}; give a file, a folder or a glob"
             )
-        found |= images
-        left_out |= by_place(others)
-    return list(found.values()), list(left_out.values())
+    return list(images.values()), list(others.values())
 
 
-def _look_into(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
-    """Files and the images of folders, and what else is in these, also folders without access."""
-    images: list[Path] = []
-    others: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            images.append(path)
-            continue
-        for file in map(Path, files_below(path, lambda e: others.append(Path(e.filename)))):
-            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(file)
-    return sorted(images), sorted(others)
-
-
-def _tell_left_out(files: Sequence[Path]) -> str:
-    """How many files of which endings were not taken, with the names of some."""
-    if not files:
-        return ""
-    endings = Counter(path.suffix.lower() or "without an ending" for path in files).most_common()
-
-    def some(told: Sequence[str]) -> str:
-        return ", ".join([*told[:_LISTED], *(["..."] if len(told) > _LISTED else [])])
-
-    counts, names = [f"{n} {ending}" for ending, n in endings], [path.name for path in files]
-    return f"; {len(files)} other file(s) left out: {some(counts)} ({some(names)})"
+def _tell_left_out(files: Iterable[Path]) -> str:
+    names = [path.name for path in files]
+    return f"; {len(names)} other file(s) left out: {shorten(names, 5)}" if names else ""
 
 
 def name_results(images: Sequence[Path]) -> list[str]:
@@ -153,9 +120,7 @@ def name_results(images: Sequence[Path]) -> list[str]:
         if stems[name] > 1:
             folders = path.absolute().relative_to(common).parts[:-1]
             name = "_".join([*folders, name, path.suffix[1:]])
-        if len(raw := os.fsencode(name)) > MAX_NAME_BYTES:
-            digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-            name = raw[:MAX_NAME_BYTES].decode(errors="ignore") + digest
+        name = name[-MAX_NAME:]
         free = (f"{name}_{i}" if i else name for i in range(len(images) + 1))
         names[next(candidate for candidate in free if candidate not in names)] = path
     return list(names)
@@ -175,9 +140,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     with as_input_error("--text and --texts_file"):
         check_words([word for words in texts for word in words], background=flags.background)
     output = user_path(flags.output)
-    images, left_out = find_images(flags.image, output)
     if why := why_unwritable(output):
         raise InputError(f"--output={flags.output!r}: {why}; choose another folder")
+    images, left_out = find_images(flags.image, output)
     # Imported here so that --help and mistakes in flags are answered at once.
     from tqdm import tqdm
 
@@ -207,7 +172,6 @@ def run(argv: Sequence[str] | None = None) -> None:
     }
     broken: list[str] = []
     skipped = 0
-    reduced: list[int] = []  # bytes that masks at the image's size would take
     with tqdm(total=len(images), unit="image", disable=len(images) == 1) as bar:
         for path, name in zip(images, name_results(images), strict=True):
             record = {**made, "source": _describe(path)}
@@ -222,8 +186,6 @@ def run(argv: Sequence[str] | None = None) -> None:
                 else:
                     extra = {key: record[key] for key in ("options", "model", "source")}
                     files = result.save(output, name, masks=flags.masks, extra=extra)
-                    if flags.masks == "auto" and result.mask_size() != result.labels.shape:
-                        reduced.append(2 * result.labels.size * len(texts))
                     if len(images) == 1:
                         _tell(result.fractions, files)
             bar.update()
@@ -233,11 +195,6 @@ def run(argv: Sequence[str] | None = None) -> None:
         f"{done} of {len(images)} image(s) segmented{more}; results in {output}"
         f"{_tell_left_out(left_out)}"
     )
-    if reduced:
-        print(
-            f"soft masks of {len(reduced)} image(s) are smaller than the image; --masks=full keeps "
-            f"its size, up to {max(reduced) / 1e6:.0f} MB an image"
-        )
     if broken:
         raise RunError(f"{len(broken)} image(s) could not be read, see above; the rest are done")
 

@@ -35,6 +35,8 @@ SIZES = CLIPConfig(
 """Of what is called ViT-B/16 in the folder."""
 FEATURE_LAYER = 1
 NAME = "ViT-B-16.pt"
+ASKED = ".venv/asked"
+"""What scripts ask of Python in the folder is noted here, a command a line."""
 OUTSIDE = ("gcloud", "gsutil", "sbatch", "srun", "kubectl", "docker", "ssh", "scp")
 
 # Sizes and lengths are all that changes, so that a command finds the fields of the real config.
@@ -189,11 +191,14 @@ def _write_official_code(home: Path) -> None:
 
 
 def _write_venv(folder: Path) -> None:
-    """A .venv that is this Python, and that the scripts take for one they have made."""
+    """A .venv that the scripts take for one they have made: it notes which run they ask for."""
     shutil.copy(ROOT / "setup.py", folder)
     python = folder / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    note = (
+        f'case "$*" in "-m tcl_jax."*) echo "$*" >>{ASKED} ;; *) exec "{sys.executable}" "$@" ;; '
+    )
+    python.write_text(f"#!/bin/sh\n{note}esac\n")
     python.chmod(0o755)
     stamp = ["bash", "-c", 'echo "$(cksum <setup.py) $PWD" >.venv/installed']
     subprocess.run(stamp, cwd=folder, check=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from tcl_jax.config_flags import add_config_flag, read_config
+from tcl_jax.config_flags import read_config
 from tcl_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -31,18 +30,11 @@ def test_bases_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monke
     assert config is not None and config.seed == 7 and config.data.source == "shapes"
 
 
-def test_a_config_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(ROOT))
-    config = read_config("~/configs/tcl.py", [], "x")
-    assert config is not None and config.objective == "tcl"
-
-
 @pytest.mark.parametrize(
     ("file", "overrides", "message"),
     [
         ("none.py", [], "--config='none.py': there is no such file"),
         (str(ROOT), [], "there is no such file"),
-        ("", [], "--config='': there is no such file"),
         (TCL, ["--config.data.flop=1"], "flop"),
         (TCL, ["--config.data.flip=much"], "flip"),
         (TCL, ["--confg=1"], "confg"),
@@ -71,12 +63,3 @@ def test_mistakes_in_a_file_are_explained(code: str, message: str, tmp_path: Pat
     file.write_text(code)
     with pytest.raises(InputError, match=message):
         read_config(str(file), [], "x")
-
-
-def test_the_flag_leaves_overrides_to_read_config() -> None:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_config_flag(parser)
-    flags, rest = parser.parse_known_args(["--config.seed=3", f"--config={TCL}"])
-    assert (flags.config, rest) == (TCL, ["--config.seed=3"])
-    config = read_config(flags.config, rest, "x")
-    assert config is not None and config.seed == 3

@@ -18,6 +18,7 @@ from tcl_jax.models.clip import VARIANTS
 from tcl_jax.weights.clip import clip_rules, clip_shapes
 from tcl_jax.weights.mapping import to_state_dict
 from tcl_jax.weights.tcl import tcl_rules, tcl_shapes
+from tests.in_process import run_module
 from tests.torch_files import save_state_dict, save_torchscript
 
 pytestmark = pytest.mark.slow
@@ -66,7 +67,7 @@ def test_convert_segment_and_export(tmp_path: Path) -> None:
     files = (clip.stat().st_size + tcl.stat().st_size) / 2**20
     assert files > 390
 
-    text, _ = command("tcl_jax.convert", "inspect", str(clip))
+    text = run_module(["python", "-m", "tcl_jax.convert", "inspect", str(clip)], ROOT).said
     assert "torchscript, CLIP ViT-B/16 (quick_gelu), openai names" in text
     assert "149,620,737 parameters (float16 149,620,737)" in text and "input_resolution" in text
 
@@ -75,10 +76,9 @@ def test_convert_segment_and_export(tmp_path: Path) -> None:
     assert "TCL, feature layer 11 of CLIP ViT-B/16 (quick_gelu)" in text
     assert peak - LIBRARIES < 1.8 * files
 
-    text, _ = command(
-        "tcl_jax.segment", f"--checkpoint={model}", f"--image={photo}", "--text=a woman",
-        "--text=a flag", f"--output={folder / 'out'}",
-    )  # fmt: skip
+    words = ["python", "-m", "tcl_jax.segment", "--text=a woman", "--text=a flag"]
+    flags = [f"--checkpoint={model}", f"--image={photo}", f"--output={folder / 'out'}"]
+    assert run_module([*words, *flags], ROOT).code == 0
     record = json.loads((folder / "out/astronaut.json").read_text())
     assert record["size"] == {"height": 512, "width": 512}
     assert record["working_size"] == {"height": 448, "width": 448}

@@ -1,7 +1,7 @@
 """Writing PyTorch's files without PyTorch, byte for byte as torch.save and torch.jit.save do.
 
 Any value can be saved: plain ones, containers, NumPy arrays (tensors, which share a storage if the
-arrays share memory and keep their strides), and the stand-ins below.
+arrays share memory and keep their strides), and scripted modules.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import io
 import pickle
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,24 +34,10 @@ class Name:
         raise AssertionError("stands for a function of PyTorch's")
 
 
-class Call:
-    """What a global gives when called while the pickle is read."""
-
-    def __init__(self, module: str, name: str, *arguments: Any) -> None:
-        self.function, self.arguments = Name(module, name), arguments
-
-
-class Parameter:
-    """torch.nn.Parameter."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-
-
 class Module:
-    """A scripted module: class name and attributes, or a state of its own."""
+    """A scripted module: class name and attributes."""
 
-    def __init__(self, name: str, attributes: dict[str, Any] | tuple[Any, ...]) -> None:
+    def __init__(self, name: str, attributes: dict[str, Any]) -> None:
         self.name, self.attributes = name, attributes
 
 
@@ -83,11 +68,6 @@ class _Pickler(pickle._Pickler):  # type: ignore[name-defined]  # only this one 
             super().save(obj, save_persistent_id)
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, Call):
-            return obj.function, obj.arguments
-        if isinstance(obj, Parameter):
-            function = self.known("torch._utils", "_rebuild_parameter")
-            return function, (obj.array, True, collections.OrderedDict())
         if isinstance(obj, np.ndarray):
             return self.known("torch._utils", "_rebuild_tensor_v2"), self.place(obj)
         return NotImplemented
@@ -179,14 +159,3 @@ def _as_modules(name: str, branch: Mapping[str, Any]) -> Module:
         for key, value in branch.items()
     }
     return Module(name, attributes)
-
-
-def with_zip64_end(content: bytes) -> bytes:
-    """An archive with the longer ending that PyTorch always writes."""
-    end = content.rfind(b"PK\x05\x06")
-    count, size, offset = struct.unpack_from("<HII", content, end + 10)
-    record = struct.pack(
-        "<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, offset
-    )
-    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
-    return content[:end] + record + locator + content[end:]

@@ -92,7 +92,6 @@ class Answers:
             baseline = model.with_method(BASELINE)
             self._segmenters[BASELINE] = Segmenter(baseline, tokenizer_file=tokenizer_file)
         self._masks: OrderedDict[tuple[str, Question], SoftMasks] = OrderedDict()
-        self._picture = "", np.zeros((0, 0, 3), np.uint8)
         self._running = threading.Lock()
 
     def thresholds(self, pamr: bool) -> dict[str, float]:
@@ -108,12 +107,7 @@ class Answers:
         Raises:
             InputError: if it is no image, or larger than the limits.
         """
-        # The same photo is asked for again and again.
-        last, picture = self._picture
-        if last != os.fspath(path):
-            picture = shrink(self._read(path), LONG_SIDE)
-            self._picture = os.fspath(path), picture
-        return picture
+        return shrink(self._read(path), LONG_SIDE)
 
     def read_words(self, text: str) -> tuple[str, ...]:
         """The words of lines; empty lines and words that come again are left out.

@@ -9,7 +9,7 @@ from tcl_jax.errors import raise_machine_fault
 from tcl_jax.files import read_json
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.readers import open_weights
-from tcl_jax.weights.tensor_file import TensorFile
+from tcl_jax.weights.tensor_file import Contents, TensorFile
 
 KNOWN = (
     "open_clip_model.safetensors",
@@ -91,7 +91,7 @@ def open_model(path: Path) -> TensorFile:
                 f"as {lost[0][:80]!r}; get all of them again"
             )
         first = next(iter(opened.values()))
-        contents = (
+        contents = Contents(
             f"{first.format} in {len(opened)} files",
             {name: file.specs[name] for name, file in owners.items()},
             left_out,

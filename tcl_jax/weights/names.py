@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -201,18 +201,12 @@ def plain_names(names: Iterable[str], wrappers: str) -> dict[str, str]:
 
     Args:
         names: with dots.
-        wrappers: regular expression of the parts to leave out, each with its dot. Where names
-            would become one, the part stays in all names that have it there: two models, such as
-            one beside its copy under `module.`, are not mixed.
+        wrappers: regular expression of the parts to leave out, each with its dot. Where two names
+            would become one, as of a model beside its copy under `module.`, all stay as they are.
     """
-    names, kept = list(names), set[_Part]()
-    while True:
-        plain = {name: _strip_wrappers(wrappers, name, kept) for name in names}
-        count = Counter(short for short, _ in plain.values())
-        clash = {first for short, first in plain.values() if first and count[short] > 1}
-        if not clash:
-            return {short: name for name, (short, _) in plain.items()}
-        kept |= clash
+    whole = list(names)
+    plain = {_strip_wrappers(wrappers, name): name for name in whole}
+    return plain if len(plain) == len(whole) else dict(zip(whole, whole, strict=True))
 
 
 def dotted_names(names: Iterable[str]) -> dict[str, str]:
@@ -221,23 +215,8 @@ def dotted_names(names: Iterable[str]) -> dict[str, str]:
     return {short: whole[name] for short, name in plain_names(whole, WRAPPERS).items()}
 
 
-_Part = tuple[str, str]  # what is before a part, and the wrapper; "" for all modules of towers
-
-
-def _strip_wrappers(
-    wrappers: str, name: str, kept: Collection[_Part] = ()
-) -> tuple[str, _Part | None]:
-    """A name without all parts that are not kept, and the first of these."""
-    left_out: list[_Part] = []
-
-    def replace(match: re.Match[str]) -> str:
-        part = name[: match.start()], match[0] if re.fullmatch(WRAPPERS, match[0]) else ""
-        if part in kept:
-            return match[0]
-        left_out.append(part)
-        return ""
-
-    return re.sub(rf"(?<![^.])(?:{wrappers})", replace, name), next(iter(left_out), None)
+def _strip_wrappers(wrappers: str, name: str) -> str:
+    return re.sub(rf"(?<![^.])(?:{wrappers})", "", name)
 
 
 def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
@@ -276,7 +255,7 @@ def matches_prefix(prefix: str, asked: str) -> bool:
 def _spellings(asked: str) -> list[str]:
     """A prefix with its last dot, as it is asked for and without the parts of wrappers."""
     whole = f"{asked.strip('.')}.".lstrip(".")
-    return [whole, _strip_wrappers(f"{WRAPPERS}|{_TOWER_MODULES}", whole)[0]]
+    return [whole, _strip_wrappers(f"{WRAPPERS}|{_TOWER_MODULES}", whole)]
 
 
 def _clip_parts(names: Iterable[str], style: str) -> Parts:

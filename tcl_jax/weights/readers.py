@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tokenize
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,22 +15,10 @@ from absl import logging
 
 from tcl_jax.errors import RunError, machine_fault, why_unwritten
 from tcl_jax.files import user_path, whole_file
-from tcl_jax.weights.archives import MAGIC, Archive
 from tcl_jax.weights.mapping import WeightError
-from tcl_jax.weights.tensor_file import (
-    BoundedReader,
-    Contents,
-    TensorFile,
-    TensorSpec,
-    check_specs,
-    explaining,
-    file_size,
-    open_file,
-)
+from tcl_jax.weights.tensor_file import Contents, TensorFile, TensorSpec, explaining
 from tcl_jax.weights.torch_zip import read_torch
 
-_MAX_HEADER = 4 << 20
-_MAX_NPY_HEADER = 1000
 _SAFETENSORS_DTYPES = {
     "BOOL": np.dtype(np.bool_), "BF16": np.dtype(ml_dtypes.bfloat16), "C64": np.dtype(np.complex64),
     **{f"{kind}{n}": np.dtype(f"{kind.lower()}{n // 8}") for kind in "UI" for n in (8, 16, 32, 64)},
@@ -40,12 +26,10 @@ _SAFETENSORS_DTYPES = {
 }  # fmt: skip
 """What `safetensors` gives for the dtypes that NumPy, with ml_dtypes, has."""
 
-_HEADERS = {
+_NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# What NumPy, which has Python parse the text, raises for one that describes no array.
-_NO_HEADER = (ValueError, LookupError, TypeError, SyntaxError, RecursionError, tokenize.TokenError)
 
 
 def open_weights(path: str | os.PathLike[str]) -> TensorFile:
@@ -66,51 +50,44 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
         RunError: if it cannot be read for a reason that is not the file's.
     """
     path = user_path(path)
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open_file(path))
-        with explaining(path):
-            kind, specs, left_out, scalars, read = _read_contents(path, file, stack)
-            specs = check_specs(specs, file_size(file))
-        if left_out:
-            name, why = next(iter(left_out.items()))
+    if not os.path.isfile(path):
+        raise WeightError(
+            f"weights {str(path)!r} do not exist or are no file; give the path of a .pt, .pth, "
+            ".safetensors or .npz file (configs/tcl.py says where CLIP's weights come from)"
+        )
+    with contextlib.ExitStack() as stack, explaining(path):
+        contents = _read_contents(path, stack)
+        if contents.left_out:
+            name, why = next(iter(contents.left_out.items()))
             logging.warning(
-                "%d tensors of weights %r are left out, for they are of kinds that are not known "
-                "here, such as %r (%r)", len(left_out), str(path), name[:80], why[:80],
+                "%d tensors of weights %r are left out, since they are of kinds that are not known "
+                "here, such as %r (%r)", len(contents.left_out), str(path), name[:80], why[:80],
             )  # fmt: skip
-        return TensorFile(path, (kind, specs, left_out, scalars, read), stack.pop_all())
+        return TensorFile(path, contents, stack.pop_all())
 
 
-def _read_contents(path: Path, file: BoundedReader, stack: contextlib.ExitStack) -> Contents:
-    head = file.read(1024)
-    if head.startswith(MAGIC):
-        archive = Archive(file)
-        pickles = [name for name in archive.members if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        if len(pickles) == 1:
+def _read_contents(path: Path, stack: contextlib.ExitStack) -> Contents:
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(b"PK\x03\x04"):
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        names = archive.namelist()
+        if pickles := [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]:
             return read_torch(archive, pickles[0])
-        if any(name.endswith(".npy") for name in archive.members):
+        if any(name.endswith(".npy") for name in names):
             return _read_npz(archive)
     if head[8:9] == b"{":
-        contents, opened = _read_safetensors(path, head)
-        stack.push(opened)
-        return contents
+        return _read_safetensors(path, stack)
     raise WeightError(
-        f"it {'begins with ' + repr(head[:12]) if head else 'is empty'} and is none of "
-        "safetensors, .npz and what torch.save writes since PyTorch 1.6; if it is a web page or a "
-        "Git LFS pointer, get the file itself, and otherwise save the weights again as "
-        ".safetensors with the tool that wrote it"
+        f"it {'begins with ' + repr(head) if head else 'is empty'} and is none of safetensors, "
+        ".npz and what torch.save writes since PyTorch 1.6; if it is a web page or a Git LFS "
+        "pointer, get the file itself, and otherwise save the weights again as .safetensors with "
+        "the tool that wrote it"
     )
 
 
-def _read_safetensors(path: Path, head: bytes) -> tuple[Contents, Any]:
-    """Contents of a safetensors file that begins with `head`, and what to close when done.
-
-    Raises:
-        ValueError or SafetensorError: if it is damaged.
-    """
-    length = int.from_bytes(head[:8], "little")
-    if length > _MAX_HEADER:
-        raise ValueError(f"its header would take {length:,} bytes")
-    file = safetensors.safe_open(path, framework="np")
+def _read_safetensors(path: Path, stack: contextlib.ExitStack) -> Contents:
+    file = stack.enter_context(safetensors.safe_open(path, framework="np"))
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     specs = {
         name: TensorSpec(tuple(part.get_shape()), _SAFETENSORS_DTYPES[part.get_dtype()])
@@ -118,48 +95,33 @@ def _read_safetensors(path: Path, head: bytes) -> tuple[Contents, Any]:
         if part.get_dtype() in _SAFETENSORS_DTYPES
     }
     left_out = {name: str(slices[name].get_dtype()) for name in slices if name not in specs}
-    return ("safetensors", specs, left_out, dict(file.metadata() or {}), file.get_tensor), file
+    scalars = dict(file.metadata() or {})
+    return Contents("safetensors", specs, left_out, scalars, file.get_tensor)
 
 
-def _read_npz(archive: Archive) -> Contents:
-    """Contents of a NumPy archive; members may be compressed.
-
-    Raises:
-        WeightError: if a member holds anything but numbers.
-        ValueError: if it is damaged.
-    """
+def _read_npz(archive: zipfile.ZipFile) -> Contents:
     specs: dict[str, TensorSpec] = {}
-    for member in archive.members.values():
-        if not member.filename.endswith(".npy"):
-            continue
-        name = member.filename.removesuffix(".npy")
-        with archive.open(member.filename) as content:
-            spec = specs[name] = _read_npy_header(name, content)
-            if content.tell() + spec.nbytes != member.file_size:
-                raise ValueError(
-                    f"array {name[:80]!r} takes more or fewer bytes than its shape needs"
+    for member in archive.namelist():
+        if member.endswith(".npy"):
+            with archive.open(member) as content:
+                header = _NPY_HEADERS.get(np.lib.format.read_magic(content))
+                if header is None:
+                    raise ValueError(f"array {member[:80]!r} is of an unknown version")
+                shape, _, dtype = header(content)
+            if dtype.kind not in "biufc":
+                raise WeightError(
+                    f"array {member[:80]!r} does not hold numbers of a kind that is known here "
+                    f"({dtype.str}); save it again as float32 or float16 with numpy.savez"
                 )
+            specs[member.removesuffix(".npy")] = TensorSpec(shape, dtype.newbyteorder("="))
 
     def read(name: str) -> np.ndarray:
         with archive.open(f"{name}.npy") as content:
-            array: np.ndarray = np.lib.format.read_array(content, max_header_size=_MAX_NPY_HEADER)
+            array: np.ndarray = np.lib.format.read_array(content)
+            content.read()  # its checksum is compared at the end
         return array
 
-    return "npz", specs, {}, {}, read
-
-
-def _read_npy_header(name: str, content: zipfile.ZipExtFile) -> TensorSpec:
-    try:
-        header = _HEADERS[np.lib.format.read_magic(content)]
-        shape, _, dtype = header(content, max_header_size=_MAX_NPY_HEADER)
-    except _NO_HEADER as error:
-        raise ValueError(f"{name[:80]!r} is no array: {error}") from error
-    if dtype.kind not in "biufc":
-        raise WeightError(
-            f"array {name[:80]!r} does not hold numbers of a kind that is known here "
-            f"({dtype.str}); save it again as float32 or float16 with numpy.savez"
-        )
-    return TensorSpec(shape, dtype.newbyteorder("="))
+    return Contents("npz", specs, {}, {}, read)
 
 
 def write_safetensors(

@@ -1,12 +1,9 @@
-"""Tensors by name, read from a file when asked for; and what keeps reading them bounded."""
+"""Tensors by name, read from a file when asked for."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import math
-import os
-import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,17 +18,10 @@ from tcl_jax.weights.mapping import WeightError
 
 Scalar = int | float | str | bool
 
-MAX_NAME = 1000
-MAX_READ = 4 << 20
-CHUNK = 1 << 18
-# Tensors may share memory or be compressed, and yet a file cannot stand for much more than its
-# size: otherwise a few bytes could ask for terabytes.
-MAX_GROWTH = 4
-MAX_GROWTH_BYTES = 16 << 20
-
-# What the content of a file may raise here or in a library.
+# What the content of a file may raise here or in a library; `zipfile` raises a RuntimeError of
+# encrypted members.
 _DAMAGED = (
-    ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, SafetensorError,
+    ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, SafetensorError,
 )  # fmt: skip
 
 
@@ -52,42 +42,14 @@ class TensorSpec(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-Contents = tuple[
-    str, dict[str, TensorSpec], dict[str, str], dict[str, Scalar], Callable[[str], np.ndarray]
-]
-"""What readers give: `TensorFile`'s format, specs, left_out, scalars, and what reads a tensor."""
+class Contents(NamedTuple):
+    """What the reader of a format gives; the first four are attributes of `TensorFile`."""
 
-
-class BoundedReader(io.BufferedReader):
-    """A file that refuses large reads, which a damaged size in it would make `zipfile` ask for."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        """ValueError for more than `MAX_READ` bytes; without a size, at most `CHUNK` bytes."""
-        if size is not None and size > MAX_READ:
-            raise ValueError(f"it says that a part of it takes {size:,} bytes, too many")
-        return super().read(CHUNK if size is None or size < 0 else size)
-
-
-def open_file(path: Path) -> BoundedReader:
-    """Opens a regular file.
-
-    Raises:
-        WeightError: if there is no such file or it is something else.
-    """
-    try:
-        # Opening a named pipe would wait for a writer.
-        if stat.S_ISREG(path.stat().st_mode):
-            return BoundedReader(io.FileIO(path))
-        wrong = "are a folder or something else that is not a file"
-    except FileNotFoundError:
-        wrong = "do not exist"
-    except (OSError, ValueError) as error:
-        raise_machine_fault(f"weights {str(path)!r} could not be read", error)
-        wrong = f"cannot be opened: {error}; correct the path or the permissions"
-    raise WeightError(
-        f"weights {str(path)!r} {wrong}; give the path of a .pt, .pth, .safetensors or .npz file "
-        "(configs/tcl.py says where CLIP's weights come from)"
-    )
+    format: str
+    specs: dict[str, TensorSpec]
+    left_out: dict[str, str]
+    scalars: dict[str, Scalar]
+    read: Callable[[str], np.ndarray]
 
 
 class LazyTensors(Mapping[str, Any]):  # not np.ndarray: type checks at run time would read one
@@ -110,19 +72,19 @@ class LazyTensors(Mapping[str, Any]):  # not np.ndarray: type checks at run time
 
 
 class TensorFile(LazyTensors):
-    """The tensors of a file by name; each is read when it is asked for, and not kept.
+    """The tensors of a file by name.
 
     Attributes:
         path: of the file, or of the index of several.
         files: all of them.
         format: "safetensors", "npz", "torch" (torch.save) or "torchscript" (torch.jit.save).
         specs: shape and dtype by name, known without reading a tensor.
-        left_out: dtype or kind by name of the tensors that are none here, since it is not known:
-            quantised, sparse, of safetensors' dtypes that NumPy lacks (F8, F4).
+        left_out: dtype or kind by name of the tensors that cannot be had: quantised, sparse, of
+            safetensors' dtypes that NumPy lacks (F8, F4), or several of one name.
         scalars: the plain values beside the tensors, such as `epoch` or safetensors' metadata.
 
-    Asking for one raises `WeightError` if its bytes are damaged or its name means several, KeyError
-    if there is none of this name. Close the file, or use it in a `with`, when done.
+    Asking for one raises `WeightError` if its bytes are damaged, KeyError if there is none of this
+    name. Close the file, or use it in a `with`, when done.
     """
 
     def __init__(
@@ -133,10 +95,9 @@ class TensorFile(LazyTensors):
         files: Sequence[Path] = (),
     ) -> None:
         self.path, self.files = path, files or [path]
+        self.format, self.specs, self.left_out, self.scalars, self._read = contents
+        self.names = self.specs
         self._opened, self._closed = opened, False
-        self.format, specs, self.left_out, self.scalars, self._read = contents
-        self.specs: Mapping[str, TensorSpec] = specs
-        self.names = specs
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.specs:
@@ -175,37 +136,7 @@ def explaining(path: Path) -> Iterator[None]:
         raise WeightError(f"weights {str(path)!r} cannot be read: {error}") from error
     except (*_DAMAGED, OSError, MemoryError) as error:
         raise_machine_fault(f"weights {str(path)!r} could not be read", error)
-        reason = "".join(filter(str.isprintable, str(error)))[:300] or type(error).__name__
         raise WeightError(
-            f"weights {str(path)!r} cannot be read: {reason}; the file is damaged or was cut "
-            "short, so get it again"
+            f"weights {str(path)!r} cannot be read: {str(error)[:300] or type(error).__name__}; "
+            "the file is damaged or was cut short, so get it again"
         ) from error
-
-
-def check_specs(specs: Mapping[str, TensorSpec], size: int) -> dict[str, TensorSpec]:
-    """Those whose names can be shown, as every name of a model can.
-
-    Raises:
-        ValueError: if no name can, or they are more than a file of this size can hold.
-    """
-    shown = {n: spec for n, spec in specs.items() if 0 < len(n) <= MAX_NAME and n.isprintable()}
-    if specs and not shown:
-        name = next(iter(specs))[:50]
-        raise ValueError(f"a tensor's name is empty, too long or unprintable: {name!r}")
-    check_growth(sum(spec.nbytes for spec in shown.values()), size)
-    return shown
-
-
-def check_growth(total: int, size: int) -> None:
-    """Refuses a file of `size` bytes that is said to hold `total`, if that is too much.
-
-    Raises:
-        ValueError: with both.
-    """
-    if total > MAX_GROWTH * size + MAX_GROWTH_BYTES:
-        raise ValueError(f"it would unpack to {total:,} bytes, more than {size:,} can hold")
-
-
-def file_size(file: io.BufferedReader) -> int:
-    """Bytes of an open file."""
-    return os.fstat(file.fileno()).st_size

@@ -30,16 +30,29 @@ def cell(name: str) -> NotebookNode:
     return next(cell for cell in read().cells if cell.id == name)
 
 
-def with_parameters(values: dict[str, Any]) -> NotebookNode:
-    """The notebook with a cell after that of its parameters, which changes some of them."""
+IN_PROCESS = """
+from tests.in_process import run_module
+
+
+def run(command, *arguments, unless=None):
+    done = run_module(["python", "-m", f"tcl_jax.{command}", *map(str, arguments)], checkout)
+    print(command, *arguments, done.said)
+    if done.code and (unless is None or unless not in done.said):
+        raise RuntimeError(command)
+    return not done.code
+"""
+"""In place of the notebook's own `run`, which starts a process for each command."""
+
+
+def prepared(values: dict[str, Any]) -> NotebookNode:
+    """The notebook with other parameters, and a `run` that imports JAX but once."""
     notebook = read()
-    place = next(
-        i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])
-    )
-    known = notebook.cells[place].source
+    known = cell("parameters").source
     assert all(re.search(rf"\b{name}\b.* = ", known) for name in values)
     lines = [f"{name} = {value!r}" for name, value in values.items()]
-    notebook.cells.insert(place + 1, new_code_cell("\n".join(lines), id="injected"))
+    for after, source in (("parameters", "\n".join(lines)), ("install", IN_PROCESS)):
+        place = next(i for i, one in enumerate(notebook.cells) if one.id == after)
+        notebook.cells.insert(place + 1, new_code_cell(source))
     return notebook
 
 
@@ -59,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[NotebookNode, Path]:
     """The notebook after it ran without a network, and the folder of what it made."""
     folder = tmp_path_factory.mktemp("notebook")
     work = folder / "my work"
-    notebook = with_parameters({"INSTALL": False, "QUICK": True, "WORK": str(work)})
+    notebook = prepared({"INSTALL": False, "QUICK": True, "WORK": str(work)})
     settings = {
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(folder / "hub"),
@@ -179,6 +192,16 @@ def test_another_model_takes_the_place_of_the_defaults_alone(
     except RuntimeError:
         told.append("refused")
     assert told == sources
+
+
+def test_commands_run_and_their_failures_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = install(ROOT, "", monkeypatch, str(tmp_path / "work"))["run"]
+    assert run("convert", "--help") and "export-torch" in capfd.readouterr().out
+    assert run("convert", "inspect", "none.pt", unless="none.pt") is False
+    with pytest.raises(RuntimeError, match="exit code 2"):
+        run("convert", "inspect", "none.pt", unless="something else")
 
 
 def test_without_code_and_address_it_says_so(

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
 
 from tcl_jax.ops import convolution
 from tcl_jax.ops.convolution import ORDINARY, UPSAMPLED, conv3x3, upsampled_conv3x3
@@ -110,16 +109,6 @@ def test_each_platform_gets_its_form(f: Convolution, expected: Convolution) -> N
         # The result and the two gradients.
         assert texts[name].count("stablehlo.convolution(") == 3
         assert "stablehlo.dot_general" not in texts[name]
-
-
-@both_operations
-def test_one_export_for_all_platforms_and_batches(f: Convolution, expected: Convolution) -> None:
-    x, kernel = inputs(3, 5, 6, 4)
-    (batch,) = export.symbolic_shape("b")
-    shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), kernel]
-    exported = export.export(jax.jit(f), platforms=("cpu", "cuda", "tpu"))(*shapes)
-    found = export.deserialize(exported.serialize()).call(x, kernel)
-    assert relative_error(found, np.asarray(expected(x, kernel))) < 2e-6
 
 
 def test_fewer_multiplications() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -191,43 +190,3 @@ assert program.memory_analysis().temp_size_in_bytes < 1.01 * 2 * 4 * 128 * 1024
 
 def test_eight_devices_give_the_answer_of_one_and_exchange_little() -> None:
     run_on_eight_devices(EIGHT_DEVICES)
-
-
-TPUS = """
-import jax, jax.numpy as jnp
-from jax.experimental import topologies
-from tcl_jax.parallel.mesh import batch_sharded, data_mesh, replicated
-from tests.devices import collectives
-from tests.ops.test_pair_statistics import *
-
-count = 1024
-mesh = data_mesh(topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices)
-rows, everywhere = batch_sharded(mesh), replicated(mesh)
-array = lambda sharding, *shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-loss = lambda *x: weighted(pair_statistics(*x[:4]), x[4], 64)[0]
-gradient = jax.grad(loss, argnums=(0, 2, 3, 4))
-gradient = jax.jit(gradient, out_shardings=(rows, *[everywhere] * 3))
-arguments = [array(rows, count, 56, 56, 512), array(rows, count, 512), *[array(everywhere)] * 3]
-program = gradient.lower(*arguments).compile()
-# The texts alone are 2 MiB.
-assert program.memory_analysis().temp_size_in_bytes < 64 * 2**20
-assert max(size for _, size in collectives(program.as_text())) == count * 512
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
-)
-def test_chips_hold_and_exchange_little_but_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XLA_FLAGS", "")
-    # Without a TPU libtpu has to be told what to be, and that others may use it too.
-    for name, value in {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_WORKER_ID": "0",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    run_on_eight_devices(TPUS)

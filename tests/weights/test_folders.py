@@ -161,14 +161,8 @@ def test_folders_that_cannot_be_read_say_why(case: str, tmp_path: Path) -> None:
     assert str(tmp_path) in str(error.value)
 
 
-def test_one_of_several_files_is_not_a_model(tmp_path: Path) -> None:
-    sharded(tmp_path)
-    with pytest.raises(WeightError, match="model-00001-of-00003.safetensors.*(lacks|no CLIP)"):
-        load_clip(tmp_path / "model-00001-of-00003.safetensors")
-
-
 def test_what_transformers_writes(tmp_path: Path) -> None:
-    """CLIPSeg's CLIP, also in several files; and models that are only like a CLIP, by name."""
+    """CLIPSeg's CLIP, in several files."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     vision = {
@@ -180,35 +174,15 @@ def test_what_transformers_writes(tmp_path: Path) -> None:
         "num_attention_heads": 1, "max_position_embeddings": 16, "bos_token_id": 97,
         "eos_token_id": 98,
     }  # fmt: skip
-    groups = {"num_group_tokens": [4, 2, 0], "num_output_groups": [4, 2, 0], "depths": [1, 1, 1]}
     both = {"vision_config": vision, "text_config": text}
-
-    def save(kind: str, config: object, **how: object) -> Path:
-        folder = tmp_path / kind
-        getattr(transformers, kind)(config).save_pretrained(folder, **how)
-        return folder
-
     more = {"projection_dim": 16, "reduce_dim": 16, "extract_layers": [0]}
     more["decoder_num_attention_heads"] = 1
-    folder = save(
-        "CLIPSegForImageSegmentation", transformers.CLIPSegConfig(**both, **more),
-        max_shard_size="100KB",
-    )  # fmt: skip
-    assert (folder / INDEX).is_file()
-    seg = load_clip(folder)
+    model = transformers.CLIPSegForImageSegmentation(transformers.CLIPSegConfig(**both, **more))
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert (tmp_path / INDEX).is_file()
+    seg = load_clip(tmp_path)
     assert seg.config.embed_dim == 16 and seg.config.vision_layers == 3
     assert seg.origin["prefix"] == "clip." and seg.config.activation == "quick_gelu"
-    others = {
-        "ChineseCLIPModel": transformers.ChineseCLIPConfig(**both),
-        "SiglipModel": transformers.SiglipConfig(**both),
-        "GroupViTModel": transformers.GroupViTConfig(
-            vision_config={**vision, **groups}, text_config=text
-        ),
-        "BlipModel": transformers.BlipConfig(**both),
-    }
-    for kind, config in others.items():
-        with pytest.raises(WeightError, match=f"{kind}.*(no CLIP|but it lacks)"):
-            load_clip(save(kind, config))
 
 
 def test_a_repository_in_the_cache_of_a_hub(tmp_path: Path) -> None:

@@ -339,32 +339,16 @@ def test_activation_is_read_beside_the_weights(
         ({"model_cfg": {**openclip_config()["model_cfg"], "quick_gelu": "no"}}, "quick_gelu is"),
         ({"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 12}}}, "text_cfg.heads is 12"),
         ({"model_cfg": {"vision_cfg": {}, "text_cfg": 3}}, "it has no section 'text_cfg'"),
+        ('{"model_cfg": ', "Expecting value"),
     ],
 )  # fmt: skip
 def test_configs_of_other_architectures(tmp_path: Path, config: Any, message: str) -> None:
     openclip = "model_cfg" in config
     file = tmp_path / ("open_clip_config.json" if openclip else "config.json")
-    file.write_text(json.dumps(config))
+    file.write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(WeightError, match=message) as error:
         read_activation(tmp_path / "w.pt", "openclip" if openclip else "huggingface")
     assert str(file) in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "Expecting value"),
-        (b'{"model_cfg": ', "Expecting value"),
-        (b"\xff\xfe\x00", "cannot be used: .*decode"),
-        (b"[" * 200_000, "recursion"),
-        (b" " * 2_000_000 + b"{}", "more than 1048576 bytes"),
-    ],
-)
-def test_damaged_configs(tmp_path: Path, content: bytes, message: str) -> None:
-    for style, file in (("huggingface", "config.json"), ("openclip", "open_clip_config.json")):
-        (tmp_path / file).write_bytes(content)
-        with pytest.raises(WeightError, match=message):
-            read_activation(tmp_path / "w.pt", style)
 
 
 def test_models_whose_names_would_become_one_stay_apart() -> None:
@@ -377,18 +361,6 @@ def test_models_whose_names_would_become_one_stay_apart() -> None:
         np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
     beside, _ = to_openai_names({**under("module.", four), "logit_scale": np.float32(-3)})
     assert beside["logit_scale"] == four["logit_scale"]
-    # What clashes beside a CLIP does not keep it from being found.
-    two = {"queue": ONE, "module.queue": ONE}
-    for tensors in (tiny_clip_names(four, "module."), under("module.", tiny_clip_names(four))):
-        found, _ = to_openai_names({**tensors, **two})
-        assert len(found) == len(four)
-    for prefix in ("state_dict.module", "state_dict.", "module"):
-        whole = under("state_dict.", both)
-        if prefix == "module":
-            whole = under("module.", four)  # alone, as DDP saves it
-        found, _ = to_openai_names(whole, prefix)
-        more = prefix == "state_dict.module"
-        np.testing.assert_array_equal(found["visual.proj"], four["visual.proj"] + more)
 
 
 def test_two_towers_without_a_temperature_are_a_clip() -> None:

@@ -1,20 +1,17 @@
-"""Weight files of every format: what is in them, read lazily, and clear words on what is not."""
+"""Weight files of every format: what is in them, read lazily, and what is told of others."""
 
 from __future__ import annotations
 
-import argparse
-import enum
 import errno
-import functools
 import io
 import itertools
 import os
 import pickle
 import tracemalloc
 import zipfile
-from collections import Counter, OrderedDict, defaultdict, deque
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -26,9 +23,6 @@ from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.readers import open_weights, write_safetensors
 from tests.reference import read_state_dict
 from tests.torch_files import (
-    Call,
-    Module,
-    Parameter,
     pickled,
     save_state_dict,
     save_torchscript,
@@ -68,45 +62,24 @@ def contiguous() -> dict[str, np.ndarray]:
 def same(actual: Any, expected: dict[str, np.ndarray]) -> None:
     assert list(actual) == list(expected) and len(actual) == len(expected)
     for name, tensor in expected.items():
-        read = actual[name]
-        assert read.dtype == tensor.dtype and read.flags.c_contiguous and read.flags.writeable
-        np.testing.assert_array_equal(read, tensor, strict=True)
-
-
-def write_npz(path: Path, save: Any = np.savez) -> dict[str, np.ndarray]:
-    content = {k: v for k, v in contiguous().items() if v.dtype != BF16}
-    save(path, **content)
-    return content
+        assert actual[name].dtype == tensor.dtype and actual[name].flags.c_contiguous
+        np.testing.assert_array_equal(actual[name], tensor, strict=True)
 
 
 @pytest.mark.parametrize(
     ("path", "wrap"),
     [
         ("", lambda t: OrderedDict(t)),
-        (
-            "state_dict.module.",
-            lambda t: {"state_dict": {f"module.{name}": x for name, x in t.items()}, "epoch": 3},
-        ),
-        (
-            "model.",
-            lambda t: {
-                "model": {k: Parameter(x) for k, x in t.items()},
-                "optimizer": {"state": {0: {"step": 1.0}}, "param_groups": [{}]},
-                "epoch": 3,
-                "size": Call("torch", "Size", (1, 2)),
-                "device": Call("torch", "device", "cuda", 0),
-                "bytes": b"x",
-            },
-        ),
+        ("state_dict.module.", lambda t: {"state_dict": {"module": t}, "epoch": 3}),
+        ("model.1.", lambda t: {"model": ["text", t, {3}, None], "epoch": 3}),
     ],
 )
 def test_names_are_paths_in_the_file(path: str, wrap: Any, tmp_path: Path) -> None:
-    value = wrap(tensors())
-    save_state_dict(tmp_path / "tcl.pth", value)
+    save_state_dict(tmp_path / "tcl.pth", wrap(tensors()))
     with open_weights(tmp_path / "tcl.pth") as file:
         same(file, {path + name: x for name, x in tensors().items()})
         assert file.format == "torch" and file.path == tmp_path / "tcl.pth"
-        assert file.scalars == ({"epoch": value["epoch"]} if "epoch" in value else {})
+        assert file.scalars == ({"epoch": 3} if path else {})
         for name, tensor in tensors().items():
             assert file.specs[path + name] == (tensor.shape, tensor.dtype)
 
@@ -122,21 +95,6 @@ def test_scripted_model(tmp_path: Path) -> None:
         assert file.scalars == {"training": True, **attributes}
 
 
-def test_lists_in_a_scripted_model_are_passed_over(tmp_path: Path) -> None:
-    root = Module(
-        "Net",
-        {
-            "weight": np.ones(2, np.float32),
-            "sizes": Call("torch.jit._pickle", "build_intlist", [1, 2]),
-            "more": Call("torch.jit._pickle", "build_tensorlist", [np.zeros(1, np.float32)]),
-            "names": Call("torch.jit._pickle", "restore_type_tag", ["a"], "List[str]"),
-            "inner": Module("Empty", {}),
-        },
-    )
-    save_state_dict(tmp_path / "net.pt", root)
-    same(read_state_dict(tmp_path / "net.pt"), {"weight": np.ones(2, np.float32)})
-
-
 def test_safetensors(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", contiguous(), {"format": "pt"})
     (tmp_path / "a.safetensors").rename(tmp_path / "a.bin")
@@ -148,7 +106,8 @@ def test_safetensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_npz(save: Any, tmp_path: Path) -> None:
-    expected = write_npz(tmp_path / "a.npz", save)
+    expected = {k: v for k, v in contiguous().items() if v.dtype != BF16}
+    save(tmp_path / "a.npz", **expected)
     with open_weights(tmp_path / "a.npz") as file:
         assert file.format == "npz" and file.scalars == {}
         same(file, expected)
@@ -168,22 +127,10 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
         with open_weights(path) as file:
             assert "t3" in file and file.specs["t3"].nbytes == 4 << 20 and len(list(file)) == 8
             assert tracemalloc.get_traced_memory()[1] < 1 << 20
-            tracemalloc.reset_peak()
             for name in file:
                 file[name]
-            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
         tracemalloc.stop()
-
-
-def test_a_part_of_a_big_storage_is_read_alone(tmp_path: Path) -> None:
-    shared = np.arange(4 << 20, dtype=np.float32)
-    save_state_dict(tmp_path / "a.pth", {"all": shared, "few": shared[1000:1010]})
-    tracemalloc.start()
-    with open_weights(tmp_path / "a.pth") as file:
-        for _ in range(2):
-            np.testing.assert_array_equal(file["few"], shared[1000:1010])
-    assert tracemalloc.get_traced_memory()[1] < 4 << 20
-    tracemalloc.stop()
 
 
 def test_names_and_closing(tmp_path: Path) -> None:
@@ -195,17 +142,6 @@ def test_names_and_closing(tmp_path: Path) -> None:
     file.close()
     with pytest.raises(ValueError, match="closed"):
         file["a"]
-
-
-def test_a_compressed_pickle_is_read_but_not_compressed_tensors(tmp_path: Path) -> None:
-    members = torch_members(*pickled({"a": np.zeros(0, np.float32)}))
-    del members["data/0"]
-    write_archive(tmp_path / "a.pth", members, zipfile.ZIP_DEFLATED)
-    same(read_state_dict(tmp_path / "a.pth"), {"a": np.zeros(0, np.float32)})
-    members = torch_members(*pickled({"a": np.zeros(9, np.float32)}))
-    write_archive(tmp_path / "b.pth", members, zipfile.ZIP_DEFLATED)
-    with pytest.raises(WeightError, match="storage '0' is .*compressed"):
-        open_weights(tmp_path / "b.pth")
 
 
 def zip_of(**members: bytes) -> bytes:
@@ -222,17 +158,23 @@ def npz_of(**arrays: Any) -> bytes:
     return file.getvalue()
 
 
+def safetensors_of(dtype: str, data: bytes) -> bytes:
+    header = f'{{"a":{{"dtype":"{dtype}","shape":[4],"data_offsets":[0,{len(data)}]}}}}'.encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is empty and is none of safetensors"),
-        (b"\x12\x34", "begins with .* none of safetensors, .npz and what torch.save writes"),
+        (b"", "is empty"),
         (pickle.dumps({"model": 1}), "since PyTorch 1.6"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer, get the file"),
-        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer"),
         (zip_of(readme=b"x"), "none of safetensors"),
-        (npz_of(a=np.array([{}])), r"array 'a' does not hold numbers.*\|O"),
-        (npz_of(a=np.zeros(2, BF16)), "array 'a' does not hold numbers"),
+        (npz_of(a=np.array([{}])), r"array 'a.npy' .*\|O"),
+        (npz_of(a=np.zeros(2, BF16)), "array 'a.npy' does not hold numbers"),
+        (npz_of(a=np.zeros(2))[:-30], "damaged"),
+        (safetensors_of("F32", bytes(8)), "damaged"),
+        (safetensors_of("F32", bytes(16))[:-1], "damaged"),
     ],
 )
 def test_files_that_are_something_else(tmp_path: Path, content: bytes, message: str) -> None:
@@ -244,15 +186,8 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes, message: 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "file").touch()
-    for path, message in (
-        ("none.pt", r"none.pt' do not exist; give the path of a .pt, .pth, .safetensors or .npz"),
-        (".", "a folder or something else"),
-        ("pipe", "a folder or something else"),
-        ("file/clip.pt", "cannot be opened: .*correct the path"),
-        ("a\0b", "cannot be opened"),
-    ):
-        with pytest.raises(WeightError, match=message):
+    for path in ("none.pt", ".", "pipe", "a\0b"):
+        with pytest.raises(WeightError, match="do not exist or are no file"):
             open_weights(tmp_path / path)
 
 
@@ -261,107 +196,59 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     [
         ({"optimizer": {"lr": 1.0}, "epoch": 1}, "no tensors by name, but 'optimizer', 'epoch'"),
         (np.zeros(2), "no tensors by name"),
-        ([1, 2], "no tensors by name, but a list"),
-        ({"a\nb": np.zeros(2)}, "unprintable"),
-        (
-            {"a": Call("torch._utils", "_rebuild_qtensor", 1)},
-            r"no tensors by name, but 'a'; .*not quantised.*torch.save\(model.state_dict\(\)",
-        ),
+        ([1, 2], "no tensors by name, but list"),
     ],
 )
-def test_archives_without_a_plain_state_dict(value: Any, message: str, tmp_path: Path) -> None:
+def test_archives_without_a_state_dict(value: Any, message: str, tmp_path: Path) -> None:
     save_state_dict(tmp_path / "a.pth", value)
     with pytest.raises(WeightError, match=message):
         open_weights(tmp_path / "a.pth")
 
 
-class Settings(dict[str, Any]):
-    """As yacs and mmcv have them: items, and attributes beside."""
-
-    def __init__(self, **items: Any) -> None:
-        super().__init__(items)
-        self.frozen = True
-
-
-class Colour(enum.Enum):
-    RED = "red"
-
-
-class Pair(NamedTuple):
-    first: Any
-    second: Any
+TOUCH = b"X\x17\0\0\0touch touched-by-a-file"
+CODE = {
+    "a function": b"cposix\nsystem\n" + TOUCH + b"\x85R",
+    "a class that is made": b"(cposix\nsystem\n" + TOUCH + b"o",
+    "protocol 0": b"(S'touch touched-by-a-file'\niposix\nsystem\n",
+    "a dotted name": b"\x8c\x07os.path\x8c\x09os.system\x93" + TOUCH + b"\x85R",
+    "what a call gives, called": (
+        b"cbuiltins\ngetattr\ncposix\nsystem\nX\x08\0\0\0__call__\x86R" + TOUCH + b"\x85R"
+    ),
+}
 
 
-def test_foreign_objects_are_passed_over(tmp_path: Path) -> None:
-    state = tensors()
-    one = argparse.Namespace(lr=0.1, output=PurePosixPath("runs"))
-    one.itself, one.config = one, Settings(model=Settings(width=4))
-    foreign = {
-        "args": one,
-        "numbers": [
-            np.float32(3),
-            np.dtype("f4"),
-            2**200,
-            1j,
-            slice(1),
-            ...,
-            b"x",
-            bytearray(b"y"),
-        ],
-        "default": defaultdict(list, {"a": [1], (1, 2): 3, None: 4}),
-        "sets": [{1, Colour.RED}, frozenset({(1, 2)}), Counter("aab"), deque([1], 3), range(3)],
-        "call": functools.partial(print, "x", sep=""),
-        "harm": Call("os", "system", f"touch {tmp_path}/harm"),
-        "unknown": Call("nowhere.at_all", "made", [1], {"a": Call("nowhere", "more")}),
-        "size": Call("torch", "Size", (1, 2)),
-    }
-    save_state_dict(tmp_path / "a.pth", {**foreign, "net": state, "epoch": 3})
-    with open_weights(tmp_path / "a.pth") as file:
-        same(file, {f"net.{name}": tensor for name, tensor in state.items()})
-        assert file.scalars == {"epoch": 3}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+@pytest.mark.parametrize("name", CODE)
+def test_nothing_in_a_pickle_is_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(b"\x80\x04" + CODE[name] + b".")
+    Path("touched-by-a-file").unlink()  # Python's own reader runs it
+    state, storages = pickled({"weight": np.ones(2, np.float32)})
+    data = b"\x80\x04](" + CODE[name] + state[2:-1] + b"e."  # a list of both
+    write_archive(tmp_path / "a.pt", torch_members(data, storages))
+    same(read_state_dict(tmp_path / "a.pt"), {"1.weight": np.ones(2, np.float32)})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_tensors_are_found_wherever_they_are(tmp_path: Path) -> None:
-    a, b, c, d, e = (np.full(2, i, np.float32) for i in range(5))
-    module = argparse.Namespace(
-        training=True,
-        _parameters=OrderedDict(weight=Parameter(b)),
-        _buffers={"mean": c, "none": None},
-        _modules={"0": argparse.Namespace(_parameters={"bias": d}, _modules={}, sizes=[e])},
-    )
-    average = argparse.Namespace(decay=0.9, shadow=Settings(weight=a))
-    optimizer = {"state": {0: {"moment": a}}, "groups": [{"lr": 0.1}, {"x": e}]}
-    value = {"ema": average, "net": module, "optimizer": optimizer, "pair": Pair(c, [d])}
-    save_state_dict(tmp_path / "a.pth", value)
-    expected = {"ema.shadow.weight": a, "net.weight": b, "net.mean": c, "net.0.bias": d}
-    expected |= {"optimizer.state.0.moment": a, "optimizer.groups.1.x": e}
-    same(read_state_dict(tmp_path / "a.pth"), expected | {"pair.0": c, "pair.1.0": d})
+def test_a_file_does_not_change_how_the_next_is_read(tmp_path: Path) -> None:
+    state, storages = pickled({"weight": np.ones(2, np.float32)})
+    defaults = b"N}X\x0c\0\0\0__defaults__NN\x88\x87s\x86b"  # set as attributes of a function
+    changed = b"\x80\x02](ctorch._utils\n_rebuild_tensor\n" + defaults + state[2:-1] + b"e."
+    write_archive(tmp_path / "a.pt", torch_members(changed, storages))
+    with pytest.raises(WeightError, match="pickle is wrong"):
+        read_state_dict(tmp_path / "a.pt")
+    write_archive(tmp_path / "a.pt", torch_members(state, storages))
+    same(read_state_dict(tmp_path / "a.pt"), {"weight": np.ones(2, np.float32)})
 
 
-def test_tensors_of_unknown_kinds_are_left_out(
+def test_of_different_tensors_of_one_name_none_is_given(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    a, sparse = np.ones(3, np.float32), Call("torch._utils", "_rebuild_sparse_tensor", "coo", ())
-    value = {"a": a, "packed": Call("kernels.int4", "unpack", 4), "few": sparse}
-    save_state_dict(tmp_path / "a.pth", value)
-    same(read_state_dict(tmp_path / "a.pth"), {"a": a})
-    assert "1 tensors of" in caplog.text and "'few' ('torch._utils._rebuild_sparse" in caplog.text
-
-
-@pytest.mark.parametrize("names", [(1, "1"), ("a", "a.b")])
-def test_of_different_tensors_of_one_name_none_is_given(names: Any, tmp_path: Path) -> None:
     a, b = np.ones(3, np.float32), np.zeros(3, np.float32)
-    for other in (a, b):
-        value = {names[0]: {"b": a} if names[1] == "a.b" else a, names[1]: other, "c": b}
-        save_state_dict(tmp_path / "a.pth", value)
-        with open_weights(tmp_path / "a.pth") as file:
-            np.testing.assert_array_equal(file["c"], b)
-            if other is a:
-                np.testing.assert_array_equal(file[names[1]], a)
-            else:
-                with pytest.raises(WeightError, match=f"'{names[1]}' is one of several"):
-                    file[names[1]]
+    save_state_dict(tmp_path / "a.pth", {1: a, "1": b, "c": b, "x": {"y": a}, "x.y": a.copy()})
+    same(read_state_dict(tmp_path / "a.pth"), {"c": b})
+    assert "2 tensors of" in caplog.text and "'1' ('several of one name')" in caplog.text
 
 
 def test_what_is_not_the_files_fault_is_not_blamed_on_it(
@@ -388,16 +275,23 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_safetensors(tmp_path / "out.safetensors", {"a": np.ones(1)}, {})
 
 
-def test_other_byte_order_is_refused(tmp_path: Path) -> None:
-    members = torch_members(*pickled(tensors()))
-    write_archive(tmp_path / "a.pth", {**members, "byteorder": b"big"})
-    with pytest.raises(WeightError, match="byte order b'big'; save it again"):
-        open_weights(tmp_path / "a.pth")
-
-
-def safetensors_of(dtype: str, data: bytes) -> bytes:
-    header = f'{{"a":{{"dtype":"{dtype}","shape":[4],"data_offsets":[0,{len(data)}]}}}}'.encode()
-    return len(header).to_bytes(8, "little") + header + data
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"byteorder": b"big"}, "big-endian"),
+        ({"data.pkl": b"\x80\x02}"}, "pickle is wrong"),
+        ({"data.pkl": pickled({"a": np.ones(9)})[0].replace(b"K\x09", b"K\x0a")}, "its storage"),
+        ({"data/0": b"\0" * 8}, "is not within its storage"),
+        ({"data/0": None}, "'0' is missing"),
+    ],
+)
+def test_archives_whose_parts_do_not_fit(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    members = {**torch_members(*pickled({"a": np.ones(9)})), **change}
+    write_archive(tmp_path / "a.pth", {k: v for k, v in members.items() if v is not None})
+    with pytest.raises(WeightError, match=rf"a\.pth' cannot be read: .*{message}"):
+        read_state_dict(tmp_path / "a.pth")
 
 
 def test_unusual_dtypes_of_safetensors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
