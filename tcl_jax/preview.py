@@ -53,15 +53,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.pictures.contact_sheet import contact_sheet
     from tcl_jax.pictures.overlays import save_png
-    from tcl_jax.training.build import clip_config
     from tcl_jax.training.check import check_config
     from tcl_jax.training.preview import take_preview
 
     check_config(config)
-    clip = clip_config(config)
-    preview = take_preview(
-        config, flags.count, image_size=clip.resolution, context_length=clip.context_length
-    )
+    preview = take_preview(config, flags.count)
     page = contact_sheet(
         preview.cards(),
         title=f"{len(preview.images)} of {preview.pairs:,} training pairs",

@@ -200,7 +200,7 @@ def open_official(
         raise InputError(
             f"--against needs a CPU or a GPU, as PyTorch runs on; this is a {platform}"
         )
-    if subject.experiment.clip.config.activation != "quick_gelu":
+    if subject.experiment.objective.model.config.activation != "quick_gelu":
         raise InputError(
             "--against: the official code knows quick_gelu alone, as OpenAI's CLIPs have"
         )
@@ -226,7 +226,7 @@ def _write_weights(file: Path, subject: Subject) -> dict[str, Any]:
     objective: Any = experiment.objective
     model, loss = objective.model, objective.weights
     sizes, layer = model.config, model.feature_layer
-    clip = clip_state_dict(experiment.frozen, sizes, np.float16)  # as its loader takes them
+    clip = clip_state_dict(experiment.frozen["clip"], sizes, np.float16)  # as its loader takes them
     tensors = {f"clip.{name}": tensor for name, tensor in clip.items()}
     learned = tcl_state_dict(experiment.params, sizes, layer)
     tensors |= {f"tcl.{name}": tensor for name, tensor in learned.items()}

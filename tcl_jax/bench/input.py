@@ -57,24 +57,24 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
 
     from tcl_jax.data.pipeline import make_iterator
     from tcl_jax.data.sources import make_erasing, make_transform
-    from tcl_jax.data.tokenizer import ClipTokenizer
     from tcl_jax.parallel.cores import available_cores
-    from tcl_jax.training.build import clip_config
+    from tcl_jax.training.build import abstract_experiment
 
     most = available_cores() if flags.workers is None else flags.workers
     if most < 0:
         raise InputError(f"--workers={most}: must be at least 0")
     if not 0 < flags.seconds < float("inf"):
         raise InputError(f"--seconds={flags.seconds}: must be a positive number of seconds")
-    clip = clip_config(config)
+    experiment = abstract_experiment(config)
+    size = experiment.method.resolution
     how: dict[str, Any] = {
-        "transform": make_transform(config.data, clip.resolution),
+        "transform": make_transform(config.data, size),
         "erasing": make_erasing(config.data),
-        "tokenizer": ClipTokenizer(clip.context_length),
+        "tokenizer": experiment.objective.text_encoder.tokenizer(),
         "global_batch_size": BATCH_SIZE,
     }
-    with _open_source(config, clip.resolution) as (source, about):
-        report = Report("input", load, flags.json, "cpu", data=about, image_size=clip.resolution)
+    with _open_source(config, size) as (source, about):
+        report = Report("input", load, flags.json, "cpu", data=about, image_size=size)
         say("measuring the stages in one process")
         for row in measure_stages(source, how, flags.seconds):
             report.add("stages", row)

@@ -75,9 +75,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             agreement = {}
             for phase in flags.phases:
                 say(f"phase {phase}: comparing losses")
-                batch = made_up_batch(
-                    subject.experiment.clip.config, COMPARED_IMAGES, seed=1, noise=True
-                )
+                batch = made_up_batch(objective.model.config, COMPARED_IMAGES, seed=1, noise=True)
                 *_, metrics = step_runner(subject, batch, phase, mesh, exact=True)()
                 ours = {name: float(value) for name, value in metrics.items()}
                 agreement[f"phase {phase}"] = official.check_losses(
@@ -88,9 +86,9 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             what = f"batch {size}, phase {phase}"
             with report.skip_too_large(what):
                 say(what)
-                batch = made_up_batch(subject.experiment.clip.config, size)
+                batch = made_up_batch(objective.model.config, size)
                 runner = step_runner(subject, batch, phase, mesh)
-                flops = total(objective.model.training_flops(size, phase == 2))
+                flops = total(objective.training_flops(size, phase == 2))
                 row = runner.measure(devices, **how, images=size, flops=flops)
                 report.add("steps", {"batch_size": size, "phase": phase, **row})
                 if official is not None:

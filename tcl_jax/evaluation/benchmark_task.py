@@ -56,7 +56,7 @@ class BenchmarkEvaluator:
             self._evaluator = Evaluator(self._experiment.method, None, self._protocol)
         evaluator = self._evaluator.with_params(everything)
         benchmark = self._index.benchmark
-        if self._texts is None or self._experiment.trains_clip:
+        if self._texts is None or self._experiment.learns_texts:
             method = self._experiment.method
             self._texts = embed_class_names(
                 method.text_encoder,

@@ -105,7 +105,7 @@ def evaluate(
                 method.text_params(params),
                 benchmark.texts,
                 protocols[0].templates,
-                tokenizer_file=tokenizer_file,
+                tokenizer=method.text_encoder.tokenizer(tokenizer_file),
                 progress=progress,
             )
         return made[key]

@@ -56,10 +56,6 @@ class DenseCLIP(CLIPMethod):
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         return {"clip": self.clip_model.init(key)}
 
-    def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
-        del frozen
-        return {"clip": learned}
-
     def patch_tokens(self, clip: Any, features: Features) -> Float[Array, "b h w c"]:
         """The last block of the patches, before `ln_post`, of CLIP's parameters and features."""
         vision, last = self.clip_model.vision, len(features.blocks) - 1

@@ -82,10 +82,6 @@ class Method(abc.ABC):
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Random parameters, all of them."""
 
-    def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
-        """The parameter tree, of what a run learns and of what it leaves as it is."""
-        return {**learned, **frozen}
-
     @abc.abstractmethod
     def masks(
         self,

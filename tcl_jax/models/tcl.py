@@ -89,7 +89,7 @@ class TCL(CLIPMethod):
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         clip, learned = jax.random.split(key)
         params = self.clip_model.init(clip)
-        return self.join(self.init_learned(learned, params), params)
+        return {**self.init_learned(learned, params), "clip": params}
 
     def init_learned(self, key: Key[Array, ""], clip: Any) -> dict[str, Any]:
         """What is learned, at the start: copies of CLIP's blocks, and a fresh decoder.
@@ -114,9 +114,6 @@ class TCL(CLIPMethod):
             "tcli_logit_scale": scale,
         }
 
-    def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
-        return {**learned, "clip": frozen}
-
     def masks(
         self,
         params: Any,
@@ -140,10 +137,6 @@ class TCL(CLIPMethod):
         return flops.tcl_masks(
             self.config, self.copied_blocks, side, texts, mixes_clip=options.kp_weight > 0
         )
-
-    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
-        """FLOPs of one image with its text in a training step of a global batch, by part."""
-        return flops.tcl_step(self.config, self.copied_blocks, batch, train_backbone)
 
     @property
     def summary(self) -> str:

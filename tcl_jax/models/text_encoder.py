@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.data.tokenizer import Tokenizer
@@ -12,7 +13,18 @@ from tcl_jax.ops.masking import l2_normalize
 
 
 class TextEncoder(abc.ABC):
-    """A text tower and its tokenizer. Subclasses are frozen dataclasses, without parameters."""
+    """A text tower and its tokenizer. Subclasses are frozen dataclasses, without parameters.
+
+    Attributes:
+        dtype: compute dtype; parameters are float32.
+    """
+
+    dtype: Any = jnp.float32
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What embeddings depend on besides class, dtype, parameters and tokenizer."""
+        return ()
 
     @property
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.benchmark_task import protocol_of
-from tcl_jax.evaluation.scenes import check_scenes, scene_engine
+from tcl_jax.evaluation.scenes import check_scenes
 from tcl_jax.evaluation.tasks import known_tasks
 from tcl_jax.inference.engine import MaskEngine, default_batch_size
 from tcl_jax.inference.masks import MaskOptions
@@ -46,9 +46,9 @@ def trace_evaluation(
         engine = MaskEngine(model, mesh, default_batch_size(devices[0].platform))
     elif names:
         check_scenes(config.eval.num_scenes, config.eval.batch_size, data_mesh(devices))
-        texts, side, synonyms = len(class_names()), experiment.clip.config.resolution, None
+        texts, side, synonyms = len(class_names()), model.resolution, None
         title = f"drawn scenes of {side}, {texts} texts"
-        engine = scene_engine(model, mesh, config.eval.batch_size // len(devices))
+        engine = MaskEngine(model, mesh, config.eval.batch_size // len(devices))
     else:
         return None
     params = with_sharding(experiment.join(experiment.params, experiment.frozen), replicated(mesh))

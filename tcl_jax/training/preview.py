@@ -20,12 +20,13 @@ from tcl_jax.data.images import Rgb, decode
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
-from tcl_jax.data.tokenizer import ClipTokenizer, Tokenizer
+from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.training_examples import Incomplete
 from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import as_input_error
 from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, erase, normalize
 from tcl_jax.pictures.contact_sheet import Card
+from tcl_jax.training.build import abstract_experiment
 
 CAPTIONS = 8
 """Captions that are printed."""
@@ -123,25 +124,25 @@ class Preview:
         return "\n".join(lines)
 
 
-def take_preview(
-    config: ConfigDict, count: int, *, image_size: int, context_length: int
-) -> Preview:
+def take_preview(config: ConfigDict, count: int) -> Preview:
     """The first images of the training that a config describes, made without workers.
 
+    No weights are read.
+
     Args:
-        config: reads `data`, `seed` and `train.global_batch_size`.
+        config: of a training.
         count: number of images, at least 1.
-        image_size: side of the images that the model gets, in pixels.
-        context_length: tokens of a caption.
 
     Raises:
         InputError: the data cannot be used.
         RunError: samples are bad, and so are those drawn in their place.
     """
+    experiment = abstract_experiment(config)
+    image_size = experiment.method.resolution
     source = make_source(config.data, image_size)
     chain = make_transform(config.data, image_size)
     assert isinstance(chain, Compose)
-    log, bad = _Log(chain, ClipTokenizer(context_length)), BadSampleLog()
+    log, bad = _Log(chain, experiment.objective.text_encoder.tokenizer()), BadSampleLog()
     batch = config.train.global_batch_size
     if len(source) < batch:
         logging.warning(

@@ -90,19 +90,18 @@ def load_clip(
         return Pretrained(clip.config, params, _origin(file, clip.style, clip.tensors.prefix))
 
 
-def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
-    """Sizes of the CLIP of a run's config; of its weights no tensor is read.
+def sizes_of(model: Mapping[str, Any]) -> CLIPConfig:
+    """Sizes of the pretrained CLIP of a run's config; of its weights no tensor is read.
 
     Args:
         model: its section `model`.
-        objective: with "clip" nothing is pretrained, so the weights say nothing.
 
     Raises:
         InputError: if the variant is unknown, the sizes are impossible, or the weights that would
             tell them cannot be used.
     """
     weights, found = model["weights"], None
-    if model["variant"] == "auto" and objective != "clip" and weights:
+    if model["variant"] == "auto" and weights:
         found = VARIANTS.get(weights)
         if found is None:
             with _open_clip(weights, *_prefix_and_activation(model)) as (_, clip):
@@ -110,12 +109,11 @@ def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
     return choose_sizes(model["variant"], model["sizes"], found)
 
 
-def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretrained:
-    """The pretrained CLIP of a run's config.
+def load_configured(model: Mapping[str, Any]) -> Pretrained:
+    """The pretrained CLIP of a run's config, in float32.
 
     Args:
         model: its section `model`.
-        dtype: as in `load_clip`.
 
     Raises:
         InputError: if it cannot be read, or is of other sizes than the config says.
@@ -129,7 +127,7 @@ def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretra
         config = config or choose_sizes(variant, sizes, clip.config)
         # A variant's is but the usual one of its sizes.
         config = dataclasses.replace(config, activation=clip.config.activation)
-        params = clip_params(clip.tensors, config, dtype)
+        params = clip_params(clip.tensors, config, np.float32)
         return Pretrained(config, params, _origin(file, clip.style, clip.tensors.prefix))
 
 

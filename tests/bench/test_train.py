@@ -47,7 +47,7 @@ def test_a_step_is_timed_and_traced(
     assert len(step["rounds"]) == 2 and min(step["rounds"]) == step["fastest_seconds"] > 0
     assert step["seconds"] == np.median(step["rounds"])
     assert step["images_per_second"] == pytest.approx(2 / step["seconds"])
-    flops = total(abstract_experiment(tiny_settings("")).objective.model.training_flops(2, False))
+    flops = total(abstract_experiment(tiny_settings("")).objective.training_flops(2, False))
     assert step["image_flops"] == flops and step["mfu"] is None
     # The compiler counts a loop's body once, and what is computed beyond the plain method.
     assert 0.3 < step["xla_flops"] / (2 * flops) < 3

@@ -24,7 +24,7 @@ from tcl_jax.ops.images import normalize
 from tests.reference import GOLDEN, load, reference_model
 
 MODEL, LEARNED, CLIP_PARAMS = reference_model()
-PARAMS = MODEL.join(LEARNED, CLIP_PARAMS)
+PARAMS = {**LEARNED, "clip": CLIP_PARAMS}
 TEXTS = load("masks")["text_emb"]
 PLAIN, PAMR = MaskOptions(pamr=False, kp_weight=0.0), MaskOptions(pamr=True, kp_weight=0.3)
 

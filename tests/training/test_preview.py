@@ -19,7 +19,6 @@ from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.data.transforms import RandomResizedCrop
 from tcl_jax.errors import InputError
-from tcl_jax.training.build import clip_config
 from tcl_jax.training.preview import Preview, take_preview, with_noise
 from tests.data.shards import write_shard
 
@@ -191,8 +190,8 @@ def test_a_page_of_drawn_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     config = read_config(SHAPES, [], "x")
     assert config is not None
     assert "pairs: 2,000,000" in capsys.readouterr().out
-    side = clip_config(config).resolution
-    taken = take_preview(config, 3, image_size=side, context_length=32)
+    taken = take_preview(config, 3)
+    side = taken.images.shape[1]
     assert all(origin.original is None and not origin.changes for origin in taken.origins)
     factor = 224 // side
     large = [image.repeat(factor, 0).repeat(factor, 1) for image in taken.images]
