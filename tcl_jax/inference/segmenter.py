@@ -29,7 +29,7 @@ from tcl_jax.models.layers import compute_dtype
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.weights.load import Source
 
-MODES = ("auto", "whole", "slide")
+MODES = ("slide", "whole")
 _CACHED_TEXTS = 10_000
 
 
@@ -182,7 +182,7 @@ class Segmenter:
         *,
         pamr: bool | None = None,
         kp_weight: float | None = None,
-        mode: str = "auto",
+        mode: str = "slide",
         short_side: int | None = None,
     ) -> Float32[np.ndarray, "h w n"]:
         """Soft masks in [0, 1] at the image's size.
@@ -239,7 +239,7 @@ class Segmenter:
         *,
         background: bool = True,
         threshold: float | None = None,
-        mode: str = "auto",
+        mode: str = "slide",
         short_side: int | None = None,
         templates: str | Sequence[str] | None = None,
         pamr: bool | None = None,
@@ -256,8 +256,7 @@ class Segmenter:
             threshold: score of the background, in [0, 1]; None: the model's own (for TCL 0.4 with
                 PAMR and 0.5 without).
             mode: "slide" computes overlapping square windows, as published scores do; "whole"
-                the image in one pass, which is faster and sees all of it at once; "auto" is
-                "slide".
+                the image in one pass, which is faster and sees all of it at once.
             short_side: pixels that the image's short side is resized to before (224 or 448 for
                 published models), which is the side of the windows; None: the model's own.
             templates: see `embed_texts`.

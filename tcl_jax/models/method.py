@@ -23,8 +23,8 @@ class MaskOptions:
 
     Attributes:
         pamr: whether masks are refined by pixel-adaptive mask refinement.
-        kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1], where the
-            method has one (`Method.mixes_clip`).
+        kp_weight: share of CLIP's own dense prediction that is mixed in (the original's `kp_w`), in
+            [0, 1], where the method has one (`Method.mixes_clip`).
     """
 
     pamr: bool = False

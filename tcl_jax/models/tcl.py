@@ -121,7 +121,7 @@ class TCL(CLIPMethod):
         text_embeddings: Float[Array, "n d"],
         options: MaskOptions,
     ) -> Float[Array, "b h w n"]:
-        """Soft masks on four times the patch grid; with KP mixing, MaskCLIP's are mixed in."""
+        """Soft masks on four times the patch grid, MaskCLIP's mixed in by `kp_weight`."""
         grounding = ground(self, params, image, text_embeddings)
         masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
         if options.pamr:

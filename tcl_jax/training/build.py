@@ -21,7 +21,7 @@ from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
 from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
 from tcl_jax.training.step import PhasedStep
-from tcl_jax.weights.identity import Identity, identify
+from tcl_jax.weights.identity import Identity, identify_clip
 from tcl_jax.weights.load import load_configured, sizes_of
 
 REFERENCE_BATCH = 4096
@@ -53,9 +53,8 @@ class Experiment:
     @property
     def learns_texts(self) -> bool:
         """Whether the embeddings of class names change while it is trained."""
-        changes = {name: name in self.params for name in self.method.parameters}
-        tree = self.join(self.params, self.frozen)
-        marked = {name: jax.tree.map(lambda _, c=c: c, tree[name]) for name, c in changes.items()}
+        learned = jax.tree.map(lambda _: True, self.params)
+        marked = self.join(learned, jax.tree.map(lambda _: False, self.frozen))
         return any(jax.tree.leaves(self.method.text_params(marked)))
 
     @property
@@ -86,7 +85,7 @@ def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experimen
     if pretrained:
         loaded = load_configured(config.model.to_dict())
         sizes, clip = loaded.config, loaded.params
-        identities["clip"] = identify(config.model.weights, loaded)
+        identities["clip"] = identify_clip(config.model.weights, loaded)
     else:
         sizes = sizes_of(config.model.to_dict())
         clip = run(CLIP(sizes).init, jax.random.key(config.seed))

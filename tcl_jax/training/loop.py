@@ -46,7 +46,7 @@ from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
 from tcl_jax.training.state import Failure, create_state
 from tcl_jax.training.step import no_failure
 from tcl_jax.training.workdir import open_workdir
-from tcl_jax.weights.identity import check_frozen
+from tcl_jax.weights.identity import check_frozen, decisive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +112,7 @@ def train(
     check_batch_size(config.train.global_batch_size, mesh, config.train.accumulation_steps)
     root = raise_on_all_processes(lambda: open_workdir(workdir, settings))
     settings |= json.loads(json.dumps(experiment.record))
-    weights = {
-        name: (one["arrays_sha256"], one["activation"])
-        for name, one in experiment.identities.items()
-    }
+    weights = {name: decisive(one) for name, one in experiment.identities.items()}
     check_same("frozen weights", json.dumps(weights), "Give every process the same files")
     with alone_in(root, f"workdir {workdir!r}"):
         return _train(config, settings, root, mesh, experiment, evaluators)

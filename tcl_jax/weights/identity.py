@@ -12,32 +12,47 @@ from tcl_jax.files import user_path
 from tcl_jax.weights.load import Pretrained, Source, load_clip
 
 Identity = Mapping[str, str]
-"""`weights` (a name, or the whole path), `given` (the same as the config has it), `prefix`,
-`activation`, `file_sha256` (of the file) and `arrays_sha256` (of the parameters as float32,
-whatever file they came in)."""
+"""`weights` (a name, or the whole path), `given` (the same as the config has it), `file_sha256` (of
+the file), `arrays_sha256` (of the parameters as float32, whatever file they came in), and what
+decides how they are read and used, such as CLIP's `prefix` and `activation`."""
 
 
-def _load_clip(source: str, recorded: Identity) -> Pretrained:
-    return load_clip(
-        source, activation=recorded["activation"], prefix=recorded["prefix"], dtype=None
-    )
-
-
-LOADERS: dict[str, Callable[[str, Identity], Pretrained]] = {"clip": _load_clip}
-"""By the entry of the parameter tree that is read."""
-
-
-def identify(weights: Source, loaded: Pretrained) -> dict[str, str]:
-    """What a run records of parameters that were loaded by `weights`."""
+def identify(
+    weights: Source, params: Any, origin: Mapping[str, str], **options: str
+) -> dict[str, str]:
+    """What a run records of parameters that were loaded by `weights`, with these options."""
     path = user_path(weights)
     return {
         "weights": os.fspath(path.absolute() if path.exists() else weights),
         "given": os.fspath(weights),
-        "prefix": loaded.origin["prefix"] or ".",
-        "activation": loaded.config.activation,
-        "file_sha256": loaded.origin["sha256"],
-        "arrays_sha256": hash_leaves(loaded.params),
+        "file_sha256": origin["sha256"],
+        "arrays_sha256": hash_leaves(params),
+        **options,
     }
+
+
+def identify_clip(weights: Source, clip: Pretrained) -> dict[str, str]:
+    """`identify` of a CLIP."""
+    prefix, activation = clip.origin["prefix"] or ".", clip.config.activation
+    return identify(weights, clip.params, clip.origin, prefix=prefix, activation=activation)
+
+
+def _load_clip(source: str, recorded: Identity) -> Loaded:
+    prefix, activation = recorded["prefix"], recorded["activation"]
+    clip = load_clip(source, activation=activation, prefix=prefix, dtype=None)
+    return clip.params, clip.origin, identify_clip(source, clip)
+
+
+Loaded = tuple[dict[str, Any], dict[str, str], Identity]
+"""Parameters, where they are from, and their identity."""
+LOADERS: dict[str, Callable[[str, Identity], Loaded]] = {"clip": _load_clip}
+"""By the entry of the parameter tree: reads it again as a run recorded it."""
+
+
+def decisive(identity: Identity) -> dict[str, str]:
+    """What identities of the same parameters, wherever they are from, have in common."""
+    where = ("weights", "given", "file_sha256", "prefix")
+    return {name: value for name, value in identity.items() if name not in where}
 
 
 def check_frozen(recorded: Mapping[str, Identity], present: Mapping[str, Identity]) -> None:
@@ -51,7 +66,7 @@ def check_frozen(recorded: Mapping[str, Identity], present: Mapping[str, Identit
     """
     for name, then in recorded.items():
         now = present[name]
-        if any(then[field] != now[field] for field in ("arrays_sha256", "activation")):
+        if decisive(then) != decisive(now):
             raise InputError(
                 f"the weights of {name!r} are not those that the run was trained on. Then: "
                 f"{_describe(then)}. Now: {_describe(now)}. Put the former back in their place, or "
@@ -73,16 +88,16 @@ def load_frozen(recorded: Mapping[str, Identity]) -> tuple[dict[str, Any], dict[
         there = user_path(record["weights"]).exists()
         source = record["weights" if there else "given"]
         try:
-            loaded = LOADERS[name](source, record)
+            params[name], origins[name], present = LOADERS[name](source, record)
         except InputError as error:
             raise InputError(f"{error}. The run was trained on {_describe(record)}") from error
-        check_frozen({name: record}, {name: identify(source, loaded)})
-        params[name], origins[name] = loaded.params, loaded.origin
+        check_frozen({name: record}, {name: present})
     return params, origins
 
 
 def _describe(identity: Identity) -> str:
+    activation = f", {identity['activation']}" if "activation" in identity else ""
     return (
         f"{identity['weights']} (SHA-256 of the file {identity['file_sha256']}, of its arrays "
-        f"{identity['arrays_sha256']}, {identity['activation']})"
+        f"{identity['arrays_sha256']}{activation})"
     )

@@ -24,7 +24,7 @@ from tcl_jax.training import loop
 from tcl_jax.training.build import Experiment, build_adamw, build_experiment
 from tcl_jax.training.loop import Evaluation, NonFiniteError, Outcome, train
 from tcl_jax.training.state import create_state
-from tcl_jax.weights.identity import identify
+from tcl_jax.weights.identity import identify_clip
 from tcl_jax.weights.load import load_clip
 from tcl_jax.weights.readers import write_safetensors
 from tests.data.shards import picture, write_shard
@@ -147,7 +147,7 @@ def test_a_run_knows_its_clip(
     tensors, trained_on = read_state_dict(file), sha256_of(file)
     assert recorded["weights"] == str(file) and recorded["file_sha256"] == trained_on
     write_safetensors(file, {**tensors, "visual.proj": tensors["visual.proj"] * 2}, {})
-    other = identify(file, load_clip(file))["arrays_sha256"]
+    other = identify_clip(file, load_clip(file))["arrays_sha256"]
     for use in (lambda: run(config, workdir), lambda: load_model(workdir)):
         with pytest.raises(InputError) as error:
             use()
