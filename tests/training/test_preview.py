@@ -25,6 +25,7 @@ from tests.data.shards import write_shard
 ROOT = Path(__file__).parent.parent.parent
 TCL, SHAPES = (str(ROOT / f"configs/{name}.py") for name in ("tcl", "shapes"))
 SIDE, LENGTH = 64, 77
+SMALL = ("--config.model.variant=ViT-B/16", f"--config.model.sizes.resolution={SIDE}")
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +41,13 @@ def config_of(shard: Path | str, *overrides: str, batch: int = 8) -> ConfigDict:
         [
             f"--config.data.shards=('{shard}',)",
             f"--config.train.global_batch_size={batch}",
+            *SMALL,
             *overrides,
         ],
         "x",
     )
     assert config is not None
     return config
-
-
-def take(config: ConfigDict, count: int) -> Preview:
-    return take_preview(config, count, image_size=SIDE, context_length=LENGTH)
 
 
 def training(config: ConfigDict, batches: int) -> dict[str, np.ndarray]:
@@ -78,13 +76,13 @@ def assert_as_trained(taken: Preview, expected: dict[str, np.ndarray], rows: lis
 
 def test_rows_are_the_first_of_training(shard: Path) -> None:
     config = config_of(shard)
-    taken = take(config, 11)
+    taken = take_preview(config, 11)
     assert taken.pairs == 24
     assert_as_trained(taken, training(config, 2), list(range(11)))
 
 
 def test_originals_and_changes_are_those_of_the_images(shard: Path) -> None:
-    taken = take(config_of(shard, "--config.data.rand_augment.probability=1.0"), 24)
+    taken = take_preview(config_of(shard, "--config.data.rand_augment.probability=1.0"), 24)
     assert sum("flipped" in origin.changes for origin in taken.origins) not in (0, 24)
     drawn = [make_photo(number) for number in range(24)]
     for image, caption, origin in zip(taken.images, taken.captions, taken.origins, strict=True):
@@ -125,7 +123,7 @@ def test_bad_samples_are_told_and_captions_stay_with_their_images(
         write_shard(tmp_path / "bad.tar", members), "--config.data.rand_augment.operations=0",
         "--config.data.random_erasing=0.0", batch=40,
     )  # fmt: skip
-    taken = take(config, 40)
+    taken = take_preview(config, 40)
     assert_as_trained(taken, training(config, 1), list(range(40)))
     for image, caption in zip(taken.images, taken.captions, strict=True):
         assert caption == f"colour {image[0, 0, 0]}"
@@ -167,8 +165,7 @@ def test_a_page_of_photos(shard: Path, tmp_path: Path, capsys: pytest.CaptureFix
     flags = [f"--config.data.shards=('{shard}',)", "--config.train.global_batch_size=8"]
     page = run(tmp_path, f"--config={TCL}", "--count=6", *flags)
     told = capsys.readouterr().out
-    config = config_of(shard)
-    taken = take_preview(config, 6, image_size=224, context_length=LENGTH)
+    taken = take_preview(config_of(shard, "--config.model.sizes.resolution=224"), 6)
     assert "pairs: 24" in told and taken.captions[0] in told and "bad samples: 0 of" in told
     assert "new/page.png" in told
     shown = [card.image for card in taken.cards()]
