@@ -136,8 +136,8 @@ def _tell_left_out(files: Sequence[Path]) -> str:
         return ""
     endings = Counter(path.suffix.lower() or "without an ending" for path in files).most_common()
 
-    def some(told: Sequence[str]) -> str:
-        return ", ".join([*told[:_LISTED], *(["..."] if len(told) > _LISTED else [])])
+    def some(listed: Sequence[str]) -> str:
+        return ", ".join([*listed[:_LISTED], *(["..."] if len(listed) > _LISTED else [])])
 
     counts, names = [f"{n} {ending}" for ending, n in endings], [path.name for path in files]
     return f"; {len(files)} other file(s) left out: {some(counts)} ({some(names)})"

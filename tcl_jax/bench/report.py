@@ -71,8 +71,8 @@ class Report:
         self.content: dict[str, Any] = {
             "command": command, **about, "load": load, "cores": cores, "final": not self._reason,
         }  # fmt: skip
-        told = ", ".join(f"{name} {value}" for name, value in self.content.items())
-        print(told, flush=True)
+        line = ", ".join(f"{name} {value}" for name, value in self.content.items())
+        print(line, flush=True)
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
         self._write()  # or a file that cannot be written would be told after minutes
 

@@ -197,8 +197,8 @@ def _open(file: _File, max_pixels: int | None = None) -> Image.Image:
     head = file.read(64)
     reason, cause = "", None
     for name, (reader, accepts) in _readers().items():
-        if (told := accepts(head[:16])) is not True:
-            reason = f"it is {name}: {told}" if told else reason  # why there is no support here
+        if (answer := accepts(head[:16])) is not True:
+            reason = f"it is {name}: {answer}" if answer else reason  # why there is no support here
             continue
         file.seek(0)
         image: Image.Image | None

@@ -160,15 +160,15 @@ def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None)
         WeightError: if there is none, several, or one of another kind.
     """
     tensors, style = to_openai_names(file, prefix)
-    told = _find_activation(file, style)
-    if told and activation not in (None, told):
+    known = _find_activation(file, style)
+    if known and activation not in (None, known):
         raise WeightError(
             f"activation={activation} is asked for, and what is known of these weights, from the "
-            f"file or the config beside it, is {told}; leave the activation out, or correct that "
+            f"file or the config beside it, is {known}; leave the activation out, or correct that "
             "config"
         )
-    config = infer_clip_config(tensors.specs, told or activation or "quick_gelu")
-    if told is None and config.vision_width in OTHER_HEADS:
+    config = infer_clip_config(tensors.specs, known or activation or "quick_gelu")
+    if known is None and config.vision_width in OTHER_HEADS:
         raise WeightError(
             f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
             "of which the attention heads do not have 64 channels; choose a smaller CLIP"
@@ -180,7 +180,7 @@ def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None)
         "the masks, without an error: put its config.json or open_clip_config.json beside it, or, "
         "if only the GELU differs, give --activation=gelu, or model.sizes.activation in a config"
     )
-    return FoundClip(tensors, style, config, "" if told else assumed)
+    return FoundClip(tensors, style, config, "" if known else assumed)
 
 
 @functools.cache
@@ -195,8 +195,8 @@ def _find_activation(file: TensorFile, style: str) -> str | None:
         if own not in ACTIVATIONS:
             raise WeightError(f"its activation {own!r} is none of {', '.join(ACTIVATIONS)}")
         return str(own)
-    if (told := read_activation(file.path, style)) is not None:
-        return told
+    if (known := read_activation(file.path, style)) is not None:
+        return known
     # OpenAI's archives alone have the sizes as values beside the tensors.
     if "input_resolution" in file.scalars or file.path in BUILT_IN.values():
         return "quick_gelu"

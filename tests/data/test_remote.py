@@ -163,7 +163,7 @@ def test_only_what_may_pass_is_tried_again(tmp_path: Path, store, deep: bool, mo
         monkeypatch.setattr(store, "failure", HttpError(status, deep))
         store.failures = 2
         assert source[0]["key"] == "0-0é"
-    for status, kind, told in (
+    for status, kind, message in (
         (401, InputError, "access is refused .*status 401"),
         (403, InputError, "access is refused .*status 403"),
         (400, RemoteError, "no answer, tried 1 times: .*status 400"),
@@ -171,7 +171,7 @@ def test_only_what_may_pass_is_tried_again(tmp_path: Path, store, deep: bool, mo
     ):
         monkeypatch.setattr(store, "failure", HttpError(status, deep))
         store.failures = 1
-        with pytest.raises(kind, match=f"00000.tar.*{told}"):
+        with pytest.raises(kind, match=f"00000.tar.*{message}"):
             source[0]
         assert store.failures == 0
 

@@ -329,15 +329,15 @@ def test_damaged_weights_get_no_score(shapes: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"custom": np.ones((2, 64), np.float32)}, r"'custom' must be .*\(4, 64\).*\(2, 64\)"),
         ({"costum": np.ones((4, 64), np.float32)}, "'costum': evaluated are custom"),
     ],
 )
 def test_embeddings_that_do_not_fit_the_texts_are_refused(
-    shapes: Model, tmp_path: Path, given: dict[str, np.ndarray], told: str
+    shapes: Model, tmp_path: Path, given: dict[str, np.ndarray], message: str
 ) -> None:
     write_photos(tmp_path, [(40, 60)])
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         score(shapes, own_index(tmp_path), tmp_path / "out", text_embeddings=given)

@@ -52,19 +52,19 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]
 
 
 def test_a_plan_for_this_machine_needs_no_weights(local: tuple[str, dict[str, Any]]) -> None:
-    told, written = local
+    output, written = local
     assert written["kind"] == "cpu" and written["devices"] == 1
     assert written["fits"] is None and written["days"] is None
     assert written["samples"] == {"phase 1": 80 * 8, "phase 2": 161 * 8}
     assert [step["name"] for step in written["steps"]] == ["phase 1", "phase 2", "evaluation"]
     assert [step["rows"] for step in written["steps"]] == [8, 8, 16]
-    assert "1 x cpu; memory and speed unknown" in told
-    assert "global batch 8, 8 images a chip" in told and "24 texts" in told
-    assert "least time: unknown" in told and "days" not in told
+    assert "1 x cpu; memory and speed unknown" in output
+    assert "global batch 8, 8 images a chip" in output and "24 texts" in output
+    assert "least time: unknown" in output and "days" not in output
 
 
 def test_figures_of_a_plan_agree_with_each_other(local: tuple[str, dict[str, Any]]) -> None:
-    told, written = local
+    output, written = local
     first, second, evaluation = written["steps"]
     for step in written["steps"]:
         memory, executed = step["compiled"], step["executed"]
@@ -77,7 +77,7 @@ def test_figures_of_a_plan_agree_with_each_other(local: tuple[str, dict[str, Any
             memory["arguments"] + memory["outputs"] - memory["aliased"] + memory["temporary"]
             + memory["program"] + step["resident"]
         )  # fmt: skip
-        assert f"{step['peak'] / 2**20:,.2f}" in told
+        assert f"{step['peak'] / 2**20:,.2f}" in output
         assert memory["exchanged"] == [] and step["mfu"] is None
     assert second["executed"] > first["executed"]
     assert second["compiled"]["temporary"] >= first["compiled"]["temporary"]

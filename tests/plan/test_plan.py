@@ -98,8 +98,8 @@ def test_phases_have_the_samples_of_the_recipe() -> None:
 def test_what_the_compiler_cannot_print_is_unknown_and_not_nothing() -> None:
     silent = plan(step(exchanged=None))
     assert silent.steps[0].roofline["interconnect"] is None
-    told = page(silent)
-    assert "unknown" in told and "cannot print" in told and "nothing" not in told
+    output = page(silent)
+    assert "unknown" in output and "cannot print" in output and "nothing" not in output
     assert to_json(silent)["steps"][0]["compiled"]["exchanged"] is None
     mixed = page(plan(step(exchanged=None), step("phase 2")))
     (line,) = [line for line in mixed.splitlines() if "all-reduce" in line]
@@ -110,10 +110,10 @@ def test_a_page_a_table_and_json_say_what_does_not_fit() -> None:
     failed = step("phase 2", problem=OOM.splitlines()[0])
     bad = plan(step(), failed)
     assert bad.fits is False and bad.days is None
-    told = page(bad)
-    assert "phase 2 does not fit" in told and "(16.31G) exceeds" in told
-    assert "DOES NOT FIT" in told
-    assert "8.00" in told and "of 16.00" in told and "400.0 (3)" in told
+    output = page(bad)
+    assert "phase 2 does not fit" in output and "(16.31G) exceeds" in output
+    assert "DOES NOT FIT" in output
+    assert "8.00" in output and "of 16.00" in output and "400.0 (3)" in output
     good = plan(step(), step("phase 2"), topology="v6e:4x4")
     lines = table([bad, good]).splitlines()
     assert len({len(line) for line in lines}) == 1

@@ -144,17 +144,17 @@ def test_processes_must_see_the_same_data(
     experiment = build_experiment(config)
     open_batches(config, experiment, BadSampleLog())
 
-    told = [""]
+    gathered = [""]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(processes, "gather_texts", lambda ours: [ours, told.pop(0)])
+    monkeypatch.setattr(processes, "gather_texts", lambda ours: [ours, gathered.pop(0)])
     other = {"seed": 0, "examples": 24, "global_batch_size": 8, "data": "x"}
-    told = ["", json.dumps(other)]
+    gathered = ["", json.dumps(other)]
     with pytest.raises(InputError, match="process 1 sees other training data than process 0"):
         open_batches(config, experiment, BadSampleLog())
-    told = ["1shard 7 is missing"]
+    gathered = ["1shard 7 is missing"]
     with pytest.raises(InputError, match="process 1 reports: shard 7 is missing"):
         open_batches(config, experiment, BadSampleLog())
-    told = [""]
+    gathered = [""]
     config.data.allow_missing_shards = False
     with pytest.raises(InputError, match=r"2 of 4 are missing: .*1\.tar, .*3\.tar"):
         open_batches(config, experiment, BadSampleLog())

@@ -87,11 +87,11 @@ def test_originals_and_changes_are_those_of_the_images(shard: Path) -> None:
     drawn = [make_photo(number) for number in range(24)]
     for image, caption, origin in zip(taken.images, taken.captions, taken.origins, strict=True):
         assert origin.original is not None and origin.part is not None
-        error, told = min(
+        error, nearest = min(
             (float(np.abs(picture.astype(int) - origin.original).mean()), text)
             for picture, text in drawn
         )
-        assert error < 6 and told == caption
+        assert error < 6 and nearest == caption
         remade = RandomResizedCrop(SIDE).resize_part(Image.fromarray(origin.original), origin.part)
         names = list(origin.changes)
         if names[:1] == ["flipped"]:
@@ -129,14 +129,14 @@ def test_bad_samples_are_told_and_captions_stay_with_their_images(
         assert caption == f"colour {image[0, 0, 0]}"
     bad = sum(taken.totals[1:])
     assert taken.totals[0] == 40 and bad >= 17
-    told = taken.describe()
-    assert f"bad samples: {bad} of {40 + bad} looked at" in told
-    assert "damaged_image" in told and "empty_caption" in told
-    assert "27 (not_utf8): the caption b'couleur \\xe9' cannot be read" in told
-    assert f"{taken.tokens.astype(bool).sum(1).max()} at most; 0% fill all {LENGTH}" in told
-    assert "left out: members of other kinds: 1 (the first: 0.npy in " in told
-    assert "images without caption: 1 (the first: alone.gif" in told
-    assert "changes to 40 images: flipped" in told and "erased" not in told
+    output = taken.describe()
+    assert f"bad samples: {bad} of {40 + bad} looked at" in output
+    assert "damaged_image" in output and "empty_caption" in output
+    assert "27 (not_utf8): the caption b'couleur \\xe9' cannot be read" in output
+    assert f"{taken.tokens.astype(bool).sum(1).max()} at most; 0% fill all {LENGTH}" in output
+    assert "left out: members of other kinds: 1 (the first: 0.npy in " in output
+    assert "images without caption: 1 (the first: alone.gif" in output
+    assert "changes to 40 images: flipped" in output and "erased" not in output
 
 
 def test_erased_rectangles_are_noise_and_nothing_else_is() -> None:
@@ -164,10 +164,10 @@ def run(tmp_path: Path, *arguments: str) -> np.ndarray:
 def test_a_page_of_photos(shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"--config.data.shards=('{shard}',)", "--config.train.global_batch_size=8"]
     page = run(tmp_path, f"--config={TCL}", "--count=6", *flags)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     taken = take_preview(config_of(shard, "--config.model.sizes.resolution=224"), 6)
-    assert "pairs: 24" in told and taken.captions[0] in told and "bad samples: 0 of" in told
-    assert "new/page.png" in told
+    assert "pairs: 24" in output and taken.captions[0] in output and "bad samples: 0 of" in output
+    assert "new/page.png" in output
     shown = [card.image for card in taken.cards()]
     assert on_page(page, shown) == len(shown)
 
