@@ -6,7 +6,7 @@ r"""A look at what training is going to see, before it starts.
 Writes a page of the first training images with their captions: right as the model gets them, erased
 rectangles filled with noise; left the original, on which the part that was cut out is framed; and
 beneath what else was done. Prints the number of pairs, what of the shards is left out, the first
-captions, how colours and lengths of captions suit the model, and samples that could not be used.
+captions, how their lengths suit the model, and samples that could not be used.
 Exit codes: 0 done, 1 failure, 2 bad input.
 """
 

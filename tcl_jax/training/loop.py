@@ -175,7 +175,7 @@ def _train(
 
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
-    window = TrainMetrics(last=("lr", "sim2mask_w", "sim2mask_b", "logit_scale"))
+    window = TrainMetrics()
     examples = ExampleMasks(experiment, mesh)
     if is_writer:
         logging.info(
