@@ -114,6 +114,11 @@ class Objective(abc.ABC):
             return rows["text_embedding"]
         return self.text_encoder.embed_texts(self.frozen_text_params(frozen), rows["tokens"])
 
+    def project_texts(self, params: Any, texts: Float[Array, "b e"]) -> Float[Array, "b d"]:
+        """What masks take, of `text_encoder`'s embeddings: the same, unless more is learned."""
+        del params
+        return texts
+
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
         """The loss of a global batch."""
         prepared = self.prepare(frozen, with_keys(batch, key))
