@@ -30,7 +30,8 @@ class Grounding:
 
     Attributes:
         features: of the frozen CLIP, every block's.
-        pixel_embeddings: [b, h, w, d] float32, not normalised; h, w are four times the patches.
+        pixel_embeddings: [b, h, w, d] float32, not normalised; of the masks' pixels, of which there
+            are four times as many rows and columns as of patches.
         mask_logits: [b, n, h, w] float32, `w * similarity + b` of every image with every text;
             their sigmoid is the soft mask.
     """
