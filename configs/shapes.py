@@ -40,5 +40,5 @@ def get_config() -> ConfigDict:
     config.eval.every = 80
     config.eval.best_metric = "shapes/miou"
     config.eval.background = 0.7  # best on validation scenes
-    config.eval.kp_weight = 0.0  # KP mixing is tuned to features of photographs
+    config.eval.kp_weight = 0.0  # CLIP's own masks are tuned to photographs
     return config

@@ -49,8 +49,8 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
         found = read_names(file, f"--texts_file={file!r}")
         listed = found.classes
         if found.values is not None:
-            told = [f"{c[0]} ({value})" for c, value in zip(listed, found.values, strict=True)]
-            print(f"names in {file}: {shorten(told)}; label values are not used here")
+            named = [f"{c[0]} ({value})" for c, value in zip(listed, found.values, strict=True)]
+            print(f"names in {file}: {shorten(named)}; label values are not used here")
         if several := describe_synonyms(listed):
             print(f"synonyms in {file}: {several} (a name with commas goes in double quotes)")
         names += listed

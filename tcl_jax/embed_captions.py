@@ -51,11 +51,10 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.parallel.processes import start_processes
-    from tcl_jax.training.check import check_caption_cache, check_config
+    from tcl_jax.training.check import check_config
     from tcl_jax.training.embed_captions import embed
 
     check_config(config)
-    check_caption_cache(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     print(embed(config, batch_size=flags.batch_size))
 

@@ -82,8 +82,8 @@ def run_command(command: Callable[[], None]) -> None:
         if fault is None and file is None:
             _leave_soon(1)
             raise
-        told = f"{error}; correct the path or its permissions"
-        print(f"error: {told if fault is None else fault}", file=sys.stderr)
+        advice = f"{error}; correct the path or its permissions"
+        print(f"error: {advice if fault is None else fault}", file=sys.stderr)
         _exit(2 if fault is None else 1)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
@@ -164,9 +164,9 @@ def machine_fault(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "there is too little memory"
     # As TensorStore and safetensors put it.
-    told = re.search(r"os_error_code='(\d+)'|\(os error (\d+)\)", str(error))
+    match = re.search(r"os_error_code='(\d+)'|\(os error (\d+)\)", str(error))
     code = error.errno if isinstance(error, OSError) else None
-    code = int(told[1] or told[2]) if told else code
+    code = int(match[1] or match[2]) if match else code
     if code is None or code in _OF_WHAT_WAS_GIVEN:
         return None
     file = getattr(error, "filename", None)
@@ -185,8 +185,8 @@ def raise_machine_fault(what: str, error: BaseException) -> None:
 
 def why_unwritten(error: BaseException) -> str:
     """Why something could not be written; speaks of the disk only where the disk refused it."""
-    told = machine_fault(error) or first_cause(error)
-    return told if told.endswith("?") else f"{told}."
+    reason = machine_fault(error) or first_cause(error)
+    return reason if reason.endswith("?") else f"{reason}."
 
 
 def first_cause(error: BaseException) -> str:

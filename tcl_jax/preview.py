@@ -6,7 +6,7 @@ r"""A look at what training is going to see, before it starts.
 Writes a page of the first training images: right as the model gets them, erased rectangles filled
 with noise; left the original, on which the part that was cut out is framed; and above the caption
 and what else was done. Prints the number of pairs, what of the shards is left out, the first
-captions, how colours and lengths of captions suit the model, and samples that could not be used.
+captions, how their lengths suit the model, and samples that could not be used.
 Exit codes: 0 done, 1 failure, 2 bad input.
 """
 
@@ -53,15 +53,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.pictures.contact_sheet import contact_sheet
     from tcl_jax.pictures.overlays import save_png
-    from tcl_jax.training.build import clip_config
     from tcl_jax.training.check import check_config
     from tcl_jax.training.preview import take_preview
 
     check_config(config)
-    clip = clip_config(config)
-    preview = take_preview(
-        config, flags.count, image_size=clip.resolution, context_length=clip.context_length
-    )
+    preview = take_preview(config, flags.count)
     save_png(output, contact_sheet(preview.cards()))
     print(f"{preview.describe()}\nwritten: {output}")
 

@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks' edges")
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
     p.add_argument("--templates", help="set of prompts, such as custom, simple, full, identity")
-    p.add_argument("--mode", choices=("auto", "whole", "slide"), default="auto")
+    p.add_argument("--mode", choices=("slide", "whole"), default="slide")
     p.add_argument("--short_side", type=int, help="pixels that the short side is resized to")
     p.add_argument(
         "--masks",

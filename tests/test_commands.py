@@ -14,6 +14,6 @@ def test_label_values_in_a_file_of_texts_are_told(
 ) -> None:
     (tmp_path / "names.txt").write_text("7: cat\n3: dog, puppy\n")
     assert read_texts([], str(tmp_path / "names.txt")) == [("dog", "puppy"), ("cat",)]
-    told = capsys.readouterr().out
-    assert "names.txt: dog (3), cat (7); label values are not used here" in told
-    assert "dog = puppy" in told
+    output = capsys.readouterr().out
+    assert "names.txt: dog (3), cat (7); label values are not used here" in output
+    assert "dog = puppy" in output

@@ -17,7 +17,7 @@ def failing(number: int, file: str | None = None) -> OSError:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (failing(errno.ENOSPC, "a.png"), "(a.png): is the disk full"),
         (failing(errno.EMFILE, "a.png"), "(a.png)"),
@@ -30,11 +30,11 @@ def failing(number: int, file: str | None = None) -> OSError:
         (ValueError("no"), None),
     ],
 )
-def test_the_machine_or_what_was_given(error: Exception, told: str | None) -> None:
-    assert (machine_fault(error) is None) == (told is None)
-    assert told is None or told in str(machine_fault(error))
+def test_the_machine_or_what_was_given(error: Exception, message: str | None) -> None:
+    assert (machine_fault(error) is None) == (message is None)
+    assert message is None or message in str(machine_fault(error))
     if not isinstance(error, RuntimeError):
-        kind = RunError if told else InputError
+        kind = RunError if message else InputError
         with pytest.raises(kind, match="^photos: "), as_input_error("photos"):
             raise error
 

@@ -46,9 +46,9 @@ def test_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads((tmp_path / "out/scene0.json").read_text())
     assert record["texts"] == ["striped red", "plain blue"]
     assert np.asarray(Image.open(tmp_path / "out/scene0_labels.png")).max() <= 2
-    told = capsys.readouterr().out
-    assert "%  background" in told and "scene0_overlay.png" in told
-    assert "1 of 1 image(s) segmented" in told
+    output = capsys.readouterr().out
+    assert "%  background" in output and "scene0_overlay.png" in output
+    assert "1 of 1 image(s) segmented" in output
 
 
 def test_folder_with_a_broken_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,8 +190,8 @@ def test_unknown_flag_and_value_exit_with_2(capsys: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit) as ended:
             segment.run([flag])
         assert ended.value.code == code
-        told = capsys.readouterr()
-        assert "usage:" in (told.err if code else told.out)
+        output = capsys.readouterr()
+        assert "usage:" in (output.err if code else output.out)
 
 
 @pytest.mark.slow

@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from configs.shapes import get_config as shapes_config
 from configs.shapes_clip import get_config as shapes_clip_config
-from tcl_jax.models.clip import CLIP, CLIPConfig
-from tcl_jax.training.build import clip_config
+from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.weights.clip import clip_state_dict
 from tcl_jax.weights.readers import write_safetensors
 
@@ -49,7 +48,7 @@ def tiny_config_file(folder: Path) -> str:
 
 def write_tiny_clip(config: ConfigDict) -> None:
     """Random weights of the config's sizes at `model.weights`."""
-    sizes = clip_config(config)
+    sizes = choose_sizes(config.model.variant, config.model.sizes.to_dict())
     write_safetensors(config.model.weights, _random_clip(sizes), {})
 
 

@@ -167,7 +167,9 @@ class Official:
         objective: Any = experiment.objective
         model, loss = objective.model, objective.weights
         sizes, layer = model.config, model.feature_layer
-        clip = clip_state_dict(experiment.frozen, sizes, np.float16)  # as its loader takes them
+        clip = clip_state_dict(
+            experiment.frozen["clip"], sizes, np.float16
+        )  # as its loader takes them
         tensors = {f"clip.{name}": tensor for name, tensor in clip.items()}
         learned = tcl_state_dict(experiment.params, sizes, layer)
         tensors |= {f"tcl.{name}": tensor for name, tensor in learned.items()}
@@ -316,6 +318,6 @@ def open_official(
     platform = jax.default_backend()
     if platform not in PLATFORMS:
         raise InputError(f"--against needs a CPU or a GPU for PyTorch; this is a {platform}")
-    if subject.experiment.clip.config.activation != "quick_gelu":
+    if subject.experiment.objective.model.config.activation != "quick_gelu":
         raise InputError("--against: the official code knows CLIPs with quick_gelu alone")
     return Official(flags.against, flags.against_python, PLATFORMS[platform])

@@ -49,26 +49,25 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
 
     from tcl_jax.data.pipeline import make_iterator
     from tcl_jax.data.sources import make_erasing, make_source, make_transform
-    from tcl_jax.data.tokenizer import ClipTokenizer
     from tcl_jax.data.training_examples import Incomplete
     from tcl_jax.data.transforms import Compose
     from tcl_jax.parallel.cores import available_cores
-    from tcl_jax.training.build import clip_config
+    from tcl_jax.training.build import abstract_experiment
 
     most = available_cores() if flags.workers is None else flags.workers
     if most < 0:
         raise InputError(f"--workers={most}: must be at least 0")
     if not 0 < flags.seconds < float("inf"):
         raise InputError(f"--seconds={flags.seconds}: must be a positive number of seconds")
-    clip = clip_config(config)
-    source = make_source(config.data, clip.resolution)
-    transform = make_transform(config.data, clip.resolution)
+    experiment = abstract_experiment(config)
+    size, tokenizer = experiment.method.resolution, experiment.objective.text_encoder.tokenizer()
+    source, transform = make_source(config.data, size), make_transform(config.data, size)
     erasing = make_erasing(config.data)
     assert isinstance(transform, Compose)
     about = f"{len(source)} pairs of {source!r}"
     if isinstance(source, Incomplete) and source.left_out:
         about += f"; left out: {source.left_out}"
-    report = Report("input", load, flags.json, data=about, image_size=clip.resolution)
+    report = Report("input", load, flags.json, data=about, image_size=size)
     say("measuring the steps in one process")
     for row in measure_steps(source, transform, erasing, flags.seconds):
         report.add("steps", row)
@@ -78,7 +77,7 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
         say(f"measuring {workers} workers")
         batches = make_iterator(
             source,
-            tokenizer=ClipTokenizer(clip.context_length),
+            tokenizer=tokenizer,
             transform=transform,
             erasing=erasing,
             global_batch_size=batch_size,

@@ -65,7 +65,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
     how = {"calls": flags.calls, "rounds": flags.rounds, "warm_up": flags.warmup}
     settings = {name: config.train[name] for name in ("remat", "accumulation_steps", "fsdp")}
     report = Report("train", flags.load, flags.json, devices, **subject.about, **settings)
-    clip = subject.experiment.clip.config
+    sizes = objective.model.config
 
     def request_of(official: Official, batch: dict[str, np.ndarray], phase: int) -> dict[str, Any]:
         arrays = dict(batch)
@@ -79,7 +79,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             agreement = {}
             for phase in flags.phases:
                 say(f"phase {phase}: comparing losses")
-                batch = made_up_batch(clip, COMPARED_IMAGES, noise=True)
+                batch = made_up_batch(sizes, COMPARED_IMAGES, noise=True)
                 *_, metrics = step_runner(subject, batch, phase, mesh, exact=True)()
                 ours = {name: np.asarray(metrics[name]) for name in COMPARED}
                 request = request_of(official, batch, phase)
@@ -89,9 +89,9 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
             what = f"batch {size}, phase {phase}"
             with report.skip_too_large(what):
                 say(what)
-                batch = made_up_batch(clip, size)
+                batch = made_up_batch(sizes, size)
                 runner = step_runner(subject, batch, phase, mesh)
-                flops = total(objective.model.training_flops(size, phase == 2))
+                flops = total(objective.training_flops(size, phase == 2))
                 row = runner.measure(devices, **how, images=size, flops=flops)
                 report.add("steps", {"batch_size": size, "phase": phase, **row})
                 if official is not None:

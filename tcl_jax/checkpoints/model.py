@@ -23,9 +23,9 @@ from orbax.checkpoint import v1 as ocp
 from tcl_jax.checkpoints.store import (
     CheckpointError,
     CheckpointWriteError,
+    as_numpy,
     reading,
     silence_tracebacks,
-    stored_arrays,
 )
 from tcl_jax.errors import InputError, raise_machine_fault, why_unwritten
 from tcl_jax.files import read_json, user_path, why_unwritable, write_json
@@ -131,8 +131,6 @@ def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
         )
     where = path / "params"
     with reading(where, "Copy or convert it again."):
-        # Asked for as NumPy arrays they come whatever devices they were on.
-        stored = stored_arrays(where, "params")
-        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
-        flat = ocp.load_checkpointables(where, {"params": wanted})["params"]
+        wanted = {"params": as_numpy(where, "params")}
+        flat = ocp.load_checkpointables(where, wanted)["params"]
     return traverse_util.unflatten_dict(flat, sep="/"), settings

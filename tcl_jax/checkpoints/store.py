@@ -260,6 +260,12 @@ def stored_arrays(path: Path, name: str) -> Mapping[str, Any]:
     return stored
 
 
+def as_numpy(path: Path, name: str, prefix: str = "") -> dict[str, np.ndarray]:
+    """What to ask Orbax for, so that arrays come as NumPy's, whatever devices they were on."""
+    stored = stored_arrays(path, name)
+    return {x: np.empty(y.shape, y.dtype) for x, y in stored.items() if x.startswith(prefix)}
+
+
 def silence_tracebacks() -> None:
     """Keeps Orbax's threads from logging the traceback of an error that is raised here besides."""
     logging.get_absl_logger().addFilter(_is_no_traceback_of_orbax)

@@ -7,11 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from tcl_jax.checkpoints.store import CheckpointError, reading, step_path, stored_arrays
+from tcl_jax.checkpoints.store import CheckpointError, as_numpy, reading, step_path
 from tcl_jax.files import user_path
 
 _PREFIX = "params/"
@@ -68,13 +67,8 @@ def read_trained(path: str | os.PathLike[str]) -> Trained:
     steps = sorted(found.step for found in ocp.path.step.standard_name_format().find_all(directory))
     where = step_path(directory, steps, step)
     with reading(where):
-        # Asked for as NumPy arrays they come whatever devices they were on.
-        wanted = {
-            name: np.empty(leaf.shape, leaf.dtype)
-            for name, leaf in stored_arrays(where, "state").items()
-            if name.startswith(_PREFIX)
-        }
-        items = ocp.load_checkpointables(where, {"state": wanted, "info": None})
+        wanted = {"state": as_numpy(where, "state", _PREFIX), "info": None}
+        items = ocp.load_checkpointables(where, wanted)
     leaves = {name.removeprefix(_PREFIX): x for name, x in items["state"].items()}
     params = traverse_util.unflatten_dict(leaves, sep="/")
     return Trained(int(where.name), params, items["info"]["config"])

@@ -127,15 +127,15 @@ class BadSampleLog:
         if not bad:
             return 0.0
         kinds = [f"{n} {kind}" for kind, n in zip(KINDS, totals[1:], strict=True) if n]
-        told = f"{bad} of {seen} samples are bad ({bad / seen:.2%}): {', '.join(kinds)}"
+        message = f"{bad} of {seen} samples are bad ({bad / seen:.2%}): {', '.join(kinds)}"
         where = "" if self.path is None else f"; their keys are in {self.path}"
         if bad / seen > self.max_share and seen >= MIN_SEEN:
             raise RunError(
-                f"{told}{where}. No more than {self.max_share:.2%} are allowed "
+                f"{message}{where}. No more than {self.max_share:.2%} are allowed "
                 "(data.max_bad_share). Look whether the shards were downloaded whole; checkpoints "
                 "written so far are good"
             )
         if bad > self._told:
-            logging.warning("%s; others take their places%s", told, where)
+            logging.warning("%s; others take their places%s", message, where)
             self._told = bad
         return bad / seen

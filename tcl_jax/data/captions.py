@@ -24,8 +24,8 @@ def decode_text(data: bytes) -> str:
     try:
         return files.decode_text(data)
     except ValueError as error:
-        told = f"the caption {data[:_SHOWN]!r} cannot be read: {error}"
-        raise BadSampleError("not_utf8", told) from None
+        message = f"the caption {data[:_SHOWN]!r} cannot be read: {error}"
+        raise BadSampleError("not_utf8", message) from None
 
 
 def read_captions(text: bytes | None, json_data: bytes | None, field: str = "") -> list[str]:

@@ -138,10 +138,10 @@ class TrainingBatches:
                 bad.append(BadSample(key, shard, error.kind, error.reason))
             part = self._order.part_of(index)
             index = part.begin + int(self._rng(place, attempt, _REPLACEMENT).integers(part.size))
-        told = ", ".join(f"{sample.key} ({sample.kind})" for sample in bad[:5])
+        named = ", ".join(f"{sample.key} ({sample.kind})" for sample in bad[:5])
         raise RunError(
             f"{MAX_TRIES} samples drawn one after the other from {self._source!r} are all bad: "
-            f"{told} and so on. Of the first, {bad[0].reason}. Look at the data; checkpoints "
+            f"{named} and so on. Of the first, {bad[0].reason}. Look at the data; checkpoints "
             "written so far are good"
         )
 

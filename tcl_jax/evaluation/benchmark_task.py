@@ -57,7 +57,7 @@ class BenchmarkEvaluator:
             self._evaluator = Evaluator(self._experiment.method, None, self._protocol)
         evaluator = self._evaluator.with_params(everything)
         benchmark = self._index.benchmark
-        if self._texts is None or self._experiment.trains_clip:
+        if self._texts is None or self._experiment.learns_texts:
             method = self._experiment.method
             self._texts = embed_texts(self._protocol, method, everything, benchmark)
         log = ScoreLog(None, self._name, {})

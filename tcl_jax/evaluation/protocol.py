@@ -147,7 +147,7 @@ def embed_texts(
         method.text_params(params),
         benchmark.texts,
         protocol.templates,
-        tokenizer_file=tokenizer_file,
+        tokenizer=method.text_encoder.tokenizer(tokenizer_file),
         progress=progress,
     )
 

@@ -14,12 +14,11 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.engine import ImageTask, MaskEngine
-from tcl_jax.inference.masks import MaskOptions, grid_masks
+from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.windows import SlidingWindow
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import matmul_precision
-from tcl_jax.models.method import Method
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.losses import image_text_similarity
 from tcl_jax.parallel.processes import sum_over_processes
@@ -46,18 +45,6 @@ def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
             f"eval.batch_size={batch_size} does not divide over {mesh.size} devices; choose a "
             f"multiple of {mesh.size}"
         )
-
-
-def scene_engine(method: Method, mesh: Mesh, batch_size: int) -> MaskEngine:
-    """Masks of scenes, or `patch_cosines` of MaskCLIP.
-
-    Args:
-        method: what segments.
-        mesh: devices of this process.
-        batch_size: scenes per device.
-    """
-    make = patch_cosines if isinstance(method, MaskCLIP) else grid_masks
-    return MaskEngine(method, mesh, batch_size, make)
 
 
 def patch_cosines(

@@ -21,7 +21,7 @@ from tcl_jax.errors import RunError
 from tcl_jax.inference.windows import Axis, SlidingWindow
 
 ROUNDING = 1e-6
-"""By how much merging may raise masks; those that exceed the background by less do not win."""
+"""By how much merging may raise masks; those that exceed the threshold by less do not win."""
 
 _TILE = 128  # pixels
 _CLASSES = 64
@@ -74,20 +74,20 @@ class SoftMasks:
             yield (down.weights @ wide.reshape(len(wide), -1)).reshape(-1, size[1], classes)
 
     def labels(
-        self, size: tuple[int, int], background: int | float | None = None, threads: int = 1
+        self, size: tuple[int, int], threshold: int | float | None = None, threads: int = 1
     ) -> UInt16[np.ndarray, "H W"]:
         """The index of `best`."""
-        return self.best(size, background, threads)[0]
+        return self.best(size, threshold, threads)[0]
 
     def best(
-        self, size: tuple[int, int], background: int | float | None = None, threads: int = 1
+        self, size: tuple[int, int], threshold: int | float | None = None, threads: int = 1
     ) -> tuple[UInt16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
         """Index and value of the largest mask at every pixel; the first of equal ones.
 
         Args:
             size: rows and columns of the result.
-            background: if given, the score of a further class put before the others; masks that
-                exceed it by less than `ROUNDING` are equal to it.
+            threshold: if given, the score of the background, a class put before the others; masks
+                that exceed it by less than `ROUNDING` are equal to it.
             threads: that compute it.
 
         Raises:
@@ -99,9 +99,7 @@ class SoftMasks:
         def fill(down: _Part) -> None:
             for across in columns:
                 place, cells = (down.pixels, across.pixels), self._cells(down, across)
-                labels[place], scores[place] = _best(
-                    cells, down.weights, across.weights, background
-                )
+                labels[place], scores[place] = _best(cells, down.weights, across.weights, threshold)
 
         if threads == 1 or len(rows) == 1:
             list(map(fill, rows))
@@ -172,7 +170,7 @@ def _best(
     cells: Float32[np.ndarray, "r c n"],
     rows: sparse.csr_array,
     columns: sparse.csr_array,
-    background: int | float | None,
+    threshold: int | float | None,
 ) -> tuple[UInt16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
     """`SoftMasks.best` of a tile, by weights [H, r] of its rows and [W, c] of its columns."""
     low, high = cells.min(axis=(0, 1)), cells.max(axis=(0, 1))
@@ -180,11 +178,11 @@ def _best(
         raise RunError("masks are not finite; the model's weights may be damaged")
     # A mean lies between the values it is taken of: a class whose highest value is below another's
     # lowest wins nowhere, which is so of most where there are many.
-    bar = low.max() if background is None else max(low.max(), np.float32(background))
+    bar = low.max() if threshold is None else max(low.max(), np.float32(threshold))
     candidates = np.flatnonzero(high >= bar - 1e-5 * (1 + abs(bar)))
-    first = 0 if background is None else 1
+    first = 0 if threshold is None else 1
     shape = rows.shape[0], columns.shape[0]
-    best = np.full(shape, -np.inf if background is None else background + ROUNDING, np.float32)
+    best = np.full(shape, -np.inf if threshold is None else threshold + ROUNDING, np.float32)
     labels = np.zeros(shape, np.uint16)
     for start in range(0, len(candidates), _CLASSES):
         some = candidates[start : start + _CLASSES]

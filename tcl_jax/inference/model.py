@@ -17,13 +17,13 @@ from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_se
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.method import Method
-from tcl_jax.models.methods import METHODS
+from tcl_jax.models.methods import METHODS, describe_method, method_of, read_method
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import load_backbone
 from tcl_jax.weights.hub import locate_texts
-from tcl_jax.weights.identity import load_same_clip
-from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl, sizes_of
+from tcl_jax.weights.identity import load_frozen
+from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,17 +76,6 @@ class Model:
         )
 
 
-def method_of(name: str, field: str) -> type[Method]:
-    """A row of `METHODS`.
-
-    Raises:
-        InputError: if there is none; it calls the name by its field.
-    """
-    if name not in METHODS:
-        raise InputError(f"{field} {name!r} is unknown; choose one of {', '.join(METHODS)}")
-    return METHODS[name]
-
-
 def model_from_torch(
     clip: Source, tcl: Source | None = None, *, activation: str | None = None, prefix: str = ""
 ) -> Model:
@@ -105,12 +94,12 @@ def model_from_torch(
     find_devices()
     pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
     method: Method = MaskCLIP(pretrained.config)
-    params = method.join(pretrained.params, {})
+    params = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
     if tcl is not None:
         learned, feature_layer = load_tcl(tcl, pretrained.config, prefix)
         method = TCL(pretrained.config, feature_layer)
-        params = method.join(learned.params, pretrained.params)
+        params |= learned.params
         origin["tcl"] = learned.origin
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
     return Model(method, params, default_settings(method), origin)
@@ -189,8 +178,7 @@ def save_model(directory: Source, model: Model) -> None:
         CheckpointWriteError: if it cannot be written.
     """
     description = {
-        "method": model.method.name,
-        **model.method.describe(),
+        **describe_method(model.method),
         "inference": model.settings.to_json(),
         "origin": model.origin,
     }
@@ -198,46 +186,27 @@ def save_model(directory: Source, model: Model) -> None:
 
 
 def _from_directory(params: dict[str, Any], description: Mapping[str, Any]) -> Model:
-    try:
-        kind = method_of(description["method"], "method of its config.json")
-        method = kind.from_description(description)
-        settings = InferenceSettings.from_json(description["inference"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"its config.json lacks or misnames {error}; convert it again") from error
+    method = read_method(description)
+    if "inference" not in description:
+        raise InputError("its config.json lacks 'inference'; write it again")
+    settings = InferenceSettings.from_json(description["inference"])
     return Model(method, params, settings, dict(description.get("origin", {})))
 
 
 def _from_run(trained: Trained) -> Model:
     try:
-        run, eval_ = trained.config["model"], trained.config["eval"]
-        threshold, objective = eval_["background"], trained.config["objective"]
+        described, recorded = trained.config["trained"], trained.config["frozen"]
+        eval_ = trained.config["eval"]
+        threshold = eval_["background"]
         own = {name: eval_[name] for name in ("pamr", "kp_weight", "templates")}
-        _ = [run[name] for name in ("feature_layer", "weights", "variant", "sizes")]
     except KeyError as error:
         raise InputError(f"its config has no field {error}; another version wrote it") from error
-    if objective not in RUNS:
-        raise InputError(
-            f"its objective, {objective!r}, is none of {', '.join(RUNS)}; another version wrote it"
-        )
-    method, frozen, origin = RUNS[objective](trained.config)
+    method = read_method(described)
+    frozen, origin = load_frozen(recorded)
     settings = dataclasses.replace(
         default_settings(method),
         threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,
         **own,
     )
     origin = {"run": {"step": trained.step, "config": trained.config}, **origin}
-    return Model(method, method.join(trained.params, frozen), settings, origin)
-
-
-def _tcl_run(config: Mapping[str, Any]) -> tuple[Method, Any, dict[str, Any]]:
-    clip = load_same_clip(config["model"], config.get("clip"))
-    method = TCL(clip.config, config["model"]["feature_layer"])
-    return method, clip.params, {"clip": clip.origin}
-
-
-def _clip_run(config: Mapping[str, Any]) -> tuple[Method, Any, dict[str, Any]]:
-    return MaskCLIP(sizes_of(config["model"], config["objective"])), {}, {}
-
-
-RUNS = {"tcl": _tcl_run, "clip": _clip_run}
-"""Of a run's config by its objective: what it trained, the frozen parameters and their origin."""
+    return Model(method, {**trained.params, **frozen}, settings, origin)

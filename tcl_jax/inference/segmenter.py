@@ -23,18 +23,13 @@ from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_backbone, model_from_torch
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import (
-    check_embeddings,
-    embed_tokens,
-    padded_count,
-    tokenize_names,
-)
+from tcl_jax.inference.texts import Known, check_embeddings, embed_class_names, padded_count
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.weights.load import Source
 
-MODES = ("auto", "whole", "slide")
+MODES = ("slide", "whole")
 _CACHED_TEXTS = 10_000
 _OF_BACKBONES = ("family", "heads", "text_heads", "prefix", "own_patches")
 
@@ -84,8 +79,7 @@ class Segmenter:
         self._method, self._tokenizer_file = model.method_in(chosen), tokenizer_file
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         self._weights = jax.device_put(params)
-        self._embedded: dict[bytes, np.ndarray] = {}
-        self._tokenized: tuple[Any, dict[bytes, np.ndarray]] = (None, {})
+        self._known: Known = {}  # photo after photo is asked for the same words
         mesh = data_mesh(jax.local_devices()[:1])
         self._engine = MaskEngine(self._method, mesh, batch_size)
 
@@ -180,28 +174,18 @@ class Segmenter:
     def _embed_names(
         self, texts: Sequence[str], templates: str | Sequence[str] | None, *, background: bool
     ) -> Float32[np.ndarray, "n d"]:
-        tokenizer = self._tokenizer
-        templates = self.settings.templates if templates is None else templates
-        # Photo after photo is asked for the same words.
-        asked = tuple(texts), templates if isinstance(templates, str) else (*templates,), background
-        last, tokens = self._tokenized
-        if asked != last:
-            with as_input_error("texts"):
-                found = tokenize_names(tokenizer, texts, templates, background=background)
-            tokens = {ids.tobytes(): ids for ids in found.values()}
-            self._tokenized = asked, tokens
-        new = [key for key in tokens if key not in self._embedded]
-        if len(self._embedded) + len(new) > _CACHED_TEXTS:
-            self._embedded.clear()
-            new = list(tokens)
-        if new:
-            embedded = embed_tokens(
+        if len(self._known) > _CACHED_TEXTS:
+            self._known.clear()
+        with as_input_error("texts"):
+            return embed_class_names(
                 self._method.text_encoder,
                 self._method.text_params(self._weights),
-                np.stack([tokens[key] for key in new]),
+                texts,
+                self.settings.templates if templates is None else templates,
+                tokenizer=self._tokenizer,
+                background=background,
+                known=self._known,
             )
-            self._embedded |= zip(new, embedded, strict=True)
-        return np.stack([self._embedded[key] for key in tokens])
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -216,7 +200,7 @@ class Segmenter:
         *,
         pamr: bool | None = None,
         kp_weight: float | None = None,
-        mode: str = "auto",
+        mode: str = "slide",
         short_side: int | None = None,
     ) -> Float32[np.ndarray, "h w n"]:
         """Soft masks in [0, 1] at the image's size.
@@ -273,7 +257,7 @@ class Segmenter:
         *,
         background: bool = True,
         threshold: float | None = None,
-        mode: str = "auto",
+        mode: str = "slide",
         short_side: int | None = None,
         templates: str | Sequence[str] | None = None,
         pamr: bool | None = None,
@@ -290,8 +274,7 @@ class Segmenter:
             threshold: score of the background, in [0, 1]; None: the model's own (for TCL 0.4 with
                 PAMR and 0.5 without).
             mode: "slide" computes overlapping square windows, as published scores do; "whole"
-                the image in one pass, which is faster and sees all of it at once; "auto" is
-                "slide".
+                the image in one pass, which is faster and sees all of it at once.
             short_side: pixels that the image's short side is resized to before (224 or 448 for
                 published models), with windows in proportion (for TCL as large); None: the model's
                 own.

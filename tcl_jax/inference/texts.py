@@ -1,104 +1,147 @@
-"""Embeddings of class names."""
+"""Embeddings of class names and of captions, many at a time, and what tells text towers apart."""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 from tqdm import tqdm
 
+from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError
+from tcl_jax.files import short_hash
 from tcl_jax.inference.templates import format_prompts
 from tcl_jax.models.text_encoder import TextEncoder
-from tcl_jax.parallel.mesh import data_mesh, put_locally
+from tcl_jax.parallel.mesh import batch_sharded, data_mesh, put_locally
 
-_TOGETHER, _TOKENS = 8, 16
+_CLASSES, _TOKENS = 8, 16
+# Texts on which tokenizers and their cleaning differ.
+_PROBES = ("It's 1 Photo,  of&amp;amp;lt; a cafÃ© ½\n", "日本語 🙂 l’été", "x" * 400, "a " * 400)
+
+Known = dict[tuple[Any, str], tuple[bytes, np.ndarray]]
+"""Ids and embedding by templates and name, of names that were embedded before."""
 
 
-def tokenize_names(
-    tokenizer: Tokenizer,
-    names: Iterable[Any],
-    templates: str | Sequence[str],
-    *,
-    background: bool = False,
-) -> dict[str, Int32[np.ndarray, "templates l"]]:
-    """Token ids of class names, in order, in each of a set of templates.
+def text_tower_id(encoder: TextEncoder, params: Any) -> str:
+    """Sixteen hexadecimal digits: equal where embeddings are, up to rounding by the machine.
+
+    They tell apart weights, settings, compute dtypes, context lengths and tokenizers.
 
     Args:
-        tokenizer: texts to ids.
-        names, templates: see `inference.templates.format_prompts`.
-        background: as in `check_words`.
-
-    Raises:
-        InputError: as `check_words`, of names with the same ids.
+        encoder, params: the text tower and its parameters, on the host.
     """
-    tokens: dict[str, np.ndarray] = {}
-
-    def ids(name: str) -> bytes:
-        tokens[name] = tokenizer(format_prompts(templates, name))
-        return tokens[name].tobytes()
-
-    names = check_words(names, background=background, seen=ids)
-    return {name: tokens[name] for name in names}
+    settings = [type(encoder).__name__, jnp.dtype(encoder.dtype).name, *encoder.settings]
+    return short_hash([settings, encoder.tokenizer()(_PROBES).tolist(), hash_leaves(params)])
 
 
 # One for all, so that the same tower is not compiled again for other texts.
 @partial(jax.jit, static_argnums=0)
 def _embed(encoder: TextEncoder, params: Any, tokens: jax.Array) -> jax.Array:
-    return encoder.embed_classes(params, tokens)
+    embed = encoder.embed_texts if tokens.ndim == 2 else encoder.embed_classes
+    return embed(params, tokens)
 
 
 def embed_tokens(
     encoder: TextEncoder,
     params: Any,
-    tokens: Int32[np.ndarray, "n templates l"],
+    tokens: Int32[np.ndarray, "n l"] | Int32[np.ndarray, "n templates l"],
     *,
+    mesh: Mesh | None = None,
+    batch_size: int = _CLASSES,
     progress: bool = False,
 ) -> Float32[np.ndarray, "n d"]:
-    """`embed_classes` of names, some at a time, so that any number of them fits in memory.
+    """`embed_texts` of texts, or `embed_classes` of names in templates, any number of them.
 
-    No more tokens are computed than the longest text has. Compiled once per number of templates,
-    padded number of names, and length in steps of 16 tokens.
+    Short ones are computed together, with no more tokens than the longest of them has: a whole
+    context of 77 would be several times the work. Compiled once per length in steps of 16 tokens,
+    and per number of texts up to the batch in powers of two.
 
     Args:
         encoder, params: the text tower and its parameters.
-        tokens: as `tokenize_names` gives them.
+        tokens: of each text, or of each name in each template; zeros after a text's end.
+        mesh: devices of this process; None: the first of them.
+        batch_size: texts or names that a device computes together.
         progress: whether to show a bar.
     """
-    count, size = len(tokens), min(padded_count(len(tokens)), _TOGETHER)
-    longest = 1 + int(np.flatnonzero(tokens.any(axis=(0, 1)))[-1])
-    tokens = tokens[..., : -(-longest // _TOKENS) * _TOKENS]
-    tokens = np.pad(tokens, ((0, -count % size), (0, 0), (0, 0)))
-    params = put_locally(params, data_mesh(jax.local_devices()[:1]))
-    embedded = [
-        np.asarray(_embed(encoder, params, tokens[start : start + size]))
-        for start in tqdm(range(0, count, size), "class names", leave=False, disable=not progress)
-    ]
-    return np.concatenate(embedded)[:count]
+    mesh = data_mesh(jax.local_devices()[:1]) if mesh is None else mesh
+    params, rows_split = put_locally(params, mesh), batch_sharded(mesh)
+    places = np.arange(1, tokens.shape[-1] + 1)
+    lengths = np.max(places * (tokens != 0), axis=tuple(range(1, tokens.ndim)), initial=1)
+    order = np.argsort(lengths, kind="stable")
+    share = max(-(-len(tokens) // mesh.size), 1)
+    size = mesh.size * min(1 << (share - 1).bit_length(), batch_size)
+    embedded = np.zeros((len(tokens), encoder.embed_dim), np.float32)
+    running: collections.deque[tuple[np.ndarray, jax.Array]] = collections.deque()
+
+    def finish() -> None:
+        rows, values = running.popleft()
+        embedded[rows] = np.asarray(values)[: len(rows)]
+
+    for start in tqdm(range(0, len(order), size), "texts", leave=False, disable=not progress):
+        rows = order[start : start + size]
+        longest = -(-int(lengths[rows[-1]]) // _TOKENS) * _TOKENS
+        batch = np.zeros((size, *tokens.shape[1:]), np.int32)[..., :longest]
+        batch[: len(rows)] = tokens[rows, ..., :longest]
+        running.append((rows, _embed(encoder, params, jax.device_put(batch, rows_split))))
+        if len(running) > 1:
+            finish()
+    while running:
+        finish()
+    return embedded
 
 
 def embed_class_names(
     encoder: TextEncoder,
     params: Any,
-    names: Sequence[str],
+    names: Iterable[Any],
     templates: str | Sequence[str],
     *,
-    tokenizer_file: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    background: bool = False,
+    known: Known | None = None,
     progress: bool = False,
 ) -> Float32[np.ndarray, "classes d"]:
     """Embeddings of names in a set of templates, see `TextEncoder.embed_classes`.
 
+    Args:
+        encoder, params: the text tower and its parameters.
+        names: see `data.words.check_words`.
+        templates: see `inference.templates.format_prompts`.
+        tokenizer: another one than `TextEncoder.tokenizer` gives.
+        background: as in `check_words`.
+        known: of the same tower, where names are not embedded again; new ones are added.
+        progress: whether to show a bar.
+
     Raises:
-        InputError: as `TextEncoder.tokenizer` and `tokenize_names`.
+        InputError: as `TextEncoder.tokenizer` and, of names with the same ids, `check_words`.
     """
-    tokens = tokenize_names(encoder.tokenizer(tokenizer_file), names, templates)
-    return embed_tokens(encoder, params, np.stack([*tokens.values()]), progress=progress)
+    tokenizer = tokenizer or encoder.tokenizer()
+    known = {} if known is None else known
+    kind = templates if isinstance(templates, str) else (*templates,)
+    new: dict[str, np.ndarray] = {}
+
+    def ids(name: str) -> bytes:
+        if (kind, name) in known:
+            return known[kind, name][0]
+        new[name] = tokenizer(format_prompts(templates, name))
+        return new[name].tobytes()
+
+    names = check_words(names, background=background, seen=ids)
+    if lacking := [name for name in names if name in new]:
+        tokens = np.stack([new[name] for name in lacking])
+        embedded = embed_tokens(encoder, params, tokens, progress=progress)
+        for name, embedding in zip(lacking, embedded, strict=True):
+            known[kind, name] = new[name].tobytes(), embedding
+    return np.stack([known[kind, name][1] for name in names])
 
 
 def check_embeddings(texts: Any, width: int) -> Float32[np.ndarray, "n d"]:

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
-from tcl_jax.models import flops
 from tcl_jax.models.layers import (
     ACTIVATIONS,
     CLIP_EPS,
@@ -191,6 +190,10 @@ class CLIP(TextEncoder):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
+    @property
+    def settings(self) -> tuple[str]:
+        return (self.config.activation,)
+
     def tokenizer(self, file: str | None = None) -> ClipTokenizer:
         return self.config.tokenizer(file)
 
@@ -227,11 +230,6 @@ class CLIP(TextEncoder):
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
         """`encode_text`."""
         return encode_text(self, params, tokens)
-
-    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
-        """FLOPs of one image with its text in a training step of a global batch, by part."""
-        del train_backbone  # no part of it is ever frozen
-        return flops.clip_step(self.config, batch)
 
 
 @struct.dataclass

@@ -30,15 +30,16 @@ from tcl_jax.models.vit import Features, project
 from tcl_jax.ops.masking import pixel_text_similarity
 
 KP_SCALE, KP_OFFSET = 10.0, 0.25
-"""Steepness and centre of the sigmoid over CLIP's own patch similarities in KP mixing."""
+"""Steepness and centre of the sigmoid of CLIP's own patch similarities. TCL mixes these masks into
+its own (section 4.1); KP is the original's name for that (`kp_branch`, and its share `kp_w`)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseCLIP(CLIPMethod):
     """A CLIP whose last block has another attention for the patches.
 
-    Masks are KP mixing's sigmoid of the cosines of patches and texts, on the patch grid; with PAMR
-    on four times as many rows and columns, as TCL's are.
+    Masks are a sigmoid of the cosines of patches and texts, on the patch grid; with PAMR on four
+    times as many rows and columns, as TCL's are.
 
     Attributes:
         reduced: whether the block yields what attention does, with neither residual nor MLP.
@@ -55,10 +56,6 @@ class DenseCLIP(CLIPMethod):
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         return {"clip": self.clip_model.init(key)}
-
-    def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
-        del frozen
-        return {"clip": learned}
 
     def patch_tokens(self, clip: Any, features: Features) -> Float[Array, "b h w c"]:
         """The last block of the patches, before `ln_post`, of CLIP's parameters and features."""
@@ -78,7 +75,7 @@ class DenseCLIP(CLIPMethod):
     def soft_masks(
         self, clip: Any, features: Features, text_embeddings: Float[Array, "n d"]
     ) -> Float[Array, "b h w n"]:
-        """`sigmoid(10 (similarity - 0.25))`, what KP mixing mixes in (TCL section 4.1)."""
+        """`sigmoid(10 (similarity - 0.25))`, which TCL mixes into its own masks, see `KP_SCALE`."""
         similarity = self.similarity(clip, features, text_embeddings)
         return jax.nn.sigmoid(KP_SCALE * (similarity - KP_OFFSET))
 

@@ -123,7 +123,7 @@ def clip_step(config: CLIPConfig, batch: int) -> Parts:
 
 
 def tcl_step(config: CLIPConfig, copied_blocks: int, batch: int, train_backbone: bool) -> Parts:
-    """Of TCL, forward and backward, see `TCL.training_flops`."""
+    """Of TCL, forward and backward, see `Objective.training_flops`."""
     width, embed, tokens = config.vision_width, config.embed_dim, 1 + _patches(config, None)
     pixels = UPSAMPLING**2 * (tokens - 1)
     blocks = _grounder_blocks(tokens, width, copied_blocks)

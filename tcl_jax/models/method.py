@@ -27,6 +27,8 @@ class MaskOptions:
             method has one (`Method.mixes_clip`).
         cleaning: whether masks are held back where they are of the background, where the method
             can do so (`Method.cleans`).
+        kp_weight: share of CLIP's own dense prediction that is mixed in (the original's `kp_w`), in
+            [0, 1], where the method has one (`Method.mixes_clip`).
     """
 
     pamr: bool = False
@@ -99,10 +101,6 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Random parameters, all of them."""
-
-    def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
-        """The parameter tree, of what a run learns and of what it leaves as it is."""
-        return {**learned, **frozen}
 
     @abc.abstractmethod
     def masks(

@@ -206,12 +206,11 @@ class Talk2DINO(Method):
                 tower += 4 * tokens**2 * math.prod(shape[2:])
         return {"image tower": tower, "masks": 2 * patches * texts * self.width}
 
-    def training_flops(self, batch: int, train_backbone: bool) -> Parts:
+    def training_flops(self, batch: int) -> Parts:
         """FLOPs of one image with its text in a training step of a global batch, by part.
 
         Both towers' features are stored, and count as nothing.
         """
-        del train_backbone
         text, width = self.text_width, self.width
         (heads,) = [x[-2] for name, x in self.shapes if name.endswith("in_proj/kernel")][:1]
         return {

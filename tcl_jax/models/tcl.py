@@ -30,7 +30,8 @@ class Grounding:
 
     Attributes:
         features: of the frozen CLIP, every block's.
-        pixel_embeddings: [b, h, w, d] float32, not normalised; h, w are four times the patches.
+        pixel_embeddings: [b, h, w, d] float32, not normalised; of the masks' pixels, of which there
+            are four times as many rows and columns as of patches.
         mask_logits: [b, n, h, w] float32, `w * similarity + b` of every image with every text;
             their sigmoid is the soft mask.
     """
@@ -89,7 +90,7 @@ class TCL(CLIPMethod):
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         clip, learned = jax.random.split(key)
         params = self.clip_model.init(clip)
-        return self.join(self.init_learned(learned, params), params)
+        return {**self.init_learned(learned, params), "clip": params}
 
     def init_learned(self, key: Key[Array, ""], clip: Any) -> dict[str, Any]:
         """What is learned, at the start: copies of CLIP's blocks, and a fresh decoder.
@@ -114,9 +115,6 @@ class TCL(CLIPMethod):
             "tcli_logit_scale": scale,
         }
 
-    def join(self, learned: Any, frozen: Any) -> dict[str, Any]:
-        return {**learned, "clip": frozen}
-
     def masks(
         self,
         params: Any,
@@ -124,7 +122,7 @@ class TCL(CLIPMethod):
         text_embeddings: Float[Array, "n d"],
         options: MaskOptions,
     ) -> Float[Array, "b h w n"]:
-        """Soft masks on four times the patch grid; with KP mixing, MaskCLIP's are mixed in."""
+        """Soft masks on four times the patch grid, MaskCLIP's mixed in by `kp_weight`."""
         grounding = ground(self, params, image, text_embeddings)
         masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
         if options.pamr:
@@ -140,10 +138,6 @@ class TCL(CLIPMethod):
         return flops.tcl_masks(
             self.config, self.copied_blocks, side, texts, mixes_clip=options.kp_weight > 0
         )
-
-    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
-        """FLOPs of one image with its text in a training step of a global batch, by part."""
-        return flops.tcl_step(self.config, self.copied_blocks, batch, train_backbone)
 
     @property
     def summary(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.data.tokenizer import Tokenizer
@@ -17,9 +18,16 @@ class TextEncoder(abc.ABC):
     Attributes:
         normalizes_sentences: whether those of a class are normalised before the mean of them is
             taken, so that all count alike.
+        dtype: compute dtype; parameters are float32.
     """
 
     normalizes_sentences: ClassVar[bool] = False
+    dtype: Any = jnp.float32
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What embeddings depend on besides class, dtype, parameters and tokenizer."""
+        return ()
 
     @property
     @abc.abstractmethod

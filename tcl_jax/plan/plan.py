@@ -152,7 +152,7 @@ def make_plan(config: ConfigDict, topology: str, batch_per_chip: int | None = No
             chips=mesh.size,
             chip=chip,
             compiled=compile_program(traced, mesh.size, f"{topology}, {name} at {images:g} a chip"),
-            parts=experiment.objective.model.training_flops(batch, phase == 2),
+            parts=experiment.objective.training_flops(batch, phase == 2),
             executed=traced_flops(traced.jaxpr, devices[0].platform) / mesh.size,
             samples=samples,
         )

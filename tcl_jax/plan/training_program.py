@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from tcl_jax.data.sources import make_erasing
 from tcl_jax.parallel.mesh import batch_sharded, parameter_sharding, replicated
+from tcl_jax.training.batches import caption_tower
 from tcl_jax.training.build import Experiment, build_adamw, build_step
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import no_failure
@@ -48,14 +49,14 @@ def trace_step(
 
 def abstract_batch(config: ConfigDict, experiment: Experiment, mesh: Mesh) -> Any:
     """Shapes of a `Batch` on the mesh."""
-    clip, size = experiment.clip.config, config.train.global_batch_size
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "image": ((size, clip.resolution, clip.resolution, 3), jnp.uint8),
-    }
+    side, size = experiment.method.resolution, config.train.global_batch_size
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {"image": ((size, side, side, 3), jnp.uint8)}
     if config.data.caption_cache:
-        shapes["text_embedding"] = ((size, clip.embed_dim), jnp.float32)
+        encoder, _ = caption_tower(config, experiment)
+        shapes["text_embedding"] = ((size, encoder.embed_dim), jnp.float32)
     else:
-        shapes["tokens"] = ((size, clip.context_length), jnp.int32)
+        tokens = experiment.objective.text_encoder.tokenizer()([""])
+        shapes["tokens"] = ((size, tokens.shape[1]), jnp.int32)
     if make_erasing(config.data) is not None:
         shapes["erase"] = ((size, 4), jnp.int32)
     rows = batch_sharded(mesh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -10,39 +11,46 @@ from ml_collections import ConfigDict
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.data.pipeline import BatchIterator, make_iterator
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
-from tcl_jax.errors import as_input_error
-from tcl_jax.inference.captions import text_tower_id
-from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.inference.texts import text_tower_id
+from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.processes import check_same, raise_on_all_processes
 from tcl_jax.training.build import Experiment
 
 
-def cached_text_tower(config: ConfigDict, experiment: Experiment) -> str | None:
-    """The text tower whose embeddings of captions a run reads; None where it computes its own."""
-    return text_tower_id(experiment.clip, experiment.frozen) if config.data.caption_cache else None
+def caption_tower(config: ConfigDict, experiment: Experiment) -> tuple[TextEncoder, Any]:
+    """The frozen text tower of a run, whose embeddings of captions can be computed in advance.
+
+    Raises:
+        InputError: it is trained.
+    """
+    objective = experiment.objective
+    params = objective.frozen_text_params(experiment.frozen)
+    if params is None:
+        raise InputError(
+            f"objective={config.objective!r} trains the text tower, so no embedding of a caption "
+            "stays as it is; data.caption_cache is for those that leave it frozen, such as 'tcl'"
+        )
+    return objective.text_encoder, params
 
 
 def open_batches(
-    config: ConfigDict,
-    clip: CLIPConfig,
-    bad_samples: BadSampleLog,
-    *,
-    text_tower: str | None = None,
+    config: ConfigDict, experiment: Experiment, bad_samples: BadSampleLog
 ) -> BatchIterator:
     """The batches that `config.data` and `config.train` describe; every process must call it.
 
+    With `data.caption_cache` they have `text_embedding` instead of `tokens`.
+
     Args:
         config: of the run.
-        clip: sizes of the model's images and texts.
+        experiment: what is trained.
         bad_samples: records the samples that cannot be used.
-        text_tower: as `cached_text_tower` tells it; batches then have `text_embedding` instead of
-            `tokens`.
 
     Raises:
         InputError: the data cannot be used, here or on another process, or processes see different
             data; on all processes alike.
     """
-    batches = raise_on_all_processes(lambda: _open(config, clip, bad_samples, text_tower))
+    batches = raise_on_all_processes(lambda: _open(config, experiment, bad_samples))
     check_same(
         "training data",
         json.dumps(batches.identity),
@@ -52,17 +60,18 @@ def open_batches(
     return batches
 
 
-def _open(
-    config: ConfigDict, clip: CLIPConfig, bad_samples: BadSampleLog, text_tower: str | None
-) -> BatchIterator:
+def _open(config: ConfigDict, experiment: Experiment, bad_samples: BadSampleLog) -> BatchIterator:
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    tokenizer = clip.tokenizer()
-    source = make_source(config.data, clip.resolution, **processes, text_tower=text_tower)
+    tokenizer, size = experiment.objective.text_encoder.tokenizer(), experiment.method.resolution
+    tower = None
+    if config.data.caption_cache:
+        tower = text_tower_id(*caption_tower(config, experiment))
+    source = make_source(config.data, size, **processes, text_tower=tower)
     with as_input_error("the training data"):
         return make_iterator(
             source,
             tokenizer=tokenizer,
-            transform=make_transform(config.data, clip.resolution),
+            transform=make_transform(config.data, size),
             erasing=make_erasing(config.data),
             global_batch_size=config.train.global_batch_size,
             seed=config.seed,

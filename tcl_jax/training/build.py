@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tcl_jax.errors import InputError
-from tcl_jax.models.clip import CLIP, CLIPConfig
+from tcl_jax.models.clip import CLIP, choose_sizes
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import REMAT, compute_dtype
 from tcl_jax.models.method import Method
+from tcl_jax.models.methods import describe_method
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
@@ -36,43 +37,34 @@ class Experiment:
 
     Attributes:
         objective: the loss.
-        clip: the CLIP that is learned or built on, which embeds the texts.
         method: the method that segments with the current parameters, and is evaluated.
-        params: initial learned parameters, on the host; shapes if the experiment is abstract.
-        frozen: frozen parameters (CLIP's for TCL, empty for CLIP), likewise.
-        identity: of the pretrained CLIP; None where there is none.
+        params: initial learned parameters, some entries of the method's tree, on the host; shapes
+            if the experiment is abstract.
+        frozen: its other entries, which stay as they are, likewise.
+        identities: of the pretrained weights, by their entries of `frozen`.
     """
 
     objective: Objective
-    clip: CLIP
     method: Method
-    params: Any
-    frozen: Any
-    identity: Identity | None = None
+    params: dict[str, Any]
+    frozen: dict[str, Any]
+    identities: Mapping[str, Identity] = dataclasses.field(default_factory=dict)
 
     @property
-    def trains_clip(self) -> bool:
-        """Whether CLIP itself is what is learned, so that embeddings of texts change."""
-        return not self.frozen
+    def learns_texts(self) -> bool:
+        """Whether the embeddings of class names change while it is trained."""
+        learned = jax.tree.map(lambda _: True, self.params)
+        marked = self.join(learned, jax.tree.map(lambda _: False, self.frozen))
+        return any(jax.tree.leaves(self.method.text_params(marked)))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says besides the config, so that it can be used without one."""
+        return {"trained": describe_method(self.method), "frozen": dict(self.identities)}
 
     def join(self, params: Any, frozen: Any) -> dict[str, Any]:
-        """All parameters of `method`, of learned and frozen ones; CLIP's are under `clip`."""
-        return self.method.join(params, frozen)
-
-
-def clip_config(config: ConfigDict) -> CLIPConfig:
-    """Sizes of the CLIP, see `weights.load.sizes_of`; no weights are read."""
-    return sizes_of(config.model.to_dict(), config.objective)
-
-
-def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
-    """The pretrained CLIP that TCL builds on, and its parameters on the host.
-
-    Raises:
-        InputError: if it cannot be read or is of other sizes.
-    """
-    pretrained = load_configured(config.model.to_dict())
-    return CLIP(pretrained.config, _dtype(config)), pretrained.params
+        """The parameter tree of `method`, of learned and frozen entries."""
+        return {**params, **frozen}
 
 
 # --------------------------------------------------------------------------------- the objectives
@@ -81,20 +73,21 @@ def build_frozen_clip(config: ConfigDict) -> tuple[CLIP, Any]:
 def _clip_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
     """CLIP from scratch, everything learned."""
     del pretrained
-    model = CLIP(clip_config(config), _dtype(config), _remat(config))
-    params = run(model.init, jax.random.key(config.seed))
-    return Experiment(CLIPObjective(model), model, MaskCLIP(model.config, model.dtype), params, {})
+    sizes = choose_sizes(config.model.variant, config.model.sizes.to_dict())
+    model = CLIP(sizes, _dtype(config), _remat(config))
+    params = {"clip": run(model.init, jax.random.key(config.seed))}
+    return Experiment(CLIPObjective(model), MaskCLIP(sizes, model.dtype), params, {})
 
 
 def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
     """TCL on a frozen CLIP, the grounder's blocks and projection copied from it."""
-    identity = None
+    identities = {}
     if pretrained:
         loaded = load_configured(config.model.to_dict())
         sizes, clip = loaded.config, loaded.params
-        identity = identify_clip(config.model.weights, loaded)
+        identities["clip"] = identify_clip(config.model.weights, loaded)
     else:
-        sizes = clip_config(config)
+        sizes = sizes_of(config.model.to_dict())
         clip = run(CLIP(sizes).init, jax.random.key(config.seed))
     layer = sizes.feature_layer_of(config.model.feature_layer)
     if not 0 < layer < sizes.vision_layers:
@@ -106,7 +99,7 @@ def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experimen
     params = run(model.init_learned, jax.random.key(config.seed), clip)
     weights = LossWeights(**{f.name: config.loss[f.name] for f in dataclasses.fields(LossWeights)})
     objective = TCLObjective(model, weights, config.loss.temperature)
-    return Experiment(objective, model.clip_model, model, params, clip, identity)
+    return Experiment(objective, model, params, {"clip": clip}, identities)
 
 
 OBJECTIVES: dict[str, Callable[[ConfigDict, Run, bool], Experiment]] = {

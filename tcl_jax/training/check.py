@@ -77,8 +77,6 @@ def check_config(config: ConfigDict) -> None:
         )
     if wrong:
         raise InputError(f"the config has impossible values: {'; '.join(wrong)}")
-    if config.data.caption_cache:
-        check_caption_cache(config)
 
 
 def check_area_group(config: ConfigDict) -> None:
@@ -93,19 +91,6 @@ def check_area_group(config: ConfigDict) -> None:
             f"train.global_batch_size={batch} is no multiple of loss.area_group={group}, the "
             "images whose mean area is compared with the prior; choose a multiple, or "
             "--config.loss.area_group=0 for the mean of the whole batch"
-        )
-
-
-def check_caption_cache(config: ConfigDict) -> None:
-    """Refuses a config with which the embeddings of captions change.
-
-    Raises:
-        InputError: its text tower is trained.
-    """
-    if config.objective == "clip":
-        raise InputError(
-            "objective='clip' trains the text tower, so no embedding of a caption stays as it is; "
-            "data.caption_cache is for objective='tcl'"
         )
 
 

@@ -19,8 +19,10 @@ from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.errors import InputError
-from tcl_jax.inference.captions import CaptionEmbedder, text_tower_id
-from tcl_jax.training.build import build_frozen_clip
+from tcl_jax.inference.texts import embed_tokens, text_tower_id
+from tcl_jax.parallel.mesh import local_mesh, put_replicated
+from tcl_jax.training.batches import caption_tower
+from tcl_jax.training.build import build_experiment
 
 _Shard: TypeAlias = tuple[TarSource, int]
 """A source, and the number of one of its shards."""
@@ -32,7 +34,7 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
     """Writes the files that the shards of a config lack; each process its share, or what is left.
 
     Args:
-        config: of a training of TCL.
+        config: of a training with a frozen text tower.
         batch_size: captions that a device computes together.
 
     Returns:
@@ -43,11 +45,11 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
             cannot be written.
     """
     process, processes = jax.process_index(), jax.process_count()
-    clip, params = build_frozen_clip(config)
-    tokenizer = clip.tokenizer()
-    tower = text_tower_id(clip, params)
+    experiment = build_experiment(config)
+    encoder, params = caption_tower(config, experiment)
+    tokenizer, tower = encoder.tokenizer(), text_tower_id(encoder, params)
     source = make_source(
-        config.data, clip.config.resolution, process_index=process, process_count=processes
+        config.data, experiment.method.resolution, process_index=process, process_count=processes
     )
     shards = [(tar, number) for tar in _tar_sources(source) for number in range(len(tar.indexes))]
     lacking = [shard for shard in shards if not _has_file(shard, tower)]
@@ -58,15 +60,18 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
     # Then what the others have not come to yet, from their ends, the next process's first.
     shares = [lacking[(process + p) % processes :: processes] for p in range(processes)]
     own_first = [*shares[0], *(shard for share in shares[1:] for shard in reversed(share))]
-    embedder = CaptionEmbedder(clip, params, batch_size)
+    mesh = local_mesh()
+    params = put_replicated(params, mesh)
     written = count = size = 0
     total = sum(tar.indexes[number].pairs for tar, number in lacking)
     with tqdm(desc="captions", total=total, unit=" pairs", unit_scale=True) as bar:
-        for (tar, number), found in _read_ahead(own_first, tower, tokenizer):
-            if found is not None:
-                captions, usable, tokens = found
-                embeddings = np.zeros((sum(map(len, captions)), clip.config.embed_dim), np.float32)
-                embeddings[usable] = embedder(tokens)
+        for (tar, number), content in _read_ahead(own_first, tower, tokenizer):
+            if content is not None:
+                captions, usable, tokens = content
+                embeddings = np.zeros((sum(map(len, captions)), encoder.embed_dim), np.float32)
+                found = embed_tokens(encoder, params, tokens, mesh=mesh, batch_size=batch_size)
+                # Of a bfloat16 tower no more digits are kept, which halves the file.
+                embeddings[usable] = found.astype(encoder.dtype)
                 size += write_caption_file(tar.indexes[number], tower, captions, embeddings)
                 written, count = written + 1, count + len(embeddings)
             bar.update(tar.indexes[number].pairs)

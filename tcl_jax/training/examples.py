@@ -34,7 +34,9 @@ class ExampleMasks:
         self._masks = jax.jit(self._compute, out_shardings=replicated(mesh))
 
     def take(self, batch: Batch) -> None:
-        """Chooses the images: the first of this batch."""
+        """Chooses the images: the first of this batch, if it has images and not their features."""
+        if "image" not in batch:
+            return
         rows = jax.jit(
             lambda b: jax.tree.map(lambda x: x[: self._count], b),
             out_shardings=replicated(self._mesh),
@@ -53,8 +55,9 @@ class ExampleMasks:
 
     def _compute(self, params: Any, batch: Batch) -> jax.Array:
         method = self._experiment.method
-        texts = batch.get("text_embedding")
-        if texts is None:
+        if "text_embedding" in batch:
+            texts = self._experiment.objective.project_texts(params, batch["text_embedding"])
+        else:
             texts = method.embed_texts(params, batch["tokens"])
         image = normalize(batch["image"], method.pixel_statistics)
         masks = grid_masks(method, params, image, texts, PLAIN)

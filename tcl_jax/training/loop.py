@@ -37,7 +37,7 @@ from tcl_jax.parallel.processes import (
     raise_on_all_processes,
     sum_over_processes,
 )
-from tcl_jax.training.batches import cached_text_tower, open_batches
+from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import Experiment, build_adamw, build_step
 from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
@@ -46,7 +46,7 @@ from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
 from tcl_jax.training.state import Failure, create_state
 from tcl_jax.training.step import no_failure
 from tcl_jax.training.workdir import open_workdir
-from tcl_jax.weights.identity import check_clip
+from tcl_jax.weights.identity import check_frozen, decisive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +111,9 @@ def train(
     mesh = data_mesh()
     check_batch_size(config.train.global_batch_size, mesh, config.train.accumulation_steps)
     root = raise_on_all_processes(lambda: open_workdir(workdir, settings))
-    if experiment.identity is not None:
-        settings["clip"] = dict(experiment.identity)
-        weights = f"{experiment.identity['arrays_sha256']}, {experiment.identity['activation']}"
-        check_same("weights of CLIP", weights, "Give every process the same file")
+    settings |= json.loads(json.dumps(experiment.record))
+    weights = {name: decisive(one) for name, one in experiment.identities.items()}
+    check_same("frozen weights", json.dumps(weights), "Give every process the same files")
     with alone_in(root, f"workdir {workdir!r}"):
         return _train(config, settings, root, mesh, experiment, evaluators)
 
@@ -134,12 +133,7 @@ def _train(
     bad_samples = BadSampleLog(
         root / f"bad_samples{suffix}.jsonl", max_share=config.data.max_bad_share
     )
-    batches = open_batches(
-        config,
-        experiment.clip.config,
-        bad_samples,
-        text_tower=cached_text_tower(config, experiment),
-    )
+    batches = open_batches(config, experiment, bad_samples)
 
     # -------------------------------------------------------------------------- state, old or new
     adamw = build_adamw(config)
@@ -159,8 +153,12 @@ def _train(
         if store.latest_step() is not None:
             restored = store.restore(jax.tree.map(_abstract, state))
             state, first = restored.state, restored.step
-            if experiment.identity is not None:
-                check_clip(restored.config.get("clip"), experiment.identity)
+            if "frozen" not in restored.config:
+                raise InputError(
+                    "its checkpoints do not say which weights it was trained on ('frozen'), as "
+                    "another version wrote them; start in a new workdir"
+                )
+            check_frozen(restored.config["frozen"], experiment.identities)
             if restored.data_state is None:
                 raise InputError(
                     "it was trained by another number of processes, which were not at one place in "
@@ -176,7 +174,7 @@ def _train(
 
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
-    window = TrainMetrics(last=("lr", "sim2mask_w", "sim2mask_b", "logit_scale"))
+    window = TrainMetrics()
     examples = ExampleMasks(experiment, mesh)
     if is_writer:
         logging.info(
@@ -240,7 +238,7 @@ def _train(
                 _check_finite(failure, root)
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step
-                flops = total(experiment.objective.model.training_flops(t.global_batch_size, both))
+                flops = total(experiment.objective.training_flops(t.global_batch_size, both))
                 seconds = progress.seconds_per_step()
                 values |= _speed(seconds, flops, t.global_batch_size, mesh)
                 writer.scalars(done, {f"train/{k}": v for k, v in values.items()})

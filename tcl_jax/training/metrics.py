@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,12 +24,10 @@ from tcl_jax.files import whole_file
 class TrainMetrics:
     """Averages of device scalars from one log to the next, without making the host wait.
 
-    Args:
-      last: names of which the last value counts rather than the mean, such as a learning rate.
+    Of the learning rate, `lr`, the last value counts.
     """
 
-    def __init__(self, last: Iterable[str] = ("lr",)) -> None:
-        self._last = frozenset(last)
+    def __init__(self) -> None:
         self._window: list[dict[str, jax.Array]] = []
 
     def add(self, values: Mapping[str, jax.Array]) -> None:
@@ -44,7 +42,7 @@ class TrainMetrics:
             for name, value in step.items():
                 values.setdefault(name, []).append(float(value))
         return {
-            name: found[-1] if name in self._last else float(np.mean(found))
+            name: found[-1] if name == "lr" else float(np.mean(found))
             for name, found in sorted(values.items())
         }
 

@@ -18,11 +18,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from tcl_jax.models import flops
 from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, encode_image, encode_text
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.talk2dino import choose_heads, project_text
 from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL, embed_pixels
+from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops import losses
 from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize
 from tcl_jax.ops.masking import mask_logits, positive_similarity, straight_through_mask
@@ -61,12 +63,26 @@ class Objective(abc.ABC):
 
     `prepare` and `embed` look at some rows of a batch, and only `combine`, which is cheap, needs
     what they return for all rows. So a large batch can be taken piece by piece with its exact loss.
+    Learned and frozen parameters are entries of the tree of the method that is trained.
 
     Attributes:
-        model: the network.
+        model: the network, with its compute dtype, `dtype`.
     """
 
-    model: TCL | CLIP | Talk2DINO
+    model: Any
+
+    @property
+    @abc.abstractmethod
+    def text_encoder(self) -> TextEncoder:
+        """What tokenizes the captions, and embeds them."""
+
+    @abc.abstractmethod
+    def frozen_text_params(self, frozen: Any) -> Any:
+        """The parameters of `text_encoder`; None if they are learned."""
+
+    @abc.abstractmethod
+    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
+        """FLOPs of one image with its text in a training step of a global batch, by part."""
 
     @abc.abstractmethod
     def group_of(self, path: str) -> str:
@@ -94,6 +110,17 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def combine(self, params: Any, embedded: Any) -> LossOutput:
         """The loss of a global batch from what `embed` returned for all of its rows."""
+
+    def embed_texts(self, frozen: Any, rows: Batch) -> Float[Array, "b d"]:
+        """Embeddings of the rows' texts: those in them, or else the frozen text encoder's."""
+        if "text_embedding" in rows:
+            return rows["text_embedding"]
+        return self.text_encoder.embed_texts(self.frozen_text_params(frozen), rows["tokens"])
+
+    def project_texts(self, params: Any, texts: Float[Array, "b e"]) -> Float[Array, "b d"]:
+        """What masks take, of `text_encoder`'s embeddings: the same, unless more is learned."""
+        del params
+        return texts
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> LossOutput:
         """The loss of a global batch."""
@@ -139,13 +166,27 @@ class TCLObjective(Objective):
     weights: losses.LossWeights = losses.LossWeights()
     temperature: float = 1.0
 
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """CLIP's text tower."""
+        return self.model.text_encoder
+
+    def frozen_text_params(self, frozen: Any) -> Any:
+        """CLIP's, all of which is frozen."""
+        return self.model.text_params(frozen)
+
+    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
+        """By formula, see `models.flops`."""
+        model = self.model
+        return flops.tcl_step(model.config, model.copied_blocks, batch, train_backbone)
+
     def group_of(self, path: str) -> str:
         """The copy of CLIP's blocks is the backbone."""
         return "backbone" if path.startswith("grounder/blocks_") else "head"
 
     def prepare(self, frozen: Any, rows: Batch) -> Batch:
         """Embeds the texts and draws the masks' noise, unless the rows have them."""
-        rows = {**rows, "text_embedding": embed_texts(self.model.clip_model, frozen, rows)}
+        rows = {**rows, "text_embedding": self.embed_texts(frozen, rows)}
         if "uniform" not in rows:
             patch = self.model.patch_size
             height, width = (UPSAMPLING * side // patch for side in rows["image"].shape[1:3])
@@ -163,11 +204,11 @@ class TCLObjective(Objective):
         """
         texts, image = rows["text_embedding"], augmented(rows, self.model.pixel_statistics)
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
-        pixels = embed_pixels(self.model, self.model.join(params, frozen), image)
+        pixels = embed_pixels(self.model, {**params, **frozen}, image)
         logits = mask_logits(positive_similarity(pixels, texts), w, b)
         hard = straight_through_mask(logits, rows["uniform"], self.temperature)[..., None]
         masked = image * resize_nearest(hard, image.shape[1:3])
-        encoded = encode_image(self.model.clip_model, frozen, masked)
+        encoded = encode_image(self.model.clip_model, frozen["clip"], masked)
         variation = losses.total_variation(jnp.moveaxis(pixels, -1, 1))
         return GroundedImages(
             pairs=pair_statistics(pixels, batch["text_embedding"], w, b),
@@ -213,6 +254,20 @@ class CLIPObjective(Objective):
 
     model: CLIP
 
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """Its text tower."""
+        return self.model
+
+    def frozen_text_params(self, frozen: Any) -> None:
+        """The text tower is learned."""
+        del frozen
+
+    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
+        """By formula, see `models.flops`."""
+        del train_backbone  # no part of it is ever frozen
+        return flops.clip_step(self.model.config, batch)
+
     def group_of(self, path: str) -> str:
         """One group."""
         del path
@@ -227,13 +282,13 @@ class CLIPObjective(Objective):
         """Both towers."""
         del frozen, batch
         image = augmented(rows, self.model.pixel_statistics)
-        vision = encode_image(self.model, params, image)
-        text = encode_text(self.model, params, rows["tokens"])
+        vision = encode_image(self.model, params["clip"], image)
+        text = encode_text(self.model, params["clip"], rows["tokens"])
         return ImagesAndTexts(image=vision.embedding.astype(jnp.float32), text=text)
 
     def combine(self, params: Any, embedded: ImagesAndTexts) -> LossOutput:
         """Symmetric InfoNCE of image and text embeddings over the global batch."""
-        logit_scale = params["logit_scale"]
+        logit_scale = params["clip"]["logit_scale"]
         similarity = losses.image_text_similarity(embedded.image, embedded.text)
         loss = losses.info_nce(similarity, logit_scale)
         hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
@@ -252,6 +307,24 @@ class Talk2DINOObjective(Objective):
 
     model: Talk2DINO
 
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """CLIP's text tower, before the projection."""
+        return self.model.text_encoder.clip
+
+    def frozen_text_params(self, frozen: Any) -> Any:
+        """CLIP's."""
+        return {"text": frozen["text"]}
+
+    def project_texts(self, params: Any, texts: Float[Array, "b e"]) -> Float[Array, "b d"]:
+        """The projection that is learned."""
+        return project_text(params["projection"], texts)
+
+    def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
+        """Of the projection and the pairs; features of the frozen towers are stored."""
+        del train_backbone
+        return self.model.training_flops(batch)
+
     def group_of(self, path: str) -> str:
         """One group."""
         del path
@@ -259,9 +332,7 @@ class Talk2DINOObjective(Objective):
 
     def prepare(self, frozen: Any, rows: Batch) -> Batch:
         """Both frozen towers' features, unless the rows have them."""
-        rows = {**rows}
-        if "text_embedding" not in rows:
-            rows["text_embedding"] = embed_texts(self.model.text_encoder.clip, frozen, rows)
+        rows = {**rows, "text_embedding": self.embed_texts(frozen, rows)}
         if "heads" not in rows:
             image = augmented(rows, self.model.pixel_statistics)
             rows["heads"] = self.model.head_features(frozen, image).disentangled
@@ -270,7 +341,7 @@ class Talk2DINOObjective(Objective):
     def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> ImagesAndTexts:
         """Each projected text, and the head of its image that is most like it."""
         del frozen, batch
-        text = project_text(params["projection"], rows["text_embedding"])
+        text = self.project_texts(params, rows["text_embedding"])
         image, _ = choose_heads(text, rows["heads"].astype(jnp.float32))
         return ImagesAndTexts(image=image, text=text)
 
@@ -295,10 +366,3 @@ def augmented(rows: Batch, statistics: PixelStatistics = IMAGENET) -> Float[Arra
         return image
     keys = jax.vmap(partial(jax.random.fold_in, data=_ERASE_STREAM))(rows["keys"])
     return erase(image, rows["erase"], keys)
-
-
-def embed_texts(clip: CLIP, frozen: Any, batch: Batch) -> Float[Array, "b d"]:
-    """Embeddings of a batch's texts: those in it, or else the frozen CLIP's."""
-    if "text_embedding" in batch:
-        return batch["text_embedding"]
-    return encode_text(clip, frozen, batch["tokens"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import copy
 import dataclasses
@@ -20,12 +19,13 @@ from tcl_jax.data.images import Rgb, decode
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
-from tcl_jax.data.tokenizer import ClipTokenizer, Tokenizer
+from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.training_examples import Incomplete
 from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import as_input_error
-from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, erase, normalize
+from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize
 from tcl_jax.pictures.contact_sheet import Card
+from tcl_jax.training.build import abstract_experiment
 
 CAPTIONS = 8
 """Captions that are printed."""
@@ -60,6 +60,7 @@ class Preview:
         totals: good samples, then bad ones by `KINDS`, among those looked at.
         bad: the first bad sample of each kind.
         left_out: what the source does not use, in words.
+        statistics: mean and deviation that the method normalises images with.
     """
 
     pairs: int
@@ -71,11 +72,12 @@ class Preview:
     totals: Sequence[int]
     bad: Sequence[BadSample] = ()
     left_out: str = ""
+    statistics: PixelStatistics = IMAGENET
 
     def cards(self) -> list[Card]:
         """One for each image."""
         erased = np.any(self.erase[:, 2:] > 0, axis=1)
-        shown = with_noise(self.images, self.erase) if erased.any() else self.images
+        shown = with_noise(self.images, self.erase, self.statistics)
         rows = zip(shown, self.captions, self.origins, erased, strict=True)
         return [
             Card(
@@ -94,25 +96,13 @@ class Preview:
         lines += [f"left out: {self.left_out}"] if self.left_out else []
         lines.append("captions:")
         lines += [f"  {' '.join(caption.split())}" for caption in self.captions[:CAPTIONS]]
-        count, context = len(self.captions), self.tokens.shape[1]
+        context = self.tokens.shape[1]
         lengths = (self.tokens != 0).sum(axis=1)
         lines.append(
             f"tokens of a caption, start and end included: {lengths.mean():.1f} on average, "
             f"{lengths.max()} at most; {(lengths == context).mean():.0%} fill all {context}, what "
             "is longer is cut"
         )
-        pixels = self.images.reshape(-1, 3).astype(np.float32)
-        lines.append(
-            f"red, green, blue of the images: mean {_triple(pixels.mean(axis=0))}, deviation "
-            f"{_triple(pixels.std(axis=0))}; the model subtracts {_triple(PIXEL_MEAN)} and "
-            f"divides by {_triple(PIXEL_STD)}"
-        )
-        done = collections.Counter(
-            change.split()[0] for origin in self.origins for change in origin.changes
-        )
-        done["erased"] = int(np.any(self.erase[:, 2:] > 0, axis=1).sum())
-        changes = ", ".join(f"{name} {n}" for name, n in done.most_common() if n)
-        lines.append(f"changes to {count} images: {changes or 'none'}")
         seen, bad = sum(self.totals), sum(self.totals[1:])
         kinds = [f"{n} {kind}" for kind, n in zip(KINDS, self.totals[1:], strict=True) if n]
         lines.append(
@@ -123,25 +113,25 @@ class Preview:
         return "\n".join(lines)
 
 
-def take_preview(
-    config: ConfigDict, count: int, *, image_size: int, context_length: int
-) -> Preview:
+def take_preview(config: ConfigDict, count: int) -> Preview:
     """The first images of the training that a config describes, made without workers.
 
+    No weights are read.
+
     Args:
-        config: reads `data`, `seed` and `train.global_batch_size`.
+        config: of a training.
         count: number of images, at least 1.
-        image_size: side of the images that the model gets, in pixels.
-        context_length: tokens of a caption.
 
     Raises:
         InputError: the data cannot be used.
         RunError: samples are bad, and so are those drawn in their place.
     """
+    experiment = abstract_experiment(config)
+    image_size = experiment.method.resolution
     source = make_source(config.data, image_size)
     chain = make_transform(config.data, image_size)
     assert isinstance(chain, Compose)
-    log, bad = _Log(chain, ClipTokenizer(context_length)), BadSampleLog()
+    log, bad = _Log(chain, experiment.objective.text_encoder.tokenizer()), BadSampleLog()
     batch = config.train.global_batch_size
     if len(source) < batch:
         logging.warning(
@@ -177,6 +167,7 @@ def take_preview(
         totals=bad.totals().tolist(),
         bad=tuple(bad.first.values()),
         left_out=source.left_out if isinstance(source, Incomplete) else "",
+        statistics=experiment.method.pixel_statistics,
     )
 
 
@@ -223,14 +214,14 @@ def _in_words(name: str, arguments: Sequence[int | float]) -> str:
     return " ".join([name, *(f"{argument:.3g}" for argument in arguments)])
 
 
-def _triple(values: np.ndarray) -> str:
-    return " ".join(f"{value:.0f}" for value in values)
-
-
 def with_noise(
-    images: UInt8[np.ndarray, "n s s 3"], boxes: Int32[np.ndarray, "n 4"]
+    images: UInt8[np.ndarray, "n s s 3"],
+    boxes: Int32[np.ndarray, "n 4"],
+    statistics: PixelStatistics = IMAGENET,
 ) -> UInt8[np.ndarray, "n s s 3"]:
     """Images whose rectangles are noise as in training, in bytes as far as these go."""
     keys = jax.random.split(jax.random.key(0), len(images))
-    erased = np.asarray(erase(normalize(jnp.asarray(images)), jnp.asarray(boxes), keys))
-    return np.clip(np.rint(erased * PIXEL_STD + PIXEL_MEAN), 0, 255).astype(np.uint8)
+    pixels = normalize(jnp.asarray(images), statistics)
+    erased = np.asarray(erase(pixels, jnp.asarray(boxes), keys))
+    mean, deviation = (255 * np.asarray(values, np.float32) for values in statistics)
+    return np.clip(np.rint(erased * deviation + mean), 0, 255).astype(np.uint8)

@@ -36,6 +36,7 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
                 f"workdir {workdir!r}: {path} cannot be read ({error}); restore it, or start in a "
                 "new workdir"
             ) from error
-        stored.pop("clip", None)  # no field; compared with what a checkpoint says
+        for name in ("trained", "frozen"):  # no fields; compared with what a checkpoint says
+            stored.pop(name, None)
         check_same_config(settings, stored, workdir)
     return root

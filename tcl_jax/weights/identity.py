@@ -1,79 +1,103 @@
-"""Which CLIP a run was trained on, and whether the one that is there now is the same."""
+"""Which frozen weights a run was trained on, and whether those that are there now are the same."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from absl import logging
 
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
-from tcl_jax.weights.load import Pretrained, Source, load_configured
+from tcl_jax.weights.load import Pretrained, Source, load_clip
 
 Identity = Mapping[str, str]
-"""`weights` (a name, or the whole path), `file_sha256` (of the file), `arrays_sha256` (of the
-parameters as float32, whatever file they came in), and `activation`."""
+"""`weights` (a name, or the whole path), `given` (the same as the config has it), `file_sha256` (of
+the file), `arrays_sha256` (of the parameters as float32, whatever file they came in), and what
+decides how they are read and used, such as CLIP's `prefix` and `activation`."""
 
 
-def identify_clip(weights: Source, clip: Pretrained) -> dict[str, str]:
-    """What a run records of its CLIP, which was loaded by `weights`."""
+def identify(
+    weights: Source, params: Any, origin: Mapping[str, str], **options: str
+) -> dict[str, str]:
+    """What a run records of parameters that were loaded by `weights`, with these options."""
     path = user_path(weights)
     return {
         "weights": os.fspath(path.absolute() if path.exists() else weights),
-        "file_sha256": clip.origin["sha256"],
-        "arrays_sha256": hash_leaves(clip.params),
-        "activation": clip.config.activation,
+        "given": os.fspath(weights),
+        "file_sha256": origin["sha256"],
+        "arrays_sha256": hash_leaves(params),
+        **options,
     }
 
 
-def check_clip(recorded: Identity | None, present: Identity) -> None:
-    """Compares the CLIP that a run was trained on with the one that is there now.
+def identify_clip(weights: Source, clip: Pretrained) -> dict[str, str]:
+    """`identify` of a CLIP."""
+    prefix, activation = clip.origin["prefix"] or ".", clip.config.activation
+    return identify(weights, clip.params, clip.origin, prefix=prefix, activation=activation)
+
+
+def _load_clip(source: str, recorded: Identity) -> Loaded:
+    prefix, activation = recorded["prefix"], recorded["activation"]
+    clip = load_clip(source, activation=activation, prefix=prefix, dtype=None)
+    return clip.params, clip.origin, identify_clip(source, clip)
+
+
+Loaded = tuple[dict[str, Any], dict[str, str], Identity]
+"""Parameters, where they are from, and their identity."""
+LOADERS: dict[str, Callable[[str, Identity], Loaded]] = {"clip": _load_clip}
+"""By the entry of the parameter tree: reads it again as a run recorded it."""
+
+
+def decisive(identity: Identity) -> dict[str, str]:
+    """What identities of the same parameters, wherever they are from, have in common."""
+    where = ("weights", "given", "file_sha256", "prefix")
+    return {name: value for name, value in identity.items() if name not in where}
+
+
+def check_frozen(recorded: Mapping[str, Identity], present: Mapping[str, Identity]) -> None:
+    """Compares the weights that a run was trained on with those that are there now.
 
     Args:
-        recorded: None for a run that did not record it, which is told in the log.
-        present: of the CLIP that was loaded.
+        recorded, present: by their entries of the parameter tree.
 
     Raises:
         InputError: they differ; the message describes both.
     """
-    if recorded is None:
-        logging.warning(
-            "this run is of a version that did not record its CLIP, so it cannot be told whether "
-            "it was trained on the one that is there now, %s",
-            _describe(present),
-        )
-    elif any(recorded[name] != present[name] for name in ("arrays_sha256", "activation")):
-        raise InputError(
-            f"the CLIP is not the one that the run was trained on. Then: {_describe(recorded)}. "
-            f"Now: {_describe(present)}. Put the former back in its place, or start a new run"
-        )
+    for name, then in recorded.items():
+        now = present[name]
+        if decisive(then) != decisive(now):
+            raise InputError(
+                f"the weights of {name!r} are not those that the run was trained on. Then: "
+                f"{_describe(then)}. Now: {_describe(now)}. Put the former back in their place, or "
+                "start a new run"
+            )
 
 
-def load_same_clip(model: Mapping[str, Any], recorded: Identity | None) -> Pretrained:
-    """The CLIP that a run was trained on, in the dtypes of its file.
+def load_frozen(recorded: Mapping[str, Identity]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The weights that a run was trained on, in the dtypes of their files.
 
-    Args:
-        model: that section of its config.
-        recorded: as in `check_clip`.
+    Returns:
+        Parameters, and where they are from, by their entries of the parameter tree.
 
     Raises:
-        InputError: it is not there, cannot be read, or is another one.
+        InputError: some are not there, cannot be read, or are others.
     """
-    try:
-        clip = load_configured(model, dtype=None)
-    except InputError as error:
-        if recorded is None:
-            raise
-        raise InputError(f"{error}. The run was trained on {_describe(recorded)}") from error
-    check_clip(recorded, identify_clip(model["weights"], clip))
-    return clip
+    params, origins = {}, {}
+    for name, record in recorded.items():
+        there = user_path(record["weights"]).exists()
+        source = record["weights" if there else "given"]
+        try:
+            params[name], origins[name], present = LOADERS[name](source, record)
+        except InputError as error:
+            raise InputError(f"{error}. The run was trained on {_describe(record)}") from error
+        check_frozen({name: record}, {name: present})
+    return params, origins
 
 
-def _describe(clip: Identity) -> str:
+def _describe(identity: Identity) -> str:
+    activation = f", {identity['activation']}" if "activation" in identity else ""
     return (
-        f"{clip['weights']} (SHA-256 of the file {clip['file_sha256']}, of its arrays "
-        f"{clip['arrays_sha256']}, {clip['activation']})"
+        f"{identity['weights']} (SHA-256 of the file {identity['file_sha256']}, of its arrays "
+        f"{identity['arrays_sha256']}{activation})"
     )

@@ -90,19 +90,18 @@ def load_clip(
         return Pretrained(clip.config, params, origin_of(file, clip.style, clip.tensors.prefix))
 
 
-def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
-    """Sizes of the CLIP of a run's config; of its weights no tensor is read.
+def sizes_of(model: Mapping[str, Any]) -> CLIPConfig:
+    """Sizes of the pretrained CLIP of a run's config; of its weights no tensor is read.
 
     Args:
         model: its section `model`.
-        objective: with "clip" nothing is pretrained, so the weights say nothing.
 
     Raises:
         InputError: if the variant is unknown, the sizes are impossible, or the weights that would
             tell them cannot be used.
     """
     weights, found = model["weights"], None
-    if model["variant"] == "auto" and objective != "clip" and weights:
+    if model["variant"] == "auto" and weights:
         found = VARIANTS.get(weights)
         if found is None:
             with _open_clip(weights, *_prefix_and_activation(model)) as (_, clip):
@@ -110,12 +109,11 @@ def sizes_of(model: Mapping[str, Any], objective: str) -> CLIPConfig:
     return choose_sizes(model["variant"], model["sizes"], found)
 
 
-def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretrained:
-    """The pretrained CLIP of a run's config.
+def load_configured(model: Mapping[str, Any]) -> Pretrained:
+    """The pretrained CLIP of a run's config, in float32.
 
     Args:
         model: its section `model`.
-        dtype: as in `load_clip`.
 
     Raises:
         InputError: if it cannot be read, or is of other sizes than the config says.
@@ -129,7 +127,7 @@ def load_configured(model: Mapping[str, Any], dtype: Any = np.float32) -> Pretra
         config = config or choose_sizes(variant, sizes, clip.config)
         # A variant's is but the usual one of its sizes.
         config = dataclasses.replace(config, activation=clip.config.activation)
-        params = clip_params(clip.tensors, config, dtype)
+        params = clip_params(clip.tensors, config, np.float32)
         return Pretrained(config, params, origin_of(file, clip.style, clip.tensors.prefix))
 
 
@@ -162,15 +160,15 @@ def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None)
         WeightError: if there is none, several, or one of another kind.
     """
     tensors, style = to_openai_names(file, prefix)
-    told = _find_activation(file, style)
-    if told and activation not in (None, told):
+    known = _find_activation(file, style)
+    if known and activation not in (None, known):
         raise WeightError(
             f"activation={activation} is asked for, and what is known of these weights, from the "
-            f"file or the config beside it, is {told}; leave the activation out, or correct that "
+            f"file or the config beside it, is {known}; leave the activation out, or correct that "
             "config"
         )
-    config = infer_clip_config(tensors.specs, told or activation or "quick_gelu")
-    if told is None and config.vision_width in OTHER_HEADS:
+    config = infer_clip_config(tensors.specs, known or activation or "quick_gelu")
+    if known is None and config.vision_width in OTHER_HEADS:
         raise WeightError(
             f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
             "of which the attention heads do not have 64 channels; choose a smaller CLIP"
@@ -182,7 +180,7 @@ def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None)
         "the masks, without an error: put its config.json or open_clip_config.json beside it, or, "
         "if only the GELU differs, give --activation=gelu, or model.sizes.activation in a config"
     )
-    return FoundClip(tensors, style, config, "" if told else assumed)
+    return FoundClip(tensors, style, config, "" if known else assumed)
 
 
 @functools.cache
@@ -197,8 +195,8 @@ def _find_activation(file: TensorFile, style: str) -> str | None:
         if own not in ACTIVATIONS:
             raise WeightError(f"its activation {own!r} is none of {', '.join(ACTIVATIONS)}")
         return str(own)
-    if (told := read_activation(file.path, style)) is not None:
-        return told
+    if (known := read_activation(file.path, style)) is not None:
+        return known
     # OpenAI's archives alone have the sizes as values beside the tensors.
     if "input_resolution" in file.scalars or file.path in BUILT_IN.values():
         return "quick_gelu"

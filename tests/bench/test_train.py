@@ -47,7 +47,7 @@ def test_a_step_is_timed_and_traced(
     assert len(step["rounds"]) == 2 and min(step["rounds"]) > 0
     assert step["seconds"] == np.median(step["rounds"])
     assert step["images_per_second"] == pytest.approx(2 / step["seconds"])
-    flops = total(abstract_experiment(tiny_settings("")).objective.model.training_flops(2, False))
+    flops = total(abstract_experiment(tiny_settings("")).objective.training_flops(2, False))
     assert step["image_flops"] == flops and step["mfu"] is None
     assert step["program_bytes"] > 2**20
     assert f"{step['images_per_second']:.4g}" in shown

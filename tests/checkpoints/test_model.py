@@ -68,7 +68,7 @@ def test_arrays_larger_than_the_write_buffer(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (
             ValueError(f"RESOURCE_EXHAUSTED: Error writing [os_error_code='{errno.ENOSPC}']"),
@@ -78,13 +78,13 @@ def test_arrays_larger_than_the_write_buffer(
     ],
 )
 def test_a_failed_write_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("the library's own") from error
 
     monkeypatch.setattr(model_file, "write_json", fail)
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(RunError, match=message):
         write_model(tmp_path / "model", PARAMS, {})
     assert list(tmp_path.iterdir()) == []
 

@@ -268,12 +268,12 @@ def test_kill_9_leaves_only_readable_steps(tmp_path: Path) -> None:
             text=True,
         ) as writer:
             assert writer.stdout is not None
-            told = [int(writer.stdout.readline()) for _ in range(4)]
+            steps = [int(writer.stdout.readline()) for _ in range(4)]
             time.sleep(pause.uniform(0.0, 0.2))
             writer.send_signal(signal.SIGKILL)
-            told += [int(line) for line in writer.stdout.read().split()]
+            steps += [int(line) for line in writer.stdout.read().split()]
         newest = read_trained(tmp_path / "run")
-        assert newest.step >= told[-1] - 1 > seen
+        assert newest.step >= steps[-1] - 1 > seen
         assert newest.step == newest.config["a"] == int(newest.params["step"])
         want = np.arange(600_000, dtype=np.float32) * newest.step
         np.testing.assert_array_equal(newest.params["w"], want)

@@ -41,7 +41,7 @@ def evaluator_of(config: ConfigDict) -> tuple[ShapesEvaluator, Experiment]:
 
 def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
     """Programs compiled for each method."""
-    return {name: one._compiled._cache_size() for name, one in evaluator._methods.items()}
+    return {name: one._compiled._cache_size() for name, one in evaluator._engines.items()}
 
 
 @pytest.mark.usefixtures("few")

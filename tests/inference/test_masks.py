@@ -22,7 +22,7 @@ def test_masks_match_reference(size: str, pamr: int, kp: str) -> None:
     model, learned, clip = reference_model()
     masks = jax.jit(make_masks, static_argnums=(0, 4))(
         model,
-        model.join(learned, clip),
+        {**learned, "clip": clip},
         nchw_to_nhwc(golden[f"{size}/image"]),
         golden["text_emb"],
         MaskOptions(pamr=bool(pamr), kp_weight=float(kp)),

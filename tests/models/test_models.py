@@ -126,7 +126,7 @@ def test_a_network_of_float32_asks_for_exact_products(dtype: Any) -> None:
     """Whoever applies it, by the functions of this room."""
     model, learned, clip = reference_model()
     model = dataclasses.replace(model, dtype=dtype)
-    params = model.join(learned, clip)
+    params = {**learned, "clip": clip}
     image, tokens = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 8), jnp.int32)
     texts = jnp.zeros((2, model.config.embed_dim))
     with jax.default_matmul_precision("default"):  # conftest's is another
@@ -148,7 +148,7 @@ def test_bfloat16_stays_close_and_returns_float32() -> None:
     image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
     texts = jax.random.normal(jax.random.key(1), (2, 32))
     half = dataclasses.replace(model, dtype=jnp.bfloat16)
-    params = model.join(learned, clip)
+    params = {**learned, "clip": clip}
     exact, rough = (jax.jit(partial(ground, m))(params, image, texts) for m in (model, half))
     assert rough.mask_logits.dtype == rough.pixel_embeddings.dtype == jnp.float32
     assert float(jnp.abs(exact.mask_logits - rough.mask_logits).max()) < 0.3

@@ -25,7 +25,7 @@ def forward() -> dict[str, np.ndarray]:
     golden = arrays("forward")
     image = nchw_to_nhwc(golden["image"])
     texts = jax.jit(partial(encode_text, model.clip_model))(clip, golden["tokens"])
-    grounding = jax.jit(partial(ground, model))(model.join(learned, clip), image, texts)
+    grounding = jax.jit(partial(ground, model))({**learned, "clip": clip}, image, texts)
     features = grounding.features
     embedding = jax.jit(partial(encode_image, model.clip_model))(clip, image).embedding
     spatial = jax.jit(MaskCLIP(model.config).patch_tokens)(clip, features)
@@ -35,7 +35,7 @@ def forward() -> dict[str, np.ndarray]:
     objective = TCLObjective(model)
     uniform = golden["uniform"][np.arange(batch), np.arange(batch)]
     rows = {"image": image, "tokens": golden["tokens"], "uniform": uniform}
-    output = jax.jit(objective)(learned, clip, rows, jax.random.key(0))
+    output = jax.jit(objective)(learned, {"clip": clip}, rows, jax.random.key(0))
     return {
         "clip_spatial": np.moveaxis(spatial, -1, 1),
         "clip_feature_for_masker": features.after(model.feature_layer),

@@ -170,12 +170,12 @@ def test_processes_of_slurm_save_what_one_can_restore_and_fail_together(tmp_path
         )
         for i in range(2)
     ]
-    told = [worker.communicate(timeout=200) for worker in workers]
-    assert [worker.returncode for worker in workers] == [2] * 2, told
-    assert "error: process 1 reports: no such file" in told[0][1]
-    assert "error: no such file" in told[1][1]
+    outputs = [worker.communicate(timeout=200) for worker in workers]
+    assert [worker.returncode for worker in workers] == [2] * 2, outputs
+    assert "error: process 1 reports: no such file" in outputs[0][1]
+    assert "error: no such file" in outputs[1][1]
     expected = str([f"{i} of 2" for i in range(2)])
-    assert [out.splitlines()[-1] for out, _ in told] == [expected] * 2
+    assert [out.splitlines()[-1] for out, _ in outputs] == [expected] * 2
 
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {

@@ -29,11 +29,11 @@ def test_alone_it_is_the_function() -> None:
 
 @pytest.mark.parametrize("kind", [InputError, RunError])
 def test_all_fail_if_one_does(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
+    texts: list[str] = []
 
     def another_that_fails(text: str) -> list[str]:
-        told.append(text)
-        return [text, "", told[0]]
+        texts.append(text)
+        return [text, "", texts[0]]
 
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(processes, "gather_texts", another_that_fails)
@@ -104,11 +104,11 @@ def test_a_second_signal_ends_a_process_that_waits(waiting: list[subprocess.Pope
     time.sleep(1.5)
     assert waiting[0].poll() is None
     waiting[0].send_signal(signal.SIGTERM)
-    told = waiting[0].communicate(timeout=60)[1]
-    assert waiting[0].returncode == 130 and "perhaps for another process" in told
+    output = waiting[0].communicate(timeout=60)[1]
+    assert waiting[0].returncode == 130 and "perhaps for another process" in output
 
 
 def test_it_ends_when_the_other_is_gone(waiting: list[subprocess.Popen[str]]) -> None:
     waiting[1].kill()
-    told = waiting[0].communicate(timeout=60)[1]
-    assert waiting[0].returncode == 1 and "error: another process of this run has ended" in told
+    output = waiting[0].communicate(timeout=60)[1]
+    assert waiting[0].returncode == 1 and "error: another process of this run has ended" in output

@@ -14,7 +14,6 @@ import numpy as np
 
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
-from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.parallel.mesh import (
     data_mesh,
     gather_parameters,
@@ -60,11 +59,11 @@ def train(weights: str, parts: int) -> dict[str, np.ndarray]:
     config.train.global_batch_size = 16
     config.data.random_erasing = 0.5
     mesh, experiment = data_mesh(), build_experiment(config)
-    clip = experiment.clip.config
+    side = experiment.method.resolution
     batches = make_iterator(
-        make_source(config.data, clip.resolution),
-        tokenizer=ClipTokenizer(clip.context_length),
-        transform=make_transform(config.data, clip.resolution),
+        make_source(config.data, side),
+        tokenizer=experiment.objective.text_encoder.tokenizer(),
+        transform=make_transform(config.data, side),
         erasing=make_erasing(config.data),
         global_batch_size=config.train.global_batch_size,
         seed=config.seed,

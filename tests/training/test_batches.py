@@ -24,7 +24,7 @@ from tcl_jax.errors import InputError, RunError
 from tcl_jax.parallel import processes
 from tcl_jax.training import loop
 from tcl_jax.training.batches import open_batches
-from tcl_jax.training.build import build_experiment, clip_config
+from tcl_jax.training.build import build_experiment
 from tcl_jax.training.loop import Outcome, train
 from tests.data.shards import write_shard
 from tests.tiny import tiny_config
@@ -143,26 +143,30 @@ def test_places_that_differ_are_refused(
 def test_processes_must_see_the_same_data(
     config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = clip_config(config)
-    open_batches(config, sizes, BadSampleLog())
+    experiment = build_experiment(config)
+    open_batches(config, experiment, BadSampleLog())
 
-    told = [""]
+    gathered = [""]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(processes, "gather_texts", lambda ours: [ours, told.pop(0)])
+    monkeypatch.setattr(processes, "gather_texts", lambda ours: [ours, gathered.pop(0)])
     other = {"seed": 0, "examples": 24, "global_batch_size": 8, "data": "x"}
-    told = ["", json.dumps(other)]
+    gathered = ["", json.dumps(other)]
     with pytest.raises(InputError, match="process 1 sees other training data than process 0"):
-        open_batches(config, sizes, BadSampleLog())
-    told = ["1shard 7 is missing"]
+        open_batches(config, experiment, BadSampleLog())
+    gathered = ["1shard 7 is missing"]
     with pytest.raises(InputError, match="process 1 reports: shard 7 is missing"):
-        open_batches(config, sizes, BadSampleLog())
-    told = [""]
+        open_batches(config, experiment, BadSampleLog())
+    gathered = [""]
     config.data.allow_missing_shards = False
     with pytest.raises(InputError, match=r"2 of 4 are missing: .*1\.tar, .*3\.tar"):
-        open_batches(config, sizes, BadSampleLog())
+        open_batches(config, experiment, BadSampleLog())
 
 
 def test_a_vocabulary_of_ones_own_cannot_be_trained(config: ConfigDict) -> None:
-    sizes = dataclasses.replace(clip_config(config), vocab_size=5000)
+    experiment = build_experiment(config)
+    model = experiment.objective.model
+    other = dataclasses.replace(model, config=dataclasses.replace(model.config, vocab_size=5000))
+    objective = dataclasses.replace(experiment.objective, model=other)
+    experiment = dataclasses.replace(experiment, objective=objective)
     with pytest.raises(InputError, match="vocabulary of 5000 and not the 49408"):
-        open_batches(config, sizes, BadSampleLog())
+        open_batches(config, experiment, BadSampleLog())

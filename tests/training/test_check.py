@@ -38,8 +38,6 @@ def test_every_impossible_value_is_listed() -> None:
         ({"train.total_steps": 200, "eval.every": 200}, None),
         ({"train.total_steps": 200, "eval.tasks": ()}, None),
         ({"eval.tasks": (), "eval.best_metric": "voc20/miou"}, None),
-        ({"data.caption_cache": True}, None),
-        ({"data.caption_cache": True, "objective": "clip"}, "data.caption_cache"),
     ],
 )
 def test_configs_that_a_run_can_have_and_cannot(fields: dict, message: str | None) -> None:

@@ -18,12 +18,9 @@ def device(kind: str, **more: Any) -> jax.Device:
 @pytest.mark.parametrize(
     ("kind", "tflops"),
     [
-        ("TPU v2", 22.5), ("TPU v5 lite", 197), ("TPU v5e", 197), ("TPU v5", 459),
-        ("TPU v5p", 459), ("TPU v6 lite", 918), ("TPU7x", 1153.5),
-        ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA A10", 125), ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("NVIDIA GH200 480GB", 989),
-        ("NVIDIA B200", 2250), ("NVIDIA GB200", 2500), ("NVIDIA L4", 121), ("NVIDIA L40S", 362),
-        ("Tesla V100-SXM2-16GB", 125), ("Tesla V100-PCIE-32GB", 112), ("Tesla T4", 65),
+        ("TPU v2", 22.5), ("TPU v5 lite", 197), ("TPU v5p", 459), ("TPU7x", 1153.5),
+        ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989),
+        ("NVIDIA GB200", 2500), ("NVIDIA L40S", 362), ("Tesla V100-PCIE-32GB", 112),
     ],
 )  # fmt: skip
 def test_peak_flops(kind: str, tflops: float) -> None:

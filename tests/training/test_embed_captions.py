@@ -17,14 +17,14 @@ from tcl_jax.config_flags import read_config
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
-from tcl_jax.models.clip import encode_text
+from tcl_jax.inference.texts import text_tower_id
 from tcl_jax.models.flops import text_tower
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training import embed_captions
-from tcl_jax.training.batches import cached_text_tower
-from tcl_jax.training.build import abstract_experiment, build_experiment, clip_config
+from tcl_jax.training.batches import caption_tower
+from tcl_jax.training.build import abstract_experiment, build_experiment
 from tcl_jax.training.embed_captions import embed
 from tcl_jax.training.loop import Outcome, train
 from tests.data.shards import picture, write_shard
@@ -121,10 +121,11 @@ def test_mixtures_and_remote_shards(config_file: str, tmp_path: Path) -> None:
     assert "of 3 tar shards" in embed(config)
     assert len(written(tmp_path / "indexes")) == 3 and not written(tmp_path)
     experiment = build_experiment(config)
-    tower = cached_text_tower(cached(config), experiment)
+    encoder, params = caption_tower(config, experiment)
+    tower = text_tower_id(encoder, params)
     source = make_source(config.data, 32, text_tower=tower)
     tokens = jnp.asarray(ClipTokenizer(40)([source[i]["text"][0] for i in (0, 23, 35)]))
-    texts = np.asarray(encode_text(experiment.clip, experiment.frozen, tokens))
+    texts = np.asarray(encoder.embed_texts(params, tokens))
     for i, text in zip((0, 23, 35), texts, strict=True):
         np.testing.assert_allclose(source[i]["text_embedding"], text[None], atol=1e-5)
     assert source[27]["text"] == [] and source[27]["text_embedding"].shape == (0, 16)
@@ -221,7 +222,7 @@ def test_same_losses_without_the_text_tower(config_file: str, tmp_path: Path) ->
     bad = [(tmp_path / run / "bad_samples.jsonl").read_text() for run in ("plain", "cached")]
     assert bad[0] == bad[1] and "no_caption" in bad[0] and "empty_caption" in bad[0]
 
-    texts = config.train.global_batch_size * text_tower(clip_config(config))
+    texts = config.train.global_batch_size * text_tower(abstract_experiment(config).method.config)
     assert step_flops(config) - step_flops(cached(config)) == pytest.approx(texts, rel=0.02)
 
 

@@ -65,13 +65,10 @@ def test_vit_b_16_takes_what_is_known_of_it() -> None:
 
 def test_towers_agree_with_the_compiler_s_count(experiment: Experiment) -> None:
     # Elementwise operations, which the compiler counts too, are a share of 1 / width.
-    images = traced(
-        lambda p, x: encode_image(experiment.clip, p, x).embedding,
-        experiment.frozen,
-        floats(1, 224, 224, 3),
-    )
+    clip, params = experiment.objective.text_encoder, experiment.frozen["clip"]
+    images = traced(lambda p, x: encode_image(clip, p, x).embedding, params, floats(1, 224, 224, 3))
     tokens = jax.ShapeDtypeStruct((1, 77), jnp.int32)
-    texts = traced(lambda p, x: encode_text(experiment.clip, p, x), experiment.frozen, tokens)
+    texts = traced(lambda p, x: encode_text(clip, p, x), params, tokens)
     for program, formula in ((images, image_tower(B16)), (texts, text_tower(B16))):
         assert xla_flops(program) == pytest.approx(formula, rel=0.02)
         assert traced_flops(program.jaxpr) == pytest.approx(formula, rel=1e-6)
@@ -82,7 +79,7 @@ def test_a_step_of_the_paper_computes_what_the_formula_says(phase: int) -> None:
     config = shallow()
     experiment = abstract_experiment(config)
     step = trace_step(config, experiment, data_mesh(), phase)
-    needed = experiment.objective.model.training_flops(16, phase == 2)
+    needed = experiment.objective.training_flops(16, phase == 2)
     whole, convolutions = 16 * total(needed), 16 * needed["decoder"]
     # Half of the decoder's convolutions are of upsampled maps. Tiles of masks and the queries that
     # attend to nothing are computed over and above, and on CPUs the transforms.
@@ -92,12 +89,12 @@ def test_a_step_of_the_paper_computes_what_the_formula_says(phase: int) -> None:
 
 
 def test_phases_and_batches_differ_as_they_should(experiment: Experiment) -> None:
-    model = experiment.objective.model
-    first, second = (model.training_flops(1024, both) for both in (False, True))
+    objective = experiment.objective
+    first, second = (objective.training_flops(1024, both) for both in (False, True))
     differing = {name for name in first if first[name] != second[name]}
     assert differing == {"grounder's blocks"}
     assert second["grounder's blocks"] == 3 * first["grounder's blocks"]
-    larger = model.training_flops(2048, False)
+    larger = objective.training_flops(2048, False)
     pairs = "masks of all pairs"
     assert larger[pairs] == 2 * first[pairs] == 4 * 5 * 3136 * 512 * 1024
     assert larger["decoder"] == first["decoder"] == 3 * decoder(B16)
@@ -107,7 +104,7 @@ def test_clip_s_own_step() -> None:
     config = tiny_clip_config()
     experiment = abstract_experiment(config)
     step = trace_step(config, experiment, data_mesh(), 2)
-    needed = 8 * total(experiment.objective.model.training_flops(8, True))
+    needed = 8 * total(experiment.objective.training_flops(8, True))
     # Pixels and the first block's input have no gradient, and measures compare once more.
     assert traced_flops(step.jaxpr) == pytest.approx(needed, rel=0.1)
 

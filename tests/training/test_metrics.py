@@ -41,7 +41,7 @@ def events(workdir: Path) -> list[event_pb2.Event]:
 
 
 def test_windows_have_means_and_last_values() -> None:
-    metrics = TrainMetrics(last=("lr",))
+    metrics = TrainMetrics()
     steps = [{"total": jnp.float32(i), "lr": jnp.float32(i)} for i in range(4)]
     joining = jnp.float32(7)
     with jax.transfer_guard("disallow"):

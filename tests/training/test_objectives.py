@@ -45,6 +45,7 @@ def test_noise_is_not_that_of_the_masks() -> None:
 @pytest.mark.parametrize("name", ["tcl", "clip"])
 def test_loss_sees_the_erased_image(name: str) -> None:
     model, learned, clip = reference_model()
+    clip = {"clip": clip}
     objective, params, frozen = {
         "tcl": (TCLObjective(model), learned, clip),
         "clip": (CLIPObjective(CLIP(model.config)), clip, {}),
@@ -74,7 +75,7 @@ def test_masks_of_a_patch_that_four_does_not_divide() -> None:
         "tokens": jnp.asarray(rng.integers(1, 50, (2, 8)), jnp.int32),
     }
     params = jax.jit(model.init)(KEY)
-    frozen = params.pop("clip")
+    frozen = {"clip": params.pop("clip")}
     objective = TCLObjective(model)
 
     @jax.jit

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.models.tcl import embed_pixels
+from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.training.objectives import TCLObjective
 from tcl_jax.training.optim import AdamW, merge_groups, split_groups, warmup_cosine
 from tcl_jax.training.state import create_state
@@ -31,7 +31,7 @@ class SignsOfTheReference(TCLObjective):
 
     def embed(self, params: Any, frozen: Any, rows: Any, batch: Any) -> Any:
         grounded = super().embed(params, frozen, rows, batch)
-        pixels = embed_pixels(self.model, self.model.join(params, frozen), rows["image"])
+        pixels = embed_pixels(self.model, {**params, **frozen}, rows["image"])
 
         def variation(x: jax.Array, reference: jax.Array) -> jax.Array:
             slopes = [
@@ -44,9 +44,14 @@ class SignsOfTheReference(TCLObjective):
         return grounded.replace(variation=found)
 
 
+def trained_and_frozen() -> tuple[TCL, Any, Any]:
+    model, learned, clip = reference_model()
+    return model, learned, {"clip": clip}
+
+
 @cache
 def gradients() -> dict[str, np.ndarray]:
-    model, learned, clip = reference_model()
+    model, learned, frozen = trained_and_frozen()
     golden = arrays("forward")
     own = np.arange(len(golden["image"]))
     batch = {
@@ -57,13 +62,13 @@ def gradients() -> dict[str, np.ndarray]:
     }
     objective = SignsOfTheReference(model)
     plain, signed = (
-        jax.jit(o)(learned, clip, batch, jax.random.key(0)).terms["tv_img"]
+        jax.jit(o)(learned, frozen, batch, jax.random.key(0)).terms["tv_img"]
         for o in (TCLObjective(model), objective)
     )
     np.testing.assert_allclose(signed, plain, rtol=1e-5)
 
     def total(learned: Any) -> jax.Array:
-        return objective(learned, clip, batch, jax.random.key(0)).total
+        return objective(learned, frozen, batch, jax.random.key(0)).total
 
     return tcl_state_dict(jax.jit(jax.grad(total))(learned), model.config, TAP_LAYER)
 
@@ -76,7 +81,7 @@ def test_gradient_matches_reference(name: str) -> None:
 @cache
 def trajectory() -> tuple[list[dict[str, float]], dict[str, np.ndarray], Any]:
     golden = load("trajectory")
-    model, learned, clip = reference_model()
+    model, learned, frozen = trained_and_frozen()
     objective = TCLObjective(model)
     adamw = AdamW(clip_norm=1.0)
     schedule = warmup_cosine(2e-3, 1e-4, warmup_steps=4, total_steps=12)
@@ -94,10 +99,10 @@ def trajectory() -> tuple[list[dict[str, float]], dict[str, np.ndarray], Any]:
             "uniform": golden["uniform"][i][own, own].astype(np.float32),
         }
         if failure is None:
-            healthy = no_failure(objective, state, clip, batch, jax.random.key(0))
+            healthy = no_failure(objective, state, frozen, batch, jax.random.key(0))
             failure = jax.tree.map(jnp.asarray, healthy)
         step = phases[i >= PHASE_SWITCH]
-        state, failure, metrics = step(state, failure, clip, batch, jax.random.key(0))
+        state, failure, metrics = step(state, failure, frozen, batch, jax.random.key(0))
         records.append({k: float(v) for k, v in metrics.items()})
     assert [phase._cache_size() for phase in phases] == [1, 1]
     return records, tcl_state_dict(state.params, model.config, TAP_LAYER), state

@@ -13,8 +13,9 @@ from configs.tcl import get_config as paper_config
 from tcl_jax.config_flags import read_config
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import VARIANTS, CLIPConfig
-from tcl_jax.training.build import build_frozen_clip, clip_config
+from tcl_jax.training.build import abstract_experiment
 from tcl_jax.weights import load
+from tcl_jax.weights.load import Pretrained, load_configured, sizes_of
 from tcl_jax.weights.tensor_file import TensorFile
 from tests.reference import GOLDEN
 
@@ -26,6 +27,14 @@ ROOT = Path(__file__).parent.parent.parent
 def changed(config: ConfigDict, **fields: object) -> ConfigDict:
     config.update_from_flattened_dict({f"model.{name}": x for name, x in fields.items()})
     return config
+
+
+def clip_config(config: ConfigDict) -> CLIPConfig:
+    return sizes_of(config.model.to_dict())
+
+
+def loaded(config: ConfigDict) -> Pretrained:
+    return load_configured(config.model.to_dict())
 
 
 def test_every_size_is_a_field_that_can_be_given() -> None:
@@ -47,8 +56,9 @@ def test_a_name_tells_sizes_without_a_file(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_file_tells_them_and_no_tensor_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(paper_config(), weights=CLIP)
-    clip, params = build_frozen_clip(config)
-    assert clip.config.vision_layers == 4 and params["text"]["token_embedding"].shape[0] == 600
+    clip = loaded(config)
+    assert clip.config.vision_layers == 4
+    assert clip.params["text"]["token_embedding"].shape[0] == 600
 
     read = set[str]()
     get = TensorFile.__getitem__
@@ -76,12 +86,12 @@ def test_a_clip_from_scratch_takes_no_sizes_of_weights() -> None:
     config = changed(paper_config(), weights=CLIP)
     config.objective = "clip"
     with pytest.raises(InputError, match="none are trained further"):
-        clip_config(config)
+        abstract_experiment(config)
 
 
 def test_a_prefix_that_fits_no_model_is_refused() -> None:
     with pytest.raises(InputError, match="prefix 'teacher' is of no model in the files given"):
-        build_frozen_clip(changed(paper_config(), weights=CLIP, prefix="teacher"))
+        loaded(changed(paper_config(), weights=CLIP, prefix="teacher"))
 
 
 def test_the_activation_is_taken_where_nothing_else_tells_it(
@@ -96,7 +106,7 @@ def test_the_activation_is_taken_where_nothing_else_tells_it(
     opened.clear()
     for fields in ({"sizes.activation": "gelu"}, custom):
         config = changed(paper_config(), weights=CLIP, **fields)
-        assert build_frozen_clip(config)[0].config.activation == "gelu"
+        assert loaded(config).config.activation == "gelu"
     assert len(opened) == 2, "once each"
     for name in ("clip.npz", "open_clip_config.json"):
         content = Path(CLIP).read_bytes() if name == "clip.npz" else OPENCLIP
@@ -104,6 +114,6 @@ def test_the_activation_is_taken_where_nothing_else_tells_it(
     other = changed(paper_config(), weights=str(tmp_path / "clip.npz"), **custom)
     other.model.sizes.activation = "quick_gelu"
     with pytest.raises(InputError, match="activation=quick_gelu is asked for, .* is gelu"):
-        build_frozen_clip(other)
+        loaded(other)
     other.model.sizes.activation = ""
-    assert build_frozen_clip(other)[0].config.activation == "gelu"
+    assert loaded(other).config.activation == "gelu"

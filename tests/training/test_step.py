@@ -52,7 +52,7 @@ def subjects() -> dict[str, tuple[Objective, Any, Any]]:
     """Objective, learned and frozen parameters; gates are open, so that all layers count."""
     model = TCL(SIZES)
     learned = jax.jit(model.init)(jax.random.key(0))
-    clip = learned.pop("clip")
+    clip = {"clip": learned.pop("clip")}
     learned = jax.tree.map_with_path(
         lambda path, x: jnp.full_like(x, 0.5) if "gate" in str(path[-1]) else x, learned
     )

@@ -103,7 +103,7 @@ def test_loss_of_validation_with_one_vector_an_image() -> None:
 def test_flops_by_formula_and_of_the_step_s_trace() -> None:
     gradient = jax.jit(jax.grad(lambda params: OBJECTIVE(params, {}, batch(0), KEY).total))
     rows = len(batch(0)["heads"])
-    formula = rows * total(OBJECTIVE.model.training_flops(rows, train_backbone=False))
+    formula = rows * total(OBJECTIVE.training_flops(rows, train_backbone=False))
     assert traced_flops(gradient.trace(start()).jaxpr) == pytest.approx(formula, rel=1e-6)
 
 

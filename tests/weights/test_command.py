@@ -80,13 +80,13 @@ def test_of_several_models_a_flag_chooses(
 
 def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command.run(["inspect", str(CLIP)])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     count = sum(tensor.size for tensor in load("clip_state_dict").values())
-    assert "npz, a CLIP of other sizes" in told and "openai names" in told
+    assert "npz, a CLIP of other sizes" in output and "openai names" in output
     for size in ("resolution=64", "patch_size=16", "vision_width=128", "vision_layers=4"):
-        assert size in told
-    assert f"{count:,} parameters" in told and "float16" in told and "sha256" in told
-    assert "visual.conv1.weight  [128, 3, 16, 16]  float16" in told
+        assert size in output
+    assert f"{count:,} parameters" in output and "float16" in output and "sha256" in output
+    assert "visual.conv1.weight  [128, 3, 16, 16]  float16" in output
     command.run(["inspect", str(TCL)])
     assert "TCL's learned tensors" in capsys.readouterr().out
     command.run(["tcl", str(TCL), f"--clip={CLIP}", str(tmp_path / "model")])

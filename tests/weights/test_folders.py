@@ -92,8 +92,8 @@ def test_a_folder_is_read(
     assert ("no config file beside it" in caplog.text) is not configured
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
     command.run(["inspect", str(tmp_path)])
-    told = capsys.readouterr().out
-    assert "a CLIP of other sizes" in told and found.origin["sha256"] in told
+    output = capsys.readouterr().out
+    assert "a CLIP of other sizes" in output and found.origin["sha256"] in output
 
 
 def test_the_index_itself_is_read_and_each_file_counts(tmp_path: Path) -> None:

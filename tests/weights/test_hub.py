@@ -163,7 +163,7 @@ def test_offline_says_which_file_to_put_where(
 def test_whatever_the_library_raises_is_explained(
     online: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for error, kind, told in (
+    for error, kind, message in (
         (ValueError(""), WeightError, r"downloaded.*\(ValueError: .*weights"),
         (OSError(errno.ENOSPC, "No space left"), RunError, "is the disk full"),
     ):
@@ -172,7 +172,7 @@ def test_whatever_the_library_raises_is_explained(
             raise error
 
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-        with pytest.raises(kind, match=told):
+        with pytest.raises(kind, match=message):
             locate_clip(NAME)
 
 
