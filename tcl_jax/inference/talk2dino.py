@@ -124,7 +124,7 @@ class Talk2DINO:
 
         Args:
             texts: names of things, such as ["a cat", "grass"].
-            templates: name of a set (`data.templates.TEMPLATES`), or sentences with {} for the
+            templates: name of a set (`inference.templates.TEMPLATES`), or sentences with {} for the
                 text; None: the authors' seven.
 
         Raises:

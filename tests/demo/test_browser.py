@@ -346,7 +346,7 @@ def test_what_cannot_be_answered_is_told_in_the_page(site: Site, tmp_path: Path)
     put(page, write_scene(tmp_path / "good.png", 3).rename(tmp_path / "good.MPO"), "")
     for words, text in (
         ("", "at least one word"),
-        ("<img src=x onerror=alert(1)>\nbackground", "what pixels are called"),
+        ("<img src=x onerror=alert(1)>\nbackground", "is the name of"),
         ("<img src=x>" * 30, "<img src=x>"),  # as text
     ):
         page.fill("#words textarea", words)
