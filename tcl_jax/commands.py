@@ -62,12 +62,22 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
 
 
 def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = False) -> None:
-    """--checkpoint, or --clip with or without --tcl; --method, and --tokenizer_file for words."""
+    """--checkpoint, --model with --weights, or --clip with or without --tcl; --method, and
+    --tokenizer_file for words.
+    """
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
         help="a converted or exported model, a run's workdir, or WORKDIR/checkpoints/STEP",
     )
+    parser.add_argument(
+        "--model",
+        metavar="NAME[:SIZE]",
+        help="instead of --checkpoint: a released model and the size of its backbone, such as "
+        "talk2dino:B/14, tips:B/14, dinotxt:L/16, dinotxt-v2:L/14, maskclip:ViT-B/16, tcl (README "
+        "lists them); downloaded once, but for what --weights gives",
+    )
+    add_weights_flag(parser)
     parser.add_argument(
         "--clip",
         metavar="NAME_OR_FILE",
@@ -95,8 +105,30 @@ def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = 
     parser.add_argument(
         "--tokenizer_file",
         metavar="FILE",
-        help="the tokenizer.json of a CLIP with another vocabulary than OpenAI's",
+        help="the tokenizer.json of a CLIP with another vocabulary than OpenAI's, or TIPS's "
+        "tokenizer.model",
     )
+
+
+def add_weights_flag(parser: argparse.ArgumentParser) -> None:
+    """--weights."""
+    parser.add_argument(
+        "--weights",
+        metavar="PART=FILE",
+        type=part_and_file,
+        action="append",
+        default=[],
+        help="of --model, a file in place of a download, as backbone=FILE, text=FILE, head=FILE, "
+        "projection=FILE or clip=FILE; give the flag several times",
+    )
+
+
+def part_and_file(text: str) -> tuple[str, str]:
+    """A value of --weights."""
+    part, _, file = text.partition("=")
+    if not part or not file:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PART=FILE, such as backbone=dino.pth")
+    return part, file
 
 
 def add_prefix_flag(parser: argparse.ArgumentParser) -> None:
@@ -118,21 +150,49 @@ def load_model_from(flags: argparse.Namespace, method: str | None = None) -> Mod
     """
     from tcl_jax.inference.model import load_model, method_of, model_from_torch
 
-    if (flags.checkpoint is None) == (flags.clip is None):
-        raise InputError("give either --checkpoint=DIR or --clip=NAME_OR_FILE (with --tcl=FILE)")
+    if sum(x is not None for x in (flags.checkpoint, flags.model, flags.clip)) != 1:
+        raise InputError(
+            "give either --checkpoint=DIR, --model=NAME:SIZE or --clip=NAME_OR_FILE (with "
+            "--tcl=FILE)"
+        )
+    if flags.weights and flags.model is None:
+        raise InputError("--weights belongs to --model, whose parts it names")
+    if flags.clip is None and (flags.tcl or flags.activation or flags.prefix):
+        raise InputError(
+            "--tcl, --activation and --prefix belong to --clip; --checkpoint has all in it, and "
+            "files of --model are given by --weights"
+        )
     if method is not None:
         method_of(method, "--method")
-    if flags.checkpoint is None:
+    if flags.model is not None:
+        model = load_named(flags.model, flags.weights)
+    elif flags.clip is not None:
         model = model_from_torch(
             flags.clip, flags.tcl, activation=flags.activation, prefix=flags.prefix
-        )
-    elif flags.tcl is not None or flags.activation is not None or flags.prefix:
-        raise InputError(
-            "--tcl, --activation and --prefix belong to --clip; --checkpoint has all in it"
         )
     else:
         model = load_model(flags.checkpoint)
     return model if method is None else model.with_method(method)
+
+
+def load_named(name: str, weights: Sequence[tuple[str, str]]) -> Model:
+    """The model of --model and --weights.
+
+    Raises:
+        InputError: as `inference.pretrained.load_pretrained`, and if a part has two files.
+    """
+    from tcl_jax.inference.pretrained import RELEASES, load_pretrained
+
+    files = dict(weights)
+    if len(files) < len(weights):
+        raise InputError(f"--weights names {', '.join(x for x, _ in weights)}; give each part once")
+    row = RELEASES.get(name.partition(":")[0])
+    if row and (wrong := [part for part in files if part not in row.parts]):
+        raise InputError(
+            f"--weights={wrong[0]}=...: model {name!r} has no such part; its parts are "
+            f"{', '.join(row.parts)}"
+        )
+    return load_pretrained(name, **files)
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

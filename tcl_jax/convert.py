@@ -2,12 +2,14 @@
 
     python -m tcl_jax.convert clip IN OUT                      CLIP -> a model directory
     python -m tcl_jax.convert tcl IN --clip=CLIP OUT           official tcl.pth -> a model directory
+    python -m tcl_jax.convert model NAME[:SIZE] OUT            a released model -> a model directory
     python -m tcl_jax.convert export-torch DIR OUT.safetensors -> official names, for PyTorch
     python -m tcl_jax.convert inspect IN                       what a file or directory holds
 
 IN and CLIP are files (.pt, .pth, .safetensors, .npz; names of OpenAI's CLIP, OpenCLIP or Hugging
 Face, under any prefix), folders of these libraries, or a name such as ViT-B/16, or official for
-TCL's tcl.pth, which is downloaded once. `inspect` knows the backbones of `tcl_jax.Backbone`, too.
+TCL's tcl.pth, which is downloaded once. NAME[:SIZE] and --weights are as `python -m
+tcl_jax.segment --help` has them for --model. `inspect` knows the backbones of `tcl_jax.Backbone`, too.
 Half and single precision are kept.
 Exit codes: 0 done, 1 failure, 2 bad input; nothing is ever half-written.
 """
@@ -17,7 +19,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tcl_jax.commands import ACTIVATIONS, add_prefix_flag, command_parser
+from tcl_jax.commands import (
+    ACTIVATIONS,
+    add_prefix_flag,
+    add_weights_flag,
+    command_parser,
+    load_named,
+)
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.files import user_path
 
@@ -28,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     clip = commands.add_parser("clip", help="CLIP to a model directory (the MaskCLIP baseline)")
     tcl = commands.add_parser("tcl", help="TCL's official checkpoint to a model directory")
+    named = commands.add_parser("model", help="a model by name, such as tips:B/14, to a directory")
     torch = commands.add_parser("export-torch", help="a model or a run to the official names")
     inspect = commands.add_parser("inspect", help="what a file or directory holds")
     for command in (clip, tcl, inspect):
@@ -37,19 +46,25 @@ def parser() -> argparse.ArgumentParser:
     for command in (clip, tcl):
         command.add_argument("--activation", choices=ACTIVATIONS, help="of CLIP, if unknown")
         command.add_argument("target", metavar="OUT")
+    named.add_argument("source", metavar="NAME[:SIZE]")
+    add_weights_flag(named)
+    named.add_argument("target", metavar="OUT")
     torch.add_argument("source", metavar="DIR")
     torch.add_argument("target", metavar="OUT.safetensors")
     return p
 
 
 def convert(flags: argparse.Namespace) -> None:
-    """`clip` and `tcl`."""
+    """`clip`, `tcl` and `model`."""
     from tcl_jax.checkpoints.model import check_absent
     from tcl_jax.inference.model import model_from_torch, save_model
 
     check_absent(flags.target)
-    clip, tcl = (flags.source, None) if flags.command == "clip" else (flags.clip, flags.source)
-    model = model_from_torch(clip, tcl, activation=flags.activation, prefix=flags.prefix)
+    if flags.command == "model":
+        model = load_named(flags.source, flags.weights)
+    else:
+        clip, tcl = (flags.source, None) if flags.command == "clip" else (flags.clip, flags.source)
+        model = model_from_torch(clip, tcl, activation=flags.activation, prefix=flags.prefix)
     save_model(flags.target, model)
     print(f"wrote {flags.target}: {model.method.summary}")
 

@@ -3,6 +3,7 @@ r"""Evaluates a model on segmentation benchmarks, as published scores are made.
     python -m tcl_jax.evaluate --clip=ViT-B/16 --tcl=official --data=data --output=results
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --data=data --output=results \
         --benchmarks=voc20,ade20k --method=tcl,maskclip --no-pamr
+    python -m tcl_jax.evaluate --model=tips:B/14 --protocol=tcl --data=data --output=results
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --benchmark=mine.toml
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --images=photos \
         --labels=masks --classes=names.txt
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from tcl_jax.evaluation.examples import DatasetIndex
 
 PROTOCOL = (
-    "pamr", "kp_weight", "threshold", "templates", "short_side", "window", "stride", "dtype",
+    "protocol", "pamr", "kp_weight", "threshold", "templates", "short_side", "window",
+    "stride", "dtype",
 )  # fmt: skip
 FOLDERS = ("images", "labels", "classes")
 CODING = ("background", "reduce_zero_label", "ignore", "exif")
@@ -87,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
         "--exif", choices=("apply", "ignore"), help="of photos' EXIF orientation; default: apply"
     )
     how = p.add_argument_group("protocol, by default the model's own")
+    how.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="own (default), or tcl: sizes, windows, resizing and templates of TCL's authors; the "
+        "flags below go before it",
+    )
     how.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks")
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument("--threshold", type=share, help="score of the background")

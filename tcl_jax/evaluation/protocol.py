@@ -18,7 +18,13 @@ from tcl_jax.evaluation.examples import DatasetIndex
 from tcl_jax.files import sha256_of, short_hash, user_path
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
+from tcl_jax.inference.settings import (
+    MAX_LONG_SIDE,
+    THRESHOLDS,
+    WINDOW,
+    InferenceSettings,
+    fit_windows,
+)
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.inference.windows import SlidingWindow, working_size
 from tcl_jax.models.layers import compute_dtype
@@ -27,6 +33,19 @@ from tcl_jax.models.methods import METHODS
 
 Field = tuple[str, ...]
 """Where a value stands in a fingerprint; one of a single benchmark is ("benchmarks", name, ...)."""
+
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "own": {},
+    "tcl": {
+        "window": WINDOW,
+        "stride": WINDOW // 2,
+        "short_side": WINDOW,
+        "resize": "opencv",
+        "templates": "custom",
+    },
+}
+"""Named protocols: fields of `InferenceSettings` that are not the model's own. What is not among
+them stays: the score of the background, for one, is of a method's masks alone."""
 
 _RESIZES = {
     "opencv": f"OpenCV {cv2.__version__}, bilinear",
@@ -102,18 +121,24 @@ class Protocol(InferenceSettings):
         return short_side, window, stride
 
 
-def make_protocol(model: Model, **choices: Any) -> Protocol:
+def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> Protocol:
     """The model's own settings, but for what is chosen.
 
     Args:
         model: the one that is evaluated, already of its method.
+        protocol: a key of `PRESETS`; None: "own". Choices go before it.
         choices: fields of `Protocol`; None leaves the model's own. A short side alone scales
             the windows, and other windows have half their side as stride.
 
     Raises:
-        InputError: if a value is out of its range.
+        InputError: if a value is out of its range, or there is no such protocol.
     """
+    protocol = protocol or "own"
+    if protocol not in PRESETS:
+        raise InputError(f"protocol {protocol!r} is unknown; choose one of {', '.join(PRESETS)}")
     settings = model.settings
+    if preset := PRESETS[protocol]:
+        settings = fit_windows(dataclasses.replace(settings, **preset), model.method)
     given = {name: value for name, value in choices.items() if value is not None}
     short_side = settings.short_side or settings.window
     fields = {**dataclasses.asdict(settings), "short_side": short_side, **given}

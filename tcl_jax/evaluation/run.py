@@ -58,7 +58,8 @@ def evaluate(
         tokenizer_file: see `inference.segmenter.Segmenter`.
         text_embeddings: [n, d] by name of a benchmark, instead of embeddings of its class names.
         progress: whether to show bars.
-        choices: other fields of `protocol.Protocol`, where they are not the model's own.
+        choices: see `protocol.make_protocol`: a named protocol, and fields that are not the
+            model's own.
 
     Returns:
         What was found, by the methods' names for tables.

@@ -20,7 +20,8 @@ from tcl_jax.files import short_hash
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.masks import MaskOptions, Synonyms
 from tcl_jax.inference.merging import SoftMasks
-from tcl_jax.inference.model import Model, load_model, model_from_backbone, model_from_torch
+from tcl_jax.inference.model import Model, load_model, model_from_torch
+from tcl_jax.inference.pretrained import load_pretrained
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.inference.texts import Known, check_embeddings, embed_class_names, padded_count
@@ -31,7 +32,7 @@ from tcl_jax.weights.load import Source
 
 MODES = ("slide", "whole")
 _CACHED_TEXTS = 10_000
-_OF_BACKBONES = ("family", "heads", "text_heads", "prefix", "own_patches")
+_OWN_OPTIONS = ("dtype", "batch_size", "tokenizer_file")
 
 
 class Segmenter:
@@ -55,7 +56,8 @@ class Segmenter:
     several windows are computed together, per number of them (powers of two), not per image.
 
     Args:
-        model: parameters and settings; see `from_checkpoint` and `from_torch` for the usual ways.
+        model: parameters and settings; see `from_checkpoint`, `from_pretrained` and
+            `from_torch` for the usual ways.
         dtype: "float32", or "bfloat16" for speed on accelerators.
         batch_size: most windows computed together; 1 on a CPU and 8 elsewhere if None.
         tokenizer_file: the tokenizer.json of a CLIP with another vocabulary than OpenAI's.
@@ -127,21 +129,24 @@ class Segmenter:
         return cls(model, **options)
 
     @classmethod
-    def from_backbone(
-        cls, source: Source, *, text: Source | Sequence[Source] = (), **options: Any
-    ) -> Segmenter:
-        """TIPS or dino.txt; neither PyTorch nor TensorFlow is needed.
+    def from_pretrained(cls, name: str, **options: Any) -> Segmenter:
+        """A released model by name; neither PyTorch nor TensorFlow is needed.
+
+            Segmenter.from_pretrained("tips:B/14")                          # downloaded once
+            Segmenter.from_pretrained("talk2dino:B/14", projection="vitb_mlp_infonce.pth")
+            Segmenter.from_pretrained("tips", backbone="vision.npz", text="text.npz")
 
         Args:
-            source: the vision tower's file, or a name such as "tips:B/14" or "dinotxt:L/16".
-            text: files with the text tower, and dino.txt's head; not needed with a name.
-            options: of `inference.model.model_from_backbone` and of `Segmenter`.
+            name: a method and the size of its backbone, see `inference.pretrained.RELEASES`.
+            options: files in place of downloads by part (backbone, text, head, projection, clip,
+                tcl), further arguments of the name's row there, and those of `Segmenter`.
 
         Raises:
-            InputError: if a file is missing, damaged, or does not fit the other.
+            InputError: if the name or an option is unknown, or a file is missing, damaged, does not
+                fit the others or cannot be downloaded.
         """
-        own = {k: options.pop(k) for k in _OF_BACKBONES if k in options}
-        return cls(model_from_backbone(source, text=text, **own), **options)
+        own = {key: options.pop(key) for key in _OWN_OPTIONS if key in options}
+        return cls(load_pretrained(name, **options), **own)
 
     def __repr__(self) -> str:
         """What it is made of."""

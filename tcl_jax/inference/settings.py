@@ -90,8 +90,12 @@ class InferenceSettings:
 
 
 def default_settings(model: Method) -> InferenceSettings:
-    """The protocol of the method's authors, with windows of a small model's own resolution."""
+    """The protocol of the method's authors, see `fit_windows`."""
     own = InferenceSettings(threshold=model.threshold, templates=model.templates, **model.protocol)
-    if model.resolution >= WINDOW // 2:
-        return own
-    return own.with_window(model.resolution)
+    return fit_windows(own, model)
+
+
+def fit_windows(settings: InferenceSettings, model: Method) -> InferenceSettings:
+    """The same with windows of a small model's own resolution; of others as they are."""
+    small = model.resolution < WINDOW // 2
+    return settings.with_window(model.resolution) if small else settings

@@ -164,7 +164,8 @@ class LoadedBackbone:
             raise WeightError(
                 f"weights {self.origin.get('file', '')!r} are a vision tower of "
                 f"{self.family.name} and come with no {' and no '.join(lacking)} tower; give the "
-                "files with these as text=, or choose another model, of TIPS or dino.txt"
+                "files with these as text= (--weights text=FILE), or choose another model, of TIPS "
+                "or dino.txt"
             )
         fields |= {"folder": self.folder} if kind is TIPS else {"backbone": towers}
         return kind.of_towers(parts, **fields), {kind.name: parts}

@@ -274,6 +274,33 @@ def locate_texts(name: str) -> list[Path]:
     return [_from_addresses(what, addresses) for addresses in family.sizes[size].texts]
 
 
+def locate_supplied(what: str, names: Sequence[str], where: str) -> Path:
+    """A file that nobody downloads for the user, in the folder of weights or this user's cache.
+
+    Args:
+        what: the weights, for people.
+        names: any of which the file may have.
+        where: why, and where it is, as the second half of a sentence.
+
+    Raises:
+        WeightError: if it is not there.
+    """
+    path = _find_placed(names)
+    if path is None:
+        raise WeightError(
+            f"{what} is not there; {where}. Put the file into {str(Path(FOLDER).absolute())!r} as "
+            f"{' or '.join(names)}, or give its path"
+        )
+    logging.info("%s is read from %s", what, path)
+    return path
+
+
+def _find_placed(names: Sequence[str]) -> Path | None:
+    """The first file of these names in the folder of weights, then in this user's cache."""
+    places = [Path(folder, x) for folder in (FOLDER, cache_folder("weights")) for x in names]
+    return next((file for file in places if file.is_file()), None)
+
+
 def _from_addresses(what: str, addresses: Sequence[str]) -> Path:
     """A file in the folder of weights or this user's cache, where it is downloaded to otherwise.
 
@@ -282,11 +309,11 @@ def _from_addresses(what: str, addresses: Sequence[str]) -> Path:
         addresses: any of which may have it, under the name that it is looked for.
     """
     names = [os.path.basename(address) for address in addresses]
-    own, cached = ([Path(x, name) for name in names] for x in (FOLDER, cache_folder("weights")))
-    path = next((file for file in (*own, *cached) if file.is_file()), None)
-    for address, target in zip(addresses, cached, strict=True):
+    path = _find_placed(names)
+    for address, name in zip(addresses, names, strict=True):
         if path is not None:
             break
+        target = cache_folder("weights") / name
         try:
             _download(what, address, target)
             path = target

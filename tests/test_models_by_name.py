@@ -1,0 +1,146 @@
+"""--model, --weights and --protocol, of every method, in every command that takes a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jax import export as jax_export
+from PIL import Image
+
+from tcl_jax import Segmenter, convert, evaluate, export, segment
+from tcl_jax.demo.answers import Answers
+from tcl_jax.errors import InputError
+from tcl_jax.inference.model import load_model
+from tcl_jax.inference.pretrained import RELEASES, load_pretrained
+from tests.released_files import WRITERS, weights_flags
+
+WORDS = ["cat", "small dog"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images, label maps of two classes, and their names."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name, shape, top in (("images", (60, 80, 3), 256), ("labels", (60, 80), 2)):
+        (folder / name).mkdir()
+        for i in range(2):
+            Image.fromarray(rng.integers(0, top, shape, np.uint8)).save(folder / f"{name}/{i}.png")
+    (folder / "names.txt").write_text("\n".join(WORDS))
+    return folder
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_command_takes_every_model(name: str, photos: Path, tmp_path: Path) -> None:
+    files = WRITERS[name](tmp_path)
+    flags = [f"--model={name}", *weights_flags(files)]
+    photo = photos / "images/0.png"
+    own = [f"--images={photos}/images", f"--labels={photos}/labels"]
+    own += [f"--classes={photos}/names.txt", "--short_side=64"]
+
+    convert.run(["model", name, str(tmp_path / "model"), *flags[1:]])
+    model = load_model(tmp_path / "model")
+    assert model.method.name == name
+    segmenter = Segmenter.from_pretrained(name, **files)
+    assert segmenter.fingerprint == Segmenter(model, tokenizer_file=None).fingerprint
+
+    texts = [f"--text={word}" for word in WORDS]
+    side = ["--short_side=64", "--masks=none"]
+    segment.run([*flags, f"--image={photo}", *texts, *side, f"--output={tmp_path}/masks"])
+    labels = np.asarray(Image.open(tmp_path / "masks/0_labels.png"))
+    expected = segmenter.segment(photo, WORDS, short_side=64).labels
+    np.testing.assert_array_equal(labels, expected)
+
+    evaluate.run([*flags, *own, f"--output={tmp_path}/own"])
+    evaluate.run([f"--checkpoint={tmp_path}/model", *own, "--protocol=tcl", "--window=48",
+                  f"--tokenizer_file={tmp_path}/tokenizer.model" if name == "tips" else "--no-pamr",
+                  f"--output={tmp_path}/tcl"])  # fmt: skip
+    prints = [
+        json.loads((tmp_path / x / "results.json").read_text())["fingerprint"]
+        for x in ("own", "tcl")
+    ]
+    settings = segmenter.settings
+    assert [x["method"] for x in prints] == [name, name]
+    assert [x["templates"] for x in prints] == [settings.templates, "custom"]
+    assert [x["window"] for x in prints][1] == 48
+    assert prints[0]["weights"] == prints[1]["weights"]
+
+    size = ["--image_size=60x80", "--batch=1", "--platforms=cpu", "--no-pamr"]
+    export.run([*flags, *size, *texts, f"--output={tmp_path}/masks.stablehlo"])
+    program = jax_export.deserialize(bytearray((tmp_path / "masks.stablehlo").read_bytes()))
+    image = np.asarray(Image.open(photo))
+    found = np.asarray(program.call(image[None]))[0]
+    statistics = model.method.pixel_statistics
+    normalised = (image / 255 - statistics[0]) / statistics[1]
+    embeddings = segmenter.embed_texts(WORDS)
+    masks = segmenter.masks_normalized(np.float32(normalised), embeddings, pamr=False)
+    np.testing.assert_allclose(found, masks, atol=2e-6)
+
+    answers = Answers(load_pretrained(name, **files))
+    question = answers.question(photo, "\n".join(WORDS), pamr=False, baseline=True)
+    shown = answers.answer(question)[1]
+    assert [*shown] == ([name, "maskclip"] if name == "tcl" else [name])
+    assert answers.thresholds(False)[name] == (settings.threshold or (settings.threshold != 0) / 2)
+
+
+def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = WRITERS["talk2dino"](tmp_path)
+    projection = files.pop("projection")
+    with pytest.raises(InputError, match=r"(?s)Talk2DINO.*licence.*github.*vitb_mlp_infonce.pth"):
+        load_pretrained("talk2dino:B/14", **files)
+    (tmp_path / "weights").mkdir()
+    projection.rename("weights/vitb_mlp_infonce.pth")
+    model = load_pretrained("talk2dino:B/14", **files)
+    assert model.origin["projection"]["file"] == "vitb_mlp_infonce.pth"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model=tipps:B/14"], "'tipps:B/14' is unknown.*talk2dino:B/14"),
+        (["--model=tips:B/16"], "'tips:B/16' is unknown; choose one of tips:B/14, tips:L/14"),
+        (["--model=tips"], "needs a size, as in tips:B/14.*or a file of backbone"),
+        (["--model=tips", "--weights=clip=x"], "--weights=clip.*its parts are backbone, text"),
+        (["--model=tips", "--weights=text=x", "--weights=text=y"], "give each part once"),
+        (["--model=tips", "--weights=backbone=nowhere.npz"], "nowhere.npz"),
+        (["--model=tcl", "--clip=ViT-B/16"], "give either --checkpoint"),
+        (["--model=tcl", "--tcl=official"], "--tcl, --activation and --prefix belong to --clip"),
+        (["--clip=ViT-B/16", "--weights=clip=x"], "--weights belongs to --model"),
+        (["--model=tcl", "--method=tcp"], "--method 'tcp' is unknown"),
+    ],
+)
+def test_mistakes(flags: list[str], message: str, photos: Path, tmp_path: Path) -> None:
+    rest = [f"--image={photos}/images", "--text=cat", f"--output={tmp_path}/masks"]
+    with pytest.raises(InputError, match=message):
+        segment.run([*flags, *rest])
+    assert not (tmp_path / "masks").exists()
+
+
+def test_what_is_not_part_and_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        segment.run(["--model=tips", "--weights=vision.npz"])
+    assert "'vision.npz' is not PART=FILE" in capsys.readouterr().err
+
+
+def test_options_of_a_model_and_of_the_segmenter(tmp_path: Path) -> None:
+    files = WRITERS["dinotxt"](tmp_path)
+    segmenter = Segmenter.from_pretrained(
+        "dinotxt", **files, own_patches=True, dtype="bfloat16", batch_size=2
+    )
+    assert segmenter._method.describe()["own_patches"]
+    with pytest.raises(InputError, match="'dinotxt' has no 'projection'; .* backbone, text, head"):
+        Segmenter.from_pretrained("dinotxt", **files, projection="x")
+    with pytest.raises(InputError, match=r"vision.npz.*no text.*--weights text=FILE"):
+        Segmenter.from_pretrained("dinotxt", backbone=files["backbone"])
+
+
+def test_every_size_has_its_backbone() -> None:
+    assert {f"{name}:{x}" for name, row in RELEASES.items() for x in row.sizes} >= {
+        "tcl:ViT-B/16", "maskclip:ViT-L/14", "naclip:ViT-B/16", "tips:So400m/14", "dinotxt:L/16",
+        "dinotxt-v2:L/14", "talk2dino:B/14", "talk2dino:L/14",
+    }  # fmt: skip
