@@ -8,9 +8,9 @@
 
 IN and CLIP are files (.pt, .pth, .safetensors, .npz; names of OpenAI's CLIP, OpenCLIP or Hugging
 Face, under any prefix), folders of these libraries, or a name such as ViT-B/16, or official for
-TCL's tcl.pth, which is downloaded once. NAME[:SIZE] and --weights are as `python -m
-tcl_jax.segment --help` has them for --model. `inspect` knows the backbones of `tcl_jax.Backbone`, too.
-Half and single precision are kept.
+TCL's tcl.pth, which is downloaded once. NAME[:SIZE], such as tips:B/14, and --weights are as
+--model and --weights of `python -m tcl_jax.segment`. `inspect` knows the backbones of
+`tcl_jax.Backbone`, too. Half and single precision are kept.
 Exit codes: 0 done, 1 failure, 2 bad input; nothing is ever half-written.
 """
 

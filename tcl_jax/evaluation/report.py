@@ -11,7 +11,7 @@ import datetime
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ import numpy as np
 from markupsafe import Markup
 
 from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark, paper_benchmarks
+from tcl_jax.evaluation.protocol import PRESETS
+from tcl_jax.evaluation.published import PUBLISHED, Published
 from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, published_mean
 from tcl_jax.files import user_path, whole_file
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
@@ -31,7 +33,8 @@ UNKNOWN = "-"
 
 _SOURCES = (
     "mIoU in per cent. Measured: by this run. Published: by the paper (TCL, CVPR 2023, arXiv "
-    "2212.00785), or by what describes a benchmark of your own."
+    "2212.00785), by a method's own authors, under the protocol named, or by what describes a "
+    "benchmark of your own."
 )
 _TEMPLATES = Path(__file__).parent.parent / "assets"
 _SCORE_HEADS = ("", "mIoU", "mAcc", "aAcc", "images", "time")
@@ -62,7 +65,8 @@ class Table:
 
 
 def summarize(found: Mapping[str, Evaluated]) -> Table:
-    """The mIoU with a column per benchmark, and a row per method and for every published score.
+    """The mIoU with a column per benchmark, a row per method, and rows of published scores: TCL's,
+    those that a benchmark's file has, and those of the methods themselves.
 
     Where all benchmarks of the paper were evaluated, there is a column of their mean.
     """
@@ -89,7 +93,18 @@ def summarize(found: Mapping[str, Evaluated]) -> Table:
         published[mean] = published_mean(published)
         cells = tuple(per_cent(published[c]) for c in columns)
         rows.append(Row(f"{method}, published", "published", cells))
+    for row in _published_beside(found.values()):
+        average = published_mean(row.scores) if row.mean is None else row.mean
+        cells = tuple(per_cent({**row.scores, mean: average}.get(c)) for c in columns)
+        if {*cells} != {UNKNOWN}:
+            rows.append(Row(row.label, "published", cells))
     return Table(("mIoU, %", *columns), tuple(rows), tuple(notes))
+
+
+def _published_beside(found: Iterable[Evaluated]) -> list[Published]:
+    """Rows of `PUBLISHED` of the methods that were evaluated."""
+    methods = {one.fingerprint.get("method") for one in found}
+    return [row for row in PUBLISHED if row.method in methods]
 
 
 def summary_table(found: Mapping[str, Evaluated]) -> str:
@@ -159,7 +174,12 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
     if differing:
         # What holds for every benchmark is said once.
         about = f"{name}: not" if published.keys() & own.keys() else "Not"
-        notes.append(f"{about} the paper's protocol: {', '.join(differing)}.")
+        whose = "the paper's protocol"
+        if method is not None and paper != InferenceSettings():
+            whose = f"the protocol of {method.title}'s authors"
+            tcls = {k: v for k, v in PRESETS["tcl"].items() if k in published}
+            whose += ", but TCL's" if tcls.items() <= used.items() else ""
+        notes.append(f"{about} {whose}: {', '.join(differing)}.")
     return notes
 
 
@@ -222,6 +242,10 @@ def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
     for method, value in first.benchmark.published.items():
         cells = [per_cent(value), *[UNKNOWN] * 4]
         rows.append(Row(f"{method}, published", "published", tuple(cells)))
+    for row in _published_beside(found.values()):
+        if name in row.scores:
+            cells = [per_cent(row.scores[name]), *[UNKNOWN] * 4]
+            rows.append(Row(row.label, "published", tuple(cells)))
     iou = np.array([100 * one.scores.per_class_iou for one in results.values()])
     accuracy = np.array([100 * one.scores.per_class_acc for one in results.values()])
     order = np.argsort(-iou[0], kind="stable")  # NaN comes last

@@ -16,6 +16,7 @@ import pytest
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation import benchmark as benchmark_module
 from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
+from tcl_jax.evaluation.published import PUBLISHED
 from tcl_jax.evaluation.report import caveats, summarize, summary_table, write_report
 from tcl_jax.evaluation.report_pictures import (
     IGNORED,
@@ -33,6 +34,7 @@ from tcl_jax.evaluation.results import (
     write_results,
 )
 from tcl_jax.evaluation.scores import Counts
+from tcl_jax.models.methods import METHODS
 from tcl_jax.pictures.palette import class_palette
 from tests.evaluation.made_results import (
     counts_of,
@@ -127,7 +129,7 @@ def cells_of(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-PUBLISHED = {
+OF_TCL = {
     "TCL": ["51.2", "24.3", "30.4", "77.5", "30.3", "19.6", "23.1", "14.9", "33.9"],
     "TCL + PAMR": ["55.0", "30.4", "31.6", "83.2", "33.9", "22.4", "24.0", "17.1", "37.2"],
 }
@@ -144,7 +146,7 @@ def test_table_stands_beside_the_published_rows(tmp_path: Path) -> None:
     cells = cells_of(summary_table(found))
     assert cells["mIoU, %"] == [*BENCHMARKS, "birds", "mean of 8"]
     assert [float(c) for c in cells["TCL, measured"]] == [*range(30, 46, 2), 50, 37]
-    for method, (*row, mean) in PUBLISHED.items():
+    for method, (*row, mean) in OF_TCL.items():
         assert cells[f"{method}, published"] == [*row, "-", mean]
     assert list(cells)[1] == "TCL, measured" and len(cells) == 4
     assert write_results(tmp_path / "a.json", results, {"x": 1})["mean_miou"] == pytest.approx(37)
@@ -181,6 +183,25 @@ def test_gaps_have_a_dash() -> None:
     }
 
 
+def test_published_rows_of_the_method_at_hand() -> None:
+    found = {"Talk2DINO": evaluated(*eight_results(), method="talk2dino")}
+    cells = cells_of(summary_table(found))
+    label = "Talk2DINO B/14, published (TCL's protocol)"
+    assert cells[label] == ["-"] * 8 + ["43.8"] and "TCL, published" in cells
+    assert not any("NACLIP" in label for label in cells)
+    found = {
+        "TIPS": evaluated(result_of("ade20k"), method="tips"),
+        "NACLIP": evaluated(result_of("ade20k"), method="naclip"),
+    }
+    rows = {row.label: row.cells for row in summarize(found).rows}
+    assert rows["TIPSv2 L/14, published (its own protocol)"] == ("24.7",)
+    assert rows["NACLIP ViT-B/16 + PAMR, published (its own protocol)"] == ("19.1",)
+    without = summarize({"TIPS": evaluated(result_of("voc"), method="tips")}).rows
+    assert not any(row.label.startswith("TIPSv2") for row in without)
+    assert {x for row in PUBLISHED for x in row.scores} <= {*BENCHMARKS}
+    assert {row.method for row in PUBLISHED} <= {*METHODS}
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
@@ -190,6 +211,10 @@ def test_gaps_have_a_dash() -> None:
          ["stride 112 (published: 224)", "threshold 0.5 (published: 0.4)"]),
         ({"benchmarks": {"voc": {"threshold": 0.1}}},
          ["voc: not the paper's protocol: threshold 0.1"]),
+        ({"method": "talk2dino", "templates": "subset", "kp_weight": 0.0}, []),
+        ({"method": "tips"},
+         ["Not the protocol of TIPS's authors, but TCL's: stride 224 (published: 336)"]),
+        ({"method": "tips", "window": 224}, ["TIPS's authors: window 224 (published: 448)"]),
     ],
 )  # fmt: skip
 def test_another_protocol_than_the_papers_is_said(
