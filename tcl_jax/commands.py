@@ -70,14 +70,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = 
         metavar="DIR",
         help="a converted or exported model, a run's workdir, or WORKDIR/checkpoints/STEP",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME[:SIZE]",
-        help="instead of --checkpoint: a released model and the size of its backbone, such as "
-        "talk2dino:B/14, tips:B/14, dinotxt:L/16, dinotxt-v2:L/14, maskclip:ViT-B/16, tcl (README "
-        "lists them); downloaded once, but for what --weights gives",
-    )
-    add_weights_flag(parser)
+    add_named_flags(parser, "instead of --checkpoint: ")
     parser.add_argument(
         "--clip",
         metavar="NAME_OR_FILE",
@@ -108,6 +101,18 @@ def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = 
         help="the tokenizer.json of a CLIP with another vocabulary than OpenAI's, or TIPS's "
         "tokenizer.model",
     )
+
+
+def add_named_flags(parser: argparse.ArgumentParser, instead: str) -> None:
+    """--model, whose help begins with what it is there instead of, and --weights."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME[:SIZE]",
+        help=f"{instead}a released model and the size of its backbone, such as talk2dino:B/14, "
+        "tips:B/14, dinotxt:L/16, dinotxt-v2:L/14, maskclip:ViT-B/16, tcl (README lists them); "
+        "downloaded once, but for what --weights gives",
+    )
+    add_weights_flag(parser)
 
 
 def add_weights_flag(parser: argparse.ArgumentParser) -> None:

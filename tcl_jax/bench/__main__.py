@@ -15,7 +15,8 @@ formula over time and the device's bfloat16 peak), the memory of the program, an
 in use since the process began; with --trace which kinds of operations the time goes to. `masks`:
 the same of a window's masks, with and without PAMR. `evaluate`: images per second of an evaluation
 of drawn pictures, from file to counts. All take the sizes of --config (configs/tcl.py if not given)
-and random weights, so that nothing is downloaded.
+and random weights, so that nothing is downloaded; `masks` and `evaluate` also any model by name
+(--model=tips:B/14) with its own.
 
 `train` and `masks` can measure the official PyTorch code beside this, with the same weights and
 batch on the same device, in alternation and without data loading and logging, once the float32

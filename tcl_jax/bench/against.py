@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.bench.subject import Subject
+from tcl_jax.bench.subject import NamedSubject, Subject
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.files import user_path
 
@@ -303,7 +303,7 @@ class Official:
 
 
 def open_official(
-    flags: argparse.Namespace, subject: Subject
+    flags: argparse.Namespace, subject: Subject | NamedSubject
 ) -> contextlib.AbstractContextManager[Official | None]:
     """The official code, in a context; None if it is not asked for.
 
@@ -311,7 +311,7 @@ def open_official(
         InputError: it does not run on such a device, or does not know such a CLIP, or its Python
             cannot be started.
     """
-    if flags.against is None:
+    if flags.against is None or isinstance(subject, NamedSubject):
         return contextlib.nullcontext()
     import jax
 

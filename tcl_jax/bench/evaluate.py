@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import bench_parser, count, numbers, read_subject
+from tcl_jax.bench.subject import bench_parser, count, numbers, read_segmenting
+from tcl_jax.commands import add_named_flags
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
         "--classes", type=numbers, default=(20, 150), metavar="LIST", help="default 20,150"
     )
     p.add_argument("--images", type=count, default=16, help="in each case (default 16)")
+    add_named_flags(p, "instead of --config, with its own weights: ")
     flags, rest = p.parse_known_args(argv)
     if not 2 <= min(flags.classes) <= max(flags.classes) <= MAX_CLASSES:
         listed = ",".join(map(str, flags.classes))
         raise InputError(f"--classes={listed}: must be between 2 and {MAX_CLASSES}")
-    subject = read_subject(flags, rest, "evaluate")
+    subject = read_segmenting(flags, rest, "evaluate")
 
     import jax
     import numpy as np
@@ -45,17 +47,14 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
     from tcl_jax.evaluation.evaluator import Evaluator
     from tcl_jax.evaluation.protocol import make_protocol
     from tcl_jax.inference.engine import default_batch_size
-    from tcl_jax.inference.model import Model
-    from tcl_jax.inference.settings import default_settings
     from tcl_jax.models.layers import compute_dtype
 
-    method, dtype = subject.experiment.method, subject.config.model.dtype
-    model = Model(method, subject.params, default_settings(method))
+    model, dtype = subject.model, subject.dtype
     method = model.method_in(compute_dtype(dtype))
     batch, devices = default_batch_size(), jax.local_devices()
     report = Report("evaluate", flags.load, flags.json, devices, **subject.about)
     protocol = make_protocol(model, pamr=False, dtype=dtype)
-    evaluator = Evaluator(method, subject.params, protocol, batch)
+    evaluator = Evaluator(method, model.params, protocol, batch)
     for classes in flags.classes:
         what = f"{classes} classes"
         texts = np.random.default_rng(0).standard_normal((classes, method.embed_dim), np.float32)

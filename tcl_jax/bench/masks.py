@@ -10,7 +10,14 @@ from typing import Any
 
 from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import add_round_flags, bench_parser, numbers, read_subject
+from tcl_jax.bench.subject import (
+    Subject,
+    add_round_flags,
+    bench_parser,
+    numbers,
+    read_segmenting,
+)
+from tcl_jax.commands import add_named_flags
 from tcl_jax.errors import InputError
 
 PAMR = {"no": (False,), "yes": (True,), "both": (False, True)}
@@ -29,29 +36,29 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
     p.add_argument(
         "--batch_sizes", type=numbers, default=(1,), metavar="LIST", help="windows (default 1)"
     )
+    add_named_flags(p, "instead of --config, with its own weights: ")
     add_against_flags(p)
     flags, rest = p.parse_known_args(argv)
     prepare_against(flags)
-    subject = read_subject(flags, rest, "masks")
+    subject = read_segmenting(flags, rest, "masks")
 
     import jax
     import numpy as np
 
     from tcl_jax.bench.timing import Runner
     from tcl_jax.inference.masks import MaskOptions, make_masks
-    from tcl_jax.inference.settings import default_settings
     from tcl_jax.models.flops import total
     from tcl_jax.models.layers import compute_dtype
 
-    model: Any = subject.experiment.method
-    settings, patch = default_settings(model), model.patch_size
+    settings, params = subject.model.settings, jax.device_put(subject.model.params)
+    model: Any = subject.model.method
+    patch = model.patch_size
     windows = flags.windows or (settings.window,)
     if odd := [side for side in windows if side % patch]:
         raise InputError(f"--windows={odd[0]}: is not a multiple of the patch size, {patch}")
     how = {"calls": flags.calls, "rounds": flags.rounds, "warm_up": flags.warmup}
     devices = jax.local_devices()[:1]
     report = Report("masks", flags.load, flags.json, devices, **subject.about)
-    params = jax.device_put(subject.params)
 
     def runner_of(arrays: tuple[Any, Any], options: MaskOptions, dtype: str) -> Runner:
         method = dataclasses.replace(model, dtype=compute_dtype(dtype))
@@ -60,7 +67,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
         return Runner(make.trace(*arguments, options=options), arguments)
 
     with open_official(flags, subject) as official:
-        if official is not None:
+        if official is not None and isinstance(subject, Subject):
             report.put("official", official.load(subject))
         agreement = {}
         cases = itertools.product(windows, flags.classes, flags.batch_sizes, PAMR[flags.pamr])
@@ -72,7 +79,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
             texts = rng.standard_normal((classes, model.embed_dim)).astype(np.float32)
             with report.skip_too_large(what):
                 say(what)
-                dtype, request = subject.config.model.dtype, {"kind": "masks", "pamr": pamr}
+                dtype, request = subject.dtype, {"kind": "masks", "pamr": pamr}
                 runner = runner_of((images, texts), options, dtype)
                 if official is not None:
                     request["kp_weight"] = options.kp_weight

@@ -7,13 +7,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.commands import command_parser
+from tcl_jax.commands import command_parser, load_named
 from tcl_jax.config_flags import add_config_flag, read_config
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from tcl_jax.inference.model import Model
     from tcl_jax.training.build import Experiment
 
 CONFIG = "configs/tcl.py"
@@ -73,6 +74,20 @@ class Subject:
     config: ConfigDict
 
     @property
+    def model(self) -> Model:
+        """What segments, with the settings of the paper."""
+        from tcl_jax.inference.model import Model
+        from tcl_jax.inference.settings import default_settings
+
+        method = self.experiment.method
+        return Model(method, self.params, default_settings(method))
+
+    @property
+    def dtype(self) -> str:
+        """To compute in."""
+        return str(self.config.model.dtype)
+
+    @property
     def params(self) -> Any:
         """All parameters of the network, on the host."""
         return self.experiment.join(self.experiment.params, self.experiment.frozen)
@@ -83,6 +98,47 @@ class Subject:
         variant = self.config.model.variant
         sizes = self.config.model.weights if variant == "auto" else variant
         return {"sizes": str(sizes), "dtype": str(self.config.model.dtype)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedSubject:
+    """A released model, and the dtype to compute in."""
+
+    model: Model
+    dtype: str
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a report says of it."""
+        return {"model": self.model.method.summary, "dtype": self.dtype}
+
+
+def read_segmenting(
+    flags: argparse.Namespace, rest: Sequence[str], command: str
+) -> Subject | NamedSubject:
+    """The model of --model, or `read_subject` without it.
+
+    Raises:
+        InputError: if it cannot be loaded, or the flags are for the other kind.
+    """
+    if flags.model is None and not flags.weights:
+        return read_subject(flags, rest, command)
+    import jax
+    import numpy as np
+
+    from tcl_jax.parallel.mesh import find_devices
+
+    if flags.model is None:
+        raise InputError("--weights belongs to --model, whose parts it names")
+    if rest or getattr(flags, "against", None):
+        raise InputError(
+            f"--model={flags.model!r} is measured with its own weights, which --weights may name, "
+            f"and alone; leave {', '.join(rest) or '--against'} out"
+        )
+    usual = "float32" if find_devices()[0].platform == "cpu" else "bfloat16"
+    model = load_named(flags.model, flags.weights)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
+    return NamedSubject(dataclasses.replace(model, params=params), flags.dtype or usual)
 
 
 def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -> Subject:

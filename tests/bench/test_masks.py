@@ -14,6 +14,7 @@ from tcl_jax.models.flops import total
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.training.build import abstract_experiment
 from tests.bench.official_checkout import make_checkout, requests_of
+from tests.released_files import WRITERS, weights_flags
 from tests.tiny import tiny_config_file, tiny_settings
 
 FAST = ["--windows=32", "--classes=3", "--calls=1", "--rounds=2", "--warmup=1"]
@@ -49,6 +50,28 @@ def test_an_evaluation_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture
     # 500 x 375 pixels become 43 x 32, which two windows of 32 cover.
     assert (row["images"], row["windows_per_image"], row["classes"]) == (3, 2, 3)
     assert f"{row['images_per_second']:.4g}" in capsys.readouterr().out
+
+
+def test_a_model_by_name_is_measured(tmp_path: Path) -> None:
+    file, flags = tmp_path / "figures.json", weights_flags(WRITERS["talk2dino"](tmp_path))
+    flags = ["--model=talk2dino", *flags, f"--json={file}"]
+    bench.run(["masks", *flags, *FAST, "--pamr=no"])
+    figures = json.loads(file.read_text())
+    (row,) = figures["masks"]
+    assert row["window"] == 32 and row["image_flops"] > 0
+    assert "Talk2DINO on DINOv2 with registers" in figures["model"]
+    bench.run(["evaluate", *flags, "--classes=3", "--images=2"])
+    (row,) = json.loads(file.read_text())["evaluation"]
+    assert row["windows_per_image"] == 2  # of 94 x 70 pixels
+    checkout, python = make_checkout(tmp_path, {})
+    for wrong, left_out in (
+        (["--config.seed=1"], "--config.seed=1 out"),
+        ([f"--against={checkout}", f"--against_python={python}"], "--against out"),
+    ):
+        with pytest.raises(InputError, match=f"--model='talk2dino'.*{left_out}"):
+            bench.run(["masks", *flags, *FAST, *wrong])
+    with pytest.raises(InputError, match="--weights belongs to --model"):
+        bench.run(["masks", *flags[1:]])
 
 
 @pytest.mark.parametrize(
