@@ -25,8 +25,10 @@ def train_pieces(file: Path) -> int:
     """Writes a small SentencePiece model; gives its number of pieces."""
     sentencepiece = pytest.importorskip("sentencepiece")
     written = io.BytesIO()
+    sentences = ["a photo of a cat", "the small dog and many cats"] * 20
+    sentences.append("sphinx of black quartz, judge my vow")  # every letter
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a photo of a cat", "the small dog and many cats"] * 20),
+        sentence_iterator=iter(sentences),
         model_writer=written,
         vocab_size=60,
         hard_vocab_limit=False,
