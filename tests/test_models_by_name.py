@@ -13,8 +13,10 @@ from PIL import Image
 from tcl_jax import Segmenter, convert, evaluate, export, segment
 from tcl_jax.demo.answers import Answers
 from tcl_jax.errors import InputError
+from tcl_jax.evaluation.protocol import make_protocol
 from tcl_jax.inference.model import load_model
 from tcl_jax.inference.pretrained import RELEASES, load_pretrained
+from tcl_jax.inference.settings import THRESHOLDS
 from tests.released_files import WRITERS, weights_flags
 
 WORDS = ["cat", "small dog"]
@@ -53,36 +55,45 @@ def test_every_command_takes_every_model(name: str, photos: Path, tmp_path: Path
     expected = segmenter.segment(photo, WORDS, short_side=64).labels
     np.testing.assert_array_equal(labels, expected)
 
-    evaluate.run([*flags, *own, f"--output={tmp_path}/own"])
-    evaluate.run([f"--checkpoint={tmp_path}/model", *own, "--protocol=tcl", "--window=48",
-                  f"--tokenizer_file={tmp_path}/tokenizer.model" if name == "tips" else "--no-pamr",
-                  f"--output={tmp_path}/tcl"])  # fmt: skip
-    prints = [
-        json.loads((tmp_path / x / "results.json").read_text())["fingerprint"]
-        for x in ("own", "tcl")
-    ]
     settings = segmenter.settings
-    assert [x["method"] for x in prints] == [name, name]
-    assert [x["templates"] for x in prints] == [settings.templates, "custom"]
-    assert [x["window"] for x in prints][1] == 48
-    assert prints[0]["weights"] == prints[1]["weights"]
+    evaluate.run([*flags, *own, "--protocol=tcl", "--no-pamr", f"--output={tmp_path}/tcl"])
+    found = json.loads((tmp_path / "tcl/results.json").read_text())
+    assert found["fingerprint"]["method"] == name
+    assert found["fingerprint"]["templates"] == "custom" and found["benchmarks"]["custom"]["miou"]
+    assert found["fingerprint"]["threshold"] == (
+        THRESHOLDS[False] if settings.threshold is None else settings.threshold
+    )
 
     size = ["--image_size=60x80", "--batch=1", "--platforms=cpu", "--no-pamr"]
     export.run([*flags, *size, *texts, f"--output={tmp_path}/masks.stablehlo"])
     program = jax_export.deserialize(bytearray((tmp_path / "masks.stablehlo").read_bytes()))
     image = np.asarray(Image.open(photo))
-    found = np.asarray(program.call(image[None]))[0]
+    exported = np.asarray(program.call(image[None]))[0]
     statistics = model.method.pixel_statistics
     normalised = (image / 255 - statistics[0]) / statistics[1]
     embeddings = segmenter.embed_texts(WORDS)
     masks = segmenter.masks_normalized(np.float32(normalised), embeddings, pamr=False)
-    np.testing.assert_allclose(found, masks, atol=2e-6)
+    np.testing.assert_allclose(exported, masks, atol=2e-6)
 
     answers = Answers(load_pretrained(name, **files))
     question = answers.question(photo, "\n".join(WORDS), pamr=False, baseline=True)
     shown = answers.answer(question)[1]
     assert [*shown] == ([name, "maskclip"] if name == "tcl" else [name])
-    assert answers.thresholds(False)[name] == (settings.threshold or (settings.threshold != 0) / 2)
+    assert answers.thresholds(False)[name] == found["fingerprint"]["threshold"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_protocols(name: str, tmp_path: Path) -> None:
+    model = load_pretrained(name, **WRITERS[name](tmp_path))
+    own, tcl = make_protocol(model), make_protocol(model, protocol="tcl")
+    fields = ("window", "stride", "short_side", "templates", "resize")
+    side = model.method.resolution if model.method.resolution < 224 else 448
+    assert [getattr(tcl, x) for x in fields] == [side, side // 2, side, "custom", "opencv"]
+    assert (tcl.threshold, tcl.pamr, tcl.kp_weight) == (own.threshold, own.pamr, own.kp_weight)
+    assert (own == tcl) == (name in ("tcl", "maskclip"))
+    assert make_protocol(model, protocol="tcl", templates="simple").templates == "simple"
+    with pytest.raises(InputError, match="protocol 'mine' is unknown; choose one of own, tcl"):
+        make_protocol(model, protocol="mine")
 
 
 def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
