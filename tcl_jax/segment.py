@@ -2,6 +2,8 @@ r"""Masks of the words you type, for your own pictures.
 
     python -m tcl_jax.segment --checkpoint=runs/shapes --image=photo.jpg --text="a cat" \
         --text="grass" --output=masks
+    python -m tcl_jax.segment --model=talk2dino:B/14 --weights projection=vitb_mlp_infonce.pth \
+        --image=photo.jpg --text="a cat" --output=masks
 
 For every image the output folder gets NAME_overlay.png with a legend, NAME_labels.png with a
 palette, NAME_masks.npz and NAME.json with area fractions. Exit codes: 0 all done; 1 some images

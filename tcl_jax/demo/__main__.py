@@ -2,6 +2,7 @@ r"""A web page: drop a photo, type words, see where they are.
 
     python -m tcl_jax.demo --checkpoint=runs/shapes
     python -m tcl_jax.demo --clip=ViT-B/16 --tcl=official --port=8000
+    python -m tcl_jax.demo --model=tips:B/14
 
 Needs `pip install .[demo]`. Only this machine can open the page, unless --host says otherwise;
 nobody is asked for a password. Ctrl-C stops it. Exit codes: 0 stopped; 2 bad input, such as a port

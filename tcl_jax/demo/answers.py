@@ -67,7 +67,7 @@ class Answers:
     Questions of several threads are answered one after the other.
 
     Args:
-        model: TCL, or CLIP alone.
+        model: of any method; beside it MaskCLIP, where it has a CLIP for that.
         tokenizer_file: see `Segmenter`.
         max_bytes: of a photo's file.
         max_pixels: of a photo.

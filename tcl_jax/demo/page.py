@@ -80,7 +80,7 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
     refined = answers.settings.pamr
     thresholds = answers.thresholds(refined)
     with gr.Blocks(
-        title="TCL: segment what you can name",
+        title=f"{TITLES.get(answers.method, answers.method)}: segment what you can name",
         analytics_enabled=False,
         fill_width=True,
         delete_cache=_CLEANING,

@@ -166,7 +166,8 @@ def load_model(path: Source) -> Model:
     raise InputError(
         f"checkpoint {name!r} {what}; give a directory that `python -m tcl_jax.convert` or "
         "`python -m tcl_jax.export` wrote, or the workdir of a run of `python -m tcl_jax.main`. "
-        "PyTorch's files are given as CLIP and TCL instead (--clip, --tcl)"
+        "PyTorch's files are given as CLIP and TCL instead (--clip, --tcl), or as parts of a model "
+        "by name (--model, --weights)"
     )
 
 

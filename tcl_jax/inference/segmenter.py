@@ -60,7 +60,8 @@ class Segmenter:
             `from_torch` for the usual ways.
         dtype: "float32", or "bfloat16" for speed on accelerators.
         batch_size: most windows computed together; 1 on a CPU and 8 elsewhere if None.
-        tokenizer_file: the tokenizer.json of a CLIP with another vocabulary than OpenAI's.
+        tokenizer_file: the tokenizer.json of a CLIP with another vocabulary than OpenAI's, or
+            TIPS's tokenizer.model.
 
     Raises:
         InputError: if the dtype is unknown or the batch size below 1.
