@@ -102,7 +102,10 @@ def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
     monkeypatch.chdir(tmp_path)
     files = WRITERS["talk2dino"](tmp_path)
     projection = files.pop("projection")
-    with pytest.raises(InputError, match=r"(?s)Talk2DINO.*licence.*github.*vitb_mlp_infonce.pth"):
+    with pytest.raises(
+        InputError,
+        match=r"talk2dino:B/14.*licence.*github.*vitb_mlp_infonce.pth.*--weights projection=",
+    ):
         load_pretrained("talk2dino:B/14", **files)
     (tmp_path / "weights").mkdir()
     projection.rename("weights/vitb_mlp_infonce.pth")

@@ -162,7 +162,7 @@ def test_names_that_the_terminal_cannot_show(
     [
         ([], "--image and --output are needed"),
         (["--image=IN", "--output=OUT", CLIP], "no words to look for"),
-        (["--image=IN", "--output=OUT", *WORDS], "give either --checkpoint=DIR or --clip"),
+        (["--image=IN", "--output=OUT", *WORDS], "give either --checkpoint=DIR"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--checkpoint=x"], "give either"),
         (["--image=IN", "--output=OUT", *WORDS, "--checkpoint=x"], "'x' is not there"),
         (["--image=IN", "--output=OUT", *WORDS, "--checkpoint=x", "--tcl=y"], "belong to --clip"),

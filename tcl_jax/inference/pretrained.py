@@ -36,8 +36,9 @@ class Release:
     """A row: what is known by one name.
 
     Attributes:
-        load: makes the model of a size; parts and options are its keyword arguments.
-        sizes: of the backbone; "" stands for none where `sized` says that none is needed.
+        load: makes the model of a size, or of "" where files are given of all that is `sized`;
+            parts and options are its keyword arguments.
+        sizes: of the backbone.
         parts: what a file may be given of, in place of a download.
         sized: those of them that are looked for by the size.
         options: further keyword arguments.
@@ -121,7 +122,9 @@ def _talk2dino(
     **options: Any,
 ) -> Model:
     name, files = PROJECTIONS.get(size, ("", ()))
-    projection = projection or locate_supplied(f"Talk2DINO's projection {size}", files, _WHERE)
+    if not projection:
+        what = f"the projection of talk2dino:{size}"
+        projection = locate_supplied("projection", what, files, _WHERE)
     return talk2dino_model(projection, backbone or name, clip, **options)
 
 

@@ -274,10 +274,11 @@ def locate_texts(name: str) -> list[Path]:
     return [_from_addresses(what, addresses) for addresses in family.sizes[size].texts]
 
 
-def locate_supplied(what: str, names: Sequence[str], where: str) -> Path:
+def locate_supplied(part: str, what: str, names: Sequence[str], where: str) -> Path:
     """A file that nobody downloads for the user, in the folder of weights or this user's cache.
 
     Args:
+        part: of the model, as --weights names it.
         what: the weights, for people.
         names: any of which the file may have.
         where: why, and where it is, as the second half of a sentence.
@@ -289,7 +290,7 @@ def locate_supplied(what: str, names: Sequence[str], where: str) -> Path:
     if path is None:
         raise WeightError(
             f"{what} is not there; {where}. Put the file into {str(Path(FOLDER).absolute())!r} as "
-            f"{' or '.join(names)}, or give its path"
+            f"{' or '.join(names)}, or give its path as {part} (--weights {part}=FILE)"
         )
     logging.info("%s is read from %s", what, path)
     return path
