@@ -283,25 +283,23 @@ def _from_addresses(what: str, addresses: Sequence[str]) -> Path:
     """
     names = [os.path.basename(address) for address in addresses]
     own, cached = ([Path(x, name) for name in names] for x in (FOLDER, cache_folder("weights")))
-    path = next((file for file in (*own, *cached) if file.is_file()), None)
-    for address, target in zip(addresses, cached, strict=True):
-        if path is not None:
-            break
+    for path in (*own, *cached):
+        if path.is_file():
+            logging.info("%s is read from %s", what, path)
+            return path
+    failures = []
+    for address, path in zip(addresses, cached, strict=True):
         try:
-            _download(what, address, target)
-            path = target
+            _download(what, address, path)
+            return path
         except (OSError, http.client.HTTPException, ValueError) as error:
             _check_machine(what, error)
-            if address == addresses[-1]:
-                raise WeightError(
-                    f"{what} could not be downloaded from {' or '.join(addresses)} "
-                    f"({first_cause(error)}). Try again with a connection to the internet, or put "
-                    f"the file into {str(Path(FOLDER).absolute())!r} as {' or '.join(names)}, or "
-                    "give its path"
-                ) from error
-    assert path is not None
-    logging.info("%s is read from %s", what, path)
-    return path
+            failures.append(f"{address} ({first_cause(error)})")
+    raise WeightError(
+        f"{what} could not be downloaded from {' or '.join(failures)}. Try again with a connection "
+        f"to the internet, or put the file into {str(Path(FOLDER).absolute())!r} as "
+        f"{' or '.join(names)}, or give its path"
+    )
 
 
 def _download(what: str, address: str, path: Path) -> None:
