@@ -10,12 +10,12 @@ case "${1:-}" in '' | -h | --help)
 esac
 # shellcheck source=launch/wait_for.sh
 source "$(dirname "${BASH_SOURCE[0]}")/wait_for.sh"
-told='' child=''
-trap '[ -n "$told" ] || [ -z "$child" ] || kill -TERM "$child"; told=143' TERM INT
+signalled='' child=''
+trap '[ -n "$signalled" ] || [ -z "$child" ] || kill -TERM "$child"; signalled=143' TERM INT
 "$@" &
 child=$!
-[ -z "$told" ] || kill -TERM "$child"
+[ -z "$signalled" ] || kill -TERM "$child"
 code=0
 wait_for "$child" || code=$?
-[ "$code" != 0 ] || code="${told:-0}"
+[ "$code" != 0 ] || code="${signalled:-0}"
 exit "$code"

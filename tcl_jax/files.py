@@ -10,7 +10,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,16 +161,16 @@ def counts(path: str) -> bool:
     return PASSED_OVER.search(path) is None
 
 
-def files_below(
-    folder: str | os.PathLike[str], onerror: Callable[[OSError], object] | None = None
-) -> Iterator[str]:
+def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
     """Paths of all files below a folder, in order, also through links to folders, each folder once.
 
     Hidden files and folders are passed over, and what systems put beside files by themselves.
 
     Args:
         folder: nothing is found where it is none.
-        onerror: is told of a folder that cannot be read; None: that is raised.
+
+    Raises:
+        OSError: if a folder cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -179,7 +179,7 @@ def files_below(
     if not os.path.isdir(folder):
         return
     seen = set()
-    for parent, folders, files in os.walk(folder, onerror=onerror or fail, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:  # a link to a folder above
             folders.clear()

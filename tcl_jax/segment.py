@@ -90,19 +90,21 @@ def find_images(patterns: Sequence[str], output: Path) -> tuple[list[Path], list
     for pattern in patterns:
         path = user_path(pattern)
         found = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
-        count = 0
+        count, outside = 0, ""
         for named in found:
             for file in map(Path, files_below(named)) if named.is_dir() else [named]:
                 real = os.path.realpath(file)
                 if file != path and Path(real).is_relative_to(results):
+                    outside = f" outside of --output={str(output)!r}, where results go"
                     continue
                 wanted = not named.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES
                 (images if wanted else others)[real] = file
                 count += wanted
         if not count:
+            advice = "another --output" if outside else "a file, a folder or a glob"
             raise InputError(
-                f"--image={pattern!r}: there is no image outside of --output={str(output)!r}"
-                f"{_tell_left_out(others.values())}; give a file, a folder or a glob"
+                f"--image={pattern!r}: there is no image{outside}"
+                f"{_tell_left_out(others.values())}; give {advice}"
             )
     return list(images.values()), list(others.values())
 

@@ -201,7 +201,7 @@ def test_every_command_runs(block: str, folder: Path) -> None:
     """Those of a block one after the other; blocks in any order."""
     if "runs/shapes" in block and not (folder / "runs/shapes").exists():
         assert not run(TRAINING, folder)
-    wrong = [f"{shlex.join(x)}\n{told}" for x in commands(block) if (told := run(x, folder))]
+    wrong = [f"{shlex.join(x)}\n{problem}" for x in commands(block) if (problem := run(x, folder))]
     assert not wrong, "\n\n".join(wrong)
 
 

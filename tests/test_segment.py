@@ -128,8 +128,11 @@ def test_find_images(tmp_path: Path) -> None:
     again = segment.find_images(ways, output)[0]
     assert {path.name for path in again} == {*(path.name for path in found), "notes.txt"}
     assert segment.find_images([str(output / "scene0.png")], output)[0] == [output / "scene0.png"]
-    for nothing in ("none.png", "in/*.gif", "in/deep", "in/out"):
-        with pytest.raises(InputError, match="--image=.* no image outside of --output="):
+    for nothing, message in {
+        "none.png": "no image;", "in/*.gif": "no image;", "in/deep": "no image; 1 other.*README",
+        "in/out": "no image outside of --output=.*another --output",
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=f"--image=.* {message}"):
             segment.find_images([str(tmp_path / nothing)], output)
 
 

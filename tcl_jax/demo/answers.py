@@ -113,8 +113,8 @@ class Answers:
         """The words of lines; empty lines and words that come again are left out.
 
         Raises:
-            InputError: if there is none, they are more than the limit, one is too long, or CLIP
-                cannot tell two apart.
+            InputError: if there is none, they are more than the limit, one is too long, or two are
+                the same to the model.
         """
         words = dict.fromkeys(" ".join(line.split()) for line in text.splitlines())
         words.pop("", None)

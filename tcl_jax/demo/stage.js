@@ -147,8 +147,8 @@ function paint(built) {
     button.setAttribute("aria-pressed", String(state.focus === i));
     item.hidden = i === none && !state.background;
   });
-  const told = allNames().map((name, i) => `${name} ${shares[i]}`).filter((_, i) => counts[i]);
-  canvas.setAttribute("aria-label", `${built.panel.title}: ${told.join(", ")}`);
+  const found = allNames().map((name, i) => `${name} ${shares[i]}`).filter((_, i) => counts[i]);
+  canvas.setAttribute("aria-label", `${built.panel.title}: ${found.join(", ")}`);
   if (built.point) read(built);
 }
 

@@ -92,10 +92,6 @@ class CLIPConfig:
         """Block, counted from 1, that feeds the grounder: for 0 that before the last."""
         return layer or self.vision_layers - 1
 
-    def tokenizer(self, file: str | None = None) -> ClipTokenizer:
-        """See `text.clip_tokenizer`."""
-        return clip_tokenizer(self.context_length, self.vocab_size, file)
-
     @property
     def title(self) -> str:
         """The published name of these sizes, or the sizes."""
@@ -195,7 +191,7 @@ class CLIP(TextEncoder):
         return (self.config.activation,)
 
     def tokenizer(self, file: str | None = None) -> ClipTokenizer:
-        return self.config.tokenizer(file)
+        return clip_tokenizer(self.config.context_length, self.config.vocab_size, file)
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Random parameters, float32."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.models.flops import Parts
+from tcl_jax.models.flops import Parts, blocks_of
 from tcl_jax.models.layers import Transformer, layer_norm, matmul_precision, run_blocks
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.shapes import from_json, shapes_of
@@ -159,12 +159,13 @@ class DinoTxt(ZeroShot):
         del options
         patches, kernel = self.patches_of(side), self.shape_of("vision/patch_kernel")
         tokens = 1 + self.shape_of("vision/register_tokens")[0] + patches
+        tower = 2 * patches * math.prod(kernel) + blocks_of(self.shapes, "vision", tokens)
         parts = {
-            "image tower": 2 * patches * math.prod(kernel) + self.tower_flops("vision", tokens),
+            "image tower": tower,
             "masks": 2 * patches * texts * self.embed_dim,
         }
         if not self.own_patches:
-            parts["head"] = self.tower_flops("head", tokens)
+            parts["head"] = blocks_of(self.shapes, "head", tokens)
         return parts
 
     @property

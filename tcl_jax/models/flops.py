@@ -7,6 +7,7 @@ computed again to save memory does not count, so that these FLOPs over time and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tcl_jax.models.decoder import STAGES, UPSAMPLING
 
 if TYPE_CHECKING:
     from tcl_jax.models.clip import CLIPConfig
+    from tcl_jax.models.shapes import Shapes
 
 Parts = dict[str, int]
 """FLOPs of one image (with its text) by what they are for."""
@@ -108,6 +110,27 @@ def tcl_masks(
 
 def _grounder_blocks(tokens: int, width: int, copied_blocks: int) -> int:
     return (copied_blocks - 1) * _block(tokens, width) + _maskclip_block(tokens, width)
+
+
+def blocks_of(shapes: Shapes, tower: str, tokens: int, *, last_sees_itself: bool = False) -> int:
+    """Forward FLOPs of all blocks of a tower.
+
+    Args:
+        shapes: of parameters.
+        tower: name of its parameters.
+        tokens: of an image or a text.
+        last_sees_itself: whether the last block needs neither queries nor keys.
+    """
+    flops = 0
+    for name, shape in shapes:
+        if f"/{tower}/blocks*" not in f"/{name}" or not name.endswith("kernel"):
+            continue
+        depth = int(name.split("blocks*")[1].split("/")[0])
+        flops += depth * 2 * tokens * math.prod(shape)
+        if name.endswith("in_proj/kernel"):
+            flops += (depth - last_sees_itself) * 4 * tokens**2 * math.prod(shape[2:])
+            flops -= last_sees_itself * 2 * tokens * math.prod(shape) * 2 // 3
+    return flops
 
 
 # ---------------------------------------------------- one image with its text in a step of training

@@ -23,12 +23,10 @@ class MaskOptions:
 
     Attributes:
         pamr: whether masks are refined by pixel-adaptive mask refinement.
-        kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1], where the
-            method has one (`Method.mixes_clip`).
-        cleaning: whether masks are held back where they are of the background, where the method
-            can do so (`Method.cleans`).
         kp_weight: share of CLIP's own dense prediction that is mixed in (the original's `kp_w`), in
             [0, 1], where the method has one (`Method.mixes_clip`).
+        cleaning: whether masks are held back where they are of the background, where the method
+            can do so (`Method.cleans`).
     """
 
     pamr: bool = False

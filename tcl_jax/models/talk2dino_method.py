@@ -15,9 +15,9 @@ from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.models.flops import Parts
+from tcl_jax.models.flops import Parts, blocks_of
 from tcl_jax.models.method import MaskOptions, Method
-from tcl_jax.models.shapes import Shapes, expand, from_json, init_params, to_json
+from tcl_jax.models.shapes import Shapes, from_json, init_params, to_json
 from tcl_jax.models.talk2dino import (
     HeadFeatures,
     embed_templates,
@@ -198,12 +198,7 @@ class Talk2DINO(Method):
         patches = (self.resize_dim // kernel[0]) ** 2
         others = ("backbone/class_embedding", "backbone/register_tokens")
         tokens = patches + sum(math.prod(x[:-1]) for name, x in self.shapes if name in others)
-        tower = 2 * patches * math.prod(kernel)
-        for name, shape in expand(self.shapes):
-            if name.startswith("backbone/blocks_") and name.endswith("kernel"):
-                tower += 2 * tokens * math.prod(shape)
-            if name.startswith("backbone/blocks_") and name.endswith("in_proj/kernel"):
-                tower += 4 * tokens**2 * math.prod(shape[2:])
+        tower = 2 * patches * math.prod(kernel) + blocks_of(self.shapes, "backbone", tokens)
         return {"image tower": tower, "masks": 2 * patches * texts * self.width}
 
     def training_flops(self, batch: int) -> Parts:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from tcl_jax.data.sentence_pieces import SentencePieceTokenizer
 from tcl_jax.models.attention import self_only_attention
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.models.flops import Parts
+from tcl_jax.models.flops import Parts, blocks_of
 from tcl_jax.models.layers import Transformer, block, matmul_precision
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.shapes import from_json, shapes_of
@@ -129,7 +129,7 @@ class TIPS(ZeroShot):
         del options
         patches, kernel = self.patches_of(side), self.shape_of("vision/patch_kernel")
         classes = math.prod(self.shape_of("vision/class_embedding")[:-1])
-        blocks = self.tower_flops("vision", classes + patches, last_sees_itself=True)
+        blocks = blocks_of(self.shapes, "vision", classes + patches, last_sees_itself=True)
         return {
             "image tower": 2 * patches * math.prod(kernel) + blocks,
             "masks": 2 * patches * texts * self.embed_dim,

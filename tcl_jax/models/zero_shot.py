@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -108,26 +107,6 @@ class ZeroShot(Method):
 
     def describe(self) -> dict[str, Any]:
         return {"shapes": to_json(self.shapes)}
-
-    def tower_flops(self, tower: str, tokens: int, *, last_sees_itself: bool = False) -> int:
-        """FLOPs of the blocks of a tower, for so many tokens.
-
-        Args:
-            tower: name of its parameters.
-            tokens: of an image or a text.
-            last_sees_itself: whether the last block needs neither queries nor keys.
-        """
-        total = 0
-        for name, shape in self.shapes:
-            if f"/{tower}/blocks*" not in name or not name.endswith("kernel"):
-                continue
-            depth = int(name.split("blocks*")[1].split("/")[0])
-            total += depth * 2 * tokens * math.prod(shape)
-            if name.endswith("in_proj/kernel"):
-                weigh = 4 * tokens**2 * math.prod(shape[2:])
-                total += (depth - last_sees_itself) * weigh
-                total -= last_sees_itself * 2 * tokens * math.prod(shape) * 2 // 3
-        return total
 
 
 def resize_to_patches(image: Float[Array, "b H W 3"], patch: int) -> Float[Array, "b h w 3"]:

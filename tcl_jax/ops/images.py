@@ -9,17 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Statistics of RGB in [0, 1]; TCL feeds CLIP with these and not with CLIP's own."""
-
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the channels of RGB in [0, 1]."""
-IMAGENET: PixelStatistics = (IMAGENET_MEAN, IMAGENET_STD)
-
-PIXEL_MEAN = np.array(IMAGENET_MEAN, np.float32) * 255
-PIXEL_STD = np.array(IMAGENET_STD, np.float32) * 255
-"""The same of RGB bytes, float32 [3]."""
+IMAGENET: PixelStatistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""TCL feeds CLIP with these and not with CLIP's own."""
 
 
 def normalize(

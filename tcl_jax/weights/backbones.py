@@ -203,18 +203,19 @@ def load_backbone(
     """
     row, size = PRETRAINED.get(str(source), (None, ""))
     path = locate_backbone(source)
-    with open_model(path) as file, prepending_path(path):
-        found = find_backbone(file, family or (row.name if row else None), heads, prefix)
-        check_prefix(prefix, [found.tensors.prefix])
-        if row and (found.sizes.width, found.sizes.depth) != (
-            row.sizes[size].width, row.sizes[size].depth,
-        ):  # fmt: skip
-            raise WeightError(f"it is {found.title}, and not {source}; get that file again")
-        params = found.layout.to_params(found.tensors, found.sizes, found.heads, dtype)
-        origin = origin_of(file, found.layout.style, found.tensors.prefix)
+    others = [text] if isinstance(text, (str, os.PathLike)) else [*text]
+    with open_model(path) as file:
+        with prepending_path(path):
+            found = find_backbone(file, family or (row.name if row else None), heads, prefix)
+            check_prefix(prefix, [found.tensors.prefix])
+            if row and (found.sizes.width, found.sizes.depth) != (
+                row.sizes[size].width, row.sizes[size].depth,
+            ):  # fmt: skip
+                raise WeightError(f"it is {found.title}, and not {source}; get that file again")
+            params = found.layout.to_params(found.tensors, found.sizes, found.heads, dtype)
+            origin = origin_of(file, found.layout.style, found.tensors.prefix)
         own, texts = found.family, {}
         if method := METHOD_OF.get(own.name):
-            others = [text] if isinstance(text, (str, os.PathLike)) else text
             with contextlib.ExitStack() as stack:
                 files = [
                     stack.enter_context(open_model(find_weights(user_path(x)))) for x in others
@@ -222,8 +223,12 @@ def load_backbone(
                 texts = read_text_towers(
                     [*files, file], method, found.sizes.width, found.heads, text_heads, dtype
                 )
-        if text and "text" not in texts:
-            raise WeightError(f"no text tower for {own.title} is in {text!r} or in it")
+    if others and "text" not in texts:
+        raise WeightError(
+            f"weights {', '.join(repr(os.fspath(x)) for x in others)}: there is no text tower for "
+            f"{own.title} in it, nor in {os.fspath(path)!r}; give its file as text=, or leave "
+            "text= out"
+        )
     if method == "dinotxt" and "text" in texts:
         own = next(x for x in FAMILIES.values() if x.towers == own.name)
     return LoadedBackbone(own, own.vit, params, origin, texts, str(path.parent))

@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tcl_jax.models.families import PRETRAINED
+from tcl_jax.models.families import FAMILIES, PRETRAINED
+from tcl_jax.models.methods import METHODS
 from tcl_jax.weights.backbones import find_backbone, holds_backbone
 from tcl_jax.weights.folders import open_model
 from tcl_jax.weights.hub import OPENAI_SHA256, TCL, locate_backbone, locate_clip, locate_tcl
 from tcl_jax.weights.load import check_prefix, digest_of, find_clip
 from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.names import dotted_names
 from tcl_jax.weights.talk2dino import FIRST, find_projection, holds_projection
 from tcl_jax.weights.tcl import BLOCKS, find_tcl
 from tcl_jax.weights.tensor_file import TensorFile
+from tcl_jax.weights.text_towers import find_text_towers
 
 
 def describe_file(source: str, prefix: str = "") -> str:
@@ -23,7 +26,9 @@ def describe_file(source: str, prefix: str = "") -> str:
     if source == TCL:
         path = locate_tcl(source)
     else:
-        path = locate_backbone(source) if source in PRETRAINED else locate_clip(source)
+        # "FAMILY:SIZE" cannot be a CLIP's name, so that one that is misspelt is explained as such.
+        backbone = source in PRETRAINED or source.partition(":")[0] in FAMILIES
+        path = locate_backbone(source) if backbone else locate_clip(source)
     known = {value: name for name, value in OPENAI_SHA256.items()}
     with open_model(path) as file:
         sha256 = digest_of(file)
@@ -37,16 +42,23 @@ def describe_file(source: str, prefix: str = "") -> str:
 
 def _models_in(file: TensorFile, prefix: str) -> str:
     """The model in a file, with what is assumed of it, or why there is none."""
+    texts = ", ".join(
+        f"{tower.part} tower of {METHODS[tower.method].title}"
+        for tower in find_text_towers(dotted_names(file.names))
+    )
     try:
         if any(BLOCKS in name for name in file.specs):
             tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
         elif holds_projection(file.specs):
             tensors, assumed = find_projection(file, prefix), ""
-            width, text_width = tensors.specs[f"{FIRST}.weight"].shape
-            what = f"Talk2DINO's projection of {text_width} channels to {width}"
+            shape = tensors.specs[f"{FIRST}.weight"].shape
+            what = f"Talk2DINO's projection of {' to '.join(map(str, shape[::-1]))} channels"
         elif holds_backbone(file):
             backbone = find_backbone(file, prefix=prefix)
             tensors, what, assumed = backbone.tensors, backbone.title, ""
+            what += f", and the {texts}" if texts else ""
+        elif texts:
+            return f"the {texts}, for a vision tower that is in another file"
         else:
             clip = find_clip(file, prefix)
             tensors, what = clip.tensors, f"{clip.config.title}, {clip.style} names"

@@ -310,26 +310,23 @@ def _from_addresses(what: str, addresses: Sequence[str]) -> Path:
         addresses: any of which may have it, under the name that it is looked for.
     """
     names = [os.path.basename(address) for address in addresses]
-    path = _find_placed(names)
+    if (placed := _find_placed(names)) is not None:
+        logging.info("%s is read from %s", what, placed)
+        return placed
+    failures = []
     for address, name in zip(addresses, names, strict=True):
-        if path is not None:
-            break
-        target = cache_folder("weights") / name
+        path = cache_folder("weights") / name
         try:
-            _download(what, address, target)
-            path = target
+            _download(what, address, path)
+            return path
         except (OSError, http.client.HTTPException, ValueError) as error:
             _check_machine(what, error)
-            if address == addresses[-1]:
-                raise WeightError(
-                    f"{what} could not be downloaded from {' or '.join(addresses)} "
-                    f"({first_cause(error)}). Try again with a connection to the internet, or put "
-                    f"the file into {str(Path(FOLDER).absolute())!r} as {' or '.join(names)}, or "
-                    "give its path"
-                ) from error
-    assert path is not None
-    logging.info("%s is read from %s", what, path)
-    return path
+            failures.append(f"{address} ({first_cause(error)})")
+    raise WeightError(
+        f"{what} could not be downloaded from {' or '.join(failures)}. Try again with a connection "
+        f"to the internet, or put the file into {str(Path(FOLDER).absolute())!r} as "
+        f"{' or '.join(names)}, or give its path"
+    )
 
 
 def _download(what: str, address: str, path: Path) -> None:

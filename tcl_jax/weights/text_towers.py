@@ -5,7 +5,7 @@ vision head; found by the names in one file or several.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,14 +28,16 @@ class TextTower:
     Attributes:
         part: key of its parameters, "text" or "head".
         method: the method in `models.methods.METHODS` that it is of.
-        signs: names that all have.
+        signs: two names that all have.
         rules: of names without their prefix.
+        without: a name that none has, as a CLIP would; "": any may be there.
     """
 
     part: str
     method: str
-    signs: tuple[str, ...]
+    signs: tuple[str, str]
     rules: Rules
+    without: str = ""
 
 
 def flax_rules(names: Mapping[str, Any]) -> list[Rule]:
@@ -103,7 +105,7 @@ TOWERS = (
     TextTower("text", "tips", ("token_emb.emb_var", "text_encoder_norm.scale"), flax_rules),
     TextTower(
         "text", "tips", ("token_embedding.weight", "transformer.resblocks.0.ln_1.weight"),
-        torch_rules,
+        torch_rules, "positional_embedding",
     ),
     TextTower(
         "text", "dinotxt", ("backbone.token_embedding.weight", "head.linear_projection.weight"),
@@ -122,6 +124,19 @@ METHOD_OF = {"tips": "tips", "dinov3": "dinotxt", "dinov2-reg": "dinotxt"}
 
 TEXT_HEADS = {1280: 20}
 """Attention heads of published text towers by their width, where vision towers have others."""
+
+
+def find_text_towers(names: Collection[str]) -> dict[TextTower, list[str]]:
+    """Rows of `TOWERS` that names with dots are of, and the prefixes of each."""
+    found: dict[TextTower, list[str]] = {}
+    for tower in TOWERS:
+        first, second = tower.signs
+        for name in names:
+            start = name.removesuffix(first)
+            there = f".{name}".endswith(f".{first}") and start + second in names
+            if there and not (tower.without and start + tower.without in names):
+                found.setdefault(tower, []).append(start)
+    return found
 
 
 def read_text_towers(
@@ -152,25 +167,17 @@ def read_text_towers(
     params: dict[str, Any] = {}
     for file in files:
         plain = dotted_names(file.names)
-        for tower in TOWERS:
-            starts = sorted(
-                {
-                    name.removesuffix(tower.signs[0])
-                    for name in plain
-                    if f".{name}".endswith(f".{tower.signs[0]}")
-                    and name.removesuffix(tower.signs[0]) + tower.signs[1] in plain
-                }
-            )
-            if tower.method != method or not starts or tower.part in params:
+        for tower, starts in find_text_towers(plain).items():
+            if tower.method != method or tower.part in params:
                 continue
             with prepending_path(file.path):
-                start = choose_prefix(starts, "", f"{tower.part} tower")
+                start = choose_prefix(sorted(starts), "", f"{tower.part} tower")
                 names = {
                     x.removeprefix(start): [y] for x, y in plain.items() if x.startswith(start)
                 }
                 tensors = Renamed(file, names, prefix=start)
-                told = heads if tower.part == "head" else text_heads
-                found = _read(tower, tensors, told, heads, dtype)
+                given = heads if tower.part == "head" else text_heads
+                found = _read(tower, tensors, given, heads, dtype)
                 if (own := _width_of(found)) != width:
                     raise WeightError(
                         f"its {tower.part} tower is for patches of width {own}, and the vision "

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tcl_jax.data.rand_augment import FILL, OPERATIONS, RandAugment
-from tcl_jax.ops.images import PIXEL_MEAN
+from tcl_jax.ops.images import IMAGENET
 
 DRAWS = 8_000
 
@@ -133,7 +133,7 @@ def test_where_pixels_come_from(name: str, value: float) -> None:
 
 
 def test_fill_is_the_mean_that_is_subtracted() -> None:
-    np.testing.assert_allclose(FILL, PIXEL_MEAN, atol=0.5)
+    np.testing.assert_allclose(FILL, 255 * np.array(IMAGENET[0]), atol=0.5)
 
 
 # -------------------------------------------------------------------------------- distribution

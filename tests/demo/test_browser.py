@@ -239,6 +239,7 @@ def test_upload_type_segment_and_move_the_sliders(site: Site, tmp_path: Path) ->
     wait_for_masks(page, result(0.32, pamr=True))
     assert site.answers.model_runs == runs + 2
     page.uncheck("#pamr input")
+    wait_for_masks(page, result(0.32))  # which move what is below them
     page.check("#baseline input")
     page.wait_for_selector(".panel >> nth=1")
     move(page, "baseline-threshold", 0.45)

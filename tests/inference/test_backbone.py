@@ -356,14 +356,14 @@ def test_files_that_hold_none(tmp_path: Path) -> None:
     tensors = weights_of("dinov2-reg")
     with pytest.raises(InputError, match="'nothing.pth' do not exist.*dinov2-reg:B/14"):
         Backbone.from_file("nothing.pth")
-    for lacking, told in {
+    for lacking, message in {
         "patch_embed.proj.weight": "no vision tower",
         "blocks.2.norm1.bias": "a.npz.*lacks 1 of .*blocks.2.norm1.bias",
         "norm.weight": "norm.weight",
         "pos_embed": "no vision tower",
     }.items():
         path = write(tmp_path / "a.npz", {k: x for k, x in tensors.items() if k != lacking})
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             Backbone.from_file(path)
     path = write(tmp_path / "b.npz", {**tensors, "blocks.1.mlp.fc1.bias": np.zeros(7)})
     with pytest.raises(InputError, match=r"b.npz.*blocks.1.mlp.fc1.bias.*\(7,\)"):

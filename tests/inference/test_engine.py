@@ -12,7 +12,7 @@ from tcl_jax.inference import engine as engine_module
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.windows import SlidingWindow
-from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD
+from tcl_jax.ops.images import IMAGENET
 from tcl_jax.parallel.mesh import data_mesh, put_locally
 from tests.reference import load, reference_torch_model
 
@@ -20,6 +20,7 @@ SIZES = [(64, 64), (80, 100), (64, 96), (20, 200), (170, 17), (64, 64), (90, 75)
 MODEL = reference_torch_model()
 TEXTS = load("masks")["text_emb"]
 PLAIN = MaskOptions(pamr=False, kp_weight=0.3)
+MEAN, STD = np.float32(IMAGENET) * 255
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def alone(task: ImageTask[int]) -> list[np.ndarray]:
             compiled(
                 MODEL.method_in(),
                 MODEL.params,
-                np.pad((task.pixels[window] - PIXEL_MEAN) / PIXEL_STD, padding)[None],
+                np.pad((task.pixels[window] - MEAN) / STD, padding)[None],
                 TEXTS,
                 PLAIN,
             )

@@ -12,7 +12,7 @@ import pytest
 
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.inference.texts import embed_tokens, text_tower_id
-from tcl_jax.models import clip as clip_module
+from tcl_jax.models import text as text_module
 from tcl_jax.models.clip import CLIP, CLIPConfig, encode_text
 from tcl_jax.ops.masking import l2_normalize
 
@@ -59,6 +59,6 @@ def test_towers_are_told_apart(clip: tuple[CLIP, Any], monkeypatch: pytest.Monke
         def __call__(self, texts: Any) -> Any:
             return super().__call__([text.replace("Ã", "A") for text in texts])
 
-    monkeypatch.setattr(clip_module, "ClipTokenizer", Unclean)
+    monkeypatch.setattr(text_module, "ClipTokenizer", Unclean)
     others.append(text_tower_id(model, params))
     assert len({known, *others}) == 6

@@ -27,6 +27,7 @@ from tcl_jax.models.tips import TIPS
 from tcl_jax.models.zero_shot import resize_to_patches
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.plan.traced_flops import traced_flops
+from tcl_jax.weights.description import describe_file
 from tests.inference.test_backbone import Tensors, image_of, weights_of, write
 from tests.reference import load
 from tests.tokenizer_files import train_pieces
@@ -72,6 +73,8 @@ def test_tips_from_two_files_or_one(tmp_path: Path) -> None:
     both = {f"vision/w/{k}": x for k, x in vision.items()}
     both |= {f"text/w/{k}": x for k, x in texts.items()}
     check(Backbone.from_file(write(tmp_path / "both.safetensors", both)), "tips")
+    for file, what in (("text.npz", "the text tower of TIPS"), ("vision.npz", "TIPSv2 of a size")):
+        assert what in describe_file(str(tmp_path / file))
     ragged = image_of("tips", "70x42")[:, 3:63, 1:42]
     resized = resize_to_patches(jnp.asarray(ragged), 14)
     assert resized.shape == (1, 70, 42, 3)
@@ -118,6 +121,9 @@ def test_dinotxt_from_one_file_or_several(tmp_path: Path) -> None:
     backbone = Backbone.from_file(write(tmp_path / "all.safetensors", {**vision, **texts}))
     assert backbone.family == "dinotxt"
     check(backbone, "dinotxt")
+    text = describe_file(str(tmp_path / "all.safetensors"))
+    for what in ("DINOv3 of a size", "text tower of dino.txt", "head tower of dino.txt"):
+        assert what in text
     golden = load("dinotxt")
     image = backbone.align(image_of("dinov3", "64x64")).embedding
     text = backbone.encode_text(golden["text/ids"])
@@ -169,13 +175,15 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     both = {**weights_of("dinov2-reg"), **texts_of("dinotxt")}
     with pytest.raises(InputError, match=r"both.npz.*patches of width 96.*128"):
         Backbone.from_file(write(tmp_path / "both.npz", both))
-    with pytest.raises(InputError, match=r"no text tower for TIPSv2.*vision.npz"):
+    with pytest.raises(InputError, match=r"text tower for TIPSv2.*vision.npz"):
         Backbone.from_file(path, text=path)
+    with pytest.raises(InputError, match=r"^weights '.*none.npz' do not exist"):
+        Backbone.from_file(path, text=tmp_path / "none.npz")
     with pytest.raises(InputError, match=r"vision.npz.*no text tower.*text="):
         Backbone.from_file(path).encode_text([[1]])
     backbone = Backbone.from_file(path, text=write(tmp_path / "text.npz", texts))
-    for ids, told in (([1], "shape"), ([[1.0]], "float64"), ([[300]], "0 to 299")):
-        with pytest.raises(InputError, match=told):
+    for ids, message in (([1], "shape"), ([[1.0]], "float64"), ([[300]], "0 to 299")):
+        with pytest.raises(InputError, match=message):
             backbone.encode_text(ids)
     with pytest.raises(InputError, match="x is .*20, 28, 3"):
         backbone.align(np.zeros((20, 28, 3), np.float32))

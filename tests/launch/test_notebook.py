@@ -161,8 +161,8 @@ def test_names_may_have_spaces(
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(InterruptedError):
         exec(compile(cell(name).source, name, "exec"), values)
-    told = [argument.split("=")[-1] for argument in popen.call_args.args[0]]
-    assert set(filter(None, given.values())) <= set(told)
+    passed = [argument.split("=")[-1] for argument in popen.call_args.args[0]]
+    assert set(filter(None, given.values())) <= set(passed)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,10 @@ def test_names_may_have_spaces(
 def test_another_model_takes_the_place_of_the_defaults_alone(
     given: dict[str, str], fails: set[str], sources: list[str], tmp_path: Path
 ) -> None:
-    told = list[str]()
+    tried = list[str]()
 
     def run(_: str, kind: str, source: str, *rest: object, unless: str | None = None) -> bool:
-        told.append(f"{kind} {source}")
+        tried.append(f"{kind} {source}")
         if fails & {kind, source} and (unless is None or source.startswith("my")):
             raise RuntimeError
         return not fails & {kind, source}
@@ -190,8 +190,8 @@ def test_another_model_takes_the_place_of_the_defaults_alone(
     try:
         exec(compile(cell("convert").source, "convert", "exec"), values)
     except RuntimeError:
-        told.append("refused")
-    assert told == sources
+        tried.append("refused")
+    assert tried == sources
 
 
 def test_commands_run_and_their_failures_are_told(

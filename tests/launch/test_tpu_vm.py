@@ -86,11 +86,11 @@ class Cloud:
         """What was asked for besides how things are."""
         verbs = [call[3] for call in self.calls()]
         commands = [call[6] if call[3] == "ssh" else "" for call in self.calls()]
-        told = [
+        asked = [
             verb if not command else command.split("tpu_host.sh ")[-1].split()[0]
             for verb, command in zip(verbs, commands, strict=True)
         ]
-        return [verb for verb in told if verb not in ("describe", "status")]
+        return [verb for verb in asked if verb not in ("describe", "status")]
 
     def started(self, host: str) -> list[str]:
         return (self.folder / f"started.{host}").read_text().splitlines()

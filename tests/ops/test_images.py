@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, center_pad, erase, normalize
+from tcl_jax.ops.images import IMAGENET, center_pad, erase, normalize
 
+MEAN, STD = np.float32(IMAGENET) * 255
 KEYS = jax.random.split(jax.random.key(7), 8)
 
 
@@ -18,7 +19,7 @@ def images(count: int = 4, height: int = 24, width: int = 20) -> jax.Array:
 
 def test_normalize() -> None:
     pixels = np.array([[[0, 128, 255]]], np.uint8)
-    expected = (pixels - PIXEL_MEAN) / PIXEL_STD
+    expected = (pixels - MEAN) / STD
     np.testing.assert_allclose(normalize(jnp.asarray(pixels)), expected, rtol=1e-6)
     done = jnp.asarray(expected, jnp.float32)
     np.testing.assert_array_equal(normalize(done), done)
@@ -54,7 +55,7 @@ def test_noise_is_standard_normal_beyond_the_range_of_bytes() -> None:
     assert abs(noise.mean()) < 4 / np.sqrt(count)
     assert abs(noise.var() - 1) < 4 * np.sqrt(2 / count)
     assert abs(np.mean(np.abs(noise) < 1) - 0.6827) < 4 * 0.4654 / np.sqrt(count)
-    bytes_range = (255 - PIXEL_MEAN) / PIXEL_STD
+    bytes_range = (255 - MEAN) / STD
     assert (noise.max(axis=(0, 1, 2)) > bytes_range).all()
     assert len(np.unique(noise)) > 0.98 * count
     channels = np.corrcoef(noise.reshape(-1, 3).T)

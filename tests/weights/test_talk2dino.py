@@ -42,8 +42,7 @@ def test_a_released_file_an_old_one_and_one_with_the_towers(tmp_path: Path) -> N
         found = project_text(projection, jnp.asarray(raw.mean(axis=1)))
         np.testing.assert_allclose(found, golden["text/projected"], atol=5e-6)
         assert origin["prefix"] == prefix and origin["file"] == path.name
-        told = describe_file(str(path))
-        assert "Talk2DINO's projection of 32 channels to 128" in told
+        assert "Talk2DINO's projection of 32 to 128 channels" in describe_file(str(path))
 
 
 def test_files_without_a_projection_of_two_layers_are_named(tmp_path: Path) -> None:
@@ -61,5 +60,6 @@ def test_files_without_a_projection_of_two_layers_are_named(tmp_path: Path) -> N
         path = write(tmp_path / f"{name}.safetensors", content)
         with pytest.raises(WeightError, match=f"{name}.safetensors.*{message}"):
             load_projection(path)
+        describe_file(str(path))  # without an error
     with pytest.raises(WeightError, match="absent.pth.*do not exist"):
         load_projection(tmp_path / "absent.pth")
