@@ -136,6 +136,30 @@ def test_failures_are_tried_again(tmp_path: Path, store, monkeypatch) -> None:
         source[8]
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [
+        (403, InputError, "0.tar.*access is refused"),
+        (404, InputError, "0.tar: 1 of 1 are missing"),
+        (503, RemoteError, "0.tar: no answer, tried 6 times"),
+    ],
+)
+def test_what_web_servers_answer(store, monkeypatch, status: int, kind, message: str) -> None:
+    """fsspec says "not found" of any answer to a look-up, and raises it from that answer."""
+
+    class AnswerError(Exception):
+        pass
+
+    def info(*args, **kwargs):
+        answer = AnswerError()
+        answer.status = status
+        raise FileNotFoundError("0.tar") from answer
+
+    monkeypatch.setattr(store, "info", info)
+    with pytest.raises(kind, match=message):
+        TarSource(["unreliable://0.tar"], allow_missing=True)
+
+
 def test_a_store_that_cannot_be_written(tmp_path: Path, store, monkeypatch, caplog) -> None:
     folder = upload(tmp_path, "unreliable")
 
