@@ -110,7 +110,7 @@ def _members(file: Any) -> list[tarfile.TarInfo]:
             raise ValueError(f"at byte {tar.offset} is neither a member nor the mark of the end")
     except InputError:
         raise
-    except (tarfile.TarError, ValueError) as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         file.seek(0)
         raise ValueError(
             f"damaged, cut short, or no uncompressed tar file: {error}; it begins with "

@@ -49,7 +49,7 @@ class ShapesEvaluator:
 
     The method that is trained is scored at the config's background threshold. Beside it stands the
     CLIP of its parameter tree, if it has one, as MaskCLIP; a run that trains the CLIP itself scores
-    that alone, with retrieval and classification.
+    that alone, with retrieval.
 
     Args:
         config: reads `eval`.
