@@ -185,7 +185,7 @@ def test_other_members_are_told(tmp_path, caplog):
     assert sorted(source.indexes[0].left_out.items()) == [
         ("captions without image", (2, "00000_stats.json")),
         ("images without caption", (1, "lonely.jpg")),
-        ("links, sparse files, and members of 4 GiB and more", (2, "special-2.jpg")),
+        ("links and sparse files", (2, "special-2.jpg")),
         ("members of other kinds", (1, "README")),
     ]
     assert f"left out: {source.left_out}" in caplog.text
