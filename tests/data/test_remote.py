@@ -19,7 +19,7 @@ from tests.data.shards import pairs, write_shard
 
 
 class Unreliable(MemoryFileSystem):
-    """A store that fails as often as it is told to, and counts what it is asked for."""
+    """A store that fails as often as `failures` says, and counts what it is asked for."""
 
     protocol = "unreliable"
     store: dict = {}  # noqa: RUF012
