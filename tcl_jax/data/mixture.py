@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 from tcl_jax.data.order import Part
-from tcl_jax.data.training_examples import Source
+from tcl_jax.data.training_examples import Fingerprinted, Incomplete, Source
 from tcl_jax.errors import InputError
 
 
@@ -64,7 +64,10 @@ class Mixture:
     @property
     def fingerprint(self) -> str:
         """Tells one mixture from another."""
-        prints = [getattr(source, "fingerprint", "") for source in self.sources.values()]
+        prints = [
+            source.fingerprint if isinstance(source, Fingerprinted) else ""
+            for source in self.sources.values()
+        ]
         content = repr((list(self.sources), prints, self.parts))
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
@@ -72,9 +75,9 @@ class Mixture:
     def left_out(self) -> str:
         """What the sources do not use, in words."""
         return "; ".join(
-            f"{name}: {left_out}"
+            f"{name}: {source.left_out}"
             for name, source in self.sources.items()
-            if (left_out := getattr(source, "left_out", ""))
+            if isinstance(source, Incomplete) and source.left_out
         )
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.tokenizer import Tokenizer
-from tcl_jax.data.training_examples import BAD, Source, TrainingBatches
+from tcl_jax.data.training_examples import BAD, Fingerprinted, Source, TrainingBatches
 from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import InputError
 
@@ -97,8 +97,8 @@ def make_iterator(
         "examples": examples,
         "global_batch_size": global_batch_size,
     }
-    if fingerprint := getattr(source, "fingerprint", ""):
-        identity["data"] = fingerprint
+    if isinstance(source, Fingerprinted):
+        identity["data"] = source.fingerprint
     return BatchIterator(
         batches[process_index::process_count],
         num_workers,

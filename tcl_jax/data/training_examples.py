@@ -31,11 +31,7 @@ _ENDLESS = 1 << 40
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to examples with `image` and `text` (training) or `label` (evaluation).
-
-    It may also have `fingerprint`, a str that is equal for equal examples in equal order, and
-    `left_out`: what it does not use of what it was given, in words.
-    """
+    """Random access to examples with `image` and `text` (training) or `label` (evaluation)."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -43,6 +39,26 @@ class Source(Protocol):
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
         """Example `index`."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that can tell whether it has the same examples as another."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal examples in equal order."""
+        ...
+
+
+@runtime_checkable
+class Incomplete(Protocol):
+    """A source that may not use all that it was given."""
+
+    @property
+    def left_out(self) -> str:
+        """What and how much of it, in words; empty: nothing."""
         ...
 
 

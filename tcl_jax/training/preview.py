@@ -20,6 +20,7 @@ from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import Tokenizer
+from tcl_jax.data.training_examples import Incomplete
 from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import as_input_error
 from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize
@@ -165,7 +166,7 @@ def take_preview(config: ConfigDict, count: int) -> Preview:
         origins=log.origins[:count],
         totals=bad.totals().tolist(),
         bad=tuple(bad.first.values()),
-        left_out=getattr(source, "left_out", ""),
+        left_out=source.left_out if isinstance(source, Incomplete) else "",
         statistics=experiment.method.pixel_statistics,
     )
 
