@@ -18,7 +18,7 @@ from tcl_jax.weights.readers import open_weights
 from tcl_jax.weights.tcl import tcl_params
 
 GOLDEN = Path(__file__).parent / "golden"
-TAP_LAYER = 3
+FEATURE_LAYER = 3
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -58,9 +58,9 @@ def reference_model() -> tuple[TCL, dict[str, Any], dict[str, Any]]:
     """The tiny TCL, its learned parameters, and its CLIP's."""
     clip_state = load("clip_state_dict")
     config = infer_clip_config(clip_state)
-    learned = tcl_params(load("tcl_state_dict"), config, TAP_LAYER)
+    learned = tcl_params(load("tcl_state_dict"), config, FEATURE_LAYER)
     clip = clip_params(clip_state, config)
-    model = TCL(config, TAP_LAYER)
+    model = TCL(config, FEATURE_LAYER)
     return model, jax.tree.map(jnp.asarray, learned), jax.tree.map(jnp.asarray, clip)
 
 

@@ -53,7 +53,9 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
     from tcl_jax.data.transforms import Compose
     from tcl_jax.parallel.cores import available_cores
     from tcl_jax.training.build import abstract_experiment
+    from tcl_jax.training.check import check_config
 
+    check_config(config)
     most = available_cores() if flags.workers is None else flags.workers
     if most < 0:
         raise InputError(f"--workers={most}: must be at least 0")

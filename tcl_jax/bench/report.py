@@ -80,7 +80,7 @@ class Report:
         }  # fmt: skip
         print(", ".join(f"{name} {value}" for name, value in self.content.items()), flush=True)
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
-        self._write()  # or a file that cannot be written would be told after minutes
+        self._write()  # or a file that cannot be written would be reported after minutes
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
         """Appends a row to the table of a name."""

@@ -94,7 +94,7 @@ class BadSampleLog:
         self._bad: collections.Counter[str] = collections.Counter()
         self.first: dict[str, BadSample] = {}
         """The first of each kind."""
-        self._told = 0
+        self._warned_of = 0
 
     def add(self, samples: Sequence[BadSample], *, good: int, batch: int) -> None:
         """Takes what batch number `batch` met: bad samples, and the `good` ones it consists of."""
@@ -135,7 +135,7 @@ class BadSampleLog:
                 "(data.max_bad_share). Look whether the shards were downloaded whole; checkpoints "
                 "written so far are good"
             )
-        if bad > self._told:
+        if bad > self._warned_of:
             logging.warning("%s; others take their places%s", message, where)
-            self._told = bad
+            self._warned_of = bad
         return bad / seen

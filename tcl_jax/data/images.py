@@ -34,6 +34,8 @@ _File: TypeAlias = io.BytesIO | io.BufferedReader
 _FLOAT_SLACK = 1e-3
 # Of text and colour profiles in a PNG: some programs write more than Pillow reads by itself.
 _PNG_TEXT_BYTES = 1 << 26
+# Tags of a TIFF: bits of each sample, and whether the samples of a pixel lie together.
+_TIFF_BITS, _TIFF_PLANES, _APART = 258, 284, 2
 
 
 @runtime_checkable
@@ -218,6 +220,13 @@ def _check_size(width: int, height: int, limit: int) -> None:
 
 def _load(image: Image.Image) -> None:
     """Decodes the pixels of an opened image."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_TIFF_BITS, (1,))
+    if tags.get(_TIFF_PLANES) == _APART and len(bits) > 1 and max(bits) > 8:
+        raise ImageDecodeError(  # Pillow would give wrong pixels
+            "a TIFF with its planes stored apart and more than 8 bits a sample, which is not read; "
+            "save it with its samples pixel by pixel (PlanarConfiguration 1)"
+        )
     try:
         image.load()
     except Exception as error:

@@ -32,7 +32,6 @@ from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import InputError
 
 _BUFFERED_BATCHES = 2
-_ENDLESS = 1 << 40
 
 
 def make_iterator(
@@ -46,10 +45,9 @@ def make_iterator(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
-    repeat: bool = True,
     bad_samples: BadSampleLog | None = None,
 ) -> BatchIterator:
-    """Endless (or one epoch of) shuffled, augmented batches of this process.
+    """Endless shuffled, augmented batches of this process.
 
     Args:
       source, tokenizer, transform, erasing: as in `TrainingBatches`; picklable where there are
@@ -58,7 +56,6 @@ def make_iterator(
       seed: of the order and of the augmentation.
       process_index, process_count: process p gets rows [p b, (p + 1) b) of each global batch.
       num_workers: operating system processes that make batches ahead; 0 makes them in a thread.
-      repeat: False ends after the last whole batch of one epoch.
       bad_samples: records bad samples as their batches are handed out.
 
     Returns:
@@ -92,7 +89,6 @@ def make_iterator(
         erasing=erasing,
         seed=int(row_seed),
         batch_size=global_batch_size // process_count,
-        length=_ENDLESS if repeat else examples // global_batch_size * process_count,
     )
     # The shares of all processes follow each other; each process takes every process_count-th.
     batches = grain.MapDataset.source(share)
@@ -146,8 +142,6 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         running = self._start()
         try:
             batch = next(running)
-        except StopIteration:
-            raise
         except BaseException as error:
             self._stop()
             if "terminated unexpectedly" in str(error):
@@ -161,11 +155,6 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         self._bad_samples.add(batch.pop(BAD), good=good, batch=self._next_batch)
         self._next_batch += 1
         return batch
-
-    @property
-    def next_batch(self) -> int:
-        """Number of the batch that comes next, from 0 at the start of the run."""
-        return self._next_batch
 
     def get_state(self) -> dict[str, int | str]:
         """The position, as a JSON-able dict; changes with the batches handed out, not made."""

@@ -135,21 +135,34 @@ def retry(address: str, request: Callable[[], _T]) -> _T:
             return request()
         except ValueError:
             raise
-        except PermissionError as error:
-            raise InputError(
-                f"{address}: access is refused ({error}). Check the address, and log in to the "
-                "store on this machine"
-            ) from error
-        except Exception as error:
-            # Some file systems say "not found" also where they got no answer.
-            no_answer = isinstance(error.__cause__, OSError)
-            if isinstance(error, FileNotFoundError) and not no_answer:
-                raise
-            reason = first_cause(error)
+        except Exception as caught:
+            error = _answer(caught)
+            status, reason = _status(error), first_cause(error)
+            if isinstance(error, PermissionError) or status in (401, 403):
+                raise InputError(
+                    f"{address}: access is refused ({reason}). Check the address, and log in to "
+                    "the store on this machine"
+                ) from caught
+            if isinstance(error, FileNotFoundError) or status in (404, 410):
+                raise FileNotFoundError(f"{address} is not there") from caught
         if attempt < TRIES - 1:
             logging.warning("%s: %s; trying again", address, reason)
             time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
     raise RemoteError(f"{address}: no answer, tried {TRIES} times: {reason}")
+
+
+def _answer(error: Exception) -> Exception:
+    """The store's own answer: some file systems raise "not found" from any other one."""
+    cause = error.__cause__
+    hides = isinstance(cause, OSError) or _status(cause) is not None
+    return cause if isinstance(error, FileNotFoundError) and hides else error  # type: ignore[return-value]
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error has, under one of the names that libraries give it."""
+    holders, names = (error, getattr(error, "response", None)), ("status", "status_code", "code")
+    values = (getattr(holder, name, None) for holder in holders for name in names)
+    return next((value for value in values if isinstance(value, int)), None)
 
 
 def _protocol(address: str) -> str:

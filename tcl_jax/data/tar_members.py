@@ -72,8 +72,11 @@ def find_pairs(file: Any) -> tuple[list[Pair], LeftOut]:
         kind = kinds.get(suffix.lower())
         if kind is None:
             left_out["members of other kinds"].append(name)
-        elif is_link or member.issparse() or member.size > _LARGEST:
-            left_out["links, sparse files, and members of 4 GiB and more"].append(name)
+        # These words are part of fingerprints, and so of checkpoints.
+        elif is_link or member.issparse():
+            left_out["links and sparse files"].append(name)
+        elif member.size > _LARGEST:
+            left_out["members of 4 GiB and more"].append(name)
         elif key in kind:
             left_out["members whose key had come before"].append(name)
         else:
@@ -110,7 +113,7 @@ def _members(file: Any) -> list[tarfile.TarInfo]:
             raise ValueError(f"at byte {tar.offset} is neither a member nor the mark of the end")
     except InputError:
         raise
-    except (tarfile.TarError, ValueError) as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         file.seek(0)
         raise ValueError(
             f"damaged, cut short, or no uncompressed tar file: {error}; it begins with "

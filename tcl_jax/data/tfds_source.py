@@ -69,12 +69,12 @@ class TfdsSource:
                 raise InputError(
                     f"the data set {name!r} has no feature {path!r}; its features are:\n{features}"
                 )
-        self._told = f"{self._source.dataset_info.full_name} {split} {len(self._source)}"
 
     @property
     def fingerprint(self) -> str:
         """Tells one version and split of a data set from another."""
-        return hashlib.blake2b(self._told.encode(), digest_size=8).hexdigest()
+        content = f"{self._source.dataset_info.full_name} {self.split} {len(self)}"
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def __len__(self) -> int:
         """Number of examples."""

@@ -9,7 +9,7 @@ from typing import Any
 from absl import logging
 
 from tcl_jax.data.tar_source import TarSource
-from tcl_jax.errors import InputError, shorten
+from tcl_jax.errors import InputError, as_input_error, shorten
 
 
 def _make_builder(source: TarSource, *, name: str, data_dir: str) -> Any:
@@ -93,9 +93,10 @@ def prepare(
         raise InputError(
             f"--name={name!r}: tensorflow-datasets takes letters, digits and _ only, as in cc3m"
         )
-    source = TarSource(
-        patterns, allow_missing=allow_missing, index_dir=index_dir, caption_field=caption_field
-    )
+    with as_input_error("--shards"):
+        source = TarSource(
+            patterns, allow_missing=allow_missing, index_dir=index_dir, caption_field=caption_field
+        )
     builder = _make_builder(source, name=name, data_dir=data_dir)
     if builder.is_prepared():
         pairs = builder.info.splits["train"].num_examples

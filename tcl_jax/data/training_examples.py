@@ -26,6 +26,7 @@ BAD = "bad"
 """Field of a batch before it is handed out: the `BadSample`s it met."""
 
 _EXAMPLE, _REPLACEMENT = 0, 1
+_ENDLESS = 1 << 40
 
 
 @runtime_checkable
@@ -78,7 +79,6 @@ class TrainingBatches:
         erasing: draws what part of each picture the training step erases; None: no part of any.
         seed: of everything random in an example.
         batch_size: examples of a batch, b.
-        length: number of batches.
     """
 
     def __init__(
@@ -91,7 +91,6 @@ class TrainingBatches:
         erasing: RandomErasing | None,
         seed: int,
         batch_size: int,
-        length: int,
     ) -> None:
         self._source = source
         self._order = order
@@ -100,11 +99,10 @@ class TrainingBatches:
         self._erasing = erasing
         self._seed = seed
         self._batch_size = batch_size
-        self._length = length
 
     def __len__(self) -> int:
-        """Number of batches."""
-        return self._length
+        """More batches than any run takes."""
+        return _ENDLESS
 
     def __getitem__(self, k: int) -> dict[str, Any]:
         """Batch number `k`.

@@ -89,16 +89,16 @@ def evaluate(
             protocol.sizes(index.benchmark)
     progress = progress and jax.process_index() == 0
 
-    made: dict[tuple[str, TextEncoder], np.ndarray] = {}
+    made: dict[tuple[str, TextEncoder, str], np.ndarray] = {}
 
-    def texts_of(method: Method, benchmark: Benchmark) -> np.ndarray:
+    def texts_of(method: Method, protocol: Protocol, benchmark: Benchmark) -> np.ndarray:
         if benchmark.name in embedded:
             return embedded[benchmark.name]
         # Methods on one CLIP have its texts in common.
-        key = benchmark.name, method.text_encoder
+        key = benchmark.name, method.text_encoder, protocol.templates
         if key not in made:
             made[key] = embed_texts(
-                protocols[0],
+                protocol,
                 method,
                 params,
                 benchmark,
@@ -165,7 +165,7 @@ def _check_embeddings(
 def _evaluate_method(
     run: _MethodRun,
     indices: Sequence[DatasetIndex],
-    texts_of: Callable[[Method, Benchmark], np.ndarray],
+    texts_of: Callable[[Method, Protocol, Benchmark], np.ndarray],
     batch_size: int | None,
     *,
     progress: bool,
@@ -177,7 +177,9 @@ def _evaluate_method(
     for index in indices:
         name = index.benchmark.name
         with contextlib.closing(run.logs[name]) as log:
-            texts = raise_on_all_processes(functools.partial(texts_of, method, index.benchmark))
+            texts = raise_on_all_processes(
+                functools.partial(texts_of, method, run.protocol, index.benchmark)
+            )
             results[name] = evaluate_benchmark(evaluator, index, texts, log, progress=progress)
 
     pictures: dict[str, dict[str, Path]] = {}

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from tcl_jax.errors import as_input_error
 from tcl_jax.evaluation.report import UNKNOWN, align
 from tcl_jax.evaluation.scenes import (
     best_classes,
@@ -49,7 +50,7 @@ class ShapesEvaluator:
 
     The method that is trained is scored at the config's background threshold. Beside it stands the
     CLIP of its parameter tree, if it has one, as MaskCLIP; a run that trains the CLIP itself scores
-    that alone, with retrieval and classification.
+    that alone, with retrieval.
 
     Args:
         config: reads `eval`.
@@ -80,8 +81,9 @@ class ShapesEvaluator:
             self._methods[method.name] = method
             self._engines[method.name] = MaskEngine(method, self._mesh, batch_size)
         side, size = method.resolution, config.eval.num_scenes
-        self.validation = ShapesSource("validation", num_examples=size, image_size=side)
-        self.test = ShapesSource("test", num_examples=size, image_size=side, seed=config.seed)
+        with as_input_error("the task shapes of eval.tasks"):
+            self.validation = ShapesSource("validation", num_examples=size, image_size=side)
+            self.test = ShapesSource("test", num_examples=size, image_size=side, seed=config.seed)
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent."""

@@ -87,10 +87,8 @@ class ScoreLog:
     """
 
     def __init__(self, folder: Path | None, name: str, depends_on: Mapping[str, Any]) -> None:
-        start, place = (
-            f"{name}.{short_hash(depends_on)}.",
-            f"{jax.process_index()}of{jax.process_count()}",
-        )
+        start = f"{name}.{short_hash(depends_on)}."
+        place = f"{jax.process_index()}of{jax.process_count()}"
         self._path = None if folder is None else folder / f"{start}{place}.jsonl"
         self._file: TextIO | None = None
         self.records: dict[str, Record] = {}

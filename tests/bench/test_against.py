@@ -111,7 +111,7 @@ def test_both_are_timed_in_turn(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_variant_that_does_not_fit_is_told_and_the_others_are_timed(
+def test_a_variant_that_does_not_fit_is_named_and_the_others_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")  # which has two variants

@@ -20,10 +20,10 @@ from tcl_jax.bench.report import Report, not_final, table
 def test_times_of_a_busy_machine_are_not_final(
     load: float, cores: int, platform: str, limit: str
 ) -> None:
-    told = not_final(load, cores, platform)
-    assert bool(told) == bool(limit)
-    assert not limit or told.startswith(f"not final: the load was {load:g} ")
-    assert told.endswith(f"below {limit}" if limit else "")
+    reason = not_final(load, cores, platform)
+    assert bool(reason) == bool(limit)
+    assert not limit or reason.startswith(f"not final: the load was {load:g} ")
+    assert reason.endswith(f"below {limit}" if limit else "")
 
 
 @pytest.mark.parametrize("load", [0.1, 1.2])

@@ -77,8 +77,8 @@ def test_the_official_code_is_timed_in_turn_once_results_agree(
     report = json.loads(file.read_text())
     assert "steps" not in report and "against" not in report, "nothing was timed"
     assert [r["do"] for r in requests_of(checkout[0])] == ["load", "prepare", "compare"]
-    told = re.findall(r"^  (\w+) by \S+: (\S+) here, 0 there$", str(caught.value), re.MULTILINE)
-    losses = {name: float(value) for name, value in told}
+    named = re.findall(r"^  (\w+) by \S+: (\S+) here, 0 there$", str(caught.value), re.MULTILINE)
+    losses = {name: float(value) for name, value in named}
     assert set(losses) == set(COMPARED)
     terms = sum(losses[name] for name in COMPARED if name not in ("total", "grad_norm"))
     assert losses["total"] == pytest.approx(terms, rel=1e-5)

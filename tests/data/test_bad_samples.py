@@ -166,7 +166,7 @@ def test_too_many_stop_a_run(tmp_path, caplog):
         assert log.check(log.totals()) == pytest.approx(20 / 120)  # too few seen to tell
         log.add([], good=MIN_SEEN, batch=1)
         assert log.check(log.totals()) == pytest.approx(20 / 620)
-    assert ["20 of 120" in r.getMessage() for r in caplog.records] == [True]  # told once
+    assert ["20 of 120" in r.getMessage() for r in caplog.records] == [True]  # warned of once
     log.add(bad * 7, good=0, batch=2)
     with pytest.raises(
         RunError,

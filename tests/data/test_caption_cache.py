@@ -110,7 +110,7 @@ def test_rows_come_back_bit_by_bit(shard: tuple[TarSource, ShardIndex], width: i
 # ------------------------------------------------------------------------------- what is refused
 
 
-def test_shards_without_embeddings_are_told(
+def test_shards_without_embeddings_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(12):

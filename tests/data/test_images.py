@@ -141,6 +141,15 @@ def test_png_with_more_text_than_pillow_reads(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture())
 
 
+def test_tiff_with_its_planes_apart() -> None:
+    """Of 16 bits a sample, as libtiff writes it; Pillow reads it without an error, but wrong."""
+    file = io.BytesIO()
+    Image.fromarray(picture()).save(file, "TIFF", tiffinfo={284: 2})
+    data = file.getvalue().replace(b"\x08\0" * 3, b"\x10\0" * 3)
+    with pytest.raises(ImageDecodeError, match="planes stored apart"):
+        decode(data)
+
+
 def test_heic_is_read_with_a_plugin(tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     made = pillow_heif.from_pillow(Image.fromarray(picture()))

@@ -67,13 +67,6 @@ def test_augmentation_differs_between_epochs_and_examples(reference):
     assert len(set(everything)) == len(everything) == 36
 
 
-def test_without_repeat():
-    iterator = iterate(repeat=False)
-    assert len(set(numbers(take(iterator, 3)))) == 18
-    with pytest.raises(StopIteration):
-        next(iterator)
-
-
 @pytest.mark.parametrize("process_count", [2, 3])
 def test_processes_share_the_global_batch(reference, process_count):
     parts = [
@@ -117,7 +110,7 @@ def test_foreign_state_is_refused():
         iterate().set_state({k: v for k, v in state.items() if k != "next_batch"})
 
 
-def test_a_dead_worker_is_told_and_replaced(reference):
+def test_a_dead_worker_is_reported_and_replaced(reference):
     iterator = iterate(num_workers=1)
     try:
         assert_same(take(iterator, 2), reference[:2])

@@ -19,7 +19,7 @@ from tests.data.shards import pairs, write_shard
 
 
 class Unreliable(MemoryFileSystem):
-    """A store that fails as often as it is told to, and counts what it is asked for."""
+    """A store that fails as often as `failures` says, and counts what it is asked for."""
 
     protocol = "unreliable"
     store: dict = {}  # noqa: RUF012
@@ -134,6 +134,30 @@ def test_failures_are_tried_again(tmp_path: Path, store, monkeypatch) -> None:
     store.store.clear()
     with pytest.raises(InputError, match="00002.tar: pair 2 cannot be read"):
         source[8]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [
+        (403, InputError, "0.tar.*access is refused"),
+        (404, InputError, "0.tar: 1 of 1 are missing"),
+        (503, RemoteError, "0.tar: no answer, tried 6 times"),
+    ],
+)
+def test_what_web_servers_answer(store, monkeypatch, status: int, kind, message: str) -> None:
+    """fsspec says "not found" of any answer to a look-up, and raises it from that answer."""
+
+    class AnswerError(Exception):
+        pass
+
+    def info(*args, **kwargs):
+        answer = AnswerError()
+        answer.status = status
+        raise FileNotFoundError("0.tar") from answer
+
+    monkeypatch.setattr(store, "info", info)
+    with pytest.raises(kind, match=message):
+        TarSource(["unreliable://0.tar"], allow_missing=True)
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path, store, monkeypatch, caplog) -> None:

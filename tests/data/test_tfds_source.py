@@ -138,6 +138,8 @@ def test_prepared_data_is_kept_and_not_mixed_up(shards, tmp_path):
             prepare([shards], name=name, data_dir=str(tmp_path))
     with pytest.raises(InputError, match="1 of 4 are missing: .*3.tar"):
         prepare([shards.replace("0..2", "0..3")], name="more", data_dir=str(tmp_path))
+    with pytest.raises(InputError, match="--shards: .*no-such-name"):
+        prepare(["hf://no-such-name"], name="more", data_dir=str(tmp_path))
 
 
 def test_command_needs_no_tensorflow(shards, tmp_path):

@@ -47,9 +47,9 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
         experiment.join(experiment.params, experiment.frozen),
         default_settings(experiment.method),
     )
-    listings = [list_examples(load_benchmark(name), GOLDEN / "eval/data") for name in evaluators]
+    indices = [list_examples(load_benchmark(name), GOLDEN / "eval/data") for name in evaluators]
     expected = evaluate(
-        model, listings, tmp_path / "out", progress=False, pamr=False, templates="simple"
+        model, indices, tmp_path / "out", progress=False, pamr=False, templates="simple"
     )["TCL"]
     for name, evaluation in found.items():
         scores = expected.results[name].scores

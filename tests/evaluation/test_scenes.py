@@ -93,15 +93,16 @@ def test_each_scene_is_evaluated_once(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("num_scenes", 127, "num_scenes=127"),
-        ("batch_size", 0, "batch_size=0"),
+        ("eval.num_scenes", 127, "num_scenes=127"),
+        ("eval.batch_size", 0, "batch_size=0"),
+        ("model.sizes.resolution", 24, "eval.tasks: image_size is 24"),
     ],
 )
 def test_what_cannot_be_finished_is_refused_before_training(
     field: str, value: int, message: str
 ) -> None:
     config = tiny_clip_config()
-    config.eval[field] = value
+    config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
         make_evaluators(config, build_experiment(config))
 

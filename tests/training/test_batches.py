@@ -63,8 +63,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def config(tmp_path: Path, photos: str) -> ConfigDict:
-    """A tiny run of nine steps of 8 of the 25 pairs; steps as those of test_loop.py."""
+    """A tiny run of nine steps of 8 of the 25 pairs, in one phase."""
     config = tiny_config(tmp_path)
+    config.train.backbone_from_step = 0
     config.data.update(source="tar", shards=(photos,))
     config.data.rand_augment.operations = 2
     return config

@@ -37,6 +37,13 @@ def config(tmp_path: Path) -> ConfigDict:
     return tiny_config(tmp_path)
 
 
+@pytest.fixture
+def one_phase(config: ConfigDict) -> ConfigDict:
+    """Of which one step is compiled."""
+    config.train.backbone_from_step = 0
+    return config
+
+
 def run(config: ConfigDict, workdir: Path, evaluators: Any = None) -> Outcome:
     return train(config, str(workdir), build_experiment(config), evaluators or {})
 
@@ -138,9 +145,10 @@ def test_interrupted_equals_uninterrupted(
 
 
 def test_a_run_knows_its_clip(
-    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_phase: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When it goes on and when it is used: the same arrays in whatever file, and no others."""
+    config = one_phase
     workdir, file = tmp_path / "run", Path(config.model.weights)
     part = run(config, workdir, {"task": interrupt_after(1)})
     recorded = json.loads((workdir / "config.json").read_text())["frozen"]["clip"]
@@ -172,9 +180,9 @@ def test_a_run_knows_its_clip(
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good(
-    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_phase: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, count = loop.put_batch, 0
+    config, real, count = one_phase, loop.put_batch, 0
 
     def poisoned(batch: Any, mesh: Any) -> Any:
         nonlocal count

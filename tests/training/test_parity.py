@@ -16,7 +16,14 @@ from tcl_jax.training.optim import AdamW, merge_groups, split_groups, warmup_cos
 from tcl_jax.training.state import create_state
 from tcl_jax.training.step import make_step, no_failure
 from tcl_jax.weights.tcl import tcl_rules, tcl_state_dict
-from tests.reference import TAP_LAYER, arrays, load, nchw_to_nhwc, reference_model, relative_error
+from tests.reference import (
+    FEATURE_LAYER,
+    arrays,
+    load,
+    nchw_to_nhwc,
+    reference_model,
+    relative_error,
+)
 
 GRADIENTS = load("grads")
 PHASE_SWITCH = 6
@@ -70,7 +77,7 @@ def gradients() -> dict[str, np.ndarray]:
     def total(learned: Any) -> jax.Array:
         return objective(learned, frozen, batch, jax.random.key(0)).total
 
-    return tcl_state_dict(jax.jit(jax.grad(total))(learned), model.config, TAP_LAYER)
+    return tcl_state_dict(jax.jit(jax.grad(total))(learned), model.config, FEATURE_LAYER)
 
 
 @pytest.mark.parametrize("name", sorted(GRADIENTS))
@@ -105,7 +112,7 @@ def trajectory() -> tuple[list[dict[str, float]], dict[str, np.ndarray], Any]:
         state, failure, metrics = step(state, failure, frozen, batch, jax.random.key(0))
         records.append({k: float(v) for k, v in metrics.items()})
     assert [phase._cache_size() for phase in phases] == [1, 1]
-    return records, tcl_state_dict(state.params, model.config, TAP_LAYER), state
+    return records, tcl_state_dict(state.params, model.config, FEATURE_LAYER), state
 
 
 def test_losses_along_the_run() -> None:
@@ -145,7 +152,7 @@ def test_backbone_counts_its_own_steps() -> None:
 def test_phase_one_trains_what_the_reference_trains() -> None:
     model, learned, _ = reference_model()
     groups = split_groups(learned, TCLObjective(model).group_of)
-    by_path = {"/".join(rule.path): rule.name for rule in tcl_rules(model.config, TAP_LAYER)}
+    by_path = {"/".join(rule.path): rule.name for rule in tcl_rules(model.config, FEATURE_LAYER)}
     ours = {by_path[path] for path in groups["head"]}
     theirs = {str(name) for name in load("trajectory")["ust_trainable"]}
     assert ours == theirs

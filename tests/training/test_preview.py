@@ -102,12 +102,12 @@ def test_originals_and_changes_are_those_of_the_images(shard: Path) -> None:
             name, *arguments = change.split()
             numbers = [int(a) if a.lstrip("-").isdigit() else float(a) for a in arguments]
             remade = np.asarray(OPERATIONS[name].apply(Image.fromarray(remade), *numbers))
-        # Decoded at reduced scale where that will do, and arguments are told to three digits.
+        # Decoded at reduced scale where that will do, and arguments are given to three digits.
         assert np.abs(remade.astype(int) - image).mean() < 12
         assert np.median(np.abs(remade.astype(int) - image)) <= 4
 
 
-def test_bad_samples_are_told_and_captions_stay_with_their_images(
+def test_bad_samples_are_counted_and_captions_stay_with_their_images(
     shard: Path, tmp_path: Path
 ) -> None:
     members: dict[str, bytes] = {}
