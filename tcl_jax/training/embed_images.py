@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -99,8 +100,10 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
     seen = bad = written = captions = size = 0
     with (
         tqdm(desc="images", total=sum(len(block.examples) for block in lacking)) as bar,
-        concurrent.futures.ThreadPoolExecutor(available_cores()) as pool,
+        contextlib.ExitStack() as stack,
     ):
+        pool = concurrent.futures.ThreadPoolExecutor(available_cores())
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         turns = own_first(lacking, process, processes)
         for block, content in read_ahead(turns, partial(_read, pool, transform)):
             bar.update(len(block.examples))

@@ -239,6 +239,24 @@ def test_a_whole_run_interrupted_and_used(
     assert found.labels.shape == (70, 80)
 
 
+@pytest.mark.parametrize(
+    ("family", "prefix"), [("dinov3", "w/visual_model.backbone."), ("tips", "vision/w/")]
+)
+def test_other_backbones(tmp_path: Path, family: str, prefix: str) -> None:
+    """One without learned positions, and one with two class tokens."""
+    config = tiny_talk2dino(tmp_path)
+    file = write_golden(tmp_path / "other.safetensors", family, prefix)
+    config.model.update(backbone=str(file), backbone_heads=2)
+    config.data.num_examples = 8
+    config.train.total_steps = 2
+    embed(config, batch_size=4)
+    outcome = run(config, tmp_path / "run")
+    model: Any = load_model(tmp_path / "run")
+    assert model.method.family == family and model.method.head_shape == (2, 96)
+    learned = jax.device_get(outcome.params)["projection"]
+    jax.tree.map(np.testing.assert_array_equal, model.params["projection"], learned)
+
+
 @pytest.mark.slow
 def test_eight_devices_find_the_same(config: ConfigDict, tmp_path: Path) -> None:
     alone = run(config, tmp_path / "alone")
