@@ -173,7 +173,7 @@ def _with_checks(values: np.ndarray) -> np.ndarray:
 def _checked(path: str, rows: np.ndarray, number: int) -> np.ndarray:
     row = rows[number]
     values = np.array(row["values"])
-    if zlib.crc32(values) != row["check"]:
+    if zlib.crc32(values.data) != row["check"]:
         raise _damaged(path, f"the checksum of its row {number} is another")
     return values
 

@@ -49,8 +49,10 @@ def make_source(
         InputError: if the source is unknown, cannot be read, or has no such embeddings or features.
     """
     if towers is not None and data.source != "mixture":
-        options = {"process_index": process_index, "process_count": process_count}
-        return FeatureSource(make_source(data, image_size, **options), data.features, towers)
+        pairs = make_source(
+            data, image_size, process_index=process_index, process_count=process_count
+        )
+        return FeatureSource(pairs, data.features, towers)
     if text_tower is not None and data.source not in ("tar", "mixture"):
         raise InputError(
             f"data.caption_cache=True, but data.source={data.source!r}: embeddings of captions are "

@@ -49,7 +49,7 @@ def feature_towers(config: ConfigDict, experiment: Experiment) -> str:
             "takes; set it to ''"
         )
     if config.data.caption_cache:
-        raise InputError("data.caption_cache=True: data.features has the captions, too; leave it")
+        raise InputError("data.caption_cache=True: data.features has the captions; set it to False")
     text_tower = text_tower_id(*caption_tower(config, experiment))
     others = {name: decisive(one) for name, one in experiment.identities.items()}
     return short_hash([text_tower, others, experiment.method.resolution, config.model.dtype])

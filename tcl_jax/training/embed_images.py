@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
-from jaxtyping import Float16, UInt8
+from jaxtyping import Array, Float16, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -30,7 +29,7 @@ from tcl_jax.inference.texts import embed_tokens
 from tcl_jax.ops.images import normalize
 from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_replicated
-from tcl_jax.training.batches import caption_tower, feature_towers
+from tcl_jax.training.batches import feature_towers
 from tcl_jax.training.build import Experiment, build_experiment
 from tcl_jax.training.in_advance import own_first, read_ahead
 
@@ -52,12 +51,12 @@ class _Content:
     """What a block is made of.
 
     Attributes:
-        images: uint8 [n, S, S, 3] of the examples that can be used.
+        images: uint8 [S, S, 3] each, of the examples that can be used.
         captions: of each example that are not empty; none of those that cannot be used.
         bad: why the others cannot be used.
     """
 
-    images: UInt8[np.ndarray, "n h w 3"]
+    images: list[np.ndarray]
     captions: list[list[str]]
     bad: list[str]
 
@@ -82,7 +81,7 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
     process, processes = jax.process_index(), jax.process_count()
     experiment = build_experiment(config)
     towers = feature_towers(config, experiment)
-    encoder, text_params = caption_tower(config, experiment)
+    encoder = experiment.objective.text_encoder
     side = experiment.method.resolution
     transform, tokenizer = make_transform(config.data, side), encoder.tokenizer()
     source = make_source(config.data, side, process_index=process, process_count=processes)
@@ -94,9 +93,11 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
     lacking = [block for block in blocks if not block.path.is_file()]
     logging.info("%d of %d files of features are lacking", len(lacking), len(blocks))
     mesh = local_mesh()
-    text_params = put_replicated(text_params, mesh)
+    frozen = put_replicated(experiment.frozen, mesh)
+    text_params = experiment.objective.frozen_text_params(frozen)
     longest = max(len(block.examples) for block in blocks)
-    images_of = _ImageEmbedder(experiment, mesh, min(batch_size, -(-longest // mesh.size)))
+    batch_size = mesh.size * min(batch_size, -(-longest // mesh.size))
+    compute = jax.jit(partial(_heads, experiment))
     seen = bad = written = captions = size = 0
     with (
         tqdm(desc="images", total=sum(len(block.examples) for block in lacking)) as bar,
@@ -121,7 +122,15 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
             tokens = tokenizer(every)
             texts = embed_tokens(encoder, text_params, tokens, mesh=mesh, batch_size=_TEXTS)
             counts = [len(several) for several in content.captions]
-            size += write_block(block.path, counts, images_of(content.images), texts)
+            heads = []
+            for start in range(0, len(content.images) or 1, batch_size):
+                batch = content.images[start : start + batch_size]
+                rows = np.zeros((batch_size, side, side, 3), np.uint8)
+                for row, image in zip(rows, batch, strict=False):
+                    row[:] = image
+                found = compute(frozen, jax.device_put(rows, batch_sharded(mesh)))
+                heads.append(np.asarray(found)[: len(batch)])
+            size += write_block(block.path, counts, np.concatenate(heads), texts)
             written, captions = written + 1, captions + len(every)
     return (
         f"embedded {seen - bad:,} images and {captions:,} captions in {written:,} files "
@@ -129,32 +138,11 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
     )
 
 
-class _ImageEmbedder:
-    """Features of any number of images, split over the devices of this process."""
-
-    def __init__(self, experiment: Experiment, mesh: Mesh, batch_size: int) -> None:
-        self._frozen = put_replicated(experiment.frozen, mesh)
-        self._rows, self._size = batch_sharded(mesh), batch_size * mesh.size
-        objective, statistics = experiment.objective, experiment.method.pixel_statistics
-
-        @jax.jit
-        def embed(frozen: Any, images: jax.Array) -> jax.Array:
-            heads = objective.embed_images(frozen, normalize(images, statistics))
-            return heads.astype(jnp.float16)
-
-        self._embed, self._shape = embed, experiment.objective.head_shape
-
-    def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float16[np.ndarray, "n m c"]:
-        assert self._shape is not None
-        found = []
-        for start in range(0, len(images), self._size):
-            batch = images[start : start + self._size]
-            filled = np.zeros((self._size, *images.shape[1:]), np.uint8)
-            filled[: len(batch)] = batch
-            heads = self._embed(self._frozen, jax.device_put(filled, self._rows))
-            found.append((heads, len(batch)))
-        nothing = np.zeros((0, *self._shape), np.float16)
-        return np.concatenate([nothing, *(np.asarray(heads)[:count] for heads, count in found)])
+def _heads(
+    experiment: Experiment, frozen: Any, images: UInt8[Array, "n h w 3"]
+) -> Float16[Array, "n m c"]:
+    pixels = normalize(images, experiment.method.pixel_statistics)
+    return experiment.objective.embed_images(frozen, pixels).astype(jnp.float16)
 
 
 def _read(
@@ -164,8 +152,6 @@ def _read(
     if block.path.is_file():
         return None
     rng = np.random.default_rng(0)  # that nothing is drawn from
-    captions: list[list[str]] = []
-    bad: list[str] = []
 
     def read(number: int) -> tuple[Any, Any]:
         example = block.source[number]
@@ -182,9 +168,8 @@ def _read(
             return None, f"{example.get('key', number)}: {error}"
 
     found = list(pool.map(read, block.examples))
-    images = [image for image, _ in found if image is not None]
-    for image, result in found:
-        captions.append([] if image is None else result)
-        bad += [result] if image is None else []
-    pixels = np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
-    return _Content(pixels, captions, bad)
+    return _Content(
+        images=[image for image, _ in found if image is not None],
+        captions=[[] if image is None else captions for image, captions in found],
+        bad=[problem for image, problem in found if image is None],
+    )
