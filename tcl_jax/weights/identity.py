@@ -44,16 +44,16 @@ def identify_text(weights: Source, clip: Pretrained) -> dict[str, str]:
     return identify_clip(weights, dataclasses.replace(clip, params=clip.params["text"]))
 
 
-def _load_clip(source: str, recorded: Identity) -> Loaded:
-    prefix, activation = recorded["prefix"], recorded["activation"]
-    clip = load_clip(source, activation=activation, prefix=prefix, dtype=None)
-    return clip.params, clip.origin, identify_clip(source, clip)
-
-
 def _load_text(source: str, recorded: Identity) -> Loaded:
     prefix, activation = recorded["prefix"], recorded["activation"]
     clip = load_clip(source, activation=activation, prefix=prefix, dtype=None)
     return clip.params["text"], clip.origin, identify_text(source, clip)
+
+
+def _load_clip(source: str, recorded: Identity) -> Loaded:
+    prefix, activation = recorded["prefix"], recorded["activation"]
+    clip = load_clip(source, activation=activation, prefix=prefix, dtype=None)
+    return clip.params, clip.origin, identify_clip(source, clip)
 
 
 def identify_backbone(weights: Source, backbone: LoadedBackbone) -> dict[str, str]:
