@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Every field of a run; other configs change what differs."""
     config = ConfigDict()
-    config.objective = "tcl"  # "clip": train the CLIP itself
+    config.objective = "tcl"  # "clip": train the CLIP itself; "talk2dino": configs/talk2dino.py
     config.seed = 0
 
     config.model = ConfigDict()
@@ -40,6 +40,8 @@ def get_config() -> ConfigDict:
     config.model.sizes.context_length = 0
     config.model.sizes.vocab_size = 0
     config.model.sizes.activation = ""
+    config.model.backbone = ""  # of objective="talk2dino": a name as dinov2-reg:B/14, or a file
+    config.model.backbone_heads = 0  # of its attention, where no file says it; 0: the usual
     config.model.feature_layer = 0  # block of CLIP that feeds the grounder; 0: the last but one
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
 
@@ -50,6 +52,7 @@ def get_config() -> ConfigDict:
     config.data.index_dir = ""  # folder of the shards' index files; "": beside the shards
     config.data.caption_field = ""  # of KEY.json; "": KEY.txt, then caption, captions, text, ...
     config.data.caption_cache = False  # read what tcl_jax.embed_captions computed once
+    config.data.features = ""  # folder of what tcl_jax.embed_images computed, for "talk2dino"
     config.data.tfds = ConfigDict()  # what source="tfds" reads
     config.data.tfds.name = "coco_captions"
     config.data.tfds.split = "train"

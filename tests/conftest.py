@@ -37,7 +37,7 @@ CHECKED = (
 )  # fmt: skip
 CHECKED_FILES = (
     "bench.photos", "demo.answers", "demo.examples", "demo.shown", "training.embed_captions",
-    "training.preview",
+    "training.embed_images", "training.preview",
 )  # fmt: skip
 install_import_hook([f"tcl_jax.{name}" for name in CHECKED + CHECKED_FILES], "beartype.beartype")
 

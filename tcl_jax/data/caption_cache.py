@@ -38,10 +38,10 @@ def caption_path(index: ShardIndex, text_tower: str) -> Path:
     return Path(f"{beside}.{text_tower}-{index.checksum:08x}{CAPTIONS_SUFFIX}")
 
 
-def embed_command() -> str:
+def embed_command(door: str = "embed_captions") -> str:
     """The command that makes what is missing, with the config's flags of the command that runs."""
     given = [a for a in sys.argv[1:] if a.startswith(("--config=", "--config."))]
-    return shlex.join(["python", "-m", "tcl_jax.embed_captions", *(given or ["--config=FILE"])])
+    return shlex.join(["python", "-m", f"tcl_jax.{door}", *(given or ["--config=FILE"])])
 
 
 def check_caption_files(

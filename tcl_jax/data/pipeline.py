@@ -62,7 +62,8 @@ def make_iterator(
       Iterator of {"image": uint8 [b, S, S, 3], "tokens": int32 [b, L]}, with
       b = global_batch_size / process_count; with `erasing` also "erase", int32 [b, 4]. A source
       with embeddings of its captions makes it "text_embedding", float32 [b, d], instead of
-      "tokens". Close it when done: workers live as long as it does.
+      "tokens", and one of `features` has "heads" and "text_embedding" alone. Close it when done:
+      workers live as long as it does.
 
     Raises:
       InputError: the batch does not divide over the processes, or the source has fewer examples
@@ -151,8 +152,9 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
                     "--shm-size); use fewer workers."
                 ) from error
             raise
-        good = len(batch["image"])
-        self._bad_samples.add(batch.pop(BAD), good=good, batch=self._next_batch)
+        bad = batch.pop(BAD)
+        good = len(next(iter(batch.values())))
+        self._bad_samples.add(bad, good=good, batch=self._next_batch)
         self._next_batch += 1
         return batch
 

@@ -6,13 +6,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tcl_jax.data.features import FeatureSource
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tfds_source import TfdsSource
 from tcl_jax.data.training_examples import Source
-from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop, Transform
+from tcl_jax.data.transforms import (
+    CenterCrop,
+    Compose,
+    HorizontalFlip,
+    RandomResizedCrop,
+    Transform,
+)
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.shapes.source import ShapesSource
 
@@ -24,6 +31,7 @@ def make_source(
     process_index: int = 0,
     process_count: int = 1,
     text_tower: str | None = None,
+    towers: str | None = None,
 ) -> Source:
     """The training pairs that `config.data` describes.
 
@@ -34,10 +42,17 @@ def make_source(
             and share what work there is before.
         text_tower: the one whose embeddings of the captions come with the pairs, see
             `caption_cache`; None: no embeddings.
+        towers: those whose features in `data.features` take the place of the pairs, see `features`;
+            None: the pairs themselves.
 
     Raises:
-        InputError: if the source is unknown, cannot be read, or has no such embeddings.
+        InputError: if the source is unknown, cannot be read, or has no such embeddings or features.
     """
+    if towers is not None and data.source != "mixture":
+        pairs = make_source(
+            data, image_size, process_index=process_index, process_count=process_count
+        )
+        return FeatureSource(pairs, data.features, towers)
     if text_tower is not None and data.source not in ("tar", "mixture"):
         raise InputError(
             f"data.caption_cache=True, but data.source={data.source!r}: embeddings of captions are "
@@ -48,6 +63,7 @@ def make_source(
         "process_count": process_count,
         "text_tower": text_tower,
     }
+    mixed = {**shared, "towers": towers}
     with as_input_error(f"data.source={data.source!r}"):
         match data.source:
             case "tar":
@@ -69,7 +85,7 @@ def make_source(
                     key=t.key or None,
                 )
             case "mixture":
-                return _mixture(data, image_size, **shared)
+                return _mixture(data, image_size, **mixed)
             case "shapes":
                 return ShapesSource(
                     "train",
@@ -128,11 +144,14 @@ def _fields_of(part: Any, data: ConfigDict, name: str) -> ConfigDict:
 def make_transform(data: ConfigDict, image_size: int) -> Transform:
     """What `config.data` does to an image: random crop, flip, RandAugment.
 
-    Drawn images are neither cropped nor flipped, as that would make their captions wrong.
+    Drawn images are neither cropped nor flipped, as that would make their captions wrong. Features
+    are of the middle of an image, as it is.
 
     Raises:
         InputError: if a range is impossible.
     """
+    if data.features:
+        return Compose((CenterCrop(image_size),))
     steps: list[Transform] = []
     if data.source != "shapes":
         for name in ("crop_scale", "crop_ratio"):

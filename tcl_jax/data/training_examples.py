@@ -67,7 +67,8 @@ class TrainingBatches:
 
     Batch k has the examples at the places from k b on. With `erasing` there is also "erase", int32
     [b, 4]. Where the source gives the embeddings of its captions, "text_embedding", float32 [b, d],
-    takes the place of "tokens".
+    takes the place of "tokens". Of a source of `features` all rows are "heads", float16 [b, m, c],
+    and "text_embedding".
 
     Args:
         source: has `image` (bytes or uint8 array, as `transform` takes it), `text` (a caption,
@@ -144,6 +145,8 @@ class TrainingBatches:
         )
 
     def _make(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if "heads" in example:
+            return {name: example[name] for name in ("heads", "text_embedding")}
         if "problem" in example:
             raise example["problem"]
         text = choose_caption(example["text"], rng)

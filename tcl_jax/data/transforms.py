@@ -127,6 +127,32 @@ class RandomResizedCrop:
 
 
 @dataclasses.dataclass(frozen=True)
+class CenterCrop:
+    """The middle of the image whose short side is brought to `size` (Pillow's bicubic).
+
+    As torchvision's `Resize` and `CenterCrop` make it of a Pillow image; nothing is random.
+    """
+
+    size: int
+
+    def __call__(
+        self, image: bytes | Rgb, rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        """Resizes and crops.
+
+        Raises:
+          ImageDecodeError: bytes that cannot be decoded.
+        """
+        del rng
+        whole = Image.fromarray(decode(image) if isinstance(image, bytes) else image)
+        short = min(whole.size)
+        width, height = (self.size * side // short for side in whole.size)
+        resized = whole.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
+
+
+@dataclasses.dataclass(frozen=True)
 class HorizontalFlip:
     """Mirrors left and right.
 

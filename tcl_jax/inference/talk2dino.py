@@ -15,14 +15,14 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.inference.backbone import Backbone
 from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.model import Model
-from tcl_jax.inference.settings import WINDOW, default_settings
+from tcl_jax.inference.settings import default_settings
 from tcl_jax.inference.texts import check_embeddings, embed_class_names
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.shapes import shapes_of
 from tcl_jax.models.talk2dino import HeadFeatures, project_text
-from tcl_jax.models.talk2dino_method import RESIZE_DIM
 from tcl_jax.models.talk2dino_method import Talk2DINO as Method
+from tcl_jax.models.talk2dino_method import usual_side
 from tcl_jax.ops.images import normalize
 from tcl_jax.weights.load import Source, load_clip
 from tcl_jax.weights.mapping import WeightError
@@ -229,18 +229,10 @@ def talk2dino_model(
             )
         params["text"] = pretrained.params["text"]
         origins["clip"] = pretrained.origin
-    resize_dim = _usual_side(backbone) if resize_dim is None else resize_dim
+    resize_dim = usual_side(backbone.params) if resize_dim is None else resize_dim
     with as_input_error(f"resize_dim={resize_dim}"):
         method = Method(backbone.family, shapes_of(params), config, resize_dim, antialias)
     return Model(method, params, default_settings(method), origins)
-
-
-def _usual_side(backbone: Backbone) -> int:
-    positions = backbone.params.get("positional_embedding")
-    if positions is None:
-        return RESIZE_DIM
-    trained = round(len(positions) ** 0.5) * backbone.patch_size
-    return RESIZE_DIM if trained >= WINDOW // 2 else trained
 
 
 def _check_images(images: Any, name: str) -> jax.Array:

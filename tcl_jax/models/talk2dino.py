@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.nn.initializers import lecun_normal
 from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.models.layers import dense, matmul_precision
@@ -29,18 +28,24 @@ CLEANING = 0.2
 
 
 def init_projection(key: Key[Array, ""], text_width: int, width: int) -> dict[str, Any]:
-    """A projection to learn, from texts of a width to patches of another; kernels by LeCun's rule.
+    """A projection to learn, from texts of a width to patches of another.
+
+    All is uniform within one over the root of a layer's inputs, as PyTorch's `Linear` begins, which
+    the original's two layers are.
 
     Returns:
         {hidden: {kernel [text_width, width], bias [width]}, out: {kernel [width, width], bias}}.
     """
+
+    def linear(key: Key[Array, ""], inputs: int) -> dict[str, jax.Array]:
+        kernel, bias = jax.random.split(key)
+        return {
+            "kernel": jax.random.uniform(kernel, (inputs, width), minval=-1) * inputs**-0.5,
+            "bias": jax.random.uniform(bias, (width,), minval=-1) * inputs**-0.5,
+        }
+
     first, second = jax.random.split(key)
-    return {
-        "hidden": {
-            "kernel": lecun_normal()(first, (text_width, width)), "bias": jnp.zeros(width),
-        },
-        "out": {"kernel": lecun_normal()(second, (width, width)), "bias": jnp.zeros(width)},
-    }  # fmt: skip
+    return {"hidden": linear(first, text_width), "out": linear(second, width)}
 
 
 def project_text(projection: Any, features: Float[Array, "... t"]) -> Float[Array, "... c"]:

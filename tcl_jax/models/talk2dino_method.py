@@ -38,6 +38,15 @@ THRESHOLD = 0.55
 """The authors' score of the background: by width of the patches (ViT-L), and of all others."""
 
 
+def usual_side(backbone: Mapping[str, Any]) -> int:
+    """`RESIZE_DIM`, or the side that a small backbone's positions were learned for, in pixels."""
+    positions = backbone.get("positional_embedding")
+    if positions is None:
+        return RESIZE_DIM
+    trained = round(len(positions) ** 0.5) * int(backbone["patch_kernel"].shape[0])
+    return RESIZE_DIM if trained >= RESIZE_DIM // 2 else trained
+
+
 @dataclasses.dataclass(frozen=True)
 class ProjectedText(TextEncoder):
     """A CLIP's text tower and the projection, of the parameters `text` and `projection`.
@@ -201,13 +210,18 @@ class Talk2DINO(Method):
         tower = 2 * patches * math.prod(kernel) + blocks_of(self.shapes, "backbone", tokens)
         return {"image tower": tower, "masks": 2 * patches * texts * self.width}
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """Heads and channels of an image's `HeadFeatures.disentangled`."""
+        heads = next(x[-2] for name, x in self.shapes if name.endswith("in_proj/kernel"))
+        return heads, self.width
+
     def training_flops(self, batch: int) -> Parts:
         """FLOPs of one image with its text in a training step of a global batch, by part.
 
         Both towers' features are stored, and count as nothing.
         """
-        text, width = self.text_width, self.width
-        (heads,) = [x[-2] for name, x in self.shapes if name.endswith("in_proj/kernel")][:1]
+        text, (heads, width) = self.text_width, self.head_shape
         return {
             # Forward, weights, and the first layer's output; texts need no gradient.
             "projection": 4 * text * width + 6 * width**2,

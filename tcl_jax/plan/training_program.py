@@ -50,13 +50,17 @@ def trace_step(
 def abstract_batch(config: ConfigDict, experiment: Experiment, mesh: Mesh) -> Any:
     """Shapes of a `Batch` on the mesh."""
     side, size = experiment.method.resolution, config.train.global_batch_size
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {"image": ((size, side, side, 3), jnp.uint8)}
-    if config.data.caption_cache:
-        encoder, _ = caption_tower(config, experiment)
+    heads, encoder = experiment.objective.head_shape, experiment.objective.text_encoder
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
+    if heads is None:
+        shapes["image"] = ((size, side, side, 3), jnp.uint8)
+    else:
+        shapes["heads"] = ((size, *heads), jnp.float16)
+    if heads is not None or config.data.caption_cache:
+        caption_tower(config, experiment)
         shapes["text_embedding"] = ((size, encoder.embed_dim), jnp.float32)
     else:
-        tokens = experiment.objective.text_encoder.tokenizer()([""])
-        shapes["tokens"] = ((size, tokens.shape[1]), jnp.int32)
+        shapes["tokens"] = ((size, encoder.tokenizer()([""]).shape[1]), jnp.int32)
     if make_erasing(config.data) is not None:
         shapes["erase"] = ((size, 4), jnp.int32)
     rows = batch_sharded(mesh)

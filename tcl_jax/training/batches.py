@@ -12,10 +12,12 @@ from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.data.pipeline import BatchIterator, make_iterator
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.files import short_hash
 from tcl_jax.inference.texts import text_tower_id
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.processes import check_same, raise_on_all_processes
 from tcl_jax.training.build import Experiment
+from tcl_jax.weights.identity import decisive
 
 
 def caption_tower(config: ConfigDict, experiment: Experiment) -> tuple[TextEncoder, Any]:
@@ -34,12 +36,32 @@ def caption_tower(config: ConfigDict, experiment: Experiment) -> tuple[TextEncod
     return objective.text_encoder, params
 
 
+def feature_towers(config: ConfigDict, experiment: Experiment) -> str:
+    """Sixteen hexadecimal digits, equal where the features of the frozen towers are.
+
+    Raises:
+        InputError: training takes pixels, or embeddings of captions are asked for besides.
+    """
+    if experiment.objective.head_shape is None:
+        raise InputError(
+            f"objective={config.objective!r} learns from pixels, and "
+            f"data.features={config.data.features!r} holds features in their place, as 'talk2dino' "
+            "takes; set it to ''"
+        )
+    if config.data.caption_cache:
+        raise InputError("data.caption_cache=True: data.features has the captions; set it to False")
+    text_tower = text_tower_id(*caption_tower(config, experiment))
+    others = {name: decisive(one) for name, one in experiment.identities.items()}
+    return short_hash([text_tower, others, experiment.method.resolution, config.model.dtype])
+
+
 def open_batches(
     config: ConfigDict, experiment: Experiment, bad_samples: BadSampleLog
 ) -> BatchIterator:
     """The batches that `config.data` and `config.train` describe; every process must call it.
 
-    With `data.caption_cache` they have `text_embedding` instead of `tokens`.
+    With `data.caption_cache` they have `text_embedding` instead of `tokens`, and with
+    `data.features` also `heads` instead of images.
 
     Args:
         config: of the run.
@@ -63,10 +85,12 @@ def open_batches(
 def _open(config: ConfigDict, experiment: Experiment, bad_samples: BadSampleLog) -> BatchIterator:
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     tokenizer, size = experiment.objective.text_encoder.tokenizer(), experiment.method.resolution
-    tower = None
-    if config.data.caption_cache:
+    tower = towers = None
+    if config.data.features:
+        towers = feature_towers(config, experiment)
+    elif config.data.caption_cache:
         tower = text_tower_id(*caption_tower(config, experiment))
-    source = make_source(config.data, size, **processes, text_tower=tower)
+    source = make_source(config.data, size, **processes, text_tower=tower, towers=towers)
     with as_input_error("the training data"):
         return make_iterator(
             source,

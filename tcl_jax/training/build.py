@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,12 +17,21 @@ from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import REMAT, compute_dtype
 from tcl_jax.models.method import Method
 from tcl_jax.models.methods import describe_method
+from tcl_jax.models.shapes import init_params, shapes_of
+from tcl_jax.models.talk2dino import init_projection
+from tcl_jax.models.talk2dino_method import Talk2DINO, usual_side
 from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.losses import LossWeights
-from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
+from tcl_jax.training.objectives import (
+    CLIPObjective,
+    Objective,
+    Talk2DINOObjective,
+    TCLObjective,
+)
 from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
 from tcl_jax.training.step import PhasedStep
-from tcl_jax.weights.identity import Identity, identify_clip
+from tcl_jax.weights.backbones import backbone_shapes, load_backbone
+from tcl_jax.weights.identity import Identity, identify_backbone, identify_clip, identify_text
 from tcl_jax.weights.load import load_configured, sizes_of
 
 REFERENCE_BATCH = 4096
@@ -102,9 +112,48 @@ def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experimen
     return Experiment(objective, model, params, {"clip": clip}, identities)
 
 
+def _talk2dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
+    """Talk2DINO's projection, from a frozen CLIP's texts to a frozen backbone's patches."""
+    if not config.data.features:
+        raise InputError(
+            "objective='talk2dino' trains on features of images and captions, and data.features "
+            "is ''; name a folder for them, such as data/features"
+        )
+    weights, heads = config.model.backbone, config.model.backbone_heads or None
+    key, identities = jax.random.key(config.seed), {}
+    if pretrained:
+        clip, tower = load_configured(config.model.to_dict()), load_backbone(weights, heads=heads)
+        sizes, family = clip.config, tower.family.name
+        frozen = {"text": clip.params["text"], "backbone": tower.params}
+        identities["text"] = identify_text(config.model.weights, clip)
+        identities["backbone"] = identify_backbone(weights, tower)
+    else:
+        sizes = sizes_of(config.model.to_dict())
+        family, shapes = backbone_shapes(weights, heads)
+        frozen = {
+            "text": run(CLIP(sizes).init, key)["text"],
+            **run(partial(init_params, shapes=shapes), key),
+        }
+    backbone = frozen["backbone"]
+    if "class_embedding" not in backbone:
+        raise InputError(
+            f"model.backbone={weights!r} ({family}) has no class token, and Talk2DINO asks "
+            "what its heads look at; choose another, such as dinov2-reg:B/14"
+        )
+    width = backbone["patch_kernel"].shape[-1]
+    init = partial(init_projection, text_width=sizes.embed_dim, width=width)
+    params = {"projection": run(init, key)}
+    method = Talk2DINO(
+        family, shapes_of({**params, **frozen}), sizes, usual_side(backbone),
+        dtype=_dtype(config),
+    )  # fmt: skip
+    return Experiment(Talk2DINOObjective(method), method, params, frozen, identities)
+
+
 OBJECTIVES: dict[str, Callable[[ConfigDict, Run, bool], Experiment]] = {
     "tcl": _tcl_experiment,
     "clip": _clip_experiment,
+    "talk2dino": _talk2dino_experiment,
 }
 """By `config.objective`, functions of the config, of how to run initialisation, and of whether to
 read pretrained weights."""

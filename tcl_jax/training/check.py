@@ -34,7 +34,10 @@ NOT_NEGATIVE = (
     "model.feature_layer",
 )
 SHARES = ("loss.area_prior", "eval.background", "eval.kp_weight", "data.flip")
-OTHERS = ("data.caption_cache", "eval.best_metric", "eval.tasks", "eval.templates", "objective")
+OTHERS = (
+    "data.caption_cache", "data.features", "eval.best_metric", "eval.tasks", "eval.templates",
+    "objective",
+)  # fmt: skip
 """Fields with rules of their own."""
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
-from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -23,6 +22,7 @@ from tcl_jax.inference.texts import embed_tokens, text_tower_id
 from tcl_jax.parallel.mesh import local_mesh, put_replicated
 from tcl_jax.training.batches import caption_tower
 from tcl_jax.training.build import build_experiment
+from tcl_jax.training.in_advance import own_first, read_ahead
 
 _Shard: TypeAlias = tuple[TarSource, int]
 """A source, and the number of one of its shards."""
@@ -57,15 +57,13 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
         "%d of %d tar shards lack the embeddings of their captions by text tower %s",
         len(lacking), len(shards), tower,
     )  # fmt: skip
-    # Then what the others have not come to yet, from their ends, the next process's first.
-    shares = [lacking[(process + p) % processes :: processes] for p in range(processes)]
-    own_first = [*shares[0], *(shard for share in shares[1:] for shard in reversed(share))]
     mesh = local_mesh()
     params = put_replicated(params, mesh)
     written = count = size = 0
     total = sum(tar.indexes[number].pairs for tar, number in lacking)
     with tqdm(desc="captions", total=total, unit=" pairs", unit_scale=True) as bar:
-        for (tar, number), content in _read_ahead(own_first, tower, tokenizer):
+        turns, read = own_first(lacking, process, processes), partial(_read, tower, tokenizer)
+        for (tar, number), content in read_ahead(turns, read):
             if content is not None:
                 captions, usable, tokens = content
                 embeddings = np.zeros((sum(map(len, captions)), encoder.embed_dim), np.float32)
@@ -103,29 +101,13 @@ def _has_file(shard: _Shard, tower: str) -> bool:
     return caption_path(source.indexes[number], tower).is_file()
 
 
-def _read_ahead(
-    shards: Sequence[_Shard], tower: str, tokenizer: Tokenizer
-) -> Iterator[tuple[_Shard, _Captions | None]]:
-    """Shards with their captions, which are read while those before are computed; None where
-    another process has written the file since.
-    """
-
-    def read(shard: _Shard) -> _Captions | None:
-        source, number = shard
-        if _has_file(shard, tower):
-            return None
-        captions = source.captions(number)
-        every = list(itertools.chain.from_iterable(captions))
-        # Empty ones are no samples, see `bad_samples.choose_caption`.
-        usable = [i for i, caption in enumerate(every) if caption.strip()]
-        return captions, usable, tokenizer([every[i] for i in usable])
-
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    try:
-        following = [pool.submit(read, shard) for shard in shards[:1]]
-        for i, shard in enumerate(shards):
-            found = following.pop().result()
-            following += [pool.submit(read, after) for after in shards[i + 1 : i + 2]]
-            yield shard, found
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+def _read(tower: str, tokenizer: Tokenizer, shard: _Shard) -> _Captions | None:
+    """The captions of a shard; None where another process has written the file since."""
+    source, number = shard
+    if _has_file(shard, tower):
+        return None
+    captions = source.captions(number)
+    every = list(itertools.chain.from_iterable(captions))
+    # Empty ones are no samples, see `bad_samples.choose_caption`.
+    usable = [i for i, caption in enumerate(every) if caption.strip()]
+    return captions, usable, tokenizer([every[i] for i in usable])

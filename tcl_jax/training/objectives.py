@@ -111,6 +111,15 @@ class Objective(abc.ABC):
     def combine(self, params: Any, embedded: Any) -> LossOutput:
         """The loss of a global batch from what `embed` returned for all of its rows."""
 
+    @property
+    def head_shape(self) -> tuple[int, int] | None:
+        """Of an image's `heads`, where training takes these, stored, in place of pixels."""
+        return None
+
+    def embed_images(self, frozen: Any, image: Float[Array, "b h w 3"]) -> Float[Array, "b m c"]:
+        """The `heads` of normalised images, where there is a `head_shape`."""
+        raise NotImplementedError(type(self).__name__)
+
     def embed_texts(self, frozen: Any, rows: Batch) -> Float[Array, "b d"]:
         """Embeddings of the rows' texts: those in them, or else the frozen text encoder's."""
         if "text_embedding" in rows:
@@ -335,8 +344,17 @@ class Talk2DINOObjective(Objective):
         rows = {**rows, "text_embedding": self.embed_texts(frozen, rows)}
         if "heads" not in rows:
             image = augmented(rows, self.model.pixel_statistics)
-            rows["heads"] = self.model.head_features(frozen, image).disentangled
+            rows["heads"] = self.embed_images(frozen, image)
         return rows
+
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """Heads and channels of the backbone."""
+        return self.model.head_shape
+
+    def embed_images(self, frozen: Any, image: Float[Array, "b h w 3"]) -> Float[Array, "b m c"]:
+        """What each of the backbone's heads looks at."""
+        return self.model.head_features(frozen, image).disentangled
 
     def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> ImagesAndTexts:
         """Each projected text, and the head of its image that is most like it."""

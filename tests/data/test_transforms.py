@@ -16,7 +16,7 @@ from tcl_jax.data.images import decode
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.sources import make_erasing, make_transform
-from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
+from tcl_jax.data.transforms import CenterCrop, Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
 
 
@@ -184,3 +184,24 @@ def test_impossible_config_is_refused_by_the_name_of_the_field(field, value):
     with pytest.raises(InputError, match=field.split(".")[0]):
         make_transform(data, 224)
         make_erasing(data)
+
+
+# ----------------------------------------------------------------------------------- for features
+
+
+@pytest.mark.parametrize(("size", "resized", "corner"), [
+    ((45, 30), (36, 24), (6, 0)), ((31, 70), (24, 54), (0, 15)), ((24, 24), (24, 24), (0, 0)),
+])  # fmt: skip
+def test_the_middle_at_a_short_side(
+    size: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    """What torchvision's `Resize(24, BICUBIC)` and `CenterCrop(24)` make of a Pillow image."""
+    image = Image.fromarray(smooth_image(*reversed(size)))
+    left, top = corner
+    whole = np.asarray(image.resize(resized, Image.Resampling.BICUBIC))
+    expected = whole[top : top + 24, left : left + 24]
+    for given in (np.asarray(image), encode(image, "PNG")):
+        np.testing.assert_array_equal(CenterCrop(24)(given, generator()), expected)
+    config = paper_config()
+    config.data.features = "somewhere"
+    assert make_transform(config.data, 24) == Compose((CenterCrop(24),))

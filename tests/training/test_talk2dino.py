@@ -11,17 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.talk2dino import get_config
 from tcl_jax.inference.talk2dino import talk2dino_model
 from tcl_jax.models.flops import total
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.talk2dino import choose_heads, project_text
 from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.ops.losses import image_text_similarity
+from tcl_jax.parallel.mesh import data_mesh, put_replicated
 from tcl_jax.plan.traced_flops import traced_flops
+from tcl_jax.training.build import build_adamw, build_step
 from tcl_jax.training.objectives import Talk2DINOObjective
-from tcl_jax.training.optim import AdamW
 from tcl_jax.training.state import create_state
-from tcl_jax.training.step import make_step, no_failure
+from tcl_jax.training.step import no_failure
 from tcl_jax.weights.talk2dino import projection_params, projection_state_dict
 from tests.reference import load
 from tests.talk2dino_files import write_talk2dino
@@ -52,17 +54,19 @@ def batch(number: int) -> dict[str, jax.Array]:
 
 @cache
 def run(parts: int = 1) -> tuple[list[dict[str, float]], list[Any]]:
-    """Metrics of every step, and the parameters before it and at the end."""
-    adam = AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=float("inf"))
-    rate = jnp.float32(GOLDEN["train/lr"])
-    step = jax.jit(make_step(OBJECTIVE, adam, lambda _: rate, ("head",), parts))
-    state = create_state(jax.tree.map(jnp.asarray, start()), OBJECTIVE, adam)
-    failure = jax.tree.map(jnp.asarray, no_failure(OBJECTIVE, state, {}, batch(0), KEY))
-    records, params = [], [state.params]
+    """Metrics of every step of the config, and the parameters before it and at the end."""
+    config = get_config()
+    config.optim.base_lr = config.optim.min_lr = float(GOLDEN["train/lr"])
+    config.train.accumulation_steps = parts
+    step, mesh = build_step(config, OBJECTIVE), data_mesh()
+    state = create_state(start(), OBJECTIVE, build_adamw(config))
+    failure = put_replicated(no_failure(OBJECTIVE, state, {}, batch(0), KEY), mesh)
+    state = put_replicated(state, mesh)
+    records, params = [], [start()]
     for number in range(STEPS):
-        state, failure, metrics = step(state, failure, {}, batch(number), KEY)
+        state, failure, metrics = step(number, state, failure, {}, batch(number), KEY)
         records.append({name: float(value) for name, value in metrics.items()})
-        params.append(state.params)
+        params.append(jax.device_get(state.params))
     return records, params
 
 
