@@ -24,7 +24,7 @@ from tcl_jax.weights.load import Source, check_prefix, origin_of, prepending_pat
 from tcl_jax.weights.mapping import StateDict, WeightError
 from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
-from tcl_jax.weights.text_towers import METHOD_OF, read_text_towers
+from tcl_jax.weights.text_towers import METHOD_OF, name_text_towers, read_text_towers
 
 _MAX_CONFIG = 1 << 20
 
@@ -89,7 +89,7 @@ LAYOUTS = (
 
 @dataclasses.dataclass(frozen=True)
 class FoundBackbone:
-    """A vision tower in a file, of which no tensor is read.
+    """A vision tower in a file, whose tensors are not read yet.
 
     Attributes:
         layout: how its tensors are named.
@@ -202,7 +202,12 @@ def load_backbone(
     """
     row, size = PRETRAINED.get(str(source), (None, ""))
     path = locate_backbone(source)
-    with open_model(path) as file, prepending_path(path):
+    given = [text] if isinstance(text, (str, os.PathLike)) else text
+    others = [find_weights(user_path(x)) for x in given]
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_model(path))
+        files = [stack.enter_context(open_model(x)) for x in others]
+        stack.enter_context(prepending_path(path))
         found = find_backbone(file, family or (row.name if row else None), heads, prefix)
         check_prefix(prefix, [found.tensors.prefix])
         if row and (found.sizes.width, found.sizes.depth) != (
@@ -213,16 +218,14 @@ def load_backbone(
         origin = origin_of(file, found.layout.style, found.tensors.prefix)
         own, texts = found.family, {}
         if method := METHOD_OF.get(own.name):
-            others = [text] if isinstance(text, (str, os.PathLike)) else text
-            with contextlib.ExitStack() as stack:
-                files = [
-                    stack.enter_context(open_model(find_weights(user_path(x)))) for x in others
-                ]
-                texts = read_text_towers(
-                    [*files, file], method, found.sizes.width, found.heads, text_heads, dtype
-                )
-        if text and "text" not in texts:
-            raise WeightError(f"no text tower for {own.title} is in {text!r} or in it")
+            texts = read_text_towers(
+                [*files, file], method, found.sizes.width, found.heads, text_heads, dtype
+            )
+        if others and "text" not in texts:
+            raise WeightError(
+                f"no text tower for {own.title} is in {', '.join(map(str, others))} or in it; "
+                "give the file with that of the same model as text="
+            )
     if method == "dinotxt" and "text" in texts:
         own = next(x for x in FAMILIES.values() if x.towers == own.name)
     return LoadedBackbone(own, own.vit, params, origin, texts, str(path.parent))
@@ -231,7 +234,7 @@ def load_backbone(
 def find_backbone(
     file: TensorFile, family: str | None = None, heads: int | None = None, prefix: str = ""
 ) -> FoundBackbone:
-    """The vision tower in a file, of which no tensor is read.
+    """The vision tower in a file, of which no large tensor is read.
 
     Args:
         file: its tensors.
@@ -246,6 +249,17 @@ def find_backbone(
     layouts = [x for x in LAYOUTS if towers in (None, x.family)]
     plain, fitting = _find_layouts(file, layouts)
     if not fitting:
+        if family is not None and holds_backbone(file):
+            other = find_backbone(file, heads=heads, prefix=prefix)
+            raise WeightError(
+                f"it holds no {family}, but {other.title}; leave out family=, or choose another "
+                "file"
+            )
+        if part := name_text_towers(plain):
+            raise WeightError(
+                f"it holds {part}, and no {family or 'vision tower'}; give the file with the "
+                "vision tower first, and this one as text="
+            )
         signs = {layout.signs[0]: layout.family for layout in layouts}
         looked = ", ".join(f"{sign} ({name})" for sign, name in signs.items())
         raise WeightError(
@@ -293,18 +307,23 @@ def _find_layouts(
 
 
 def _choose(layouts: list[Layout], own: Mapping[str, str], file: TensorFile) -> Layout:
-    """Of DINOv2 with registers and TIPS in PyTorch, which have the same names, the one it is."""
+    """Of DINOv2 with registers and TIPS in PyTorch, which have the same names, the one it is.
+
+    TIPS's second class token is called a register there, and its LayerScale does nothing: the
+    Flax code, of which it is a copy, has none.
+    """
     if len(layouts) == 1:
         return layouts[0]
-    registers = file.specs[own["register_tokens"]].shape
-    # TIPS's second class token is called a register; DINOv2 has four.
-    family = "tips" if registers[-2:-1] == (1,) else "dinov2-reg"
-    return next(layout for layout in layouts if layout.family == family)
+    one = file.specs[own["register_tokens"]].shape[-2:-1] == (1,)
+    tips = one and bool((file[own["blocks.0.ls1.gamma"]] == 1).all())
+    return next(x for x in layouts if x.family == ("tips" if tips else "dinov2-reg"))
 
 
 def _count_heads(layout: Layout, sizes: Sizes, heads: int | None, file: TensorFile) -> int:
     width = sizes.width
     usual = {size.width: size.heads for size in FAMILIES[layout.family].sizes.values()}
+    if None not in (heads, sizes.heads) and heads != sizes.heads:
+        raise WeightError(f"heads={heads}, but its tensors are of {sizes.heads}; leave it out")
     known = (heads, sizes.heads, _configured_heads(file, layout), usual.get(width))
     number = next((x for x in known if x is not None), width / HEAD_SIZE)
     if number < 1 or number % 1 or width % number:

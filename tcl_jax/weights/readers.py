@@ -53,7 +53,7 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
     if not os.path.isfile(path):
         raise WeightError(
             f"weights {str(path)!r} do not exist or are no file; give the path of a .pt, .pth, "
-            ".safetensors or .npz file (configs/tcl.py says where CLIP's weights come from)"
+            ".safetensors or .npz file"
         )
     with contextlib.ExitStack() as stack, explaining(path):
         contents = _read_contents(path, stack)

@@ -5,7 +5,7 @@ vision head; found by the names in one file or several.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -120,8 +120,24 @@ TOWERS = (
 METHOD_OF = {"tips": "tips", "dinov3": "dinotxt", "dinov2-reg": "dinotxt"}
 """The method in `models.methods.METHODS` that compares texts with vision towers of a family."""
 
-TEXT_HEADS = {1280: 20}
-"""Attention heads of published text towers by their width, where vision towers have others."""
+
+def find_starts(tower: TextTower, plain: Collection[str]) -> list[str]:
+    """The prefixes under which a file's plain names are those of a tower."""
+    first, *others = tower.signs
+    starts = {x.removesuffix(first) for x in plain if f".{x}".endswith(f".{first}")}
+    # CLIP's text tower, whose names are those of TIPS in PyTorch, has positions.
+    starts = {x for x in starts if f"{x}positional_embedding" not in plain}
+    return sorted(x for x in starts if all(x + other in plain for other in others))
+
+
+def name_text_towers(plain: Collection[str]) -> str:
+    """The parts in a file with these plain names, for people; empty if there is none."""
+    found = [(x.part, x.method) for x in TOWERS if find_starts(x, plain)]
+    return " and ".join(
+        f"the {'vision head' if part == 'head' else 'text tower'} of "
+        f"{'dino.txt' if method == 'dinotxt' else 'TIPS'}"
+        for part, method in dict.fromkeys(found)
+    )
 
 
 def read_text_towers(
@@ -138,8 +154,9 @@ def read_text_towers(
         files: any of which may hold them.
         method: a key of `models.methods.METHODS`, "tips" or "dinotxt".
         width, heads: of the vision tower, and of dino.txt's head.
-        text_heads: those of the text tower; None: as its kernels say, or the published tower of
-            this width has, or as the vision tower has.
+        text_heads: those of the text tower; None: as its kernels say; else, of TIPS as the vision
+            tower has, and of dino.txt of 64 channels each, if these are several, or as the vision
+            tower has.
         dtype: of the parameters; None keeps each tensor's own.
 
     Returns:
@@ -153,14 +170,7 @@ def read_text_towers(
     for file in files:
         plain = dotted_names(file.names)
         for tower in TOWERS:
-            starts = sorted(
-                {
-                    name.removesuffix(tower.signs[0])
-                    for name in plain
-                    if f".{name}".endswith(f".{tower.signs[0]}")
-                    and name.removesuffix(tower.signs[0]) + tower.signs[1] in plain
-                }
-            )
+            starts = find_starts(tower, plain)
             if tower.method != method or not starts or tower.part in params:
                 continue
             with prepending_path(file.path):
@@ -203,8 +213,13 @@ def _read(
     hidden = shape("blocks_0", "mlp", "c_fc", "bias")[0]
     hidden //= 1 if rules["blocks_0", "mlp", "c_fc", "bias"].combine is None else 2
     kernel = shape("blocks_0", "attn", "in_proj", "kernel")
-    known = (kernel[1] if len(kernel) == 3 else None, heads, TEXT_HEADS.get(width))
-    number = next((x for x in known if x), usual if width % usual == 0 else width // HEAD_SIZE)
+    # The published text tower of dino.txt has heads of 64 channels, and others than its vision
+    # tower; a width of 64 is of a tiny model, whose towers are alike.
+    of_64 = tower.part == "text" and tower.method == "dinotxt" and width > HEAD_SIZE
+    told = kernel[1] if len(kernel) == 3 else heads
+    number = told if told is not None else usual
+    if told is None and of_64 and width % HEAD_SIZE == 0:
+        number = width // HEAD_SIZE
     if number < 1 or width % number:
         raise WeightError(
             f"the width of {width} of its {tower.part} tower is not that of {number} attention "
