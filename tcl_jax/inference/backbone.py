@@ -115,11 +115,12 @@ class Backbone:
             family: a key of `models.families.FAMILIES`, where two could be meant; else told by the
                 names.
             heads: number of attention heads, which few files tell; None: that of the published
-                tower of this width, or of 64 channels each. See `weights.backbones`.
+                tower of this width, or of 64 channels each. A model of another size may have
+                others: `repr` of the backbone shows what was assumed.
             text: files with the text tower of TIPS, or that of dino.txt and its vision head, where
                 they are not in the same file.
-            text_heads: number of attention heads of the text tower; None: that of the published one
-                of this width, or of the vision tower.
+            text_heads: number of attention heads of the text tower, likewise; None: of TIPS as the
+                vision tower has, and of dino.txt of 64 channels each.
             prefix: of the names of the tower that is meant, where a file holds several.
             dtype: see `Backbone`.
 
@@ -141,8 +142,14 @@ class Backbone:
 
     def __repr__(self) -> str:
         """What it is."""
+        towers = {"heads": self.params, "text_heads": self._loaded.texts.get("text")}
+        heads = ", ".join(
+            f"{name}={params['blocks_0']['attn']['in_proj']['kernel'].shape[-2]}"
+            for name, params in towers.items()
+            if params
+        )
         return (
-            f"Backbone({self.family}, width {self.width}, patch {self.patch_size}, "
+            f"Backbone({self.family}, width {self.width}, {heads}, patch {self.patch_size}, "
             f"{self.origin.get('file', '')})"
         )
 
@@ -238,7 +245,7 @@ class Backbone:
 
 def _check_images(x: Any) -> jax.Array:
     x = jnp.asarray(x)
-    if x.ndim != 4 or x.shape[-1] != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
+    if x.ndim != 4 or x.shape[-1] != 3 or not (len(x) and jnp.issubdtype(x.dtype, jnp.floating)):
         raise InputError(
             f"x is {x.dtype} of shape {x.shape}; give [b, h, w, 3] floats, normalised with the "
             "mean and deviation in pixel_statistics"

@@ -148,9 +148,14 @@ def check_embeddings(texts: Any, width: int) -> Float32[np.ndarray, "n d"]:
     """Text embeddings that are given, on the host.
 
     Raises:
-        InputError: if they are not finite or not [n, `width`].
+        InputError: if they are not finite numbers or not [n, `width`].
     """
-    texts = np.asarray(texts, np.float32)
+    try:
+        texts = np.asarray(texts, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"text_embeddings are no array of numbers ({error}); embed_texts makes one of words"
+        ) from error
     if texts.ndim != 2 or texts.shape[1] != width or not len(texts):
         raise InputError(
             f"text_embeddings have shape {texts.shape}; this model needs [n, {width}] with at "

@@ -25,7 +25,7 @@ from tcl_jax.weights.load import Source, check_prefix, origin_of, prepending_pat
 from tcl_jax.weights.mapping import StateDict, WeightError
 from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
-from tcl_jax.weights.text_towers import METHOD_OF, read_text_towers
+from tcl_jax.weights.text_towers import METHOD_OF, name_text_towers, read_text_towers
 
 _MAX_CONFIG = 1 << 20
 
@@ -90,7 +90,7 @@ LAYOUTS = (
 
 @dataclasses.dataclass(frozen=True)
 class FoundBackbone:
-    """A vision tower in a file, of which no tensor is read.
+    """A vision tower in a file, whose tensors are not read yet.
 
     Attributes:
         layout: how its tensors are named.
@@ -262,7 +262,7 @@ def backbone_shapes(source: Source, heads: int | None = None) -> tuple[str, Shap
 def find_backbone(
     file: TensorFile, family: str | None = None, heads: int | None = None, prefix: str = ""
 ) -> FoundBackbone:
-    """The vision tower in a file, of which no tensor is read.
+    """The vision tower in a file, of which no large tensor is read.
 
     Args:
         file: its tensors.
@@ -277,6 +277,17 @@ def find_backbone(
     layouts = [x for x in LAYOUTS if towers in (None, x.family)]
     plain, fitting = _find_layouts(file, layouts)
     if not fitting:
+        if family is not None and holds_backbone(file):
+            other = find_backbone(file, heads=heads, prefix=prefix)
+            raise WeightError(
+                f"it holds no {family}, but {other.title}; leave out family=, or choose another "
+                "file"
+            )
+        if part := name_text_towers(plain):
+            raise WeightError(
+                f"it holds {part}, and no {family or 'vision tower'}; give the file with the "
+                "vision tower first, and this one as text="
+            )
         signs = {layout.signs[0]: layout.family for layout in layouts}
         looked = ", ".join(f"{sign} ({name})" for sign, name in signs.items())
         raise WeightError(
@@ -324,18 +335,23 @@ def _find_layouts(
 
 
 def _choose(layouts: list[Layout], own: Mapping[str, str], file: TensorFile) -> Layout:
-    """Of DINOv2 with registers and TIPS in PyTorch, which have the same names, the one it is."""
+    """Of DINOv2 with registers and TIPS in PyTorch, which have the same names, the one it is.
+
+    TIPS's second class token is called a register there, and its LayerScale does nothing: the
+    Flax code, of which it is a copy, has none.
+    """
     if len(layouts) == 1:
         return layouts[0]
-    registers = file.specs[own["register_tokens"]].shape
-    # TIPS's second class token is called a register; DINOv2 has four.
-    family = "tips" if registers[-2:-1] == (1,) else "dinov2-reg"
-    return next(layout for layout in layouts if layout.family == family)
+    one = file.specs[own["register_tokens"]].shape[-2:-1] == (1,)
+    tips = one and bool((file[own["blocks.0.ls1.gamma"]] == 1).all())
+    return next(x for x in layouts if x.family == ("tips" if tips else "dinov2-reg"))
 
 
 def _count_heads(layout: Layout, sizes: Sizes, heads: int | None, file: TensorFile) -> int:
     width = sizes.width
     usual = {size.width: size.heads for size in FAMILIES[layout.family].sizes.values()}
+    if None not in (heads, sizes.heads) and heads != sizes.heads:
+        raise WeightError(f"heads={heads}, but its tensors are of {sizes.heads}; leave it out")
     known = (heads, sizes.heads, _configured_heads(file, layout), usual.get(width))
     number = next((x for x in known if x is not None), width / HEAD_SIZE)
     if number < 1 or number % 1 or width % number:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from tcl_jax.models.families import FAMILIES, PRETRAINED
-from tcl_jax.models.methods import METHODS
 from tcl_jax.weights.backbones import find_backbone, holds_backbone
 from tcl_jax.weights.folders import open_model
 from tcl_jax.weights.hub import OPENAI_SHA256, TCL, locate_backbone, locate_clip, locate_tcl
@@ -18,7 +17,7 @@ from tcl_jax.weights.names import dotted_names
 from tcl_jax.weights.talk2dino import FIRST, find_projection, holds_projection
 from tcl_jax.weights.tcl import BLOCKS, find_tcl
 from tcl_jax.weights.tensor_file import TensorFile
-from tcl_jax.weights.text_towers import find_text_towers
+from tcl_jax.weights.text_towers import name_text_towers
 
 
 def describe_file(source: str, prefix: str = "") -> str:
@@ -42,10 +41,7 @@ def describe_file(source: str, prefix: str = "") -> str:
 
 def _models_in(file: TensorFile, prefix: str) -> str:
     """The model in a file, with what is assumed of it, or why there is none."""
-    texts = ", ".join(
-        f"{tower.part} tower of {METHODS[tower.method].title}"
-        for tower in find_text_towers(dotted_names(file.names))
-    )
+    texts = name_text_towers(dotted_names(file.names))
     try:
         if any(BLOCKS in name for name in file.specs):
             tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
@@ -56,9 +52,9 @@ def _models_in(file: TensorFile, prefix: str) -> str:
         elif holds_backbone(file):
             backbone = find_backbone(file, prefix=prefix)
             tensors, what, assumed = backbone.tensors, backbone.title, ""
-            what += f", and the {texts}" if texts else ""
+            what += f", and {texts}" if texts else ""
         elif texts:
-            return f"the {texts}, for a vision tower that is in another file"
+            return f"{texts}, for a vision tower that is in another file"
         else:
             clip = find_clip(file, prefix)
             tensors, what = clip.tensors, f"{clip.config.title}, {clip.style} names"

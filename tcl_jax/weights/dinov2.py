@@ -6,6 +6,7 @@ their tensors absent or split in another way, so their rules are here, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -37,6 +38,9 @@ HUGGING_FACE = {
     "layernorm.": "norm.",
     ".mlp.weights_in.": ".mlp.w12.",
     ".mlp.weights_out.": ".mlp.w3.",
+    ".mlp.gate_proj.": ".mlp.w1.",  # in memory of version 5
+    ".mlp.up_proj.": ".mlp.w2.",
+    ".mlp.down_proj.": ".mlp.w3.",
     **HUGGING_FACE_BLOCK,
 }
 """The same of `Dinov2Model` and `Dinov2WithRegistersModel`, to be replaced in this order."""
@@ -140,7 +144,8 @@ def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes
         registers: their name.
 
     Raises:
-        KeyError, IndexError: if a tensor that tells a size is missing or has too few axes.
+        KeyError, IndexError, ValueError: if a tensor that tells a size is missing, has too few
+            axes, or positions are not those of a square grid.
     """
     kernel = specs[PATCHES].shape
     mlp = f"{BLOCKS}0.mlp"
@@ -149,13 +154,18 @@ def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes
     else:
         gated = f"{mlp}.w1.weight"
         hidden = specs[gated if gated in specs else f"{mlp}.fc1.weight"].shape[0]
+    positions = specs["pos_embed"].shape[-2] if "pos_embed" in specs else 0
+    if positions and math.isqrt(positions - 1) ** 2 != positions - 1:
+        raise ValueError(
+            f"the {positions} of pos_embed are not of a class token and a square grid of patches"
+        )
     return Sizes(
         width=kernel[0],
         depth=len(block_numbers(specs, BLOCKS)),
         hidden=hidden,
         patch=kernel[-1],
         registers=specs[registers].shape[-2] if registers in specs else 0,
-        positions=specs["pos_embed"].shape[-2] if "pos_embed" in specs else 0,
+        positions=positions,
     )
 
 

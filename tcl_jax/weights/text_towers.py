@@ -122,9 +122,6 @@ TOWERS = (
 METHOD_OF = {"tips": "tips", "dinov3": "dinotxt", "dinov2-reg": "dinotxt"}
 """The method in `models.methods.METHODS` that compares texts with vision towers of a family."""
 
-TEXT_HEADS = {1280: 20}
-"""Attention heads of published text towers by their width, where vision towers have others."""
-
 
 def find_text_towers(names: Collection[str]) -> dict[TextTower, list[str]]:
     """Rows of `TOWERS` that names with dots are of, and the prefixes of each."""
@@ -137,6 +134,16 @@ def find_text_towers(names: Collection[str]) -> dict[TextTower, list[str]]:
             if there and not (tower.without and start + tower.without in names):
                 found.setdefault(tower, []).append(start)
     return found
+
+
+def name_text_towers(plain: Collection[str]) -> str:
+    """The parts in a file with these plain names, for people; empty if there is none."""
+    found = [(x.part, x.method) for x in find_text_towers(plain)]
+    return " and ".join(
+        f"the {'vision head' if part == 'head' else 'text tower'} of "
+        f"{'dino.txt' if method == 'dinotxt' else 'TIPS'}"
+        for part, method in dict.fromkeys(found)
+    )
 
 
 def read_text_towers(
@@ -153,8 +160,9 @@ def read_text_towers(
         files: any of which may hold them.
         method: a key of `models.methods.METHODS`, "tips" or "dinotxt".
         width, heads: of the vision tower, and of dino.txt's head.
-        text_heads: those of the text tower; None: as its kernels say, or the published tower of
-            this width has, or as the vision tower has.
+        text_heads: those of the text tower; None: as its kernels say; else, of TIPS as the vision
+            tower has, and of dino.txt of 64 channels each, if these are several, or as the vision
+            tower has.
         dtype: of the parameters; None keeps each tensor's own.
 
     Returns:
@@ -210,8 +218,13 @@ def _read(
     hidden = shape("blocks_0", "mlp", "c_fc", "bias")[0]
     hidden //= 1 if rules["blocks_0", "mlp", "c_fc", "bias"].combine is None else 2
     kernel = shape("blocks_0", "attn", "in_proj", "kernel")
-    known = (kernel[1] if len(kernel) == 3 else None, heads, TEXT_HEADS.get(width))
-    number = next((x for x in known if x), usual if width % usual == 0 else width // HEAD_SIZE)
+    # The published text tower of dino.txt has heads of 64 channels, and others than its vision
+    # tower; a width of 64 is of a tiny model, whose towers are alike.
+    of_64 = tower.part == "text" and tower.method == "dinotxt" and width > HEAD_SIZE
+    told = kernel[1] if len(kernel) == 3 else heads
+    number = told if told is not None else usual
+    if told is None and of_64 and width % HEAD_SIZE == 0:
+        number = width // HEAD_SIZE
     if number < 1 or width % number:
         raise WeightError(
             f"the width of {width} of its {tower.part} tower is not that of {number} attention "

@@ -68,13 +68,16 @@ def sizes(specs: Mapping[str, Any]) -> Sizes:
     heads, size = specs[f"{BLOCKS}0.MultiHeadDotProductAttention_0.query.kernel"].shape[1:]
     gated = f"{BLOCKS}0.FFNSwiGluFused_0.Dense_0.kernel"
     plain = f"{BLOCKS}0.MlpBlock_0.Dense_0.kernel"
+    rows, columns = specs[f"{TOKENS}.posembed_input"].shape[-3:-1]
+    if rows != columns:
+        raise ValueError(f"positions of {rows}x{columns} patches are not of a square grid")
     return Sizes(
         width=kernel[-1],
         depth=len(block_numbers(specs, BLOCKS)),
         hidden=specs[gated if gated in specs else plain].shape[-1],
         patch=kernel[0],
         classes=specs[f"{TOKENS}.cls"].shape[-2],
-        positions=int(np.prod(specs[f"{TOKENS}.posembed_input"].shape[:-1])),
+        positions=rows * columns,
         heads=heads,
         head_size=size,
     )

@@ -145,13 +145,15 @@ def test_ragged_sides(backbones: dict[str, Backbone]) -> None:
 
 def test_arguments(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["dinov2"]
-    for x in (np.zeros((70, 70, 3), np.float32), np.zeros((1, 70, 70, 3), np.uint8)):
+    zeros = np.zeros((1, 70, 70, 3), np.float32)
+    for x in (zeros[0], zeros.astype(np.uint8), zeros[:0]):
         with pytest.raises(InputError, match="x is .*pixel_statistics"):
             backbone.features(x)
     with pytest.raises(InputError, match="dinov2 and come with no text tower"):
         backbone.encode_text(np.zeros((1, 77), np.int32))
     with pytest.raises(InputError, match="'dinov2:X/14' is unknown.*dinov2-reg:B/14"):
         Backbone.from_pretrained("dinov2:X/14")
+    assert "width 128, heads=2, patch 14" in repr(backbone)
 
 
 def test_a_program_is_compiled_once_per_shape(backbones: dict[str, Backbone]) -> None:
@@ -280,6 +282,9 @@ def test_tips_in_pytorch(tmp_path: Path) -> None:
     # With LayerScale the names could be either's.
     chosen = Backbone.from_file(other, family="dinov2-reg", heads=2)
     assert chosen.family == "dinov2-reg" and chosen.features(np.zeros((1, 56, 56, 3), np.float32))
+    halves = {k: x / 2 for k, x in ones.items()}  # TIPS has none that does anything
+    other = write(tmp_path / "b.npz", names | halves)
+    assert Backbone.from_file(other, heads=2).family == "dinov2-reg"
 
 
 def test_swiglu() -> None:
@@ -369,12 +374,23 @@ def test_files_that_hold_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b.npz.*blocks.1.mlp.fc1.bias.*\(7,\)"):
         Backbone.from_file(path)
     path = write(tmp_path / "c.npz", tensors)
-    with pytest.raises(InputError, match="c.npz.*no dinov3"):
+    with pytest.raises(InputError, match="c.npz.*no dinov3, but DINOv2 with registers.*family="):
         Backbone.from_file(path, family="dinov3")
     with pytest.raises(InputError, match="family='vit' is unknown.*dinov2-reg"):
         Backbone.from_file(path, family="vit")
     with pytest.raises(InputError, match="128 is not that of 3 attention heads"):
         Backbone.from_file(path, heads=3)
+    path = write(tmp_path / "d.npz", tensors | {"pos_embed": tensors["pos_embed"][:, :24]})
+    with pytest.raises(InputError, match="d.npz.*24 of pos_embed.*square"):
+        Backbone.from_file(path)
+    flax = weights_of("tips")
+    name = "encoder/ToTokenSequence_0/posembed_input"
+    path = write(tmp_path / "e.npz", flax | {name: flax[name][:, :3]})
+    with pytest.raises(InputError, match="e.npz.*3x4 patches.*square"):
+        Backbone.from_file(path)
+    path = write(tmp_path / "f.npz", flax)
+    with pytest.raises(InputError, match="f.npz.*heads=4.*of 2"):
+        Backbone.from_file(path, heads=4)
 
 
 def test_by_name_the_sizes_must_be_those_of_the_name(

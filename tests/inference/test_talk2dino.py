@@ -179,6 +179,8 @@ def test_what_does_not_fit_is_named(model: Talk2DINO, files: Files, tmp_path: Pa
             bare.masks(images, TEXTS)
     with pytest.raises(InputError, match="text_embeddings"):
         bare.masks(IMAGE, TEXTS[:, :5])
+    with pytest.raises(InputError, match="text_embeddings.*embed_texts"):
+        bare.masks(IMAGE, ["a cat"])
     with pytest.raises(InputError, match="x: .*multiple of 14"):
         bare.head_features(IMAGE[:, 1:])
     with pytest.raises(InputError, match="resize_dim=100.*14"):

@@ -150,9 +150,12 @@ def test_dinotxt_from_one_file_or_several(tmp_path: Path) -> None:
 
 def test_dinotxt_on_dinov2(tmp_path: Path) -> None:
     rng, width = np.random.default_rng(0), 128
-    wider = {96: width, 192: 2 * width}
+    wider = {96: width, 192: 2 * width, 64: 192}
+    text_wider = {64: 192, 192: 3 * 192, 256: 4 * 192}
     texts = {
-        k: x if "text_model.b" in k else rng.normal(0, 0.1, [wider.get(n, n) for n in x.shape])
+        k: rng.normal(
+            0, 0.1, [(text_wider if "model.b" in k else wider).get(n, n) for n in x.shape]
+        )
         for k, x in texts_of("dinotxt").items()
         if "qkv" not in k or "text_model" in k
     }
@@ -162,6 +165,7 @@ def test_dinotxt_on_dinov2(tmp_path: Path) -> None:
     path = write(tmp_path / "all.npz", {**weights_of("dinov2-reg"), **texts})
     backbone = Backbone.from_file(path, family="dinotxt-v2")
     assert backbone.family == "dinotxt-v2" and backbone.patch_size == 14
+    assert "heads=2, text_heads=3, patch" in repr(backbone)  # of 64 channels each
     aligned = backbone.align(image_of("dinov2-reg", "70x70"))
     assert aligned.embedding.shape == (1, 2 * width) and aligned.patches.shape == (1, 5, 5, width)
 
@@ -179,6 +183,16 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         Backbone.from_file(path, text=path)
     with pytest.raises(InputError, match=r"^weights '.*none.npz' do not exist"):
         Backbone.from_file(path, text=tmp_path / "none.npz")
+    clip = {"token_embedding.weight", "positional_embedding", "transformer.resblocks.0.ln_1.weight"}
+    other = write(tmp_path / "clip.npz", dict.fromkeys(clip, np.zeros((9, 96), np.float32)))
+    with pytest.raises(InputError, match=r"clip.npz.*no text tower for TIPSv2"):
+        Backbone.from_file(path, text=other)
+    with pytest.raises(InputError, match=r"clip.npz.*no vision tower of DINOv2"):
+        Backbone.from_file(other)
+    for name, told in (("tips", "text tower of TIPS"), ("dinotxt", "text tower of dino.txt and")):
+        other = write(tmp_path / f"{name}.npz", texts_of(name))
+        with pytest.raises(InputError, match=rf"{name}.npz.*holds the {told}.*text="):
+            Backbone.from_file(other)
     with pytest.raises(InputError, match=r"vision.npz.*no text tower.*text="):
         Backbone.from_file(path).encode_text([[1]])
     backbone = Backbone.from_file(path, text=write(tmp_path / "text.npz", texts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -52,3 +53,9 @@ def test_features_are_hugging_face_s(tmp_path: Path, name: str) -> None:
     patches = np.asarray(found.patches).reshape(2, -1, 96)
     ours = np.concatenate([found.cls[:, None], found.registers, patches], axis=1)
     np.testing.assert_allclose(ours, tokens, atol=2e-5)
+    # Its names in memory are others than those in its files.
+    torch.save(model.state_dict(), tmp_path / "memory.pth")
+    backbone = Backbone.from_file(tmp_path / "memory.pth", heads=3)
+    jax.tree.map(
+        np.testing.assert_array_equal, backbone.params, Backbone.from_file(tmp_path).params
+    )
