@@ -122,7 +122,7 @@ def test_dinotxt_from_one_file_or_several(tmp_path: Path) -> None:
     assert backbone.family == "dinotxt"
     check(backbone, "dinotxt")
     text = describe_file(str(tmp_path / "all.safetensors"))
-    for what in ("DINOv3 of a size", "text tower of dino.txt", "head tower of dino.txt"):
+    for what in ("DINOv3 of a size", "text tower of dino.txt", "vision head of dino.txt"):
         assert what in text
     golden = load("dinotxt")
     image = backbone.align(image_of("dinov3", "64x64")).embedding
@@ -189,9 +189,9 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         Backbone.from_file(path, text=other)
     with pytest.raises(InputError, match=r"clip.npz.*no vision tower of DINOv2"):
         Backbone.from_file(other)
-    for name, told in (("tips", "text tower of TIPS"), ("dinotxt", "text tower of dino.txt and")):
+    for name, what in (("tips", "text tower of TIPS"), ("dinotxt", "text tower of dino.txt and")):
         other = write(tmp_path / f"{name}.npz", texts_of(name))
-        with pytest.raises(InputError, match=rf"{name}.npz.*holds the {told}.*text="):
+        with pytest.raises(InputError, match=rf"{name}.npz.*holds the {what}.*text="):
             Backbone.from_file(other)
     with pytest.raises(InputError, match=r"vision.npz.*no text tower.*text="):
         Backbone.from_file(path).encode_text([[1]])
