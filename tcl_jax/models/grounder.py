@@ -1,9 +1,11 @@
-"""The grounder: from tokens of CLIP's feature layer to an embedding of every pixel of the masks."""
+"""The grounder: from tokens of a feature layer to an embedding of every pixel of the masks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -14,18 +16,25 @@ from tcl_jax.models.vit import project
 
 
 def embed_tokens(
-    settings: Transformer, params: Any, tokens: Float[Array, "b l c"], grid: tuple[int, int]
+    settings: Transformer,
+    params: Any,
+    tokens: Float[Array, "b l c"],
+    grid: tuple[int, int],
+    rotate: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Float[Array, "b h w d"]:
     """Pixel embeddings, float32 and not normalised, on four times the patch grid (TCL section 3.2).
 
     Args:
-        settings: of CLIP's vision tower.
-        params: `blocks_N`, the trainable copy of CLIP's blocks after the feature layer, of which
-            the last is MaskCLIP's; `decoder`; and copies of CLIP's `ln_post` and `proj`.
-        tokens: [b, 1 + rows*columns, c] after the feature layer.
+        settings: of the tower that the tokens are from.
+        params: `blocks_N`, the trainable copy of its blocks after the feature layer, of which the
+            last is MaskCLIP's; `decoder`; and copies of its `ln_post` and, into the texts' space,
+            `proj`.
+        tokens: after the feature layer, the patches last.
         grid: rows and columns of patches.
+        rotate: RoPE of the tower, where there is one.
     """
-    blocks = run_blocks(settings, params, tokens, last_attention=self_only_attention)
-    patches = blocks[-1].output[:, 1:].reshape(tokens.shape[0], *grid, -1)
+    blocks = run_blocks(settings, params, tokens, rotate=rotate, last_attention=self_only_attention)
+    last = blocks[-1].output[:, tokens.shape[1] - grid[0] * grid[1] :]
+    patches = last.reshape(tokens.shape[0], *grid, -1)
     pixels = decode(params["decoder"], patches, dtype=settings.dtype, remat=settings.remat)
     return project(settings, params, pixels).astype(jnp.float32)

@@ -14,6 +14,7 @@ from tcl_jax.errors import raise_machine_fault, shorten
 from tcl_jax.files import read_json, user_path
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
+from tcl_jax.models.shapes import Shapes, shapes_of
 from tcl_jax.models.tips import TIPS
 from tcl_jax.models.vit import ViT
 from tcl_jax.models.zero_shot import ZeroShot
@@ -226,6 +227,30 @@ def load_backbone(
     if method == "dinotxt" and "text" in texts:
         own = next(x for x in FAMILIES.values() if x.towers == own.name)
     return LoadedBackbone(own, own.vit, params, origin, texts, str(path.parent))
+
+
+def backbone_shapes(source: Source, heads: int | None = None) -> tuple[str, Shapes]:
+    """Family of a tower, and shapes of its parameters under `backbone`.
+
+    Of a released DINOv2 they are known without its file; others are read, see `load_backbone`.
+    """
+    family, size = PRETRAINED.get(str(source), (None, ""))
+    if family is None or family.name not in ("dinov2", "dinov2-reg"):
+        loaded = load_backbone(source, heads=heads)
+        return loaded.family.name, shapes_of({"backbone": loaded.params})
+    row, gated = family.sizes[size], size.startswith("g")
+    known = Sizes(
+        width=row.width,
+        depth=row.depth,
+        hidden=4096 if gated else 4 * row.width,
+        patch=14,
+        registers=4,
+        positions=1 + 37**2,
+    )
+    absent = [] if gated else ["/gate/"]
+    absent += [] if family.name == "dinov2-reg" else ["/register_tokens"]
+    shapes = shapes_of({"backbone": known.shapes(row.heads)})
+    return family.name, tuple(x for x in shapes if not any(part in x[0] for part in absent))
 
 
 def find_backbone(

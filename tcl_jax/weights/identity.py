@@ -9,6 +9,7 @@ from typing import Any
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
+from tcl_jax.weights.backbones import LoadedBackbone, load_backbone
 from tcl_jax.weights.load import Pretrained, Source, load_clip
 
 Identity = Mapping[str, str]
@@ -43,9 +44,31 @@ def _load_clip(source: str, recorded: Identity) -> Loaded:
     return clip.params, clip.origin, identify_clip(source, clip)
 
 
+def identify_backbone(weights: Source, backbone: LoadedBackbone) -> dict[str, str]:
+    """`identify` of a vision tower."""
+    prefix, heads = backbone.origin["prefix"] or ".", backbone.params["blocks_0"]["attn"]
+    return identify(
+        weights,
+        backbone.params,
+        backbone.origin,
+        prefix=prefix,
+        family=backbone.family.name,
+        heads=str(heads["in_proj"]["kernel"].shape[-2]),
+    )
+
+
+def _load_backbone(source: str, recorded: Identity) -> Loaded:
+    family, heads, prefix = (recorded[name] for name in ("family", "heads", "prefix"))
+    loaded = load_backbone(source, family, int(heads), prefix=prefix, dtype=None)
+    return loaded.params, loaded.origin, identify_backbone(source, loaded)
+
+
 Loaded = tuple[dict[str, Any], dict[str, str], Identity]
 """Parameters, where they are from, and their identity."""
-LOADERS: dict[str, Callable[[str, Identity], Loaded]] = {"clip": _load_clip}
+LOADERS: dict[str, Callable[[str, Identity], Loaded]] = {
+    "clip": _load_clip,
+    "backbone": _load_backbone,
+}
 """By the entry of the parameter tree: reads it again as a run recorded it."""
 
 
