@@ -27,4 +27,7 @@ def get_config() -> ConfigDict:
     # Side of the images in pixels: a multiple of both towers' patches. 14 and 16 take multiples of
     # 112, such as 224, 336 and 448; two of 16 take multiples of 16.
     config.model.image_size = 224
+    # How the new projection begins: "least_squares" takes mean patches to CLIP's embeddings of the
+    # run's first 4,096 images; or "random".
+    config.model.projection = "least_squares"
     return config

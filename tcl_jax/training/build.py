@@ -23,6 +23,7 @@ from tcl_jax.models.tcl_dino import TCLDINO
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import CLIPObjective, Objective, TCLObjective
 from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
+from tcl_jax.training.projection import fit_projection
 from tcl_jax.training.step import PhasedStep
 from tcl_jax.weights.backbones import backbone_shapes, load_backbone
 from tcl_jax.weights.identity import Identity, identify_backbone, identify_clip
@@ -30,6 +31,9 @@ from tcl_jax.weights.load import load_configured, sizes_of
 
 REFERENCE_BATCH = 4096
 """Batch for which TCL states its learning rates; others scale linearly."""
+
+PROJECTIONS = ("least_squares", "random")
+"""How the projection of TCL on a backbone begins, see `projection.fit_projection`."""
 
 Run = Callable[..., Any]
 """(function, arguments) -> its result on the host, or that result's shapes."""
@@ -46,6 +50,8 @@ class Experiment:
             if the experiment is abstract.
         frozen: its other entries, which stay as they are, likewise.
         identities: of the pretrained weights, by their entries of `frozen`.
+        begin: of a new run, (params, frozen, batches, mesh, key) -> params that its first images
+            tell, see `projection.fit_projection`; None: `params` stay as they are.
     """
 
     objective: Objective
@@ -53,6 +59,7 @@ class Experiment:
     params: dict[str, Any]
     frozen: dict[str, Any]
     identities: Mapping[str, Identity] = dataclasses.field(default_factory=dict)
+    begin: Callable[..., Any] | None = None
 
     @property
     def learns_texts(self) -> bool:
@@ -94,6 +101,10 @@ def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experimen
 def _tcl_dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
     """TCL on a frozen backbone, from which the grounder's blocks are copied, and a frozen CLIP."""
     c = config.model
+    if c.projection not in PROJECTIONS:
+        raise InputError(
+            f"model.projection={c.projection!r} is unknown; choose one of {', '.join(PROJECTIONS)}"
+        )
     sizes, clip, identities = _frozen_clip(config, run, pretrained)
     if pretrained:
         loaded = load_backbone(c.backbone, heads=c.backbone_heads or None)
@@ -109,7 +120,9 @@ def _tcl_dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Expe
             sizes, c.feature_layer, _dtype(config), _remat(config),
             family=family, shapes=shapes, image_size=c.image_size,
         )  # fmt: skip
-    return _grounding(config, run, model, {"clip": clip, "backbone": backbone}, identities)
+    experiment = _grounding(config, run, model, {"clip": clip, "backbone": backbone}, identities)
+    fit = partial(fit_projection, model) if c.projection == "least_squares" else None
+    return dataclasses.replace(experiment, begin=fit)
 
 
 def _frozen_clip(

@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tcl_jax.ops.images import PIXEL_MEAN, PIXEL_STD, center_pad, erase, normalize
+from tcl_jax.ops.images import (
+    IMAGENET,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    center_pad,
+    erase,
+    normalize,
+    renormalize,
+)
 
 KEYS = jax.random.split(jax.random.key(7), 8)
 
@@ -22,6 +30,13 @@ def test_normalize() -> None:
     np.testing.assert_allclose(normalize(jnp.asarray(pixels)), expected, rtol=1e-6)
     done = jnp.asarray(expected, jnp.float32)
     np.testing.assert_array_equal(normalize(done), done)
+
+
+def test_renormalize() -> None:
+    pixels = jnp.asarray(np.random.default_rng(1).integers(0, 256, (2, 5, 4, 3), np.uint8))
+    others = ((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    found = renormalize(normalize(pixels), IMAGENET, others)
+    np.testing.assert_allclose(found, normalize(pixels, others), atol=1e-5)
 
 
 def test_center_pad() -> None:
