@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,11 +16,13 @@ from tcl_jax.models.clip import encode_image
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.shapes import shapes_of
-from tcl_jax.models.tcl import TCL
+from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.models.tcl_dino import TCLDINO
 from tcl_jax.ops.images import normalize
 from tcl_jax.training.objectives import TCLObjective, with_keys
+from tcl_jax.weights.backbones import load_backbone
 from tests.reference import TAP_LAYER, arrays, nchw_to_nhwc, reference_model
+from tests.talk2dino_files import write_golden
 
 KEY = jax.random.key(0)
 
@@ -107,6 +111,27 @@ def test_clip_sees_pixels_as_its_own_statistics_make_them(
         normalize(jnp.asarray(image))
     )
     np.testing.assert_allclose(embedded.image, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_grounder_of_a_tower_with_rope_goes_on_where_the_feature_layer_ends(
+    tmp_path: Path,
+) -> None:
+    """At the start it computes the same from any layer, as its blocks are copies."""
+    backbone = load_backbone(write_golden(tmp_path / "dino.safetensors", "dinov3")).params
+    config = reference_model()[0].config
+    side = backbone["patch_kernel"].shape[0] * config.patch_size
+    image = jax.random.normal(KEY, (1, side, side, 3))
+    found = []
+    for layer in (1, 0):
+        model = TCLDINO(
+            config, layer, family="dinov3", shapes=shapes_of({"backbone": backbone}),
+            image_size=side,
+        )  # fmt: skip
+        learned = jax.jit(model.init_learned)(KEY, backbone)
+        params = {**learned, "backbone": backbone}
+        found.append(jax.jit(partial(embed_pixels, model))(params, image))
+    assert model.copied_blocks < model.tower.vision_layers - 1
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
 
 
 def test_sides_that_a_patch_does_not_divide_are_refused(clip_family: str) -> None:
