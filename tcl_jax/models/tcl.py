@@ -19,10 +19,10 @@ from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import init_decoder
 from tcl_jax.models.dense import MaskCLIP
-from tcl_jax.models.grounder import embed_tokens
+from tcl_jax.models.grounder import embed_patches, run_copies
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.method import MaskOptions, refine_masks
-from tcl_jax.models.vit import Features, ViT, encode, find_rotation
+from tcl_jax.models.vit import Features, ViT, encode, find_rotation, project
 from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
 from tcl_jax.ops.resize import resize
 
@@ -200,13 +200,33 @@ def embed_pixels(
         return _embed(model, params, image)[1]
 
 
+def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Float[Array, "b c"]:
+    """Mean of an image's patches as the projection takes them at the start, float32.
+
+    The decoder, whose gates are closed then, only repeats patches, and is left out.
+
+    Args:
+        model, params, image: as in `ground`.
+    """
+    with matmul_precision(model.dtype):
+        _, patches = _run(model, params, image)
+        norm = {"ln_post": params[model.grounder]["ln_post"]}
+        return project(model.vision, norm, patches).astype(jnp.float32).mean(axis=(1, 2))
+
+
 def _embed(
     model: TCL, params: Any, image: Float[Array, "b H W 3"]
 ) -> tuple[Features, Float[Array, "b h w d"]]:
+    features, patches = _run(model, params, image)
+    return features, embed_patches(model.vision, params[model.grounder], patches)
+
+
+def _run(
+    model: TCL, params: Any, image: Float[Array, "b H W 3"]
+) -> tuple[Features, Float[Array, "b h w c"]]:
+    """Features of the frozen tower, and the patches after the grounder's blocks."""
     tower = model.tower_params(params)
     features = encode(model.vision, tower, image)
-    tokens = features.after(model.feature_layer)
-    rotate = find_rotation(tower, tokens, features.grid)
-    return features, embed_tokens(
-        model.vision, params[model.grounder], tokens, features.grid, rotate
-    )
+    tokens, grid = features.after(model.feature_layer), features.grid
+    rotate = find_rotation(tower, tokens, grid)
+    return features, run_copies(model.vision, params[model.grounder], tokens, grid, rotate)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from tcl_jax.data.pipeline import BatchIterator
 from tcl_jax.models.clip import encode_image
-from tcl_jax.models.tcl import TCL, embed_pixels
+from tcl_jax.models.tcl import TCL, mean_patches
 from tcl_jax.ops.images import renormalize
 from tcl_jax.ops.masking import l2_normalize
 from tcl_jax.parallel.mesh import put_batch, replicated
@@ -43,14 +43,13 @@ def fit_projection(
     """
     grounder, everywhere = params[model.grounder], replicated(mesh)
     proj = grounder["proj"]
-    before = {name: x for name, x in grounder.items() if name != "proj"}
     add = jax.jit(partial(_add, model), donate_argnums=0, out_shardings=everywhere)
     position, seen = batches.get_state(), 0
     gram = jax.jit(lambda: jnp.zeros((proj.shape[0],) * 2), out_shardings=everywhere)()
     sums = gram, jax.jit(lambda: jnp.zeros(proj.shape), out_shardings=everywhere)()
     while seen < IMAGES:
         batch = put_batch(next(batches), mesh)
-        sums = add(sums, {**params, model.grounder: before}, frozen, batch, key)
+        sums = add(sums, params, frozen, batch, key)
         seen += len(batch["image"])
     batches.set_state(position)
     fitted = jax.jit(_solve, out_shardings=proj.sharding)(*sums)
@@ -69,8 +68,7 @@ def _add(
     """Normal equations with those of a batch."""
     own, clip = model.pixel_statistics, model.clip_model
     image = augmented(with_keys(batch, key), own)
-    # Without a projection these are the normalised tokens; the closed decoder only repeats them.
-    means = embed_pixels(model, {**params, **frozen}, image).mean(axis=(1, 2))
+    means = mean_patches(model, {**params, **frozen}, image)
     seen = renormalize(image, own, clip.pixel_statistics)
     wanted = l2_normalize(encode_image(clip, frozen["clip"], seen).embedding)
     product = partial(jnp.einsum, "bc,bd->cd", means, precision="highest")
