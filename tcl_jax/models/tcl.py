@@ -69,7 +69,7 @@ class TCL(CLIPMethod):
 
     name = "tcl"
     title = "TCL"
-    parameters = ("clip", "grounder", "sim2mask")
+    parameters: ClassVar[tuple[str, ...]] = ("clip", "grounder", "sim2mask")
     mixes_clip = True
     grounder: ClassVar[str] = "grounder"
     """The entry of the grounder's parameters."""

@@ -224,7 +224,7 @@ def _train(
         if first == 0 and experiment.begin is not None:
             with jax.transfer_guard("allow"):
                 params = experiment.begin(state.params, frozen, batches, mesh, key)
-            state = state.replace(params=params)  # type: ignore[attr-defined]
+            state = state.replace(params=params)
         for step in range(first, last):
             batch = put_batch(next(batches), mesh)
             if failure is None:

@@ -15,7 +15,6 @@ from tcl_jax.data.pipeline import BatchIterator
 from tcl_jax.models.clip import encode_image
 from tcl_jax.models.tcl import TCL, mean_patches
 from tcl_jax.ops.images import renormalize
-from tcl_jax.ops.masking import l2_normalize
 from tcl_jax.parallel.mesh import put_batch, replicated
 from tcl_jax.training.objectives import Batch, augmented, with_keys
 
@@ -31,8 +30,9 @@ def fit_projection(
     """Learned parameters with the projection that takes mean patches to CLIP's image embeddings.
 
     By least squares over the first images of the run, as they are augmented; no text is needed.
-    The patches are the grounder's at its start, before the projection, and the embeddings are
-    normalised. `batches` are where they were afterwards. Every process must call it.
+    Embeddings are not normalised, so that pixels' are about as long as with CLIP's own projection,
+    which the total variation of them takes. `batches` are where they were afterwards. Every process
+    must call it.
 
     Args:
         model: the network.
@@ -70,7 +70,7 @@ def _add(
     image = augmented(with_keys(batch, key), own)
     means = mean_patches(model, {**params, **frozen}, image)
     seen = renormalize(image, own, clip.pixel_statistics)
-    wanted = l2_normalize(encode_image(clip, frozen["clip"], seen).embedding)
+    wanted = encode_image(clip, frozen["clip"], seen).embedding.astype(jnp.float32)
     product = partial(jnp.einsum, "bc,bd->cd", means, precision="highest")
     return sums[0] + product(means), sums[1] + product(wanted)
 

@@ -22,7 +22,7 @@ from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.plan.plan import with_batch
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
-from tcl_jax.training import loop
+from tcl_jax.training import loop, projection
 from tcl_jax.training.build import abstract_experiment, build_experiment
 from tcl_jax.training.loop import Outcome, train
 from tests.devices import run_on_eight_devices
@@ -31,8 +31,11 @@ from tests.talk2dino_files import write_golden
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> ConfigDict:
-    return tiny_dino_config(tmp_path)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
+    monkeypatch.setattr(projection, "IMAGES", 24)
+    config = tiny_dino_config(tmp_path)
+    config.train.update(total_steps=4, backbone_from_step=0)
+    return config
 
 
 def run(config: ConfigDict, workdir: Path) -> Outcome:
@@ -49,7 +52,7 @@ def test_a_run_is_resumed_and_segments(
     def interrupting(*args: Any) -> Any:
         nonlocal begun
         begun += 1
-        if begun == 5:
+        if begun == 5:  # after the checkpoint of step 3
             raise KeyboardInterrupt
         return real(*args)
 
