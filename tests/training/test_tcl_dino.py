@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
 from ml_collections import ConfigDict
 
 from configs.tcl_dino import get_config
+from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError
 from tcl_jax.inference.export import export_masks
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.model import load_model, save_model
 from tcl_jax.inference.segmenter import Segmenter
+from tcl_jax.models.clip import encode_image
 from tcl_jax.models.flops import total
-from tcl_jax.parallel.mesh import data_mesh
+from tcl_jax.models.tcl import mean_patches
+from tcl_jax.models.tcl_dino import TCLDINO
+from tcl_jax.ops.images import normalize
+from tcl_jax.ops.masking import l2_normalize
+from tcl_jax.parallel.mesh import data_mesh, put_replicated
 from tcl_jax.plan.plan import with_batch
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training import loop, projection
+from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import abstract_experiment, build_experiment
 from tcl_jax.training.loop import Outcome, train
 from tests.devices import run_on_eight_devices
@@ -85,6 +95,31 @@ def test_a_run_is_resumed_and_segments(
     write_golden(tmp_path / "dino.safetensors", "dinov2", mask_token=np.ones((1, 128), np.float32))
     with pytest.raises(InputError, match="weights of 'backbone' are not those"):
         load_model(tmp_path / "whole")
+
+
+def test_the_projection_begins_at_clip_s_embeddings(config: ConfigDict) -> None:
+    experiment, mesh = build_experiment(config), data_mesh()
+    model = experiment.method
+    assert experiment.begin is not None and isinstance(model, TCLDINO)
+    with contextlib.closing(open_batches(config, experiment, BadSampleLog())) as batches:
+        begun = experiment.begin(
+            *put_replicated((experiment.params, experiment.frozen), mesh),
+            batches, mesh, loop.noise_key(config.seed, mesh),
+        )  # fmt: skip
+        assert batches.get_state()["next_batch"] == 0
+        image = normalize(jnp.asarray(next(batches)["image"]))
+
+    def cosines(params: Any) -> np.ndarray:
+        everything = experiment.join(params, experiment.frozen)
+        means = jax.jit(partial(mean_patches, model))(everything, image)
+        found = means @ params["backbone_grounder"]["proj"]
+        wanted = jax.jit(partial(encode_image, model.clip_model))(everything["clip"], image)
+        return np.asarray(jnp.sum(l2_normalize(found) * l2_normalize(wanted.embedding), axis=-1))
+
+    assert cosines(begun).min() > 0.9 > np.abs(cosines(experiment.params)).max()
+    config.model.projection = "zeros"
+    with pytest.raises(InputError, match="model.projection='zeros'"):
+        build_experiment(config)
 
 
 def test_sizes_that_do_not_fit_are_refused(config: ConfigDict) -> None:
