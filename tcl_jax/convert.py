@@ -85,7 +85,7 @@ def export_torch(flags: argparse.Namespace) -> None:
     check_absent(target)
     model = load_model(flags.source)
     method, params, metadata = model.method, model.params, {"format": "pt"}
-    if isinstance(method, TCL):
+    if type(method) is TCL:  # one on a backbone has other names
         tensors = tcl_state_dict(params, method.config, method.feature_layer)
     elif isinstance(method, DenseCLIP):
         metadata["activation"] = method.config.activation

@@ -59,6 +59,9 @@ class CLIPConfig:
     vocab_size: int = 49408
     activation: str = "quick_gelu"
 
+    prefix_tokens: ClassVar[int] = 1
+    """The class token; no field."""
+
     def __post_init__(self) -> None:
         if self.resolution % self.patch_size:
             raise ValueError(
@@ -87,10 +90,6 @@ class CLIPConfig:
     def text_heads(self) -> int:
         """Heads of the text tower."""
         return self.text_width // HEAD_SIZE
-
-    def feature_layer_of(self, layer: int) -> int:
-        """Block, counted from 1, that feeds the grounder: for 0 that before the last."""
-        return layer or self.vision_layers - 1
 
     @property
     def title(self) -> str:

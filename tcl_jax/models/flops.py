@@ -9,13 +9,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tcl_jax.models.decoder import STAGES, UPSAMPLING
 
 if TYPE_CHECKING:
     from tcl_jax.models.clip import CLIPConfig
     from tcl_jax.models.shapes import Shapes
+
+
+@runtime_checkable  # as type checkers at run time need it
+class Tower(Protocol):
+    """Sizes of a vision tower; a `CLIPConfig` has them.
+
+    Attributes:
+        embed_dim: of the texts' space that it is projected into.
+        resolution, patch_size: of the images, in pixels.
+        vision_width, vision_layers: of its blocks.
+        prefix_tokens: number of tokens that are no patches.
+    """
+
+    @property
+    def embed_dim(self) -> int: ...
+    @property
+    def resolution(self) -> int: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def vision_width(self) -> int: ...
+    @property
+    def vision_layers(self) -> int: ...
+    @property
+    def prefix_tokens(self) -> int: ...
+
 
 Parts = dict[str, int]
 """FLOPs of one image (with its text) by what they are for."""
@@ -31,7 +57,7 @@ def total(parts: Mapping[str, int] | Mapping[str, float]) -> float:
 # ------------------------------------------------------------------------------------- the networks
 
 
-def image_tower(config: CLIPConfig, blocks: int | None = None, side: int | None = None) -> int:
+def image_tower(config: Tower, blocks: int | None = None, side: int | None = None) -> int:
     """Forward FLOPs of the patches and of `blocks` blocks (None: all, and the projection).
 
     Args:
@@ -42,7 +68,7 @@ def image_tower(config: CLIPConfig, blocks: int | None = None, side: int | None 
     width, patches = config.vision_width, _patches(config, side)
     embed = 2 * patches * config.patch_size**2 * 3 * width
     count = config.vision_layers if blocks is None else blocks
-    forward = embed + count * _block(1 + patches, width)
+    forward = embed + count * _block(config.prefix_tokens + patches, width)
     return forward + (2 * width * config.embed_dim if blocks is None else 0)
 
 
@@ -52,14 +78,14 @@ def text_tower(config: CLIPConfig) -> int:
     return config.text_layers * _block(length, width) + 2 * width * config.embed_dim
 
 
-def decoder(config: CLIPConfig, side: int | None = None) -> int:
+def decoder(config: Tower, side: int | None = None) -> int:
     """Forward FLOPs of the grounder's decoder, two stages of two 3x3 convolutions."""
     patches, width = _patches(config, side), config.vision_width
     pixels = sum(patches * 4 ** (stage + 1) for stage in range(STAGES))
     return _CONVS * 2 * _KERNEL * width**2 * pixels
 
 
-def _patches(config: CLIPConfig, side: int | None) -> int:
+def _patches(config: Tower, side: int | None) -> int:
     return ((config.resolution if side is None else side) // config.patch_size) ** 2
 
 
@@ -80,10 +106,13 @@ def _maskclip_block(tokens: int, width: int) -> int:
 # -------------------------------------------------------------------------- the masks of one window
 
 
-def dense_masks(config: CLIPConfig, side: int, texts: int) -> Parts:
+def dense_masks(config: Tower, side: int, texts: int) -> Parts:
     """Of CLIP alone, its last block being MaskCLIP's, see `Method.flops`."""
     patches, width = _patches(config, side), config.vision_width
-    last = _maskclip_block(1 + patches, width) + 2 * patches * width * config.embed_dim
+    last = (
+        _maskclip_block(config.prefix_tokens + patches, width)
+        + 2 * patches * width * config.embed_dim
+    )
     return {
         "image tower": image_tower(config, config.vision_layers - 1, side) + last,
         "masks": 2 * patches * texts * config.embed_dim,
@@ -91,7 +120,7 @@ def dense_masks(config: CLIPConfig, side: int, texts: int) -> Parts:
 
 
 def tcl_masks(
-    config: CLIPConfig, copied_blocks: int, side: int, texts: int, *, mixes_clip: bool
+    config: Tower, copied_blocks: int, side: int, texts: int, *, mixes_clip: bool
 ) -> Parts:
     """Of TCL, and with `mixes_clip` of CLIP's own dense prediction, too."""
     patches, width = _patches(config, side), config.vision_width
@@ -101,7 +130,9 @@ def tcl_masks(
     else:
         shared = config.vision_layers - copied_blocks
         parts = {"image tower": image_tower(config, shared, side), "masks": 0}
-    parts["grounder's blocks"] = _grounder_blocks(1 + patches, width, copied_blocks)
+    parts["grounder's blocks"] = _grounder_blocks(
+        config.prefix_tokens + patches, width, copied_blocks
+    )
     parts["decoder"] = decoder(config, side)
     parts["projection"] = 2 * cells * width * config.embed_dim
     parts["masks"] += 2 * cells * texts * config.embed_dim
@@ -145,22 +176,32 @@ def clip_step(config: CLIPConfig, batch: int) -> Parts:
     }
 
 
-def tcl_step(config: CLIPConfig, copied_blocks: int, batch: int, train_backbone: bool) -> Parts:
-    """Of TCL, forward and backward, see `Objective.training_flops`."""
-    width, embed, tokens = config.vision_width, config.embed_dim, 1 + _patches(config, None)
-    pixels = UPSAMPLING**2 * (tokens - 1)
-    blocks = _grounder_blocks(tokens, width, copied_blocks)
-    masked = image_tower(config)
+def tcl_step(
+    config: CLIPConfig, tower: Tower, copied_blocks: int, batch: int, train_backbone: bool
+) -> Parts:
+    """Of TCL, forward and backward, see `Objective.training_flops`.
+
+    Args:
+        config: of the CLIP, which embeds texts and masked images.
+        tower: that the grounder builds on, which may be the CLIP's.
+        copied_blocks: of the tower, in the grounder.
+        batch: images of the global batch.
+        train_backbone: whether the copied blocks train.
+    """
+    width, embed, patches = tower.vision_width, config.embed_dim, _patches(tower, None)
+    pixels = UPSAMPLING**2 * patches
+    blocks = _grounder_blocks(tower.prefix_tokens + patches, width, copied_blocks)
+    masked, tokens = image_tower(config, side=tower.resolution), _patches(config, tower.resolution)
     # Towards the mask alone, as the weights are frozen; both factors of attention have gradients.
-    towards_mask = masked + config.vision_layers * _attention(tokens, width)
+    towards_mask = masked + config.vision_layers * _attention(1 + tokens, config.vision_width)
     # Similarity and region of each pair; then two for the region's gradient and, as texts are
     # frozen, one for the similarity's.
     pairs = (2 + 3) * 2 * pixels * embed * batch
     return {
-        "image tower": image_tower(config, config.vision_layers - copied_blocks),
+        "image tower": image_tower(tower, tower.vision_layers - copied_blocks),
         "text tower": text_tower(config),
         "grounder's blocks": (3 if train_backbone else 1) * blocks,
-        "decoder": 3 * decoder(config),
+        "decoder": 3 * decoder(tower),
         "projection": 3 * 2 * pixels * width * embed,
         "masked image": masked + towards_mask,
         "masks of all pairs": pairs,

@@ -11,6 +11,7 @@ from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
 from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL
+from tcl_jax.models.tcl_dino import TCLDINO
 from tcl_jax.models.tips import TIPS
 
 METHODS: dict[str, type[Method]] = {
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "tips": TIPS,
     "dinotxt": DinoTxt,
     "talk2dino": Talk2DINO,
+    "tcl_dino": TCLDINO,
 }
 
 

@@ -1,10 +1,13 @@
-"""TCL: a frozen CLIP, the grounder, and the similarity-to-mask mapping."""
+"""TCL: a frozen CLIP, the grounder, and the similarity-to-mask mapping.
+
+The grounder builds on the CLIP's own vision tower here, and in `tcl_dino` on another.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +15,14 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from tcl_jax.models import flops
-from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig, encode_image
+from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import init_decoder
 from tcl_jax.models.dense import MaskCLIP
-from tcl_jax.models.grounder import embed_tokens
+from tcl_jax.models.grounder import embed_patches, run_copies
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.method import MaskOptions, refine_masks
-from tcl_jax.models.vit import Features
+from tcl_jax.models.vit import Features, ViT, encode, find_rotation, project
 from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
 from tcl_jax.ops.resize import resize
 
@@ -29,7 +32,7 @@ class Grounding:
     """Results for a batch of images and a set of texts.
 
     Attributes:
-        features: of the frozen CLIP, every block's.
+        features: of the frozen tower that the grounder builds on, every block's.
         pixel_embeddings: [b, h, w, d] float32, not normalised; of the masks' pixels, of which there
             are four times as many rows and columns as of patches.
         mask_logits: [b, n, h, w] float32, `w * similarity + b` of every image with every text;
@@ -50,8 +53,8 @@ class TCL(CLIPMethod):
 
     Attributes:
         config: sizes of the CLIP it builds on.
-        feature_layer: block of CLIP, counted from 1, whose output feeds the grounder (`ie_freeze`
-            in the original): 11 of 12 for ViT-B/16. 0: the one before the last.
+        feature_layer: block of the tower, counted from 1, whose output feeds the grounder
+            (`ie_freeze` in the original): 11 of 12 for ViT-B/16. 0: the one before the last.
         dtype: compute dtype; parameters, norms, softmax and similarities are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
 
@@ -66,15 +69,18 @@ class TCL(CLIPMethod):
 
     name = "tcl"
     title = "TCL"
-    parameters = ("clip", "grounder", "sim2mask")
+    parameters: ClassVar[tuple[str, ...]] = ("clip", "grounder", "sim2mask")
     mixes_clip = True
+    grounder: ClassVar[str] = "grounder"
+    """The entry of the grounder's parameters."""
 
     def __post_init__(self) -> None:
-        layer, blocks = self.config.feature_layer_of(self.feature_layer), self.config.vision_layers
+        blocks = self.tower.vision_layers
+        layer = self.feature_layer or blocks - 1
         if not 0 < layer < blocks:
             raise ValueError(
                 f"feature_layer={layer} leaves the grounder no block to copy; choose 1 to "
-                f"{blocks - 1} for this CLIP of {blocks} blocks"
+                f"{blocks - 1} for this tower of {blocks} blocks, or 0 for the one before the last"
             )
         object.__setattr__(self, "feature_layer", layer)
 
@@ -83,32 +89,46 @@ class TCL(CLIPMethod):
         return CLIP(self.config, self.dtype, self.remat)
 
     @property
+    def tower(self) -> flops.Tower:
+        """Sizes of the vision tower that the grounder builds on."""
+        return self.config
+
+    @property
+    def vision(self) -> ViT:
+        """Settings of that tower."""
+        return self.clip_model.vision
+
+    def tower_params(self, params: Any) -> Any:
+        """Parameters of that tower, of the whole tree."""
+        return params["clip"]["visual"]
+
+    @property
     def copied_blocks(self) -> int:
-        """Number of CLIP's blocks that the grounder has a copy of."""
-        return self.config.vision_layers - self.feature_layer
+        """Number of the tower's blocks that the grounder has a copy of."""
+        return self.tower.vision_layers - self.feature_layer
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         clip, learned = jax.random.split(key)
-        params = self.clip_model.init(clip)
-        return {**self.init_learned(learned, params), "clip": params}
+        params = {"clip": self.clip_model.init(clip)}
+        return {**self.init_learned(learned, self.tower_params(params)), **params}
 
-    def init_learned(self, key: Key[Array, ""], clip: Any) -> dict[str, Any]:
-        """What is learned, at the start: copies of CLIP's blocks, and a fresh decoder.
+    def init_learned(self, key: Key[Array, ""], tower: Any) -> dict[str, Any]:
+        """What is learned, at the start: copies of the tower's blocks, and a fresh decoder.
 
         Args:
-            key: of the decoder.
-            clip: parameters of the frozen CLIP.
+            key: of what is fresh.
+            tower: parameters of the frozen tower that the grounder builds on.
         """
-        visual, first = clip["visual"], self.feature_layer
-        copies = {f"blocks_{i}": visual[f"blocks_{first + i}"] for i in range(self.copied_blocks)}
-        decoder = init_decoder(key, self.config.vision_width)
+        first = self.feature_layer
+        copies = {f"blocks_{i}": tower[f"blocks_{first + i}"] for i in range(self.copied_blocks)}
+        decoder = init_decoder(key, self.tower.vision_width)
         scale = jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32)
         return {
-            "grounder": {
+            self.grounder: {
                 **copies,
                 "decoder": decoder,
-                "ln_post": visual["ln_post"],
-                "proj": visual["proj"],
+                "ln_post": tower["ln_post"],
+                "proj": tower["proj"],
             },
             "sim2mask": {"w": jnp.float32(10.0), "b": jnp.float32(-2.5)},
             "tclf_logit_scale": scale,
@@ -127,7 +147,7 @@ class TCL(CLIPMethod):
         masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
         if options.pamr:
             masks = refine_masks(image, masks, masks.shape[1:3])
-        if options.kp_weight:
+        if options.kp_weight and self.mixes_clip:
             maskclip = MaskCLIP(self.config, self.dtype)
             dense = maskclip.soft_masks(params["clip"], grounding.features, text_embeddings)
             dense = resize(dense, masks.shape[1:3])
@@ -135,9 +155,8 @@ class TCL(CLIPMethod):
         return masks
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
-        return flops.tcl_masks(
-            self.config, self.copied_blocks, side, texts, mixes_clip=options.kp_weight > 0
-        )
+        mixes_clip = self.mixes_clip and options.kp_weight > 0
+        return flops.tcl_masks(self.tower, self.copied_blocks, side, texts, mixes_clip=mixes_clip)
 
     @property
     def summary(self) -> str:
@@ -181,11 +200,33 @@ def embed_pixels(
         return _embed(model, params, image)[1]
 
 
+def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Float[Array, "b c"]:
+    """Mean of an image's patches as the projection takes them at the start, float32.
+
+    The decoder, whose gates are closed then, only repeats patches, and is left out.
+
+    Args:
+        model, params, image: as in `ground`.
+    """
+    with matmul_precision(model.dtype):
+        _, patches = _run(model, params, image)
+        norm = {"ln_post": params[model.grounder]["ln_post"]}
+        return project(model.vision, norm, patches).astype(jnp.float32).mean(axis=(1, 2))
+
+
 def _embed(
     model: TCL, params: Any, image: Float[Array, "b H W 3"]
 ) -> tuple[Features, Float[Array, "b h w d"]]:
-    features = encode_image(model.clip_model, params["clip"], image).features
-    tokens = features.after(model.feature_layer)
-    return features, embed_tokens(
-        model.clip_model.vision, params["grounder"], tokens, features.grid
-    )
+    features, patches = _run(model, params, image)
+    return features, embed_patches(model.vision, params[model.grounder], patches)
+
+
+def _run(
+    model: TCL, params: Any, image: Float[Array, "b H W 3"]
+) -> tuple[Features, Float[Array, "b h w c"]]:
+    """Features of the frozen tower, and the patches after the grounder's blocks."""
+    tower = model.tower_params(params)
+    features = encode(model.vision, tower, image)
+    tokens, grid = features.after(model.feature_layer), features.grid
+    rotate = find_rotation(tower, tokens, grid)
+    return features, run_copies(model.vision, params[model.grounder], tokens, grid, rotate)

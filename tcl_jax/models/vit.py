@@ -129,11 +129,17 @@ def encode(
         image = image[:, : image.shape[1] // patch * patch, : image.shape[2] // patch * patch]
     grid = patch_grid(image.shape, patch)
     tokens = _embed(vit, params, image, grid, mask)
-    rotate = None
-    if "rope_periods" in params:
-        prefix = tokens.shape[1] - grid[0] * grid[1]
-        rotate = rotary_embedding(params["rope_periods"], grid, prefix)
+    rotate = find_rotation(params, tokens, grid)
     return Features(tokens, run_blocks(vit, params, tokens, rotate=rotate), grid)
+
+
+def find_rotation(
+    params: Any, tokens: Float[Array, "b l c"], grid: tuple[int, int]
+) -> Callable[[jax.Array], jax.Array] | None:
+    """The rotary embedding of a tower for these tokens, patches last; None where it has none."""
+    if "rope_periods" not in params:
+        return None
+    return rotary_embedding(params["rope_periods"], grid, tokens.shape[1] - grid[0] * grid[1])
 
 
 def project(vit: Transformer, params: Any, tokens: Float[Array, "... c"]) -> Float[Array, "... d"]:

@@ -25,6 +25,18 @@ def normalize(
     return (image.astype(jnp.float32) - mean) / std
 
 
+def renormalize(
+    image: Float[Array, "... 3"], statistics: PixelStatistics, others: PixelStatistics
+) -> Float[Array, "... 3"]:
+    """Images normalised with some statistics, as if it had been with others."""
+    if statistics == others:
+        return image
+    (mean, std), (other_mean, other_std) = (
+        jnp.asarray(x, jnp.float32) for x in (statistics, others)
+    )
+    return (image * std + (mean - other_mean)) / other_std
+
+
 def erase(
     image: Float[Array, "b h w c"], boxes: Int[Array, "b 4"], keys: Key[Array, "b"]
 ) -> Float[Array, "b h w c"]:

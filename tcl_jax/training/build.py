@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tcl_jax.errors import InputError
-from tcl_jax.models.clip import CLIP, choose_sizes
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import REMAT, compute_dtype
 from tcl_jax.models.method import Method
@@ -21,6 +21,7 @@ from tcl_jax.models.shapes import init_params, shapes_of
 from tcl_jax.models.talk2dino import init_projection
 from tcl_jax.models.talk2dino_method import Talk2DINO, usual_side
 from tcl_jax.models.tcl import TCL
+from tcl_jax.models.tcl_dino import TCLDINO
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import (
     CLIPObjective,
@@ -29,6 +30,7 @@ from tcl_jax.training.objectives import (
     TCLObjective,
 )
 from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
+from tcl_jax.training.projection import fit_projection
 from tcl_jax.training.step import PhasedStep
 from tcl_jax.weights.backbones import backbone_shapes, load_backbone
 from tcl_jax.weights.identity import Identity, identify_backbone, identify_clip, identify_text
@@ -36,6 +38,9 @@ from tcl_jax.weights.load import load_configured, sizes_of
 
 REFERENCE_BATCH = 4096
 """Batch for which TCL states its learning rates; others scale linearly."""
+
+PROJECTIONS = ("least_squares", "random")
+"""How the projection of TCL on a backbone begins, see `projection.fit_projection`."""
 
 Run = Callable[..., Any]
 """(function, arguments) -> its result on the host, or that result's shapes."""
@@ -52,6 +57,8 @@ class Experiment:
             if the experiment is abstract.
         frozen: its other entries, which stay as they are, likewise.
         identities: of the pretrained weights, by their entries of `frozen`.
+        begin: of a new run, (params, frozen, batches, mesh, key) -> params that its first images
+            tell, see `projection.fit_projection`; None: `params` stay as they are.
     """
 
     objective: Objective
@@ -59,6 +66,7 @@ class Experiment:
     params: dict[str, Any]
     frozen: dict[str, Any]
     identities: Mapping[str, Identity] = dataclasses.field(default_factory=dict)
+    begin: Callable[..., Any] | None = None
 
     @property
     def learns_texts(self) -> bool:
@@ -91,25 +99,63 @@ def _clip_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experime
 
 def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
     """TCL on a frozen CLIP, the grounder's blocks and projection copied from it."""
-    identities = {}
-    if pretrained:
-        loaded = load_configured(config.model.to_dict())
-        sizes, clip = loaded.config, loaded.params
-        identities["clip"] = identify_clip(config.model.weights, loaded)
-    else:
-        sizes = sizes_of(config.model.to_dict())
-        clip = run(CLIP(sizes).init, jax.random.key(config.seed))
-    layer = sizes.feature_layer_of(config.model.feature_layer)
-    if not 0 < layer < sizes.vision_layers:
+    sizes, clip, identities = _frozen_clip(config, run, pretrained)
+    with as_input_error("model"):
+        model = TCL(sizes, config.model.feature_layer, _dtype(config), _remat(config))
+    return _grounding(config, run, model, {"clip": clip}, identities)
+
+
+def _tcl_dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
+    """TCL on a frozen backbone, from which the grounder's blocks are copied, and a frozen CLIP."""
+    c = config.model
+    if c.projection not in PROJECTIONS:
         raise InputError(
-            f"model.feature_layer={layer} leaves the grounder nothing to copy; choose 1 to "
-            f"{sizes.vision_layers - 1}, or 0 for the block before the last"
+            f"model.projection={c.projection!r} is unknown; choose one of {', '.join(PROJECTIONS)}"
         )
-    model = TCL(sizes, layer, _dtype(config), _remat(config))
-    params = run(model.init_learned, jax.random.key(config.seed), clip)
+    sizes, clip, identities = _frozen_clip(config, run, pretrained)
+    if pretrained:
+        loaded = load_backbone(c.backbone, heads=c.backbone_heads or None)
+        family, backbone = loaded.family.name, loaded.params
+        shapes = shapes_of({"backbone": backbone})
+        identities["backbone"] = identify_backbone(c.backbone, loaded)
+    else:
+        family, shapes = backbone_shapes(c.backbone, heads=c.backbone_heads or None)
+        start = partial(init_params, shapes=shapes)
+        backbone = run(start, jax.random.key(config.seed))["backbone"]
+    with as_input_error("model"):
+        model = TCLDINO(
+            sizes, c.feature_layer, _dtype(config), _remat(config),
+            family=family, shapes=shapes, image_size=c.image_size,
+        )  # fmt: skip
+    experiment = _grounding(config, run, model, {"clip": clip, "backbone": backbone}, identities)
+    fit = partial(fit_projection, model) if c.projection == "least_squares" else None
+    return dataclasses.replace(experiment, begin=fit)
+
+
+def _frozen_clip(
+    config: ConfigDict, run: Run, pretrained: bool
+) -> tuple[CLIPConfig, Any, dict[str, Identity]]:
+    """Sizes, parameters and identity of the CLIP of `config.model`."""
+    if not pretrained:
+        sizes = sizes_of(config.model.to_dict())
+        return sizes, run(CLIP(sizes).init, jax.random.key(config.seed)), {}
+    loaded = load_configured(config.model.to_dict())
+    return loaded.config, loaded.params, {"clip": identify_clip(config.model.weights, loaded)}
+
+
+def _grounding(
+    config: ConfigDict,
+    run: Run,
+    model: TCL,
+    frozen: dict[str, Any],
+    identities: Mapping[str, Identity],
+) -> Experiment:
+    """TCL's objective on frozen towers."""
+    tower = model.tower_params(frozen)
+    params = run(model.init_learned, jax.random.key(config.seed), tower)
     weights = LossWeights(**{f.name: config.loss[f.name] for f in dataclasses.fields(LossWeights)})
     objective = TCLObjective(model, weights, config.loss.temperature)
-    return Experiment(objective, model, params, {"clip": clip}, identities)
+    return Experiment(objective, model, params, frozen, identities)
 
 
 def _talk2dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
@@ -152,6 +198,7 @@ def _talk2dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Exp
 
 OBJECTIVES: dict[str, Callable[[ConfigDict, Run, bool], Experiment]] = {
     "tcl": _tcl_experiment,
+    "tcl_dino": _tcl_dino_experiment,
     "clip": _clip_experiment,
     "talk2dino": _talk2dino_experiment,
 }

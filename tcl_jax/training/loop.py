@@ -221,6 +221,10 @@ def _train(
         Interrupt() as interrupt,
         jax.transfer_guard("disallow"),
     ):
+        if first == 0 and experiment.begin is not None:
+            with jax.transfer_guard("allow"):
+                params = experiment.begin(state.params, frozen, batches, mesh, key)
+            state = state.replace(params=params)
         for step in range(first, last):
             batch = put_batch(next(batches), mesh)
             if failure is None:

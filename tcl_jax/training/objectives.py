@@ -1,4 +1,4 @@
-"""What is learned, from what, and by which loss: TCL on a frozen CLIP, CLIP itself, and Talk2DINO.
+"""What is learned, from what, and by which loss: TCL on frozen towers, CLIP itself, and Talk2DINO.
 
 A term more in TCL's loss is its formula and its weight in `ops.losses`, a line in
 `TCLObjective.combine` below, and its weight's field in configs/tcl.py. What it needs of each image
@@ -26,7 +26,7 @@ from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL, embed_pixels
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops import losses
-from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize
+from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize, renormalize
 from tcl_jax.ops.masking import mask_logits, positive_similarity, straight_through_mask
 from tcl_jax.ops.pair_statistics import PairStatistics, pair_statistics
 from tcl_jax.ops.resize import resize_nearest
@@ -163,7 +163,7 @@ class GroundedImages:
 class TCLObjective(Objective):
     """TCL's objective (paper section 3.3, the original's `TCL.forward`).
 
-    Learned is all of `models.tcl.TCL` but its CLIP.
+    Learned is all of `models.tcl.TCL` but its frozen towers.
 
     Attributes:
         model: the network.
@@ -187,11 +187,11 @@ class TCLObjective(Objective):
     def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
         """By formula, see `models.flops`."""
         model = self.model
-        return flops.tcl_step(model.config, model.copied_blocks, batch, train_backbone)
+        return flops.tcl_step(model.config, model.tower, model.copied_blocks, batch, train_backbone)
 
     def group_of(self, path: str) -> str:
-        """The copy of CLIP's blocks is the backbone."""
-        return "backbone" if path.startswith("grounder/blocks_") else "head"
+        """The copy of the tower's blocks is the backbone."""
+        return "backbone" if path.startswith(f"{self.model.grounder}/blocks_") else "head"
 
     def prepare(self, frozen: Any, rows: Batch) -> Batch:
         """Embeds the texts and draws the masks' noise, unless the rows have them."""
@@ -208,7 +208,8 @@ class TCLObjective(Objective):
     def embed(self, params: Any, frozen: Any, rows: Batch, batch: Batch) -> GroundedImages:
         """Grounds all texts in each image, and encodes each image under the mask of its own text.
 
-        The latter is CLIP's ordinary embedding (the original's `clip_forward`); the gradient of
+        The latter is CLIP's ordinary embedding (the original's `clip_forward`), of the image as
+        CLIP's own statistics normalise it, whatever tower the grounder builds on; the gradient of
         `tcli` reaches the learned parameters through the mask alone.
         """
         texts, image = rows["text_embedding"], augmented(rows, self.model.pixel_statistics)
@@ -216,8 +217,10 @@ class TCLObjective(Objective):
         pixels = embed_pixels(self.model, {**params, **frozen}, image)
         logits = mask_logits(positive_similarity(pixels, texts), w, b)
         hard = straight_through_mask(logits, rows["uniform"], self.temperature)[..., None]
-        masked = image * resize_nearest(hard, image.shape[1:3])
-        encoded = encode_image(self.model.clip_model, frozen["clip"], masked)
+        clip, own = self.model.clip_model, self.model.pixel_statistics
+        seen = renormalize(image, own, clip.pixel_statistics)
+        masked = seen * resize_nearest(hard, image.shape[1:3])
+        encoded = encode_image(clip, frozen["clip"], masked)
         variation = losses.total_variation(jnp.moveaxis(pixels, -1, 1))
         return GroundedImages(
             pairs=pair_statistics(pixels, batch["text_embedding"], w, b),

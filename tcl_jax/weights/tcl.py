@@ -114,4 +114,4 @@ def tcl_shapes(config: CLIPConfig, feature_layer: int) -> Any:
     """Tree of `jax.ShapeDtypeStruct` of the learned parameters, CLIP left out."""
     model = TCL(config, feature_layer)
     clip = jax.eval_shape(model.clip_model.init, jax.random.key(0))
-    return jax.eval_shape(model.init_learned, jax.random.key(0), clip)
+    return jax.eval_shape(model.init_learned, jax.random.key(0), clip["visual"])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tcl_jax.ops.images import IMAGENET, center_pad, erase, normalize
+from tcl_jax.ops.images import IMAGENET, center_pad, erase, normalize, renormalize
 
 MEAN, STD = np.float32(IMAGENET) * 255
 KEYS = jax.random.split(jax.random.key(7), 8)
@@ -23,6 +23,13 @@ def test_normalize() -> None:
     np.testing.assert_allclose(normalize(jnp.asarray(pixels)), expected, rtol=1e-6)
     done = jnp.asarray(expected, jnp.float32)
     np.testing.assert_array_equal(normalize(done), done)
+
+
+def test_renormalize() -> None:
+    pixels = jnp.asarray(np.random.default_rng(1).integers(0, 256, (2, 5, 4, 3), np.uint8))
+    others = ((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    found = renormalize(normalize(pixels), IMAGENET, others)
+    np.testing.assert_allclose(found, normalize(pixels, others), atol=1e-5)
 
 
 def test_center_pad() -> None:
