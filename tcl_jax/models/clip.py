@@ -59,9 +59,6 @@ class CLIPConfig:
     vocab_size: int = 49408
     activation: str = "quick_gelu"
 
-    prefix_tokens: ClassVar[int] = 1
-    """The class token; no field."""
-
     def __post_init__(self) -> None:
         if self.resolution % self.patch_size:
             raise ValueError(
@@ -80,6 +77,11 @@ class CLIPConfig:
                 f"clip.activation={self.activation!r} is unknown; "
                 f"choose one of {', '.join(sorted(ACTIVATIONS))}"
             )
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of the vision tower's tokens that are no patches."""
+        return 1
 
     @property
     def vision_heads(self) -> int:
