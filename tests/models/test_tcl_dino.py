@@ -21,7 +21,7 @@ from tcl_jax.models.tcl_dino import TCLDINO
 from tcl_jax.ops.images import normalize
 from tcl_jax.training.objectives import TCLObjective, with_keys
 from tcl_jax.weights.backbones import load_backbone
-from tests.reference import TAP_LAYER, arrays, nchw_to_nhwc, reference_model
+from tests.reference import FEATURE_LAYER, arrays, nchw_to_nhwc, reference_model
 from tests.talk2dino_files import write_golden
 
 KEY = jax.random.key(0)
@@ -41,7 +41,7 @@ def on_its_own_tower(family: str) -> tuple[TCL, Any, TCLDINO, Any]:
     backbone = {"backbone": clip["visual"]}
     same = TCLDINO(
         model.config,
-        TAP_LAYER,
+        FEATURE_LAYER,
         family=family,
         shapes=shapes_of(backbone),
         image_size=model.resolution,
