@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,14 @@ from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from tcl_jax.data.pipeline import BatchIterator
 from tcl_jax.models.clip import encode_image
 from tcl_jax.models.tcl import TCL, mean_patches
 from tcl_jax.ops.images import renormalize
 from tcl_jax.parallel.mesh import put_batch, replicated
 from tcl_jax.training.objectives import Batch, augmented, with_keys
+
+if TYPE_CHECKING:
+    from tcl_jax.data.pipeline import BatchIterator
 
 IMAGES = 4096
 """Images that the projection is fitted to; at least one batch."""
