@@ -10,6 +10,7 @@ CRC-32 likewise. So each row that is read shows whether it is whole.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
 import math
@@ -31,7 +32,8 @@ BLOCK = 512
 """Examples of a file."""
 SUFFIX = ".features"
 
-_MAPPED = 4096
+_MAPPED = 256
+"""Files that a process has mapped at a time; each counts as open, and many systems allow 1,024."""
 
 
 def feature_folder(root: str, source: Source, towers: str) -> Path:
@@ -101,7 +103,8 @@ def write_block(
 class FeatureSource:
     """Every caption of a source of pairs as an example, with its image, both as features.
 
-    An object costs four bytes for each image. Files are mapped once in each process.
+    An object costs four bytes for each image. Any number of files will do: those that were read
+    last are mapped.
 
     Args:
         source: of the pairs.
@@ -121,7 +124,7 @@ class FeatureSource:
                 f"{_others(folder)}. Make them once: {embed_command('embed_images')}"
             )
         self._told, self._paths = repr(source), [str(path) for path, _ in blocks]
-        counts = [_mapped(path)[0] for path in self._paths]
+        counts = [_mapped(path)[0].copy() for path in self._paths]
         for path, count, (_, block) in zip(self._paths, counts, blocks, strict=True):
             if len(count) != len(block):
                 raise _damaged(path, f"it is of {len(count)} examples, and not of {len(block)}")
@@ -150,7 +153,7 @@ class FeatureSource:
         i = index.__index__()
         if not 0 <= i < len(self):
             raise IndexError(f"caption {i}: there are {len(self)}.")
-        block, row = divmod(int(np.searchsorted(self._ends, i, "right")), BLOCK)
+        block, row = divmod(bisect.bisect_right(self._ends, i), BLOCK)
         path = self._paths[block]
         _, images, texts = _mapped(path)
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,30 @@ def test_interrupted_and_shared_work(
     mixed.data.update(max_bad_share=0.1, features=mixed.data.features + "2")
     with pytest.raises(RunError, match="max_bad_share=0.1"):
         embed(mixed)
+
+
+def test_more_files_than_a_process_may_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "BLOCK", 1)
+    count = 2 * features._MAPPED
+    pairs = [{"image": bytes([i % 256]), "text": "a", "key": str(i)} for i in range(count)]
+    folder = features.feature_folder(str(tmp_path), pairs, "towers")
+    for i, (path, _) in enumerate(features.blocks_of(folder, count)):
+        heads = np.full((1, 2, 4), i, np.float16)
+        features.write_block(path, [1], heads, np.full((1, 3), i, np.float32))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = features._MAPPED + 10 + max(int(name) for name in os.listdir("/proc/self/fd"))
+    features._mapped.cache_clear()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        found = features.FeatureSource(pairs, str(tmp_path), "towers")
+        read = [found[i] for i in range(count)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        features._mapped.cache_clear()
+    assert [int(one["heads"][0, 0]) for one in read] == list(range(count))
+    assert [int(one["text_embedding"][0]) for one in read] == list(range(count))
 
 
 # -------------------------------------------------------------------------------------- refusals
