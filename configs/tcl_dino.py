@@ -17,13 +17,12 @@ from configs.tcl import get_config as paper_config
 
 
 def get_config() -> ConfigDict:
-    """Everything that differs from configs/tcl.py, and what it has besides."""
+    """Everything that differs from configs/tcl.py."""
     config = paper_config()
     config.objective = "tcl_dino"
 
     # A name of models.families.PRETRAINED, or the path of a file or folder.
     config.model.backbone = "dinov2-reg:B/14"
-    config.model.backbone_heads = 0  # of its attention; 0: as published for its width
     # Side of the images in pixels: a multiple of both towers' patches. 14 and 16 take multiples of
     # 112, such as 224, 336 and 448; two of 16 take multiples of 16.
     config.model.image_size = 224

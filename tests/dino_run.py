@@ -17,9 +17,7 @@ def tiny_dino_config(folder: Path) -> ConfigDict:
     with config.unlocked():
         config.objective = "tcl_dino"
         config.model.sizes.resolution = 56
-        for name, value in dino_config().model.items():
-            if name not in config.model:
-                config.model[name] = value
+        config.model.projection = dino_config().model.projection
         config.model.update(
             backbone=str(write_golden(folder / "dino.safetensors", "dinov2")),
             backbone_heads=4,

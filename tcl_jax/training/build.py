@@ -112,22 +112,15 @@ def _tcl_dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Expe
         raise InputError(
             f"model.projection={c.projection!r} is unknown; choose one of {', '.join(PROJECTIONS)}"
         )
-    sizes, clip, identities = _frozen_clip(config, run, pretrained)
-    if pretrained:
-        loaded = load_backbone(c.backbone, heads=c.backbone_heads or None)
-        family, backbone = loaded.family.name, loaded.params
-        shapes = shapes_of({"backbone": backbone})
-        identities["backbone"] = identify_backbone(c.backbone, loaded)
-    else:
-        family, shapes = backbone_shapes(c.backbone, heads=c.backbone_heads or None)
-        start = partial(init_params, shapes=shapes)
-        backbone = run(start, jax.random.key(config.seed))["backbone"]
+    family, backbone, identities = _frozen_backbone(config, run, pretrained)
+    sizes, clip, of_clip = _frozen_clip(config, run, pretrained)
     with as_input_error("model"):
         model = TCLDINO(
             sizes, c.feature_layer, _dtype(config), _remat(config),
-            family=family, shapes=shapes, image_size=c.image_size,
+            family=family, shapes=shapes_of({"backbone": backbone}), image_size=c.image_size,
         )  # fmt: skip
-    experiment = _grounding(config, run, model, {"clip": clip, "backbone": backbone}, identities)
+    frozen = {"clip": clip, "backbone": backbone}
+    experiment = _grounding(config, run, model, frozen, {**of_clip, **identities})
     fit = partial(fit_projection, model) if c.projection == "least_squares" else None
     return dataclasses.replace(experiment, begin=fit)
 
@@ -141,6 +134,25 @@ def _frozen_clip(
         return sizes, run(CLIP(sizes).init, jax.random.key(config.seed)), {}
     loaded = load_configured(config.model.to_dict())
     return loaded.config, loaded.params, {"clip": identify_clip(config.model.weights, loaded)}
+
+
+def _frozen_backbone(
+    config: ConfigDict, run: Run, pretrained: bool
+) -> tuple[str, Any, dict[str, Identity]]:
+    """Family, parameters and identity of the backbone of `config.model`."""
+    weights, heads = config.model.backbone, config.model.backbone_heads or None
+    if not weights:
+        raise InputError(
+            f"model.backbone='' names none, and objective={config.objective!r} builds on one; give "
+            "a name such as dinov2-reg:B/14, or the path of a file"
+        )
+    if not pretrained:
+        family, shapes = backbone_shapes(weights, heads)
+        start = partial(init_params, shapes=shapes)
+        return family, run(start, jax.random.key(config.seed))["backbone"], {}
+    loaded = load_backbone(weights, heads=heads)
+    identity = identify_backbone(weights, loaded)
+    return loaded.family.name, loaded.params, {"backbone": identity}
 
 
 def _grounding(
@@ -165,34 +177,29 @@ def _talk2dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Exp
             "objective='talk2dino' trains on features of images and captions, and data.features "
             "is ''; name a folder for them, such as data/features"
         )
-    weights, heads = config.model.backbone, config.model.backbone_heads or None
-    key, identities = jax.random.key(config.seed), {}
-    if pretrained:
-        clip, tower = load_configured(config.model.to_dict()), load_backbone(weights, heads=heads)
-        sizes, family = clip.config, tower.family.name
-        frozen = {"text": clip.params["text"], "backbone": tower.params}
-        identities["text"] = identify_text(config.model.weights, clip)
-        identities["backbone"] = identify_backbone(weights, tower)
-    else:
-        sizes = sizes_of(config.model.to_dict())
-        family, shapes = backbone_shapes(weights, heads)
-        frozen = {
-            "text": run(CLIP(sizes).init, key)["text"],
-            **run(partial(init_params, shapes=shapes), key),
-        }
-    backbone = frozen["backbone"]
+    key = jax.random.key(config.seed)
+    family, backbone, identities = _frozen_backbone(config, run, pretrained)
     if "class_embedding" not in backbone:
         raise InputError(
-            f"model.backbone={weights!r} ({family}) has no class token, and Talk2DINO asks "
-            "what its heads look at; choose another, such as dinov2-reg:B/14"
+            f"model.backbone={config.model.backbone!r} ({family}) has no class token, and "
+            "Talk2DINO asks what its heads look at; choose another, such as dinov2-reg:B/14"
         )
+    if pretrained:
+        clip = load_configured(config.model.to_dict())
+        sizes, text = clip.config, clip.params["text"]
+        identities["text"] = identify_text(config.model.weights, clip)
+    else:
+        sizes = sizes_of(config.model.to_dict())
+        text = run(CLIP(sizes).init, key)["text"]
+    frozen = {"text": text, "backbone": backbone}
     width = backbone["patch_kernel"].shape[-1]
     init = partial(init_projection, text_width=sizes.embed_dim, width=width)
     params = {"projection": run(init, key)}
-    method = Talk2DINO(
-        family, shapes_of({**params, **frozen}), sizes, usual_side(backbone),
-        dtype=_dtype(config),
-    )  # fmt: skip
+    with as_input_error("model"):
+        method = Talk2DINO(
+            family, shapes_of({**params, **frozen}), sizes, usual_side(backbone),
+            dtype=_dtype(config),
+        )  # fmt: skip
     return Experiment(Talk2DINOObjective(method), method, params, frozen, identities)
 
 

@@ -175,6 +175,7 @@ REFUSED: list[tuple[str, Callable[[ConfigDict], Any]]] = [
     ("data.caption_cache=True", lambda c: c.data.update(caption_cache=True)),
     ("objective='tcl' learns from pixels", lambda c: setattr(c, "objective", "tcl")),
     ("nowhere.pth", lambda c: c.model.update(backbone="nowhere.pth")),
+    ("model.backbone=''", lambda c: c.model.update(backbone="")),
 ]
 
 

@@ -14,6 +14,7 @@ import pytest
 from jax import export
 from ml_collections import ConfigDict
 
+from configs.tcl import get_config as paper_config
 from configs.tcl_dino import get_config
 from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError
@@ -117,9 +118,23 @@ def test_the_projection_begins_at_clip_s_embeddings(config: ConfigDict) -> None:
         return np.asarray(jnp.sum(l2_normalize(found) * l2_normalize(wanted.embedding), axis=-1))
 
     assert cosines(begun).min() > 0.9 > np.abs(cosines(experiment.params)).max()
-    config.model.projection = "zeros"
-    with pytest.raises(InputError, match="model.projection='zeros'"):
-        build_experiment(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "model.projection=''"),
+        ({"projection": "zeros"}, "model.projection='zeros'"),
+        ({"projection": "random"}, "model.backbone=''"),
+        ({"projection": "random", "backbone": "dinov2-reg:B/14"}, "image_size=0"),
+    ],
+)
+def test_fields_that_configs_tcl_py_leaves_open(fields: dict[str, str], message: str) -> None:
+    config = paper_config()
+    config.objective = "tcl_dino"
+    config.model.update(fields)
+    with pytest.raises(InputError, match=message):
+        abstract_experiment(config)
 
 
 def test_sizes_that_do_not_fit_are_refused(config: ConfigDict) -> None:
