@@ -26,8 +26,8 @@ run is evaluated while it trains where `eval.tasks` names benchmarks (and `eval.
         --config.eval.tasks="('voc20','context59')"
 
 Published mIoU of ViT-B, mean of eight benchmarks: 43.8 (46.3 with PAMR). This project has not
-measured that run yet. It differs from the original in one thing: epochs follow each other without a
-smaller last batch.
+measured that run yet. It differs from the original in two things: epochs follow each other without
+a smaller last batch, and images' features are kept in float16.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@ A folder belongs to one source of pairs and to the towers, and has both in its n
 It has a file for every `BLOCK` examples, which is written whole or not at all, and which training
 maps into memory. A file is three arrays as `numpy.save` writes them, one after the other: for each
 example the number of its captions, 0 if it cannot be used; for each its image's features `values`,
-float16 [m, c], and their CRC-32, `check`; and for each caption its embedding, float32 [d], and its
-CRC-32 likewise. So each row that is read shows whether it is whole.
+float16 [m, c] of length 1 each, and their CRC-32, `check`; and for each caption its embedding,
+float32 [d], and its CRC-32 likewise. So each row that is read shows whether it is whole.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.inference.texts import embed_tokens
 from tcl_jax.ops.images import normalize
+from tcl_jax.ops.masking import l2_normalize
 from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_replicated
 from tcl_jax.training.batches import feature_towers
@@ -99,6 +100,7 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
     batch_size = mesh.size * min(batch_size, -(-longest // mesh.size))
     compute = jax.jit(partial(_heads, experiment))
     seen = bad = written = captions = size = 0
+    last = ""  # of those that cannot be used
     with (
         tqdm(desc="images", total=sum(len(block.examples) for block in lacking)) as bar,
         contextlib.ExitStack() as stack,
@@ -112,11 +114,12 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
                 continue
             seen, bad = seen + len(block.examples), bad + len(content.bad)
             if content.bad:
-                logging.warning("%d of %d images are left out: %s", bad, seen, content.bad[0])
+                last = content.bad[-1]
+                logging.warning("%d of %d images are left out: %s", bad, seen, last)
             if seen >= MIN_SEEN and bad > config.data.max_bad_share * seen:
                 raise RunError(
                     f"{bad} of {seen} pairs cannot be used, more than data.max_bad_share="
-                    f"{config.data.max_bad_share} allows; the last: {content.bad[-1]}"
+                    f"{config.data.max_bad_share} allows; the last: {last}"
                 )
             every = [caption for several in content.captions for caption in several]
             tokens = tokenizer(every)
@@ -142,7 +145,9 @@ def _heads(
     experiment: Experiment, frozen: Any, images: UInt8[Array, "n h w 3"]
 ) -> Float16[Array, "n m c"]:
     pixels = normalize(images, experiment.method.pixel_statistics)
-    return experiment.objective.embed_images(frozen, pixels).astype(jnp.float16)
+    # Means over many patches, divided by their number, are so small that float16 has fewer digits
+    # for them, and some devices none; of a head its direction counts.
+    return l2_normalize(experiment.objective.embed_images(frozen, pixels)).astype(jnp.float16)
 
 
 def _read(

@@ -100,10 +100,11 @@ def test_every_caption_is_a_sample_of_any_source(mixed: ConfigDict) -> None:
     tokens = jnp.asarray(encoder.tokenizer()([caption for _, caption in expected]))
     pixels = normalize(jnp.asarray(images), method.pixel_statistics)
     heads = jax.jit(method.head_features)(experiment.frozen, pixels).disentangled
+    heads = heads / jnp.linalg.norm(heads, axis=-1, keepdims=True)
     texts = encoder.embed_texts(experiment.frozen, tokens)
     for i, (image, text) in enumerate(zip(np.asarray(heads), np.asarray(texts), strict=True)):
         assert found[i]["heads"].dtype == np.float16
-        np.testing.assert_allclose(found[i]["heads"], image, rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(found[i]["heads"], image, rtol=2e-3, atol=1e-4)
         np.testing.assert_allclose(found[i]["text_embedding"], text, atol=1e-5)
     mixed.train.total_steps = 2
     assert run(mixed, Path(mixed.data.features).parent / "run").step == 3
@@ -134,7 +135,7 @@ def test_interrupted_and_shared_work(
     times = {path: path.stat().st_mtime_ns for path in written(mixed)}
     assert "in 3 files" in embed(mixed) and "in 0 files" in embed(mixed)
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-    monkeypatch.setattr(embed_images, "MIN_SEEN", 5)
+    monkeypatch.setattr(embed_images, "MIN_SEEN", 17)  # in the last file, which has none
     mixed.data.update(max_bad_share=0.1, features=mixed.data.features + "2")
     with pytest.raises(RunError, match="max_bad_share=0.1"):
         embed(mixed)
@@ -301,7 +302,7 @@ def test_eight_devices_find_the_same(config: ConfigDict, tmp_path: Path) -> None
         [features._mapped(str(path)) for path in Path(root).glob("*/*")]
         for root in (tmp_path / "features", config.data.features)
     )
-    np.testing.assert_allclose(ours[1]["values"], theirs[1]["values"], rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(ours[1]["values"], theirs[1]["values"], rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(ours[2]["values"], theirs[2]["values"], atol=1e-5)
     eight = load_model(tmp_path / "eight").params["projection"]
     jax.tree.map(
