@@ -222,7 +222,7 @@ def _train(
         jax.transfer_guard("disallow"),
     ):
         if first == 0 and experiment.begin is not None:
-            with jax.transfer_guard("allow"):
+            with progress.paused(), jax.transfer_guard("allow"):
                 params = experiment.begin(state.params, frozen, batches, mesh, key)
             state = state.replace(params=params)
         for step in range(first, last):
