@@ -137,7 +137,7 @@ def as_rgb(image: ImageLike) -> Rgb:
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        _check_size(*image.size, MAX_PIXELS)
+        check_size(*image.size, MAX_PIXELS)
         return _upright(image)
     if isinstance(image, np.ndarray | SupportsArray):
         return _array_as_rgb(np.asarray(image))
@@ -198,7 +198,7 @@ def _open(file: _File, max_pixels: int | None = None) -> Image.Image:
                 raise
             reason, cause = f"its {name} header cannot be read: {error}", error
             continue  # AVIF and HEIC begin alike
-        _check_size(image.width, image.height, limit)
+        check_size(image.width, image.height, limit)
         return image
     size, known = file.seek(0, os.SEEK_END), ", ".join(FORMATS)
     raise ImageDecodeError(
@@ -208,7 +208,8 @@ def _open(file: _File, max_pixels: int | None = None) -> Image.Image:
     ) from cause
 
 
-def _check_size(width: int, height: int, limit: int) -> None:
+def check_size(width: int, height: int, limit: int) -> None:
+    """Refuses images with more pixels than a limit, or none, by an ImageDecodeError."""
     if width * height > limit:
         raise ImageDecodeError(
             f"the image is too large: {width} x {height} pixels, and the limit is {limit}; make it "
@@ -280,7 +281,7 @@ def _array_as_rgb(array: np.ndarray) -> Rgb:
             "[h, w, 1] or [h, w, 4], and not empty; channels come last (np.moveaxis(image, 0, -1))"
         )
     height, width = array.shape[:2]
-    _check_size(width, height, MAX_PIXELS)
+    check_size(width, height, MAX_PIXELS)
     values = _as_uint8(array).reshape(height, width, channels)
     if channels == 4:
         return np.array(_to_rgb(Image.fromarray(values)))

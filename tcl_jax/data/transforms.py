@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from tcl_jax.data.exif import exif_turn
-from tcl_jax.data.images import Rgb, decode, load_rgb, open_bytes
+from tcl_jax.data.images import MAX_PIXELS, Rgb, check_size, decode, load_rgb, open_bytes
 
 Edge: TypeAlias = int | float
 Box: TypeAlias = tuple[Edge, Edge, Edge, Edge]
@@ -141,12 +141,14 @@ class CenterCrop:
         """Resizes and crops.
 
         Raises:
-          ImageDecodeError: bytes that cannot be decoded.
+          ImageDecodeError: bytes that cannot be decoded, or an image so long and thin that it would
+            have more than `MAX_PIXELS`.
         """
         del rng
         whole = Image.fromarray(decode(image) if isinstance(image, bytes) else image)
         short = min(whole.size)
         width, height = (self.size * side // short for side in whole.size)
+        check_size(width, height, MAX_PIXELS)
         resized = whole.resize((width, height), Image.Resampling.BICUBIC)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))

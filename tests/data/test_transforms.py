@@ -12,7 +12,7 @@ from PIL import Image
 from configs.shapes import get_config as shapes_config
 from configs.tcl import get_config as paper_config
 from tcl_jax.data import transforms
-from tcl_jax.data.images import decode
+from tcl_jax.data.images import ImageDecodeError, decode
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.sources import make_erasing, make_transform
@@ -205,3 +205,5 @@ def test_the_middle_at_a_short_side(
     config = paper_config()
     config.data.features = "somewhere"
     assert make_transform(config.data, 24) == Compose((CenterCrop(24),))
+    with pytest.raises(ImageDecodeError, match="448000 x 448 pixels"):
+        CenterCrop(448)(np.zeros((1, 1000, 3), np.uint8), generator())
