@@ -33,7 +33,9 @@ NOT_NEGATIVE = (
     "loss.area_group",
     "model.feature_layer",
 )
-SHARES = ("loss.area_prior", "eval.background", "eval.kp_weight", "data.flip")
+SHARES = (
+    "loss.area_prior", "eval.background", "eval.kp_weight", "data.flip", "data.max_bad_share",
+)  # fmt: skip
 OTHERS = (
     "data.caption_cache", "data.features", "eval.best_metric", "eval.tasks", "eval.templates",
     "objective",

@@ -32,6 +32,7 @@ def test_every_impossible_value_is_listed() -> None:
     ("fields", "message"),
     [
         ({"eval.background": 1.5}, "eval.background=1.5"),
+        ({"data.max_bad_share": -0.1}, "data.max_bad_share=-0.1"),
         ({"eval.templates": "nope"}, "eval.templates='nope'.* identity"),
         ({"eval.best_metric": "voc/miou"}, "best_metric='voc/miou'.*'voc20'"),
         ({"train.total_steps": 200}, "eval.every=2500 .*train.total_steps=200"),
