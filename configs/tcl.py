@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Every field of a run; other configs change what differs."""
     config = ConfigDict()
-    config.objective = "tcl"  # "clip": train the CLIP itself; "talk2dino": configs/talk2dino.py
+    config.objective = "tcl"  # or "clip": the CLIP itself; "tcl_dino", "talk2dino": their configs
     config.seed = 0
 
     config.model = ConfigDict()
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.model.sizes.context_length = 0
     config.model.sizes.vocab_size = 0
     config.model.sizes.activation = ""
-    config.model.backbone = ""  # of objective="talk2dino": a name as dinov2-reg:B/14, or a file
+    config.model.backbone = ""  # of both on a DINO: a name as dinov2-reg:B/14, or a file
     config.model.backbone_heads = 0  # of its attention, where no file says it; 0: the usual
     config.model.feature_layer = 0  # block of CLIP that feeds the grounder; 0: the last but one
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32
