@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Every field of a run; other configs change what differs."""
     config = ConfigDict()
-    config.objective = "tcl"  # or "clip", all of it trained; "tcl_dino"; "talk2dino"
+    config.objective = "tcl"  # or "clip": the CLIP itself; "tcl_dino", "talk2dino": their configs
     config.seed = 0
 
     config.model = ConfigDict()
@@ -40,9 +40,9 @@ def get_config() -> ConfigDict:
     config.model.sizes.context_length = 0
     config.model.sizes.vocab_size = 0
     config.model.sizes.activation = ""
-    config.model.backbone = ""  # of "tcl_dino" and "talk2dino": as dinov2-reg:B/14, or a file
+    config.model.backbone = ""  # of both on a DINO: a name as dinov2-reg:B/14, or a file
     config.model.backbone_heads = 0  # of its attention, where no file says it; 0: the usual
-    config.model.image_size = 0  # of "tcl_dino", in pixels
+    config.model.image_size = 0  # of "tcl_dino": side in pixels
     config.model.projection = ""  # of "tcl_dino": how it begins
     config.model.feature_layer = 0  # block that feeds the grounder; 0: the last but one
     config.model.dtype = "bfloat16"  # compute; parameters, norms, softmax and losses are float32

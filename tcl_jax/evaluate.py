@@ -125,10 +125,17 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.commands import load_model_from
+    from tcl_jax.evaluation.protocol import preset_of
     from tcl_jax.evaluation.report import summary_table
     from tcl_jax.evaluation.run import evaluate
+    from tcl_jax.models.methods import method_of
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
 
+    # Before weights are downloaded.
+    preset_of(flags.protocol)
+    methods = names(flags.method) if flags.method else None
+    for method in methods or ():
+        method_of(method, "--method")
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     indices = raise_on_all_processes(lambda: find_benchmarks(flags))
     import jax
@@ -137,7 +144,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise_on_all_processes(lambda: load_model_from(flags)),
         indices,
         flags.output,
-        methods=names(flags.method) if flags.method else None,
+        methods=methods,
         batch_size=flags.batch_size,
         tokenizer_file=flags.tokenizer_file,
         **{name: getattr(flags, name) for name in PROTOCOL},

@@ -167,7 +167,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     several = [[*synonyms] for synonyms in texts if len(synonyms) > 1]
     given = {key: value for key, value in options.items() if value is not None}
     if flags.tokenizer_file is not None:
-        given["tokenizer"] = sha256_of(flags.tokenizer_file)[:16]
+        given["tokenizer"] = sha256_of(user_path(flags.tokenizer_file))[:16]
     made = {
         "texts": [synonyms[0] for synonyms in texts],
         "options": given | ({"synonyms": several} if several else {}),

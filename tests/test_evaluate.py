@@ -118,6 +118,9 @@ def test_all_benchmarks_that_are_there(tmp_path: Path, capsys: pytest.CaptureFix
         (["--output=o", "--images=x", CLIP], "--images without --labels, --classes"),
         (["--output=o", "--background", CLIP], "--background without --images"),
         (["--output=o", "--batch_size=0"], "--batch_size=0"),
+        # Before a model is read or data is looked for, which are not there.
+        (["--output=o", "--data=x", "--clip=x", "--protocol=mine"], "protocol 'mine' is unknown"),
+        (["--output=o", "--data=x", "--clip=x", "--method=tcl,tcp"], "--method 'tcp' is unknown"),
         ([f"--output={__file__}/o", f"--data={DATA}", CLIP], "test_evaluate.py is a file"),
         (["--output=o", f"--data={DATA}", CLIP, "--method=tcl"], "needs TCL's weights"),
         (["--output=o", f"--data={DATA}", CLIP, "--split=test"], "'test'"),

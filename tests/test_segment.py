@@ -17,10 +17,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tcl_jax import segment
+from tcl_jax.data.tokenizer import clip_merges
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.shapes.source import ShapesSource
 from tcl_jax.weights.hub import BUILT_IN
 from tests.in_process import as_before, run_module
+from tests.tokenizer_files import write_tokenizer_file
 
 ROOT = Path(__file__).parent.parent
 CLIP = "--clip=builtin:shapes_clip"
@@ -49,6 +51,15 @@ def test_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert "%  background" in output and "scene0_overlay.png" in output
     assert "1 of 1 image(s) segmented" in output
+
+
+def test_a_tokenizer_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_tokenizer_file(tmp_path, size=514 + len(clip_merges()))
+    image = scenes(tmp_path / "in", 1) / "scene0.png"
+    flags = ["--tokenizer_file=~/tokenizer.json", "--masks=none", f"--output={tmp_path / 'out'}"]
+    segment.run([CLIP, f"--image={image}", *WORDS, *flags])
+    assert json.loads((tmp_path / "out/scene0.json").read_text())["options"]["tokenizer"]
 
 
 def test_folder_with_a_broken_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

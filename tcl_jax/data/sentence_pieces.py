@@ -85,9 +85,9 @@ class SentencePieceTokenizer:
             if place.is_file():
                 return place
         raise InputError(
-            f"TIPS's tokenizer is not there: put {URL} beside the weights or into "
-            f"{os.fspath(Path(FOLDER).absolute())!r} as {FILENAME}, or give its path as "
-            "tokenizer_file"
+            f"TIPS's tokenizer is not there: put {URL} into "
+            f"{os.fspath(Path(FOLDER).absolute())!r} (or beside the authors' files of weights) as "
+            f"{FILENAME}, or give its path as tokenizer_file (--tokenizer_file)"
         )
 
     def __getstate__(self) -> dict[str, Any]:

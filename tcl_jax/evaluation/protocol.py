@@ -121,6 +121,17 @@ class Protocol(InferenceSettings):
         return short_side, window, stride
 
 
+def preset_of(protocol: str | None) -> Mapping[str, Any]:
+    """A row of `PRESETS`; None: "own".
+
+    Raises:
+        InputError: if there is no such protocol.
+    """
+    if (protocol := protocol or "own") not in PRESETS:
+        raise InputError(f"protocol {protocol!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[protocol]
+
+
 def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> Protocol:
     """The model's own settings, but for what is chosen.
 
@@ -133,11 +144,8 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     Raises:
         InputError: if a value is out of its range, or there is no such protocol.
     """
-    protocol = protocol or "own"
-    if protocol not in PRESETS:
-        raise InputError(f"protocol {protocol!r} is unknown; choose one of {', '.join(PRESETS)}")
     settings = model.settings
-    if preset := PRESETS[protocol]:
+    if preset := preset_of(protocol):
         settings = fit_windows(dataclasses.replace(settings, **preset), model.method)
     given = {name: value for name, value in choices.items() if value is not None}
     short_side = settings.short_side or settings.window

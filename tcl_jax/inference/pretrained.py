@@ -52,7 +52,7 @@ class Release:
 
 
 def load_pretrained(name: str, **given: Any) -> Model:
-    """A released model, in the dtypes of its files, with its authors' protocol.
+    """A released model as it is meant to be used, see `model.Model.settings`.
 
     What is no file that is given comes from the folder weights/, a cache, or is downloaded once.
 

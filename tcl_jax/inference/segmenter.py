@@ -235,7 +235,8 @@ class Segmenter:
         """Soft masks of normalised images at their own resolution, without windows.
 
         Args:
-            x: [h, w, 3] or [b, h, w, 3], normalised with the method's statistics (ImageNet's).
+            x: [h, w, 3] or [b, h, w, 3], normalised with the method's `pixel_statistics`
+                (ImageNet's, but for TIPS).
             text_embeddings: [n, d], normalised or not.
             pamr, kp_weight: as in `masks`.
 

@@ -18,7 +18,8 @@ class Features:
     """What a vision tower says of images, float32 whatever it computed in.
 
     Attributes:
-        cls: [b, c] of the class token after the final norm; [b, 2, c] where there are two (TIPS).
+        cls: [b, c] of the class token after the final norm; [b, 2, c] where there are two (TIPS),
+            and [b, 0, c] where there is none.
         registers: [b, r, c] of the tokens that belong to no place, after the final norm; r may
             be 0.
         patches: [b, h, w, c] of the patches on their grid, after the final norm.
@@ -56,12 +57,12 @@ def backbone_features(
         found = encode(vit, params, image, mask)
     last = found.after(len(found.blocks)).astype(jnp.float32)
     tokens = layer_norm(last, params["ln_post"], vit.eps)
-    patches, classes = found.patches(tokens), params["class_embedding"]
+    classes = params.get("class_embedding", tokens[0, :0])
     number = classes.size // classes.shape[-1]
     end = tokens.shape[1] - found.grid[0] * found.grid[1]
     return Features(
         cls=tokens[:, 0] if classes.ndim == 1 else tokens[:, :number],
         registers=tokens[:, number:end],
-        patches=patches,
+        patches=found.patches(tokens),
         blocks=tuple(b.output.astype(jnp.float32) for b in found.blocks) if blocks else (),
     )

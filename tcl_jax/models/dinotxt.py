@@ -139,8 +139,9 @@ class DinoTxt(ZeroShot):
         return params["dinotxt"]["text"]
 
     @classmethod
-    def of_towers(cls, towers: Any, **fields: Any) -> DinoTxt:
-        return cls(shapes_of({"dinotxt": towers}), **fields)
+    def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> DinoTxt:
+        del folder
+        return cls(shapes_of({"dinotxt": towers}), backbone=family, **fields)
 
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
         """See `encode_head`."""

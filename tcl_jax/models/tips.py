@@ -104,8 +104,9 @@ class TIPS(ZeroShot):
         return params["tips"]["text"]
 
     @classmethod
-    def of_towers(cls, towers: Any, **fields: Any) -> TIPS:
-        return cls(shapes_of({"tips": towers}), **fields)
+    def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> TIPS:
+        del family
+        return cls(shapes_of({"tips": towers}), folder=folder, **fields)
 
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
         """The first class token, and the authors' value path.

@@ -57,8 +57,15 @@ class ZeroShot(Method):
 
     @classmethod
     @abc.abstractmethod
-    def of_towers(cls, towers: Any, **fields: Any) -> ZeroShot:
-        """The method of towers, given by the parameters of each, and of further fields."""
+    def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> ZeroShot:
+        """The method of towers.
+
+        Args:
+            towers: parameters of each.
+            family: of the vision tower, a key of `families.FAMILIES`.
+            folder: where the weights are from.
+            fields: further ones.
+        """
 
     @abc.abstractmethod
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:

@@ -12,10 +12,9 @@ import numpy as np
 
 from tcl_jax.errors import raise_machine_fault, shorten
 from tcl_jax.files import read_json, user_path
-from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
+from tcl_jax.models.methods import METHODS
 from tcl_jax.models.shapes import Shapes, shapes_of
-from tcl_jax.models.tips import TIPS
 from tcl_jax.models.vit import ViT
 from tcl_jax.models.zero_shot import ZeroShot
 from tcl_jax.weights import dinov2, dinov3, tips
@@ -156,8 +155,8 @@ class LoadedBackbone:
             WeightError: if a tower that it needs is not there.
         """
         towers = self.family.towers or self.family.name
-        kinds: dict[str, type[ZeroShot]] = {"tips": TIPS, "dinotxt": DinoTxt}
-        kind = kinds.get(METHOD_OF.get(towers, ""))
+        method = METHODS.get(METHOD_OF.get(towers, ""))
+        kind = method if method is not None and issubclass(method, ZeroShot) else None
         parts = {"vision": self.params, **self.texts}
         needed = needed or (kind.towers if kind else ("text",))
         lacking = [x for x in needed if x not in parts]
@@ -168,8 +167,8 @@ class LoadedBackbone:
                 "files with these as text= (--weights text=FILE), or choose another model, of TIPS "
                 "or dino.txt"
             )
-        fields |= {"folder": self.folder} if kind is TIPS else {"backbone": towers}
-        return kind.of_towers(parts, **fields), {kind.name: parts}
+        found = kind.of_towers(parts, family=towers, folder=self.folder, **fields)
+        return found, {kind.name: parts}
 
 
 def load_backbone(

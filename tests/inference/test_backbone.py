@@ -15,6 +15,7 @@ import safetensors.numpy
 from tcl_jax import Backbone
 from tcl_jax.errors import InputError
 from tcl_jax.inference import backbone as module
+from tcl_jax.models.backbone import backbone_features
 from tcl_jax.models.layers import Transformer, mlp
 from tcl_jax.weights import dinov2, tips
 from tcl_jax.weights.mapping import Rule, to_params
@@ -141,6 +142,15 @@ def test_ragged_sides(backbones: dict[str, Backbone]) -> None:
     for family, shape in (("dinov3", (1, 15, 40, 3)), ("tips", (1, 0, 14, 3))):
         with pytest.raises(InputError, match=f"{shape[1]}, {shape[2]}, 3.: image of"):
             backbones[family].features(np.zeros(shape, np.float32))
+
+
+def test_a_tower_without_class_token_and_registers(backbones: dict[str, Backbone]) -> None:
+    tower = backbones["dinov2"]
+    params = {k: x for k, x in tower.params.items() if k != "class_embedding"}
+    params["positional_embedding"] = params["positional_embedding"][1:]
+    found = backbone_features(tower.vit, params, jnp.asarray(image_of("dinov2", "70x70")))
+    assert found.cls.shape == found.registers.shape == (1, 0, 128)
+    assert found.patches.shape == (1, 5, 5, 128)
 
 
 def test_arguments(backbones: dict[str, Backbone]) -> None:

@@ -19,6 +19,7 @@ from tcl_jax.weights.clip import clip_shapes, clip_state_dict, infer_clip_config
 from tcl_jax.weights.load import load_clip
 from tcl_jax.weights.tcl import infer_feature_layer
 from tests.reference import GOLDEN, load
+from tests.talk2dino_files import write_talk2dino
 from tests.torch_files import save_state_dict, save_torchscript
 
 CLIP, TCL = GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz"
@@ -53,6 +54,16 @@ def test_clip_in_and_out_keeps_half_precision(tmp_path: Path) -> None:
     assert load_model(tmp_path / "model").method.name == "maskclip"
     command.run(["export-torch", str(tmp_path / "model"), str(tmp_path / "back.safetensors")])
     assert_same(tmp_path / "back.safetensors", load("clip_state_dict"))
+
+
+def test_a_projection_of_talk2dino_out(tmp_path: Path) -> None:
+    projection, backbone, clip = write_talk2dino(tmp_path)
+    parts = {"projection": projection, "backbone": backbone, "clip": clip}
+    weights = [f"--weights={part}={file}" for part, file in parts.items()]
+    command.run(["model", "talk2dino", str(tmp_path / "model"), *weights])
+    command.run(["export-torch", str(tmp_path / "model"), str(tmp_path / "back.safetensors")])
+    golden = safetensors.numpy.load_file(projection)
+    assert_same(tmp_path / "back.safetensors", {k: np.float32(x) for k, x in golden.items()})
 
 
 def test_of_several_models_a_flag_chooses(
