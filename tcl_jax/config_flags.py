@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from logging import INFO
 from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from tcl_jax.commands import add_process_flags, command_parser
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
 
@@ -68,6 +69,65 @@ def read_config(file: str | None, overrides: Sequence[str], command: str) -> Con
             return config
         message = f"arguments {rest} are not flags; every flag begins with --"
     raise InputError(f"{message}\nThe flags: python -m tcl_jax.{command} --help")
+
+
+def require_config(file: str | None, overrides: Sequence[str], example: str) -> ConfigDict:
+    """`read_config` of a command that needs one.
+
+    Args:
+        file, overrides: as in `read_config`.
+        example: of the command, `python -m tcl_jax.COMMAND ...`.
+
+    Raises:
+        InputError: as `read_config`, and if there is none.
+    """
+    config = read_config(file, overrides, example.split()[2].removeprefix("tcl_jax."))
+    if config is None:
+        raise InputError(f"--config is needed, as in\n  {example}")
+    return config
+
+
+def embed_in_advance(
+    argv: Sequence[str] | None,
+    doc: str | None,
+    example: str,
+    embed: Callable[[ConfigDict, int], str],
+    items: str,
+    batch_size: int,
+) -> None:
+    """A command that computes once what a training would compute again and again.
+
+    Args:
+        argv: its flags: --config, --batch_size and those of several processes.
+        doc: its help.
+        example: as in `require_config`.
+        embed: of a config and the batch size, returns what there is to say.
+        items: what a device computes together.
+        batch_size: how many of them, if no flag says it.
+
+    Raises:
+        InputError: if a flag or the config cannot be used, and as `embed`.
+    """
+    p = command_parser(example.split()[2].removeprefix("tcl_jax."), doc)
+    add_config_flag(p)
+    p.add_argument(
+        "--batch_size",
+        type=int,
+        default=batch_size,
+        help=f"{items} that a device computes together (default {batch_size})",
+    )
+    add_process_flags(p)
+    flags, rest = p.parse_known_args(argv)
+    config = require_config(flags.config, rest, example)
+    if flags.batch_size < 1:
+        raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
+    # Imported here so that --help and mistakes in flags are answered at once.
+    from tcl_jax.parallel.processes import start_processes
+    from tcl_jax.training.check import check_config
+
+    check_config(config)
+    start_processes(flags.coordinator, flags.num_processes, flags.process_id)
+    print(embed(config, flags.batch_size))
 
 
 def show_own_log() -> None:

@@ -17,46 +17,27 @@ folder of its own, each makes all. Exit codes: 0 done, 1 failure, 2 bad input, 1
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tcl_jax.commands import add_process_flags, command_parser
-from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
-from tcl_jax.errors import InputError, run_command
+from tcl_jax.config_flags import embed_in_advance, show_own_log
+from tcl_jax.errors import run_command
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 EXAMPLE = "python -m tcl_jax.embed_captions --config=configs/tcl.py"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    p = command_parser("embed_captions", __doc__)
-    add_config_flag(p)
-    p.add_argument(
-        "--batch_size",
-        type=int,
-        default=512,
-        help="captions that a device computes together (default 512)",
-    )
-    add_process_flags(p)
-    return p
-
-
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to files."""
-    flags, rest = parser().parse_known_args(argv)
-    config = read_config(flags.config, rest, "embed_captions")
-    if config is None:
-        raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
-    if flags.batch_size < 1:
-        raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
-    # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.parallel.processes import start_processes
-    from tcl_jax.training.check import check_config
+    embed_in_advance(argv, __doc__, EXAMPLE, _embed, "captions", 512)
+
+
+def _embed(config: ConfigDict, batch_size: int) -> str:
     from tcl_jax.training.embed_captions import embed
 
-    check_config(config)
-    start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    print(embed(config, batch_size=flags.batch_size))
+    return embed(config, batch_size=batch_size)
 
 
 def main() -> None:

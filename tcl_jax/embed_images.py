@@ -15,46 +15,27 @@ interrupted.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tcl_jax.commands import add_process_flags, command_parser
-from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
-from tcl_jax.errors import InputError, run_command
+from tcl_jax.config_flags import embed_in_advance, show_own_log
+from tcl_jax.errors import run_command
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 EXAMPLE = "python -m tcl_jax.embed_images --config=configs/talk2dino.py"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    p = command_parser("embed_images", __doc__)
-    add_config_flag(p)
-    p.add_argument(
-        "--batch_size",
-        type=int,
-        default=64,
-        help="images that a device computes together (default 64)",
-    )
-    add_process_flags(p)
-    return p
-
-
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to files."""
-    flags, rest = parser().parse_known_args(argv)
-    config = read_config(flags.config, rest, "embed_images")
-    if config is None:
-        raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
-    if flags.batch_size < 1:
-        raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
-    # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.parallel.processes import start_processes
-    from tcl_jax.training.check import check_config
+    embed_in_advance(argv, __doc__, EXAMPLE, _embed, "images", 64)
+
+
+def _embed(config: ConfigDict, batch_size: int) -> str:
     from tcl_jax.training.embed_images import embed
 
-    check_config(config)
-    start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    print(embed(config, batch_size=flags.batch_size))
+    return embed(config, batch_size=batch_size)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from tcl_jax.commands import command_parser
-from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
+from tcl_jax.config_flags import add_config_flag, require_config, show_own_log
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.files import user_path
 
@@ -42,9 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str] | None = None) -> None:
     """From flags to a page."""
     flags, rest = parser().parse_known_args(argv)
-    config = read_config(flags.config, rest, "preview")
-    if config is None:
-        raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
+    config = require_config(flags.config, rest, EXAMPLE)
     if not 1 <= flags.count <= MAX_COUNT:
         raise InputError(f"--count={flags.count}: must be 1 to {MAX_COUNT}")
     output = user_path(flags.output)

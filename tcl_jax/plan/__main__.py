@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 
 from tcl_jax.commands import command_parser
-from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
+from tcl_jax.config_flags import add_config_flag, require_config, show_own_log
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.files import write_json
 from tcl_jax.plan.topologies import EXAMPLES, prepare_environment
@@ -50,9 +50,7 @@ def plan_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> None:
     """From flags to a report."""
     flags, rest = plan_parser().parse_known_args(argv)
-    config = read_config(flags.config, rest, "plan")
-    if config is None:
-        raise InputError(f"--config is needed, as in\n  {EXAMPLE}")
+    config = require_config(flags.config, rest, EXAMPLE)
     if flags.batch_per_chip is not None and flags.batch_per_chip < 1:
         raise InputError(f"--batch_per_chip={flags.batch_per_chip}: must be at least 1")
     listed = (flags.topology or "").split(",")
