@@ -115,3 +115,8 @@ def positives(x: Float[Array, "n n"]) -> Float[Array, " n"]:
     # The gradient of jnp.diagonal is a branch that holds collectives; XLA orders those less
     # strictly, and gathers the matrix for it.
     return jnp.sum(jnp.where(jnp.eye(len(x), dtype=bool), x, 0.0), axis=1)
+
+
+def accuracy(similarity: Float[Array, "n n"]) -> Float[Array, ""]:
+    """Share of the rows in which the largest entry is the positive."""
+    return jnp.mean(jnp.argmax(similarity, axis=1) == jnp.arange(len(similarity)))

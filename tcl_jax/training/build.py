@@ -33,7 +33,7 @@ from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
 from tcl_jax.training.projection import fit_projection
 from tcl_jax.training.step import PhasedStep
 from tcl_jax.weights.backbones import backbone_shapes, load_backbone
-from tcl_jax.weights.identity import Identity, identify_backbone, identify_clip, identify_text
+from tcl_jax.weights.identity import Identity, identify_backbone, identify_clip, text_tower_of
 from tcl_jax.weights.load import load_configured, sizes_of
 
 REFERENCE_BATCH = 4096
@@ -126,14 +126,16 @@ def _tcl_dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Expe
 
 
 def _frozen_clip(
-    config: ConfigDict, run: Run, pretrained: bool
+    config: ConfigDict, run: Run, pretrained: bool, entry: str = "clip"
 ) -> tuple[CLIPConfig, Any, dict[str, Identity]]:
-    """Sizes, parameters and identity of the CLIP of `config.model`."""
+    """Sizes of the CLIP of `config.model`; parameters and identity of it or of its `text`."""
     if not pretrained:
         sizes = sizes_of(config.model.to_dict())
-        return sizes, run(CLIP(sizes).init, jax.random.key(config.seed)), {}
+        params = run(CLIP(sizes).init, jax.random.key(config.seed))
+        return sizes, params if entry == "clip" else params[entry], {}
     loaded = load_configured(config.model.to_dict())
-    return loaded.config, loaded.params, {"clip": identify_clip(config.model.weights, loaded)}
+    loaded = loaded if entry == "clip" else text_tower_of(loaded)
+    return loaded.config, loaded.params, {entry: identify_clip(config.model.weights, loaded)}
 
 
 def _frozen_backbone(
@@ -177,29 +179,23 @@ def _talk2dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Exp
             "objective='talk2dino' trains on features of images and captions, and data.features "
             "is ''; name a folder for them, such as data/features"
         )
-    key = jax.random.key(config.seed)
     family, backbone, identities = _frozen_backbone(config, run, pretrained)
     if "class_embedding" not in backbone:
         raise InputError(
             f"model.backbone={config.model.backbone!r} ({family}) has no class token, and "
             "Talk2DINO asks what its heads look at; choose another, such as dinov2-reg:B/14"
         )
-    if pretrained:
-        clip = load_configured(config.model.to_dict())
-        sizes, text = clip.config, clip.params["text"]
-        identities["text"] = identify_text(config.model.weights, clip)
-    else:
-        sizes = sizes_of(config.model.to_dict())
-        text = run(CLIP(sizes).init, key)["text"]
+    sizes, text, of_text = _frozen_clip(config, run, pretrained, "text")
     frozen = {"text": text, "backbone": backbone}
     width = backbone["patch_kernel"].shape[-1]
     init = partial(init_projection, text_width=sizes.embed_dim, width=width)
-    params = {"projection": run(init, key)}
+    params = {"projection": run(init, jax.random.key(config.seed))}
     with as_input_error("model"):
         method = Talk2DINO(
             family, shapes_of({**params, **frozen}), sizes, usual_side(backbone),
             dtype=_dtype(config),
         )  # fmt: skip
+    identities = {**of_text, **identities}
     return Experiment(Talk2DINOObjective(method), method, params, frozen, identities)
 
 

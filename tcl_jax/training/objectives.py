@@ -84,9 +84,10 @@ class Objective(abc.ABC):
     def training_flops(self, batch: int, train_backbone: bool) -> flops.Parts:
         """FLOPs of one image with its text in a training step of a global batch, by part."""
 
-    @abc.abstractmethod
     def group_of(self, path: str) -> str:
         """Group of a learned parameter: "head" trains from the start, "backbone" may join later."""
+        del path
+        return "head"
 
     @abc.abstractmethod
     def prepare(self, frozen: Any, rows: Batch) -> Batch:
@@ -280,11 +281,6 @@ class CLIPObjective(Objective):
         del train_backbone  # no part of it is ever frozen
         return flops.clip_step(self.model.config, batch)
 
-    def group_of(self, path: str) -> str:
-        """One group."""
-        del path
-        return "head"
-
     def prepare(self, frozen: Any, rows: Batch) -> Batch:
         """The rows as they are."""
         del frozen
@@ -303,8 +299,7 @@ class CLIPObjective(Objective):
         logit_scale = params["clip"]["logit_scale"]
         similarity = losses.image_text_similarity(embedded.image, embedded.text)
         loss = losses.info_nce(similarity, logit_scale)
-        hits = jnp.argmax(similarity, axis=1) == jnp.arange(similarity.shape[0])
-        measures = {"accuracy": jnp.mean(hits), "logit_scale": logit_scale}
+        measures = {"accuracy": losses.accuracy(similarity), "logit_scale": logit_scale}
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)
 
 
@@ -337,11 +332,6 @@ class Talk2DINOObjective(Objective):
         del train_backbone
         return self.model.training_flops(batch)
 
-    def group_of(self, path: str) -> str:
-        """One group."""
-        del path
-        return "head"
-
     def prepare(self, frozen: Any, rows: Batch) -> Batch:
         """Both frozen towers' features, unless the rows have them."""
         rows = {**rows, "text_embedding": self.embed_texts(frozen, rows)}
@@ -372,9 +362,8 @@ class Talk2DINOObjective(Objective):
         similarity = losses.image_text_similarity(embedded.image, embedded.text)
         scale = jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32)
         loss = losses.info_nce(similarity, scale) / len(similarity) ** 2
-        hits = jnp.argmax(similarity, axis=1) == jnp.arange(len(similarity))
         measures = {
-            "accuracy": jnp.mean(hits),
+            "accuracy": losses.accuracy(similarity),
             "similarity": jnp.mean(losses.positives(similarity)),
         }
         return LossOutput(total=loss, terms={"contrastive": loss}, measures=measures)

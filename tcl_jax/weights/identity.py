@@ -34,26 +34,30 @@ def identify(
 
 
 def identify_clip(weights: Source, clip: Pretrained) -> dict[str, str]:
-    """`identify` of a CLIP."""
+    """`identify` of a CLIP, or of the one tower that `params` are of."""
     prefix, activation = clip.origin["prefix"] or ".", clip.config.activation
     return identify(weights, clip.params, clip.origin, prefix=prefix, activation=activation)
 
 
-def identify_text(weights: Source, clip: Pretrained) -> dict[str, str]:
-    """`identify` of a CLIP's text tower."""
-    return identify_clip(weights, dataclasses.replace(clip, params=clip.params["text"]))
-
-
-def _load_text(source: str, recorded: Identity) -> Loaded:
-    prefix, activation = recorded["prefix"], recorded["activation"]
-    clip = load_clip(source, activation=activation, prefix=prefix, dtype=None)
-    return clip.params["text"], clip.origin, identify_text(source, clip)
+def text_tower_of(clip: Pretrained) -> Pretrained:
+    """The same with the parameters of the text tower alone."""
+    return dataclasses.replace(clip, params=clip.params["text"])
 
 
 def _load_clip(source: str, recorded: Identity) -> Loaded:
+    return _load_part(source, recorded, lambda clip: clip)
+
+
+def _load_text(source: str, recorded: Identity) -> Loaded:
+    return _load_part(source, recorded, text_tower_of)
+
+
+def _load_part(
+    source: str, recorded: Identity, part_of: Callable[[Pretrained], Pretrained]
+) -> Loaded:
     prefix, activation = recorded["prefix"], recorded["activation"]
-    clip = load_clip(source, activation=activation, prefix=prefix, dtype=None)
-    return clip.params, clip.origin, identify_clip(source, clip)
+    part = part_of(load_clip(source, activation=activation, prefix=prefix, dtype=None))
+    return part.params, part.origin, identify_clip(source, part)
 
 
 def identify_backbone(weights: Source, backbone: LoadedBackbone) -> dict[str, str]:

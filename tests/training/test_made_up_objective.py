@@ -69,9 +69,6 @@ class ColorObjective(Objective):
     def training_flops(self, batch: int, train_backbone: bool) -> Parts:
         return {"all": 1.0}
 
-    def group_of(self, path: str) -> str:
-        return "head"
-
     def prepare(self, frozen: Any, rows: Any) -> Any:
         return rows
 
