@@ -183,6 +183,18 @@ def raise_machine_fault(what: str, error: BaseException) -> None:
         raise RunError(f"{what}: {fault}") from error
 
 
+def unwritten(what: str, error: OSError, advice: str) -> InputError | RunError:
+    """What to raise where a file cannot be written; the machine's fault is told from a wrong path.
+
+    Args:
+        what: was to be written and where, in words.
+        error: of writing.
+        advice: what to do.
+    """
+    kind = RunError if machine_fault(error) else InputError
+    return kind(f"{what} ({error.strerror or error}); {advice}")
+
+
 def why_unwritten(error: BaseException) -> str:
     """Why something could not be written; speaks of the disk only where the disk refused it."""
     reason = machine_fault(error) or first_cause(error)

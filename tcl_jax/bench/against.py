@@ -167,9 +167,8 @@ class Official:
         objective: Any = experiment.objective
         model, loss = objective.model, objective.weights
         sizes, layer = model.config, model.feature_layer
-        clip = clip_state_dict(
-            experiment.frozen["clip"], sizes, np.float16
-        )  # as its loader takes them
+        # As its loader takes them.
+        clip = clip_state_dict(experiment.frozen["clip"], sizes, np.float16)
         tensors = {f"clip.{name}": tensor for name, tensor in clip.items()}
         learned = tcl_state_dict(experiment.params, sizes, layer)
         tensors |= {f"tcl.{name}": tensor for name, tensor in learned.items()}

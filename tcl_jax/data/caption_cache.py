@@ -23,7 +23,7 @@ from jaxtyping import Float32
 
 from tcl_jax.data.shard_names import CAPTIONS_SUFFIX, INDEX_SUFFIX, Shard, lookup_threads
 from tcl_jax.data.tar_index import ShardIndex
-from tcl_jax.errors import InputError, RunError, machine_fault, raise_machine_fault, shorten
+from tcl_jax.errors import InputError, raise_machine_fault, shorten, unwritten
 from tcl_jax.files import whole_file
 
 
@@ -121,10 +121,9 @@ def write_caption_file(
         with whole_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, table)
     except OSError as error:
-        raise (RunError if machine_fault(error) else InputError)(
-            f"the caption embeddings cannot be written to {path} ({error.strerror or error}); set "
-            "data.index_dir to a folder with space that can be written"
-        ) from error
+        what = f"the caption embeddings cannot be written to {path}"
+        advice = "set data.index_dir to a folder with space that can be written"
+        raise unwritten(what, error, advice) from error
     return table.nbytes
 
 

@@ -25,7 +25,7 @@ from jaxtyping import Float16, Float32
 
 from tcl_jax.data.caption_cache import embed_command
 from tcl_jax.data.training_examples import Fingerprinted, Source
-from tcl_jax.errors import InputError, RunError, machine_fault, raise_machine_fault, shorten
+from tcl_jax.errors import InputError, raise_machine_fault, shorten, unwritten
 from tcl_jax.files import short_hash, user_path, whole_file
 
 BLOCK = 512
@@ -94,10 +94,8 @@ def write_block(
                 np.save(file, array)
             return file.tell()
     except OSError as error:
-        raise (RunError if machine_fault(error) else InputError)(
-            f"the features cannot be written to {path} ({error.strerror or error}); set "
-            "data.features to a folder with space that can be written"
-        ) from error
+        advice = "set data.features to a folder with space that can be written"
+        raise unwritten(f"the features cannot be written to {path}", error, advice) from error
 
 
 class FeatureSource:

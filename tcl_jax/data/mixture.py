@@ -103,6 +103,11 @@ class Mixture:
         return f"Mixture({dict(self.sources)!r})"
 
 
+def parts_of(source: Source) -> list[Source]:
+    """What a mixture is of; of another source, itself."""
+    return [*source.sources.values()] if isinstance(source, Mixture) else [source]
+
+
 def _shares(total: int, weights: Sequence[int | float]) -> list[int]:
     """Whole numbers in proportion to the weights that add up to the total."""
     exact = [total * weight / sum(weights) for weight in weights]

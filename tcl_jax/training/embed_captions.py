@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tcl_jax.data.caption_cache import caption_path, write_caption_file
-from tcl_jax.data.mixture import Mixture
+from tcl_jax.data.mixture import parts_of
 from tcl_jax.data.sources import make_source
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tokenizer import Tokenizer
+from tcl_jax.data.training_examples import Source
 from tcl_jax.errors import InputError
 from tcl_jax.inference.texts import embed_tokens, text_tower_id
 from tcl_jax.parallel.mesh import local_mesh, put_replicated
@@ -79,13 +80,13 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
     )
 
 
-def _tar_sources(source: object) -> list[TarSource]:
+def _tar_sources(source: Source) -> list[TarSource]:
     """The tar shards of a source, or of the parts of a mixture.
 
     Raises:
         InputError: there are others.
     """
-    sources = list(source.sources.values()) if isinstance(source, Mixture) else [source]
+    sources = parts_of(source)
     tars = [one for one in sources if isinstance(one, TarSource)]
     if len(tars) < len(sources):
         others = ", ".join(repr(one) for one in sources if not isinstance(one, TarSource))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tcl_jax.data.bad_samples import MIN_SEEN, BadSampleError
 from tcl_jax.data.features import blocks_of, feature_folder, write_block
 from tcl_jax.data.images import ImageDecodeError
-from tcl_jax.data.mixture import Mixture
+from tcl_jax.data.mixture import parts_of
 from tcl_jax.data.sources import make_source, make_transform
 from tcl_jax.data.training_examples import Source
 from tcl_jax.data.transforms import Transform
@@ -88,7 +88,7 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
     source = make_source(config.data, side, process_index=process, process_count=processes)
     blocks = [
         _Block(path, one, examples)
-        for one in (source.sources.values() if isinstance(source, Mixture) else [source])
+        for one in parts_of(source)
         for path, examples in blocks_of(feature_folder(config.data.features, one, towers), len(one))
     ]
     lacking = [block for block in blocks if not block.path.is_file()]

@@ -14,7 +14,14 @@ import numpy as np
 
 from tcl_jax.models.families import Sizes
 from tcl_jax.weights import mapping
-from tcl_jax.weights.mapping import Rule, StateDict, block_numbers, layer_norm, linear
+from tcl_jax.weights.mapping import (
+    Rule,
+    StateDict,
+    block_numbers,
+    blocks_up_to_last,
+    layer_norm,
+    linear,
+)
 
 PATCHES = "patch_embed.proj.weight"
 BLOCKS = "blocks."
@@ -131,7 +138,7 @@ def tower(names: Collection[str], *, key_bias: bool = True) -> list[Rule]:
     ]
     if "mask_token" in names:
         rules.append(Rule("mask_token", ("mask_token",)))
-    for i in range(max(block_numbers(names, BLOCKS), default=0) + 1):
+    for i in blocks_up_to_last(names, BLOCKS):
         rules += block(names, f"{BLOCKS}{i}", (f"blocks_{i}",), key_bias=key_bias)
     return rules
 

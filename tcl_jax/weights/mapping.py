@@ -156,6 +156,14 @@ def block_numbers(names: Iterable[str], prefix: str) -> list[int]:
     return sorted({int(found[1]) for found in map(pattern.match, names) if found})
 
 
+def blocks_up_to_last(names: Iterable[str], prefix: str) -> range:
+    """Numbers of the blocks that there should be, at least one: up to the last of `block_numbers`.
+
+    So that a block that is missing between others is told by its tensors.
+    """
+    return range(max(block_numbers(names, prefix), default=0) + 1)
+
+
 def to_params(
     rules: Sequence[Rule], state_dict: StateDict, template: Any, dtype: Any = np.float32
 ) -> dict[str, Any]:

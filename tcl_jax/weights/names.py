@@ -16,7 +16,7 @@ from absl import logging
 
 from tcl_jax.errors import shorten
 from tcl_jax.models.clip import INITIAL_LOGIT_SCALE
-from tcl_jax.weights.mapping import WeightError, block_numbers
+from tcl_jax.weights.mapping import WeightError, blocks_up_to_last
 from tcl_jax.weights.tensor_file import LazyTensors, TensorSpec
 
 Parts = dict[str, list[str]]
@@ -264,7 +264,7 @@ def _clip_parts(names: Iterable[str], style: str) -> Parts:
     parts = {ours: [other if theirs else ours] for ours, other in HUGGING_FACE.items()}
     for ours, other in _BLOCKS.items():
         blocks = other if theirs else ours
-        for i in range(max(block_numbers(names, blocks), default=0) + 1):
+        for i in blocks_up_to_last(names, blocks):
             for leaf, leaves in HUGGING_FACE_BLOCK.items():
                 joined = leaves if theirs else [leaf]
                 parts[f"{ours}{i}.{leaf}"] = [f"{blocks}{i}.{x}" for x in joined]

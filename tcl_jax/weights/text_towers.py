@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from tcl_jax.models.families import HEAD_SIZE, Sizes
+from tcl_jax.models.methods import METHODS
 from tcl_jax.weights import dinov2, mapping, tips
 from tcl_jax.weights.load import prepending_path
-from tcl_jax.weights.mapping import Rule, WeightError, block_numbers, linear
+from tcl_jax.weights.mapping import Rule, WeightError, blocks_up_to_last, linear
 from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
 
@@ -47,7 +48,7 @@ def flax_rules(names: Mapping[str, Any]) -> list[Rule]:
         Rule("token_emb.emb_var", ("token_embedding",)),
         *tips.layer_norm("text_encoder_norm", ("ln_final",)),
     ]
-    for i in _numbers(names, blocks):
+    for i in blocks_up_to_last(names, blocks):
         rules += tips.block(names, f"{blocks}{i}", (f"blocks_{i}",))
     return rules
 
@@ -59,7 +60,7 @@ def torch_rules(names: Mapping[str, Any]) -> list[Rule]:
         Rule("token_embedding.weight", ("token_embedding",)),
         *mapping.layer_norm("ln_final", ("ln_final",)),
     ]
-    for i in _numbers(names, blocks):
+    for i in blocks_up_to_last(names, blocks):
         rules += mapping.block(f"{blocks}{i}", (f"blocks_{i}",))
     return rules
 
@@ -72,7 +73,7 @@ def dinotxt_rules(names: Mapping[str, Any]) -> list[Rule]:
         *mapping.layer_norm("backbone.ln_final", ("ln_final",)),
         Rule("head.linear_projection.weight", ("text_projection",), (1, 0)),
     ]
-    for i in _numbers(names, "backbone.blocks."):
+    for i in blocks_up_to_last(names, "backbone.blocks."):
         name, path = f"backbone.blocks.{i}", (f"blocks_{i}",)
         rules += [
             *mapping.layer_norm(f"{name}.attention_norm", (*path, "ln_1")),
@@ -90,15 +91,11 @@ def head_rules(blocks: str) -> Rules:
 
     def rules(names: Mapping[str, Any]) -> list[Rule]:
         found = mapping.layer_norm("ln_final", ("ln_post",))
-        for i in _numbers(names, blocks):
+        for i in blocks_up_to_last(names, blocks):
             found += dinov2.block(names, f"{blocks}{i}", (f"blocks_{i}",))
         return found
 
     return rules
-
-
-def _numbers(names: Mapping[str, Any], blocks: str) -> range:
-    return range(max(block_numbers(names, blocks), default=0) + 1)
 
 
 TOWERS = (
@@ -140,8 +137,7 @@ def name_text_towers(plain: Collection[str]) -> str:
     """The parts in a file with these plain names, for people; empty if there is none."""
     found = [(x.part, x.method) for x in find_text_towers(plain)]
     return " and ".join(
-        f"the {'vision head' if part == 'head' else 'text tower'} of "
-        f"{'dino.txt' if method == 'dinotxt' else 'TIPS'}"
+        f"the {'vision head' if part == 'head' else 'text tower'} of {METHODS[method].title}"
         for part, method in dict.fromkeys(found)
     )
 

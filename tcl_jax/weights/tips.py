@@ -15,7 +15,7 @@ import numpy as np
 
 from tcl_jax.models.families import Sizes
 from tcl_jax.weights import dinov2, mapping
-from tcl_jax.weights.mapping import Rule, StateDict, block_numbers
+from tcl_jax.weights.mapping import Rule, StateDict, block_numbers, blocks_up_to_last
 
 TOKENS = "encoder.ToTokenSequence_0"
 PATCHES = f"{TOKENS}.embedding.kernel"
@@ -94,7 +94,7 @@ def to_params(
         Rule(f"{TOKENS}.posembed_input", ("positional_embedding",), combine=flatten_grid),
         *layer_norm("encoder.encoder_norm", ("ln_post",)),
     ]
-    for i in range(max(block_numbers(tensors, BLOCKS), default=0) + 1):
+    for i in blocks_up_to_last(tensors, BLOCKS):
         rules += block(tensors, f"{BLOCKS}{i}", (f"blocks_{i}",))
     return mapping.to_params(rules, tensors, found.shapes(heads), dtype)
 
