@@ -15,7 +15,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.models.backbone import Features, backbone_features
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.layers import compute_dtype, matmul_precision
-from tcl_jax.models.vit import ViT, patch_grid
+from tcl_jax.models.vit import ViT, image_grid
 from tcl_jax.models.zero_shot import Aligned, ZeroShot, resize_to_patches
 from tcl_jax.ops.images import PixelStatistics
 from tcl_jax.parallel.mesh import find_devices
@@ -171,13 +171,8 @@ class Backbone:
             InputError: if an array has another shape, or is not of floats.
         """
         x = _check_images(x)
-        side, (height, width) = self.patch_size, x.shape[1:3]
-        if self.vit.ragged == "crop":
-            height, width = height // side * side, width // side * side
-        elif self.vit.ragged == "pad":
-            height, width = -(-height // side) * side, -(-width // side) * side
         try:
-            grid = patch_grid((1, height, width), side)
+            grid = image_grid(self.vit, x.shape, self.patch_size)
         except ValueError as error:
             raise InputError(f"x has shape {x.shape}: {error}") from error
         if mask is not None:

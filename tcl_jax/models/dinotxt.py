@@ -7,7 +7,6 @@ Alignment", CVPR 2025.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,10 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.models.flops import Parts, blocks_of
+from tcl_jax.models.flops import Parts, blocks_of, vision_tower
 from tcl_jax.models.layers import Transformer, layer_norm, matmul_precision, run_blocks
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.shapes import from_json, shapes_of
+from tcl_jax.models.shapes import count_prefix, from_json, shapes_of
 from tcl_jax.models.text import clip_tokenizer, encode_tokens
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.models.vit import Features, ViT, encode, project
@@ -158,14 +157,13 @@ class DinoTxt(ZeroShot):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del options
-        patches, kernel = self.patches_of(side), self.shape_of("vision/patch_kernel")
-        tokens = 1 + self.shape_of("vision/register_tokens")[0] + patches
-        tower = 2 * patches * math.prod(kernel) + blocks_of(self.shapes, "vision", tokens)
+        patches = self.patches_of(side)
         parts = {
-            "image tower": tower,
+            "image tower": vision_tower(self.shapes, "vision", patches),
             "masks": 2 * patches * texts * self.embed_dim,
         }
         if not self.own_patches:
+            tokens = count_prefix(self.shapes, "vision") + patches
             parts["head"] = blocks_of(self.shapes, "head", tokens)
         return parts
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tcl_jax.models.decoder import STAGES, UPSAMPLING
+from tcl_jax.models.shapes import Shapes, count_prefix, shape_of
 
 if TYPE_CHECKING:
     from tcl_jax.models.clip import CLIPConfig
-    from tcl_jax.models.shapes import Shapes
 
 
 @runtime_checkable  # as type checkers at run time need it
@@ -141,6 +141,20 @@ def tcl_masks(
 
 def _grounder_blocks(tokens: int, width: int, copied_blocks: int) -> int:
     return (copied_blocks - 1) * _block(tokens, width) + _maskclip_block(tokens, width)
+
+
+def vision_tower(
+    shapes: Shapes, tower: str, patches: int, *, last_sees_itself: bool = False
+) -> int:
+    """Forward FLOPs of a vision tower's patches and `blocks_of`.
+
+    Args:
+        shapes, tower, last_sees_itself: as in `blocks_of`.
+        patches: of an image.
+    """
+    embed = 2 * patches * math.prod(shape_of(shapes, f"{tower}/patch_kernel"))
+    tokens = count_prefix(shapes, tower) + patches
+    return embed + blocks_of(shapes, tower, tokens, last_sees_itself=last_sees_itself)
 
 
 def blocks_of(shapes: Shapes, tower: str, tokens: int, *, last_sees_itself: bool = False) -> int:

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Key
 
+from tcl_jax.models.vit import rope_periods
+
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Pairs of a name and a shape, sorted. Names are paths joined by "/"; the blocks of a tower, which
 are alike, are one: "text/blocks*12/ln_1/norm/scale"."""
@@ -58,6 +60,18 @@ def expand(shapes: Shapes) -> Shapes:
     return tuple(every)
 
 
+def shape_of(shapes: Shapes, ending: str) -> tuple[int, ...]:
+    """Shape of the one parameter whose name ends so."""
+    (shape,) = [x for name, x in shapes if f"/{name}".endswith(f"/{ending}")]
+    return shape
+
+
+def count_prefix(shapes: Shapes, tower: str) -> int:
+    """Number of a vision tower's tokens that are no patches: class tokens and registers."""
+    first = [f"/{tower}/{name}" for name in ("class_embedding", "register_tokens")]
+    return sum(math.prod(x[:-1]) for name, x in shapes if f"/{name}".endswith((*first,)))
+
+
 def init_params(key: Key[Array, ""], shapes: Shapes) -> dict[str, Any]:
     """Random parameters of these shapes, float32: kernels by LeCun's rule, norms the identity."""
     every = expand(shapes)
@@ -74,8 +88,8 @@ def _init(key: Key[Array, ""], name: str, shape: tuple[int, ...]) -> jax.Array:
         return jnp.ones(shape)
     if leaf.endswith("bias"):
         return jnp.zeros(shape)
-    if leaf == "rope_periods":  # DINOv3's
-        return 100.0 ** (jnp.arange(shape[0]) / shape[0])
+    if leaf == "rope_periods":
+        return jnp.asarray(rope_periods(shape[0]))
     inputs = shape[0] if "in_proj" in name else math.prod(shape[:-1])
     return jax.random.normal(key, shape) * (inputs**-0.5 if leaf.endswith("kernel") else 0.02)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +14,9 @@ from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.models.flops import Parts, blocks_of
+from tcl_jax.models.flops import Parts, vision_tower
 from tcl_jax.models.method import MaskOptions, Method
-from tcl_jax.models.shapes import Shapes, from_json, init_params, to_json
+from tcl_jax.models.shapes import Shapes, from_json, init_params, shape_of, to_json
 from tcl_jax.models.talk2dino import (
     HeadFeatures,
     embed_templates,
@@ -89,9 +88,7 @@ class ProjectedText(TextEncoder):
         self, params: Any, tokens: Int[Array, "classes templates l"]
     ) -> Float[Array, "classes c"]:
         """`embed_templates` of CLIP's features: their mean is projected."""
-        classes, templates, length = tokens.shape
-        flat = tokens.reshape(classes * templates, length)
-        features = self.clip.embed_texts(params, flat).reshape(classes, templates, -1)
+        features = self.embed_each(self.clip.embed_texts, params, tokens)
         return embed_templates(params["projection"], features)
 
 
@@ -139,8 +136,8 @@ class Talk2DINO(Method):
             )
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Shape of a parameter, by its path."""
-        return dict(self.shapes)[name]
+        """See `shapes.shape_of`."""
+        return shape_of(self.shapes, name)
 
     @property
     def vit(self) -> ViT:
@@ -203,12 +200,11 @@ class Talk2DINO(Method):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del side, options
-        kernel = self.shape_of("backbone/patch_kernel")
-        patches = (self.resize_dim // kernel[0]) ** 2
-        others = ("backbone/class_embedding", "backbone/register_tokens")
-        tokens = patches + sum(math.prod(x[:-1]) for name, x in self.shapes if name in others)
-        tower = 2 * patches * math.prod(kernel) + blocks_of(self.shapes, "backbone", tokens)
-        return {"image tower": tower, "masks": 2 * patches * texts * self.width}
+        patches = (self.resize_dim // self.shape_of("backbone/patch_kernel")[0]) ** 2
+        return {
+            "image tower": vision_tower(self.shapes, "backbone", patches),
+            "masks": 2 * patches * texts * self.width,
+        }
 
     @property
     def head_shape(self) -> tuple[int, int]:

@@ -7,7 +7,6 @@ new projection into CLIP's space. CLIP embeds the texts, and in training the mas
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from jaxtyping import Array, Key
 from tcl_jax.models import flops
 from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.models.shapes import Shapes, expand, from_json, init_params, to_json
+from tcl_jax.models.shapes import Shapes, count_prefix, expand, from_json, init_params, to_json
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.vit import ViT
 from tcl_jax.ops.images import PixelStatistics
@@ -76,14 +75,13 @@ class TCLDINO(TCL):
     def tower(self) -> flops.Tower:
         shapes = dict(expand(self.shapes))
         patch, _, _, width = shapes["backbone/patch_kernel"]
-        prefix = [shapes.get(f"backbone/{x}") for x in ("class_embedding", "register_tokens")]
         return BackboneSizes(
             embed_dim=self.config.embed_dim,
             resolution=self.image_size,
             patch_size=patch,
             vision_width=width,
             vision_layers=sum(x.endswith("/ln_1/norm/scale") for x in shapes),
-            prefix_tokens=sum(math.prod(x[:-1]) for x in prefix if x is not None),
+            prefix_tokens=count_prefix(self.shapes, "backbone"),
         )
 
     @property

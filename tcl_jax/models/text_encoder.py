@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -62,9 +64,18 @@ class TextEncoder(abc.ABC):
             params: as in `embed_texts`.
             tokens: of each name in each template.
         """
-        classes, templates, length = tokens.shape
-        flat = tokens.reshape(classes * templates, length)
-        features = self.embed_texts(params, flat).reshape(classes, templates, -1)
+        features = self.embed_each(self.embed_texts, params, tokens)
         if self.normalizes_sentences:
             features = l2_normalize(features)
         return l2_normalize(features.mean(axis=1))
+
+    @staticmethod
+    def embed_each(
+        embed_texts: Callable[[Any, jax.Array], jax.Array],
+        params: Any,
+        tokens: Int[Array, "classes templates l"],
+    ) -> Float[Array, "classes templates d"]:
+        """What `embed_texts` of some encoder makes of each sentence."""
+        classes, templates, length = tokens.shape
+        flat = tokens.reshape(classes * templates, length)
+        return embed_texts(params, flat).reshape(classes, templates, -1)

@@ -6,7 +6,6 @@ Maninis et al., "TIPS: Text-Image Pretraining with Spatial awareness", ICLR 2025
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from tcl_jax.data.sentence_pieces import SentencePieceTokenizer
 from tcl_jax.models.attention import self_only_attention
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.models.flops import Parts, blocks_of
+from tcl_jax.models.flops import Parts, vision_tower
 from tcl_jax.models.layers import Transformer, block, matmul_precision
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.shapes import from_json, shapes_of
@@ -128,11 +127,9 @@ class TIPS(ZeroShot):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del options
-        patches, kernel = self.patches_of(side), self.shape_of("vision/patch_kernel")
-        classes = math.prod(self.shape_of("vision/class_embedding")[:-1])
-        blocks = blocks_of(self.shapes, "vision", classes + patches, last_sees_itself=True)
+        patches = self.patches_of(side)
         return {
-            "image tower": 2 * patches * math.prod(kernel) + blocks,
+            "image tower": vision_tower(self.shapes, "vision", patches, last_sees_itself=True),
             "masks": 2 * patches * texts * self.embed_dim,
         }
 

@@ -22,8 +22,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Float32
 
 from tcl_jax.models.layers import BlockOutput, Transformer, layer_norm, run_blocks
 from tcl_jax.ops.images import center_pad
@@ -123,11 +124,11 @@ def encode(
             is not even one patch.
     """
     patch = params["patch_kernel"].shape[0]
+    grid = image_grid(vit, image.shape, patch)
     if vit.ragged == "pad":
         image, _ = center_pad(image, patch)
     elif vit.ragged == "crop":
-        image = image[:, : image.shape[1] // patch * patch, : image.shape[2] // patch * patch]
-    grid = patch_grid(image.shape, patch)
+        image = image[:, : grid[0] * patch, : grid[1] * patch]
     tokens = _embed(vit, params, image, grid, mask)
     rotate = find_rotation(params, tokens, grid)
     return Features(tokens, run_blocks(vit, params, tokens, rotate=rotate), grid)
@@ -183,6 +184,20 @@ def _embed(
     return layer_norm(x, params["ln_pre"], vit.eps) if "ln_pre" in params else x
 
 
+def image_grid(vit: ViT, shape: tuple[Any, ...], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches of an image batch [b, H, W, 3], as `ViT.ragged` makes them.
+
+    Raises:
+        ValueError: as `encode`.
+    """
+    batch, *sides = shape[:3]
+    if vit.ragged == "crop":
+        sides = [side // patch_size * patch_size for side in sides]
+    elif vit.ragged == "pad":
+        sides = [-(-side // patch_size) * patch_size for side in sides]
+    return patch_grid((batch, *sides), patch_size)
+
+
 def patch_grid(shape: tuple[Any, ...], patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches of an image batch [b, H, W, 3].
 
@@ -211,6 +226,11 @@ def resize_positions(
     classes = positions.shape[0] - side**2
     first, rest = positions[:classes], positions[classes:].reshape(side, side, -1)
     return jnp.concatenate([first, resample(rest, grid).reshape(grid[0] * grid[1], -1)])
+
+
+def rope_periods(number: int) -> Float32[np.ndarray, "d"]:
+    """The published DINOv3's: from 1 towards its `pos_embed_rope_base`, 100."""
+    return (100.0 ** (np.arange(number) / number)).astype(np.float32)
 
 
 def rotary_embedding(

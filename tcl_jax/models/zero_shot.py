@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.models.method import MaskOptions, Method, refine_masks
-from tcl_jax.models.shapes import Shapes, init_params, to_json
+from tcl_jax.models.shapes import Shapes, init_params, shape_of, to_json
 from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.ops.resize import resize
 
@@ -90,9 +90,8 @@ class ZeroShot(Method):
         return (-(-side // self.patch)) ** 2
 
     def shape_of(self, ending: str) -> tuple[int, ...]:
-        """Shape of the one parameter whose name ends so."""
-        (shape,) = [x for name, x in self.shapes if f"/{name}".endswith(f"/{ending}")]
-        return shape
+        """See `shapes.shape_of`."""
+        return shape_of(self.shapes, ending)
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         return init_params(key, self.shapes)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from tcl_jax.models.families import Sizes
+from tcl_jax.models.vit import rope_periods
 from tcl_jax.weights import dinov2, mapping
 from tcl_jax.weights.dinov2 import BLOCKS, HUGGING_FACE_BLOCK
 from tcl_jax.weights.mapping import Rule, StateDict
 
 PERIODS = "rope_embed.periods"
-_BASE = 100.0  # the published models' `pos_embed_rope_base`
 
 HUGGING_FACE = {
     "embeddings.register_tokens": "storage_tokens",
@@ -73,5 +73,5 @@ def to_params(
         rule = Rule(PERIODS, ("rope_periods",))
         periods = rule.to_flax(rule.read(tensors), (number,))
     else:
-        periods = (_BASE ** (np.arange(number) / number)).astype(np.float32)
+        periods = rope_periods(number)
     return {**params, "rope_periods": periods}
