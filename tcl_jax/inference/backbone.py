@@ -52,6 +52,7 @@ class Backbone:
         patch_size: side of a patch in pixels.
         vit, params: settings and parameters (float32) for functions of `models`.
         origin: where the parameters are from, for people.
+        loaded: all of it, on the device.
 
     Raises:
         InputError: if the dtype is unknown.
@@ -67,7 +68,7 @@ class Backbone:
             jax.tree.map(lambda x: np.asarray(x, np.float32), loaded.params)
         )
         self.origin = loaded.origin
-        self._loaded = dataclasses.replace(
+        self.loaded = dataclasses.replace(
             loaded,
             params=self.params,
             texts=jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), loaded.texts)),
@@ -142,7 +143,7 @@ class Backbone:
 
     def __repr__(self) -> str:
         """What it is."""
-        towers = {"heads": self.params, "text_heads": self._loaded.texts.get("text")}
+        towers = {"heads": self.params, "text_heads": self.loaded.texts.get("text")}
         heads = ", ".join(
             f"{name}={params['blocks_0']['attn']['in_proj']['kernel'].shape[-2]}"
             for name, params in towers.items()
@@ -235,7 +236,7 @@ class Backbone:
 
     def _zero_shot(self, *needed: str) -> tuple[ZeroShot, Any]:
         """See `LoadedBackbone.zero_shot`, of the towers needed."""
-        return self._loaded.zero_shot(needed, dtype=self.vit.dtype)
+        return self.loaded.zero_shot(needed, dtype=self.vit.dtype)
 
 
 def _check_images(x: Any) -> jax.Array:

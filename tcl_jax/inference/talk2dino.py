@@ -24,6 +24,8 @@ from tcl_jax.models.talk2dino import HeadFeatures, project_text
 from tcl_jax.models.talk2dino_method import Talk2DINO as Method
 from tcl_jax.models.talk2dino_method import usual_side
 from tcl_jax.ops.images import normalize
+from tcl_jax.parallel.mesh import find_devices
+from tcl_jax.weights.backbones import load_backbone
 from tcl_jax.weights.load import Source, load_clip
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.talk2dino import load_projection
@@ -208,17 +210,20 @@ def talk2dino_model(
         InputError: if a file is missing or damaged, or they do not fit each other.
     """
     learned, origin = load_projection(projection, prefix)
-    if not isinstance(backbone, Backbone):
-        backbone = Backbone.from_file(backbone)
+    if isinstance(backbone, Backbone):
+        loaded = backbone.loaded
+    else:
+        find_devices()
+        loaded = load_backbone(backbone)
     text_width, width = learned["hidden"]["kernel"].shape
-    if width != backbone.width:
+    if width != (own := loaded.params["patch_kernel"].shape[-1]):
         raise WeightError(
-            f"projection {str(projection)!r} is for a backbone of width {width}, and {backbone} is "
-            "another; give the one that it was trained for"
+            f"projection {str(projection)!r} is for a backbone of width {width}, and that of "
+            f"{loaded.origin['file']} is {own}; give the one that it was trained for"
         )
     config: CLIPConfig | None = None
-    params = {"backbone": backbone.params, "projection": learned}
-    origins: dict[str, Any] = {"projection": origin, "backbone": backbone.origin}
+    params = {"backbone": loaded.params, "projection": learned}
+    origins: dict[str, Any] = {"projection": origin, "backbone": loaded.origin}
     if clip is not None:
         pretrained = load_clip(clip, dtype=None)
         config = pretrained.config
@@ -229,9 +234,9 @@ def talk2dino_model(
             )
         params["text"] = pretrained.params["text"]
         origins["clip"] = pretrained.origin
-    resize_dim = usual_side(backbone.params) if resize_dim is None else resize_dim
+    resize_dim = usual_side(loaded.params) if resize_dim is None else resize_dim
     with as_input_error(f"resize_dim={resize_dim}"):
-        method = Method(backbone.family, shapes_of(params), config, resize_dim, antialias)
+        method = Method(loaded.family.name, shapes_of(params), config, resize_dim, antialias)
     return Model(method, params, default_settings(method), origins)
 
 

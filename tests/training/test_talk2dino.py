@@ -113,7 +113,7 @@ def test_flops_by_formula_and_of_the_step_s_trace() -> None:
 
 def test_frozen_towers_make_what_rows_lack(tmp_path: Path) -> None:
     model = talk2dino_model(*write_talk2dino(tmp_path))
-    method, frozen = cast(Talk2DINO, model.method), {**model.params}
+    method, frozen = cast(Talk2DINO, model.method), jax.device_put({**model.params})
     del frozen["projection"]
     image = GOLDEN["70x70/image_bgr"][None, ..., ::-1]
     tokens = jnp.asarray(method.text_encoder.tokenizer()(["a cat on the grass"]))
