@@ -109,14 +109,7 @@ class DinoTxt(ZeroShot):
     title = "dino.txt"
     parameters = ("dinotxt",)
     towers = ("vision", "head", "text")
-    templates = "full"
-    protocol: ClassVar[Mapping[str, Any]] = {
-        "short_side": 512,
-        "window": 384,
-        "stride": 192,
-        "resize": "pillow",
-        "pamr": False,
-    }
+    protocol = "dinotxt"
 
     @property
     def vit(self) -> ViT:

@@ -78,12 +78,7 @@ class TIPS(ZeroShot):
     parameters = ("tips",)
     towers = ("vision", "text")
     pixel_statistics = FAMILIES["tips"].pixel_statistics
-    protocol: ClassVar[Mapping[str, Any]] = {
-        "window": 448,
-        "stride": 336,
-        "resize": "pillow",
-        "pamr": False,
-    }
+    protocol = "tips"
 
     @property
     def vit(self) -> ViT:
