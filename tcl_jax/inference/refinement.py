@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from tcl_jax.inference.merging import SoftMasks, Tile
+from tcl_jax.ops.images import PixelStatistics
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.parallel.mesh import batch_sharded, replicated
 
@@ -32,11 +33,18 @@ class Refiner:
 
     Args:
         mesh: over which the texts are split.
+        statistics: that images are normalised with.
         dilations, iterations: see `ops.pamr.pamr`.
     """
 
-    def __init__(self, mesh: Mesh, dilations: tuple[int, ...], iterations: int) -> None:
-        self._mesh, self._reach = mesh, max(dilations) * iterations
+    def __init__(
+        self,
+        mesh: Mesh,
+        statistics: PixelStatistics,
+        dilations: tuple[int, ...],
+        iterations: int,
+    ) -> None:
+        self._mesh, self._statistics, self._reach = mesh, statistics, max(dilations) * iterations
         self._everywhere, self._split = replicated(mesh), batch_sharded(mesh)
 
         def refine(
@@ -51,8 +59,26 @@ class Refiner:
             out_shardings=self._split,
         )
 
-    def tiles(self, size: tuple[int, int]) -> list[Tile]:
-        """Parts that are refined one by one and together are all of `size`."""
+    def __call__(
+        self,
+        pixels: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"],
+        masks: SoftMasks,
+        size: tuple[int, int],
+    ) -> tuple[list[Tile], Callable[[Tile], Float32[np.ndarray, "r c n"]]]:
+        """Parts that together are all of `size`, and what refines the scores of one.
+
+        Args:
+            pixels: of the image as the model saw it, RGB bytes or normalised; resized bilinearly.
+            masks: merged scores of the texts.
+            size: to which both are brought, rows and columns.
+        """
+        if pixels.dtype == np.uint8:
+            mean, deviation = (np.array(x, np.float32) * 255 for x in self._statistics)
+            pixels = (pixels.astype(np.float32) - mean) / deviation
+        image = SoftMasks.of_array(pixels)
+        return self._tiles(size), functools.partial(self._refine, masks, image, size)
+
+    def _tiles(self, size: tuple[int, int]) -> list[Tile]:
         step = max(_LARGEST - 2 * self._reach, _STEP)
         spans = [
             [(0, side)] if side <= _LARGEST else
@@ -61,17 +87,9 @@ class Refiner:
         ]  # fmt: skip
         return [*itertools.product(*spans)]
 
-    def refine(
+    def _refine(
         self, masks: SoftMasks, image: SoftMasks, size: tuple[int, int], tile: Tile
     ) -> Float32[np.ndarray, "r c n"]:
-        """Refined scores of a tile.
-
-        Args:
-            masks: merged scores of the texts.
-            image: the normalised image, which is resized bilinearly.
-            size: to which both are brought, rows and columns.
-            tile: the part.
-        """
         rows, columns = (
             (max(start - self._reach, 0), min(stop + self._reach, side))
             for (start, stop), side in zip(tile, size, strict=True)

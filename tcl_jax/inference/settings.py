@@ -74,7 +74,8 @@ class InferenceSettings:
         short_side = self.short_side is None or self.short_side >= 1
         inside = self.threshold is None or 0 <= self.threshold <= 1
         area = self.area_threshold is None or 0 <= self.area_threshold <= 1
-        object.__setattr__(self, "pamr_dilations", tuple(self.pamr_dilations))  # JSON has lists
+        for name, kind in (("pamr_dilations", tuple), ("logit_scale", float)):  # as JSON differs
+            object.__setattr__(self, name, kind(getattr(self, name)))
         for name, good, want in (
             ("window", self.window >= 0, "a positive number of pixels, or 0 for whole images"),
             ("stride", 1 <= self.stride <= (self.window or self.stride), "from 1 to the window"),
@@ -116,7 +117,7 @@ class InferenceSettings:
 def scale_sizes(fields: Mapping[str, Any], new: int, old: int) -> dict[str, Any]:
     """Those of some fields that are sizes in pixels, scaled as a window is; 0 and None stay."""
     sizes = {name: fields.get(name) for name in ("window", "stride", "short_side")}
-    return {name: max(round(size * new / old), 1) for name, size in sizes.items() if size and old}
+    return {name: max(round(x * new / old), 1) for name, x in sizes.items() if x and new and old}
 
 
 def default_settings(model: Method) -> InferenceSettings:

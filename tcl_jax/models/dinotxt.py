@@ -71,7 +71,7 @@ class DinoTxtText(TextEncoder):
     vocab_size: int
     dtype: Any = jnp.float32
 
-    normalizes_sentences: ClassVar[bool] = True
+    normalizes_sentences = True
 
     @property
     def embed_dim(self) -> int:

@@ -47,7 +47,7 @@ class TIPSText(TextEncoder):
     dtype: Any = jnp.float32
     folder: str = dataclasses.field(default="", compare=False)
 
-    normalizes_sentences: ClassVar[bool] = True
+    normalizes_sentences = True
 
     @property
     def embed_dim(self) -> int:
