@@ -54,8 +54,7 @@ class MaskEngine:
 
     A program is compiled for each number of texts, each `options` and `synonyms`, and each padded
     shape of a window. That is one shape, but for images longer than the protocol's 2048 pixels to a
-    short side (4.6 to 1 for windows of 448), whose windows are lower or narrower, and for windows
-    of whole images. What a method crops is cropped before, so that fewer shapes differ.
+    short side (4.6 to 1 for windows of 448), whose windows are lower or narrower.
 
     Args:
         model: the method.
@@ -71,7 +70,7 @@ class MaskEngine:
         batch_size: int | None = None,
         grid: GridFn = grid_masks,
     ) -> None:
-        self.patch_size, self._crop = model.patch_size, model.crops_to
+        self.patch_size = model.patch_size
         self.batch_size = batch_size or default_batch_size()
         self._mesh = mesh
         self._split, self._everywhere = batch_sharded(mesh), replicated(mesh)
@@ -120,9 +119,8 @@ class MaskEngine:
         """
         running: collections.deque[tuple[list[_Window[Item]], jax.Array]] = collections.deque()
         for windows in self._batches(tasks, len(texts), batch_size):
-            shape = self._shape(windows[0].job.task.sliding)
-            rows = self.rows(shape, len(texts), batch_size)
-            inputs = *_stack(windows, rows, shape), np.asarray(texts, np.float32)
+            rows = self.rows(windows[0].padded, len(texts), batch_size)
+            inputs = *_stack(windows, rows), np.asarray(texts, np.float32)
             if jax.process_count() > 1:  # JAX takes no arrays of the host then
                 inputs = jax.device_put(inputs, (self._split, self._split, self._everywhere))
             with jax.transfer_guard("allow"):  # cheaper than `device_put`
@@ -151,19 +149,14 @@ class MaskEngine:
         """Windows of one padded shape; only the last of a shape may be fewer than a batch has."""
         waiting: dict[tuple[int, int], list[_Window[Item]]] = {}
         for task in tasks:
-            shape, count = self._shape(task.sliding), len(task.sliding.windows)
+            padded, count = task.sliding.padded, len(task.sliding.windows)
             job = _Job(task, [None] * count)
             for k in range(count):
-                windows = waiting.setdefault(shape, [])
+                windows = waiting.setdefault(padded, [])
                 windows.append(_Window(job, k))
-                if len(windows) == self.rows(shape, texts, batch_size):
-                    yield waiting.pop(shape)
+                if len(windows) == self.rows(padded, texts, batch_size):
+                    yield waiting.pop(padded)
         yield from waiting.values()
-
-    def _shape(self, sliding: SlidingWindow) -> tuple[int, int]:
-        """Rows and columns that the method sees of a padded window, at least one patch."""
-        height, width = (max(x - x % self._crop, self._crop) for x in sliding.padded)
-        return height, width
 
 
 @dataclasses.dataclass
@@ -181,22 +174,23 @@ class _Window(Generic[Item]):
     job: _Job[Item]
     index: int
 
+    @property
+    def padded(self) -> tuple[int, int]:
+        return self.job.task.sliding.padded
 
-def _stack(
-    windows: Sequence[_Window[Any]], rows: int, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+
+def _stack(windows: Sequence[_Window[Any]], rows: int) -> tuple[np.ndarray, np.ndarray]:
     """A batch of padded pixels, and which of them are the windows: top, left, height, width."""
     dtype = windows[0].job.task.pixels.dtype
-    batch = np.zeros((rows, *shape, 3), dtype)
+    batch = np.zeros((rows, *windows[0].padded, 3), dtype)
     boxes = np.zeros((rows, 4), np.int32)
     for i, window in enumerate(windows):
         task = window.job.task
         top, left = task.sliding.rows.before, task.sliding.columns.before
-        height, width = (min(pair) for pair in zip(task.sliding.side, shape, strict=True))
+        height, width = task.sliding.side
         boxes[i] = top, left, height, width
         place = slice(top, top + height), slice(left, left + width)
-        pixels = task.pixels[task.sliding.windows[window.index]]
-        batch[i][place] = pixels[:height, :width]
+        batch[i][place] = task.pixels[task.sliding.windows[window.index]]
     return batch, boxes
 
 

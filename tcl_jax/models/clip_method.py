@@ -44,11 +44,6 @@ class CLIPMethod(Method):
         return self.config.patch_size
 
     @property
-    def crops_to(self) -> int:
-        crops = self.patch_size == 1 and self.clip_model.ragged == "crop"
-        return self.config.patch_size if crops else 1
-
-    @property
     def resolution(self) -> int:
         return self.config.resolution
 

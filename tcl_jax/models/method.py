@@ -75,11 +75,6 @@ class Method(abc.ABC):
         """The sides of images have to be multiples of it, in pixels; 1 if `masks` takes any."""
 
     @property
-    def crops_to(self) -> int:
-        """What `masks` crops the sides of an image to multiples of, in pixels; 1: it crops none."""
-        return 1
-
-    @property
     @abc.abstractmethod
     def resolution(self) -> int:
         """Side of the images that it was trained with, in pixels."""
