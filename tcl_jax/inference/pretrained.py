@@ -133,6 +133,7 @@ RELEASES: dict[str, Release] = {
     "maskclip": _clip("maskclip"),
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
+    "clearclip": _clip("clearclip"),
     "sc_clip": _clip("sc_clip"),
     "tips": _zero_shot("tips", "text"),
     "dinotxt": _zero_shot("dinotxt", "text", "head"),

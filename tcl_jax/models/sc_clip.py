@@ -172,7 +172,7 @@ class SCCLIP(DenseCLIP):
     protocol = "sc_clip"
     own_pixels = AuthorsCLIP.own_pixels
     clip_fields = AuthorsCLIP.clip_fields
-    patch_size = AuthorsCLIP.patch_size
+    patch_size = 1
 
     @property
     def layers(self) -> tuple[int, int, int]:
