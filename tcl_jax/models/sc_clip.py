@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tcl_jax.models import flops
 from tcl_jax.models.attention import softmax_weights, weighted_values
 from tcl_jax.models.clip import encode_image
-from tcl_jax.models.dense import AuthorsCLIP, DenseCLIP
+from tcl_jax.models.dense import CroppedCLIP
 from tcl_jax.models.layers import Transformer, dense, layer_norm
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.vit import Features, project
@@ -158,7 +158,7 @@ def attend(
     return output.astype(jnp.float32)
 
 
-class SCCLIP(DenseCLIP):
+class SCCLIP(CroppedCLIP):
     """CLIP's last block, of patches alone, on tokens that are repaired and made smooth.
 
     Outliers among the tokens that enter it are replaced; similar patches, by a middle block, are
@@ -170,9 +170,6 @@ class SCCLIP(DenseCLIP):
     name = "sc_clip"
     title = "SC-CLIP"
     protocol = "sc_clip"
-    own_pixels = AuthorsCLIP.own_pixels
-    clip_fields = AuthorsCLIP.clip_fields
-    patch_size = 1
 
     @property
     def layers(self) -> tuple[int, int, int]:
