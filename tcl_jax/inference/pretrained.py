@@ -134,6 +134,7 @@ RELEASES: dict[str, Release] = {
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
     "clearclip": _clip("clearclip"),
+    "sc_clip": _clip("sc_clip"),
     "tips": _zero_shot("tips", "text"),
     "dinotxt": _zero_shot("dinotxt", "text", "head"),
     "dinotxt-v2": _zero_shot("dinotxt-v2", "text", "head"),

@@ -129,7 +129,7 @@ class MaskCLIP(LastBlock):
         return self_only_attention
 
 
-class AuthorsCLIP(LastBlock):
+class AuthorsCLIP(DenseCLIP):
     """Pixels and positions are those of these methods' authors, which differ from TCL's.
 
     Of an image, what is beyond its last whole patch is not seen.
@@ -149,7 +149,7 @@ class CroppedCLIP(AuthorsCLIP):
         return height, width
 
 
-class SCLIP(CroppedCLIP):
+class SCLIP(CroppedCLIP, LastBlock):
     """Tokens attend to similar ones.
 
     Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", ECCV 2024.
@@ -164,7 +164,7 @@ class SCLIP(CroppedCLIP):
         return correlative_self_attention
 
 
-class NACLIP(CroppedCLIP):
+class NACLIP(CroppedCLIP, LastBlock):
     """Patches attend to similar ones, nearer ones more, in the paper's reduced block.
 
     Hajimiri et al., "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic
@@ -181,7 +181,7 @@ class NACLIP(CroppedCLIP):
         return neighbourhood_attention(grid)
 
 
-class ClearCLIP(AuthorsCLIP):
+class ClearCLIP(AuthorsCLIP, LastBlock):
     """Tokens attend to those of similar queries; neither residual nor MLP blurs what they find.
 
     Windows are padded to whole patches.
