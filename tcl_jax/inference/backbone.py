@@ -27,7 +27,7 @@ __all__ = ["Aligned", "Backbone", "Features"]
 
 
 class Backbone:
-    """A vision tower of DINOv2, DINOv3 or TIPSv2 on a device, and the text tower that fits it.
+    """A vision tower of DINO, DINOv2, DINOv3 or TIPSv2 on a device, and the text tower of it.
 
         backbone = Backbone.from_pretrained("dinov2-reg:B/14")
         mean, std = backbone.pixel_statistics
