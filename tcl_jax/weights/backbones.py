@@ -20,7 +20,7 @@ from tcl_jax.models.zero_shot import ZeroShot
 from tcl_jax.weights import dinov2, dinov3, tips
 from tcl_jax.weights.folders import find_weights, open_model
 from tcl_jax.weights.hub import locate_backbone
-from tcl_jax.weights.load import Source, check_prefix, origin_of, prepending_path
+from tcl_jax.weights.load import Source, origin_of, prepending_path
 from tcl_jax.weights.mapping import StateDict, WeightError
 from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
@@ -220,7 +220,6 @@ def load_backbone(
     with open_model(path) as file:
         with prepending_path(path):
             found = find_backbone(file, family or (row.name if row else None), heads, prefix)
-            check_prefix(prefix, [found.tensors.prefix])
             if row and size not in found.released:
                 raise WeightError(f"it is {found.title}, and not {source}; get that file again")
             params = found.layout.to_params(found.tensors, found.sizes, found.heads, dtype)
