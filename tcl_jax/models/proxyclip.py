@@ -52,6 +52,7 @@ class ProxyCLIP(DenseCLIP):
     name = "proxyclip"
     title = "ProxyCLIP"
     parameters = ("clip", "second")
+    protocol = "proxyclip"
     own_pixels = "clip"
     clip_fields: ClassVar[Mapping[str, Any]] = AuthorsCLIP.clip_fields
     patch_size = 56
