@@ -18,7 +18,7 @@ from tcl_jax.models.attention import (
     neighbourhood_bias,
 )
 from tcl_jax.models.clip import CLIPConfig, encode_image
-from tcl_jax.models.dense import DenseCLIP
+from tcl_jax.models.dense import LastBlock
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.vit import project
 from tcl_jax.weights.clip import clip_shapes
@@ -28,7 +28,7 @@ from tests.reference import relative_error
 CONFIG = CLIPConfig(16, 56, 4, 128, 2, 64, 1, context_length=4, vocab_size=8)
 HEADS = 2
 GRIDS = [(14, 14), (9, 17)]
-DENSE = [name for name, method in METHODS.items() if issubclass(method, DenseCLIP)]
+DENSE = [name for name, method in METHODS.items() if issubclass(method, LastBlock)]
 
 
 @pytest.fixture(scope="module")
