@@ -9,6 +9,7 @@ import numpy as np
 
 from tcl_jax.data.tokenizer import clip_merges, clip_tokens
 from tests.inference.test_backbone import Tensors, weights_of, write
+from tests.inference.test_dino import dino_of
 from tests.inference.test_zero_shot import texts_of
 from tests.reference import GOLDEN, load
 from tests.talk2dino_files import write_talk2dino
@@ -31,6 +32,10 @@ def _clip(folder: Path) -> Files:
 
 def _tcl(folder: Path) -> Files:
     return {**_clip(folder), "tcl": GOLDEN / "tcl_state_dict.npz"}
+
+
+def _proxyclip(folder: Path) -> Files:
+    return {**_clip(folder), "second": write(folder / "dino.npz", dino_of("proxyclip"))}
 
 
 def _tips(folder: Path) -> Files:
@@ -60,6 +65,7 @@ def _talk2dino(folder: Path) -> Files:
 WRITERS: dict[str, Callable[[Path], Files]] = {
     "tcl": _tcl,
     "maskclip": _clip,
+    "proxyclip": _proxyclip,
     "tips": _tips,
     "dinotxt": _dinotxt,
     "talk2dino": _talk2dino,
