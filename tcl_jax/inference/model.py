@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax.numpy as jnp
+from absl import logging
 
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
+from tcl_jax.models.clip_dinoiser import CLIPDINOiser
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.families import PRETRAINED
@@ -22,6 +24,7 @@ from tcl_jax.models.methods import METHODS, describe_method, method_of, read_met
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import load_backbone
+from tcl_jax.weights.clip_dinoiser import load_head
 from tcl_jax.weights.hub import locate_texts
 from tcl_jax.weights.identity import load_frozen
 from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl
@@ -85,6 +88,7 @@ def model_from_torch(
     tcl: Source | None = None,
     *,
     method: str | None = None,
+    head: Source | None = None,
     activation: str | None = None,
     prefix: str = "",
 ) -> Model:
@@ -95,6 +99,8 @@ def model_from_torch(
         tcl: "official" or the path of a TCL checkpoint with the official names; None: CLIP alone.
         method: what segments, a key of `models.methods.METHODS`; None: TCL if it is given, else
             MaskCLIP.
+        head: of the method "clip_dinoiser": "official" or the path of its last.pt. A CLIP of which
+            nothing tells the activation has the exact GELU then, as that of the released head.
         activation: see `weights.load.load_clip`.
         prefix: of the names of the model that is meant, in each file that holds several.
 
@@ -104,8 +110,14 @@ def model_from_torch(
     """
     if method is not None:
         method_of(method, "method")  # before files are read
+    if (head is None) == (method == CLIPDINOiser.name):
+        raise InputError(
+            f"method={CLIPDINOiser.name!r} and head= belong together; give both, head='official' "
+            "for the released one, or neither"
+        )
     find_devices()
-    pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
+    usual = "quick_gelu" if head is None else "gelu"
+    pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None, usual=usual)
     made: Method = MaskCLIP(pretrained.config)
     params = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
@@ -114,6 +126,16 @@ def model_from_torch(
         made = TCL(pretrained.config, feature_layer)
         params |= learned.params
         origin["tcl"] = learned.origin
+    if head is not None:
+        params["head"], origin["head"] = load_head(head, pretrained.config, prefix, None)
+        with as_input_error("clip"):
+            made = CLIPDINOiser(pretrained.config, len(params["head"]["projection"]["bias"]))
+        if pretrained.config.activation == "quick_gelu":
+            logging.warning(
+                "this CLIP has the activation quick_gelu, and the released head of CLIP-DINOiser "
+                "is for LAION-2B's, which has the exact GELU; masks are wrong with another CLIP "
+                "than a head was trained on"
+            )
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
     model = Model(made, params, default_settings(made), origin)
     return model if method is None else model.with_method(method)

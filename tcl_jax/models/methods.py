@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcl_jax.errors import InputError
+from tcl_jax.models.clip_dinoiser import CLIPDINOiser
 from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
+    "clip_dinoiser": CLIPDINOiser,
     "tips": TIPS,
     "dinotxt": DinoTxt,
     "talk2dino": Talk2DINO,

@@ -34,6 +34,13 @@ TCL = "official"
 
 TCL_URL = "https://github.com/kakaobrain/tcl/releases/download/v1.0.0/tcl.pth"
 
+HEAD = "official"
+"""Name of CLIP-DINOiser's published head."""
+
+HEAD_URL = "https://github.com/wysoczanska/clip_dinoiser/raw/main/checkpoints/last.pt"
+HEAD_FILE = "clip_dinoiser_last.pt"
+"""What it is kept as; its own name says too little."""
+
 
 @dataclasses.dataclass(frozen=True)
 class HubFile:
@@ -90,6 +97,11 @@ OPENAI_SHA256 = {
     "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
 }
 """Of OpenAI's own .pt files; their addresses contain them."""
+
+LAION = HubFile(
+    "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "7288da5a0d6f0b51c4a2b27c624837a9236d0112", ""
+)
+"""The ViT-B/16 that CLIP-DINOiser's head was trained on."""
 
 
 def locate_clip(name: str) -> Path:
@@ -201,15 +213,74 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
     Raises:
         WeightError: if there is no such file, or the download fails; says which file to put where.
     """
+    return _locate_official(source, TCL, "TCL's tcl.pth") or _from_addresses(
+        "TCL's official checkpoint", [TCL_URL]
+    )
+
+
+def locate_head(source: str | os.PathLike[str]) -> Path:
+    """The file that a path, or "official" for CLIP-DINOiser's published head, stands for.
+
+    "official" is clip_dinoiser_last.pt in the folder weights/ of the working directory, or in the
+    cache of this user, where it is downloaded to otherwise.
+
+    Args:
+        source: a path (~ is the home directory) or "official".
+
+    Raises:
+        WeightError: as `locate_tcl`.
+    """
+    return _locate_official(source, HEAD, "CLIP-DINOiser's last.pt") or _from_addresses(
+        "CLIP-DINOiser's head", [HEAD_URL], [HEAD_FILE]
+    )
+
+
+def _locate_official(source: str | os.PathLike[str], official: str, what: str) -> Path | None:
+    """The weights at a path; None if there are none and they are named "official".
+
+    Args:
+        what: the file, for people.
+
+    Raises:
+        WeightError: if there are none and a path was meant.
+    """
     path = user_path(source)
     if os.path.exists(path):
         return find_weights(path)
-    if os.fspath(source) != TCL:
+    if os.fspath(source) != official:
         raise WeightError(
-            f"weights {str(path)!r} do not exist; give the path of TCL's tcl.pth or its folder, or "
-            f"{TCL!r}, which downloads it"
+            f"weights {str(path)!r} do not exist; give the path of {what} or its folder, or "
+            f"{official!r}, which downloads it"
         )
-    return _from_addresses("TCL's official checkpoint", [TCL_URL])
+    return None
+
+
+def locate_laion() -> Path:
+    """LAION-2B's CLIP ViT-B/16, by OpenCLIP.
+
+    It is looked for in the folder weights/ of the working directory under the name of its
+    repository (a folder, or with .safetensors), then in the cache of the hub, and is downloaded
+    there otherwise. Its hash is not known, so it is not checked.
+
+    Raises:
+        WeightError: if the download fails; says which file to put where.
+    """
+    what, folder = "LAION-2B's CLIP ViT-B/16", Path(FOLDER, os.path.basename(LAION.repo))
+    file = folder.with_name(f"{folder.name}.safetensors")
+    return _placed(what, file, folder) or _from_hub(
+        what,
+        LAION,
+        f"put {LAION.url} into {str(Path(FOLDER).absolute())!r} under the name {file.name}",
+    )
+
+
+def _placed(what: str, *paths: Path) -> Path | None:
+    """The weights at the first of these places that there is."""
+    for path in paths:
+        if path.exists():
+            logging.info("%s is read from %s", what, path)
+            return find_weights(path)
+    return None
 
 
 def locate_backbone(source: str | os.PathLike[str]) -> Path:
@@ -242,10 +313,9 @@ def locate_backbone(source: str | os.PathLike[str]) -> Path:
         return _from_addresses(what, row.addresses)
     own = Path(FOLDER, os.path.basename(row.addresses[0]))
     folder = Path(FOLDER, os.path.basename(row.repo))
-    for placed in (own, folder.with_name(f"{folder.name}.safetensors"), folder):
-        if placed.exists():
-            logging.info("%s is read from %s", what, placed)
-            return find_weights(placed)
+    placed = _placed(what, own, folder.with_name(f"{folder.name}.safetensors"), folder)
+    if placed is not None:
+        return placed
     file = HubFile(row.repo, "main", "", "model.safetensors", "config.json")
     licence = (
         f"accept the {family.licence} at https://huggingface.co/{row.repo} with the account whose "
@@ -302,14 +372,15 @@ def _find_placed(names: Sequence[str]) -> Path | None:
     return next((file for file in places if file.is_file()), None)
 
 
-def _from_addresses(what: str, addresses: Sequence[str]) -> Path:
+def _from_addresses(what: str, addresses: Sequence[str], names: Sequence[str] = ()) -> Path:
     """A file in the folder of weights or this user's cache, where it is downloaded to otherwise.
 
     Args:
         what: the weights, for people.
-        addresses: any of which may have it, under the name that it is looked for.
+        addresses: any of which may have it.
+        names: that it is looked for by, one for each; those at the addresses if there are none.
     """
-    names = [os.path.basename(address) for address in addresses]
+    names = names or [os.path.basename(address) for address in addresses]
     if (placed := _find_placed(names)) is not None:
         logging.info("%s is read from %s", what, placed)
         return placed
