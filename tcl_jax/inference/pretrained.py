@@ -14,7 +14,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.inference.model import Model, model_from_backbone, model_from_torch
 from tcl_jax.inference.talk2dino import talk2dino_model
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.weights.hub import CLIP_FILES, HEAD, TCL, locate_laion, locate_supplied
+from tcl_jax.weights.hub import CLIP_FILES, OFFICIAL, locate_laion, locate_supplied
 from tcl_jax.weights.load import Source
 
 PROJECTIONS = {
@@ -95,11 +95,11 @@ def _clip(method: str) -> Release:
     return Release(load, tuple(CLIP_FILES), ("clip",), ("clip",), ("activation", "prefix"))
 
 
-def _tcl(size: str, clip: Source = "", tcl: Source = TCL, **options: Any) -> Model:
+def _tcl(size: str, clip: Source = "", tcl: Source = OFFICIAL, **options: Any) -> Model:
     return model_from_torch(clip or size, tcl, **options)
 
 
-def _clip_dinoiser(size: str, clip: Source = "", head: Source = HEAD, **options: Any) -> Model:
+def _clip_dinoiser(size: str, clip: Source = "", head: Source = OFFICIAL, **options: Any) -> Model:
     del size  # LAION's comes in one
     return model_from_torch(clip or locate_laion(), method="clip_dinoiser", head=head, **options)
 

@@ -3,8 +3,8 @@
 Of the features of a middle block of CLIP, a convolution predicts which patches DINO would find
 alike, and another one which show an object at all. What is learned is this head alone:
 
-    projection      {kernel [3, 3, c, m], bias [m]}, of which cosines are taken
-    background      {kernel [c, 1], bias [1]}, whose result is positive where there is an object
+    projection      {kernel [3, 3, c, m], bias [m]}, of whose results cosines are taken
+    background      {kernel [1, 1, c, 1], bias [1]}, positive where there is an object
 
 for patches of c channels, the blocks' width.
 """
@@ -26,7 +26,7 @@ from tcl_jax.models.clip import CLIPConfig, encode_image
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.dense import MaskCLIP
-from tcl_jax.models.layers import dense, layer_norm
+from tcl_jax.models.layers import layer_norm
 from tcl_jax.models.method import MaskOptions, refine_masks
 from tcl_jax.models.vit import Features
 from tcl_jax.ops.convolution import conv3x3
@@ -69,12 +69,15 @@ def init_head(key: Key[Array, ""], width: int, channels: int) -> dict[str, Any]:
             "kernel": lecun_normal((0, 1, 2))(projection, (3, 3, width, channels)),
             "bias": jnp.zeros(channels),
         },
-        "background": {"kernel": lecun_normal()(background, (width, 1)), "bias": jnp.zeros(1)},
+        "background": {
+            "kernel": lecun_normal((0, 1, 2))(background, (1, 1, width, 1)),
+            "bias": jnp.zeros(1),
+        },
     }
 
 
 def pool(head: Any, middle: Float[Array, "b h w c"], embedded: Float[Array, "b h w d"]) -> Pooled:
-    """What the head makes of images, each by itself (paper sections 3.2 and 3.3).
+    """What the head makes of images, each by itself (the paper's method, after training).
 
     Args:
         head: its parameters.
@@ -92,7 +95,8 @@ def pool(head: Any, middle: Float[Array, "b h w c"], embedded: Float[Array, "b h
     values = embedded.reshape(batch, rows * columns, embedded.shape[-1])
     total = weights.sum(axis=-1, keepdims=True) + SUM_EPS
     pooled = jnp.einsum("bij,bjd->bid", weights, values) / total
-    objectness = dense(l2_normalize(middle), head["background"], jnp.float32)[..., 0]
+    background = head["background"]
+    objectness = (l2_normalize(middle) @ background["kernel"][0, 0] + background["bias"])[..., 0]
     return Pooled(correlations, pooled.reshape(embedded.shape), objectness)
 
 
