@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.nn.initializers import lecun_normal
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from tcl_jax.models import flops
 from tcl_jax.models.clip import CLIPConfig, encode_image
@@ -105,9 +105,7 @@ class CLIPDINOiser(CLIPMethod):
     """CLIP-DINOiser, of the parameters `clip` and `head`, on images of any size.
 
     An image is padded below and at the right with black to whole patches, and its masks are those
-    of all patches, stretched over the image, as the authors' are. With `MaskOptions.cleaning` the
-    first text stands for the background, and is certain where the head sees no object and no text
-    is nearly so.
+    of all patches, stretched over the image, as the authors' are.
 
     Attributes:
         config: sizes of the CLIP; the released head is for LAION-2B's ViT-B/16.
@@ -125,6 +123,7 @@ class CLIPDINOiser(CLIPMethod):
     title = "CLIP-DINOiser"
     parameters = ("clip", "head")
     cleans = True
+    protocol = "clip_dinoiser"
     own_pixels = "clip"
     patch_size = 1
 
@@ -167,13 +166,13 @@ class CLIPDINOiser(CLIPMethod):
         text_embeddings: Float[Array, "n d"],
         options: MaskOptions,
     ) -> Float[Array, "b h w n"]:
-        """Softmax over the texts, in which the background is found where the options say so."""
-        pooled, real = self.pooled(params, image), jnp.any(text_embeddings != 0, axis=-1)
-        cosines = jnp.moveaxis(pixel_text_similarity(pooled.features, text_embeddings), 1, -1)
-        found = jax.nn.softmax(options.logit_scale * cosines, axis=-1, where=real)
+        """Softmax over the texts; with cleaning the first of them stands for the background.
+
+        It is certain where the head sees no object, while the others' probabilities stay.
+        """
+        found, nothing = self._classify(params, image, text_embeddings, options.logit_scale)
         if not options.cleaning:
             return found
-        nothing = (found.max(axis=-1) < DELTA) & (pooled.objectness <= 0)
         return found.at[..., 0].set(jnp.where(nothing, 1.0, found[..., 0]))
 
     def masks(
@@ -183,13 +182,31 @@ class CLIPDINOiser(CLIPMethod):
         text_embeddings: Float[Array, "n d"],
         options: MaskOptions,
     ) -> Float[Array, "b h w n"]:
-        """The probabilities at the authors' scale, refined where the options say so."""
-        options = dataclasses.replace(options, logit_scale=LOGIT_SCALE)
-        masks = self.probabilities(params, image, text_embeddings, options)
+        """The probabilities at the authors' scale, refined where the options say so.
+
+        None of the texts is the background's: with cleaning there is no mask of any where the head
+        sees no object.
+        """
+        masks, nothing = self._classify(params, image, text_embeddings, LOGIT_SCALE)
+        if options.cleaning:
+            masks = jnp.where(nothing[..., None], 0.0, masks)
         if options.pamr:
             padded = pad_black(image, self.config.patch_size, self.pixel_statistics)
             masks = refine_masks(padded, masks, [UPSAMPLING * side for side in masks.shape[1:3]])
         return masks
+
+    def _classify(
+        self,
+        params: Any,
+        image: Float[Array, "b H W 3"],
+        text_embeddings: Float[Array, "n d"],
+        logit_scale: float,
+    ) -> tuple[Float[Array, "b h w n"], Bool[Array, "b h w"]]:
+        """Softmax over the texts, and where there is no object and none of them is nearly sure."""
+        pooled, real = self.pooled(params, image), jnp.any(text_embeddings != 0, axis=-1)
+        cosines = jnp.moveaxis(pixel_text_similarity(pooled.features, text_embeddings), 1, -1)
+        found = jax.nn.softmax(logit_scale * cosines, axis=-1, where=real)
+        return found, (found.max(axis=-1) < DELTA) & (pooled.objectness <= 0)
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options

@@ -19,7 +19,8 @@ from tests.clip_dinoiser_files import GOLDEN, golden_model, golden_pixels
 from tests.reference import relative_error
 
 TEXTS = jnp.asarray(GOLDEN["class_embeddings"])
-OWN, CLEAN = MaskOptions(), MaskOptions(cleaning=True)
+OWN = MaskOptions(scores="probabilities", logit_scale=100.0)
+CLEAN = dataclasses.replace(OWN, cleaning=True)
 run = jax.jit(grid_masks, static_argnums=(0, 4))
 
 
@@ -53,10 +54,20 @@ def test_every_step(params: Any, method: CLIPDINOiser, size: str) -> None:
     ):
         assert relative_error(array, expected) < 1e-5
     for options, name in ((OWN, "probs"), (CLEAN, "probs_background")):
-        masks = run(method, params, image, TEXTS, options)
-        assert relative_error(masks, channels_last(f"{size}/{name}")) < 3e-5
-        scaled = dataclasses.replace(options, scores="probabilities", logit_scale=100.0)
-        np.testing.assert_array_equal(masks, run(method, params, image, TEXTS, scaled))
+        probabilities = run(method, params, image, TEXTS, options)
+        assert relative_error(probabilities, channels_last(f"{size}/{name}")) < 3e-5
+
+
+def test_masks_are_held_back_where_there_is_no_object(params: Any, method: CLIPDINOiser) -> None:
+    image = golden_pixels("s64x96/image01")
+    plain, clean = (
+        np.asarray(run(method, params, image, TEXTS, MaskOptions(cleaning=cleaning)))
+        for cleaning in (False, True)
+    )
+    np.testing.assert_allclose(plain, channels_last("s64x96/probs"), atol=3e-5)
+    nothing = channels_last("s64x96/probs_background")[..., 0] == 1
+    assert nothing.any() and not clean[nothing].any()
+    np.testing.assert_array_equal(clean[~nothing], plain[~nothing])
 
 
 def test_cosines_are_of_the_pooled_patches(params: Any, method: CLIPDINOiser) -> None:
