@@ -138,6 +138,7 @@ RELEASES: dict[str, Release] = {
     "maskclip": _clip("maskclip"),
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
+    "clearclip": _clip("clearclip"),
     "clip_dinoiser": Release(
         _clip_dinoiser, ("ViT-B/16",), ("clip", "head"), (), ("activation", "prefix")
     ),

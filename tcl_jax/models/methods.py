@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcl_jax.errors import InputError
+from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.clip_dinoiser import CLIPDINOiser
 from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
+    "clearclip": ClearCLIP,
     "clip_dinoiser": CLIPDINOiser,
     "tips": TIPS,
     "dinotxt": DinoTxt,
