@@ -91,6 +91,15 @@ class InferenceSettings:
                 value = getattr(self, name)
                 raise InputError(f"impossible settings: {name}={value!r} must be {want}")
 
+    def background_score(self, pamr: bool) -> float:
+        """Score of the background among masks; TCL's where the settings leave it open.
+
+        Args:
+            pamr: whether the masks are refined.
+        """
+        own = self.threshold if self.scores == "masks" else None
+        return THRESHOLDS[pamr] if own is None else own
+
     def with_window(self, window: int) -> InferenceSettings:
         """The same with all sizes in pixels scaled, so that windows are as large."""
         return dataclasses.replace(self, **scale_sizes(vars(self), window, self.window))

@@ -285,8 +285,9 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
         )
     ]  # fmt: skip
     changes: tuple[dict[str, Any], ...] = (
-        {"method": "sclip"}, {"protocol": "sclip"}, {"short_side": 63}, {"window": 63}, {"stride": 31},
-        {"threshold": 0.3}, {"pamr": False}, {"kp_weight": 0.1}, {"templates": "simple"},
+        {"method": "sclip"}, {"protocol": "sclip"}, {"short_side": 63}, {"window": 63},
+        {"stride": 31}, {"threshold": 0.3}, {"pamr": False}, {"kp_weight": 0.1},
+        {"templates": "simple"},
         {"dtype": "bfloat16"}, {"max_long_side": 99}, {"resize": "pillow"}, {"weights": "v"},
         {"pixels": "clip"}, {"normalize_sentences": True}, {"scores": "cosines"},
         {"logit_scale": 2.0}, {"area_threshold": 0.1}, {"pamr_dilations": (8,)},

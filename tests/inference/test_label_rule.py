@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.errors import RunError
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.masks import MaskOptions
@@ -16,7 +13,6 @@ from tcl_jax.inference.model import model_from_torch
 from tcl_jax.inference.refinement import Refiner
 from tcl_jax.inference.windows import SlidingWindow
 from tcl_jax.ops.images import CLIP_PIXELS
-from tcl_jax.ops.pamr import pamr
 from tcl_jax.parallel.mesh import local_mesh
 from tests.reference import GOLDEN, load, relative_error
 
