@@ -112,6 +112,7 @@ class Segmenter:
         tcl: Source | None = None,
         *,
         method: str | None = None,
+        head: Source | None = None,
         activation: str | None = None,
         prefix: str = "",
         **options: Any,
@@ -126,6 +127,7 @@ class Segmenter:
                 names; None: CLIP alone.
             method: what segments, such as "clearclip", a key of `models.methods.METHODS`; None: TCL
                 if it is given, else the MaskCLIP baseline.
+            head: CLIP-DINOiser's last.pt, a file with its names, or "official" (downloaded once).
             activation: "quick_gelu" or "gelu", where no config file beside the weights says it.
             prefix: of the names of the model that is meant, where a file holds several ("." : the
                 one without a prefix).
@@ -135,7 +137,9 @@ class Segmenter:
             InputError: if a file is missing, damaged, or does not fit the other, or the method is
                 unknown or needs other files.
         """
-        model = model_from_torch(clip, tcl, method=method, activation=activation, prefix=prefix)
+        model = model_from_torch(
+            clip, tcl, method=method, head=head, activation=activation, prefix=prefix
+        )
         return cls(model, **options)
 
     @classmethod
