@@ -21,6 +21,8 @@ from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS, describe_method, method_of, read_method
+from tcl_jax.models.proxyclip import ProxyCLIP
+from tcl_jax.models.shapes import shapes_of
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import load_backbone
@@ -88,17 +90,20 @@ def model_from_torch(
     tcl: Source | None = None,
     *,
     method: str | None = None,
+    second: Source | None = None,
     head: Source | None = None,
     activation: str | None = None,
     prefix: str = "",
 ) -> Model:
-    """CLIP, and TCL on it, from published files, in the dtypes of these.
+    """CLIP, and TCL or another encoder with it, from published files, in the dtypes of these.
 
     Args:
         clip: path, name or `builtin:NAME`; see `weights.load.load_clip`.
         tcl: "official" or the path of a TCL checkpoint with the official names; None: CLIP alone.
         method: what segments, a key of `models.methods.METHODS`; None: TCL if it is given, else
             MaskCLIP.
+        second: of method "proxyclip", the encoder whose similarities patches attend by: file, or
+            name such as "dino:B/8", see `weights.backbones.load_backbone`.
         head: of the method "clip_dinoiser": "official" or the path of its last.pt. A CLIP of which
             nothing tells the activation has the exact GELU then, as that of the released head.
         activation: see `weights.load.load_clip`.
@@ -110,10 +115,25 @@ def model_from_torch(
     """
     if method is not None:
         method_of(method, "method")  # before files are read
-    if (head is None) == (method == CLIPDINOiser.name):
+    if method == ProxyCLIP.name and second is None:
         raise InputError(
-            f"method={CLIPDINOiser.name!r} and head= belong together; give both, head='official' "
-            "for the released one, or neither"
+            "method 'proxyclip' needs another encoder beside CLIP; give second=, a file or a name "
+            "such as 'dino:B/8' or 'dinov2-reg:B/14'"
+        )
+    if second is not None and (method != ProxyCLIP.name or tcl is not None):
+        raise InputError(
+            f"second={os.fspath(second)!r} belongs to method 'proxyclip', on CLIP alone; choose "
+            "method='proxyclip' without tcl=, or leave second= out"
+        )
+    if method == CLIPDINOiser.name and head is None:
+        raise InputError(
+            "method 'clip_dinoiser' needs a head beside CLIP; give head=, its last.pt or "
+            "'official', which downloads the released one"
+        )
+    if head is not None and (method != CLIPDINOiser.name or tcl is not None):
+        raise InputError(
+            f"head={os.fspath(head)!r} belongs to method 'clip_dinoiser', on CLIP alone; choose "
+            "method='clip_dinoiser' without tcl=, or leave head= out"
         )
     find_devices()
     usual = "quick_gelu" if head is None else "gelu"
@@ -126,6 +146,12 @@ def model_from_torch(
         made = TCL(pretrained.config, feature_layer)
         params |= learned.params
         origin["tcl"] = learned.origin
+    if second is not None:
+        loaded = load_backbone(second, prefix=prefix, dtype=None)
+        params = {"clip": pretrained.params, "second": loaded.params}
+        shapes = shapes_of({"second": loaded.params})
+        made = ProxyCLIP(pretrained.config, second=loaded.family.name, shapes=shapes)
+        origin["second"] = loaded.origin
     if head is not None:
         params["head"], origin["head"] = load_head(head, pretrained.config, prefix, None)
         with as_input_error("clip"):
@@ -170,6 +196,7 @@ def model_from_backbone(
     loaded = load_backbone(
         source, family, heads, text=text, text_heads=text_heads, prefix=prefix, dtype=None
     )
+    check_prefix(prefix, [loaded.origin["prefix"]])
     try:
         fields: dict[str, Any] = {"own_patches": True} if own_patches else {}
         method, params = loaded.zero_shot(**fields)

@@ -88,11 +88,14 @@ def load_pretrained(name: str, **given: Any) -> Model:
     return row.load(size, **given)
 
 
-def _clip(method: str) -> Release:
-    def load(size: str, clip: Source = "", **options: Any) -> Model:
-        return model_from_torch(clip or size, method=method, **options)
+def _clip(method: str, **parts: Source) -> Release:
+    """Of a method on CLIP, with the usual source of each further part."""
 
-    return Release(load, tuple(CLIP_FILES), ("clip",), ("clip",), ("activation", "prefix"))
+    def load(size: str, clip: Source = "", **given: Any) -> Model:
+        return model_from_torch(clip or size, method=method, **{**parts, **given})
+
+    options = ("activation", "prefix")
+    return Release(load, tuple(CLIP_FILES), ("clip", *parts), ("clip",), options)
 
 
 def _tcl(size: str, clip: Source = "", tcl: Source = OFFICIAL, **options: Any) -> Model:
@@ -138,6 +141,7 @@ RELEASES: dict[str, Release] = {
     "maskclip": _clip("maskclip"),
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
+    "proxyclip": _clip("proxyclip", second="dino:B/8"),
     "clearclip": _clip("clearclip"),
     "clip_dinoiser": Release(
         _clip_dinoiser, ("ViT-B/16",), ("clip", "head"), (), ("activation", "prefix")

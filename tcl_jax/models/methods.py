@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcl_jax.errors import InputError
-from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.clip_dinoiser import CLIPDINOiser
-from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
+from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
+from tcl_jax.models.proxyclip import ProxyCLIP
 from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.tcl_dino import TCLDINO
@@ -21,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
+    "proxyclip": ProxyCLIP,
     "clearclip": ClearCLIP,
     "clip_dinoiser": CLIPDINOiser,
     "tips": TIPS,

@@ -41,6 +41,12 @@ def test_label_maps_of_windows(name: str) -> None:
         assert relative_error(np.moveaxis(found.at((rows, columns)), -1, 0), probs) < 3e-5
 
 
+def test_dense_features_of_an_image_of_any_size(tmp_path: Path) -> None:
+    segmenter = Segmenter.from_torch(CLIP, method=NAME, head=write_head(tmp_path / "last.pt"))
+    found = segmenter.dense_features(golden_pixels("s60x90/image01")[0])
+    assert relative_error(found, np.moveaxis(GOLDEN["s60x90/pooled"][0], 0, -1)) < 1e-5
+
+
 def test_kept_exported_and_given_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = golden_model()
     save_model(tmp_path / "model", model)
@@ -99,6 +105,11 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         model_from_torch(CLIP, method=NAME, head=CLIP)
     with pytest.raises(InputError, match=r"absent.pt.*do not exist.*'official'"):
         model_from_torch(CLIP, method=NAME, head="absent.pt")
-    for given in ({"method": NAME}, {"head": lacking}, {"head": lacking, "method": "maskclip"}):
-        with pytest.raises(InputError, match="'clip_dinoiser' and head= belong together"):
+    for given, message in (
+        ({"method": NAME}, "needs a head beside CLIP.*'official'"),
+        ({"head": lacking}, "belongs to method 'clip_dinoiser'"),
+        ({"head": lacking, "method": "maskclip"}, "belongs to method 'clip_dinoiser'"),
+        ({"head": lacking, "method": NAME, "tcl": "official"}, "without tcl="),
+    ):
+        with pytest.raises(InputError, match=message):
             model_from_torch(CLIP, **given)
