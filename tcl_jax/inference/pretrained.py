@@ -141,8 +141,9 @@ RELEASES: dict[str, Release] = {
     "maskclip": _clip("maskclip"),
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
-    "proxyclip": _clip("proxyclip", second="dino:B/8"),
     "clearclip": _clip("clearclip"),
+    "sc_clip": _clip("sc_clip"),
+    "proxyclip": _clip("proxyclip", second="dino:B/8"),
     "clip_dinoiser": Release(
         _clip_dinoiser, ("ViT-B/16",), ("clip", "head"), (), ("activation", "prefix")
     ),

@@ -11,6 +11,7 @@ from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
 from tcl_jax.models.proxyclip import ProxyCLIP
+from tcl_jax.models.sc_clip import SCCLIP
 from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.tcl_dino import TCLDINO
@@ -21,8 +22,9 @@ METHODS: dict[str, type[Method]] = {
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
-    "proxyclip": ProxyCLIP,
     "clearclip": ClearCLIP,
+    "sc_clip": SCCLIP,
+    "proxyclip": ProxyCLIP,
     "clip_dinoiser": CLIPDINOiser,
     "tips": TIPS,
     "dinotxt": DinoTxt,
