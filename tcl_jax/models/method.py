@@ -76,6 +76,10 @@ class Method(abc.ABC):
     def patch_size(self) -> int:
         """The sides of images have to be multiples of it, in pixels; 1 if `masks` takes any."""
 
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns, from the first, of an image of that size that `masks` depends on."""
+        return size
+
     @property
     @abc.abstractmethod
     def resolution(self) -> int:
