@@ -141,7 +141,7 @@ class Segmenter:
         Args:
             name: a method and the size of its backbone, see `inference.pretrained.RELEASES`.
             options: files in place of downloads by part (backbone, text, head, projection, clip,
-                tcl), further arguments of the name's row there, and those of `Segmenter`.
+                second, tcl), further arguments of the name's row there, and those of `Segmenter`.
 
         Raises:
             InputError: if the name or an option is unknown, or a file is missing, damaged, does not

@@ -19,6 +19,7 @@ from tcl_jax.models.clip import CLIPConfig, encode_image
 from tcl_jax.models.dense import AuthorsCLIP, DenseCLIP
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.layers import dense
+from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.shapes import Shapes, from_json, init_params, shape_of, to_json
 from tcl_jax.models.vit import ViT, project
 from tcl_jax.ops.images import renormalize
@@ -60,7 +61,7 @@ class ProxyCLIP(DenseCLIP):
     @property
     def vit(self) -> ViT:
         """Settings of the other encoder."""
-        return dataclasses.replace(FAMILIES[self.second].vit, dtype=self.dtype)
+        return dataclasses.replace(FAMILIES[self.second].vit, dtype=self.dtype, ragged="crop")
 
     @property
     def second_patch(self) -> int:
@@ -73,9 +74,8 @@ class ProxyCLIP(DenseCLIP):
 
     def proxy_tokens(self, params: Any, image: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
         """The other encoder's patches after its final norm, float32."""
-        rows, columns = (side // self.second_patch * self.second_patch for side in image.shape[1:3])
         others = FAMILIES[self.second].pixel_statistics
-        pixels = renormalize(image[:, :rows, :columns], self.pixel_statistics, others)
+        pixels = renormalize(image, self.pixel_statistics, others)
         return backbone_features(self.vit, params["second"], pixels).patches
 
     def values(
@@ -102,13 +102,14 @@ class ProxyCLIP(DenseCLIP):
         """Patches on the other encoder's grid.
 
         Raises:
-            ValueError: if the image has not one patch of either encoder.
+            InputError: if the image has not one whole patch of either encoder.
         """
         visual = params["clip"]["visual"]
         embedded = project(self.clip_model.vision, visual, self.last_block(params, image))
         return embedded.astype(jnp.float32)
 
-    def flops(self, side: int, texts: int, options: Any) -> flops.Parts:
+    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
+        del options
         patches, config = (side // self.second_patch) ** 2, self.config
         width, embed, depth = config.vision_width, config.embed_dim, config.vision_layers
         values = 2 * (side // config.patch_size) ** 2 * width**2

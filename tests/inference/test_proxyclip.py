@@ -21,7 +21,7 @@ from tcl_jax.inference.windows import SlidingWindow
 from tcl_jax.parallel.mesh import data_mesh
 from tests.inference.test_backbone import weights_of, write
 from tests.inference.test_dino import dino_of
-from tests.reference import GOLDEN, load
+from tests.reference import GOLDEN, load, relative_error
 
 CLIP = GOLDEN / "clip_state_dict.npz"
 COSINES = MaskOptions(scores="cosines")
@@ -52,6 +52,18 @@ def test_windows_and_labels_are_the_references(model: Model) -> None:
     rule = LabelRule(classes, float(golden["logit_scale"]), float(golden["seg_a/prob_thd"]))
     labels = rule.labels(cosines, tuple(golden["seg_a/ori_shape"].tolist()))
     np.testing.assert_array_equal(labels, golden["seg_a/labels"])
+
+
+def test_dense_features_of_one_image(dino: Path) -> None:
+    golden = load("methods/proxyclip")
+    segmenter = Segmenter.from_torch(CLIP, method="proxyclip", second=dino)
+    image = np.moveaxis(golden["s64x96/image"][0], 0, -1)
+    found = segmenter.dense_features(image)
+    assert found.shape == (8, 12, 32) and found.dtype == np.float32
+    assert relative_error(found.reshape(1, 96, 32), golden["s64x96/features"]) < 1e-5
+    assert segmenter.dense_features(np.pad(image, ((0, 7), (0, 3), (0, 0)))).shape == (8, 12, 32)
+    with pytest.raises(InputError, match="x: image of 64x7 pixels has not one whole patch of 8"):
+        segmenter.dense_features(image[:, :7])
 
 
 def test_sides_are_padded_to_multiples_of_56(model: Model) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tcl_jax.errors import InputError
 from tcl_jax.models.backbone import backbone_features
 from tcl_jax.models.families import FAMILIES, Sizes
 from tcl_jax.models.layers import matmul_precision
@@ -164,7 +165,7 @@ def test_any_encoder_and_any_size(family: str, patch: int, sides: tuple[int, int
     @jax.jit
     def run(params: Any, image: jax.Array, pixels: jax.Array) -> tuple[jax.Array, ...]:
         whole = pixels[:, : rows * patch, : columns * patch]
-        tokens = backbone_features(method.vit, params["second"], whole).patches
+        tokens = backbone_features(FAMILIES[family].vit, params["second"], whole).patches
         values = method.values(params, image, (sides[0] // 16, sides[1] // 16))
         return tokens, values, method.last_block(params, image)
 
@@ -191,7 +192,7 @@ def test_an_even_image_is_finite() -> None:
 def test_an_image_without_a_patch_is_refused() -> None:
     method, params = golden_proxyclip("dino")
     for sides in ((7, 64), (64, 15)):  # of DINO, and of CLIP
-        with pytest.raises(ValueError, match="does not divide into patches"):
+        with pytest.raises(InputError, match="has not one whole patch of"):
             method.dense_features(params, jnp.zeros((1, *sides, 3)))
 
 
