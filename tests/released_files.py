@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tcl_jax.data.tokenizer import clip_merges, clip_tokens
+from tests.clip_dinoiser_files import write_head
 from tests.inference.test_backbone import Tensors, weights_of, write
 from tests.inference.test_dino import dino_of
 from tests.inference.test_zero_shot import texts_of
@@ -38,6 +39,10 @@ def _proxyclip(folder: Path) -> Files:
     return {**_clip(folder), "second": write(folder / "dino.npz", dino_of("proxyclip"))}
 
 
+def _clip_dinoiser(folder: Path) -> Files:
+    return {**_clip(folder), "head": write_head(folder / "last.pt")}
+
+
 def _tips(folder: Path) -> Files:
     texts, tokens = texts_of("tips"), "token_emb/emb_var"
     texts[tokens] = texts[tokens][: train_pieces(folder / "tokenizer.model")]
@@ -66,6 +71,7 @@ WRITERS: dict[str, Callable[[Path], Files]] = {
     "tcl": _tcl,
     "maskclip": _clip,
     "proxyclip": _proxyclip,
+    "clip_dinoiser": _clip_dinoiser,
     "tips": _tips,
     "dinotxt": _dinotxt,
     "talk2dino": _talk2dino,
