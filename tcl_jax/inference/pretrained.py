@@ -88,11 +88,14 @@ def load_pretrained(name: str, **given: Any) -> Model:
     return row.load(size, **given)
 
 
-def _clip(method: str) -> Release:
-    def load(size: str, clip: Source = "", **options: Any) -> Model:
-        return model_from_torch(clip or size, method=method, **options)
+def _clip(method: str, **parts: Source) -> Release:
+    """Of a method on CLIP, with the usual source of each further part."""
 
-    return Release(load, tuple(CLIP_FILES), ("clip",), ("clip",), ("activation", "prefix"))
+    def load(size: str, clip: Source = "", **given: Any) -> Model:
+        return model_from_torch(clip or size, method=method, **{**parts, **given})
+
+    options = ("activation", "prefix")
+    return Release(load, tuple(CLIP_FILES), ("clip", *parts), ("clip",), options)
 
 
 def _tcl(size: str, clip: Source = "", tcl: Source = TCL, **options: Any) -> Model:
@@ -134,6 +137,7 @@ RELEASES: dict[str, Release] = {
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
     "clearclip": _clip("clearclip"),
+    "proxyclip": _clip("proxyclip", second="dino:B/8"),
     "sc_clip": _clip("sc_clip"),
     "tips": _zero_shot("tips", "text"),
     "dinotxt": _zero_shot("dinotxt", "text", "head"),

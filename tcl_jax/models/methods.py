@@ -9,6 +9,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
+from tcl_jax.models.proxyclip import ProxyCLIP
 from tcl_jax.models.sc_clip import SCCLIP
 from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "sclip": SCLIP,
     "naclip": NACLIP,
     "clearclip": ClearCLIP,
+    "proxyclip": ProxyCLIP,
     "sc_clip": SCCLIP,
     "tips": TIPS,
     "dinotxt": DinoTxt,
