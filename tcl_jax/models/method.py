@@ -52,6 +52,7 @@ class Method(abc.ABC):
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
         cleans: whether `MaskOptions.cleaning` is read.
+        finds_background: whether cleaning is meant for any image that may show none of the texts.
         protocol: how its authors evaluate, one of `inference.presets.PROTOCOLS`.
         dtype: compute dtype; parameters are float32.
     """
@@ -61,6 +62,7 @@ class Method(abc.ABC):
     parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
     cleans: ClassVar[bool] = False
+    finds_background: ClassVar[bool] = False
     protocol: ClassVar[str] = "tcl"
     dtype: Any
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcl_jax.errors import InputError
+from tcl_jax.models.clip_dinoiser import CLIPDINOiser
 from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
@@ -22,8 +23,9 @@ METHODS: dict[str, type[Method]] = {
     "sclip": SCLIP,
     "naclip": NACLIP,
     "clearclip": ClearCLIP,
-    "proxyclip": ProxyCLIP,
     "sc_clip": SCCLIP,
+    "proxyclip": ProxyCLIP,
+    "clip_dinoiser": CLIPDINOiser,
     "tips": TIPS,
     "dinotxt": DinoTxt,
     "talk2dino": Talk2DINO,
