@@ -144,6 +144,7 @@ class SCLIP(AuthorsCLIP):
 
     name = "sclip"
     title = "SCLIP"
+    protocol = "sclip"
 
     def attention(self, grid: tuple[int, int]) -> Attention:
         return correlative_self_attention
@@ -158,6 +159,7 @@ class NACLIP(AuthorsCLIP):
 
     name = "naclip"
     title = "NACLIP"
+    protocol = "naclip"
     reduced = True
 
     def attention(self, grid: tuple[int, int]) -> Attention:

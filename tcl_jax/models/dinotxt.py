@@ -71,7 +71,7 @@ class DinoTxtText(TextEncoder):
     vocab_size: int
     dtype: Any = jnp.float32
 
-    normalizes_sentences: ClassVar[bool] = True
+    normalizes_sentences = True
 
     @property
     def embed_dim(self) -> int:
@@ -109,14 +109,7 @@ class DinoTxt(ZeroShot):
     title = "dino.txt"
     parameters = ("dinotxt",)
     towers = ("vision", "head", "text")
-    templates = "full"
-    protocol: ClassVar[Mapping[str, Any]] = {
-        "short_side": 512,
-        "window": 384,
-        "stride": 192,
-        "resize": "pillow",
-        "pamr": False,
-    }
+    protocol = "dinotxt"
 
     @property
     def vit(self) -> ViT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ class TextEncoder(abc.ABC):
         dtype: compute dtype; parameters are float32.
     """
 
-    normalizes_sentences: ClassVar[bool] = False
+    normalizes_sentences: bool = False
     dtype: Any = jnp.float32
 
     @property

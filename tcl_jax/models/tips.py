@@ -47,7 +47,7 @@ class TIPSText(TextEncoder):
     dtype: Any = jnp.float32
     folder: str = dataclasses.field(default="", compare=False)
 
-    normalizes_sentences: ClassVar[bool] = True
+    normalizes_sentences = True
 
     @property
     def embed_dim(self) -> int:
@@ -78,12 +78,7 @@ class TIPS(ZeroShot):
     parameters = ("tips",)
     towers = ("vision", "text")
     pixel_statistics = FAMILIES["tips"].pixel_statistics
-    protocol: ClassVar[Mapping[str, Any]] = {
-        "window": 448,
-        "stride": 336,
-        "resize": "pillow",
-        "pamr": False,
-    }
+    protocol = "tips"
 
     @property
     def vit(self) -> ViT:
