@@ -21,13 +21,13 @@ from tcl_jax.ops.images import PixelStatistics
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import LoadedBackbone, load_backbone
 from tcl_jax.weights.hub import locate_texts
-from tcl_jax.weights.load import Source
+from tcl_jax.weights.load import Source, check_prefix
 
 __all__ = ["Aligned", "Backbone", "Features"]
 
 
 class Backbone:
-    """A vision tower of DINOv2, DINOv3 or TIPSv2 on a device, and the text tower that fits it.
+    """A vision tower of DINO, DINOv2, DINOv3 or TIPSv2 on a device, and the text tower of it.
 
         backbone = Backbone.from_pretrained("dinov2-reg:B/14")
         mean, std = backbone.pixel_statistics
@@ -129,6 +129,7 @@ class Backbone:
             InputError: if a file is missing, damaged, or holds no such tower.
         """
         loaded = load_backbone(path, family, heads, text=text, text_heads=text_heads, prefix=prefix)
+        check_prefix(prefix, [loaded.origin["prefix"]])
         return cls(loaded, dtype=dtype)
 
     @property

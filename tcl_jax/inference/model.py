@@ -19,6 +19,8 @@ from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS, describe_method, method_of, read_method
+from tcl_jax.models.proxyclip import ProxyCLIP
+from tcl_jax.models.shapes import shapes_of
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import load_backbone
@@ -85,16 +87,19 @@ def model_from_torch(
     tcl: Source | None = None,
     *,
     method: str | None = None,
+    second: Source | None = None,
     activation: str | None = None,
     prefix: str = "",
 ) -> Model:
-    """CLIP, and TCL on it, from published files, in the dtypes of these.
+    """CLIP, and TCL or another encoder with it, from published files, in the dtypes of these.
 
     Args:
         clip: path, name or `builtin:NAME`; see `weights.load.load_clip`.
         tcl: "official" or the path of a TCL checkpoint with the official names; None: CLIP alone.
         method: what segments, a key of `models.methods.METHODS`; None: TCL if it is given, else
             MaskCLIP.
+        second: of method "proxyclip", the encoder whose similarities patches attend by: file, or
+            name such as "dino:B/8", see `weights.backbones.load_backbone`.
         activation: see `weights.load.load_clip`.
         prefix: of the names of the model that is meant, in each file that holds several.
 
@@ -104,6 +109,16 @@ def model_from_torch(
     """
     if method is not None:
         method_of(method, "method")  # before files are read
+    if method == ProxyCLIP.name and second is None:
+        raise InputError(
+            "method 'proxyclip' needs another encoder beside CLIP; give second=, a file or a name "
+            "such as 'dino:B/8' or 'dinov2-reg:B/14'"
+        )
+    if second is not None and (method != ProxyCLIP.name or tcl is not None):
+        raise InputError(
+            f"second={os.fspath(second)!r} belongs to method 'proxyclip', on CLIP alone; choose "
+            "method='proxyclip' without tcl=, or leave second= out"
+        )
     find_devices()
     pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
     made: Method = MaskCLIP(pretrained.config)
@@ -114,6 +129,12 @@ def model_from_torch(
         made = TCL(pretrained.config, feature_layer)
         params |= learned.params
         origin["tcl"] = learned.origin
+    if second is not None:
+        loaded = load_backbone(second, prefix=prefix, dtype=None)
+        params = {"clip": pretrained.params, "second": loaded.params}
+        shapes = shapes_of({"second": loaded.params})
+        made = ProxyCLIP(pretrained.config, second=loaded.family.name, shapes=shapes)
+        origin["second"] = loaded.origin
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
     model = Model(made, params, default_settings(made), origin)
     return model if method is None else model.with_method(method)
@@ -148,6 +169,7 @@ def model_from_backbone(
     loaded = load_backbone(
         source, family, heads, text=text, text_heads=text_heads, prefix=prefix, dtype=None
     )
+    check_prefix(prefix, [loaded.origin["prefix"]])
     try:
         fields: dict[str, Any] = {"own_patches": True} if own_patches else {}
         method, params = loaded.zero_shot(**fields)

@@ -88,11 +88,14 @@ def load_pretrained(name: str, **given: Any) -> Model:
     return row.load(size, **given)
 
 
-def _clip(method: str) -> Release:
-    def load(size: str, clip: Source = "", **options: Any) -> Model:
-        return model_from_torch(clip or size, method=method, **options)
+def _clip(method: str, **parts: Source) -> Release:
+    """Of a method on CLIP, with the usual source of each further part."""
 
-    return Release(load, tuple(CLIP_FILES), ("clip",), ("clip",), ("activation", "prefix"))
+    def load(size: str, clip: Source = "", **given: Any) -> Model:
+        return model_from_torch(clip or size, method=method, **{**parts, **given})
+
+    options = ("activation", "prefix")
+    return Release(load, tuple(CLIP_FILES), ("clip", *parts), ("clip",), options)
 
 
 def _tcl(size: str, clip: Source = "", tcl: Source = TCL, **options: Any) -> Model:
@@ -133,6 +136,7 @@ RELEASES: dict[str, Release] = {
     "maskclip": _clip("maskclip"),
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
+    "proxyclip": _clip("proxyclip", second="dino:B/8"),
     "tips": _zero_shot("tips", "text"),
     "dinotxt": _zero_shot("dinotxt", "text", "head"),
     "dinotxt-v2": _zero_shot("dinotxt-v2", "text", "head"),

@@ -73,6 +73,11 @@ _TIPS = "https://storage.googleapis.com/tips_data/v2_0/checkpoints/scenic"
 _WIDTHS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "g": (1536, 40, 24)}
 
 
+def _dino(name: str, patch: int, size: str) -> Size:
+    name = f"dino_{name}{patch}_pretrain"
+    return Size(*_WIDTHS[size], (f"{_META}/dino/{name}/{name}.pth",))
+
+
 def _dinov2(registers: str) -> dict[str, Size]:
     sizes = {}
     for letter, size in _WIDTHS.items():
@@ -97,6 +102,14 @@ def _tips(width: int, depth: int, heads: int, *names: str) -> Size:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
+        Family(
+            "dino", "DINO", ViT(resample=bicubic_offset, ragged="crop"), "Apache 2.0",
+            {
+                f"{size}/{patch}": _dino(name, patch, size)
+                for size, name in (("S", "deitsmall"), ("B", "vitbase"))
+                for patch in (8, 16)
+            },
+        ),
         Family(
             "dinov2-reg", "DINOv2 with registers", ViT(resample=bicubic_antialias),
             "Apache 2.0", _dinov2("_reg4"),

@@ -9,6 +9,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
+from tcl_jax.models.proxyclip import ProxyCLIP
 from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.tcl_dino import TCLDINO
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
+    "proxyclip": ProxyCLIP,
     "tips": TIPS,
     "dinotxt": DinoTxt,
     "talk2dino": Talk2DINO,

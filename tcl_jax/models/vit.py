@@ -1,4 +1,4 @@
-"""One vision transformer for several families: CLIP, DINOv2, DINOv3, TIPS.
+"""One vision transformer for several families: CLIP, DINO, DINOv2, DINOv3, TIPS.
 
 `ViT` has the settings that the parameters do not show. Besides the blocks (see `layers`) these have
 

@@ -20,7 +20,7 @@ from tcl_jax.models.zero_shot import ZeroShot
 from tcl_jax.weights import dinov2, dinov3, tips
 from tcl_jax.weights.folders import find_weights, open_model
 from tcl_jax.weights.hub import locate_backbone
-from tcl_jax.weights.load import Source, check_prefix, origin_of, prepending_path
+from tcl_jax.weights.load import Source, origin_of, prepending_path
 from tcl_jax.weights.mapping import StateDict, WeightError
 from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
@@ -64,14 +64,21 @@ class Layout:
 
 
 _OWN = (dinov2.PATCHES, "blocks.0.ls1.gamma")
+_REGISTERS = ("register_tokens", "storage_tokens")
 _HF = "embeddings.patch_embeddings"
 _HF_OWN = (f"{_HF}.projection.weight", "encoder.layer.0.layer_scale1.lambda1")
 _HF_PARTS = dinov2.HUGGING_FACE
 
 LAYOUTS = (
+    Layout("dino", "dino", (dinov2.PATCHES, "pos_embed", "cls_token"), (_OWN[1], *_REGISTERS),
+           dinov2.sizes, dinov2.to_params),
+    Layout("dino", "huggingface",
+           (_HF_OWN[0], "embeddings.position_embeddings", "embeddings.cls_token"),
+           (_HF_OWN[1], "embeddings.register_tokens"),
+           dinov2.sizes, dinov2.to_params, _HF_PARTS),
     Layout("dinov2-reg", "dinov2", (*_OWN, "pos_embed", "register_tokens"), (),
            dinov2.sizes, dinov2.to_params),
-    Layout("dinov2", "dinov2", (*_OWN, "pos_embed"), ("register_tokens", "storage_tokens"),
+    Layout("dinov2", "dinov2", (*_OWN, "pos_embed"), _REGISTERS,
            dinov2.sizes, dinov2.to_params),
     Layout("dinov2-reg", "huggingface", (*_HF_OWN, "embeddings.register_tokens"), (),
            dinov2.sizes, dinov2.to_params, _HF_PARTS),
@@ -108,10 +115,16 @@ class FoundBackbone:
         return FAMILIES[self.layout.family]
 
     @property
+    def released(self) -> list[str]:
+        """The sizes of its family that it may be."""
+        shape, patch = (self.sizes.width, self.sizes.depth), f"/{self.sizes.patch}"
+        sizes = self.family.sizes.items()
+        return [x for x, row in sizes if (row.width, row.depth) == shape and x.endswith(patch)]
+
+    @property
     def title(self) -> str:
         """What it is, in words."""
-        found, shape = self.sizes, (self.sizes.width, self.sizes.depth)
-        named = [size for size, row in self.family.sizes.items() if (row.width, row.depth) == shape]
+        found, named = self.sizes, self.released
         size = f"of the size of {' or '.join(named)}" if named else "of a size of its own"
         grid = round(found.positions**0.5)
         trained = f", positions of {grid}x{grid} patches" if found.positions else ""
@@ -207,10 +220,7 @@ def load_backbone(
     with open_model(path) as file:
         with prepending_path(path):
             found = find_backbone(file, family or (row.name if row else None), heads, prefix)
-            check_prefix(prefix, [found.tensors.prefix])
-            if row and (found.sizes.width, found.sizes.depth) != (
-                row.sizes[size].width, row.sizes[size].depth,
-            ):  # fmt: skip
+            if row and size not in found.released:
                 raise WeightError(f"it is {found.title}, and not {source}; get that file again")
             params = found.layout.to_params(found.tensors, found.sizes, found.heads, dtype)
             origin = origin_of(file, found.layout.style, found.tensors.prefix)
@@ -290,7 +300,7 @@ def find_backbone(
         signs = {layout.signs[0]: layout.family for layout in layouts}
         looked = ", ".join(f"{sign} ({name})" for sign, name in signs.items())
         raise WeightError(
-            f"it holds no {family or 'vision tower of DINOv2, DINOv3 or TIPS'}: of its "
+            f"it holds no {family or 'vision tower of DINO, DINOv2, DINOv3 or TIPS'}: of its "
             f"{len(plain)} tensors, such as {shorten(sorted(x[:80] for x in plain), 4)}, none are "
             f"named so under any prefix; looked for {looked} and the names beside them. Choose "
             "another file, or a family of " + ", ".join(FAMILIES)

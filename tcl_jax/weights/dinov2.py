@@ -1,4 +1,4 @@
-"""Names of DINOv2's tensors, with registers and without, and at Hugging Face.
+"""Names of DINOv2's tensors, with registers and without, and of DINO's, also at Hugging Face.
 
 Blocks of DINOv3, of dino.txt's vision head and of TIPS in PyTorch have the same names, with some of
 their tensors absent or split in another way, so their rules are here, too.
@@ -49,8 +49,14 @@ HUGGING_FACE = {
     ".mlp.up_proj.": ".mlp.w2.",
     ".mlp.down_proj.": ".mlp.w3.",
     **HUGGING_FACE_BLOCK,
+    "layers.": BLOCKS,  # from here on of `ViTModel`; these in memory of version 5
+    ".layernorm_before.": ".norm1.",
+    ".layernorm_after.": ".norm2.",
+    ".intermediate.dense.": ".mlp.fc1.",
+    ".output.dense.": ".mlp.fc2.",
 }
-"""The same of `Dinov2Model` and `Dinov2WithRegistersModel`, to be replaced in this order."""
+"""The same of `Dinov2Model`, `Dinov2WithRegistersModel` and DINO's `ViTModel`, to be replaced in
+this order."""
 
 
 def join(*tensors: np.ndarray) -> np.ndarray:

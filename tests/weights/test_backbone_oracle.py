@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 SIZES = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
-CASES = {  # sides of the image: Hugging Face resamples positions of DINOv2 in another way
+CASES = {  # sides of the image: Hugging Face resamples positions of DINO and DINOv2 in another way
+    "ViT": ({"image_size": 32, "patch_size": 8, "layer_norm_eps": 1e-6}, (32, 32), "dino"),
     "Dinov2": ({"image_size": 56, "patch_size": 14}, (56, 56), "dinov2"),
     "Dinov2WithRegisters": (
         {"image_size": 56, "patch_size": 14, "use_swiglu_ffn": True}, (42, 98), "dinov2-reg"
