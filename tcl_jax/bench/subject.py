@@ -189,7 +189,8 @@ def methods_on(model: Model, names: str) -> list[Model]:
         names: keys of `METHODS`, separated by commas, or "all".
 
     Raises:
-        InputError: if one of them is no method on a CLIP, or the model lacks what it has learned.
+        InputError: if one of them is no method on such a CLIP, or the model lacks what it has
+            learned.
     """
     import jax
 
@@ -218,7 +219,10 @@ def methods_on(model: Model, names: str) -> list[Model]:
     second = {"second": {name: x for name, x in tower.items() if name not in ("ln_pre", "proj")}}
     fields |= {"second": "dino", "shapes": to_json(shapes_of(second)), "channels": HEAD_CHANNELS}
     for name in dict.fromkeys(["maskclip", *chosen]):
-        method = METHODS[name].from_description(fields)
+        try:
+            method = METHODS[name].from_description(fields)
+        except ValueError as error:
+            raise InputError(f"--method={names}: {name}: {error}") from error
         drawn = {part: method.init(key)[part] for part in RANDOM if part in method.parameters}
         params = {part: model.params.get(part, drawn.get(part)) for part in method.parameters}
         models.append(Model(method, params, default_settings(method)))

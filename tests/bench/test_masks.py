@@ -78,7 +78,7 @@ def test_a_model_by_name_is_measured(tmp_path: Path) -> None:
 
 def test_methods_are_measured_in_turn(tmp_path: Path) -> None:
     file, flags = tmp_path / "masks.json", [f"--config={tiny_config_file(tmp_path)}", "--pamr=no"]
-    flags += [*FAST, "--windows=56"]
+    flags += [*FAST, "--windows=56", "--config.model.sizes.vision_layers=4"]
     bench.run(["masks", *flags, "--method=all", f"--json={file}"])
     rows = {row["method"]: row for row in json.loads(file.read_text())["masks"]}
     known = {n for n, kind in METHODS.items() if issubclass(kind, CLIPMethod)} - {"tcl_dino"}
@@ -90,6 +90,9 @@ def test_methods_are_measured_in_turn(tmp_path: Path) -> None:
         assert row["ratio"] == pytest.approx(np.median(ratios)) and row["image_flops"] > 0
     with pytest.raises(InputError, match="'tips' is none of the methods on the CLIP of tcl"):
         bench.run(["masks", *flags, "--method=sclip,tips"])
+    if "clip_dinoiser" in known:
+        with pytest.raises(InputError, match="clip_dinoiser: this CLIP has 2 blocks"):
+            bench.run(["masks", *flags[:-1], "--method=clip_dinoiser"])
     with pytest.raises(InputError, match="leave --against out"):
         bench.run(["masks", *flags, "--method=sclip", "--against=x"])
 
