@@ -17,9 +17,9 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
 from tcl_jax.evaluation.examples import DatasetIndex
 from tcl_jax.files import sha256_of, short_hash, user_path
-from tcl_jax.inference.model import Model
 from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.masks import MaskOptions, Synonyms
+from tcl_jax.inference.model import Model
 from tcl_jax.inference.presets import ClassWords, load_preset
 from tcl_jax.inference.settings import (
     MAX_LONG_SIDE,

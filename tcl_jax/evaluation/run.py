@@ -71,6 +71,7 @@ def evaluate(
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output = user_path(output).absolute()
+
     def check_output() -> None:
         if why := why_unwritable(output):
             raise InputError(f"output {str(output)!r}: {why}; choose another folder")

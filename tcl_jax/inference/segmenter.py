@@ -23,8 +23,13 @@ from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.pretrained import load_pretrained
 from tcl_jax.inference.segmentation import Segmentation
-from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import Known, check_embeddings, embed_class_names, padded_count
+from tcl_jax.inference.texts import (
+    Known,
+    check_embeddings,
+    embed_class_names,
+    padded_count,
+    text_encoder_of,
+)
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.parallel.mesh import data_mesh
@@ -184,7 +189,7 @@ class Segmenter:
             self._known.clear()
         with as_input_error("texts"):
             return embed_class_names(
-                self._method.text_encoder,
+                text_encoder_of(self._method, self.settings),
                 self._method.text_params(self._weights),
                 texts,
                 self.settings.templates if templates is None else templates,
@@ -299,8 +304,7 @@ class Segmenter:
         embeddings = self._embed_names(words, templates, background=background)
         synonyms = number_synonyms(things) if len(words) > len(names) else None
         rgb = as_rgb(image)
-        candidates = (threshold, self.settings.threshold, THRESHOLDS[options.pamr])
-        chosen = next(value for value in candidates if value is not None)
+        chosen = self.settings.background_score(options.pamr) if threshold is None else threshold
         return Segmentation(
             image=rgb,
             texts=tuple(names),
@@ -334,7 +338,7 @@ class Segmenter:
             raise InputError(f"short_side={side} must be at least 1 pixel")
         own = own.with_window(max(round(own.window * side / usual), 1))
         size = working_size(image.shape[0], image.shape[1], side, resize=own.resize)
-        window = max(size) if mode == "whole" else own.window
+        window = own.window if mode == "slide" and own.window else max(size)
         sliding = SlidingWindow.over(size, window, own.stride, self._method.patch_size)
         pixels = resize_pixels(image, size, own.resize)
         return self._run(sliding, [pixels], texts, options, synonyms)[0]

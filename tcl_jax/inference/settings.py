@@ -74,8 +74,6 @@ class InferenceSettings:
         short_side = self.short_side is None or self.short_side >= 1
         inside = self.threshold is None or 0 <= self.threshold <= 1
         area = self.area_threshold is None or 0 <= self.area_threshold <= 1
-        for name, kind in (("pamr_dilations", tuple), ("logit_scale", float)):  # as JSON differs
-            object.__setattr__(self, name, kind(getattr(self, name)))
         for name, good, want in (
             ("window", self.window >= 0, "a positive number of pixels, or 0 for whole images"),
             ("stride", 1 <= self.stride <= (self.window or self.stride), "from 1 to the window"),
@@ -93,6 +91,15 @@ class InferenceSettings:
                 value = getattr(self, name)
                 raise InputError(f"impossible settings: {name}={value!r} must be {want}")
 
+    def background_score(self, pamr: bool) -> float:
+        """Score of the background among masks; TCL's where the settings leave it open.
+
+        Args:
+            pamr: whether the masks are refined.
+        """
+        own = self.threshold if self.scores == "masks" else None
+        return THRESHOLDS[pamr] if own is None else own
+
     def with_window(self, window: int) -> InferenceSettings:
         """The same with all sizes in pixels scaled, so that windows are as large."""
         return dataclasses.replace(self, **scale_sizes(vars(self), window, self.window))
@@ -109,7 +116,8 @@ class InferenceSettings:
             InputError: if a field is unknown or has an impossible value.
         """
         try:
-            return cls(**fields)
+            lists = {key: tuple(x) for key, x in fields.items() if isinstance(x, list)}
+            return cls(**{**fields, **lists})
         except TypeError as error:
             raise InputError(f"impossible settings {dict(fields)}: {error}") from error
 
