@@ -183,6 +183,8 @@ def test_published_rows_of_the_method_at_hand() -> None:
     label = "Talk2DINO B/14, published (TCL's protocol)"
     assert cells[label] == ["-"] * 8 + ["43.8"] and "TCL, published" in cells
     assert not any("NACLIP" in label for label in cells)
+    cells = cells_of(summary_table({"SC-CLIP": evaluated(*eight_results(), method="sc_clip")}))
+    assert cells["SC-CLIP ViT-B/16, published (its own protocol)"] == ["-"] * 8 + ["43.9"]
     found = {
         "TIPS": evaluated(result_of("ade20k"), method="tips"),
         "NACLIP": evaluated(result_of("ade20k"), method="naclip"),
