@@ -136,6 +136,7 @@ RELEASES: dict[str, Release] = {
     "maskclip": _clip("maskclip"),
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
+    "clearclip": _clip("clearclip"),
     "proxyclip": _clip("proxyclip", second="dino:B/8"),
     "tips": _zero_shot("tips", "text"),
     "dinotxt": _zero_shot("dinotxt", "text", "head"),

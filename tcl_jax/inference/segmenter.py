@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,7 @@ from tcl_jax.inference.texts import (
     text_encoder_of,
 )
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
-from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.layers import compute_dtype, matmul_precision
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.weights.load import Source
 
@@ -111,6 +111,7 @@ class Segmenter:
         clip: Source,
         tcl: Source | None = None,
         *,
+        method: str | None = None,
         activation: str | None = None,
         prefix: str = "",
         **options: Any,
@@ -122,16 +123,19 @@ class Segmenter:
                 Face's names) or a folder with one, a name such as "ViT-B/16", or
                 "builtin:shapes_clip".
             tcl: "official" for the published tcl.pth (downloaded once), a file or folder with its
-                names; None: the MaskCLIP baseline.
+                names; None: CLIP alone.
+            method: what segments, such as "clearclip", a key of `models.methods.METHODS`; None: TCL
+                if it is given, else the MaskCLIP baseline.
             activation: "quick_gelu" or "gelu", where no config file beside the weights says it.
             prefix: of the names of the model that is meant, where a file holds several ("." : the
                 one without a prefix).
             options: of `Segmenter`.
 
         Raises:
-            InputError: if a file is missing, damaged, or does not fit the other.
+            InputError: if a file is missing, damaged, or does not fit the other, or the method is
+                unknown or needs other files.
         """
-        model = model_from_torch(clip, tcl, activation=activation, prefix=prefix)
+        model = model_from_torch(clip, tcl, method=method, activation=activation, prefix=prefix)
         return cls(model, **options)
 
     @classmethod
@@ -241,7 +245,7 @@ class Segmenter:
 
         Args:
             x: [h, w, 3] or [b, h, w, 3], normalised with the method's `pixel_statistics`
-                (ImageNet's, but for TIPS).
+                of its settings.
             text_embeddings: [n, d], normalised or not.
             pamr, kp_weight: as in `masks`.
 
@@ -259,6 +263,38 @@ class Segmenter:
         found = self._run(whole, list(images), text_embeddings, self._options(pamr, kp_weight))
         masks = [one.at(size) for one in found]
         return np.stack(masks) if array.ndim == 4 else masks[0]
+
+    def dense_features(self, x: Any) -> Float32[np.ndarray, "gh gw d"]:
+        """The method's features of an image in the space of the texts, before normalisation.
+
+        >>> segmenter = Segmenter.from_torch("builtin:shapes_clip", method="clearclip")
+        >>> x = np.zeros((64, 96, 3), np.float32)
+        >>> segmenter.dense_features(x).shape  # of patches of 8 pixels
+        (8, 12, 64)
+
+        Compiled once per shape. There are no windows, and nothing is padded but by the method.
+
+        Args:
+            x: [h, w, 3] floats, normalised with the method's `pixel_statistics`.
+
+        Raises:
+            InputError: if it is another array, or its sides are none that the method takes.
+        """
+        x = np.asarray(x)
+        if x.ndim != 3 or x.shape[-1] != 3 or not np.issubdtype(x.dtype, np.floating):
+            raise InputError(
+                f"x is {x.dtype} of shape {x.shape}; give one image, [h, w, 3] floats, normalised"
+            )
+        with as_input_error("x"):
+            return np.asarray(self._dense(self._weights, x.astype(np.float32)))
+
+    @functools.cached_property
+    def _dense(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        def dense(params: Any, x: jax.Array) -> jax.Array:
+            with matmul_precision(self._method.dtype):
+                return self._method.dense_features(params, x[None])[0]
+
+        return jax.jit(dense)
 
     # ----------------------------------------------------------------------------------- segments
 

@@ -19,6 +19,7 @@ from tcl_jax.models.attention import (
     Attention,
     correlative_self_attention,
     neighbourhood_attention,
+    query_attention,
     self_only_attention,
 )
 from tcl_jax.models.clip import CLIPConfig, encode_image
@@ -65,10 +66,6 @@ class DenseCLIP(CLIPMethod):
             masks = refine_masks(image, masks, (UPSAMPLING * rows, UPSAMPLING * columns))
         return masks
 
-    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
-        del options
-        return flops.dense_masks(self.config, side, texts)
-
     @property
     def summary(self) -> str:
         return f"CLIP alone, {self.config.title}"
@@ -83,9 +80,11 @@ class LastBlock(DenseCLIP):
 
     Attributes:
         reduced: whether the block yields what attention does, with neither residual nor MLP.
+        scores: number of products of tokens with tokens that its attention is made of.
     """
 
     reduced: ClassVar[bool] = False
+    scores: ClassVar[int] = 0
 
     @abc.abstractmethod
     def attention(self, grid: tuple[int, int]) -> Attention:
@@ -111,6 +110,11 @@ class LastBlock(DenseCLIP):
         features = encode_image(self.clip_model, params["clip"], image).features
         return self.embed_patches(params["clip"], features)
 
+    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
+        del options
+        mlp = not self.reduced
+        return flops.dense_masks(self.config, side, texts, scores=self.scores, mlp=mlp)
+
 
 class MaskCLIP(LastBlock):
     """Tokens attend to themselves alone, as in TCL.
@@ -126,14 +130,13 @@ class MaskCLIP(LastBlock):
 
 
 class AuthorsCLIP(LastBlock):
-    """Images and positions are as these methods' authors have them, who know other than TCL's.
+    """Pixels and positions are those of these methods' authors, which differ from TCL's.
 
-    An image is cropped to whole patches, over all of which its masks are stretched.
+    Of an image, what is beyond its last whole patch is not seen.
     """
 
     own_pixels = "clip"
     clip_fields: ClassVar[Mapping[str, Any]] = {"resample": bicubic_offset, "ragged": "crop"}
-    patch_size = 1
 
 
 class SCLIP(AuthorsCLIP):
@@ -145,6 +148,8 @@ class SCLIP(AuthorsCLIP):
     name = "sclip"
     title = "SCLIP"
     protocol = "sclip"
+    scores = 2
+    patch_size = 1  # masks of whole patches are stretched over the window
 
     def attention(self, grid: tuple[int, int]) -> Attention:
         return correlative_self_attention
@@ -161,6 +166,26 @@ class NACLIP(AuthorsCLIP):
     title = "NACLIP"
     protocol = "naclip"
     reduced = True
+    scores = 1
+    patch_size = 1
 
     def attention(self, grid: tuple[int, int]) -> Attention:
         return neighbourhood_attention(grid)
+
+
+class ClearCLIP(AuthorsCLIP):
+    """Tokens attend to those of similar queries; neither residual nor MLP blurs what they find.
+
+    Windows are padded to whole patches.
+
+    Lan et al., "ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference",
+    ECCV 2024.
+    """
+
+    name = "clearclip"
+    title = "ClearCLIP"
+    reduced = True
+    scores = 1
+
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        return query_attention

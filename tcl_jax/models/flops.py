@@ -98,19 +98,24 @@ def _attention(tokens: int, width: int) -> int:
     return 4 * tokens**2 * width
 
 
-def _maskclip_block(tokens: int, width: int) -> int:
-    """A block whose tokens attend to themselves alone: value, output and the MLP."""
-    return 20 * tokens * width**2
+def _last_block(tokens: int, width: int, scores: int = 0, *, mlp: bool = True) -> int:
+    """A block of value, output and MLP, if it has one; tokens attend to themselves alone, or as so
+    many products of queries with queries, or keys with keys, say.
+    """
+    products = scores + (scores > 0)
+    return 2 * tokens * width * ((2 + scores + 8 * mlp) * width + products * tokens)
 
 
 # -------------------------------------------------------------------------- the masks of one window
 
 
-def dense_masks(config: Tower, side: int, texts: int) -> Parts:
-    """Of CLIP alone, its last block being MaskCLIP's, see `Method.flops`."""
+def dense_masks(
+    config: Tower, side: int, texts: int, *, scores: int = 0, mlp: bool = True
+) -> Parts:
+    """Of CLIP alone with a last block of `dense.LastBlock`, see `Method.flops`."""
     patches, width = _patches(config, side), config.vision_width
     last = (
-        _maskclip_block(config.prefix_tokens + patches, width)
+        _last_block(config.prefix_tokens + patches, width, scores, mlp=mlp)
         + 2 * patches * width * config.embed_dim
     )
     return {
@@ -140,7 +145,7 @@ def tcl_masks(
 
 
 def _grounder_blocks(tokens: int, width: int, copied_blocks: int) -> int:
-    return (copied_blocks - 1) * _block(tokens, width) + _maskclip_block(tokens, width)
+    return (copied_blocks - 1) * _block(tokens, width) + _last_block(tokens, width)
 
 
 def vision_tower(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcl_jax.errors import InputError
-from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
+from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
 from tcl_jax.models.proxyclip import ProxyCLIP
@@ -20,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
+    "clearclip": ClearCLIP,
     "proxyclip": ProxyCLIP,
     "tips": TIPS,
     "dinotxt": DinoTxt,
