@@ -136,7 +136,7 @@ def add_weights_flag(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="of --model, a file in place of a download, as backbone=FILE, text=FILE, head=FILE, "
-        "projection=FILE or clip=FILE; give the flag several times",
+        "projection=FILE, clip=FILE or second=FILE; give the flag several times",
     )
 
 

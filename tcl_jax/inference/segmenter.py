@@ -112,6 +112,7 @@ class Segmenter:
         tcl: Source | None = None,
         *,
         method: str | None = None,
+        second: Source | None = None,
         activation: str | None = None,
         prefix: str = "",
         **options: Any,
@@ -126,6 +127,8 @@ class Segmenter:
                 names; None: CLIP alone.
             method: what segments, such as "clearclip", a key of `models.methods.METHODS`; None: TCL
                 if it is given, else the MaskCLIP baseline.
+            second: of "proxyclip", the encoder whose similarities patches attend by: its file, or a
+                name such as "dino:B/8" (downloaded once), of DINO, DINOv2, DINOv3 or TIPS.
             activation: "quick_gelu" or "gelu", where no config file beside the weights says it.
             prefix: of the names of the model that is meant, where a file holds several ("." : the
                 one without a prefix).
@@ -135,7 +138,9 @@ class Segmenter:
             InputError: if a file is missing, damaged, or does not fit the other, or the method is
                 unknown or needs other files.
         """
-        model = model_from_torch(clip, tcl, method=method, activation=activation, prefix=prefix)
+        model = model_from_torch(
+            clip, tcl, method=method, second=second, activation=activation, prefix=prefix
+        )
         return cls(model, **options)
 
     @classmethod
@@ -149,7 +154,7 @@ class Segmenter:
         Args:
             name: a method and the size of its backbone, see `inference.pretrained.RELEASES`.
             options: files in place of downloads by part (backbone, text, head, projection, clip,
-                tcl), further arguments of the name's row there, and those of `Segmenter`.
+                second, tcl), further arguments of the name's row there, and those of `Segmenter`.
 
         Raises:
             InputError: if the name or an option is unknown, or a file is missing, damaged, does not

@@ -52,6 +52,7 @@ class ProxyCLIP(DenseCLIP):
     name = "proxyclip"
     title = "ProxyCLIP"
     parameters = ("clip", "second")
+    protocol = "proxyclip"
     own_pixels = "clip"
     clip_fields: ClassVar[Mapping[str, Any]] = AuthorsCLIP.clip_fields
     patch_size = 56
@@ -59,7 +60,7 @@ class ProxyCLIP(DenseCLIP):
     @property
     def vit(self) -> ViT:
         """Settings of the other encoder."""
-        return dataclasses.replace(FAMILIES[self.second].vit, dtype=self.dtype)
+        return dataclasses.replace(FAMILIES[self.second].vit, dtype=self.dtype, ragged="crop")
 
     @property
     def second_patch(self) -> int:
@@ -72,9 +73,8 @@ class ProxyCLIP(DenseCLIP):
 
     def proxy_tokens(self, params: Any, image: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
         """The other encoder's patches after its final norm, float32."""
-        rows, columns = (side // self.second_patch * self.second_patch for side in image.shape[1:3])
         others = FAMILIES[self.second].pixel_statistics
-        pixels = renormalize(image[:, :rows, :columns], self.pixel_statistics, others)
+        pixels = renormalize(image, self.pixel_statistics, others)
         return backbone_features(self.vit, params["second"], pixels).patches
 
     def values(
@@ -101,7 +101,7 @@ class ProxyCLIP(DenseCLIP):
         """Patches on the other encoder's grid.
 
         Raises:
-            ValueError: if the image has not one patch of either encoder.
+            InputError: if the image has not one whole patch of either encoder.
         """
         visual = params["clip"]["visual"]
         embedded = project(self.clip_model.vision, visual, self.last_block(params, image))
