@@ -70,15 +70,17 @@ def convert(flags: argparse.Namespace) -> None:
 
 
 def export_torch(flags: argparse.Namespace) -> None:
-    """`export-torch`: TCL's learned tensors, Talk2DINO's projection, or CLIP's where there is
-    nothing but CLIP.
+    """`export-torch`: TCL's learned tensors, Talk2DINO's projection, or CLIP-DINOiser's head, and
+    CLIP's where there is nothing but CLIP.
     """
     from tcl_jax.checkpoints.model import check_absent
     from tcl_jax.inference.model import load_model
+    from tcl_jax.models.clip_dinoiser import CLIPDINOiser
     from tcl_jax.models.dense import DenseCLIP
     from tcl_jax.models.talk2dino_method import Talk2DINO
     from tcl_jax.models.tcl import TCL
     from tcl_jax.weights.clip import clip_state_dict
+    from tcl_jax.weights.clip_dinoiser import head_state_dict
     from tcl_jax.weights.readers import write_safetensors
     from tcl_jax.weights.talk2dino import projection_state_dict
     from tcl_jax.weights.tcl import tcl_state_dict
@@ -93,13 +95,15 @@ def export_torch(flags: argparse.Namespace) -> None:
         tensors = tcl_state_dict(params, method.config, method.feature_layer)
     elif isinstance(method, Talk2DINO):
         tensors = projection_state_dict(params["projection"])
+    elif isinstance(method, CLIPDINOiser):
+        tensors = head_state_dict(params["head"])
     elif isinstance(method, DenseCLIP):
         metadata["activation"] = method.config.activation
         tensors = clip_state_dict(params["clip"], method.config)
     else:
         raise InputError(
             f"{flags.source!r} is a model of {method.title}, whose official names are not written; "
-            "choose one of TCL, Talk2DINO or CLIP"
+            "choose one of TCL, Talk2DINO, CLIP-DINOiser or CLIP"
         )
     write_safetensors(target, tensors, metadata)
     print(f"wrote {target}: {len(tensors)} tensors with the official names")

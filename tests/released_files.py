@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tcl_jax.data.tokenizer import clip_merges, clip_tokens
+from tests.clip_dinoiser_files import write_head
 from tests.inference.test_backbone import Tensors, weights_of, write
 from tests.inference.test_zero_shot import texts_of
 from tests.reference import GOLDEN, load
@@ -31,6 +32,10 @@ def _clip(folder: Path) -> Files:
 
 def _tcl(folder: Path) -> Files:
     return {**_clip(folder), "tcl": GOLDEN / "tcl_state_dict.npz"}
+
+
+def _clip_dinoiser(folder: Path) -> Files:
+    return {**_clip(folder), "head": write_head(folder / "last.pt")}
 
 
 def _tips(folder: Path) -> Files:
@@ -60,6 +65,7 @@ def _talk2dino(folder: Path) -> Files:
 WRITERS: dict[str, Callable[[Path], Files]] = {
     "tcl": _tcl,
     "maskclip": _clip,
+    "clip_dinoiser": _clip_dinoiser,
     "tips": _tips,
     "dinotxt": _dinotxt,
     "talk2dino": _talk2dino,

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax.numpy as jnp
+from absl import logging
 
 from tcl_jax.checkpoints.model import is_model, read_model, write_model
 from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
+from tcl_jax.models.clip_dinoiser import CLIPDINOiser
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.families import PRETRAINED
@@ -24,6 +26,7 @@ from tcl_jax.models.shapes import shapes_of
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import load_backbone
+from tcl_jax.weights.clip_dinoiser import load_head
 from tcl_jax.weights.hub import locate_texts
 from tcl_jax.weights.identity import load_frozen
 from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl
@@ -89,6 +92,7 @@ def model_from_torch(
     *,
     method: str | None = None,
     second: Source | None = None,
+    head: Source | None = None,
     activation: str | None = None,
     prefix: str = "",
 ) -> Model:
@@ -101,6 +105,8 @@ def model_from_torch(
             MaskCLIP.
         second: of method "proxyclip", the encoder whose similarities patches attend by: file, or
             name such as "dino:B/8", see `weights.backbones.load_backbone`.
+        head: of the method "clip_dinoiser": "official" or the path of its last.pt. A CLIP of which
+            nothing tells the activation has the exact GELU then, as that of the released head.
         activation: see `weights.load.load_clip`.
         prefix: of the names of the model that is meant, in each file that holds several.
 
@@ -120,8 +126,19 @@ def model_from_torch(
             f"second={os.fspath(second)!r} belongs to method 'proxyclip', on CLIP alone; choose "
             "method='proxyclip' without tcl=, or leave second= out"
         )
+    if method == CLIPDINOiser.name and head is None:
+        raise InputError(
+            "method 'clip_dinoiser' needs a head beside CLIP; give head=, its last.pt or "
+            "'official', which downloads the released one"
+        )
+    if head is not None and (method != CLIPDINOiser.name or tcl is not None):
+        raise InputError(
+            f"head={os.fspath(head)!r} belongs to method 'clip_dinoiser', on CLIP alone; choose "
+            "method='clip_dinoiser' without tcl=, or leave head= out"
+        )
     find_devices()
-    pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
+    usual = "quick_gelu" if head is None else "gelu"
+    pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None, usual=usual)
     made: Method = MaskCLIP(pretrained.config)
     params = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
@@ -136,6 +153,16 @@ def model_from_torch(
         shapes = shapes_of({"second": loaded.params})
         made = ProxyCLIP(pretrained.config, second=loaded.family.name, shapes=shapes)
         origin["second"] = loaded.origin
+    if head is not None:
+        params["head"], origin["head"] = load_head(head, pretrained.config, prefix, None)
+        with as_input_error("clip"):
+            made = CLIPDINOiser(pretrained.config, len(params["head"]["projection"]["bias"]))
+        if pretrained.config.activation == "quick_gelu":
+            logging.warning(
+                "this CLIP has the activation quick_gelu, and the released head of CLIP-DINOiser "
+                "is for LAION-2B's, which has the exact GELU; masks are wrong with another CLIP "
+                "than a head was trained on"
+            )
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
     model = Model(made, params, default_settings(made), origin)
     return model if method is None else model.with_method(method)

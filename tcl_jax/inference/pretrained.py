@@ -14,7 +14,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.inference.model import Model, model_from_backbone, model_from_torch
 from tcl_jax.inference.talk2dino import talk2dino_model
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.weights.hub import CLIP_FILES, TCL, locate_supplied
+from tcl_jax.weights.hub import CLIP_FILES, OFFICIAL, locate_laion, locate_supplied
 from tcl_jax.weights.load import Source
 
 PROJECTIONS = {
@@ -98,8 +98,13 @@ def _clip(method: str, **parts: Source) -> Release:
     return Release(load, tuple(CLIP_FILES), ("clip", *parts), ("clip",), options)
 
 
-def _tcl(size: str, clip: Source = "", tcl: Source = TCL, **options: Any) -> Model:
+def _tcl(size: str, clip: Source = "", tcl: Source = OFFICIAL, **options: Any) -> Model:
     return model_from_torch(clip or size, tcl, **options)
+
+
+def _clip_dinoiser(size: str, clip: Source = "", head: Source = OFFICIAL, **options: Any) -> Model:
+    del size  # LAION's comes in one
+    return model_from_torch(clip or locate_laion(), method="clip_dinoiser", head=head, **options)
 
 
 def _zero_shot(family: str, *towers: str) -> Release:
@@ -137,7 +142,11 @@ RELEASES: dict[str, Release] = {
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
     "clearclip": _clip("clearclip"),
+    "sc_clip": _clip("sc_clip"),
     "proxyclip": _clip("proxyclip", second="dino:B/8"),
+    "clip_dinoiser": Release(
+        _clip_dinoiser, ("ViT-B/16",), ("clip", "head"), (), ("activation", "prefix")
+    ),
     "tips": _zero_shot("tips", "text"),
     "dinotxt": _zero_shot("dinotxt", "text", "head"),
     "dinotxt-v2": _zero_shot("dinotxt-v2", "text", "head"),

@@ -106,18 +106,12 @@ class Segmenter:
         return cls(load_model(path), **options)
 
     @classmethod
-    def from_torch(
-        cls,
-        clip: Source,
-        tcl: Source | None = None,
-        *,
-        method: str | None = None,
-        second: Source | None = None,
-        activation: str | None = None,
-        prefix: str = "",
-        **options: Any,
-    ) -> Segmenter:
+    def from_torch(cls, clip: Source, tcl: Source | None = None, **options: Any) -> Segmenter:
         """Published weights; PyTorch is not needed.
+
+            Segmenter.from_torch("ViT-B/16", method="naclip")
+            Segmenter.from_torch("clip.pt", method="proxyclip", second="dino_deitsmall8.pth")
+            Segmenter.from_torch("laion.safetensors", method="clip_dinoiser", head="last.pt")
 
         Args:
             clip: CLIP's file (.pt, .pth, .safetensors, .npz; OpenAI's, OpenCLIP's or Hugging
@@ -125,23 +119,16 @@ class Segmenter:
                 "builtin:shapes_clip".
             tcl: "official" for the published tcl.pth (downloaded once), a file or folder with its
                 names; None: CLIP alone.
-            method: what segments, such as "clearclip", a key of `models.methods.METHODS`; None: TCL
-                if it is given, else the MaskCLIP baseline.
-            second: of "proxyclip", the encoder whose similarities patches attend by: its file, or a
-                name such as "dino:B/8" (downloaded once), of DINO, DINOv2, DINOv3 or TIPS.
-            activation: "quick_gelu" or "gelu", where no config file beside the weights says it.
-            prefix: of the names of the model that is meant, where a file holds several ("." : the
-                one without a prefix).
-            options: of `Segmenter`.
+            options: method, second, head, activation and prefix, as `model.model_from_torch` takes
+                them, and those of `Segmenter`. Without a method it is TCL if that is given, else
+                the MaskCLIP baseline.
 
         Raises:
             InputError: if a file is missing, damaged, or does not fit the other, or the method is
                 unknown or needs other files.
         """
-        model = model_from_torch(
-            clip, tcl, method=method, second=second, activation=activation, prefix=prefix
-        )
-        return cls(model, **options)
+        own = {key: options.pop(key) for key in _OWN_OPTIONS if key in options}
+        return cls(model_from_torch(clip, tcl, **options), **own)
 
     @classmethod
     def from_pretrained(cls, name: str, **options: Any) -> Segmenter:

@@ -124,6 +124,21 @@ def dense_masks(
     }
 
 
+def sc_clip_masks(config: Tower, side: int, texts: int) -> Parts:
+    """Of SC-CLIP, whose last block runs twice on patches alone, see `Method.flops`."""
+    patches, width = _patches(config, side), config.vision_width
+    # Keys, values and output; neither queries nor MLP.
+    last = 2 * (6 * patches * width**2 + _attention(patches, width))
+    return {
+        "image tower": image_tower(config, config.vision_layers - 1, side)
+        + last
+        + 2 * patches * width * config.embed_dim,
+        # Distances and cosines of the patches in three blocks, and two averages over patches.
+        "similarities": 5 * 2 * patches**2 * width,
+        "masks": 2 * patches * texts * config.embed_dim,
+    }
+
+
 def tcl_masks(
     config: Tower, copied_blocks: int, side: int, texts: int, *, mixes_clip: bool
 ) -> Parts:

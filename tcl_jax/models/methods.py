@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcl_jax.errors import InputError
+from tcl_jax.models.clip_dinoiser import CLIPDINOiser
 from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
 from tcl_jax.models.proxyclip import ProxyCLIP
+from tcl_jax.models.sc_clip import SCCLIP
 from tcl_jax.models.talk2dino_method import Talk2DINO
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.tcl_dino import TCLDINO
@@ -21,7 +23,9 @@ METHODS: dict[str, type[Method]] = {
     "sclip": SCLIP,
     "naclip": NACLIP,
     "clearclip": ClearCLIP,
+    "sc_clip": SCCLIP,
     "proxyclip": ProxyCLIP,
+    "clip_dinoiser": CLIPDINOiser,
     "tips": TIPS,
     "dinotxt": DinoTxt,
     "talk2dino": Talk2DINO,

@@ -91,3 +91,14 @@ def center_pad(image: Float[Array, "b H W c"], multiple: int) -> tuple[jax.Array
     (rows, top), (columns, left) = center_offset(height, multiple), center_offset(width, multiple)
     below, right = rows - height - top, columns - width - left
     return jnp.pad(image, ((0, 0), (top, below), (left, right), (0, 0))), (top, left)
+
+
+def pad_black(
+    image: Float[Array, "b H W 3"], multiple: int, statistics: PixelStatistics
+) -> Float[Array, "b h w 3"]:
+    """Normalised images with black below and at the right, to multiples of the patch."""
+    batch, *size, channels = image.shape
+    size = [-(-side // multiple) * multiple for side in size]
+    black = normalize(jnp.zeros(channels, jnp.uint8), statistics)
+    canvas = jnp.broadcast_to(black, (batch, *size, channels))
+    return canvas.at[:, : image.shape[1], : image.shape[2]].set(image)

@@ -9,8 +9,9 @@ from typing import Any
 
 from tcl_jax.models.families import FAMILIES, PRETRAINED
 from tcl_jax.weights.backbones import find_backbone, holds_backbone
+from tcl_jax.weights.clip_dinoiser import find_head, head_sizes, holds_head
 from tcl_jax.weights.folders import open_model
-from tcl_jax.weights.hub import OPENAI_SHA256, TCL, locate_backbone, locate_clip, locate_tcl
+from tcl_jax.weights.hub import OFFICIAL, OPENAI_SHA256, locate_backbone, locate_clip, locate_tcl
 from tcl_jax.weights.load import check_prefix, digest_of, find_clip
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.names import dotted_names
@@ -22,7 +23,7 @@ from tcl_jax.weights.text_towers import name_text_towers
 
 def describe_file(source: str, prefix: str = "") -> str:
     """A weight file or folder, as text: format, models in it, dtypes, and every tensor."""
-    if source == TCL:
+    if source == OFFICIAL:
         path = locate_tcl(source)
     else:
         # "FAMILY:SIZE" cannot be a CLIP's name, so that one that is misspelt is explained as such.
@@ -49,6 +50,10 @@ def _models_in(file: TensorFile, prefix: str) -> str:
             tensors, assumed = find_projection(file, prefix), ""
             shape = tensors.specs[f"{FIRST}.weight"].shape
             what = f"Talk2DINO's projection of {' to '.join(map(str, shape[::-1]))} channels"
+        elif holds_head(file.specs):
+            tensors, assumed = find_head(file, prefix), ""
+            channels, width = head_sizes(tensors)
+            what = f"CLIP-DINOiser's head of {channels} channels, for a CLIP of width {width}"
         elif holds_backbone(file):
             backbone = find_backbone(file, prefix=prefix)
             tensors, what, assumed = backbone.tensors, backbone.title, ""

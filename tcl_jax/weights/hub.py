@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import http.client
 import os
 import shutil
@@ -18,6 +17,9 @@ from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.weights.folders import find_weights
 from tcl_jax.weights.mapping import WeightError
+from tcl_jax.weights.published import CLIP_FILES as CLIP_FILES
+from tcl_jax.weights.published import LAION, HubFile
+from tcl_jax.weights.published import OPENAI_SHA256 as OPENAI_SHA256
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUILT_IN = {"builtin:shapes_clip": ASSETS / "shapes_clip.safetensors"}
@@ -29,67 +31,14 @@ FOLDER = "weights"
 CONNECT_SECONDS = 10
 """How long a server may take to answer before it counts as out of reach."""
 
-TCL = "official"
-"""Name of TCL's published checkpoint."""
+OFFICIAL = "official"
+"""Name of TCL's published checkpoint, and of CLIP-DINOiser's."""
 
 TCL_URL = "https://github.com/kakaobrain/tcl/releases/download/v1.0.0/tcl.pth"
 
-
-@dataclasses.dataclass(frozen=True)
-class HubFile:
-    """One version of a file on the Hugging Face hub.
-
-    Attributes:
-        repo: owner/name.
-        revision: commit, so that everybody gets the same bytes; or a branch, where none is known.
-        sha256: of the file; "" if it is not known.
-        filename: of the weights.
-        config: name of the file beside it that tells what the weights do not.
-    """
-
-    repo: str
-    revision: str
-    sha256: str
-    filename: str = "open_clip_model.safetensors"
-    config: str = "open_clip_config.json"
-
-    @property
-    def url(self) -> str:
-        """Address of the weights, for a browser or curl."""
-        return f"https://huggingface.co/{self.repo}/resolve/{self.revision}/{self.filename}"
-
-
-CLIP_FILES = {
-    "ViT-B/32": HubFile(
-        "timm/vit_base_patch32_clip_224.openai",
-        "a6f597a30f7b82c51704746581f9a4e41421e878",
-        "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
-    ),
-    "ViT-B/16": HubFile(
-        "timm/vit_base_patch16_clip_224.openai",
-        "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
-        "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
-    ),
-    "ViT-L/14": HubFile(
-        "timm/vit_large_patch14_clip_224.openai",
-        "18d0535469bb561bf468d76c1d73aa35156c922b",
-        "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
-    ),
-    "ViT-L/14@336px": HubFile(
-        "timm/vit_large_patch14_clip_336.openai",
-        "81e38efc4637de5023b10e75a7f9bd1c6fa6b010",
-        "fbc415c3d0d7b79faed8f5ccfb740c32b7c4f5ffe7283b851f89c6231c01a8e0",
-    ),
-}
-"""OpenAI's weights as safetensors, in the repositories that OpenCLIP itself loads them from."""
-
-OPENAI_SHA256 = {
-    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
-    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
-    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
-}
-"""Of OpenAI's own .pt files; their addresses contain them."""
+HEAD_URL = "https://github.com/wysoczanska/clip_dinoiser/raw/main/checkpoints/last.pt"
+HEAD_FILE = "clip_dinoiser_last.pt"
+"""What it is kept as; its own name says too little."""
 
 
 def locate_clip(name: str) -> Path:
@@ -201,15 +150,57 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
     Raises:
         WeightError: if there is no such file, or the download fails; says which file to put where.
     """
+    return _locate_official(source, "TCL's tcl.pth") or _from_addresses(
+        "TCL's official checkpoint", [TCL_URL]
+    )
+
+
+def locate_head(source: str | os.PathLike[str]) -> Path:
+    """`locate_tcl` of CLIP-DINOiser's head, which is clip_dinoiser_last.pt in those folders."""
+    return _locate_official(source, "CLIP-DINOiser's last.pt") or _from_addresses(
+        "CLIP-DINOiser's head", [HEAD_URL], [HEAD_FILE]
+    )
+
+
+def _locate_official(source: str | os.PathLike[str], what: str) -> Path | None:
+    """The weights at a path, called `what` where they are not there; None of "official"."""
     path = user_path(source)
     if os.path.exists(path):
         return find_weights(path)
-    if os.fspath(source) != TCL:
+    if os.fspath(source) != OFFICIAL:
         raise WeightError(
-            f"weights {str(path)!r} do not exist; give the path of TCL's tcl.pth or its folder, or "
-            f"{TCL!r}, which downloads it"
+            f"weights {str(path)!r} do not exist; give the path of {what} or its folder, or "
+            f"{OFFICIAL!r}, which downloads it"
         )
-    return _from_addresses("TCL's official checkpoint", [TCL_URL])
+    return None
+
+
+def locate_laion() -> Path:
+    """LAION-2B's CLIP ViT-B/16, by OpenCLIP.
+
+    It is looked for in the folder weights/ of the working directory under the name of its
+    repository (a folder, or with .safetensors), then in the cache of the hub, and is downloaded
+    there otherwise. Its hash is not known, so it is not checked.
+
+    Raises:
+        WeightError: if the download fails; says which file to put where.
+    """
+    what, folder = "LAION-2B's CLIP ViT-B/16", Path(FOLDER, os.path.basename(LAION.repo))
+    file = folder.with_name(f"{folder.name}.safetensors")
+    return _placed(what, file, folder) or _from_hub(
+        what,
+        LAION,
+        f"put {LAION.url} into {str(Path(FOLDER).absolute())!r} under the name {file.name}",
+    )
+
+
+def _placed(what: str, *paths: Path) -> Path | None:
+    """The weights at the first of these places that there is."""
+    for path in paths:
+        if path.exists():
+            logging.info("%s is read from %s", what, path)
+            return find_weights(path)
+    return None
 
 
 def locate_backbone(source: str | os.PathLike[str]) -> Path:
@@ -242,10 +233,9 @@ def locate_backbone(source: str | os.PathLike[str]) -> Path:
         return _from_addresses(what, row.addresses)
     own = Path(FOLDER, os.path.basename(row.addresses[0]))
     folder = Path(FOLDER, os.path.basename(row.repo))
-    for placed in (own, folder.with_name(f"{folder.name}.safetensors"), folder):
-        if placed.exists():
-            logging.info("%s is read from %s", what, placed)
-            return find_weights(placed)
+    placed = _placed(what, own, folder.with_name(f"{folder.name}.safetensors"), folder)
+    if placed is not None:
+        return placed
     file = HubFile(row.repo, "main", "", "model.safetensors", "config.json")
     licence = (
         f"accept the {family.licence} at https://huggingface.co/{row.repo} with the account whose "
@@ -302,14 +292,15 @@ def _find_placed(names: Sequence[str]) -> Path | None:
     return next((file for file in places if file.is_file()), None)
 
 
-def _from_addresses(what: str, addresses: Sequence[str]) -> Path:
+def _from_addresses(what: str, addresses: Sequence[str], names: Sequence[str] = ()) -> Path:
     """A file in the folder of weights or this user's cache, where it is downloaded to otherwise.
 
     Args:
         what: the weights, for people.
-        addresses: any of which may have it, under the name that it is looked for.
+        addresses: any of which may have it.
+        names: that it is looked for by, one for each; those at the addresses if there are none.
     """
-    names = [os.path.basename(address) for address in addresses]
+    names = names or [os.path.basename(address) for address in addresses]
     if (placed := _find_placed(names)) is not None:
         logging.info("%s is read from %s", what, placed)
         return placed

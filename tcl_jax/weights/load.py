@@ -70,6 +70,7 @@ def load_clip(
     activation: str | None = None,
     prefix: str = "",
     dtype: Any = np.float32,
+    usual: str = "quick_gelu",
 ) -> Pretrained:
     """A pretrained CLIP by path, by name ("ViT-B/16") or `builtin:NAME`.
 
@@ -78,14 +79,15 @@ def load_clip(
     Args:
         source: see `hub.locate_clip`; a file or a folder.
         activation: "quick_gelu" or "gelu", for weights of which nothing tells it; None takes what
-            the file or a config beside it says, and OpenAI's quick GELU where there is neither.
+            the file or a config beside it says, and `usual` where there is neither.
         prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
+        usual: OpenAI's, or what most CLIPs have of the kind that is asked for.
 
     Raises:
         InputError: if the file is missing, damaged, no CLIP, or of another activation.
     """
-    with _open_clip(source, prefix, activation) as (file, clip):
+    with _open_clip(source, prefix, activation, usual) as (file, clip):
         params = clip_params(clip.tensors, clip.config, dtype)
         return Pretrained(clip.config, params, origin_of(file, clip.style, clip.tensors.prefix))
 
@@ -138,23 +140,25 @@ def _prefix_and_activation(model: Mapping[str, Any]) -> tuple[str, str | None]:
 
 @contextlib.contextmanager
 def _open_clip(
-    source: Source, prefix: str, activation: str | None
+    source: Source, prefix: str, activation: str | None, usual: str = "quick_gelu"
 ) -> Iterator[tuple[TensorFile, FoundClip]]:
     """The file and the CLIP in it; errors of the body name the file."""
     path = locate_clip(os.fspath(source))
     with open_model(path) as file, prepending_path(path):
-        clip = find_clip(file, prefix, activation)
+        clip = find_clip(file, prefix, activation, usual)
         if clip.assumed:
             _warn(f"{file.path}: {clip.assumed}")
         yield file, clip
 
 
-def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None) -> FoundClip:
+def find_clip(
+    file: TensorFile, prefix: str = "", activation: str | None = None, usual: str = "quick_gelu"
+) -> FoundClip:
     """The CLIP in a file, of which no tensor is read.
 
     Args:
         file: its tensors and plain values.
-        prefix, activation: as in `load_clip`.
+        prefix, activation, usual: as in `load_clip`.
 
     Raises:
         WeightError: if there is none, several, or one of another kind.
@@ -167,7 +171,7 @@ def find_clip(file: TensorFile, prefix: str = "", activation: str | None = None)
             f"file or the config beside it, is {known}; leave the activation out, or correct that "
             "config"
         )
-    config = infer_clip_config(tensors.specs, known or activation or "quick_gelu")
+    config = infer_clip_config(tensors.specs, known or activation or usual)
     if known is None and config.vision_width in OTHER_HEADS:
         raise WeightError(
             f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "

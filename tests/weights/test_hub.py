@@ -28,6 +28,8 @@ from tcl_jax.weights.hub import (
     OPENAI_SHA256,
     locate_backbone,
     locate_clip,
+    locate_head,
+    locate_laion,
     locate_tcl,
     locate_texts,
     openai_filename,
@@ -273,6 +275,26 @@ def test_offline_it_says_which_tcl_to_put_where(
     folder.mkdir()
     (folder / "tcl.pth").write_bytes(b"x")
     assert locate_tcl("official") == Path("weights/tcl.pth")
+
+
+def test_what_clip_dinoiser_is_made_of(
+    online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, repo = tmp_path / "weights", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
+    assert locate_laion().read_bytes() == CONTENT
+    assert [x.split("@")[0] for x in online.asked] == [
+        f"{repo}/open_clip_config.json", f"{repo}/open_clip_model.safetensors",
+    ]  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "HEAD_URL", "http://localhost:9/last.pt")
+    name = "clip_dinoiser_last.pt"
+    with pytest.raises(WeightError, match=f"head could not .*localhost:9.*{folder}' as {name}"):
+        locate_head("official")
+    folder.mkdir()
+    for path in (Path("weights", name), Path("weights", f"{Path(repo).name}.safetensors")):
+        path.write_bytes(b"x")
+    assert locate_head("official") == Path("weights", name)
+    assert locate_laion() == path
 
 
 # ---------------------------------------------------------------------------------------- backbones
