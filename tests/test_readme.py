@@ -69,6 +69,11 @@ SPECIAL = {
         more=(*FEW, "--steps=1", "--batch_sizes=2", "--phases=1")
     ),
     "python -m tcl_jax.bench masks": Special(more=(*FEW, "--calls=1", "--pamr=yes")),
+    "python -m tcl_jax.bench masks --method=all": Special(
+        # ProxyCLIP takes multiples of 56.
+        more=(*FEW, "--calls=1", "--pamr=no", "--windows=56"),
+        says="clip_dinoiser",
+    ),
     # Without the TPU's compiler; tests/plan has it compile.
     "python -m tcl_jax.plan": Special(code=2, says="pip install 'tcl_jax[tpu]'"),
     # Of each benchmark there is one image.
