@@ -73,9 +73,8 @@ class Model:
         if lacking := [name for name in kind.parameters if name not in self.params]:
             raise InputError(
                 f"method {method!r} needs {kind.title}'s weights, of which {', '.join(lacking)} "
-                f"are missing; give its files (as of --model, by --weights) or a checkpoint of it, or "
-                f"choose one of "
-                f"{', '.join(self.methods)}"
+                f"are missing; give its files (--model, --weights) or a checkpoint, or choose "
+                f"one of {', '.join(self.methods)}"
             )
         made = kind.from_description(self.method.describe())
         # A threshold that is not the protocol's was chosen for the masks of this method.

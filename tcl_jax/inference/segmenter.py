@@ -328,7 +328,7 @@ class Segmenter:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
         things = list_things(texts)
         names, words = [thing[0] for thing in things], [word for thing in things for word in thing]
-        options = self._options(pamr, kp_weight)
+        options = self._options(pamr, kp_weight, background=background)
         embeddings = self._embed_names(words, templates, background=background)
         synonyms = number_synonyms(things) if len(words) > len(names) else None
         rgb = as_rgb(image)
@@ -340,12 +340,18 @@ class Segmenter:
             threshold=float(chosen) if background else None,
         )
 
-    def _options(self, pamr: bool | None, kp_weight: float | None) -> MaskOptions:
+    def _options(
+        self, pamr: bool | None, kp_weight: float | None, *, background: bool = False
+    ) -> MaskOptions:
         pamr = self.settings.pamr if pamr is None else bool(pamr)
         weight = self.settings.kp_weight if kp_weight is None else float(kp_weight)
         if not 0 <= weight <= 1:
             raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
-        return MaskOptions(pamr=pamr, kp_weight=weight if self._method.mixes_clip else 0.0)
+        return MaskOptions(
+            pamr=pamr,
+            kp_weight=weight if self._method.mixes_clip else 0.0,
+            cleaning=background and self._method.finds_background,
+        )
 
     def _slide(
         self,

@@ -122,7 +122,7 @@ class CLIPDINOiser(CLIPMethod):
     name = "clip_dinoiser"
     title = "CLIP-DINOiser"
     parameters = ("clip", "head")
-    cleans = True
+    cleans = finds_background = True
     protocol = "clip_dinoiser"
     own_pixels = "clip"
     patch_size = 1
@@ -202,11 +202,13 @@ class CLIPDINOiser(CLIPMethod):
         text_embeddings: Float[Array, "n d"],
         logit_scale: float,
     ) -> tuple[Float[Array, "b h w n"], Bool[Array, "b h w"]]:
-        """Softmax over the texts, and where there is no object and none of them is nearly sure."""
+        """Softmax over the texts, and where there is no object nor a text that is nearly sure."""
         pooled, real = self.pooled(params, image), jnp.any(text_embeddings != 0, axis=-1)
         cosines = jnp.moveaxis(pixel_text_similarity(pooled.features, text_embeddings), 1, -1)
         found = jax.nn.softmax(logit_scale * cosines, axis=-1, where=real)
-        return found, (found.max(axis=-1) < DELTA) & (pooled.objectness <= 0)
+        # Of a single text the softmax says nothing.
+        sure = (found.max(axis=-1) >= DELTA) & (real.sum() > 1)
+        return found, ~sure & (pooled.objectness <= 0)
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options

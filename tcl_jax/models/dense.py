@@ -80,11 +80,11 @@ class LastBlock(DenseCLIP):
 
     Attributes:
         reduced: whether the block yields what attention does, with neither residual nor MLP.
-        scores: number of products of tokens with tokens that its attention is made of.
+        products: number of those of tokens with tokens that its attention is made of.
     """
 
     reduced: ClassVar[bool] = False
-    scores: ClassVar[int] = 0
+    products: ClassVar[int] = 0
 
     @abc.abstractmethod
     def attention(self, grid: tuple[int, int]) -> Attention:
@@ -113,7 +113,7 @@ class LastBlock(DenseCLIP):
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options
         mlp = not self.reduced
-        return flops.dense_masks(self.config, side, texts, scores=self.scores, mlp=mlp)
+        return flops.dense_masks(self.config, side, texts, products=self.products, mlp=mlp)
 
 
 class MaskCLIP(LastBlock):
@@ -129,7 +129,7 @@ class MaskCLIP(LastBlock):
         return self_only_attention
 
 
-class AuthorsCLIP(LastBlock):
+class AuthorsCLIP(DenseCLIP):
     """Pixels and positions are those of these methods' authors, which differ from TCL's.
 
     Of an image, what is beyond its last whole patch is not seen.
@@ -139,7 +139,17 @@ class AuthorsCLIP(LastBlock):
     clip_fields: ClassVar[Mapping[str, Any]] = {"resample": bicubic_offset, "ragged": "crop"}
 
 
-class SCLIP(AuthorsCLIP):
+class CroppedCLIP(AuthorsCLIP):
+    """Masks of an image's whole patches are stretched over all of it."""
+
+    patch_size = 1
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        height, width = (side - side % self.config.patch_size or side for side in size)
+        return height, width
+
+
+class SCLIP(CroppedCLIP, LastBlock):
     """Tokens attend to similar ones.
 
     Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", ECCV 2024.
@@ -148,14 +158,13 @@ class SCLIP(AuthorsCLIP):
     name = "sclip"
     title = "SCLIP"
     protocol = "sclip"
-    scores = 2
-    patch_size = 1  # masks of whole patches are stretched over the window
+    products = 2
 
     def attention(self, grid: tuple[int, int]) -> Attention:
         return correlative_self_attention
 
 
-class NACLIP(AuthorsCLIP):
+class NACLIP(CroppedCLIP, LastBlock):
     """Patches attend to similar ones, nearer ones more, in the paper's reduced block.
 
     Hajimiri et al., "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic
@@ -166,14 +175,13 @@ class NACLIP(AuthorsCLIP):
     title = "NACLIP"
     protocol = "naclip"
     reduced = True
-    scores = 1
-    patch_size = 1
+    products = 1
 
     def attention(self, grid: tuple[int, int]) -> Attention:
         return neighbourhood_attention(grid)
 
 
-class ClearCLIP(AuthorsCLIP):
+class ClearCLIP(AuthorsCLIP, LastBlock):
     """Tokens attend to those of similar queries; neither residual nor MLP blurs what they find.
 
     Windows are padded to whole patches.
@@ -184,8 +192,9 @@ class ClearCLIP(AuthorsCLIP):
 
     name = "clearclip"
     title = "ClearCLIP"
+    protocol = "clearclip"
     reduced = True
-    scores = 1
+    products = 1
 
     def attention(self, grid: tuple[int, int]) -> Attention:
         return query_attention

@@ -98,24 +98,25 @@ def _attention(tokens: int, width: int) -> int:
     return 4 * tokens**2 * width
 
 
-def _last_block(tokens: int, width: int, scores: int = 0, *, mlp: bool = True) -> int:
-    """A block of value, output and MLP, if it has one; tokens attend to themselves alone, or as so
-    many products of queries with queries, or keys with keys, say.
+def _last_block(tokens: int, width: int, products: int = 0, *, mlp: bool = True) -> int:
+    """A block of values, output and MLP, if it has one.
+
+    Tokens attend to themselves alone, or as `products` of queries or keys with themselves say.
     """
-    products = scores + (scores > 0)
-    return 2 * tokens * width * ((2 + scores + 8 * mlp) * width + products * tokens)
+    attention = (products + (products > 0)) * tokens
+    return 2 * tokens * width * ((2 + products + 8 * mlp) * width + attention)
 
 
 # -------------------------------------------------------------------------- the masks of one window
 
 
 def dense_masks(
-    config: Tower, side: int, texts: int, *, scores: int = 0, mlp: bool = True
+    config: Tower, side: int, texts: int, *, products: int = 0, mlp: bool = True
 ) -> Parts:
     """Of CLIP alone with a last block of `dense.LastBlock`, see `Method.flops`."""
     patches, width = _patches(config, side), config.vision_width
     last = (
-        _last_block(config.prefix_tokens + patches, width, scores, mlp=mlp)
+        _last_block(config.prefix_tokens + patches, width, products, mlp=mlp)
         + 2 * patches * width * config.embed_dim
     )
     return {
@@ -127,12 +128,9 @@ def dense_masks(
 def sc_clip_masks(config: Tower, side: int, texts: int) -> Parts:
     """Of SC-CLIP, whose last block runs twice on patches alone, see `Method.flops`."""
     patches, width = _patches(config, side), config.vision_width
-    # Keys, values and output; neither queries nor MLP.
-    last = 2 * (6 * patches * width**2 + _attention(patches, width))
+    last = 2 * _last_block(patches, width, 1, mlp=False) + 2 * patches * width * config.embed_dim
     return {
-        "image tower": image_tower(config, config.vision_layers - 1, side)
-        + last
-        + 2 * patches * width * config.embed_dim,
+        "image tower": image_tower(config, config.vision_layers - 1, side) + last,
         # Distances and cosines of the patches in three blocks, and two averages over patches.
         "similarities": 5 * 2 * patches**2 * width,
         "masks": 2 * patches * texts * config.embed_dim,

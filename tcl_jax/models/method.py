@@ -52,6 +52,7 @@ class Method(abc.ABC):
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
         cleans: whether `MaskOptions.cleaning` is read.
+        finds_background: whether cleaning is meant for any image that may show none of the texts.
         protocol: how its authors evaluate, one of `inference.presets.PROTOCOLS`.
         dtype: compute dtype; parameters are float32.
     """
@@ -61,6 +62,7 @@ class Method(abc.ABC):
     parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
     cleans: ClassVar[bool] = False
+    finds_background: ClassVar[bool] = False
     protocol: ClassVar[str] = "tcl"
     dtype: Any
 
@@ -73,6 +75,10 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def patch_size(self) -> int:
         """The sides of images have to be multiples of it, in pixels; 1 if `masks` takes any."""
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns, from the first, of an image of that size that `masks` depends on."""
+        return size
 
     @property
     @abc.abstractmethod

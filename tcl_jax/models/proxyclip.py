@@ -19,6 +19,7 @@ from tcl_jax.models.clip import CLIPConfig, encode_image
 from tcl_jax.models.dense import AuthorsCLIP, DenseCLIP
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.layers import dense
+from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.shapes import Shapes, from_json, init_params, shape_of, to_json
 from tcl_jax.models.vit import ViT, project
 from tcl_jax.ops.images import renormalize
@@ -107,7 +108,8 @@ class ProxyCLIP(DenseCLIP):
         embedded = project(self.clip_model.vision, visual, self.last_block(params, image))
         return embedded.astype(jnp.float32)
 
-    def flops(self, side: int, texts: int, options: Any) -> flops.Parts:
+    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
+        del options
         patches, config = (side // self.second_patch) ** 2, self.config
         width, embed, depth = config.vision_width, config.embed_dim, config.vision_layers
         values = 2 * (side // config.patch_size) ** 2 * width**2

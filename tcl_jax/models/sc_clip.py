@@ -1,8 +1,8 @@
 """SC-CLIP: segmentation by CLIP alone, its last block repaired by what its middle layers know.
 
-Bai et al., "Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation" (arXiv 2411.15869).
-Similarities, outliers and what is compared with a threshold are float32 in full precision whatever
-the compute dtype: rounded to bfloat16, other patches and other pairs would be chosen.
+Bai et al., "Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation", 2024 (arXiv
+2411.15869). Distances, similarities and scores are float32 in full precision whatever the compute
+dtype: rounded, other patches and other pairs would be on this side of a threshold.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tcl_jax.models import flops
 from tcl_jax.models.attention import softmax_weights, weighted_values
 from tcl_jax.models.clip import encode_image
-from tcl_jax.models.dense import AuthorsCLIP, DenseCLIP
+from tcl_jax.models.dense import CroppedCLIP
 from tcl_jax.models.layers import Transformer, dense, layer_norm
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.vit import Features, project
@@ -58,8 +58,9 @@ def outlier_scores(tokens: Float[Array, "b n c"]) -> Float[Array, "b n"]:
     distances = jnp.where(jnp.eye(number, dtype=bool), jnp.inf, distances)
     farthest = smallest(distances, neighbours)[..., None]
     nearer, last = distances < farthest, distances == farthest
-    share = neighbours - jnp.sum(nearer, axis=-1, keepdims=True)
-    chosen = nearer + last * (share / jnp.sum(last, axis=-1, keepdims=True))
+    # Tokens that are equally far share the places that are left.
+    left = neighbours - jnp.sum(nearer, axis=-1, keepdims=True)
+    chosen = nearer + last * (left / jnp.sum(last, axis=-1, keepdims=True))
     inverse = jnp.einsum("bij,bjk->bik", chosen, 1 / farthest, precision="highest")
     return (farthest * inverse / neighbours)[..., 0]
 
@@ -127,7 +128,7 @@ def aggregate(
 
 
 def shared_weights(similarity: Float[Array, "b n n"]) -> Float[Array, "b n n"]:
-    """What every head attends to: a softmax of `SHARPNESS (S - mean S)` where it is not negative."""
+    """What every head attends to: softmax of `SHARPNESS (S - mean S)` where it is not negative."""
     excess = SHARPNESS * (similarity - jnp.mean(similarity, axis=(1, 2), keepdims=True))
     # A token's similarity with itself is not below the mean, but for rounding.
     kept = (excess >= 0) | jnp.eye(similarity.shape[-1], dtype=bool)
@@ -153,12 +154,11 @@ def attend(
     own = weighted_values(softmax_weights(key, key), value)
     # All heads at once: to add the shared weights to those of each takes longer, and more memory.
     similar = jnp.einsum("bij,bjhd->bihd", shared.astype(value.dtype), value)
-    return dense((own + similar) / 2, params["attn"]["out_proj"], settings.dtype, axes=2).astype(
-        jnp.float32
-    )
+    output = dense((own + similar) / 2, params["attn"]["out_proj"], settings.dtype, axes=2)
+    return output.astype(jnp.float32)
 
 
-class SCCLIP(DenseCLIP):
+class SCCLIP(CroppedCLIP):
     """CLIP's last block, of patches alone, on tokens that are repaired and made smooth.
 
     Outliers among the tokens that enter it are replaced; similar patches, by a middle block, are
@@ -169,9 +169,7 @@ class SCCLIP(DenseCLIP):
 
     name = "sc_clip"
     title = "SC-CLIP"
-    own_pixels = AuthorsCLIP.own_pixels
-    clip_fields = AuthorsCLIP.clip_fields
-    patch_size = AuthorsCLIP.patch_size
+    protocol = "sc_clip"
 
     @property
     def layers(self) -> tuple[int, int, int]:
@@ -212,8 +210,9 @@ class SCCLIP(DenseCLIP):
         levels = sum(summed[1:], start=summed[0])
         early = similarities(features.after(first)[:, 1:])
         # One product for the sum of what the authors average one by one.
-        both = attend(vision, params, smooth, shared) + attend(vision, params, levels[:, 1:], shared)
-        both = both + CLASS_SHARE * (tokens[:, :1] + levels[:, :1])
+        both = CLASS_SHARE * (tokens[:, :1] + levels[:, :1])
+        for entered in (smooth, levels[:, 1:]):
+            both = both + attend(vision, params, entered, shared)
         return features.patches(aggregate(early, both))
 
     def dense_features(

@@ -21,6 +21,7 @@ from tcl_jax.parallel.mesh import local_mesh
 from tcl_jax.weights.description import describe_file
 from tests.clip_dinoiser_files import CLIP, GOLDEN, HEAD, golden_model, golden_pixels, write_head
 from tests.reference import read_state_dict, relative_error
+from tests.released_files import WRITERS
 
 TEXTS = GOLDEN["class_embeddings"]
 NAME = "clip_dinoiser"
@@ -45,6 +46,16 @@ def test_dense_features_of_an_image_of_any_size(tmp_path: Path) -> None:
     segmenter = Segmenter.from_torch(CLIP, method=NAME, head=write_head(tmp_path / "last.pt"))
     found = segmenter.dense_features(golden_pixels("s60x90/image01")[0])
     assert relative_error(found, np.moveaxis(GOLDEN["s60x90/pooled"][0], 0, -1)) < 1e-5
+
+
+def test_the_head_finds_the_background_of_a_photo(tmp_path: Path) -> None:
+    segmenter = Segmenter.from_pretrained(NAME, **WRITERS[NAME](tmp_path))
+    image = np.uint8(255 * np.moveaxis(GOLDEN["seg_a/image01"][0], 0, -1))
+    for words in (["cat"], ["cat", "dog"]):
+        found = segmenter.segment(image, words, threshold=0.01)
+        assert 0.1 < np.mean(found.labels == 0) < 0.9
+        everywhere = segmenter.segment(image, words, background=False)
+        assert everywhere.scores.sum(axis=-1).min() > 0.99
 
 
 def test_kept_exported_and_given_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,20 +42,27 @@ def test_probabilities_and_labels_of_the_authors_cosines() -> None:
     [
         ("sclip", "sclip_naclip", "seg_sclip"),
         ("naclip", "sclip_naclip", "seg_naclip"),
+        ("clearclip", "clearclip", "seg_a"),
     ],
 )
 def test_labels_of_the_authors(method: str, name: str, case: str) -> None:
     """Windows, PAMR, softmax, areas and thresholds, from images to labels."""
     golden = load(f"methods/{name}")
     model = model_from_torch(CLIP, method=method, activation="quick_gelu")
-    window, stride, threshold, steps, scale, area = (float(x) for x in golden[f"{case}/settings"])
+    window, stride, threshold, steps, scale, area = (
+        golden[f"{case}/settings"].tolist() if f"{case}/settings" in golden else
+        (64, 32, float(golden[f"{case}/prob_thd"]), 0, float(golden["logit_scale"]), -1)
+    )  # fmt: skip
     image = np.ascontiguousarray(np.moveaxis(golden[f"{case}/image"][0], 0, -1))
     patch, labels = model.method.patch_size, golden[f"{case}/labels"]
     sliding = SlidingWindow.over(image.shape[:2], int(window) or 2048, int(stride), patch)
-    texts = golden[f"{method}_text"]
+    texts = golden.get(f"{method}_text", golden.get("text"))
     engine = MaskEngine(model.method, local_mesh())
     options = MaskOptions(scores="cosines")
     [(task, masks)] = engine(model.params, [ImageTask(0, sliding, image)], texts, options)
+    if f"{case}/logits" in golden:
+        logits = np.moveaxis(masks.at(labels.shape), -1, 0)
+        assert relative_error(logits, golden[f"{case}/logits"]) < 1e-5
     refined = None
     if steps:
         refiner = Refiner(local_mesh(), CLIP_PIXELS, (8, 16), int(steps))

@@ -13,6 +13,7 @@ import pytest
 
 from tcl_jax.errors import InputError
 from tcl_jax.inference.engine import ImageTask, MaskEngine
+from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.masks import MaskOptions, grid_masks, make_masks
 from tcl_jax.inference.model import Model, model_from_torch
 from tcl_jax.inference.segmenter import Segmenter
@@ -116,10 +117,27 @@ def test_a_ragged_window_is_stretched_or_padded() -> None:
         engine: MaskEngine[int] = MaskEngine(method, data_mesh(jax.local_devices()[:1]))
         [(_, found)] = engine(params, [ImageTask(0, sliding, image[0])], texts, COSINES)
         assert found.grids.shape == (1, *span, 9)
-        padded = (64, 80) if name == "clearclip" else (56, 72)
-        assert found.sliding.padded == padded
+        assert found.sliding.padded == ((64, 80) if name == "clearclip" else (56, 72))
+        # Images of other sizes with as many patches are no reason to compile again.
+        other = SlidingWindow.over((61, 79), 80, 40, method.patch_size)
+        pixels = np.zeros((61, 79, 3), np.float32)
+        list(engine(params, [ImageTask(1, other, pixels)], texts, COSINES))
+        assert engine._compiled._cache_size() == 1
         expected = grid_masks(method, params, jnp.asarray(seen), jnp.asarray(texts), COSINES)
         assert relative_error(found.grids, np.asarray(expected)) < 1e-5
+
+
+def test_windows_of_clear_clip() -> None:
+    arrays, (method, params) = load("methods/clearclip"), model_of("clearclip")
+    image = np.ascontiguousarray(np.moveaxis(arrays["seg_a/image"][0], 0, -1))
+    window, stride = int(arrays["window"]), int(arrays["stride"])
+    sliding = SlidingWindow.over(image.shape[:2], window, stride, method.patch_size)
+    engine: MaskEngine[int] = MaskEngine(method, data_mesh(jax.local_devices()[:1]))
+    [(_, merged)] = engine(params, [ImageTask(0, sliding, image)], arrays["text"], COSINES)
+    size, classes = arrays["seg_a/labels"].shape, ((0, 1, 2), (3,), (4, 5), (6,), (7,), (8,))
+    assert relative_error(np.moveaxis(merged.at(size), -1, 0), arrays["seg_a/logits"]) < 1e-5
+    labels = LabelRule(classes, float(arrays["logit_scale"])).labels(merged, size)
+    np.testing.assert_array_equal(labels, arrays["seg_a/labels"])
 
 
 def test_scores_and_texts_that_are_none() -> None:
