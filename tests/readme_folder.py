@@ -29,7 +29,7 @@ from tests.torch_files import save_state_dict, save_torchscript
 
 ROOT = Path(__file__).parent.parent
 SIZES = CLIPConfig(
-    embed_dim=16, resolution=32, patch_size=8, vision_width=64, vision_layers=2, text_width=64,
+    embed_dim=16, resolution=32, patch_size=8, vision_width=64, vision_layers=4, text_width=64,
     text_layers=1, context_length=40,
 )  # fmt: skip
 """Of what is called ViT-B/16 in the folder."""

@@ -23,6 +23,8 @@ import jax
 import pytest
 
 from configs.tcl import get_config as paper_config
+from tcl_jax.evaluation.published import PUBLISHED
+from tcl_jax.evaluation.results import published_mean
 from tcl_jax.models.clip import VARIANTS
 from tcl_jax.weights.hub import OPENAI_SHA256
 from tests.in_process import Done, run_module
@@ -67,6 +69,11 @@ SPECIAL = {
         more=(*FEW, "--steps=1", "--batch_sizes=2", "--phases=1")
     ),
     "python -m tcl_jax.bench masks": Special(more=(*FEW, "--calls=1", "--pamr=yes")),
+    "python -m tcl_jax.bench masks --method=all": Special(
+        # ProxyCLIP takes multiples of 56.
+        more=(*FEW, "--calls=1", "--pamr=no", "--windows=56"),
+        says="clip_dinoiser",
+    ),
     # Without the TPU's compiler; tests/plan has it compile.
     "python -m tcl_jax.plan": Special(code=2, says="pip install 'tcl_jax[tpu]'"),
     # Of each benchmark there is one image.
@@ -239,6 +246,16 @@ def test_extras_that_readme_names_are_those_of_setup() -> None:
     named = set(re.findall(r"(?<!\w)\.\[(\w+)\]", TEXT))
     setup = (ROOT / "setup.py").read_text()
     assert named and all(f'"{name}": [' in setup for name in named)
+
+
+def test_published_scores_are_those_that_reports_show() -> None:
+    table = TEXT.split("| method | published by its authors")[1].partition("\n\n")[0]
+    rows = [row.split("|")[1:5] for row in table.splitlines()[2:]]
+    shown = {protocol.strip(" `"): scores for _, scores, protocol, _ in rows}
+    assert shown.keys() - {"tcl"} == {row.method for row in PUBLISHED} | {"clearclip"}
+    for row in PUBLISHED:
+        score = row.mean or published_mean(row.scores) or row.scores["ade20k"]
+        assert f"{score:.1f}" in shown[row.method], row.title
 
 
 @pytest.mark.parametrize(

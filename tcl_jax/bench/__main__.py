@@ -5,6 +5,7 @@ r"""Measures how fast the method is on this machine.
     python -m tcl_jax.bench train --batch_sizes=64,256 --trace --json=train.json
     python -m tcl_jax.bench train --config.train.remat=blocks
     python -m tcl_jax.bench masks --classes=20,150 --json=masks.json
+    python -m tcl_jax.bench masks --method=all --pamr=no --classes=20
     python -m tcl_jax.bench evaluate --classes=20,150 --json=evaluate.json
 
 `input`: how long it takes to make a training image, step by step, and images per second by number
@@ -13,10 +14,11 @@ of worker processes.
 `train`: time of a training step in both phases, images per second, MFU (the method's own FLOPs by
 formula over time and the device's bfloat16 peak), the memory of the program, and the most that was
 in use since the process began; with --trace which kinds of operations the time goes to. `masks`:
-the same of a window's masks, with and without PAMR. `evaluate`: images per second of an evaluation
-of drawn pictures, from file to counts. All take the sizes of --config (configs/tcl.py if not given)
-and random weights, so that nothing is downloaded; `masks` and `evaluate` also any model by name
-(--model=tips:B/14) with its own.
+the same of a window's masks, with and without PAMR; with --method those of several methods on one
+CLIP in turn, with the ratio of the times to MaskCLIP's in each round: the median, the lowest and
+the highest. `evaluate`: images per second of an evaluation of drawn pictures, from file to counts.
+All take the sizes of --config (configs/tcl.py if not given) and random weights, so that nothing is
+downloaded; `masks` and `evaluate` also any model by name (--model=tips:B/14) with its own.
 
 `train` and `masks` can measure the official PyTorch code beside this, with the same weights and
 batch on the same device, in alternation and without data loading and logging, once the float32

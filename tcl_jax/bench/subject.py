@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 CONFIG = "configs/tcl.py"
 """What is measured if nothing else is named."""
+RANDOM = ("second", "head")
+"""What methods on a CLIP need besides, as far as it is random where it is not there."""
+SECOND_PATCH, HEAD_CHANNELS = 8, 256
+"""Side of a patch of ProxyCLIP's second encoder, and channels of CLIP-DINOiser's head."""
 GATE = 0.5
 """Of the decoder's layers; at 0, where training starts, they would not change the results."""
 
@@ -172,3 +176,54 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
     for layer in experiment.params["grounder"]["decoder"].values():
         layer["gate"] = np.float32(GATE)
     return Subject(experiment, config)
+
+
+def methods_on(model: Model, names: str) -> list[Model]:
+    """Methods on the CLIP of a model, MaskCLIP first.
+
+    What a method needs besides is random: ProxyCLIP's second encoder is a tower as wide and deep as
+    CLIP's with the patches of DINO B/8, CLIP-DINOiser's head has as many channels as the released.
+
+    Args:
+        model: what is measured.
+        names: keys of `METHODS`, separated by commas, or "all".
+
+    Raises:
+        InputError: if one of them is no method on such a CLIP, or the model lacks what it has
+            learned.
+    """
+    import jax
+
+    from tcl_jax.inference.model import Model
+    from tcl_jax.inference.settings import default_settings
+    from tcl_jax.models.clip import CLIP, CLIPConfig
+    from tcl_jax.models.clip_method import CLIPMethod
+    from tcl_jax.models.methods import METHODS
+    from tcl_jax.models.shapes import shapes_of, to_json
+
+    have = {*model.params, *RANDOM} if "clip" in model.params else set()
+    known = [
+        name
+        for name, kind in METHODS.items()
+        if issubclass(kind, CLIPMethod) and {*kind.parameters} <= have
+    ]
+    chosen = known if names == "all" else names.split(",")
+    if wrong := [name for name in chosen if name not in known]:
+        raise InputError(
+            f"--method={names}: {wrong[0]!r} is none of the methods on the CLIP of "
+            f"{model.method.name}; those are {', '.join(known) or 'not there'}"
+        )
+    fields, key, models = model.method.describe(), jax.random.key(0), []
+    sizes = dataclasses.replace(CLIPConfig(**fields["clip"]), patch_size=SECOND_PATCH)
+    tower = jax.eval_shape(CLIP(sizes).init, key)["visual"]
+    second = {"second": {name: x for name, x in tower.items() if name not in ("ln_pre", "proj")}}
+    fields |= {"second": "dino", "shapes": to_json(shapes_of(second)), "channels": HEAD_CHANNELS}
+    for name in dict.fromkeys(["maskclip", *chosen]):
+        try:
+            method = METHODS[name].from_description(fields)
+        except ValueError as error:
+            raise InputError(f"--method={names}: {name}: {error}") from error
+        drawn = {part: method.init(key)[part] for part in RANDOM if part in method.parameters}
+        params = {part: model.params.get(part, drawn.get(part)) for part in method.parameters}
+        models.append(Model(method, params, default_settings(method)))
+    return models

@@ -51,51 +51,66 @@ class Runner:
         """Compiles the program again, with options of XLA."""
         self.compiled = self._lowered.compile(compiler_options=options)
 
-    def measure(
-        self,
-        devices: Sequence[jax.Device],
-        *,
-        calls: int,
-        rounds: int,
-        warm_up: int,
-        images: int,
-        flops: float,
-    ) -> dict[str, Any]:
-        """Times rounds of calls after some that do not count, and says what the program needs.
 
-        Args:
-            devices: on which it runs.
-            calls: of a round.
-            rounds: how many; the median counts.
-            warm_up: calls before.
-            images: that a call computes.
-            flops: of an image by formula, see `models.flops`.
+def measure_in_turn(
+    runners: Sequence[Runner],
+    devices: Sequence[jax.Device],
+    *,
+    calls: int,
+    rounds: int,
+    warm_up: int,
+    images: int,
+    flops: Sequence[float],
+) -> list[dict[str, Any]]:
+    """Times rounds of calls after some that do not count, and says what the programs need.
 
-        Returns:
-            `seconds` of a call in the median round, and `rounds`, those of each;
-            `images_per_second`; `mfu`, None where the devices' peak is not known; `image_flops`,
-            as given; `program_bytes` of one device: arguments, results, temporary memory and code;
-            `peak_bytes`, the most of a device in use since the process began, None where it does
-            not say; `compile_seconds`.
-        """
-        self.run(warm_up)
-        times = [self.run(calls) / calls for _ in range(rounds)]
-        seconds = statistics.median(times)
-        memory: Any = self.compiled.memory_analysis()
-        return {
+    A round of each program follows one of the others, so that whatever else the machine does slows
+    down all of them.
+
+    Args:
+        runners: the programs.
+        devices: on which they run.
+        calls: of a round.
+        rounds: how many; the median counts.
+        warm_up: calls before.
+        images: that a call computes.
+        flops: of an image by formula, of each program; see `models.flops`.
+
+    Returns:
+        Of each program `seconds` of a call in the median round, and `rounds`, those of each; where
+        there are several, `ratio` of the times to the first's in the same round (the median),
+        `lowest` and `highest`; `images_per_second`; `mfu`, None where the devices' peak is not
+        known; `image_flops`, as given; `program_bytes` of one device: arguments, results, temporary
+        memory and code; `peak_bytes`, the most of a device in use since the process began, None
+        where it does not say; `compile_seconds`.
+    """
+    for runner in runners:
+        runner.run(warm_up)
+    every = [[runner.run(calls) / calls for runner in runners] for _ in range(rounds)]
+    rows = []
+    for k, (runner, own) in enumerate(zip(runners, flops, strict=True)):
+        times = [one[k] for one in every]
+        seconds, ratios = statistics.median(times), [one[k] / one[0] for one in every]
+        memory: Any = runner.compiled.memory_analysis()
+        compared = {
+            "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
+        }  # fmt: skip
+        rows.append({
             "seconds": seconds,
             "rounds": times,
+            **(compared if len(runners) > 1 else {}),
             "images_per_second": images / seconds,
-            "mfu": mfu(flops * images, seconds, devices),
-            "image_flops": flops,
+            "mfu": mfu(own * images, seconds, devices),
+            "image_flops": own,
             "program_bytes": memory.argument_size_in_bytes
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes
             + memory.temp_size_in_bytes
             + memory.generated_code_size_in_bytes,
             "peak_bytes": peak_bytes(devices),
-            "compile_seconds": self.compile_seconds,
-        }
+            "compile_seconds": runner.compile_seconds,
+        })  # fmt: skip
+    return rows
 
 
 def peak_bytes(devices: Sequence[jax.Device]) -> int | None:

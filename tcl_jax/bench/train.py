@@ -52,6 +52,7 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
     import jax.numpy as jnp
     import numpy as np
 
+    from tcl_jax.bench.timing import measure_in_turn
     from tcl_jax.bench.trace import time_by_kind
     from tcl_jax.models.flops import total
     from tcl_jax.ops.images import normalize
@@ -91,8 +92,8 @@ def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
                 say(what)
                 batch = made_up_batch(sizes, size)
                 runner = step_runner(subject, batch, phase, mesh)
-                flops = total(objective.training_flops(size, phase == 2))
-                row = runner.measure(devices, **how, images=size, flops=flops)
+                flops = [total(objective.training_flops(size, phase == 2))]
+                (row,) = measure_in_turn([runner], devices, **how, images=size, flops=flops)
                 report.add("steps", {"batch_size": size, "phase": phase, **row})
                 if official is not None:
                     request = request_of(official, batch, phase)

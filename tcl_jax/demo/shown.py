@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import base64
-import io
 import zlib
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from tcl_jax.inference.merging import ROUNDING, SoftMasks
+from tcl_jax.pictures.overlays import data_url
 
 STEPS = 1000
 """Scores are sent in thousandths, so that thresholds of the slider mean the same here and there."""
 
 
 def jpeg_url(picture: UInt8[np.ndarray, "H W 3"], quality: int) -> str:
-    """A picture as a data URL."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    """A picture as a data URL, its colours as fine as its shapes."""
+    return data_url(picture, "JPEG", quality=quality, subsampling=0)
 
 
 def photo_content(picture: UInt8[np.ndarray, "H W 3"]) -> dict[str, Any]:

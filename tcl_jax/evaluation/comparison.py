@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax.evaluation.protocol import Field, differences
-from tcl_jax.evaluation.report import UNKNOWN, align
+from tcl_jax.evaluation.report import align
 from tcl_jax.evaluation.results import read_results
+from tcl_jax.evaluation.scores import UNKNOWN
 from tcl_jax.pictures.lettering import one_line
 
 INTENDED = ("method", "weights", "architecture")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,6 +134,7 @@ def evaluate_benchmark(
     texts: Float32[np.ndarray, "n d"],
     log: ScoreLog,
     *,
+    beside: BenchmarkResult | None = None,
     progress: bool = True,
 ) -> BenchmarkResult:
     """Scores every image of a benchmark that has no score yet; every process calls it.
@@ -145,6 +146,7 @@ def evaluate_benchmark(
         index: the images, whose files were verified.
         texts: embeddings of the benchmark's texts, [n, d].
         log: keeps the counts.
+        beside: another method's result, whose images are shown.
         progress: whether to show a bar.
 
     Raises:
@@ -170,8 +172,14 @@ def evaluate_benchmark(
     records = log.gather([example.key for example in share_of(index.examples)])
     images = tuple(ImageResult(e.key, records[e.key].counts) for e in index.examples)
     seconds = sum(records[e.key].seconds for e in index.examples) / jax.process_count()
+    if beside is None:
+        rank_of = {key: rank for rank, key in choose_shown(images).items()}
+    else:
+        rank_of = {one.key: one.rank for one in beside.shown}
     shows = jax.process_index() == 0
-    shown = raise_on_all_processes(lambda: _show(evaluator, index, texts, images) if shows else ())
+    shown = raise_on_all_processes(
+        lambda: _show(evaluator, index, texts, images, rank_of) if shows else ()
+    )
     return BenchmarkResult(benchmark, images, shown, seconds)
 
 
@@ -180,9 +188,10 @@ def _show(
     index: DatasetIndex,
     texts: np.ndarray,
     images: Sequence[ImageResult],
+    rank_of: Mapping[str, str],
 ) -> tuple[ShownImage, ...]:
+    """The images that have a rank, by key."""
     benchmark, scores = index.benchmark, {image.key: image.miou for image in images}
-    rank_of = {key: rank for rank, key in choose_shown(images).items()}
 
     def show(example: Example, predicted: np.ndarray) -> ShownImage:
         image, label = read_pixels(example.image, benchmark.exif), read_classes(example, benchmark)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime
 import json
@@ -21,7 +20,9 @@ from markupsafe import Markup
 
 from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark, paper_benchmarks
 from tcl_jax.evaluation.published import PUBLISHED, Published
+from tcl_jax.evaluation.report_pictures import page_pictures
 from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, published_mean
+from tcl_jax.evaluation.scores import UNKNOWN, per_cent
 from tcl_jax.files import user_path, whole_file
 from tcl_jax.inference.presets import load_preset
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
@@ -30,16 +31,12 @@ from tcl_jax.models.methods import METHODS
 from tcl_jax.models.tcl import TCL
 from tcl_jax.pictures.lettering import one_line, printable
 
-UNKNOWN = "-"
-"""What stands where there is no figure."""
-
 _SOURCES = (
     "mIoU in per cent. Measured: by this run. Published: by the paper (TCL, CVPR 2023, arXiv "
     "2212.00785), by a method's own authors, under the protocol named, or by what describes a "
     "benchmark of your own."
 )
 _TEMPLATES = Path(__file__).parent.parent / "assets"
-_SCORE_HEADS = ("", "mIoU", "mAcc", "aAcc", "images", "time")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,53 +226,55 @@ def _render(template: str, escape: Callable[[str], str], content: Mapping[str, A
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["per_cent"] = per_cent
+    environment.filters |= {"per_cent": per_cent, "signed": signed}
     return environment.get_template(template).render(content)
 
 
 def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
-    """What the templates say of a benchmark; classes from high to low IoU by the first method."""
+    """What the templates say of a benchmark; classes from high to low IoU by the first method.
+
+    Of several methods each has its gain over MaskCLIP, or over the first where that is not there.
+    """
     results = {title: one.results[name] for title, one in found.items()}
     first = next(iter(results.values()))
+    clips = [title for title, one in found.items() if one.fingerprint.get("method") == "maskclip"]
+    base = next(iter([*clips, *results])) if len(results) > 1 else None
+    heads = ("", "mIoU", *(["gain"] if base else []), "mAcc", "aAcc", "images", "time")
     rows: list[Row] = []
     notes: dict[str, None] = {}
     for title, result in results.items():
         count, full, scores = len(result.images), result.full_set, result.scores
         cells = [per_cent(100 * value) for value in (scores.miou, scores.macc, scores.aacc)]
+        if base:
+            gain = 100 * (scores.miou - results[base].scores.miou)
+            cells.insert(1, UNKNOWN if title == base else signed(gain))
         images = f"{count:,}" + (f" of {full:,}" if full not in (None, count) else "")
         cells += [images, str(datetime.timedelta(seconds=round(result.seconds)))]
         rows.append(Row(f"{title}, measured", "measured", tuple(cells)))
         notes |= dict.fromkeys(caveats(result, found[title].fingerprint))
-    for method, value in first.benchmark.published.items():
-        cells = [per_cent(value), *[UNKNOWN] * 4]
-        rows.append(Row(f"{method}, published", "published", tuple(cells)))
-    for row in _published_beside(found.values()):
-        if name in row.scores:
-            cells = [per_cent(row.scores[name]), *[UNKNOWN] * 4]
-            rows.append(Row(row.label, "published", tuple(cells)))
-    iou = np.array([100 * one.scores.per_class_iou for one in results.values()])
-    accuracy = np.array([100 * one.scores.per_class_acc for one in results.values()])
-    order = np.argsort(-iou[0], kind="stable")  # NaN comes last
-    pictures = []
-    for title, result in results.items():
-        files = found[title].pictures.get(name, {})
-        for shown in result.shown:
-            if shown.rank in files:
-                data = base64.b64encode(files[shown.rank].read_bytes()).decode()
-                caption = f"{title}, {shown.rank} image: {printable(shown.key)}"
-                caption += f", mIoU {per_cent(100 * shown.miou)} %"
-                pictures.append({"caption": caption, "data": Markup(data)})
+    published = {f"{title}, published": x for title, x in first.benchmark.published.items()}
+    others = [row for row in _published_beside(found.values()) if name in row.scores]
+    published |= {row.label: row.scores[name] for row in others}
+    for label, value in published.items():
+        rows.append(Row(label, "published", (per_cent(value), *[UNKNOWN] * (len(heads) - 2))))
+    iou = {title: 100 * one.scores.per_class_iou for title, one in results.items()}
+    beside_iou = {
+        title: 100 * results[title].scores.per_class_acc if base is None else one - iou[base]
+        for title, one in iou.items()
+    }
+    order = np.argsort(-next(iter(iou.values())), kind="stable")  # NaN comes last
     return {
         "name": name,
         "title": first.benchmark.title,
+        "base": base,
         "methods": list(results),
-        "scores": Table(_SCORE_HEADS, tuple(rows), tuple(notes)),
-        "means": [100 * result.scores.miou for result in results.values()],
+        "scores": Table(heads, tuple(rows), tuple(notes)),
+        "means": {title: 100 * result.scores.miou for title, result in results.items()},
         "classes": [
-            (first.benchmark.names[i], list(zip(iou[:, i], accuracy[:, i], strict=True)))
+            (first.benchmark.names[i], [(t, iou[t][i], beside_iou[t][i]) for t in results])
             for i in order
         ],
-        "pictures": pictures,
+        "pictures": page_pictures(results),
     }
 
 
@@ -298,11 +297,9 @@ def _words(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def per_cent(value: float | None, *, mark: bool = False) -> str:
-    """Per cent with one digit, a dash where not known."""
-    if value is None or np.isnan(value):
-        return UNKNOWN
-    return f"{value:.1f}" + "*" * mark
+def signed(value: float) -> str:
+    """A gain in per cent with one digit and its sign, a dash where not known."""
+    return UNKNOWN if np.isnan(value) else f"{round(value, 1) + 0.0:+.1f}"
 
 
 def escape_markdown(text: str) -> Markup:

@@ -49,7 +49,7 @@ class ShownImage:
 
     Attributes:
         key: of the image in its benchmark.
-        rank: "best", "median" or "worst" of the benchmark, by its mIoU.
+        rank: "best", "median" or "worst" of the benchmark, by the mIoU of the first method.
         miou: `ImageResult.miou`, a fraction.
         image: uint8 RGB.
         label: class per pixel, `labels.IGNORE` where it does not count.
@@ -104,12 +104,10 @@ class Evaluated:
     Attributes:
         results: by name of the benchmark.
         fingerprint: see `protocol.fingerprint`.
-        pictures: files by name of the benchmark and by rank; on process 0.
     """
 
     results: dict[str, BenchmarkResult]
     fingerprint: dict[str, Any]
-    pictures: dict[str, dict[str, Path]]
 
 
 def choose_shown(images: Iterable[ImageResult]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from tcl_jax.evaluation.examples import DatasetIndex, describe_dataset, verify_e
 from tcl_jax.evaluation.protocol import Protocol, embed_texts, fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
-from tcl_jax.evaluation.results import RESULTS_FILE, Evaluated, write_results
+from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, Evaluated, write_results
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
@@ -111,6 +111,7 @@ def evaluate(
         return made[key]
 
     found: dict[str, Evaluated] = {}
+    first: dict[str, BenchmarkResult] = {}
     with alone_in(output, f"output {str(output)!r}"):
         runs = []
         for chosen, protocol in zip(models, protocols, strict=True):
@@ -131,9 +132,8 @@ def evaluate(
             runs.append(_MethodRun(chosen, protocol, identity, folder, logs))
         check(indices, [run.logs for run in runs], progress=progress)
         for run in runs:
-            found[run.protocol.title] = _evaluate_method(
-                run, indices, texts_of, batch_size, progress=progress
-            )
+            one = _evaluate_method(run, indices, texts_of, batch_size, first, progress=progress)
+            found[run.protocol.title], first = one, first or one.results
         _write_on_process_0(output, lambda: write_report(output, found))
     return found
 
@@ -170,10 +170,11 @@ def _evaluate_method(
     indices: Sequence[DatasetIndex],
     texts_of: Callable[[Method, Protocol, Benchmark], np.ndarray],
     batch_size: int | None,
+    first: Mapping[str, BenchmarkResult],
     *,
     progress: bool,
 ) -> Evaluated:
-    """One method, to results.json and pictures."""
+    """One method, to results.json and pictures, which are of the images that the first shows."""
     model = dataclasses.replace(run.model, settings=run.protocol)
     method = model.method_in(compute_dtype(run.protocol.dtype))
     evaluator = Evaluator(method, run.model.params, run.protocol, batch_size)
@@ -184,17 +185,17 @@ def _evaluate_method(
             texts = raise_on_all_processes(
                 functools.partial(texts_of, method, run.protocol, index.benchmark)
             )
-            results[name] = evaluate_benchmark(evaluator, index, texts, log, progress=progress)
-
-    pictures: dict[str, dict[str, Path]] = {}
+            results[name] = evaluate_benchmark(
+                evaluator, index, texts, log, beside=first.get(name), progress=progress
+            )
 
     def write() -> None:
-        for name, result in results.items():
-            pictures[name] = write_pictures(run.folder / "pictures", result)
+        for result in results.values():
+            write_pictures(run.folder / "pictures", result)
         write_results(run.folder / RESULTS_FILE, list(results.values()), run.identity)
 
     _write_on_process_0(run.folder, write)
-    return Evaluated(results, run.identity, pictures)
+    return Evaluated(results, run.identity)
 
 
 def check(

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tcl_jax.errors import as_input_error
-from tcl_jax.evaluation.report import UNKNOWN, align
+from tcl_jax.evaluation.report import align
 from tcl_jax.evaluation.scenes import (
     best_classes,
     check_scenes,
@@ -21,6 +21,7 @@ from tcl_jax.evaluation.scenes import (
     segment_scenes,
     with_background,
 )
+from tcl_jax.evaluation.scores import UNKNOWN
 from tcl_jax.files import write_json
 from tcl_jax.inference.engine import MaskEngine
 from tcl_jax.inference.masks import MaskOptions

@@ -10,6 +10,9 @@ from jaxtyping import Float, Int64, Integer
 
 from tcl_jax.evaluation.labels import IGNORE
 
+UNKNOWN = "-"
+"""What stands where there is no figure."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
@@ -113,6 +116,13 @@ def count_pixels(
             )
     right = truth[truth == found]
     return Counts(*(np.bincount(v, minlength=classes) for v in (right, found, truth)))
+
+
+def per_cent(value: float | None, *, mark: bool = False) -> str:
+    """Per cent with one digit, a dash where not known."""
+    if value is None or np.isnan(value):
+        return UNKNOWN
+    return f"{value:.1f}" + "*" * mark
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

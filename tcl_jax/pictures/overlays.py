@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -66,3 +69,10 @@ def save_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"]) ->
     """Writes a PNG, whole or not at all."""
     with whole_file(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
+
+
+def data_url(image: UInt8[np.ndarray, "h w 3"], format: str, **options: Any) -> str:
+    """A picture for a page, in a format of Pillow such as "WEBP", with its options."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format, **options)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

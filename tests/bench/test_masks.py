@@ -10,8 +10,10 @@ import pytest
 
 from tcl_jax.bench import __main__ as bench
 from tcl_jax.errors import InputError, RunError
+from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.flops import total
 from tcl_jax.models.method import MaskOptions
+from tcl_jax.models.methods import METHODS
 from tcl_jax.training.build import abstract_experiment
 from tests.bench.official_checkout import make_checkout, requests_of
 from tests.released_files import WRITERS, weights_flags
@@ -72,6 +74,27 @@ def test_a_model_by_name_is_measured(tmp_path: Path) -> None:
             bench.run(["masks", *flags, *FAST, *wrong])
     with pytest.raises(InputError, match="--weights belongs to --model"):
         bench.run(["masks", *flags[1:]])
+
+
+def test_methods_are_measured_in_turn(tmp_path: Path) -> None:
+    file, flags = tmp_path / "masks.json", [f"--config={tiny_config_file(tmp_path)}", "--pamr=no"]
+    flags += [*FAST, "--windows=56", "--config.model.sizes.vision_layers=4"]
+    bench.run(["masks", *flags, "--method=all", f"--json={file}"])
+    rows = {row["method"]: row for row in json.loads(file.read_text())["masks"]}
+    known = {n for n, kind in METHODS.items() if issubclass(kind, CLIPMethod)} - {"tcl_dino"}
+    assert {*rows} == known and next(iter(rows)) == "maskclip"
+    base = rows["maskclip"]
+    assert (base["ratio"], base["lowest"], base["highest"]) == (1, 1, 1)
+    for row in rows.values():
+        ratios = [a / b for a, b in zip(row["rounds"], base["rounds"], strict=True)]
+        assert row["ratio"] == pytest.approx(np.median(ratios)) and row["image_flops"] > 0
+    with pytest.raises(InputError, match="'tips' is none of the methods on the CLIP of tcl"):
+        bench.run(["masks", *flags, "--method=sclip,tips"])
+    if "clip_dinoiser" in known:
+        with pytest.raises(InputError, match="clip_dinoiser: this CLIP has 2 blocks"):
+            bench.run(["masks", *flags[:-1], "--method=clip_dinoiser"])
+    with pytest.raises(InputError, match="leave --against out"):
+        bench.run(["masks", *flags, "--method=sclip", "--against=x"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -12,19 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation import benchmark as benchmark_module
 from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark
 from tcl_jax.evaluation.published import PUBLISHED
 from tcl_jax.evaluation.report import caveats, summarize, summary_table, write_report
-from tcl_jax.evaluation.report_pictures import (
-    IGNORED,
-    RIGHT,
-    WRONG,
-    shown_picture,
-    write_pictures,
-)
+from tcl_jax.evaluation.report_pictures import IGNORED, RIGHT, WRONG, shown_picture
 from tcl_jax.evaluation.results import (
     BenchmarkResult,
     Evaluated,
@@ -47,11 +43,9 @@ from tests.evaluation.made_results import (
 NAN = float("nan")
 
 
-def evaluated(
-    *results: BenchmarkResult, pictures: dict[str, dict[str, Path]] | None = None, **fields: Any
-) -> Evaluated:
+def evaluated(*results: BenchmarkResult, **fields: Any) -> Evaluated:
     by_name = {result.benchmark.name: result for result in results}
-    return Evaluated(by_name, fingerprint_of(**fields), pictures or {})
+    return Evaluated(by_name, fingerprint_of(**fields))
 
 
 # ---------------------------------------------------------------------------------- what is shown
@@ -189,6 +183,8 @@ def test_published_rows_of_the_method_at_hand() -> None:
     label = "Talk2DINO B/14, published (TCL's protocol)"
     assert cells[label] == ["-"] * 8 + ["43.8"] and "TCL, published" in cells
     assert not any("NACLIP" in label for label in cells)
+    cells = cells_of(summary_table({"SC-CLIP": evaluated(*eight_results(), method="sc_clip")}))
+    assert cells["SC-CLIP ViT-B/16, published (its own protocol)"] == ["-"] * 8 + ["43.9"]
     found = {
         "TIPS": evaluated(result_of("ade20k"), method="tips"),
         "NACLIP": evaluated(result_of("ade20k"), method="naclip"),
@@ -295,15 +291,15 @@ def test_any_size_can_be_shown(size: tuple[int, int]) -> None:
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> dict[str, Evaluated]:
-    """Two methods, one of them with pictures, and names that have to be escaped."""
+def found() -> dict[str, Evaluated]:
+    """Two methods, which show the same images, and names that have to be escaped."""
     shown = (shown_of(30, 40, "best"), shown_of(30, 40, "worst"))
-    pictured = result_of("voc", 0.4, shown=shown)
-    files = {"voc": write_pictures(tmp_path / "pictures", pictured)}
+    maskclip = result_of("voc", 0.4, shown=shown)
     own = own_benchmark(background=True)
+    fields = {"method": "maskclip", "dtype": "<i>m</i>", "seed": [1, 2], "extra": None}
     return {
-        "TCL + PAMR": evaluated(result_of("voc", 0.55, 100), result_of(own, 0.25)),
-        "MaskCLIP": evaluated(pictured, pictures=files, dtype="<i>m</i>", seed=[1, 2], extra=None),
+        "TCL + PAMR": evaluated(result_of("voc", 0.55, 100, shown=shown), result_of(own, 0.25)),
+        "MaskCLIP": evaluated(maskclip, **fields),
     }
 
 
@@ -312,8 +308,11 @@ def test_markdown_has_everything(found: dict[str, Evaluated], tmp_path: Path) ->
     text = (tmp_path / "results.md").read_text()
     for line in (
         "| TCL + PAMR, measured | 55.0\\* |",
-        "| aeroplane | 55.0 | 55.0 | 40.0 | 40.0 |",
-        "| tvmonitor | - | - | - | - |",  # never occurs
+        "| TCL + PAMR, measured | 55.0 | +15.0 |",
+        "Gains are over MaskCLIP.",
+        "| class | IoU, TCL + PAMR | gain | IoU, MaskCLIP |\n| --- | --: | --: | --: |\n",
+        "| aeroplane | 55.0 | +15.0 | 40.0 |\n",
+        "| tvmonitor | - | - | - |\n",  # never occurs
         r"| \<b\>crow \| \*co\* &amp; son\</b\> | - | - |",
         r"## Birds of my \<garden\>",
         "- pamr: yes\n",
@@ -341,20 +340,41 @@ def test_page_is_whole_in_itself(found: dict[str, Evaluated], tmp_path: Path) ->
     assert "Birds of my &lt;garden&gt;" in page and "&lt;i&gt;m&lt;/i&gt;" in page
     rows = rows_of(page)
     assert rows[1].startswith("TCL + PAMR, measured 55.0 * 25.0")
-    assert "aeroplane 55.0 55.0 40.0 40.0 10.0 10.0" in rows
+    assert "class TCL + PAMR gain MaskCLIP <script>alert(1)</script> gain" in rows
+    assert "aeroplane 55.0 +15.0 40.0 10.0 -30.0" in rows
     assert "<b>crow | *co* & son</b> - -" in rows
     assert page.count("--iou: 40.0%; --mean: 40.0%") == 20  # none for what never occurs
-    pictures = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
-    files = found["MaskCLIP"].pictures["voc"]
-    assert [base64.b64decode(data) for data in pictures] == [
-        files[rank].read_bytes() for rank in ("best", "worst")
-    ]
-    assert "MaskCLIP, worst image: photo_1, mIoU 16.7 %" in page
+
+
+def test_methods_stand_side_by_side_on_the_same_images(
+    found: dict[str, Evaluated], tmp_path: Path
+) -> None:
+    write_report(tmp_path, found)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    panels = re.findall(r'alt="([^"]*)" src="data:image/webp;base64,([^"]*)"', page)
+    assert [title for title, _ in panels] == ["image", "true labels", *found] * 2
+    image, truth, *predicted = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))[150, 400].astype(int)
+        for _, data in panels[:4]
+    )
+    palette = class_palette(20, background=True).astype(int)
+    assert np.abs(image - (200, 100, 50)).max() < 6
+    assert [int(np.abs(palette - x).sum(1).argmin()) for x in (truth, *predicted)] == [2, 1, 1]
+    assert page.count("<strong>mIoU 16.7 %</strong>") == 4
+    assert "Worst image of TCL + PAMR: photo_1" in page
+    colors = [tuple(palette[i].tolist()) for i in (2, 1)] + [IGNORED]
+    found_colors = re.findall(r"background: rgb\((.*?)\)", page)
+    assert found_colors == [", ".join(map(str, color)) for color in colors] * 2
 
 
 def test_classes_go_from_high_to_low(tmp_path: Path) -> None:
     images = (ImageResult("a", counts_of([0.2, NAN, 0.999])),)
-    write_report(tmp_path, {"TCL": evaluated(BenchmarkResult(own_benchmark(), images, (), 7000))})
-    rows = rows_of((tmp_path / "report.html").read_text())
+    shown = (shown_of(30, 90),)
+    write_report(
+        tmp_path, {"TCL": evaluated(BenchmarkResult(own_benchmark(), images, shown, 7000))}
+    )
+    page = (tmp_path / "report.html").read_text()
+    rows = rows_of(page)
     assert [row.split()[0] for row in rows[-3:]] == ["<b>crow", "sparrow", "great"]
     assert "TCL, measured 60.0 60.0 60.0 1 1:56:40" in rows
+    assert "class IoU acc" in rows and 'alt="right and wrong"' in page and "--columns: 2" in page

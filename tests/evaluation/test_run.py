@@ -20,7 +20,7 @@ from tcl_jax.evaluation.benchmark import BENCHMARKS, custom_benchmark, load_benc
 from tcl_jax.evaluation.comparison import compare
 from tcl_jax.evaluation.examples import DatasetIndex, list_examples
 from tcl_jax.evaluation.protocol import fingerprint, make_protocol
-from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, read_results
+from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, choose_shown, read_results
 from tcl_jax.evaluation.run import evaluate
 from tcl_jax.evaluation.scores import Counts
 from tcl_jax.inference.model import Model, model_from_torch
@@ -139,6 +139,11 @@ def test_methods_side_by_side(tmp_path: Path) -> None:
         assert "WARNING" not in compare(tmp_path / "tcl", tmp_path / other)
     text = (tmp_path / "results.md").read_text()
     assert "NACLIP, measured" in text and "TCL, published" in text
+    results = [one.results["voc"] for one in found.values()]
+    shown = [{x.rank: x.key for x in result.shown} for result in results]
+    own = [choose_shown(result.images) for result in results]
+    assert shown == [own[0]] * 4 and len(own[0]) == 2
+    assert own[0] != own[-1]  # by itself the last would show them the other way round
 
 
 @pytest.mark.parametrize(
