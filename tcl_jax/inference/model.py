@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -158,7 +159,7 @@ def load_model(path: Source) -> Model:
     name = os.fspath(path)
     with as_input_error(f"checkpoint {name!r}"):
         if is_model(path):
-            return _from_directory(*read_model(path))
+            return _from_directory(user_path(path), *read_model(path))
         if find_store(path) is not None:
             return _from_run(read_trained(path))
     there = user_path(path)
@@ -183,11 +184,13 @@ def save_model(directory: Source, model: Model) -> None:
         "inference": model.settings.to_json(),
         "origin": model.origin,
     }
-    write_model(directory, model.params, description)
+    # So that the directory can go to another machine.
+    tokenizer = model.method.text_encoder.tokenizer_file
+    write_model(directory, model.params, description, [tokenizer] if tokenizer else [])
 
 
-def _from_directory(params: dict[str, Any], description: Mapping[str, Any]) -> Model:
-    method = read_method(description)
+def _from_directory(folder: Path, params: dict[str, Any], description: Mapping[str, Any]) -> Model:
+    method = read_method({**description, "folder": str(folder)})
     if "inference" not in description:
         raise InputError("its config.json lacks 'inference'; write it again")
     settings = InferenceSettings.from_json(description["inference"])
@@ -202,8 +205,8 @@ def _from_run(trained: Trained) -> Model:
         own = {name: eval_[name] for name in ("pamr", "kp_weight", "templates")}
     except KeyError as error:
         raise InputError(f"its config has no field {error}; another version wrote it") from error
-    method = read_method(described)
     frozen, origin = load_frozen(recorded)
+    method = read_method({**described, "folder": origin.get("text", {}).get("folder", "")})
     settings = dataclasses.replace(
         default_settings(method),
         threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,

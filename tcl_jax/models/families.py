@@ -32,7 +32,7 @@ class Size:
         addresses: of the file, any of which may be the one; its name there is what it is looked
             for under.
         repo: repository of the Hugging Face hub that it is downloaded from in place of these.
-        texts: the same as `addresses` of each file with a text tower, or what else texts need.
+        texts: the same as `addresses` of each file that texts need, the text tower's last.
     """
 
     width: int

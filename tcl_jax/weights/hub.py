@@ -268,10 +268,31 @@ def locate_texts(name: str) -> list[Path]:
         WeightError: as `locate_backbone`.
     """
     family, size = PRETRAINED[name]
+    return [_locate_text(name, addresses) for addresses in family.sizes[size].texts]
+
+
+def locate_text_tower(name: str) -> Path:
+    """The one of `locate_texts` that holds the text tower itself.
+
+    Raises:
+        WeightError: as `locate_backbone`, and if it has none.
+    """
+    family, size = PRETRAINED[name]
+    if not (texts := family.sizes[size].texts):
+        known = [x for x, (row, of) in PRETRAINED.items() if row.sizes[of].texts]
+        raise WeightError(
+            f"weights {name!r} have no text tower; choose a CLIP, such as ViT-B/16, or one of "
+            f"{', '.join(known)}"
+        )
+    return _locate_text(name, texts[-1])
+
+
+def _locate_text(name: str, addresses: Sequence[str]) -> Path:
+    family, size = PRETRAINED[name]
     what = f"the text tower of {family.title} {size}"
     if family.gated:
         what += f" (access is given on request, under the {family.licence})"
-    return [_from_addresses(what, addresses) for addresses in family.sizes[size].texts]
+    return _from_addresses(what, addresses)
 
 
 def locate_supplied(part: str, what: str, names: Sequence[str], where: str) -> Path:
