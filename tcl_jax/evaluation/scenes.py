@@ -57,8 +57,7 @@ def patch_cosines(
     """Cosines of CLIP's patch features with the texts: MaskCLIP (Zhou et al., ECCV 2022)."""
     del options
     with matmul_precision(method.dtype):
-        features = encode_image(method.clip_model, params["clip"], image).features
-        return method.similarity(params["clip"], features, texts)
+        return method.cosines(params, image, texts)
 
 
 def best_classes(

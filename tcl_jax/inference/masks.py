@@ -67,7 +67,7 @@ def grid_masks(
     text_embeddings: Float[Array, "n d"],
     options: MaskOptions = DEFAULT,
 ) -> Float[Array, "b h w n"]:
-    """`make_masks` before they are resized to the image, see `Method.masks`.
+    """`make_masks` before they are resized to the image: `Method.masks`, or `options.scores`.
 
     A float32 model computes its products in full precision on every platform.
 
@@ -76,4 +76,7 @@ def grid_masks(
         image: [b, H, W, 3] normalised; H and W multiples of the patch size.
     """
     with matmul_precision(model.dtype):
-        return model.masks(params, image, text_embeddings, options)
+        if options.scores == "cosines":
+            return model.cosines(params, image, text_embeddings)
+        make = model.probabilities if options.scores == "probabilities" else model.masks
+        return make(params, image, text_embeddings, options)

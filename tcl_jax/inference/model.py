@@ -15,6 +15,7 @@ from tcl_jax.checkpoints.trained import Trained, find_store, read_trained
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
+from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.method import Method
@@ -49,8 +50,11 @@ class Model:
         return [name for name, kind in METHODS.items() if {*kind.parameters} <= {*self.params}]
 
     def method_in(self, dtype: Any = jnp.float32) -> Method:
-        """`method`, computing in a dtype; parameters stay float32."""
-        method: Method = dataclasses.replace(cast(Any, self.method), dtype=dtype)
+        """`method` with `settings.pixels`, computing in a dtype; parameters stay float32."""
+        fields = {"dtype": dtype}
+        if isinstance(self.method, CLIPMethod):
+            fields["pixels"] = self.settings.pixels
+        method: Method = dataclasses.replace(cast(Any, self.method), **fields)
         return method
 
     def with_method(self, method: str) -> Model:
@@ -61,30 +65,37 @@ class Model:
         """
         if method == self.method.name:
             return self
-        kind = method_of(method, "method")
+        kind: type[Method] = method_of(method, "method")
         if lacking := [name for name in kind.parameters if name not in self.params]:
             raise InputError(
                 f"method {method!r} needs {kind.title}'s weights, of which {', '.join(lacking)} "
                 f"are missing; give its files or a checkpoint of it, or choose one of "
                 f"{', '.join(self.methods)}"
             )
-        return dataclasses.replace(
-            self,
-            method=kind.from_description(self.method.describe()),
-            params={name: self.params[name] for name in kind.parameters},
-            # A threshold that is not the protocol's was chosen for the masks of this method.
-            settings=dataclasses.replace(self.settings, threshold=None),
-        )
+        made = kind.from_description(self.method.describe())
+        # A threshold that is not the protocol's was chosen for the masks of this method.
+        settings = dataclasses.replace(self.settings, threshold=None)
+        if kind.protocol != self.method.protocol:
+            settings = default_settings(made)
+        params = {name: self.params[name] for name in kind.parameters}
+        return dataclasses.replace(self, method=made, params=params, settings=settings)
 
 
 def model_from_torch(
-    clip: Source, tcl: Source | None = None, *, activation: str | None = None, prefix: str = ""
+    clip: Source,
+    tcl: Source | None = None,
+    *,
+    method: str | None = None,
+    activation: str | None = None,
+    prefix: str = "",
 ) -> Model:
     """CLIP, and TCL on it, from published files, in the dtypes of these.
 
     Args:
         clip: path, name or `builtin:NAME`; see `weights.load.load_clip`.
         tcl: "official" or the path of a TCL checkpoint with the official names; None: CLIP alone.
+        method: what segments, a key of `models.methods.METHODS`; None: TCL if it is given, else
+            MaskCLIP.
         activation: see `weights.load.load_clip`.
         prefix: of the names of the model that is meant, in each file that holds several.
 
@@ -92,18 +103,21 @@ def model_from_torch(
         InputError: if a file cannot be used; it is named.
         RunError: if JAX has no device.
     """
+    if method is not None:
+        method_of(method, "method")  # before files are read
     find_devices()
     pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
-    method: Method = MaskCLIP(pretrained.config)
+    made: Method = MaskCLIP(pretrained.config)
     params = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
     if tcl is not None:
         learned, feature_layer = load_tcl(tcl, pretrained.config, prefix)
-        method = TCL(pretrained.config, feature_layer)
+        made = TCL(pretrained.config, feature_layer)
         params |= learned.params
         origin["tcl"] = learned.origin
     check_prefix(prefix, [one["prefix"] for one in origin.values()])
-    return Model(method, params, default_settings(method), origin)
+    model = Model(made, params, default_settings(made), origin)
+    return model if method is None else model.with_method(method)
 
 
 def model_from_backbone(

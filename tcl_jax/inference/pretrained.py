@@ -90,7 +90,7 @@ def load_pretrained(name: str, **given: Any) -> Model:
 
 def _clip(method: str) -> Release:
     def load(size: str, clip: Source = "", **options: Any) -> Model:
-        return model_from_torch(clip or size, **options).with_method(method)
+        return model_from_torch(clip or size, method=method, **options)
 
     return Release(load, tuple(CLIP_FILES), ("clip",), ("clip",), ("activation", "prefix"))
 

@@ -9,6 +9,7 @@ from typing import Any
 from tcl_jax.errors import InputError
 from tcl_jax.inference.templates import TEMPLATES
 from tcl_jax.models.method import Method
+from tcl_jax.ops.images import PIXELS
 
 WINDOW = 448
 """Side of the paper's evaluation windows in pixels, twice the resolution of CLIP's training."""
@@ -35,6 +36,8 @@ class InferenceSettings:
         templates: name of a set in `inference.templates.TEMPLATES`.
         short_side: to which images are resized, in pixels; None: the window.
         resize: one of `RESIZES`.
+        pixels: name in `ops.images.PIXELS` of the statistics that images are normalised with, for
+            methods on a CLIP; None: the method's own.
 
     Raises:
         InputError: if a value is out of its range.
@@ -48,6 +51,7 @@ class InferenceSettings:
     templates: str = "custom"
     short_side: int | None = None
     resize: str = "opencv"
+    pixels: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -60,6 +64,7 @@ class InferenceSettings:
             ("threshold", inside, "between 0 and 1"),
             ("short_side", short_side, "a positive number of pixels"),
             ("resize", self.resize in RESIZES, f"one of {', '.join(RESIZES)}"),
+            ("pixels", self.pixels in (None, *PIXELS), f"one of {', '.join(PIXELS)}"),
             ("templates", self.templates in TEMPLATES, f"one of {', '.join(TEMPLATES)}"),
         ):
             if not good:

@@ -25,7 +25,7 @@ from tcl_jax.models.layers import (
 )
 from tcl_jax.models.text import clip_tokenizer, encode_tokens
 from tcl_jax.models.text_encoder import TextEncoder
-from tcl_jax.models.vit import Features, ViT, encode, project
+from tcl_jax.models.vit import Features, Resample, ViT, bicubic, encode, project
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -164,19 +164,23 @@ class CLIP(TextEncoder):
         config: its sizes.
         dtype: compute dtype; parameters are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
+        resample, ragged: of the vision tower, see `vit.ViT`; as the original TCL has them.
         pixel_statistics: mean and deviation that images are normalised with.
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
     remat: str = "none"
+    resample: Resample = bicubic
+    ragged: str = "refuse"
 
     pixel_statistics: ClassVar[PixelStatistics] = IMAGENET
 
     @property
     def vision(self) -> ViT:
-        """The vision tower; positions are resampled as the original TCL does."""
-        return ViT(CLIP_EPS, ACTIVATIONS[self.config.activation], self.dtype, self.remat)
+        """The vision tower."""
+        activation = ACTIVATIONS[self.config.activation]
+        return ViT(CLIP_EPS, activation, self.dtype, self.remat, self.resample, self.ragged)
 
     @property
     def text(self) -> Transformer:
@@ -247,7 +251,7 @@ def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> Im
 
     Args:
         model, params: CLIP and its parameters; the vision tower's are read.
-        image: [b, H, W, 3] normalised; H and W multiples of the patch size.
+        image: [b, H, W, 3] normalised; H and W multiples of the patch size, see `CLIP.ragged`.
     """
     with matmul_precision(model.dtype):
         features = encode(model.vision, params["visual"], image)

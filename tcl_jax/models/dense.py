@@ -26,58 +26,30 @@ from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.layers import block
 from tcl_jax.models.method import MaskOptions, refine_masks
-from tcl_jax.models.vit import Features, project
-from tcl_jax.ops.masking import pixel_text_similarity
+from tcl_jax.models.vit import Features, bicubic_offset, project
 
 KP_SCALE, KP_OFFSET = 10.0, 0.25
 """Steepness and centre of the sigmoid of CLIP's own patch similarities. TCL mixes these masks into
 its own (section 4.1); KP is the original's name for that (`kp_branch`, and its share `kp_w`)."""
 
 
+def clip_masks(similarity: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`sigmoid(10 (similarity - 0.25))`, which TCL mixes into its own masks, see `KP_SCALE`."""
+    return jax.nn.sigmoid(KP_SCALE * (similarity - KP_OFFSET))
+
+
 @dataclasses.dataclass(frozen=True)
 class DenseCLIP(CLIPMethod):
-    """A CLIP whose last block has another attention for the patches.
+    """A CLIP whose patches are embedded in another way than its class token, without training.
 
     Masks are a sigmoid of the cosines of patches and texts, on the patch grid; with PAMR on four
     times as many rows and columns, as TCL's are.
-
-    Attributes:
-        reduced: whether the block yields what attention does, with neither residual nor MLP.
     """
 
-    config: CLIPConfig
     dtype: Any = jnp.float32
-
-    reduced: ClassVar[bool] = False
-
-    @abc.abstractmethod
-    def attention(self, grid: tuple[int, int]) -> Attention:
-        """What the patches, of so many rows and columns, attend to in the last block."""
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         return {"clip": self.clip_model.init(key)}
-
-    def patch_tokens(self, clip: Any, features: Features) -> Float[Array, "b h w c"]:
-        """The last block of the patches, before `ln_post`, of CLIP's parameters and features."""
-        vision, last = self.clip_model.vision, len(features.blocks) - 1
-        params, x = clip["visual"][f"blocks_{last}"], features.after(last)
-        found = block(vision, params, x, self.attention(features.grid))
-        return features.patches(found.attended if self.reduced else found.output)
-
-    def similarity(
-        self, clip: Any, features: Features, text_embeddings: Float[Array, "n d"]
-    ) -> Float[Array, "b h w n"]:
-        """Cosine of every patch with every text, float32 in [-1, 1]."""
-        tokens = self.patch_tokens(clip, features)
-        embedded = project(self.clip_model.vision, clip["visual"], tokens)
-        return jnp.moveaxis(pixel_text_similarity(embedded, text_embeddings), 1, -1)
-
-    def soft_masks(
-        self, clip: Any, features: Features, text_embeddings: Float[Array, "n d"]
-    ) -> Float[Array, "b h w n"]:
-        """`sigmoid(10 (similarity - 0.25))`, which TCL mixes into its own masks, see `KP_SCALE`."""
-        similarity = self.similarity(clip, features, text_embeddings)
-        return jax.nn.sigmoid(KP_SCALE * (similarity - KP_OFFSET))
 
     def masks(
         self,
@@ -86,11 +58,10 @@ class DenseCLIP(CLIPMethod):
         text_embeddings: Float[Array, "n d"],
         options: MaskOptions,
     ) -> Float[Array, "b h w n"]:
-        """`soft_masks`, refined where the options say so."""
-        features = encode_image(self.clip_model, params["clip"], image).features
-        masks = self.soft_masks(params["clip"], features, text_embeddings)
+        """`clip_masks`, refined where the options say so."""
+        masks = clip_masks(self.cosines(params, image, text_embeddings))
         if options.pamr:
-            rows, columns = features.grid
+            rows, columns = masks.shape[1:3]
             masks = refine_masks(image, masks, (UPSAMPLING * rows, UPSAMPLING * columns))
         return masks
 
@@ -107,7 +78,41 @@ class DenseCLIP(CLIPMethod):
         return cls(CLIPConfig(**fields["clip"]))
 
 
-class MaskCLIP(DenseCLIP):
+class LastBlock(DenseCLIP):
+    """A CLIP whose last block has another attention for the patches.
+
+    Attributes:
+        reduced: whether the block yields what attention does, with neither residual nor MLP.
+    """
+
+    reduced: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        """What the patches, of so many rows and columns, attend to in the last block."""
+
+    def patch_tokens(self, clip: Any, features: Features) -> Float[Array, "b h w c"]:
+        """The last block of the patches, before `ln_post`, of CLIP's parameters and features."""
+        vision, last = self.clip_model.vision, len(features.blocks) - 1
+        params, x = clip["visual"][f"blocks_{last}"], features.after(last)
+        found = block(vision, params, x, self.attention(features.grid))
+        return features.patches(found.attended if self.reduced else found.output)
+
+    def embed_patches(self, clip: Any, features: Features) -> Float[Array, "b h w d"]:
+        """`dense_features`, of CLIP's parameters and features."""
+        tokens = self.patch_tokens(clip, features)
+        embedded = project(self.clip_model.vision, clip["visual"], tokens)
+        return embedded.astype(jnp.float32)
+
+    def dense_features(
+        self, params: Any, image: Float[Array, "b H W 3"]
+    ) -> Float[Array, "b h w d"]:
+        """The patches of the last block through `ln_post` and `proj`."""
+        features = encode_image(self.clip_model, params["clip"], image).features
+        return self.embed_patches(params["clip"], features)
+
+
+class MaskCLIP(LastBlock):
     """Tokens attend to themselves alone, as in TCL.
 
     Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022.
@@ -120,7 +125,18 @@ class MaskCLIP(DenseCLIP):
         return self_only_attention
 
 
-class SCLIP(DenseCLIP):
+class AuthorsCLIP(LastBlock):
+    """Images and positions are as these methods' authors have them, who know other than TCL's.
+
+    An image is cropped to whole patches, over all of which its masks are stretched.
+    """
+
+    own_pixels = "clip"
+    clip_fields: ClassVar[Mapping[str, Any]] = {"resample": bicubic_offset, "ragged": "crop"}
+    patch_size = 1
+
+
+class SCLIP(AuthorsCLIP):
     """Tokens attend to similar ones.
 
     Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", ECCV 2024.
@@ -133,7 +149,7 @@ class SCLIP(DenseCLIP):
         return correlative_self_attention
 
 
-class NACLIP(DenseCLIP):
+class NACLIP(AuthorsCLIP):
     """Patches attend to similar ones, nearer ones more, in the paper's reduced block.
 
     Hajimiri et al., "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic

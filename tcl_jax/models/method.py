@@ -7,19 +7,24 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.models.flops import Parts
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
+from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
+
+SCORES = ("masks", "cosines", "probabilities")
+"""What windows are merged of: `Method.masks`, `Method.cosines` or `Method.probabilities`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """How masks are post-processed; the defaults are the paper's evaluation without PAMR.
+    """How masks are post-processed; the defaults are TCL's evaluation without PAMR.
 
     Attributes:
         pamr: whether masks are refined by pixel-adaptive mask refinement.
@@ -27,11 +32,15 @@ class MaskOptions:
             [0, 1], where the method has one (`Method.mixes_clip`).
         cleaning: whether masks are held back where they are of the background, where the method
             can do so (`Method.cleans`).
+        scores: one of `SCORES`. PAMR and `kp_weight` are of masks alone.
+        logit_scale: what cosines are multiplied by for probabilities.
     """
 
     pamr: bool = False
     kp_weight: float = 0.3
     cleaning: bool = False
+    scores: str = "masks"
+    logit_scale: float = 1.0
 
 
 class Method(abc.ABC):
@@ -99,6 +108,47 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Random parameters, all of them."""
+
+    @abc.abstractmethod
+    def dense_features(
+        self, params: Any, image: Float[Array, "b H W 3"]
+    ) -> Float[Array, "b h w d"]:
+        """Features in the space of the texts on the method's own grid, float32, not normalised.
+
+        Args:
+            params: the whole tree.
+            image: normalised with `pixel_statistics`; of any size where the method crops, pads or
+                resizes it itself, else of one that the patch divides.
+
+        Raises:
+            ValueError: if the image's size is of another kind.
+        """
+
+    def cosines(
+        self, params: Any, image: Float[Array, "b H W 3"], text_embeddings: Float[Array, "n d"]
+    ) -> Float[Array, "b h w n"]:
+        """Cosine of `dense_features` with every text, float32 in [-1, 1]; zero where it is zeros.
+
+        Args:
+            params, image, text_embeddings: as in `masks`.
+        """
+        features = self.dense_features(params, image)
+        return jnp.moveaxis(pixel_text_similarity(features, text_embeddings), 1, -1)
+
+    def probabilities(
+        self,
+        params: Any,
+        image: Float[Array, "b H W 3"],
+        text_embeddings: Float[Array, "n d"],
+        options: MaskOptions,
+    ) -> Float[Array, "b h w n"]:
+        """Softmax over the texts of `options.logit_scale` times `cosines`, float32 in [0, 1].
+
+        Args:
+            params, image, text_embeddings, options: as in `masks`.
+        """
+        logits = options.logit_scale * self.cosines(params, image, text_embeddings)
+        return jax.nn.softmax(logits, axis=-1, where=jnp.any(text_embeddings != 0, axis=-1))
 
     @abc.abstractmethod
     def masks(

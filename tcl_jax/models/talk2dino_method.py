@@ -192,6 +192,18 @@ class Talk2DINO(Method):
         """`head_features` of the backbone."""
         return head_features(self.vit, params["backbone"], image)
 
+    def dense_features(
+        self, params: Any, image: Float[Array, "b H W 3"]
+    ) -> Float[Array, "b h w c"]:
+        """The patches of the image resized to the square."""
+        return self.head_features(params, self._square(image)).patches
+
+    def _square(self, image: Float[Array, "b H W 3"]) -> Float[Array, "b s s 3"]:
+        side = (self.resize_dim, self.resize_dim)
+        if not self.antialias:
+            return resize(image, side)
+        return jax.vmap(lambda one: jax.image.resize(one, (*side, 3), "linear"))(image)
+
     def masks(
         self,
         params: Any,
@@ -200,14 +212,9 @@ class Talk2DINO(Method):
         options: MaskOptions,
     ) -> Float[Array, "b H W n"]:
         """`patch_masks` at the image's own size, of any size, refined where the options say so."""
-        size, side = image.shape[1:3], (self.resize_dim, self.resize_dim)
-        if self.antialias:
-            square = jax.vmap(lambda one: jax.image.resize(one, (*side, 3), "linear"))(image)
-        else:
-            square = resize(image, side)
-        features = self.head_features(params, square)
+        features = self.head_features(params, self._square(image))
         masks = patch_masks(features, text_embeddings, cleaning=options.cleaning)
-        masks = resize(masks, size, align_corners=True)
+        masks = resize(masks, image.shape[1:3], align_corners=True)
         return pamr(image, masks) if options.pamr else masks
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:

@@ -18,7 +18,7 @@ from tcl_jax.models import flops
 from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import init_decoder
-from tcl_jax.models.dense import MaskCLIP
+from tcl_jax.models.dense import MaskCLIP, clip_masks
 from tcl_jax.models.grounder import embed_patches, run_copies
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.method import MaskOptions, refine_masks
@@ -62,7 +62,6 @@ class TCL(CLIPMethod):
         ValueError: if the feature layer leaves no block to copy.
     """
 
-    config: CLIPConfig
     feature_layer: int = 0
     dtype: Any = jnp.float32
     remat: str = "none"
@@ -135,6 +134,12 @@ class TCL(CLIPMethod):
             "tcli_logit_scale": scale,
         }
 
+    def dense_features(
+        self, params: Any, image: Float[Array, "b H W 3"]
+    ) -> Float[Array, "b h w d"]:
+        """`embed_pixels`, on four times the patch grid."""
+        return embed_pixels(self, params, image)
+
     def masks(
         self,
         params: Any,
@@ -149,8 +154,9 @@ class TCL(CLIPMethod):
             masks = refine_masks(image, masks, masks.shape[1:3])
         if options.kp_weight and self.mixes_clip:
             maskclip = MaskCLIP(self.config, self.dtype)
-            dense = maskclip.soft_masks(params["clip"], grounding.features, text_embeddings)
-            dense = resize(dense, masks.shape[1:3])
+            patches = maskclip.embed_patches(params["clip"], grounding.features)
+            similarity = jnp.moveaxis(pixel_text_similarity(patches, text_embeddings), 1, -1)
+            dense = resize(clip_masks(similarity), masks.shape[1:3])
             masks = options.kp_weight * dense + (1 - options.kp_weight) * masks
         return masks
 

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.models.method import MaskOptions, Method, refine_masks
 from tcl_jax.models.shapes import Shapes, init_params, shape_of, to_json
-from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.ops.resize import resize
 
 
@@ -96,6 +95,13 @@ class ZeroShot(Method):
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         return init_params(key, self.shapes)
 
+    def dense_features(
+        self, params: Any, image: Float[Array, "b H W 3"]
+    ) -> Float[Array, "b h w d"]:
+        """The patches of the image resized to the next multiple of the patch."""
+        patches = self.align(params, resize_to_patches(image, self.patch)).patches
+        return patches.astype(jnp.float32)
+
     def masks(
         self,
         params: Any,
@@ -105,8 +111,7 @@ class ZeroShot(Method):
     ) -> Float[Array, "b H W n"]:
         """Probabilities at the windows' own size."""
         size = image.shape[1:3]
-        tokens = self.align(params, resize_to_patches(image, self.patch)).patches
-        cosines = jnp.moveaxis(pixel_text_similarity(tokens, text_embeddings), 1, -1)
+        cosines = self.cosines(params, image, text_embeddings)
         real = jnp.any(text_embeddings != 0, axis=-1)
         masks = jax.nn.softmax(resize(cosines, size), axis=-1, where=real)
         return refine_masks(image, masks, size) if options.pamr else masks

@@ -13,6 +13,13 @@ PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the channels of RGB in [0, 1]."""
 IMAGENET: PixelStatistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """TCL feeds CLIP with these and not with CLIP's own."""
+CLIP_PIXELS: PixelStatistics = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)
+"""CLIP's own, with which it was trained."""
+PIXELS = {"imagenet": IMAGENET, "clip": CLIP_PIXELS}
+"""Statistics by name."""
 
 
 def normalize(

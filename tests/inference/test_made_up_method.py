@@ -78,10 +78,13 @@ class Colors(Method):
     def init(self, key: Any) -> dict[str, Any]:
         return {"letters": jax.random.normal(key, (27, 3))}
 
-    def masks(self, params: Any, image: Any, text_embeddings: Any, options: MaskOptions) -> Any:
+    def dense_features(self, params: Any, image: Any) -> Any:
         b, height, width, _ = image.shape
         patches = image.reshape(b, height // PATCH, PATCH, width // PATCH, PATCH, 3).mean((2, 4))
-        color = patches * 0.25 + 0.5
+        return patches * 0.25 + 0.5
+
+    def masks(self, params: Any, image: Any, text_embeddings: Any, options: MaskOptions) -> Any:
+        color = self.dense_features(params, image)
         unlike = jnp.abs(color[..., None, :] - text_embeddings).sum(-1)
         return jnp.exp(-self.sharpness * unlike)
 
