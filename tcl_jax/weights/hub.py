@@ -8,6 +8,7 @@ import os
 import shutil
 import urllib.request
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import logging
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from tcl_jax.errors import RunError, as_input_error, first_cause, machine_fault
 from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file
 from tcl_jax.models.families import PRETRAINED
-from tcl_jax.weights.folders import find_weights
+from tcl_jax.weights.folders import INDEX, find_weights, listed_files
 from tcl_jax.weights.mapping import WeightError
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -159,34 +160,49 @@ def _locate_named(name: str) -> Path:
 def _from_hub(what: str, file: HubFile, instead: str) -> Path:
     """A file in the hub's cache, where it is downloaded to otherwise.
 
+    Where the repository has the same in several files, it is their index, with them beside it.
+
     Args:
         what: the weights, for people.
         file: where it is.
         instead: what to do where the download fails, as the end of a sentence.
     """
     import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
 
-    cached = huggingface_hub.try_to_load_from_cache(
-        file.repo, file.filename, revision=file.revision
-    )
-    if isinstance(cached, str):
-        return Path(cached)
+    for name in (file.filename, file.filename + INDEX):
+        cached = huggingface_hub.try_to_load_from_cache(file.repo, name, revision=file.revision)
+        if isinstance(cached, str) and _is_whole(Path(cached)):
+            return Path(cached)
     logging.info("downloading %s from %s", what, file.url)
     try:
         # Without a network the download itself would try again for half a minute.
-        url = huggingface_hub.hf_hub_url(file.repo, file.filename, revision=file.revision)
-        huggingface_hub.get_hf_file_metadata(url, timeout=CONNECT_SECONDS)
-        for filename in (file.config, file.filename):
-            path = huggingface_hub.hf_hub_download(
-                file.repo, filename, revision=file.revision, etag_timeout=CONNECT_SECONDS
-            )
+        name = file.filename
+        url = huggingface_hub.hf_hub_url(file.repo, name, revision=file.revision)
+        try:
+            huggingface_hub.get_hf_file_metadata(url, timeout=CONNECT_SECONDS)
+        except EntryNotFoundError:
+            name += INDEX
+        download = partial(
+            huggingface_hub.hf_hub_download,
+            file.repo, revision=file.revision, etag_timeout=CONNECT_SECONDS,
+        )  # fmt: skip
+        download(file.config)
+        path = Path(download(name))
+        for part in listed_files(path) if name.endswith(INDEX) else []:
+            download(part.name)
     except Exception as error:  # of whichever HTTP client the library is built on
         _check_machine(what, error)
         raise WeightError(
             f"{what} could not be downloaded from the Hugging Face hub ({first_cause(error)}). "
             f"Try again with a connection to the internet, or {instead}"
         ) from error
-    return Path(path)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there with all that it lists."""
+    return not path.name.endswith(INDEX) or all(part.is_file() for part in listed_files(path))
 
 
 def locate_tcl(source: str | os.PathLike[str]) -> Path:
