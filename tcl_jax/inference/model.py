@@ -22,10 +22,11 @@ from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS, describe_method, method_of, read_method
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
-from tcl_jax.weights.backbones import load_backbone
+from tcl_jax.weights.backbones import hint_of_backbone, load_backbone
 from tcl_jax.weights.hub import locate_texts
 from tcl_jax.weights.identity import load_frozen
 from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl
+from tcl_jax.weights.mapping import WeightError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,10 @@ def model_from_torch(
     if method is not None:
         method_of(method, "method")  # before files are read
     find_devices()
-    pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
+    try:
+        pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None)
+    except WeightError as error:
+        raise WeightError(f"{error}{hint_of_backbone(clip)}") from error
     made: Method = MaskCLIP(pretrained.config)
     params = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
@@ -129,6 +133,7 @@ def model_from_backbone(
     text_heads: int | None = None,
     prefix: str = "",
     own_patches: bool = False,
+    name: str = "",
 ) -> Model:
     """TIPS or dino.txt from published files, in the dtypes of these.
 
@@ -136,7 +141,7 @@ def model_from_backbone(
         source: the vision tower's file, or a name such as "tips:B/14"; see
             `weights.backbones.load_backbone`, also for the other arguments.
         text: files with the text tower, and dino.txt's head; not needed with a name.
-        family, heads, text_heads, prefix: see there.
+        family, heads, text_heads, prefix, name: see there.
         own_patches: see `models.dinotxt.DinoTxt`.
 
     Raises:
@@ -147,13 +152,13 @@ def model_from_backbone(
     if not text and str(source) in PRETRAINED:
         text = locate_texts(str(source))
     loaded = load_backbone(
-        source, family, heads, text=text, text_heads=text_heads, prefix=prefix, dtype=None
-    )
-    try:
-        fields: dict[str, Any] = {"own_patches": True} if own_patches else {}
-        method, params = loaded.zero_shot(**fields)
-    except TypeError as error:
-        raise InputError("own_patches is of dino.txt alone, and not of TIPS") from error
+        source, family, heads, text=text, text_heads=text_heads, prefix=prefix, dtype=None,
+        name=name,
+    )  # fmt: skip
+    if own_patches and loaded.family.name == "tips":
+        raise InputError("own_patches is of dino.txt alone, and not of TIPS")
+    fields: dict[str, Any] = {"own_patches": True} if own_patches else {}
+    method, params = loaded.zero_shot(**fields)
     return Model(method, params, default_settings(method), {"backbone": loaded.origin})
 
 

@@ -193,6 +193,7 @@ def talk2dino_model(
     resize_dim: int | None = None,
     antialias: bool = True,
     prefix: str = "",
+    name: str = "",
 ) -> Model:
     """A projection with its two towers, and its authors' protocol.
 
@@ -207,6 +208,7 @@ def talk2dino_model(
             side that a small backbone's positions were learned for.
         antialias: see `models.talk2dino_method.Talk2DINO`.
         prefix: of the projection's names, where a file holds several.
+        name: see `weights.backbones.load_backbone`.
 
     Raises:
         InputError: if a file is missing or damaged, or they do not fit each other.
@@ -216,7 +218,7 @@ def talk2dino_model(
         loaded = backbone.loaded
     else:
         find_devices()
-        loaded = load_backbone(backbone)
+        loaded = load_backbone(backbone, name=name)
     text_width, width = learned["hidden"]["kernel"].shape
     if width != (own := loaded.params["patch_kernel"].shape[-1]):
         raise WeightError(
