@@ -154,7 +154,7 @@ def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
         ),
         (
             ["--model=dinotxt", "--weights=backbone={dino}"],
-            r"it holds no dinotxt, but DINOv2.* one of dinov2-reg, dinotxt-v2",
+            r"it holds no dinotxt, but DINOv2.* one of dinov2-reg, dinotxt-v2 in place of dinotxt",
         ),
         (
             ["--clip={dino}"],

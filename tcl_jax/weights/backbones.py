@@ -290,8 +290,8 @@ def find_backbone(
             other = find_backbone(file, heads=heads, prefix=prefix)
             names = [x for x, row in FAMILIES.items() if other.layout.family in (x, row.towers)]
             raise WeightError(
-                f"it holds no {family}, but {other.title}; choose another file, or in place of "
-                f"{family} one of {', '.join(names)}"
+                f"it holds no {family}, but {other.title}; choose another file, or one of "
+                f"{', '.join(names)} in place of {family} (family=, or the --model)"
             )
         if part := name_text_towers(plain):
             raise WeightError(
