@@ -13,6 +13,7 @@ setup(
             "assets/*.safetensors",
             "assets/clip_merges.*",
             "assets/benchmarks/*.toml",
+            "assets/protocols/*.toml",
             "assets/*.jinja",
             "demo/*.css",
             "demo/*.js",

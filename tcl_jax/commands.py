@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -94,8 +94,11 @@ def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = 
     parser.add_argument(
         "--method",
         metavar="NAMES" if several_methods else "NAME",
-        help="tcl, or maskclip, sclip, naclip on its CLIP alone; default: the model's own"
-        + ("; several separated by commas" if several_methods else ""),
+        help=_MethodsHelp(
+            "of %(methods)s one that the model's weights are enough for, as its CLIP alone is for "
+            "maskclip; default: the model's own"
+            + ("; several separated by commas" if several_methods else "")
+        ),
     )
     parser.add_argument(
         "--tokenizer_file",
@@ -103,6 +106,15 @@ def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = 
         help="the tokenizer.json of a CLIP with another vocabulary than OpenAI's, or TIPS's "
         "tokenizer.model",
     )
+
+
+class _MethodsHelp(str):
+    """Help that names the methods, whose table brings JAX with it, once it is shown."""
+
+    def __mod__(self, values: Any) -> str:
+        from tcl_jax.models.methods import METHODS
+
+        return str.__mod__(self, {**values, "methods": ", ".join(METHODS)})
 
 
 def add_named_flags(parser: argparse.ArgumentParser, instead: str) -> None:

@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING
 
 from tcl_jax.commands import add_model_flags, add_process_flags, command_parser, share
 from tcl_jax.errors import InputError, run_command
+from tcl_jax.inference.presets import PROTOCOLS, load_preset
 
 if TYPE_CHECKING:
     from tcl_jax.evaluation.benchmark import Benchmark
     from tcl_jax.evaluation.examples import DatasetIndex
 
 PROTOCOL = (
-    "protocol", "pamr", "kp_weight", "threshold", "templates", "short_side", "window",
-    "stride", "dtype",
+    "protocol", "pamr", "kp_weight", "threshold", "logit_scale", "area_threshold", "templates",
+    "short_side", "window", "stride", "dtype",
 )  # fmt: skip
 FOLDERS = ("images", "labels", "classes")
 CODING = ("background", "reduce_zero_label", "ignore", "exif")
@@ -46,6 +47,14 @@ def names(text: str) -> list[str]:
 def label_values(text: str) -> list[int]:
     """A flag's numbers between commas."""
     return [int(value) for value in names(text)]
+
+
+def positive(text: str) -> float:
+    """A flag's number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,15 +101,27 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--protocol",
         metavar="NAME",
-        help="own (default), or tcl: sizes, windows, resizing and templates of TCL's authors; the "
-        "flags below go before it",
+        help="own (default), or whose authors' sizes, windows, prompts, words and label rule: "
+        f"{', '.join(PROTOCOLS)}; the flags below go before it",
     )
     how.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks")
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
-    how.add_argument("--threshold", type=share, help="score of the background")
+    how.add_argument(
+        "--threshold", type=share, help="score of the background, or least probability of a class"
+    )
+    how.add_argument(
+        "--logit_scale", type=positive, help="what cosines are multiplied by before the softmax"
+    )
+    how.add_argument(
+        "--area_threshold",
+        type=share,
+        help="share of what is not background that a class must exceed",
+    )
     how.add_argument("--templates", help="set of prompts, such as custom, simple, full")
     how.add_argument("--short_side", type=int, help="pixels the short side is resized to")
-    how.add_argument("--window", type=int, help="side of the sliding windows; the short side")
+    how.add_argument(
+        "--window", type=int, help="side of the sliding windows, 0 for whole images; the short side"
+    )
     how.add_argument("--stride", type=int, help="their distance; half a window")
     how.add_argument("--dtype", choices=("float32", "bfloat16"), help="default float32")
     p.add_argument("--batch_size", type=int, help="windows that a device computes together")
@@ -125,14 +146,14 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.commands import load_model_from
-    from tcl_jax.evaluation.protocol import preset_of
     from tcl_jax.evaluation.report import summary_table
     from tcl_jax.evaluation.run import evaluate
     from tcl_jax.models.methods import method_of
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
 
     # Before weights are downloaded.
-    preset_of(flags.protocol)
+    if flags.protocol not in (None, "own"):
+        load_preset(flags.protocol)
     methods = names(flags.method) if flags.method else None
     for method in methods or ():
         method_of(method, "--method")

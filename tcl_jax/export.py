@@ -126,7 +126,7 @@ def export_program(flags: argparse.Namespace) -> None:
         batch=flags.batch,
         **baked,
         num_texts=flags.num_texts,
-        threshold=own.threshold,
+        threshold=own.background_score(options.pamr),
         platforms=platforms,
     )
     description = write_export(flags.output, exported)

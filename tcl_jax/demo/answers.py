@@ -22,7 +22,6 @@ from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.segmenter import Segmenter
-from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.models.methods import METHODS
 from tcl_jax.pictures.overlays import save_png, shrink
 
@@ -96,8 +95,8 @@ class Answers:
 
     def thresholds(self, pamr: bool) -> dict[str, float]:
         """Score of the background that each method is meant to have."""
-        own = {name: made.settings.threshold for name, made in self._segmenters.items()}
-        return {name: THRESHOLDS[pamr] if t is None else t for name, t in own.items()}
+        made = self._segmenters.items()
+        return {name: segmenter.settings.background_score(pamr) for name, segmenter in made}
 
     # ------------------------------------------------------------------------------- what is given
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tcl_jax.data.name_file import NameFile, number_synonyms, read_names
+from tcl_jax.data.name_file import NameFile, read_names
 from tcl_jax.data.words import BACKGROUND_NAME, check_words
 from tcl_jax.errors import InputError, as_input_error, shorten
 from tcl_jax.evaluation.benchmark_schema import (
@@ -46,12 +46,11 @@ class Benchmark:
             at the end of `images` `.*` stands for any usual extension.
         list: the same, without {key}, of the file that lists the keys; None: every image counts.
         splits: number of images of each split; empty where not known.
-        short_side, window, stride, threshold: override the protocol's; None leaves it.
+        short_side, window, stride, threshold, cleaning: override the protocol's; None leaves it.
         folders: what {split} stands for, where it is not the split's name.
         values: label values of the classes, where they do not count on from 0, or from 1 behind a
             background or an ignored 0.
         exif: "apply" or "ignore"; None: as "apply".
-        cleaning: whether Talk2DINO's authors clean the background of its masks.
     """
 
     name: str
@@ -74,7 +73,7 @@ class Benchmark:
     folders: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     values: tuple[int, ...] | None = None
     exif: str | None = None
-    cleaning: bool = False
+    cleaning: bool | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,16 +93,6 @@ class Benchmark:
     def ignored_values(self) -> tuple[int, ...]:
         """Label values that do not count."""
         return (0, *self.ignore) if self.reduce_zero_label else self.ignore
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """All synonyms, class by class."""
-        return tuple(text for synonyms in self.classes for text in synonyms)
-
-    @property
-    def synonyms(self) -> tuple[tuple[int, ...], ...]:
-        """Indices into `texts` of the synonyms of every class."""
-        return number_synonyms(self.classes)
 
     @property
     def classes_hash(self) -> str:

@@ -19,11 +19,11 @@ The files of the built-in ones, in `tcl_jax/assets/benchmarks`, and of a user's 
     folders = {val = "validation"}     # what {split} stands for instead of the split's name
     hint = "Ask Ann for the photos."   # shown where files are missing
     published = {"Ann's model" = 41.2} # mIoU in per cent
-    short_side = 448              # these four override the protocol
+    short_side = 448              # these five override the protocol
     window = 448
     stride = 224
     threshold = 0.4
-    cleaning = false              # true: Talk2DINO cleans the background of its masks
+    cleaning = false              # true: Talk2DINO and CLIP-DINOiser find the background
 
 {key} may stand for folders too (`town/photo_1`). Where images is a folder, its files of the usual
 extensions are taken, those of folders in it included. Entries of classes are names as the text

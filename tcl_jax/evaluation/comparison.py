@@ -16,7 +16,7 @@ from tcl_jax.pictures.lettering import one_line
 
 INTENDED = ("method", "weights", "architecture")
 """Fields of a fingerprint that one compares on purpose."""
-METHODS_OWN = ("kp_weight",)
+METHODS_OWN = ("kp_weight", "cleaning")
 """Fields that mean something to one method alone, and differ with the method."""
 
 
@@ -40,16 +40,17 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
         for content in contents
     )
     common = [name for name in first if name in second]
-    prints = []
-    for content in contents:  # without what they say of other benchmarks
-        described = content["fingerprint"].get("benchmarks", {})
-        shared = {name: described.get(name, {}) for name in common}
-        prints.append({**content["fingerprint"], "benchmarks": shared})
+    prints = [_of_benchmarks(content["fingerprint"], common) for content in contents]
+    for name in common:  # what is of a benchmark alone in one holds for all in the other
+        mine = [one["benchmarks"][name] for one in prints]
+        for one, own in zip(prints, mine, strict=True):
+            lacking = {*mine[0], *mine[1]} - own.keys()
+            own.update({field: one[field] for field in lacking & one.keys()})
     intended: dict[Field, tuple[Any, Any]] = {}
     warned: dict[Field, tuple[Any, Any]] = {}
     differing = differences(*prints)
     for field, values in differing.items():
-        goes_along = ("method",) in differing and (field[0] in METHODS_OWN or None in values)
+        goes_along = ("method",) in differing and (field[-1] in METHODS_OWN or None in values)
         (intended if field[0] in INTENDED or goes_along else warned)[field] = values
     everywhere = any(field[0] != "benchmarks" for field in warned)
     concerned = {name for name in common if everywhere or any(name in field for field in warned)}
@@ -62,6 +63,12 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> str:
         lines += ["WARNING: the protocols differ, so scores with * are not comparable:"]
         return "\n".join([*lines, *_lines(warned)])
     return "\n".join([*lines, "The protocol is the same, so the scores are comparable."])
+
+
+def _of_benchmarks(fingerprint: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """The same without what it says of other benchmarks."""
+    described = fingerprint.get("benchmarks", {})
+    return {**fingerprint, "benchmarks": {name: dict(described.get(name, {})) for name in names}}
 
 
 def _table(

@@ -27,6 +27,7 @@ from tcl_jax.evaluation.score_log import Record, ScoreLog, describe_files
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.merging import SoftMasks
+from tcl_jax.inference.refinement import Refiner
 from tcl_jax.inference.windows import resize_pixels
 from tcl_jax.models.method import Method
 from tcl_jax.parallel.cores import available_cores
@@ -58,6 +59,10 @@ class Evaluator:
     ) -> None:
         self.protocol = protocol
         self._patch_size, self._mesh = model.patch_size, local_mesh()
+        self._refine: Refiner | None = None
+        if protocol.pamr and protocol.scores != "masks":
+            how = protocol.pamr_dilations, protocol.pamr_iterations
+            self._refine = Refiner(self._mesh, model.pixel_statistics, *how)
         self._engine = MaskEngine(model, self._mesh, batch_size)
         self._params = put_locally(params, self._mesh)
 
@@ -82,14 +87,14 @@ class Evaluator:
         Args:
             examples: the images, in any order.
             benchmark: its classes.
-            texts: embeddings of `benchmark.texts`.
+            texts: embeddings of `Protocol.texts_of`.
             then: what is done with an image's label map, class or background per pixel.
 
         Raises:
             RunError: if an image cannot be read.
         """
-        protocol = self.protocol
-        background = protocol.background_of(benchmark)
+        protocol, refine = self.protocol, self._refine
+        background, rule = protocol.background_of(benchmark), protocol.rule_of(benchmark)
 
         def load(example: Example) -> ImageTask[tuple[Example, tuple[int, int]]]:
             image = read_pixels(example.image, benchmark.exif)
@@ -99,9 +104,12 @@ class Evaluator:
             return ImageTask((example, size), sliding, pixels)
 
         def score(found: tuple[ImageTask[tuple[Example, tuple[int, int]]], SoftMasks]) -> Result:
-            (example, size), masks = found[0].item, found[1]
+            (task, masks), (example, size) = found, found[0].item
             try:
-                return then(example, masks.labels(size, background))
+                if rule is None:
+                    return then(example, masks.labels(size, background))
+                refined = None if refine is None else refine(task.pixels, masks, size)
+                return then(example, rule.labels(masks, size, refined=refined))
             except (RunError, ValueError) as error:
                 raise RunError(f"{example.image}: {error}") from error
 
@@ -110,7 +118,9 @@ class Evaluator:
             try:
                 tasks = _ahead(readers, load, examples, workers + _DECODED_AHEAD)
                 options = protocol.options_of(benchmark)
-                found = self._engine(self._params, tasks, texts, options, benchmark.synonyms)
+                # The rule takes the best of a class's texts where windows are merged.
+                synonyms = protocol.synonyms_of(benchmark) if rule is None else None
+                found = self._engine(self._params, tasks, texts, options, synonyms)
                 yield from _ahead(scorers, score, found, workers, eager=True)
             except BaseException:
                 for pool in (readers, scorers):

@@ -12,21 +12,27 @@ import numpy as np
 import PIL
 from jaxtyping import Float32
 
+from tcl_jax.data.words import BACKGROUND_NAME
 from tcl_jax.errors import InputError
-from tcl_jax.evaluation.benchmark import Benchmark
+from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
 from tcl_jax.evaluation.examples import DatasetIndex
 from tcl_jax.files import sha256_of, short_hash, user_path
-from tcl_jax.inference.masks import MaskOptions
+from tcl_jax.inference.label_rule import LabelRule
+from tcl_jax.inference.masks import MaskOptions, Synonyms
 from tcl_jax.inference.model import Model
+from tcl_jax.inference.presets import ClassWords, load_preset
 from tcl_jax.inference.settings import (
     MAX_LONG_SIDE,
     THRESHOLDS,
-    WINDOW,
     InferenceSettings,
     fit_windows,
+    scale_sizes,
+    settings_of,
 )
-from tcl_jax.inference.texts import embed_class_names
+from tcl_jax.inference.texts import embed_class_names, text_encoder_of
 from tcl_jax.inference.windows import SlidingWindow, working_size
+from tcl_jax.models.clip import CLIP
+from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS
@@ -34,45 +40,42 @@ from tcl_jax.models.methods import METHODS
 Field = tuple[str, ...]
 """Where a value stands in a fingerprint; one of a single benchmark is ("benchmarks", name, ...)."""
 
-PRESETS: dict[str, Mapping[str, Any]] = {
-    "own": {},
-    "tcl": {
-        "window": WINDOW,
-        "stride": WINDOW // 2,
-        "short_side": WINDOW,
-        "resize": "opencv",
-        "templates": "custom",
-    },
-}
-"""Named protocols: fields of `InferenceSettings` that are not the model's own. What is not among
-them stays: the score of the background, for one, is of a method's masks alone."""
-
 _RESIZES = {
     "opencv": f"OpenCV {cv2.__version__}, bilinear",
     "pillow": f"Pillow {PIL.__version__}, bicubic",
 }
 
 
+_SIZES = ("short_side", "window", "stride")
+_RULE_ONLY = ("logit_scale", "area_threshold")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Protocol(InferenceSettings):
-    """Everything but the model, the data and the class names that moves a score.
+class Protocol(InferenceSettings, ClassWords):
+    """Everything but the model and the data that moves a score.
 
     Attributes:
+        protocol: its name, one of `inference.presets.PROTOCOLS`.
         method: a key of `models.methods.METHODS`.
         short_side: pixels that an image's short side is resized to.
         threshold: score of the background class, in [0, 1].
         dtype: what the network computes in, a key of `COMPUTE_DTYPES`.
         max_long_side: most pixels of a resized image's long side.
+        benchmarks: fields that differ on a benchmark, by its name; see `of`.
 
     Raises:
         InputError: if a value is out of its range.
     """
 
+    protocol: str
     method: str
     short_side: int
     threshold: float
     dtype: str = "float32"
     max_long_side: int = MAX_LONG_SIDE
+    benchmarks: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -84,81 +87,167 @@ class Protocol(InferenceSettings):
         """The method's name for tables."""
         return METHODS[self.method].title + (" + PAMR" if self.pamr else "")
 
+    def of(self, benchmark: Benchmark) -> Protocol:
+        """The same for a benchmark: with what the protocol says of it, and before that its file.
+
+        Raises:
+            InputError: if windows would leave gaps.
+        """
+        fields = dict(self.benchmarks.get(benchmark.name, {}))
+        for name in (*_SIZES, "threshold", "cleaning"):
+            if (own := getattr(benchmark, name)) is not None:
+                fields[name] = own
+        if benchmark.short_side and not benchmark.window:
+            fields["window"] = max(self.window * benchmark.short_side // self.short_side, 1)
+        window = fields.get("window", self.window)
+        if window != self.window and "stride" not in fields and window:
+            fields["stride"] = max(window // 2, 1)
+        if window and fields.get("stride", self.stride) > window:
+            raise InputError(
+                f"benchmark {benchmark.name!r}: windows of {window} pixels at a stride of "
+                f"{fields.get('stride', self.stride)} leave gaps; make the stride at most the "
+                "window"
+            )
+        return dataclasses.replace(self, **fields)
+
     def options_of(self, benchmark: Benchmark) -> MaskOptions:
-        """Post-processing of a benchmark's masks."""
-        cleaning = benchmark.cleaning and METHODS[self.method].cleans
-        return MaskOptions(self.pamr, self.kp_weight, cleaning)
+        """What the method makes of a benchmark's windows."""
+        mine = self.of(benchmark)
+        masks = self.scores == "masks"
+        return MaskOptions(
+            pamr=masks and self.pamr,
+            kp_weight=self.kp_weight,
+            cleaning=mine.cleaning and METHODS[self.method].cleans,
+            scores=self.scores,
+            logit_scale=mine.logit_scale if self.scores == "probabilities" else 1.0,
+        )
 
     def background_of(self, benchmark: Benchmark) -> float | None:
-        """Score of a benchmark's background class; None if it has none."""
-        if not benchmark.background:
+        """Score of a benchmark's background among masks; None if it has none."""
+        return self.of(benchmark).threshold if benchmark.background else None
+
+    def rule_of(self, benchmark: Benchmark) -> LabelRule | None:
+        """How classes are decided of other scores than masks."""
+        if self.scores == "masks":
             return None
-        return self.threshold if benchmark.threshold is None else benchmark.threshold
+        mine = self.of(benchmark)
+        return LabelRule(
+            self.synonyms_of(benchmark),
+            mine.logit_scale if self.scores == "cosines" else None,
+            mine.threshold if benchmark.background else 0.0,
+            mine.area_threshold,
+        )
+
+    def words_of(self, benchmark: Benchmark) -> tuple[tuple[str, ...], ...]:
+        """Words of every class, of which any shows it; the background's are the first, if any."""
+        mine = self.of(benchmark)
+        classes = [mine.names.get(words[0], words) for words in benchmark.classes]
+        if mine.joined:
+            classes = [tuple("".join(word.split()) for word in words) for words in classes]
+        if benchmark.background and self.scores != "masks":
+            background = mine.background
+            if benchmark.name not in BENCHMARKS:  # a class of one's own is no background
+                known = {word.strip().lower() for words in classes for word in words}
+                background = tuple(word for word in background if word not in known)
+            classes.insert(0, background or (BACKGROUND_NAME,))
+        return tuple(classes)
+
+    def texts_of(self, benchmark: Benchmark) -> tuple[str, ...]:
+        """All words of the classes, each once."""
+        words = self.words_of(benchmark)
+        return tuple(dict.fromkeys(word for synonyms in words for word in synonyms))
+
+    def synonyms_of(self, benchmark: Benchmark) -> Synonyms:
+        """Indices into `texts_of` of the words of every class."""
+        place = {word: i for i, word in enumerate(self.texts_of(benchmark))}
+        return tuple(
+            tuple(place[word] for word in synonyms) for synonyms in self.words_of(benchmark)
+        )
 
     def sliding_window(
         self, benchmark: Benchmark, size: tuple[int, int], patch_size: int
     ) -> SlidingWindow:
         """The windows of an image of `size` rows and columns."""
-        short_side, window, stride = self.sizes(benchmark)
-        resized = working_size(*size, short_side, self.max_long_side, self.resize)
-        return SlidingWindow.over(resized, window, stride, patch_size)
-
-    def sizes(self, benchmark: Benchmark) -> tuple[int, int, int]:
-        """Short side, window and stride for a benchmark, which may override them.
-
-        Raises:
-            InputError: if windows would leave gaps.
-        """
-        short_side = benchmark.short_side or self.short_side
-        window = benchmark.window or benchmark.short_side or self.window
-        usual = self.stride if window == self.window else max(window // 2, 1)
-        stride = benchmark.stride or usual
-        if stride > window:
-            raise InputError(
-                f"benchmark {benchmark.name!r}: windows of {window} pixels at a stride of {stride} "
-                "leave gaps; make the stride at most the window"
-            )
-        return short_side, window, stride
-
-
-def preset_of(protocol: str | None) -> Mapping[str, Any]:
-    """A row of `PRESETS`; None: "own".
-
-    Raises:
-        InputError: if there is no such protocol.
-    """
-    if (protocol := protocol or "own") not in PRESETS:
-        raise InputError(f"protocol {protocol!r} is unknown; choose one of {', '.join(PRESETS)}")
-    return PRESETS[protocol]
+        mine = self.of(benchmark)
+        resized = working_size(*size, mine.short_side, self.max_long_side, self.resize)
+        return SlidingWindow.over(resized, mine.window or max(resized), mine.stride, patch_size)
 
 
 def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> Protocol:
-    """The model's own settings, but for what is chosen.
+    """The model's own settings, or those of a named protocol, but for what is chosen.
 
     Args:
         model: the one that is evaluated, already of its method.
-        protocol: a key of `PRESETS`; None: "own". Choices go before it.
-        choices: fields of `Protocol`; None leaves the model's own. A short side alone scales
+        protocol: one of `inference.presets.PROTOCOLS`; None or "own": the method's. Choices go
+            before it, also on single benchmarks.
+        choices: fields of `Protocol`; None leaves the protocol's. A short side alone scales
             the windows, and other windows have half their side as stride.
 
     Raises:
         InputError: if a value is out of its range, or there is no such protocol.
     """
-    settings = model.settings
-    if preset := preset_of(protocol):
-        settings = fit_windows(dataclasses.replace(settings, **preset), model.method)
+    method, own = model.method, protocol in (None, "own")
+    name = method.protocol if protocol is None or own else protocol
+    preset = load_preset(name)
+    settings = model.settings if own else _named_settings(name, model)
     given = {name: value for name, value in choices.items() if value is not None}
+    if settings.scores == "masks" and (wrong := [x for x in _RULE_ONLY if x in given]):
+        raise InputError(
+            f"{wrong[0]} is of protocols that compare cosines, as sclip does, and not of {name}"
+        )
+    words = {field.name for field in dataclasses.fields(ClassWords)}
     short_side = settings.short_side or settings.window
-    fields = {**dataclasses.asdict(settings), "short_side": short_side, **given}
-    if "window" not in given and "short_side" in given:
+    fields = {
+        **{key: value for key, value in preset.fields.items() if key in words},
+        **{field.name: getattr(settings, field.name) for field in _SETTINGS},
+        "short_side": short_side,
+        **given,
+    }
+    if "window" not in given and "short_side" in given and settings.window:
         fields["window"] = max(settings.window * given["short_side"] // short_side, 1)
     if "stride" not in given and fields["window"] != settings.window:
         fields["stride"] = max(fields["window"] // 2, 1)
     if fields["threshold"] is None:
         fields["threshold"] = THRESHOLDS[fields["pamr"]]
-    if not model.method.mixes_clip:
+    if not method.mixes_clip or settings.scores != "masks":
         fields["kp_weight"] = 0.0
-    return Protocol(method=model.method.name, **fields)
+    fields["pixels"] = None
+    if isinstance(method, CLIPMethod):
+        fields["pixels"] = settings.pixels or method.own_pixels
+    if not isinstance(encoder := method.text_encoder, CLIP):
+        fields["normalize_sentences"] = encoder.normalizes_sentences
+    # What is chosen holds for every benchmark, and sizes belong together.
+    chosen = {*given, *(_SIZES if "short_side" in given else ())}
+    chosen |= {"stride"} if "window" in given else set()
+    tables = {
+        key: {
+            field: value
+            for field, value in {
+                **table, **scale_sizes(table, settings.window, preset.fields["window"]),
+            }.items()
+            if field not in chosen
+        }
+        for key, table in preset.benchmarks.items()
+    }  # fmt: skip
+    return Protocol(protocol=name, method=method.name, benchmarks=tables, **fields)
+
+
+_SETTINGS = dataclasses.fields(InferenceSettings)
+
+
+def _named_settings(name: str, model: Model) -> InferenceSettings:
+    """Those of a named protocol for a model.
+
+    What the protocol leaves to methods is the model's own, if masks are what it is evaluated by.
+    """
+    method, own, base = model.method, model.settings, InferenceSettings()
+    if own.scores == "masks":
+        kept = {key: getattr(own, key) for key in ("threshold", "pamr", "kp_weight")}
+        base = dataclasses.replace(base, **kept)
+    settings = settings_of(name, base)
+    if name == method.protocol and method.threshold is not None:
+        settings = dataclasses.replace(settings, threshold=method.threshold)
+    return fit_windows(settings, method)
 
 
 def embed_texts(
@@ -170,17 +259,18 @@ def embed_texts(
     tokenizer_file: str | None = None,
     progress: bool = False,
 ) -> Float32[np.ndarray, "n d"]:
-    """Embeddings of `benchmark.texts` in the protocol's templates, by the method's text encoder.
+    """Embeddings of `Protocol.texts_of` in the protocol's templates, by the method's text encoder.
 
     Raises:
         InputError: as `inference.texts.embed_class_names`.
     """
+    encoder = text_encoder_of(method, protocol)
     return embed_class_names(
-        method.text_encoder,
+        encoder,
         method.text_params(params),
-        benchmark.texts,
+        protocol.texts_of(benchmark),
         protocol.templates,
-        tokenizer=method.text_encoder.tokenizer(tokenizer_file),
+        tokenizer=encoder.tokenizer(tokenizer_file),
         progress=progress,
     )
 
@@ -205,14 +295,15 @@ def fingerprint(
         text_embeddings: those that were given instead of being made, by name of the benchmark.
     """
     given = text_embeddings or {}
+    general = _fields_of(protocol)
     fields: dict[str, Any] = {
-        **dataclasses.asdict(protocol),
+        **general,
         "weights": weights,
         "architecture": short_hash(list(model.method.describe().values())),
         "resize": _RESIZES[protocol.resize],
         "benchmarks": {
             index.benchmark.name: _describe(
-                index, protocol.options_of(index.benchmark), given.get(index.benchmark.name)
+                index, protocol, general, given.get(index.benchmark.name)
             )
             for index in indices
         },
@@ -222,15 +313,23 @@ def fingerprint(
     return {"hash": short_hash(fields), **fields}
 
 
+def _fields_of(protocol: Protocol) -> dict[str, Any]:
+    """Fields by name but for the tables of benchmarks, with words as text."""
+    fields = dataclasses.asdict(protocol)
+    del fields["benchmarks"]
+    fields["background"] = ", ".join(protocol.background) or None
+    fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()}
+    fields["cleaning"] = protocol.cleaning and METHODS[protocol.method].cleans
+    return {**fields, "pamr_dilations": [*protocol.pamr_dilations]}
+
+
 def _describe(
-    index: DatasetIndex, options: MaskOptions, texts: np.ndarray | None
+    index: DatasetIndex, protocol: Protocol, general: dict[str, Any], texts: np.ndarray | None
 ) -> dict[str, Any]:
+    """What is of one benchmark alone: its data, and fields of the protocol that differ there."""
     benchmark = index.benchmark
-    overrides: dict[str, Any] = {
-        name: getattr(benchmark, name) for name in ("short_side", "window", "stride", "threshold")
-    }
-    if options.cleaning:
-        overrides["cleaning"] = True
+    mine = _fields_of(protocol.of(benchmark))
+    overrides = {name: value for name, value in mine.items() if value != general[name]}
     if texts is not None:
         array = np.ascontiguousarray(texts, np.float32)
         overrides["text_embeddings"] = hashlib.sha256(array.tobytes()).hexdigest()[:16]

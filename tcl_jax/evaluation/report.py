@@ -20,12 +20,14 @@ import numpy as np
 from markupsafe import Markup
 
 from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark, paper_benchmarks
-from tcl_jax.evaluation.protocol import PRESETS
 from tcl_jax.evaluation.published import PUBLISHED, Published
 from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, published_mean
 from tcl_jax.files import user_path, whole_file
+from tcl_jax.inference.presets import load_preset
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
+from tcl_jax.models.method import Method
 from tcl_jax.models.methods import METHODS
+from tcl_jax.models.tcl import TCL
 from tcl_jax.pictures.lettering import one_line, printable
 
 UNKNOWN = "-"
@@ -153,19 +155,11 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
     if benchmark.split != (usual := load_benchmark(name).split):
         notes.append(f"{name}: evaluated on {benchmark.split}; published figures are for {usual}.")
     own = fingerprint.get("benchmarks", {}).get(name, {})
-    used, paper = {**fingerprint, **own}, InferenceSettings()
-    if (method := METHODS.get(used.get("method", ""))) is not None:
-        paper = InferenceSettings(templates=method.templates, **method.protocol)
-    published: dict[str, Any] = {
-        "window": paper.window,
-        "stride": paper.stride,
-        "short_side": paper.short_side or paper.window,
-        "max_long_side": MAX_LONG_SIDE,
-        "templates": paper.templates,
-    }
-    if method is not None and method.mixes_clip:
-        published["kp_weight"] = paper.kp_weight
-        published["threshold"] = THRESHOLDS[used["pamr"]]
+    used = {**fingerprint, **own}
+    method = METHODS.get(used.get("method", ""), TCL)
+    published = {"max_long_side": MAX_LONG_SIDE, **_published_fields(method, name)}
+    if method.mixes_clip:
+        published["threshold"] = THRESHOLDS[used.get("pamr", True)]
     differing = [
         f"{key} {_words(used[key])} (published: {_words(value)})"
         for key, value in published.items()
@@ -175,12 +169,25 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
         # What holds for every benchmark is said once.
         about = f"{name}: not" if published.keys() & own.keys() else "Not"
         whose = "the paper's protocol"
-        if method is not None and paper != InferenceSettings():
+        if method.protocol != TCL.protocol:
             whose = f"the protocol of {method.title}'s authors"
-            tcls = {k: v for k, v in PRESETS["tcl"].items() if k in published}
-            whose += ", but TCL's" if tcls.items() <= used.items() else ""
+        if (protocol := used.get("protocol", method.protocol)) != method.protocol:
+            whose += f", but {METHODS[protocol].title}'s"
         notes.append(f"{about} {whose}: {', '.join(differing)}.")
     return notes
+
+
+def _published_fields(method: type[Method], benchmark: str) -> dict[str, Any]:
+    """What a method's authors say of a benchmark, but for what is no plain value in results."""
+    preset, paper = load_preset(method.protocol), InferenceSettings()
+    said = {**preset.fields, **preset.benchmarks.get(benchmark, {})}
+    said.setdefault("short_side", said["window"])
+    if said["scores"] == "masks":  # which has a threshold of every size of a model
+        said.pop("threshold", None)
+    if method.mixes_clip:
+        said["kp_weight"] = paper.kp_weight
+    left_out = ("resize", "pamr", "pamr_dilations", "background", "names", "joined", "cleaning")
+    return {key: value for key, value in said.items() if key not in left_out}
 
 
 # -------------------------------------------------------------------------------------- the files

@@ -25,6 +25,7 @@ from tcl_jax.evaluation.results import RESULTS_FILE, Evaluated, write_results
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
+from tcl_jax.inference.texts import text_encoder_of
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.method import Method
 from tcl_jax.models.text_encoder import TextEncoder
@@ -70,7 +71,6 @@ def evaluate(
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output = user_path(output).absolute()
-    embedded = _check_embeddings(text_embeddings or {}, indices, model.method.embed_dim)
 
     def check_output() -> None:
         if why := why_unwritable(output):
@@ -84,18 +84,21 @@ def evaluate(
     protocols = [make_protocol(chosen, **choices) for chosen in models]
     if len({chosen.method.name for chosen in models}) < len(models):
         raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
+    embedded = text_embeddings or {}
     for protocol in protocols:
         for index in indices:
-            protocol.sizes(index.benchmark)
+            protocol.of(index.benchmark)
+        _check_embeddings(embedded, indices, protocol, model.method.embed_dim)
     progress = progress and jax.process_index() == 0
 
-    made: dict[tuple[str, TextEncoder, str], np.ndarray] = {}
+    made: dict[tuple[TextEncoder, str, tuple[str, ...]], np.ndarray] = {}
 
     def texts_of(method: Method, protocol: Protocol, benchmark: Benchmark) -> np.ndarray:
         if benchmark.name in embedded:
-            return embedded[benchmark.name]
+            return np.asarray(embedded[benchmark.name])
         # Methods on one CLIP have its texts in common.
-        key = benchmark.name, method.text_encoder, protocol.templates
+        encoder = text_encoder_of(method, protocol)
+        key = encoder, protocol.templates, protocol.texts_of(benchmark)
         if key not in made:
             made[key] = embed_texts(
                 protocol,
@@ -147,19 +150,19 @@ class _MethodRun:
 
 
 def _check_embeddings(
-    given: Mapping[str, np.ndarray], indices: Sequence[DatasetIndex], dim: int
-) -> dict[str, np.ndarray]:
-    """Embeddings by name of a benchmark, if each fits its benchmark's texts."""
-    counts = {index.benchmark.name: len(index.benchmark.texts) for index in indices}
+    given: Mapping[str, np.ndarray], indices: Sequence[DatasetIndex], protocol: Protocol, dim: int
+) -> None:
+    """Refuses embeddings by name of a benchmark that do not fit its texts."""
+    counts = {index.benchmark.name: len(protocol.texts_of(index.benchmark)) for index in indices}
     for name, texts in given.items():
         if name not in counts:
             raise InputError(f"text_embeddings of {name!r}: evaluated are {', '.join(counts)}")
         if np.shape(texts) != (counts[name], dim) or not np.isfinite(texts).all():
             raise InputError(
                 f"text_embeddings of {name!r} must be finite and of shape ({counts[name]}, {dim}), "
-                f"a row for each of the benchmark's texts; theirs is {np.shape(texts)}"
+                f"a row for each text of protocol {protocol.protocol!r}; theirs is "
+                f"{np.shape(texts)}"
             )
-    return dict(given)
 
 
 def _evaluate_method(
@@ -171,7 +174,8 @@ def _evaluate_method(
     progress: bool,
 ) -> Evaluated:
     """One method, to results.json and pictures."""
-    method = run.model.method_in(compute_dtype(run.protocol.dtype))
+    model = dataclasses.replace(run.model, settings=run.protocol)
+    method = model.method_in(compute_dtype(run.protocol.dtype))
     evaluator = Evaluator(method, run.model.params, run.protocol, batch_size)
     results = {}
     for index in indices:

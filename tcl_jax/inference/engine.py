@@ -53,8 +53,9 @@ class MaskEngine:
     """Soft masks of streams of images, in batches of windows of one padded shape.
 
     A program is compiled for each number of texts, each `options` and `synonyms`, and each padded
-    shape of a window. That is one shape, but for images longer than the protocol's 2048 pixels to a
-    short side (4.6 to 1 for windows of 448), whose windows are lower or narrower.
+    shape of a window, as far as the method sees it. That is one shape, but for images longer than
+    the protocol's 2048 pixels to a short side (4.6 to 1 for windows of 448), whose windows are
+    lower or narrower, and for windows of whole images.
 
     Args:
         model: the method.
@@ -70,7 +71,7 @@ class MaskEngine:
         batch_size: int | None = None,
         grid: GridFn = grid_masks,
     ) -> None:
-        self.patch_size = model.patch_size
+        self.patch_size, self._seen_size = model.patch_size, model.seen_size
         self.batch_size = batch_size or default_batch_size()
         self._mesh = mesh
         self._split, self._everywhere = batch_sharded(mesh), replicated(mesh)
@@ -118,9 +119,9 @@ class MaskEngine:
             batch_size: windows per device, where fewer than usual are to come.
         """
         running: collections.deque[tuple[list[_Window[Item]], jax.Array]] = collections.deque()
-        for windows in self._batches(tasks, len(texts), batch_size):
-            rows = self.rows(windows[0].padded, len(texts), batch_size)
-            inputs = *_stack(windows, rows), np.asarray(texts, np.float32)
+        for seen, windows in self._batches(tasks, len(texts), batch_size):
+            rows = self.rows(seen, len(texts), batch_size)
+            inputs = *_stack(windows, seen, rows), np.asarray(texts, np.float32)
             if jax.process_count() > 1:  # JAX takes no arrays of the host then
                 inputs = jax.device_put(inputs, (self._split, self._split, self._everywhere))
             with jax.transfer_guard("allow"):  # cheaper than `device_put`
@@ -136,7 +137,7 @@ class MaskEngine:
         """Windows of a batch over all devices.
 
         Args:
-            padded: rows and columns of a padded window.
+            padded: rows and columns of a padded window, as far as they are seen.
             texts: number of texts.
             batch_size: see `__call__`.
         """
@@ -145,18 +146,18 @@ class MaskEngine:
 
     def _batches(
         self, tasks: Iterable[ImageTask[Item]], texts: int, batch_size: int | None
-    ) -> Iterator[list[_Window[Item]]]:
-        """Windows of one padded shape; only the last of a shape may be fewer than a batch has."""
+    ) -> Iterator[tuple[tuple[int, int], list[_Window[Item]]]]:
+        """Shapes with windows of them; only the last of a shape may be fewer than a batch has."""
         waiting: dict[tuple[int, int], list[_Window[Item]]] = {}
         for task in tasks:
-            padded, count = task.sliding.padded, len(task.sliding.windows)
+            seen, count = self._seen_size(task.sliding.padded), len(task.sliding.windows)
             job = _Job(task, [None] * count)
             for k in range(count):
-                windows = waiting.setdefault(padded, [])
+                windows = waiting.setdefault(seen, [])
                 windows.append(_Window(job, k))
-                if len(windows) == self.rows(padded, texts, batch_size):
-                    yield waiting.pop(padded)
-        yield from waiting.values()
+                if len(windows) == self.rows(seen, texts, batch_size):
+                    yield seen, waiting.pop(seen)
+        yield from waiting.items()
 
 
 @dataclasses.dataclass
@@ -174,23 +175,24 @@ class _Window(Generic[Item]):
     job: _Job[Item]
     index: int
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        return self.job.task.sliding.padded
 
-
-def _stack(windows: Sequence[_Window[Any]], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of padded pixels, and which of them are the windows: top, left, height, width."""
+def _stack(
+    windows: Sequence[_Window[Any]], seen: tuple[int, int], rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of the padded pixels that are seen, and which are the windows: top, left, height,
+    width.
+    """
     dtype = windows[0].job.task.pixels.dtype
-    batch = np.zeros((rows, *windows[0].padded, 3), dtype)
+    batch = np.zeros((rows, *seen, 3), dtype)
     boxes = np.zeros((rows, 4), np.int32)
     for i, window in enumerate(windows):
         task = window.job.task
         top, left = task.sliding.rows.before, task.sliding.columns.before
         height, width = task.sliding.side
         boxes[i] = top, left, height, width
-        place = slice(top, top + height), slice(left, left + width)
-        batch[i][place] = task.pixels[task.sliding.windows[window.index]]
+        down, across = task.sliding.windows[window.index]
+        place = batch[i, top : top + height, left : left + width]
+        place[:] = task.pixels[down, across][: place.shape[0], : place.shape[1]]
     return batch, boxes
 
 

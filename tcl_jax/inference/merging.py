@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +23,9 @@ from tcl_jax.inference.windows import Axis, SlidingWindow
 
 ROUNDING = 1e-6
 """By how much merging may raise masks; those that exceed the threshold by less do not win."""
+
+Tile = tuple[tuple[int, int], tuple[int, int]]
+"""First row and the one after the last, and columns alike."""
 
 _TILE = 128  # pixels
 _CLASSES = 64
@@ -62,16 +66,28 @@ class SoftMasks:
 
     def bands(self, size: tuple[int, int]) -> Iterator[Float32[np.ndarray, "rows W n"]]:
         """The rows of `at`, some at a time, for masks that do not fit in memory."""
-        rows, columns = self._axes(size)
-        across = _part(*columns, 0, size[1])
-        classes = self.grids.shape[-1]
-        step = max(_BAND_VALUES // (size[1] * classes), 1)
+        step = max(_BAND_VALUES // (size[1] * self.grids.shape[-1]), 1)
         for top in range(0, size[0], step):
-            down = _part(*rows, top, top + step)
-            cells = np.swapaxes(self._cells(down, across), 0, 1)  # [c, r, n]
-            wide = across.weights @ cells.reshape(len(cells), -1)  # [W, r n]
-            wide = np.swapaxes(wide.reshape(size[1], -1, classes), 0, 1)  # [r, W, n]
-            yield (down.weights @ wide.reshape(len(wide), -1)).reshape(-1, size[1], classes)
+            yield self.part(size, (top, min(top + step, size[0])), (0, size[1]))
+
+    def tiles(self, size: tuple[int, int]) -> list[Tile]:
+        """Parts that together are all of `size`."""
+        spans = [[(i, min(i + _TILE, side)) for i in range(0, side, _TILE)] for side in size]
+        return [*itertools.product(*spans)]
+
+    def part(
+        self, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+    ) -> Float32[np.ndarray, "r c n"]:
+        """Some rows and columns of `at`, from a first one up to another."""
+        down, across = (
+            _part(*axis, *span)
+            for axis, span in zip(self._axes(size), (rows, columns), strict=True)
+        )
+        cells = np.swapaxes(self._cells(down, across), 0, 1)  # [c, r, n]
+        width, classes = columns[1] - columns[0], cells.shape[-1]
+        wide = across.weights @ cells.reshape(len(cells), -1)  # [W, r n]
+        wide = np.swapaxes(wide.reshape(width, -1, classes), 0, 1)  # [r, W, n]
+        return (down.weights @ wide.reshape(len(wide), -1)).reshape(-1, width, classes)
 
     def labels(
         self, size: tuple[int, int], threshold: int | float | None = None, threads: int = 1

@@ -141,6 +141,7 @@ RELEASES: dict[str, Release] = {
     "maskclip": _clip("maskclip"),
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),
+    "clearclip": _clip("clearclip"),
     "tips": _zero_shot("tips", "text"),
     "dinotxt": _zero_shot("dinotxt", "text", "head"),
     "dinotxt-v2": _zero_shot("dinotxt-v2", "text", "head"),

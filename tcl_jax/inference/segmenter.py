@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,10 +23,15 @@ from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.pretrained import load_pretrained
 from tcl_jax.inference.segmentation import Segmentation
-from tcl_jax.inference.settings import THRESHOLDS
-from tcl_jax.inference.texts import Known, check_embeddings, embed_class_names, padded_count
+from tcl_jax.inference.texts import (
+    Known,
+    check_embeddings,
+    embed_class_names,
+    padded_count,
+    text_encoder_of,
+)
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
-from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.layers import compute_dtype, matmul_precision
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.weights.load import Source
 
@@ -106,6 +111,7 @@ class Segmenter:
         clip: Source,
         tcl: Source | None = None,
         *,
+        method: str | None = None,
         activation: str | None = None,
         prefix: str = "",
         **options: Any,
@@ -117,16 +123,19 @@ class Segmenter:
                 Face's names) or a folder with one, a name such as "ViT-B/16", or
                 "builtin:shapes_clip".
             tcl: "official" for the published tcl.pth (downloaded once), a file or folder with its
-                names; None: the MaskCLIP baseline.
+                names; None: CLIP alone.
+            method: what segments, such as "clearclip", a key of `models.methods.METHODS`; None: TCL
+                if it is given, else the MaskCLIP baseline.
             activation: "quick_gelu" or "gelu", where no config file beside the weights says it.
             prefix: of the names of the model that is meant, where a file holds several ("." : the
                 one without a prefix).
             options: of `Segmenter`.
 
         Raises:
-            InputError: if a file is missing, damaged, or does not fit the other.
+            InputError: if a file is missing, damaged, or does not fit the other, or the method is
+                unknown or needs other files.
         """
-        model = model_from_torch(clip, tcl, activation=activation, prefix=prefix)
+        model = model_from_torch(clip, tcl, method=method, activation=activation, prefix=prefix)
         return cls(model, **options)
 
     @classmethod
@@ -184,7 +193,7 @@ class Segmenter:
             self._known.clear()
         with as_input_error("texts"):
             return embed_class_names(
-                self._method.text_encoder,
+                text_encoder_of(self._method, self.settings),
                 self._method.text_params(self._weights),
                 texts,
                 self.settings.templates if templates is None else templates,
@@ -236,7 +245,7 @@ class Segmenter:
 
         Args:
             x: [h, w, 3] or [b, h, w, 3], normalised with the method's `pixel_statistics`
-                (ImageNet's, but for TIPS).
+                of its settings.
             text_embeddings: [n, d], normalised or not.
             pamr, kp_weight: as in `masks`.
 
@@ -254,6 +263,38 @@ class Segmenter:
         found = self._run(whole, list(images), text_embeddings, self._options(pamr, kp_weight))
         masks = [one.at(size) for one in found]
         return np.stack(masks) if array.ndim == 4 else masks[0]
+
+    def dense_features(self, x: Any) -> Float32[np.ndarray, "gh gw d"]:
+        """The method's features of an image in the space of the texts, before normalisation.
+
+        >>> segmenter = Segmenter.from_torch("builtin:shapes_clip", method="clearclip")
+        >>> x = np.zeros((64, 96, 3), np.float32)
+        >>> segmenter.dense_features(x).shape  # of patches of 8 pixels
+        (8, 12, 64)
+
+        Compiled once per shape. There are no windows, and nothing is padded but by the method.
+
+        Args:
+            x: [h, w, 3] floats, normalised with the method's `pixel_statistics`.
+
+        Raises:
+            InputError: if it is another array, or its sides are none that the method takes.
+        """
+        x = np.asarray(x)
+        if x.ndim != 3 or x.shape[-1] != 3 or not np.issubdtype(x.dtype, np.floating):
+            raise InputError(
+                f"x is {x.dtype} of shape {x.shape}; give one image, [h, w, 3] floats, normalised"
+            )
+        with as_input_error("x"):
+            return np.asarray(self._dense(self._weights, x.astype(np.float32)))
+
+    @functools.cached_property
+    def _dense(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        def dense(params: Any, x: jax.Array) -> jax.Array:
+            with matmul_precision(self._method.dtype):
+                return self._method.dense_features(params, x[None])[0]
+
+        return jax.jit(dense)
 
     # ----------------------------------------------------------------------------------- segments
 
@@ -299,8 +340,7 @@ class Segmenter:
         embeddings = self._embed_names(words, templates, background=background)
         synonyms = number_synonyms(things) if len(words) > len(names) else None
         rgb = as_rgb(image)
-        candidates = (threshold, self.settings.threshold, THRESHOLDS[options.pamr])
-        chosen = next(value for value in candidates if value is not None)
+        chosen = self.settings.background_score(options.pamr) if threshold is None else threshold
         return Segmentation(
             image=rgb,
             texts=tuple(names),
@@ -334,7 +374,7 @@ class Segmenter:
             raise InputError(f"short_side={side} must be at least 1 pixel")
         own = own.with_window(max(round(own.window * side / usual), 1))
         size = working_size(image.shape[0], image.shape[1], side, resize=own.resize)
-        window = max(size) if mode == "whole" else own.window
+        window = own.window if mode == "slide" and own.window else max(size)
         sliding = SlidingWindow.over(size, window, own.stride, self._method.patch_size)
         pixels = resize_pixels(image, size, own.resize)
         return self._run(sliding, [pixels], texts, options, synonyms)[0]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcl_jax.errors import InputError
+from tcl_jax.inference.presets import load_preset
 from tcl_jax.inference.templates import TEMPLATES
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import SCORES, Method
 from tcl_jax.ops.images import PIXELS
 
 WINDOW = 448
@@ -28,16 +29,25 @@ class InferenceSettings:
     """Defaults of a model; the defaults here are the paper's protocol.
 
     Attributes:
-        window: side of sliding windows, in pixels.
+        window: side of sliding windows, in pixels; 0: one window of the whole image.
         stride: distance of sliding windows, in pixels.
-        threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, 0.5 without.
-        pamr: whether masks are refined by pixel-adaptive mask refinement.
+        threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, 0.5 without. Of
+            other scores than masks: the probability below which a pixel is of the background.
+        pamr: whether masks are refined by pixel-adaptive mask refinement; other scores are refined
+            at the image's own size.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
         templates: name of a set in `inference.templates.TEMPLATES`.
         short_side: to which images are resized, in pixels; None: the window.
         resize: one of `RESIZES`.
         pixels: name in `ops.images.PIXELS` of the statistics that images are normalised with, for
             methods on a CLIP; None: the method's own.
+        normalize_sentences: whether those of a name are normalised before their mean is taken, by
+            methods on a CLIP.
+        scores: what windows are merged of, one of `models.method.SCORES`; see `label_rule`.
+        logit_scale: what cosines are multiplied by before the softmax over the texts.
+        area_threshold: share of the area that is not background which a class must exceed, in
+            [0, 1]; None: any. Not of masks.
+        pamr_dilations, pamr_iterations: of PAMR at the image's own size, see `ops.pamr.pamr`.
 
     Raises:
         InputError: if a value is out of its range.
@@ -52,30 +62,47 @@ class InferenceSettings:
     short_side: int | None = None
     resize: str = "opencv"
     pixels: str | None = None
+    normalize_sentences: bool = False
+    scores: str = "masks"
+    logit_scale: float = 1.0
+    area_threshold: float | None = None
+    pamr_dilations: tuple[int, ...] = (8, 16)
+    pamr_iterations: int = 10
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         short_side = self.short_side is None or self.short_side >= 1
         inside = self.threshold is None or 0 <= self.threshold <= 1
+        area = self.area_threshold is None or 0 <= self.area_threshold <= 1
         for name, good, want in (
-            ("window", self.window >= 1, "a positive number of pixels"),
-            ("stride", 1 <= self.stride <= self.window, "from 1 to the window"),
+            ("window", self.window >= 0, "a positive number of pixels, or 0 for whole images"),
+            ("stride", 1 <= self.stride <= (self.window or self.stride), "from 1 to the window"),
             ("kp_weight", 0 <= self.kp_weight <= 1, "between 0 and 1"),
             ("threshold", inside, "between 0 and 1"),
             ("short_side", short_side, "a positive number of pixels"),
             ("resize", self.resize in RESIZES, f"one of {', '.join(RESIZES)}"),
             ("pixels", self.pixels in (None, *PIXELS), f"one of {', '.join(PIXELS)}"),
+            ("scores", self.scores in SCORES, f"one of {', '.join(SCORES)}"),
+            ("logit_scale", self.logit_scale > 0, "positive"),
+            ("area_threshold", area, "between 0 and 1"),
             ("templates", self.templates in TEMPLATES, f"one of {', '.join(TEMPLATES)}"),
         ):
             if not good:
                 value = getattr(self, name)
                 raise InputError(f"impossible settings: {name}={value!r} must be {want}")
 
+    def background_score(self, pamr: bool) -> float:
+        """Score of the background among masks; TCL's where the settings leave it open.
+
+        Args:
+            pamr: whether the masks are refined.
+        """
+        own = self.threshold if self.scores == "masks" else None
+        return THRESHOLDS[pamr] if own is None else own
+
     def with_window(self, window: int) -> InferenceSettings:
         """The same with all sizes in pixels scaled, so that windows are as large."""
-        short_side = self.short_side and max(round(self.short_side * window / self.window), 1)
-        stride = max(round(self.stride * window / self.window), 1)
-        return dataclasses.replace(self, window=window, stride=stride, short_side=short_side)
+        return dataclasses.replace(self, **scale_sizes(vars(self), window, self.window))
 
     def to_json(self) -> dict[str, Any]:
         """Fields by name."""
@@ -89,15 +116,31 @@ class InferenceSettings:
             InputError: if a field is unknown or has an impossible value.
         """
         try:
-            return cls(**fields)
+            lists = {key: tuple(x) for key, x in fields.items() if isinstance(x, list)}
+            return cls(**{**fields, **lists})
         except TypeError as error:
             raise InputError(f"impossible settings {dict(fields)}: {error}") from error
 
 
+def scale_sizes(fields: Mapping[str, Any], new: int, old: int) -> dict[str, Any]:
+    """Those of some fields that are sizes in pixels, scaled as a window is; 0 and None stay."""
+    sizes = {name: fields.get(name) for name in ("window", "stride", "short_side")}
+    return {name: max(round(x * new / old), 1) for name, x in sizes.items() if x and new and old}
+
+
 def default_settings(model: Method) -> InferenceSettings:
     """The protocol of the method's authors, see `fit_windows`."""
-    own = InferenceSettings(threshold=model.threshold, templates=model.templates, **model.protocol)
-    return fit_windows(own, model)
+    settings = settings_of(model.protocol)
+    if model.threshold is not None:
+        settings = dataclasses.replace(settings, threshold=model.threshold)
+    return fit_windows(settings, model)
+
+
+def settings_of(protocol: str, base: InferenceSettings | None = None) -> InferenceSettings:
+    """The general settings of a named protocol; what it does not say is as `base` has it."""
+    known = {field.name for field in dataclasses.fields(InferenceSettings)}
+    said = {key: value for key, value in load_preset(protocol).fields.items() if key in known}
+    return dataclasses.replace(base or InferenceSettings(), **said)
 
 
 def fit_windows(settings: InferenceSettings, model: Method) -> InferenceSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +20,10 @@ from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError
 from tcl_jax.files import short_hash
+from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.inference.templates import format_prompts
+from tcl_jax.models.clip import CLIP
+from tcl_jax.models.method import Method
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.mesh import batch_sharded, data_mesh, put_locally
 
@@ -29,6 +33,14 @@ _PROBES = ("It's 1 Photo,  of&amp;amp;lt; a cafÃ© ½\n", "日本語 🙂 l’�
 
 Known = dict[tuple[Any, str], tuple[bytes, np.ndarray]]
 """Ids and embedding by templates and name, of names that were embedded before."""
+
+
+def text_encoder_of(method: Method, settings: InferenceSettings) -> TextEncoder:
+    """The method's text encoder, which embeds classes as the settings say."""
+    encoder = method.text_encoder
+    if isinstance(encoder, CLIP) and settings.normalize_sentences:
+        return dataclasses.replace(encoder, normalizes_sentences=True)
+    return encoder
 
 
 def text_tower_id(encoder: TextEncoder, params: Any) -> str:

@@ -94,6 +94,17 @@ def correlative_self_attention(
     return softmax_weights(query, query) + softmax_weights(key, key)
 
 
+def query_attention(
+    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
+) -> Float[Array, "b h l l"]:
+    """`softmax(q q^T / sqrt(d))`.
+
+    The ClearCLIP change to the last block (Lan et al., ECCV 2024).
+    """
+    del key
+    return softmax_weights(query, query)
+
+
 def neighbourhood_attention(grid: tuple[int, int]) -> Attention:
     """`softmax(k k^T / sqrt(d) + omega)`, omega larger for patches that are near each other.
 

@@ -165,6 +165,7 @@ class CLIP(TextEncoder):
         dtype: compute dtype; parameters are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
         resample, ragged: of the vision tower, see `vit.ViT`; as the original TCL has them.
+        normalizes_sentences: see `TextEncoder`; a matter of the protocol.
         pixel_statistics: mean and deviation that images are normalised with.
     """
 
@@ -173,6 +174,7 @@ class CLIP(TextEncoder):
     remat: str = "none"
     resample: Resample = bicubic
     ragged: str = "refuse"
+    normalizes_sentences: bool = False
 
     pixel_statistics: ClassVar[PixelStatistics] = IMAGENET
 
@@ -192,8 +194,8 @@ class CLIP(TextEncoder):
         return self.config.embed_dim
 
     @property
-    def settings(self) -> tuple[str]:
-        return (self.config.activation,)
+    def settings(self) -> tuple[str, ...]:
+        return (self.config.activation, *["normalized"] * self.normalizes_sentences)
 
     def tokenizer(self, file: str | None = None) -> ClipTokenizer:
         return clip_tokenizer(self.config.context_length, self.config.vocab_size, file)

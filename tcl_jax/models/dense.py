@@ -19,6 +19,7 @@ from tcl_jax.models.attention import (
     Attention,
     correlative_self_attention,
     neighbourhood_attention,
+    query_attention,
     self_only_attention,
 )
 from tcl_jax.models.clip import CLIPConfig, encode_image
@@ -65,10 +66,6 @@ class DenseCLIP(CLIPMethod):
             masks = refine_masks(image, masks, (UPSAMPLING * rows, UPSAMPLING * columns))
         return masks
 
-    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
-        del options
-        return flops.dense_masks(self.config, side, texts)
-
     @property
     def summary(self) -> str:
         return f"CLIP alone, {self.config.title}"
@@ -83,9 +80,11 @@ class LastBlock(DenseCLIP):
 
     Attributes:
         reduced: whether the block yields what attention does, with neither residual nor MLP.
+        products: number of those of tokens with tokens that its attention is made of.
     """
 
     reduced: ClassVar[bool] = False
+    products: ClassVar[int] = 0
 
     @abc.abstractmethod
     def attention(self, grid: tuple[int, int]) -> Attention:
@@ -111,6 +110,11 @@ class LastBlock(DenseCLIP):
         features = encode_image(self.clip_model, params["clip"], image).features
         return self.embed_patches(params["clip"], features)
 
+    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
+        del options
+        mlp = not self.reduced
+        return flops.dense_masks(self.config, side, texts, products=self.products, mlp=mlp)
+
 
 class MaskCLIP(LastBlock):
     """Tokens attend to themselves alone, as in TCL.
@@ -126,17 +130,26 @@ class MaskCLIP(LastBlock):
 
 
 class AuthorsCLIP(LastBlock):
-    """Images and positions are as these methods' authors have them, who know other than TCL's.
+    """Pixels and positions are those of these methods' authors, which differ from TCL's.
 
-    An image is cropped to whole patches, over all of which its masks are stretched.
+    Of an image, what is beyond its last whole patch is not seen.
     """
 
     own_pixels = "clip"
     clip_fields: ClassVar[Mapping[str, Any]] = {"resample": bicubic_offset, "ragged": "crop"}
+
+
+class CroppedCLIP(AuthorsCLIP):
+    """Masks of an image's whole patches are stretched over all of it."""
+
     patch_size = 1
 
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        height, width = (side - side % self.config.patch_size or side for side in size)
+        return height, width
 
-class SCLIP(AuthorsCLIP):
+
+class SCLIP(CroppedCLIP):
     """Tokens attend to similar ones.
 
     Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", ECCV 2024.
@@ -144,12 +157,14 @@ class SCLIP(AuthorsCLIP):
 
     name = "sclip"
     title = "SCLIP"
+    protocol = "sclip"
+    products = 2
 
     def attention(self, grid: tuple[int, int]) -> Attention:
         return correlative_self_attention
 
 
-class NACLIP(AuthorsCLIP):
+class NACLIP(CroppedCLIP):
     """Patches attend to similar ones, nearer ones more, in the paper's reduced block.
 
     Hajimiri et al., "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic
@@ -158,7 +173,28 @@ class NACLIP(AuthorsCLIP):
 
     name = "naclip"
     title = "NACLIP"
+    protocol = "naclip"
     reduced = True
+    products = 1
 
     def attention(self, grid: tuple[int, int]) -> Attention:
         return neighbourhood_attention(grid)
+
+
+class ClearCLIP(AuthorsCLIP):
+    """Tokens attend to those of similar queries; neither residual nor MLP blurs what they find.
+
+    Windows are padded to whole patches.
+
+    Lan et al., "ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference",
+    ECCV 2024.
+    """
+
+    name = "clearclip"
+    title = "ClearCLIP"
+    protocol = "clearclip"
+    reduced = True
+    products = 1
+
+    def attention(self, grid: tuple[int, int]) -> Attention:
+        return query_attention

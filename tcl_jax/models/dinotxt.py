@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -71,7 +71,7 @@ class DinoTxtText(TextEncoder):
     vocab_size: int
     dtype: Any = jnp.float32
 
-    normalizes_sentences: ClassVar[bool] = True
+    normalizes_sentences = True
 
     @classmethod
     def of_shapes(cls, shapes: Shapes, folder: str = "") -> DinoTxtText:
@@ -118,14 +118,7 @@ class DinoTxt(ZeroShot):
     title = "dino.txt"
     parameters = ("dinotxt",)
     towers = ("vision", "head", "text")
-    templates = "full"
-    protocol: ClassVar[Mapping[str, Any]] = {
-        "short_side": 512,
-        "window": 384,
-        "stride": 192,
-        "resize": "pillow",
-        "pamr": False,
-    }
+    protocol = "dinotxt"
 
     @property
     def vit(self) -> ViT:

@@ -98,19 +98,25 @@ def _attention(tokens: int, width: int) -> int:
     return 4 * tokens**2 * width
 
 
-def _maskclip_block(tokens: int, width: int) -> int:
-    """A block whose tokens attend to themselves alone: value, output and the MLP."""
-    return 20 * tokens * width**2
+def _last_block(tokens: int, width: int, products: int = 0, *, mlp: bool = True) -> int:
+    """A block of values, output and MLP, if it has one.
+
+    Tokens attend to themselves alone, or as `products` of queries or keys with themselves say.
+    """
+    attention = (products + (products > 0)) * tokens
+    return 2 * tokens * width * ((2 + products + 8 * mlp) * width + attention)
 
 
 # -------------------------------------------------------------------------- the masks of one window
 
 
-def dense_masks(config: Tower, side: int, texts: int) -> Parts:
-    """Of CLIP alone, its last block being MaskCLIP's, see `Method.flops`."""
+def dense_masks(
+    config: Tower, side: int, texts: int, *, products: int = 0, mlp: bool = True
+) -> Parts:
+    """Of CLIP alone with a last block of `dense.LastBlock`, see `Method.flops`."""
     patches, width = _patches(config, side), config.vision_width
     last = (
-        _maskclip_block(config.prefix_tokens + patches, width)
+        _last_block(config.prefix_tokens + patches, width, products, mlp=mlp)
         + 2 * patches * width * config.embed_dim
     )
     return {
@@ -140,7 +146,7 @@ def tcl_masks(
 
 
 def _grounder_blocks(tokens: int, width: int, copied_blocks: int) -> int:
-    return (copied_blocks - 1) * _block(tokens, width) + _maskclip_block(tokens, width)
+    return (copied_blocks - 1) * _block(tokens, width) + _last_block(tokens, width)
 
 
 def vision_tower(

@@ -52,9 +52,7 @@ class Method(abc.ABC):
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
         cleans: whether `MaskOptions.cleaning` is read.
-        templates: name of the set in `inference.templates.TEMPLATES` that its authors use.
-        protocol: how else its authors evaluate, where not as TCL's do, by the name of the field of
-            `inference.settings.InferenceSettings`.
+        protocol: how its authors evaluate, one of `inference.presets.PROTOCOLS`.
         dtype: compute dtype; parameters are float32.
     """
 
@@ -63,8 +61,7 @@ class Method(abc.ABC):
     parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
     cleans: ClassVar[bool] = False
-    templates: ClassVar[str] = "custom"
-    protocol: ClassVar[Mapping[str, Any]] = {}
+    protocol: ClassVar[str] = "tcl"
     dtype: Any
 
     @property
@@ -77,6 +74,10 @@ class Method(abc.ABC):
     def patch_size(self) -> int:
         """The sides of images have to be multiples of it, in pixels; 1 if `masks` takes any."""
 
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns, from the first, of an image of that size that `masks` depends on."""
+        return size
+
     @property
     @abc.abstractmethod
     def resolution(self) -> int:
@@ -84,7 +85,7 @@ class Method(abc.ABC):
 
     @property
     def threshold(self) -> float | None:
-        """Score of the background that its authors use; None: TCL's."""
+        """Score of the background that its authors use; None: the protocol's."""
         return None
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcl_jax.errors import InputError
-from tcl_jax.models.dense import NACLIP, SCLIP, MaskCLIP
+from tcl_jax.models.dense import NACLIP, SCLIP, ClearCLIP, MaskCLIP
 from tcl_jax.models.dinotxt import DinoTxt
 from tcl_jax.models.method import Method
 from tcl_jax.models.talk2dino_method import Talk2DINO
@@ -19,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "maskclip": MaskCLIP,
     "sclip": SCLIP,
     "naclip": NACLIP,
+    "clearclip": ClearCLIP,
     "tips": TIPS,
     "dinotxt": DinoTxt,
     "talk2dino": Talk2DINO,

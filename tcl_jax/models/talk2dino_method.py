@@ -136,7 +136,7 @@ class Talk2DINO(Method):
     title = "Talk2DINO"
     parameters = ("backbone", "projection")
     cleans = True
-    templates = "subset"
+    protocol = "talk2dino"
     patch_size = 1
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class TextEncoder(abc.ABC):
         dtype: compute dtype; parameters are float32.
     """
 
-    normalizes_sentences: ClassVar[bool] = False
+    normalizes_sentences: bool = False
     dtype: Any = jnp.float32
 
     @property

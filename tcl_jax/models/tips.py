@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class TIPSText(TextEncoder):
     dtype: Any = jnp.float32
     folder: str = dataclasses.field(default="", compare=False)
 
-    normalizes_sentences: ClassVar[bool] = True
+    normalizes_sentences = True
 
     @classmethod
     def of_shapes(cls, shapes: Shapes, folder: str = "") -> TIPSText:
@@ -90,12 +90,7 @@ class TIPS(ZeroShot):
     parameters = ("tips",)
     towers = ("vision", "text")
     pixel_statistics = FAMILIES["tips"].pixel_statistics
-    protocol: ClassVar[Mapping[str, Any]] = {
-        "window": 448,
-        "stride": 336,
-        "resize": "pillow",
-        "pamr": False,
-    }
+    protocol = "tips"
 
     @property
     def vit(self) -> ViT:

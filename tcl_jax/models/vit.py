@@ -26,6 +26,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Float32
 
+from tcl_jax.errors import InputError
 from tcl_jax.models.layers import BlockOutput, Transformer, layer_norm, run_blocks
 from tcl_jax.ops.images import center_pad
 from tcl_jax.ops.resize import resize, resize_matrix
@@ -192,6 +193,11 @@ def image_grid(vit: ViT, shape: tuple[Any, ...], patch_size: int) -> tuple[int, 
     """
     batch, *sides = shape[:3]
     if vit.ragged == "crop":
+        if min(sides) < patch_size:
+            raise InputError(
+                f"image of {sides[0]}x{sides[1]} pixels has not one whole patch of {patch_size}; "
+                "give a larger one, or resize it"
+            )
         sides = [side // patch_size * patch_size for side in sides]
     elif vit.ragged == "pad":
         sides = [-(-side // patch_size) * patch_size for side in sides]

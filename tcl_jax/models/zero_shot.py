@@ -50,10 +50,6 @@ class ZeroShot(Method):
     towers: ClassVar[tuple[str, ...]]
     patch_size: ClassVar[int] = 1
 
-    @property
-    def threshold(self) -> float:
-        return 0.0
-
     @classmethod
     @abc.abstractmethod
     def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> ZeroShot:

@@ -5,6 +5,8 @@ An iteration takes 2 * 48 FLOPs per pixel and mask, and of memory little more th
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -21,6 +23,7 @@ def pamr(
     *,
     dilations: tuple[int, ...] = DILATIONS,
     iterations: int = 10,
+    size: Int[Array, "2"] | None = None,
 ) -> Float[Array, "b H W n"]:
     """Masks that follow the image's own edges, float32.
 
@@ -33,18 +36,21 @@ def pamr(
         mask: [b, h, w, n] soft masks.
         dilations: distances of the neighbours, in pixels.
         iterations: number of times the masks are averaged.
+        size: rows and columns of the images, where those after them only fill up a size that a
+            program is compiled for; the border is replicated from there. None: H and W.
     """
     image = image.astype(jnp.float32)
     mask = resize(mask, image.shape[1:3], align_corners=True)
     offsets = [(d * y, d * x) for d in dilations for y, x in NEIGHBOURS]
-    affinity = _affinity(jnp.moveaxis(image, -1, 0), offsets, len(dilations))
+    affinity = _affinity(jnp.moveaxis(image, -1, 0), offsets, len(dilations), size)
+    shifted = partial(_shifted, offsets=offsets, rows=1, size=size)
 
     def refine(_: Int[Array, ""], mask: jax.Array) -> jax.Array:
         # One sum that compiles to one loop: all 48 copies would be 48 times the masks' memory.
         return sum(
             (
                 weight[..., None] * neighbour
-                for weight, neighbour in zip(affinity, _shifted(mask, offsets, rows=1), strict=True)
+                for weight, neighbour in zip(affinity, shifted(mask), strict=True)
             ),
             start=jnp.zeros_like(mask),
         )
@@ -53,10 +59,13 @@ def pamr(
 
 
 def _affinity(
-    image: Float[Array, "3 b H W"], offsets: list[tuple[int, int]], dilations: int
+    image: Float[Array, "3 b H W"],
+    offsets: list[tuple[int, int]],
+    dilations: int,
+    size: Int[Array, "2"] | None,
 ) -> Float[Array, "k b H W"]:
     """Softmax over the neighbours of the mean over channels of -|I_p - I_q| / (1e-8 + 0.1 std)."""
-    neighbours = _shifted(image, offsets, rows=2)
+    neighbours = _shifted(image, offsets, rows=2, size=size)
     # The centre counts once per dilation, as in the original.
     count = len(offsets) + dilations
     mean = _whole((sum(neighbours) + dilations * image) / count)
@@ -69,18 +78,28 @@ def _affinity(
     return jax.nn.softmax(_whole(logits), axis=0)
 
 
-def _shifted(x: jax.Array, offsets: list[tuple[int, int]], *, rows: int) -> list[jax.Array]:
+def _shifted(
+    x: jax.Array, offsets: list[tuple[int, int]], *, rows: int, size: Int[Array, "2"] | None
+) -> list[jax.Array]:
     """Copies of a map shifted by whole pixels, the border replicated.
 
     Args:
         x: any map.
         offsets: pixels (down, right) from which each copy takes its values.
         rows: axis of rows; columns are the next.
+        size: see `pamr`.
     """
     reach = max(abs(v) for offset in offsets for v in offset)
     height, width = x.shape[rows : rows + 2]
-    widths = [(reach, reach) if axis in (rows, rows + 1) else (0, 0) for axis in range(x.ndim)]
-    padded = _whole(jnp.pad(x, widths, mode="edge"))
+    if size is None:
+        widths = [(reach, reach) if axis in (rows, rows + 1) else (0, 0) for axis in range(x.ndim)]
+        padded = jnp.pad(x, widths, mode="edge")
+    else:
+        padded = x
+        for axis, length, last in zip((rows, rows + 1), (height, width), size - 1, strict=True):
+            places = jnp.clip(jnp.arange(-reach, length + reach), 0, last)
+            padded = jnp.take(padded, places, axis=axis, mode="clip")
+    padded = _whole(padded)
     before = (slice(None),) * rows
     return [
         padded[*before, reach + y : reach + y + height, reach + x : reach + x + width]

@@ -52,9 +52,10 @@ def shown_of(height: int, width: int, rank: str = "worst") -> ShownImage:
 def fingerprint_of(**changes: Any) -> dict[str, Any]:
     """The paper's protocol for the benchmark voc, but for some fields."""
     return {
-        "hash": "0123456789abcdef", "method": "tcl", "weights": "ab" * 32, "window": 448,
-        "stride": 224, "short_side": 448, "max_long_side": 2048, "resize": "OpenCV 4.12.0, linear",
-        "threshold": 0.4, "pamr": True, "kp_weight": 0.3, "templates": "custom", "dtype": "float32",
+        "hash": "0123456789abcdef", "protocol": "tcl", "method": "tcl", "weights": "ab" * 32,
+        "window": 448, "stride": 224, "short_side": 448, "max_long_side": 2048,
+        "resize": "OpenCV 4.12.0, linear", "threshold": 0.4, "pamr": True, "kp_weight": 0.3,
+        "templates": "custom", "dtype": "float32",
         "benchmarks": {"voc": {"classes": "0" * 16, "images": 1449, "image_list": "1" * 16}},
         **changes,
     }  # fmt: skip

@@ -44,7 +44,7 @@ def test_class_names_are_the_published_ones(name: str) -> None:
     benchmark = load_benchmark(name)
     assert list(benchmark.names) == EXPECTED[f"{name}/classes"]
     assert benchmark.name == name
-    assert benchmark.texts == tuple(synonyms[0] for synonyms in benchmark.classes)
+    assert all(len(synonyms) == 1 for synonyms in benchmark.classes)
     assert benchmark.background == (name in ("voc", "context", "coco_object"))
     assert benchmark.reduce_zero_label == (name in ("voc20", "context59", "ade20k"))
     assert benchmark.ignore == (255,)
@@ -93,8 +93,6 @@ def test_the_example_of_the_schema(tmp_path: Path) -> None:
         cleaning=False,
     )
     assert benchmark.names == ("background", "sparrow", "great tit", "crow")
-    assert benchmark.texts == ("sparrow", "great tit", "tit", "crow")
-    assert benchmark.synonyms == ((0,), (1, 2), (3,))
 
 
 def test_names_in_a_toml_are_taken_as_they_are_and_in_a_text_file_stripped(tmp_path: Path) -> None:

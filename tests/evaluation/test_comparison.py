@@ -86,6 +86,6 @@ def test_other_images_concern_one_benchmark(tmp_path: Path) -> None:
     b = put(tmp_path / "b", scores, per_benchmark={"voc": {"images": 9, "threshold": 0.1}})
     text = compare(a, b)
     assert "\n  voc: images: 10 in A, 9 in B" in text
-    assert "\n  voc: threshold: nothing in A, 0.1 in B" in text
+    assert "\n  voc: threshold: 0.4 in A, 0.1 in B" in text
     gains = {name: row[-1] for name, row in rows_of(text).items()}
     assert gains["voc"] == "+0.00*" and gains["ade20k"] == "+0.00" and gains["mean of 3"][-1] == "*"

@@ -214,7 +214,8 @@ def test_published_rows_of_the_method_at_hand() -> None:
         ({"method": "talk2dino", "templates": "subset", "kp_weight": 0.0}, []),
         ({"method": "tips"},
          ["Not the protocol of TIPS's authors, but TCL's: stride 224 (published: 336)"]),
-        ({"method": "tips", "window": 224}, ["TIPS's authors: window 224 (published: 448)"]),
+        ({"method": "tips", "protocol": "tips", "window": 224},
+         ["TIPS's authors: window 224 (published: 448)"]),
     ],
 )  # fmt: skip
 def test_another_protocol_than_the_papers_is_said(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def test_methods_side_by_side(tmp_path: Path) -> None:
         indices(("voc",)),
         tmp_path,
         methods=["tcl", "maskclip", "sclip", "naclip"],
+        protocol="tcl",
         text_embeddings={"voc": TEXTS["voc"]},
         progress=False,
         pamr=False,
@@ -283,9 +285,15 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
         )
     ]  # fmt: skip
     changes: tuple[dict[str, Any], ...] = (
-        {"method": "sclip"}, {"short_side": 63}, {"window": 63}, {"stride": 31},
-        {"threshold": 0.3}, {"pamr": False}, {"kp_weight": 0.1}, {"templates": "simple"},
+        {"method": "sclip"}, {"protocol": "sclip"}, {"short_side": 63}, {"window": 63},
+        {"stride": 31}, {"threshold": 0.3}, {"pamr": False}, {"kp_weight": 0.1},
+        {"templates": "simple"},
         {"dtype": "bfloat16"}, {"max_long_side": 99}, {"resize": "pillow"}, {"weights": "v"},
+        {"pixels": "clip"}, {"normalize_sentences": True}, {"scores": "cosines"},
+        {"logit_scale": 2.0}, {"area_threshold": 0.1}, {"pamr_dilations": (8,)},
+        {"pamr_iterations": 9}, {"background": ("sky",)}, {"names": {"blue": ("cyan",)}},
+        {"joined": True}, {"method": "talk2dino", "cleaning": True},
+        {"benchmarks": {"custom": {"logit_scale": 2.0}}},
         {"text_embeddings": {"custom": np.zeros((3, 64), np.float32)}},
     )  # fmt: skip
     others += [hash_of(**change) for change in changes]
@@ -300,9 +308,10 @@ def test_windows_of_a_benchmark_leave_no_gaps(shapes: Model, tmp_path: Path) -> 
     write_photos(tmp_path, [(40, 60)])
     index = own_index(tmp_path, window=16)
     protocol = make_protocol(shapes)
-    assert protocol.sizes(index.benchmark) == (64, 16, 8)
+    sizes = operator.attrgetter("short_side", "window", "stride")
+    assert sizes(protocol.of(index.benchmark)) == (64, 16, 8)
     smaller = dataclasses.replace(index.benchmark, window=None, short_side=32)
-    assert protocol.sizes(smaller) == (32, 32, 16)
+    assert sizes(protocol.of(smaller)) == (32, 32, 16)
     assert make_protocol(shapes, short_side=32).window == 32
     with pytest.raises(InputError, match="windows of 16 pixels at a stride of 17 leave gaps"):
         score(shapes, own_index(tmp_path, window=16, stride=17), tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -134,7 +135,7 @@ def test_description_says_how_to_call_it(symbolic: ExportedMasks, tmp_path: Path
     (masks,) = description["outputs"]
     assert (masks["shape"], masks["dtype"]) == (["b", 64, 64, "n"], "float32")
     assert description["threshold"] == 0.4 and description["texts"] is None
-    assert description["options"] == {"pamr": True, "kp_weight": 0.3, "cleaning": False}
+    assert description["options"] == dataclasses.asdict(PAMR)
     assert description["jax_version"] == jax.__version__
     program = load_program(symbolic)
     assert description["platforms"] == list(program.platforms) == ["cpu", "cuda", "tpu"]

@@ -1,0 +1,141 @@
+"""From merged cosines or probabilities of texts to classes: the rule of SCLIP's authors and others.
+
+The probabilities of the texts at a pixel are the softmax over all of them of the scaled cosines; a
+class has the largest of its texts', and the largest wins (Wang et al., ECCV 2024). Nothing of the
+image's size has an axis of texts: pixels are decided a tile at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Bool, Float32, Integer, UInt16
+
+from tcl_jax.errors import RunError
+from tcl_jax.inference.masks import Synonyms
+from tcl_jax.inference.merging import SoftMasks, Tile
+
+Values = Callable[[Tile], Float32[np.ndarray, "r c n"]]
+"""Scores of the texts in a tile."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRule:
+    """How an image's label map is decided; class 0 is the background, where there is one.
+
+    Attributes:
+        classes: of each the indices of its texts, ascending; classes may share a text, which then
+            counts for each in the softmax, and shows the first.
+        logit_scale: what cosines are multiplied by; None: the scores are probabilities.
+        threshold: where no class has at least this probability, class 0 is.
+        area_threshold: share of the pixels whose most probable class is not 0 that such a class
+            must exceed, or else it is nowhere; None: any.
+    """
+
+    classes: Synonyms
+    logit_scale: float | None
+    threshold: float = 0.0
+    area_threshold: float | None = None
+
+    def labels(
+        self,
+        masks: SoftMasks,
+        size: tuple[int, int],
+        threads: int = 1,
+        refined: tuple[Sequence[Tile], Values] | None = None,
+    ) -> UInt16[np.ndarray, "H W"]:
+        """The class of every pixel; of equal ones the first.
+
+        Args:
+            masks: merged scores of the texts.
+            size: rows and columns of the result.
+            threads: that compute it.
+            refined: tiles and their scores, instead of those of `masks`.
+
+        Raises:
+            RunError: if scores are not finite.
+        """
+        if refined is None and not self.threshold and self.area_threshold is None:
+            # As the softmax is monotonous; most texts are left out by what their highest score is.
+            return self._class_of[masks.labels(size, threads=threads)]
+        tiles, values = refined or (masks.tiles(size), lambda tile: masks.part(size, *tile))
+        labels, largest = np.empty(size, np.uint16), np.empty(size, np.float32)
+
+        def decide(tile: Tile, kept: Bool[np.ndarray, " classes"] | None = None) -> None:
+            place = _place(tile)
+            labels[place], largest[place] = self.best(values(tile), kept)
+
+        _each(decide, tiles, threads)
+        if self.area_threshold is not None:
+            counts = np.bincount(labels.ravel(), minlength=len(self.classes))
+            kept = counts > self.area_threshold * counts[1:].sum()
+            kept[0] = True
+            if lost := [tile for tile in tiles if not kept[labels[_place(tile)]].all()]:
+                _each(lambda tile: decide(tile, kept), lost, threads)
+        labels[largest < np.float32(self.threshold)] = 0
+        return labels
+
+    def best(
+        self, scores: Float32[np.ndarray, "r c n"], kept: Bool[np.ndarray, " classes"] | None = None
+    ) -> tuple[UInt16[np.ndarray, "r c"], Float32[np.ndarray, "r c"]]:
+        """The most probable class of every pixel, and its probability.
+
+        Args:
+            scores: of the texts.
+            kept: which classes may be; None: all.
+        """
+        top = scores.max(axis=-1)
+        if not np.isfinite(top).all() or not np.isfinite(scores.min()):
+            raise RunError("masks are not finite; the model's weights may be damaged")
+        class_of, texts = self._class_of, slice(None)
+        if kept is not None:
+            shown = self._shown(kept)
+            texts = np.flatnonzero(shown >= 0)
+            class_of = shown[texts]
+        among = scores[..., texts]
+        first = among.argmax(axis=-1)
+        labels, largest = class_of[first].astype(np.uint16), top
+        if kept is not None:
+            largest = np.take_along_axis(among, first[..., None], axis=-1)[..., 0]
+        if self.logit_scale is None:
+            return labels, largest
+        scale = np.float32(self.logit_scale)
+        powers = np.exp(scale * (scores - top[..., None]))
+        total = powers.sum(axis=-1) + powers[..., self._again].sum(axis=-1)
+        return labels, np.exp(scale * (largest - top)) / total
+
+    @functools.cached_property
+    def _class_of(self) -> UInt16[np.ndarray, " n"]:
+        """The first class of each text."""
+        return self._shown(np.ones(len(self.classes), bool)).astype(np.uint16)
+
+    def _shown(self, kept: Bool[np.ndarray, " classes"]) -> Integer[np.ndarray, " n"]:
+        """The first class of each text of those that are kept; -1: none."""
+        shown = np.full(1 + max(max(texts) for texts in self.classes), -1)
+        for number in np.flatnonzero(kept)[::-1]:
+            shown[[*self.classes[number]]] = number
+        return shown
+
+    @functools.cached_property
+    def _again(self) -> list[int]:
+        """Texts of a class that another one before it has, too."""
+        listed = [text for texts in self.classes for text in texts]
+        return [text for i, text in enumerate(listed) if text in listed[:i]]
+
+
+def _place(tile: Tile) -> tuple[slice, slice]:
+    return slice(*tile[0]), slice(*tile[1])
+
+
+def _each(function: Callable[[Tile], None], tiles: Iterable[Tile], threads: int) -> None:
+    if threads == 1:
+        for tile in tiles:
+            function(tile)
+    else:
+        # NumPy computes without holding Python's lock.
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(function, tiles))
