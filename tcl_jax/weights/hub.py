@@ -291,16 +291,16 @@ def locate_text_tower(name: str) -> Path:
     """The one of `locate_texts` that holds the text tower itself.
 
     Raises:
-        WeightError: as `locate_backbone`, and if it has none.
+        WeightError: as `locate_backbone`, and if there is none of this name.
     """
-    family, size = PRETRAINED[name]
-    if not (texts := family.sizes[size].texts):
-        known = [x for x, (row, of) in PRETRAINED.items() if row.sizes[of].texts]
+    texts = {x: row.sizes[size].texts for x, (row, size) in PRETRAINED.items()}
+    if not texts.get(name):
+        known = ", ".join(x for x, addresses in texts.items() if addresses)
         raise WeightError(
             f"weights {name!r} have no text tower; choose a CLIP, such as ViT-B/16, or one of "
-            f"{', '.join(known)}"
+            f"{known}"
         )
-    return _locate_text(name, texts[-1])
+    return _locate_text(name, texts[name][-1])
 
 
 def _locate_text(name: str, addresses: Sequence[str]) -> Path:

@@ -226,14 +226,14 @@ def load_text_tower(
         InputError: if a tower of this name has no texts, or a file is damaged or not to be had.
     """
     name, path = os.fspath(source), user_path(source)
-    family, size = PRETRAINED.get(name, (None, ""))
-    if family is None and (name in CLIP_FILES or not os.path.exists(path)):
+    named = ":" in name and name.partition(":")[0] in FAMILIES
+    if not named and (name in CLIP_FILES or not os.path.exists(path)):
         return None
-    path = locate_text_tower(name) if family else find_weights(path)
+    path = locate_text_tower(name) if named else find_weights(path)
     with open_model(path) as file, prepending_path(path):
         found = find_text_towers(dotted_names(file.names))
         texts = [tower for tower in found if tower.part == "text"]
-        if not texts and family is None:
+        if not texts and not named:
             return None
         if len(texts) != 1:
             raise WeightError(
@@ -242,11 +242,13 @@ def load_text_tower(
             )
         tensors = _tensors(file, texts[0], found[texts[0]], prefix)
         params = _read(texts[0], tensors, None, None, dtype)
-        if family and (own := _width_of(params)) != (wanted := family.sizes[size].width):
-            raise WeightError(
-                f"its text tower is for patches of width {own}, and those of {name} have {wanted}; "
-                "get that file again"
-            )
+        if named:
+            family, size = PRETRAINED[name]
+            if (own := _width_of(params)) != (wanted := family.sizes[size].width):
+                raise WeightError(
+                    f"its text tower is for patches of width {own}, and those of {name} have "
+                    f"{wanted}; get that file again"
+                )
         origin = origin_of(file, texts[0].method, tensors.prefix)
     encoder = TEXT_TOWERS[texts[0].method].of_shapes(shapes_of({"text": params}), str(path.parent))
     return LoadedTexts(encoder, params, {**origin, "folder": str(path.parent)})

@@ -81,9 +81,10 @@ def test_other_weights_and_sizes_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model.sizes are of a CLIP.*text tower of TIPS"):
         build_experiment(config)
     config.model.sizes.text_width = 0
-    config.model.weights = "dinov2-reg:B/14"
-    with pytest.raises(InputError, match=r"no text tower; choose a CLIP.*tips:B/14.*dinotxt:L/16"):
-        build_experiment(config)
+    for name in ("dinov2-reg:B/14", "tips:B14"):
+        config.model.weights = name
+        with pytest.raises(InputError, match=r"no text tower; choose a CLIP.*tips:B/14.*dinotxt:"):
+            build_experiment(config)
 
 
 def test_a_name_is_of_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
