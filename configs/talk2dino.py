@@ -17,7 +17,8 @@ The pairs are COCO Captions 2014 as tensorflow-datasets prepares them, which is 
 on, such as --config.data.source=tar --config.data.shards="('data/coco/*.tar',)" with captions in a
 list of KEY.json, or a mixture. Every caption is one sample. Other towers: `model.backbone` is a
 name as dinov2-reg:L/14 or dinov3:B/16, or a file; with a ViT-L, --config.eval.background=0.54.
-`model.weights` is any CLIP. Features of other data or towers are kept apart in the same folder.
+`model.weights` is any CLIP, or the text tower of TIPS or dino.txt: tips:B/14, dinotxt-v2:L/14, or a
+file with it. Features of other data or towers are kept apart in the same folder.
 
 Several processes share the embedding of one folder, and training goes on any number of devices. A
 run is evaluated while it trains where `eval.tasks` names benchmarks (and `eval.every` how often):

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from tcl_jax.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -189,7 +191,13 @@ def load_model_from(flags: argparse.Namespace, method: str | None = None) -> Mod
         )
     else:
         model = load_model(flags.checkpoint)
-    return model if method is None else model.with_method(method)
+    model = model if method is None else model.with_method(method)
+    if getattr(flags, "kp_weight", None) and not model.method.mixes_clip:
+        logging.warning(
+            "--kp_weight=%s changes nothing: %s has no dense prediction of CLIP to mix in, as "
+            "TCL has", flags.kp_weight, model.method.title,
+        )  # fmt: skip
+    return model
 
 
 def load_named(name: str, weights: Sequence[tuple[str, str]]) -> Model:

@@ -122,12 +122,12 @@ def embed_in_advance(
     if flags.batch_size < 1:
         raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.parallel.processes import start_processes
+    from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
     from tcl_jax.training.check import check_config
 
     check_config(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    print(embed(config, flags.batch_size))
+    print(raise_on_all_processes(lambda: embed(config, flags.batch_size)))
 
 
 def show_own_log() -> None:

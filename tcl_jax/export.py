@@ -74,7 +74,7 @@ def export_directory(flags: argparse.Namespace) -> None:
     from tcl_jax.inference.model import save_model
 
     given = [flags.image_size, flags.batch, flags.texts_file, flags.num_texts, flags.templates]
-    given += [flags.pamr, flags.kp_weight, flags.platforms, flags.dtype]
+    given += [flags.pamr, flags.kp_weight, flags.platforms, flags.dtype, flags.tokenizer_file]
     if flags.text or any(value is not None for value in given):
         raise InputError(
             f"a model directory takes any image and text; for a program --output ends in {SUFFIX}"

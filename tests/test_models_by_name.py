@@ -33,6 +33,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files by what they are."""
+    folder = tmp_path_factory.mktemp("parts")
+    own = WRITERS["talk2dino"](folder)
+    found = {"dino": own["backbone"], "projection": own["projection"]}
+    return {**found, **WRITERS["tcl"](folder), "tips": WRITERS["tips"](folder)["backbone"]}
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_command_takes_every_model(name: str, photos: Path, tmp_path: Path) -> None:
     files = WRITERS[name](tmp_path)
@@ -124,13 +133,52 @@ def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
         (["--model=tcl", "--tcl=official"], "--tcl, --activation and --prefix belong to --clip"),
         (["--clip=ViT-B/16", "--weights=clip=x"], "--weights belongs to --model"),
         (["--model=tcl", "--method=tcp"], "--method 'tcp' is unknown"),
+        (
+            ["--model=maskclip:ViT-L/14", "--weights=clip={clip}"],
+            r"'maskclip:ViT-L/14': .*clip.npz is a CLIP of other sizes.* leave the size out",
+        ),
+        (["--model=tcl:ViT-B/16", "--weights=clip={clip}", "--weights=tcl={tcl}"], "clip.npz is a"),
+        (
+            ["--model=tips:L/14", "--weights=backbone={tips}"],
+            r"vision.npz': it is TIPSv2 of a size of its own.*, and not tips:L/14; choose another",
+        ),
+        (
+            [
+                "--model=talk2dino:B/16",
+                "--weights=projection={projection}",
+                "--weights=backbone={dino}",
+            ],
+            "it holds no dinov3, but DINOv2 with registers",
+        ),
+        (
+            ["--model=dinotxt", "--weights=backbone={dino}"],
+            r"it holds no dinotxt, but DINOv2.* one of dinov2-reg, dinotxt-v2 in place of dinotxt",
+        ),
+        (
+            ["--clip={dino}"],
+            r"holds no CLIP.* It is DINOv2 with registers.*--model=talk2dino --weights=backbone=.*",
+        ),
+        (["--clip={tips}"], r"holds no CLIP.* It is TIPSv2.*--model=tips --weights=backbone="),
     ],
 )
-def test_mistakes(flags: list[str], message: str, photos: Path, tmp_path: Path) -> None:
+def test_mistakes(
+    flags: list[str], message: str, photos: Path, parts: dict[str, Path], tmp_path: Path
+) -> None:
+    flags = [flag.format(**parts) for flag in flags]
     rest = [f"--image={photos}/images", "--text=cat", f"--output={tmp_path}/masks"]
     with pytest.raises(InputError, match=message):
         segment.run([*flags, *rest])
     assert not (tmp_path / "masks").exists()
+
+
+def test_a_share_of_clip_that_nothing_mixes_in_is_told(
+    parts: dict[str, Path], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = ["--model=maskclip", f"--weights=clip={parts['clip']}", "--kp_weight=0.5"]
+    rest = [f"--image={photos}/images/0.png", "--text=cat", "--short_side=32", "--masks=none"]
+    segment.run([*flags, *rest, f"--output={tmp_path}/masks"])
+    told = [x.getMessage() for x in caplog.records if "kp_weight" in x.getMessage()]
+    assert len(told) == 1 and "changes nothing: MaskCLIP" in told[0]
 
 
 def test_what_is_not_part_and_file(capsys: pytest.CaptureFixture[str]) -> None:

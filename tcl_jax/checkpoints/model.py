@@ -2,6 +2,7 @@
 
     DIR/config.json      what the parameters are, for people and for `inference.Segmenter`
     DIR/params/          the arrays, an Orbax checkpoint; readable on any number of devices
+    DIR/tokenizer.model  TIPS's tokenizer, where texts need it and it was there
 
 The directory appears whole or not at all. What config.json says under `inference` may be edited:
 it is how the model is used where nothing else is asked for.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,10 @@ def check_absent(directory: str | os.PathLike[str]) -> Path:
 
 
 def write_model(
-    directory: str | os.PathLike[str], params: Any, settings: Mapping[str, Any]
+    directory: str | os.PathLike[str],
+    params: Any,
+    settings: Mapping[str, Any],
+    files: Sequence[Path] = (),
 ) -> None:
     """Writes a model, whole or not at all.
 
@@ -65,6 +69,7 @@ def write_model(
         directory: where; absent or empty.
         params: nested dict of arrays of any floating dtype, which is kept.
         settings: JSON-able description; `format` and `version` are added.
+        files: others that go with it, under their names.
 
     Raises:
         InputError: if something is at `directory` already.
@@ -84,6 +89,8 @@ def write_model(
         with context:
             ocp.save_checkpointables(part / "params", {"params": flat})
         write_json(part / "config.json", {"format": FORMAT, "version": VERSION, **settings})
+        for file in files:
+            shutil.copyfile(file, part / file.name)
         if path.exists():
             path.rmdir()
         part.rename(path)

@@ -128,7 +128,7 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         self._batches = batches
         self._num_workers = num_workers
         self._bad_samples = bad_samples
-        self._next_batch = 0
+        self._next_batch = self._counted = 0
         self._running: grain.DatasetIterator[dict[str, Any]] | None = None
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -154,8 +154,10 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
             raise
         bad = batch.pop(BAD)
         good = len(next(iter(batch.values())))
-        self._bad_samples.add(bad, good=good, batch=self._next_batch)
+        if self._next_batch >= self._counted:  # those of a batch that comes again were
+            self._bad_samples.add(bad, good=good, batch=self._next_batch)
         self._next_batch += 1
+        self._counted = max(self._counted, self._next_batch)
         return batch
 
     def get_state(self) -> dict[str, int | str]:

@@ -77,13 +77,16 @@ class SentencePieceTokenizer:
             )
         return processor
 
-    def _find(self) -> Path:
+    def find(self) -> Path | None:
+        """The file that is given, or else the first that is there."""
         if self._file is not None:
             return user_path(self._file)
         places = [Path(folder, FILENAME) for folder in (self._folder, FOLDER) if folder]
-        for place in places:
-            if place.is_file():
-                return place
+        return next((place for place in places if place.is_file()), None)
+
+    def _find(self) -> Path:
+        if path := self.find():
+            return path
         raise InputError(
             f"TIPS's tokenizer is not there: put {URL} into "
             f"{os.fspath(Path(FOLDER).absolute())!r} (or beside the authors' files of weights) as "

@@ -23,6 +23,9 @@ from tcl_jax.data.transforms import (
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.shapes.source import ShapesSource
 
+OF_A_SOURCE = ("source", "shards", "allow_missing_shards", "index_dir", "caption_field", "tfds")
+"""Fields of `config.data` that each part of a mixture may have, beside its weight."""
+
 
 def make_source(
     data: ConfigDict,
@@ -124,7 +127,7 @@ def _mixture(data: ConfigDict, image_size: int, **shared: Any) -> Source:
 
 
 def _fields_of(part: Any, data: ConfigDict, name: str) -> ConfigDict:
-    """The fields of a mixture's source: its own, and those of `data` that it leaves out."""
+    """The fields of a mixture's source: its own, of `OF_A_SOURCE`, and for the rest `data`'s."""
     if not isinstance(part, ConfigDict):
         raise InputError(
             f"{name}={part!r} is no source; give its fields, as in "
@@ -138,6 +141,11 @@ def _fields_of(part: Any, data: ConfigDict, name: str) -> ConfigDict:
         raise InputError(
             f"{name}={own} does not have the fields of config.data: {error.args[0]}"
         ) from error
+    if wrong := [field for field in own if field not in OF_A_SOURCE]:
+        raise InputError(
+            f"{name}.{wrong[0]}={own[wrong[0]]!r}: a part of a mixture has no {wrong[0]} of its "
+            f"own; give it as config.data.{wrong[0]}, for all of them"
+        )
     return fields
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -25,11 +26,12 @@ from tcl_jax.models.proxyclip import ProxyCLIP
 from tcl_jax.models.shapes import shapes_of
 from tcl_jax.models.tcl import TCL
 from tcl_jax.parallel.mesh import find_devices
-from tcl_jax.weights.backbones import load_backbone
+from tcl_jax.weights.backbones import hint_of_backbone, load_backbone
 from tcl_jax.weights.clip_dinoiser import load_head
 from tcl_jax.weights.hub import locate_texts
 from tcl_jax.weights.identity import load_frozen
 from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl
+from tcl_jax.weights.mapping import WeightError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,10 @@ def model_from_torch(
         )
     find_devices()
     usual = "quick_gelu" if head is None else "gelu"
-    pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None, usual=usual)
+    try:
+        pretrained = load_clip(clip, activation=activation, prefix=prefix, dtype=None, usual=usual)
+    except WeightError as error:
+        raise WeightError(f"{error}{hint_of_backbone(clip)}") from error
     made: Method = MaskCLIP(pretrained.config)
     params = {"clip": pretrained.params}
     origin: dict[str, Any] = {"clip": pretrained.origin}
@@ -176,6 +181,7 @@ def model_from_backbone(
     text_heads: int | None = None,
     prefix: str = "",
     own_patches: bool = False,
+    name: str = "",
 ) -> Model:
     """TIPS or dino.txt from published files, in the dtypes of these.
 
@@ -183,7 +189,7 @@ def model_from_backbone(
         source: the vision tower's file, or a name such as "tips:B/14"; see
             `weights.backbones.load_backbone`, also for the other arguments.
         text: files with the text tower, and dino.txt's head; not needed with a name.
-        family, heads, text_heads, prefix: see there.
+        family, heads, text_heads, prefix, name: see there.
         own_patches: see `models.dinotxt.DinoTxt`.
 
     Raises:
@@ -194,14 +200,14 @@ def model_from_backbone(
     if not text and str(source) in PRETRAINED:
         text = locate_texts(str(source))
     loaded = load_backbone(
-        source, family, heads, text=text, text_heads=text_heads, prefix=prefix, dtype=None
-    )
+        source, family, heads, text=text, text_heads=text_heads, prefix=prefix, dtype=None,
+        name=name,
+    )  # fmt: skip
     check_prefix(prefix, [loaded.origin["prefix"]])
-    try:
-        fields: dict[str, Any] = {"own_patches": True} if own_patches else {}
-        method, params = loaded.zero_shot(**fields)
-    except TypeError as error:
-        raise InputError("own_patches is of dino.txt alone, and not of TIPS") from error
+    if own_patches and loaded.family.name == "tips":
+        raise InputError("own_patches is of dino.txt alone, and not of TIPS")
+    fields: dict[str, Any] = {"own_patches": True} if own_patches else {}
+    method, params = loaded.zero_shot(**fields)
     return Model(method, params, default_settings(method), {"backbone": loaded.origin})
 
 
@@ -221,7 +227,7 @@ def load_model(path: Source) -> Model:
     name = os.fspath(path)
     with as_input_error(f"checkpoint {name!r}"):
         if is_model(path):
-            return _from_directory(*read_model(path))
+            return _from_directory(user_path(path), *read_model(path))
         if find_store(path) is not None:
             return _from_run(read_trained(path))
     there = user_path(path)
@@ -246,11 +252,13 @@ def save_model(directory: Source, model: Model) -> None:
         "inference": model.settings.to_json(),
         "origin": model.origin,
     }
-    write_model(directory, model.params, description)
+    # So that the directory can go to another machine.
+    tokenizer = model.method.text_encoder.tokenizer_file
+    write_model(directory, model.params, description, [tokenizer] if tokenizer else [])
 
 
-def _from_directory(params: dict[str, Any], description: Mapping[str, Any]) -> Model:
-    method = read_method(description)
+def _from_directory(folder: Path, params: dict[str, Any], description: Mapping[str, Any]) -> Model:
+    method = read_method({**description, "folder": str(folder)})
     if "inference" not in description:
         raise InputError("its config.json lacks 'inference'; write it again")
     settings = InferenceSettings.from_json(description["inference"])
@@ -265,8 +273,8 @@ def _from_run(trained: Trained) -> Model:
         own = {name: eval_[name] for name in ("pamr", "kp_weight", "templates")}
     except KeyError as error:
         raise InputError(f"its config has no field {error}; another version wrote it") from error
-    method = read_method(described)
     frozen, origin = load_frozen(recorded)
+    method = read_method({**described, "folder": origin.get("text", {}).get("folder", "")})
     settings = dataclasses.replace(
         default_settings(method),
         threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,

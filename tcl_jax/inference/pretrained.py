@@ -13,6 +13,7 @@ from typing import Any
 from tcl_jax.errors import InputError
 from tcl_jax.inference.model import Model, model_from_backbone, model_from_torch
 from tcl_jax.inference.talk2dino import talk2dino_model
+from tcl_jax.models.clip import VARIANTS
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.weights.hub import CLIP_FILES, OFFICIAL, locate_laion, locate_supplied
 from tcl_jax.weights.load import Source
@@ -77,15 +78,22 @@ def load_pretrained(name: str, **given: Any) -> Model:
         raise InputError(
             f"model {name!r} has no {unknown[0]!r}; files are taken of {', '.join(row.parts)}"
         )
-    if len(row.sizes) == 1:
-        (size,) = row.sizes
     lacking = [part for part in row.sized if part not in given]
+    if lacking and len(row.sizes) == 1:
+        (size,) = row.sizes
     if lacking and not size:
         raise InputError(
             f"model {name!r} needs a size, as in {kind}:{row.sizes[0]} (of {', '.join(row.sizes)}),"
             f" or a file of {' and '.join(lacking)}"
         )
-    return row.load(size, **given)
+    model = row.load(size, **given)
+    found, known = getattr(model.method, "config", None), VARIANTS.get(size)
+    if found and known and found != dataclasses.replace(known, activation=found.activation):
+        raise InputError(
+            f"model {name!r}: {model.origin['clip']['file']} is {found.title}; give another file "
+            f"as clip, or leave the size out ({kind})"
+        )
+    return model
 
 
 def _clip(method: str, **parts: Source) -> Release:
@@ -110,8 +118,8 @@ def _clip_dinoiser(size: str, clip: Source = "", head: Source = OFFICIAL, **opti
 def _zero_shot(family: str, *towers: str) -> Release:
     def load(size: str, backbone: Source = "", **given: Any) -> Model:
         files = [x for tower in towers for x in _listed(given.pop(tower, ()))]
-        source = backbone or f"{family}:{size}"
-        return model_from_backbone(source, text=files, family=family, **given)
+        name = f"{family}:{size}" if size else ""
+        return model_from_backbone(backbone or name, text=files, family=family, name=name, **given)
 
     options = ("heads", "text_heads", "prefix", "own_patches")
     sizes = tuple(FAMILIES[family].sizes)
@@ -133,11 +141,11 @@ def _talk2dino(
     if not projection:
         what = f"the projection of talk2dino:{size}"
         projection = locate_supplied("projection", what, files, _WHERE)
-    return talk2dino_model(projection, backbone or name, clip, **options)
+    return talk2dino_model(projection, backbone or name, clip, name=name, **options)
 
 
 RELEASES: dict[str, Release] = {
-    "tcl": Release(_tcl, ("ViT-B/16",), ("clip", "tcl"), (), ("activation", "prefix")),
+    "tcl": Release(_tcl, ("ViT-B/16",), ("clip", "tcl"), ("clip",), ("activation", "prefix")),
     "maskclip": _clip("maskclip"),
     "sclip": _clip("sclip"),
     "naclip": _clip("naclip"),

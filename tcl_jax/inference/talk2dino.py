@@ -17,18 +17,19 @@ from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import default_settings
 from tcl_jax.inference.texts import check_embeddings, embed_class_names
-from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.shapes import shapes_of
 from tcl_jax.models.talk2dino import HeadFeatures, project_text
 from tcl_jax.models.talk2dino_method import Talk2DINO as Method
 from tcl_jax.models.talk2dino_method import usual_side
+from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops.images import normalize
 from tcl_jax.parallel.mesh import find_devices
 from tcl_jax.weights.backbones import load_backbone
-from tcl_jax.weights.load import Source, load_clip
+from tcl_jax.weights.load import Source
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.talk2dino import load_projection
+from tcl_jax.weights.text_towers import load_texts
 
 _NORMALIZED = 20
 """No normalised pixel of any family is as large."""
@@ -192,6 +193,7 @@ def talk2dino_model(
     resize_dim: int | None = None,
     antialias: bool = True,
     prefix: str = "",
+    name: str = "",
 ) -> Model:
     """A projection with its two towers, and its authors' protocol.
 
@@ -199,12 +201,14 @@ def talk2dino_model(
         projection: file with the official names, such as vitb_mlp_infonce.pth.
         backbone: what the projection was trained for: a `Backbone`, its name
             ("dinov2-reg:B/14"), or a file.
-        clip: the CLIP whose text tower embeds texts ("ViT-B/16" for all released projections), see
-            `weights.load.load_clip`; None: only embeddings that are given are segmented by.
+        clip: the CLIP whose text tower embeds texts ("ViT-B/16" for all released projections), or
+            another's tower, see `weights.text_towers.load_texts`; None: only embeddings that are
+            given are segmented by.
         resize_dim: side of the square that windows are resized to, in pixels; None: 448, or the
             side that a small backbone's positions were learned for.
         antialias: see `models.talk2dino_method.Talk2DINO`.
         prefix: of the projection's names, where a file holds several.
+        name: see `weights.backbones.load_backbone`.
 
     Raises:
         InputError: if a file is missing or damaged, or they do not fit each other.
@@ -214,29 +218,30 @@ def talk2dino_model(
         loaded = backbone.loaded
     else:
         find_devices()
-        loaded = load_backbone(backbone)
+        loaded = load_backbone(backbone, name=name)
     text_width, width = learned["hidden"]["kernel"].shape
     if width != (own := loaded.params["patch_kernel"].shape[-1]):
         raise WeightError(
             f"projection {str(projection)!r} is for a backbone of width {width}, and that of "
             f"{loaded.origin['file']} is {own}; give the one that it was trained for"
         )
-    config: CLIPConfig | None = None
+    tower: TextEncoder | None = None
     params = {"backbone": loaded.params, "projection": learned}
     origins: dict[str, Any] = {"projection": origin, "backbone": loaded.origin}
     if clip is not None:
-        pretrained = load_clip(clip, dtype=None)
-        config = pretrained.config
-        if config.embed_dim != text_width:
+        texts = load_texts(clip, dtype=None)
+        tower = texts.encoder
+        if tower.embed_dim != text_width:
             raise WeightError(
                 f"projection {str(projection)!r} takes text features of {text_width} channels, and "
-                f"CLIP {str(clip)!r} has {config.embed_dim}; give the CLIP that it was trained with"
+                f"those of {str(clip)!r} have {tower.embed_dim}; give the CLIP (or other text "
+                "tower) that it was trained with"
             )
-        params["text"] = pretrained.params["text"]
-        origins["clip"] = pretrained.origin
+        params["text"] = texts.params
+        origins["clip"] = texts.origin
     resize_dim = usual_side(loaded.params) if resize_dim is None else resize_dim
     with as_input_error(f"resize_dim={resize_dim}"):
-        method = Method(loaded.family.name, shapes_of(params), config, resize_dim, antialias)
+        method = Method(loaded.family.name, shapes_of(params), tower, resize_dim, antialias)
     return Model(method, params, default_settings(method), origins)
 
 

@@ -18,7 +18,7 @@ from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.flops import Parts, blocks_of, vision_tower
 from tcl_jax.models.layers import Transformer, layer_norm, matmul_precision, run_blocks
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.shapes import count_prefix, from_json, shapes_of
+from tcl_jax.models.shapes import Shapes, count_prefix, from_json, shape_of, shapes_of
 from tcl_jax.models.text import clip_tokenizer, encode_tokens
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.models.vit import Features, ViT, encode, project
@@ -58,7 +58,7 @@ def encode_head(vit: ViT, vision: Any, head: Any, features: Features) -> Aligned
 class DinoTxtText(TextEncoder):
     """The half of the text tower's embeddings that belongs to patches, the second.
 
-    Parameters are as `text.encode_tokens` has them.
+    Parameters are as `text.encode_tokens` has them, under `text`.
 
     Attributes:
         width: of that half.
@@ -73,6 +73,15 @@ class DinoTxtText(TextEncoder):
 
     normalizes_sentences = True
 
+    @classmethod
+    def of_shapes(cls, shapes: Shapes, folder: str = "") -> DinoTxtText:
+        """The tower whose parameters have these shapes, under `text` and others."""
+        del folder
+        vocab_size, _ = shape_of(shapes, "text/token_embedding")
+        context_length, _ = shape_of(shapes, "text/positional_embedding")
+        width = shape_of(shapes, "text/text_projection")[-1]
+        return cls(width // 2, context_length, vocab_size)
+
     @property
     def embed_dim(self) -> int:
         return self.width
@@ -81,7 +90,7 @@ class DinoTxtText(TextEncoder):
         return clip_tokenizer(self.context_length, self.vocab_size, file)
 
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-        return encode_text(params, tokens, self.dtype)[:, self.width :]
+        return encode_text(params["text"], tokens, self.dtype)[:, self.width :]
 
 
 def encode_text(params: Any, tokens: Int[Array, "n l"], dtype: Any) -> Float[Array, "n d"]:
@@ -122,13 +131,10 @@ class DinoTxt(ZeroShot):
 
     @property
     def text_encoder(self) -> DinoTxtText:
-        vocab_size, _ = self.shape_of("text/token_embedding")
-        context_length, _ = self.shape_of("text/positional_embedding")
-        width = self.shape_of("text/text_projection")[-1]
-        return DinoTxtText(width // 2, context_length, vocab_size, self.dtype)
+        return dataclasses.replace(DinoTxtText.of_shapes(self.shapes), dtype=self.dtype)
 
     def text_params(self, params: Any) -> Any:
-        return params["dinotxt"]["text"]
+        return {"text": params["dinotxt"]["text"]}
 
     @classmethod
     def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> DinoTxt:
@@ -146,7 +152,7 @@ class DinoTxt(ZeroShot):
         return found
 
     def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:
-        return encode_text(self.text_params(params), tokens, self.dtype)
+        return encode_text(params["dinotxt"]["text"], tokens, self.dtype)
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del options

@@ -32,7 +32,8 @@ class Size:
         addresses: of the file, any of which may be the one; its name there is what it is looked
             for under.
         repo: repository of the Hugging Face hub that it is downloaded from in place of these.
-        texts: the same as `addresses` of each file with a text tower, or what else texts need.
+        texts: the same as `addresses` of each file that texts need, the text tower's last.
+        gated: whether the MLPs are SwiGLUs.
     """
 
     width: int
@@ -41,6 +42,7 @@ class Size:
     addresses: tuple[str, ...]
     repo: str = ""
     texts: tuple[tuple[str, ...], ...] = ()
+    gated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +85,21 @@ def _dinov2(registers: str) -> dict[str, Size]:
     for letter, size in _WIDTHS.items():
         name = f"dinov2_vit{letter.lower()}14"
         address = f"{_META}/dinov2/{name}/{name}{registers}_pretrain.pth"
-        sizes[f"{letter}/14"] = Size(*size, (address,))
+        sizes[f"{letter}/14"] = Size(*size, (address,), gated=letter == "g")
     return sizes
 
 
 def _dinov3(name: str, code: str, width: int, depth: int, heads: int) -> Size:
     address = f"{_META}/dinov3/dinov3_{name}/dinov3_{name}_pretrain_lvd1689m-{code}.pth"
-    return Size(width, depth, heads, (address,), f"facebook/dinov3-{name}-pretrain-lvd1689m")
+    repo = f"facebook/dinov3-{name}-pretrain-lvd1689m"
+    return Size(width, depth, heads, (address,), repo, gated=name.endswith(("plus", "7b16")))
 
 
 def _tips(width: int, depth: int, heads: int, *names: str) -> Size:
     vision, text = (
         tuple(f"{_TIPS}/tips_v2_{x}_{tower}.npz" for x in names) for tower in ("vision", "text")
     )
-    return Size(width, depth, heads, vision, texts=(text,))
+    return Size(width, depth, heads, vision, texts=(text,), gated="g14" in names)
 
 
 FAMILIES: dict[str, Family] = {
@@ -175,6 +178,7 @@ class Sizes:
         classes, registers, positions: numbers of class tokens, of registers and of position
             embeddings.
         heads, head_size: of the attention, where the tensors say so.
+        gated: whether the MLPs are SwiGLUs.
     """
 
     width: int
@@ -186,6 +190,7 @@ class Sizes:
     positions: int = 0
     heads: int | None = None
     head_size: int | None = None
+    gated: bool = False
 
     def shapes(self, heads: int) -> dict[str, Any]:
         """Tree of `jax.ShapeDtypeStruct` of all parameters that such a tower may have."""

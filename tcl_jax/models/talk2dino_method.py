@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from tcl_jax.data.tokenizer import ClipTokenizer
+from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import CLIP, CLIPConfig
+from tcl_jax.models.dinotxt import DinoTxtText
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.flops import Parts, vision_tower
 from tcl_jax.models.method import MaskOptions, Method
@@ -25,6 +27,7 @@ from tcl_jax.models.talk2dino import (
     project_text,
 )
 from tcl_jax.models.text_encoder import TextEncoder
+from tcl_jax.models.tips import TIPSText
 from tcl_jax.models.vit import ViT
 from tcl_jax.ops.images import PixelStatistics
 from tcl_jax.ops.pamr import pamr
@@ -35,6 +38,10 @@ RESIZE_DIM = 448
 THRESHOLDS = {1024: 0.54}
 THRESHOLD = 0.55
 """The authors' score of the background: by width of the patches (ViT-L), and of all others."""
+
+
+TEXT_TOWERS: dict[str, type[TIPSText | DinoTxtText]] = {"tips": TIPSText, "dinotxt": DinoTxtText}
+"""Text towers besides CLIP's, by the name of their method."""
 
 
 def usual_side(backbone: Mapping[str, Any]) -> int:
@@ -48,15 +55,15 @@ def usual_side(backbone: Mapping[str, Any]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class ProjectedText(TextEncoder):
-    """A CLIP's text tower and the projection, of the parameters `text` and `projection`.
+    """A text tower and the projection, of the parameters `text` and `projection`.
 
     Attributes:
-        config: sizes of the CLIP; None: texts are not embedded here.
+        tower: the text tower; None: texts are not embedded here.
         width: of the patches.
-        dtype: compute dtype of the CLIP.
+        dtype: compute dtype of the tower.
     """
 
-    config: CLIPConfig | None
+    tower: TextEncoder | None
     width: int
     dtype: Any = jnp.float32
 
@@ -65,36 +72,41 @@ class ProjectedText(TextEncoder):
         return self.width
 
     @property
-    def clip(self) -> CLIP:
-        """The CLIP, for the parameters under `text`.
+    def frozen(self) -> TextEncoder:
+        """The text tower, in `dtype`.
 
         Raises:
             InputError: if there is none.
         """
-        if self.config is None:
+        if self.tower is None:
             raise InputError(
-                "this Talk2DINO has no CLIP to embed texts with; load it with clip=, which is "
-                "ViT-B/16 for the released projections"
+                "this Talk2DINO has no text tower to embed texts with; load it with clip=, which "
+                "is ViT-B/16 for the released projections"
             )
-        return CLIP(self.config, self.dtype)
+        tower: TextEncoder = dataclasses.replace(cast(Any, self.tower), dtype=self.dtype)
+        return tower
 
-    def tokenizer(self, file: str | None = None) -> ClipTokenizer:
-        return self.clip.tokenizer(file)
+    @property
+    def tokenizer_file(self) -> Path | None:
+        return None if self.tower is None else self.tower.tokenizer_file
+
+    def tokenizer(self, file: str | None = None) -> Tokenizer:
+        return self.frozen.tokenizer(file)
 
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n c"]:
-        return project_text(params["projection"], self.clip.embed_texts(params, tokens))
+        return project_text(params["projection"], self.frozen.embed_texts(params, tokens))
 
     def embed_classes(
         self, params: Any, tokens: Int[Array, "classes templates l"]
     ) -> Float[Array, "classes c"]:
-        """`embed_templates` of CLIP's features: their mean is projected."""
-        features = self.embed_each(self.clip.embed_texts, params, tokens)
+        """`embed_templates` of the tower's features: their mean is projected."""
+        features = self.embed_each(self.frozen.embed_texts, params, tokens)
         return embed_templates(params["projection"], features)
 
 
 @dataclasses.dataclass(frozen=True)
 class Talk2DINO(Method):
-    """Talk2DINO, of the parameters `backbone`, `projection` and CLIP's `text`.
+    """Talk2DINO, of the parameters `backbone`, `projection` and the text tower's `text`.
 
     A window is resized to a square, and its masks are brought back to the window's own size; PAMR
     works on that size, too. So the masks' grid is the image's pixels.
@@ -102,7 +114,7 @@ class Talk2DINO(Method):
     Attributes:
         family: of the backbone, a key of `families.FAMILIES`.
         shapes: of all parameters.
-        config: sizes of the CLIP; None: embeddings of texts are given.
+        texts: the text tower, CLIP's or another; None: embeddings of texts are given.
         resize_dim: side of the square in pixels, a multiple of the backbone's patch.
         antialias: whether resizing to it is antialiased, as it is by the original with a recent
             torchvision; with 0.16, which it pins, it is not. Windows of that size stay as they
@@ -115,7 +127,7 @@ class Talk2DINO(Method):
 
     family: str
     shapes: Shapes
-    config: CLIPConfig | None = None
+    texts: TextEncoder | None = None
     resize_dim: int = RESIZE_DIM
     antialias: bool = True
     dtype: Any = jnp.float32
@@ -168,7 +180,7 @@ class Talk2DINO(Method):
 
     @property
     def text_encoder(self) -> ProjectedText:
-        return ProjectedText(self.config, self.width, self.dtype)
+        return ProjectedText(self.texts, self.width, self.dtype)
 
     def text_params(self, params: Any) -> Any:
         return {name: params[name] for name in ("text", "projection") if name in params}
@@ -237,21 +249,21 @@ class Talk2DINO(Method):
         return f"Talk2DINO on {FAMILIES[self.family].title} of width {self.width}"
 
     def describe(self) -> dict[str, Any]:
+        kinds = {kind: {"text": name} for name, kind in TEXT_TOWERS.items()}
         return {
             "family": self.family,
             "shapes": to_json(self.shapes),
-            "clip": None if self.config is None else dataclasses.asdict(self.config),
+            "clip": dataclasses.asdict(self.texts.config) if isinstance(self.texts, CLIP) else None,
+            **kinds.get(type(self.texts), {}),
             "resize_dim": self.resize_dim,
             "antialias": self.antialias,
         }
 
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> Talk2DINO:
-        clip = fields["clip"]
-        return cls(
-            FAMILIES[fields["family"]].name,
-            from_json(fields["shapes"]),
-            None if clip is None else CLIPConfig(**clip),
-            fields["resize_dim"],
-            fields["antialias"],
-        )
+        clip, shapes = fields["clip"], from_json(fields["shapes"])
+        texts: TextEncoder | None = None if clip is None else CLIP(CLIPConfig(**clip))
+        if "text" in fields:
+            texts = TEXT_TOWERS[fields["text"]].of_shapes(shapes, fields.get("folder", ""))
+        family, resize_dim = FAMILIES[fields["family"]].name, fields["resize_dim"]
+        return cls(family, shapes, texts, resize_dim, fields["antialias"])

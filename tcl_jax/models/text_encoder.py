@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +26,11 @@ class TextEncoder(abc.ABC):
 
     normalizes_sentences: bool = False
     dtype: Any = jnp.float32
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        """What `tokenizer` reads beside the weights; None: nothing, or it is not there."""
+        return None
 
     @property
     def settings(self) -> tuple[Any, ...]:
@@ -51,7 +57,7 @@ class TextEncoder(abc.ABC):
         Products of a float32 tower are in full precision on every platform.
 
         Args:
-            params: of the tower, see `Method.text_params`.
+            params: a tree with the tower's under `text`, see `Method.text_params`.
             tokens: as of `tokenizer`; last columns that are all zeros may be left out.
         """
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +21,7 @@ from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.flops import Parts, vision_tower
 from tcl_jax.models.layers import Transformer, block, matmul_precision
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.shapes import from_json, shapes_of
+from tcl_jax.models.shapes import Shapes, from_json, shape_of, shapes_of
 from tcl_jax.models.text import encode_padded_tokens
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.models.vit import ViT, encode, project
@@ -33,7 +35,7 @@ def text_tower(dtype: Any = jnp.float32) -> Transformer:
 
 @dataclasses.dataclass(frozen=True)
 class TIPSText(TextEncoder):
-    """The text tower, with parameters as `text.encode_padded_tokens` has them.
+    """The text tower, with parameters under `text` as `text.encode_padded_tokens` has them.
 
     Attributes:
         width: of the tower and of embeddings.
@@ -49,16 +51,26 @@ class TIPSText(TextEncoder):
 
     normalizes_sentences = True
 
+    @classmethod
+    def of_shapes(cls, shapes: Shapes, folder: str = "") -> TIPSText:
+        """The tower whose parameters have these shapes, under `text` and others."""
+        vocab_size, width = shape_of(shapes, "text/token_embedding")
+        return cls(width, vocab_size, folder=folder)
+
     @property
     def embed_dim(self) -> int:
         return self.width
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        return self.tokenizer().find()
 
     def tokenizer(self, file: str | None = None) -> SentencePieceTokenizer:
         return SentencePieceTokenizer(file, self.vocab_size, folder=self.folder)
 
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
         with matmul_precision(self.dtype):
-            return encode_padded_tokens(text_tower(self.dtype), params, tokens)
+            return encode_padded_tokens(text_tower(self.dtype), params["text"], tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +95,7 @@ class TIPS(ZeroShot):
     @property
     def vit(self) -> ViT:
         """Settings of the vision tower."""
-        return dataclasses.replace(FAMILIES["tips"].vit, dtype=self.dtype)
+        return replace(FAMILIES["tips"].vit, dtype=self.dtype)
 
     @property
     def resolution(self) -> int:
@@ -91,11 +103,10 @@ class TIPS(ZeroShot):
 
     @property
     def text_encoder(self) -> TIPSText:
-        vocab_size, width = self.shape_of("text/token_embedding")
-        return TIPSText(width, vocab_size, self.dtype, self.folder)
+        return replace(TIPSText.of_shapes(self.shapes, self.folder), dtype=self.dtype)
 
     def text_params(self, params: Any) -> Any:
-        return params["tips"]["text"]
+        return {"text": params["tips"]["text"]}
 
     @classmethod
     def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> TIPS:
@@ -135,4 +146,4 @@ class TIPS(ZeroShot):
 
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> TIPS:
-        return cls(from_json(fields["shapes"]))
+        return cls(from_json(fields["shapes"]), folder=fields.get("folder", ""))

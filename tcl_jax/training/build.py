@@ -16,12 +16,13 @@ from tcl_jax.models.clip import CLIP, CLIPConfig, choose_sizes
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import REMAT, compute_dtype
 from tcl_jax.models.method import Method
-from tcl_jax.models.methods import describe_method
+from tcl_jax.models.methods import METHODS, describe_method
 from tcl_jax.models.shapes import init_params, shapes_of
 from tcl_jax.models.talk2dino import init_projection
 from tcl_jax.models.talk2dino_method import Talk2DINO, usual_side
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.tcl_dino import TCLDINO
+from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops.losses import LossWeights
 from tcl_jax.training.objectives import (
     CLIPObjective,
@@ -33,8 +34,15 @@ from tcl_jax.training.optim import AdamW, Schedule, warmup_cosine
 from tcl_jax.training.projection import fit_projection
 from tcl_jax.training.step import PhasedStep
 from tcl_jax.weights.backbones import backbone_shapes, load_backbone
-from tcl_jax.weights.identity import Identity, identify_backbone, identify_clip, text_tower_of
+from tcl_jax.weights.identity import (
+    Identity,
+    identify_backbone,
+    identify_clip,
+    identify_texts,
+    text_tower_of,
+)
 from tcl_jax.weights.load import load_configured, sizes_of
+from tcl_jax.weights.text_towers import load_text_tower
 
 REFERENCE_BATCH = 4096
 """Batch for which TCL states its learning rates; others scale linearly."""
@@ -138,6 +146,26 @@ def _frozen_clip(
     return loaded.config, loaded.params, {entry: identify_clip(config.model.weights, loaded)}
 
 
+def _frozen_texts(
+    config: ConfigDict, run: Run, pretrained: bool
+) -> tuple[TextEncoder, Any, dict[str, Identity]]:
+    """The text tower that `config.model.weights` means, its parameters and identity."""
+    c = config.model
+    if (loaded := load_text_tower(c.weights, c.prefix)) is None:
+        sizes, params, identities = _frozen_clip(config, run, pretrained, "text")
+        return CLIP(sizes), params, identities
+    if c.variant != "auto" or any(c.sizes.values()):
+        raise InputError(
+            f"model.variant={c.variant!r} and model.sizes are of a CLIP, and model.weights="
+            f"{c.weights!r} are the text tower of {METHODS[loaded.origin['style']].title}; leave "
+            "them at 'auto' and without values"
+        )
+    if not pretrained:
+        start = partial(init_params, shapes=shapes_of({"text": loaded.params}))
+        return loaded.encoder, run(start, jax.random.key(config.seed))["text"], {}
+    return loaded.encoder, loaded.params, {"text": identify_texts(c.weights, loaded)}
+
+
 def _frozen_backbone(
     config: ConfigDict, run: Run, pretrained: bool
 ) -> tuple[str, Any, dict[str, Identity]]:
@@ -173,7 +201,7 @@ def _grounding(
 
 
 def _talk2dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
-    """Talk2DINO's projection, from a frozen CLIP's texts to a frozen backbone's patches."""
+    """Talk2DINO's projection, from a frozen tower's texts to a frozen backbone's patches."""
     if not config.data.features:
         raise InputError(
             "objective='talk2dino' trains on features of images and captions, and data.features "
@@ -185,14 +213,14 @@ def _talk2dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Exp
             f"model.backbone={config.model.backbone!r} ({family}) has no class token, and "
             "Talk2DINO asks what its heads look at; choose another, such as dinov2-reg:B/14"
         )
-    sizes, text, of_text = _frozen_clip(config, run, pretrained, "text")
+    tower, text, of_text = _frozen_texts(config, run, pretrained)
     frozen = {"text": text, "backbone": backbone}
     width = backbone["patch_kernel"].shape[-1]
-    init = partial(init_projection, text_width=sizes.embed_dim, width=width)
+    init = partial(init_projection, text_width=tower.embed_dim, width=width)
     params = {"projection": run(init, jax.random.key(config.seed))}
     with as_input_error("model"):
         method = Talk2DINO(
-            family, shapes_of({**params, **frozen}), sizes, usual_side(backbone),
+            family, shapes_of({**params, **frozen}), tower, usual_side(backbone),
             dtype=_dtype(config),
         )  # fmt: skip
     identities = {**of_text, **identities}

@@ -21,6 +21,7 @@ from tcl_jax.data.training_examples import Source
 from tcl_jax.errors import InputError
 from tcl_jax.inference.texts import embed_tokens, text_tower_id
 from tcl_jax.parallel.mesh import local_mesh, put_replicated
+from tcl_jax.parallel.processes import raise_on_all_processes
 from tcl_jax.training.batches import caption_tower
 from tcl_jax.training.build import build_experiment
 from tcl_jax.training.in_advance import own_first, read_ahead
@@ -46,7 +47,7 @@ def embed(config: ConfigDict, *, batch_size: int = 512) -> str:
             cannot be written.
     """
     process, processes = jax.process_index(), jax.process_count()
-    experiment = build_experiment(config)
+    experiment = raise_on_all_processes(lambda: build_experiment(config))
     encoder, params = caption_tower(config, experiment)
     tokenizer, tower = encoder.tokenizer(), text_tower_id(encoder, params)
     source = make_source(

@@ -30,6 +30,7 @@ from tcl_jax.ops.images import normalize
 from tcl_jax.ops.masking import l2_normalize
 from tcl_jax.parallel.cores import available_cores
 from tcl_jax.parallel.mesh import batch_sharded, local_mesh, put_replicated
+from tcl_jax.parallel.processes import raise_on_all_processes
 from tcl_jax.training.batches import feature_towers
 from tcl_jax.training.build import Experiment, build_experiment
 from tcl_jax.training.in_advance import own_first, read_ahead
@@ -80,7 +81,7 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
     if not config.data.features:
         raise InputError("data.features='' must name the folder for what is computed")
     process, processes = jax.process_index(), jax.process_count()
-    experiment = build_experiment(config)
+    experiment = raise_on_all_processes(lambda: build_experiment(config))
     towers = feature_towers(config, experiment)
     encoder = experiment.objective.text_encoder
     side = experiment.method.resolution
@@ -96,7 +97,8 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
     mesh = local_mesh()
     frozen = put_replicated(experiment.frozen, mesh)
     text_params = experiment.objective.frozen_text_params(frozen)
-    longest = max(len(block.examples) for block in blocks)
+    sizes = [len(block.examples) for block in blocks]
+    longest, enough = max(sizes), min(sum(sizes), MIN_SEEN)
     batch_size = mesh.size * min(batch_size, -(-longest // mesh.size))
     compute = jax.jit(partial(_heads, experiment))
     seen = bad = written = captions = size = 0
@@ -116,7 +118,7 @@ def embed(config: ConfigDict, *, batch_size: int = 64) -> str:
             if content.bad:
                 last = content.bad[-1]
                 logging.warning("%d of %d images are left out: %s", bad, seen, last)
-            if seen >= MIN_SEEN and bad > config.data.max_bad_share * seen:
+            if seen >= enough and bad > config.data.max_bad_share * seen:
                 raise RunError(
                     f"{bad} of {seen} pairs cannot be used, more than data.max_bad_share="
                     f"{config.data.max_bad_share} allows; the last: {last}"

@@ -316,11 +316,11 @@ class Talk2DINOObjective(Objective):
 
     @property
     def text_encoder(self) -> TextEncoder:
-        """CLIP's text tower, before the projection."""
-        return self.model.text_encoder.clip
+        """The frozen text tower, before the projection."""
+        return self.model.text_encoder.frozen
 
     def frozen_text_params(self, frozen: Any) -> Any:
-        """CLIP's."""
+        """The text tower's."""
         return {"text": frozen["text"]}
 
     def project_texts(self, params: Any, texts: Float[Array, "b e"]) -> Float[Array, "b d"]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tcl_jax.errors import raise_machine_fault, shorten
 from tcl_jax.files import read_json, user_path
-from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
+from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Size, Sizes
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.shapes import Shapes, shapes_of
 from tcl_jax.models.vit import ViT
@@ -117,9 +117,13 @@ class FoundBackbone:
     @property
     def released(self) -> list[str]:
         """The sizes of its family that it may be."""
-        shape, patch = (self.sizes.width, self.sizes.depth), f"/{self.sizes.patch}"
-        sizes = self.family.sizes.items()
-        return [x for x, row in sizes if (row.width, row.depth) == shape and x.endswith(patch)]
+        own, patch = self.sizes, f"/{self.sizes.patch}"
+        return [
+            size
+            for size, row in self.family.sizes.items()
+            if (row.width, row.depth, row.gated) == (own.width, own.depth, own.gated)
+            and size.endswith(patch)
+        ]
 
     @property
     def title(self) -> str:
@@ -128,9 +132,10 @@ class FoundBackbone:
         size = f"of the size of {' or '.join(named)}" if named else "of a size of its own"
         grid = round(found.positions**0.5)
         trained = f", positions of {grid}x{grid} patches" if found.positions else ""
+        mlp = "SwiGLU" if found.gated else "MLP"
         return (
             f"{self.family.title} {size} ({found.depth} blocks, width {found.width}, "
-            f"{self.heads} heads, MLP {found.hidden}, patch {found.patch}, "
+            f"{self.heads} heads, {mlp} {found.hidden}, patch {found.patch}, "
             f"{found.registers} registers{trained}), {self.layout.style} names"
         )
 
@@ -193,6 +198,7 @@ def load_backbone(
     text_heads: int | None = None,
     prefix: str = "",
     dtype: Any = np.float32,
+    name: str = "",
 ) -> LoadedBackbone:
     """A pretrained vision tower by path, or by name ("dinov2-reg:B/14").
 
@@ -211,18 +217,23 @@ def load_backbone(
         text_heads: see `text_towers.read_text_towers`.
         prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
+        name: of the released tower that it has to be; "": `source`, if it is one, or any.
 
     Raises:
         InputError: if a file is missing, damaged, or holds no such tower; it is named.
     """
-    row, size = PRETRAINED.get(str(source), (None, ""))
+    name = name or str(source)
+    row, size = PRETRAINED.get(name, (None, ""))
     path = locate_backbone(source)
     others = [text] if isinstance(text, (str, os.PathLike)) else [*text]
     with open_model(path) as file:
         with prepending_path(path):
             found = find_backbone(file, family or (row.name if row else None), heads, prefix)
             if row and size not in found.released:
-                raise WeightError(f"it is {found.title}, and not {source}; get that file again")
+                raise WeightError(
+                    f"it is {found.title}, and not {name}; choose another file, or the name of "
+                    "its size"
+                )
             params = found.layout.to_params(found.tensors, found.sizes, found.heads, dtype)
             origin = origin_of(file, found.layout.style, found.tensors.prefix)
         own, texts = found.family, {}
@@ -254,16 +265,16 @@ def backbone_shapes(source: Source, heads: int | None = None) -> tuple[str, Shap
     if family is None or family.name not in ("dinov2", "dinov2-reg"):
         loaded = load_backbone(source, heads=heads)
         return loaded.family.name, shapes_of({"backbone": loaded.params})
-    row, gated = family.sizes[size], size.startswith("g")
+    row = family.sizes[size]
     known = Sizes(
         width=row.width,
         depth=row.depth,
-        hidden=4096 if gated else 4 * row.width,
+        hidden=4096 if row.gated else 4 * row.width,
         patch=14,
         registers=4,
         positions=1 + 37**2,
     )
-    absent = [] if gated else ["/gate/"]
+    absent = [] if row.gated else ["/gate/"]
     absent += [] if family.name == "dinov2-reg" else ["/register_tokens"]
     shapes = shapes_of({"backbone": known.shapes(row.heads)})
     return family.name, tuple(x for x in shapes if not any(part in x[0] for part in absent))
@@ -289,9 +300,10 @@ def find_backbone(
     if not fitting:
         if family is not None and holds_backbone(file):
             other = find_backbone(file, heads=heads, prefix=prefix)
+            names = [x for x, row in FAMILIES.items() if other.layout.family in (x, row.towers)]
             raise WeightError(
-                f"it holds no {family}, but {other.title}; leave out family=, or choose another "
-                "file"
+                f"it holds no {family}, but {other.title}; choose another file, or one of "
+                f"{', '.join(names)} in place of {family} (family=, or the --model)"
             )
         if part := name_text_towers(plain):
             raise WeightError(
@@ -324,6 +336,22 @@ def find_backbone(
 def holds_backbone(file: TensorFile) -> bool:
     """Whether a file has the names of a vision tower, or of several."""
     return bool(_find_layouts(file, LAYOUTS)[1])
+
+
+def hint_of_backbone(source: Source) -> str:
+    """How else a file can be used in which a CLIP was looked for; "" if it has no tower."""
+    path = user_path(source)
+    if not path.exists():
+        return ""
+    with open_model(find_weights(path)) as file:
+        if not holds_backbone(file):
+            return ""
+        found = find_backbone(file)
+    kind = "tips" if found.family.name == "tips" else "talk2dino"
+    return (
+        f". It is {found.title}: give it as a part of a model of that, such as --model={kind} "
+        f"--weights=backbone={os.fspath(source)}"
+    )
 
 
 def _find_layouts(

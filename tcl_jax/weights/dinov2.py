@@ -162,11 +162,12 @@ def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes
     """
     kernel = specs[PATCHES].shape
     mlp = f"{BLOCKS}0.mlp"
-    if f"{mlp}.w12.weight" in specs:
-        hidden = specs[f"{mlp}.w12.weight"].shape[0] // 2
+    fused, gate, plain = (f"{mlp}.{layer}.weight" for layer in ("w12", "w1", "fc1"))
+    gated = fused in specs or gate in specs
+    if fused in specs:
+        hidden = specs[fused].shape[0] // 2
     else:
-        gated = f"{mlp}.w1.weight"
-        hidden = specs[gated if gated in specs else f"{mlp}.fc1.weight"].shape[0]
+        hidden = specs[gate if gated else plain].shape[0]
     positions = specs["pos_embed"].shape[-2] if "pos_embed" in specs else 0
     if positions and math.isqrt(positions - 1) ** 2 != positions - 1:
         raise ValueError(
@@ -179,6 +180,7 @@ def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes
         patch=kernel[-1],
         registers=specs[registers].shape[-2] if registers in specs else 0,
         positions=positions,
+        gated=gated,
     )
 
 

@@ -74,7 +74,7 @@ def open_model(path: Path) -> TensorFile:
     if not path.name.endswith(INDEX):
         return open_weights(path)
     places = _read_index(path)
-    files = [path.parent / name for name in sorted(set(places.values()))]
+    files = listed_files(path)
     if lacking := [file.name for file in files if not file.is_file()]:
         raise WeightError(
             f"weights {str(path)!r} list {len(files)} files, of which {len(lacking)} are not "
@@ -99,6 +99,15 @@ def open_model(path: Path) -> TensorFile:
             lambda name: owners[name][name],
         )
         return TensorFile(path, contents, stack.pop_all(), files)
+
+
+def listed_files(path: Path) -> list[Path]:
+    """The files that an index lists, which need not be there.
+
+    Raises:
+        WeightError: if it is missing or no index.
+    """
+    return [path.parent / name for name in sorted({*_read_index(path).values()})]
 
 
 def _read_index(path: Path) -> dict[str, str]:

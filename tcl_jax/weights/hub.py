@@ -7,6 +7,7 @@ import os
 import shutil
 import urllib.request
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import logging
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from tcl_jax.errors import RunError, as_input_error, first_cause, machine_fault
 from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file
 from tcl_jax.models.families import PRETRAINED
-from tcl_jax.weights.folders import find_weights
+from tcl_jax.weights.folders import INDEX, find_weights, listed_files
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.published import CLIP_FILES as CLIP_FILES
 from tcl_jax.weights.published import LAION, HubFile
@@ -108,34 +109,49 @@ def _locate_named(name: str) -> Path:
 def _from_hub(what: str, file: HubFile, instead: str) -> Path:
     """A file in the hub's cache, where it is downloaded to otherwise.
 
+    Where the repository has the same in several files, it is their index, with them beside it.
+
     Args:
         what: the weights, for people.
         file: where it is.
         instead: what to do where the download fails, as the end of a sentence.
     """
     import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
 
-    cached = huggingface_hub.try_to_load_from_cache(
-        file.repo, file.filename, revision=file.revision
-    )
-    if isinstance(cached, str):
-        return Path(cached)
+    for name in (file.filename, file.filename + INDEX):
+        cached = huggingface_hub.try_to_load_from_cache(file.repo, name, revision=file.revision)
+        if isinstance(cached, str) and _is_whole(Path(cached)):
+            return Path(cached)
     logging.info("downloading %s from %s", what, file.url)
     try:
         # Without a network the download itself would try again for half a minute.
-        url = huggingface_hub.hf_hub_url(file.repo, file.filename, revision=file.revision)
-        huggingface_hub.get_hf_file_metadata(url, timeout=CONNECT_SECONDS)
-        for filename in (file.config, file.filename):
-            path = huggingface_hub.hf_hub_download(
-                file.repo, filename, revision=file.revision, etag_timeout=CONNECT_SECONDS
-            )
+        name = file.filename
+        url = huggingface_hub.hf_hub_url(file.repo, name, revision=file.revision)
+        try:
+            huggingface_hub.get_hf_file_metadata(url, timeout=CONNECT_SECONDS)
+        except EntryNotFoundError:
+            name += INDEX
+        download = partial(
+            huggingface_hub.hf_hub_download,
+            file.repo, revision=file.revision, etag_timeout=CONNECT_SECONDS,
+        )  # fmt: skip
+        download(file.config)
+        path = Path(download(name))
+        for part in listed_files(path) if name.endswith(INDEX) else []:
+            download(part.name)
     except Exception as error:  # of whichever HTTP client the library is built on
         _check_machine(what, error)
         raise WeightError(
             f"{what} could not be downloaded from the Hugging Face hub ({first_cause(error)}). "
             f"Try again with a connection to the internet, or {instead}"
         ) from error
-    return Path(path)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there with all that it lists."""
+    return not path.name.endswith(INDEX) or all(part.is_file() for part in listed_files(path))
 
 
 def locate_tcl(source: str | os.PathLike[str]) -> Path:
@@ -258,10 +274,31 @@ def locate_texts(name: str) -> list[Path]:
         WeightError: as `locate_backbone`.
     """
     family, size = PRETRAINED[name]
+    return [_locate_text(name, addresses) for addresses in family.sizes[size].texts]
+
+
+def locate_text_tower(name: str) -> Path:
+    """The one of `locate_texts` that holds the text tower itself.
+
+    Raises:
+        WeightError: as `locate_backbone`, and if there is none of this name.
+    """
+    texts = {x: row.sizes[size].texts for x, (row, size) in PRETRAINED.items()}
+    if not texts.get(name):
+        known = ", ".join(x for x, addresses in texts.items() if addresses)
+        raise WeightError(
+            f"weights {name!r} have no text tower; choose a CLIP, such as ViT-B/16, or one of "
+            f"{known}"
+        )
+    return _locate_text(name, texts[name][-1])
+
+
+def _locate_text(name: str, addresses: Sequence[str]) -> Path:
+    family, size = PRETRAINED[name]
     what = f"the text tower of {family.title} {size}"
     if family.gated:
         what += f" (access is given on request, under the {family.licence})"
-    return [_from_addresses(what, addresses) for addresses in family.sizes[size].texts]
+    return _from_addresses(what, addresses)
 
 
 def locate_supplied(part: str, what: str, names: Sequence[str], where: str) -> Path:

@@ -12,6 +12,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
 from tcl_jax.weights.backbones import LoadedBackbone, load_backbone
 from tcl_jax.weights.load import Pretrained, Source, load_clip
+from tcl_jax.weights.text_towers import LoadedTexts, load_text_tower
 
 Identity = Mapping[str, str]
 """`weights` (a name, or the whole path), `given` (the same as the config has it), `file_sha256` (of
@@ -48,14 +49,22 @@ def _load_clip(source: str, recorded: Identity) -> Loaded:
     return _load_part(source, recorded, lambda clip: clip)
 
 
+def identify_texts(weights: Source, texts: LoadedTexts) -> dict[str, str]:
+    """`identify` of a text tower that is no CLIP's."""
+    prefix, tower = texts.origin["prefix"] or ".", texts.origin["style"]
+    return identify(weights, texts.params, texts.origin, prefix=prefix, tower=tower)
+
+
 def _load_text(source: str, recorded: Identity) -> Loaded:
+    if (texts := load_text_tower(source, recorded["prefix"], None)) is not None:
+        return texts.params, texts.origin, identify_texts(source, texts)
     return _load_part(source, recorded, text_tower_of)
 
 
 def _load_part(
     source: str, recorded: Identity, part_of: Callable[[Pretrained], Pretrained]
 ) -> Loaded:
-    prefix, activation = recorded["prefix"], recorded["activation"]
+    prefix, activation = recorded["prefix"], recorded.get("activation")
     part = part_of(load_clip(source, activation=activation, prefix=prefix, dtype=None))
     return part.params, part.origin, identify_clip(source, part)
 

@@ -5,16 +5,24 @@ vision head; found by the names in one file or several.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from tcl_jax.models.families import HEAD_SIZE, Sizes
+from tcl_jax.files import user_path
+from tcl_jax.models.clip import CLIP
+from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Sizes
 from tcl_jax.models.methods import METHODS
+from tcl_jax.models.shapes import shapes_of
+from tcl_jax.models.talk2dino_method import TEXT_TOWERS
+from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.weights import dinov2, mapping, tips
-from tcl_jax.weights.load import prepending_path
+from tcl_jax.weights.folders import find_weights, open_model
+from tcl_jax.weights.hub import CLIP_FILES, locate_text_tower
+from tcl_jax.weights.load import Source, load_clip, origin_of, prepending_path
 from tcl_jax.weights.mapping import Rule, WeightError, blocks_up_to_last, linear
 from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
@@ -170,16 +178,11 @@ def read_text_towers(
     """
     params: dict[str, Any] = {}
     for file in files:
-        plain = dotted_names(file.names)
-        for tower, starts in find_text_towers(plain).items():
+        for tower, starts in find_text_towers(dotted_names(file.names)).items():
             if tower.method != method or tower.part in params:
                 continue
             with prepending_path(file.path):
-                start = choose_prefix(sorted(starts), "", f"{tower.part} tower")
-                names = {
-                    x.removeprefix(start): [y] for x, y in plain.items() if x.startswith(start)
-                }
-                tensors = Renamed(file, names, prefix=start)
+                tensors = _tensors(file, tower, starts, "")
                 given = heads if tower.part == "head" else text_heads
                 found = _read(tower, tensors, given, heads, dtype)
                 if (own := _width_of(found)) != width:
@@ -191,6 +194,82 @@ def read_text_towers(
     return params
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadedTexts:
+    """A text tower for its own sake.
+
+    Attributes:
+        encoder: its settings.
+        params: nested dict of arrays.
+        origin: where they are from, see `load.Pretrained.origin`, and the `folder` of the file.
+    """
+
+    encoder: TextEncoder
+    params: dict[str, Any]
+    origin: dict[str, str]
+
+
+def load_text_tower(
+    source: Source, prefix: str = "", dtype: Any = np.float32
+) -> LoadedTexts | None:
+    """The text tower of TIPS or dino.txt by name ("tips:B/14") or in a file.
+
+    Args:
+        source: a name of `families.PRETRAINED`, a file or a folder.
+        prefix: see `names.choose_prefix`.
+        dtype: of the parameters; None keeps each tensor's own.
+
+    Returns:
+        None where the source is another, as that of a CLIP is.
+
+    Raises:
+        InputError: if a tower of this name has no texts, or a file is damaged or not to be had.
+    """
+    name, path = os.fspath(source), user_path(source)
+    named = ":" in name and name.partition(":")[0] in FAMILIES
+    if not named and (name in CLIP_FILES or not os.path.exists(path)):
+        return None
+    path = locate_text_tower(name) if named else find_weights(path)
+    with open_model(path) as file, prepending_path(path):
+        found = find_text_towers(dotted_names(file.names))
+        texts = [tower for tower in found if tower.part == "text"]
+        if not texts and not named:
+            return None
+        if len(texts) != 1:
+            raise WeightError(
+                f"it holds {len(texts)} kinds of text towers of TIPS or dino.txt, "
+                "and one is needed; choose another file"
+            )
+        tensors = _tensors(file, texts[0], found[texts[0]], prefix)
+        params = _read(texts[0], tensors, None, None, dtype)
+        if named:
+            family, size = PRETRAINED[name]
+            if (own := _width_of(params)) != (wanted := family.sizes[size].width):
+                raise WeightError(
+                    f"its text tower is for patches of width {own}, and those of {name} have "
+                    f"{wanted}; get that file again"
+                )
+        origin = origin_of(file, texts[0].method, tensors.prefix)
+    encoder = TEXT_TOWERS[texts[0].method].of_shapes(shapes_of({"text": params}), str(path.parent))
+    return LoadedTexts(encoder, params, {**origin, "folder": str(path.parent)})
+
+
+def load_texts(source: Source, dtype: Any = np.float32) -> LoadedTexts:
+    """`load_text_tower`, or else a CLIP's by `load.load_clip`."""
+    if (tower := load_text_tower(source, dtype=dtype)) is not None:
+        return tower
+    clip = load_clip(source, dtype=dtype)
+    return LoadedTexts(CLIP(clip.config), clip.params["text"], clip.origin)
+
+
+def _tensors(file: TensorFile, tower: TextTower, starts: Sequence[str], prefix: str) -> Renamed:
+    """A tower's tensors without their prefix, one of those that there are."""
+    start = choose_prefix(sorted(starts), prefix, f"{tower.part} tower")
+    plain = dotted_names(file.names).items()
+    names = {x.removeprefix(start): [y] for x, y in plain if x.startswith(start)}
+    return Renamed(file, names, prefix=start)
+
+
 def _width_of(params: Any) -> int:
     """Width of the patches that a tower's embeddings are for."""
     if "text_projection" in params:  # of the class token, and of patches
@@ -199,8 +278,9 @@ def _width_of(params: Any) -> int:
 
 
 def _read(
-    tower: TextTower, tensors: Renamed, heads: int | None, usual: int, dtype: Any
+    tower: TextTower, tensors: Renamed, heads: int | None, usual: int | None, dtype: Any
 ) -> dict[str, Any]:
+    """Parameters; of `usual` heads, or as the released TIPS of this width, if nothing tells."""
     specs = tensors.specs
     rules = {rule.path: rule for rule in tower.rules(specs)}
 
@@ -218,6 +298,9 @@ def _read(
     # tower; a width of 64 is of a tiny model, whose towers are alike.
     of_64 = tower.part == "text" and tower.method == "dinotxt" and width > HEAD_SIZE
     told = kernel[1] if len(kernel) == 3 else heads
+    if usual is None:
+        released = {size.width: size.heads for size in FAMILIES["tips"].sizes.values()}
+        usual = released.get(width, -(-width // HEAD_SIZE))
     number = told if told is not None else usual
     if told is None and of_64 and width % HEAD_SIZE == 0:
         number = width // HEAD_SIZE

@@ -80,6 +80,7 @@ def sizes(specs: Mapping[str, Any]) -> Sizes:
         positions=rows * columns,
         heads=heads,
         head_size=size,
+        gated=gated in specs,
     )
 
 

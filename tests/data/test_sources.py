@@ -98,6 +98,8 @@ def test_mixture(data, tmp_path):
         ({"source": "tfds", "tfds": {"nmae": "cc"}}, "data.mixture.one=.*nmae"),
         ({"source": "tfds", "tfds": "cc"}, "data.mixture.one=.*cc"),
         ({"source": "tar", "weight": "1"}, "data.mixture.one.weight='1'"),
+        ({"source": "tar", "features": "x"}, r"one.features='x': .* config.data.features"),
+        ({"source": "tar", "flip": 0.1}, r"one.flip=0.1: .* no flip of its own"),
     ],
 )
 def test_mistakes_in_a_mixture(data, part, message):

@@ -127,7 +127,7 @@ def test_it_is_kept_segments_and_is_exported(model: Talk2DINO, tmp_path: Path) -
     texts = model.embed_texts(names)
     np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-6)
     one = model.embed_texts(names, templates="simple")
-    clip = model.method.text_encoder.clip
+    clip = model.method.text_encoder.frozen
     tokens = clip.tokenizer()([f"a photo of a {name}." for name in names])
     features = clip.embed_texts(model.model.params, jnp.asarray(tokens))
     projected = np.asarray(model.project_text(features))

@@ -93,7 +93,7 @@ def test_it_runs_from_top_to_bottom(run: tuple[NotebookNode, Path]) -> None:
     # The published weights cannot be had here.
     converted = text(notebook, "convert")
     assert "could not be downloaded" in converted and "builtin:shapes_clip" in converted
-    assert (work / "model/config.json").is_file()
+    assert (work / "models/tcl/config.json").is_file()
     for name in ("segment", "train", "segmenter"):
         (picture,) = outputs(notebook, name, "image/png")
         assert base64.b64decode(picture).startswith(b"\x89PNG"), name
@@ -147,46 +147,46 @@ def install(
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        ("convert", {"TCL": "my drive/tcl.pth", "CLIP": "my drive/clip.pt"}),
-        ("convert", {"TCL": "", "CLIP": "my drive/clip.pt"}),
+        ("convert", {"MODEL": "tips", "WEIGHTS": {"backbone": "my drive/vision.npz"}}),
         ("evaluate", {"IMAGES": "my photos", "LABELS": "my labels", "CLASSES": "my names.txt"}),
     ],
 )
 def test_names_may_have_spaces(
-    name: str, given: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = install(ROOT, "", monkeypatch, str(tmp_path / "work"))
-    values |= {**given, "shapes": "my shapes"}
+    values |= {**given, "model": "my model"}
     popen = mock.Mock(side_effect=InterruptedError)
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(InterruptedError):
         exec(compile(cell(name).source, name, "exec"), values)
     passed = [argument.split("=")[-1] for argument in popen.call_args.args[0]]
-    assert set(filter(None, given.values())) <= set(passed)
+    files = given.get("WEIGHTS", {})
+    assert {*files.values(), *(x for x in given.values() if x is not files)} <= {*passed}
 
 
 @pytest.mark.parametrize(
     ("given", "fails", "sources"),
     [
-        ({}, {"tcl", "ViT-B/16"}, ["tcl official", "clip ViT-B/16", "clip builtin:shapes_clip"]),
-        ({}, {"tcl"}, ["tcl official", "clip ViT-B/16"]),
-        ({"CLIP": "my.pt"}, {"tcl"}, ["tcl official", "clip my.pt"]),
-        ({"CLIP": "ViT-B/32"}, {"tcl", "ViT-B/32"}, ["tcl official", "clip ViT-B/32", "refused"]),
-        ({"TCL": "my.pth"}, {"my.pth"}, ["tcl my.pth", "refused"]),
+        ({}, {"tcl", "maskclip:ViT-B/16"}, ["tcl", "maskclip:ViT-B/16", "builtin:shapes_clip"]),
+        ({}, {"tcl"}, ["tcl", "maskclip:ViT-B/16"]),
+        ({"MODEL": "tips:B/14"}, set(), ["tips:B/14"]),
+        ({"MODEL": "tips:B/14"}, {"tips:B/14"}, ["tips:B/14", "refused"]),
+        ({"WEIGHTS": {"clip": "my.pt"}}, {"tcl"}, ["tcl", "refused"]),
     ],
 )
 def test_another_model_takes_the_place_of_the_defaults_alone(
-    given: dict[str, str], fails: set[str], sources: list[str], tmp_path: Path
+    given: dict[str, Any], fails: set[str], sources: list[str], tmp_path: Path
 ) -> None:
     tried = list[str]()
 
     def run(_: str, kind: str, source: str, *rest: object, unless: str | None = None) -> bool:
-        tried.append(f"{kind} {source}")
-        if fails & {kind, source} and (unless is None or source.startswith("my")):
+        tried.append(source)
+        if source in fails and unless is None:
             raise RuntimeError
-        return not fails & {kind, source}
+        return source not in fails
 
-    values = {"work": tmp_path, "run": run, "CLIP": "ViT-B/16", "TCL": "official", **given}
+    values = {"work": tmp_path, "run": run, "MODEL": "tcl", "WEIGHTS": {}, **given}
     try:
         exec(compile(cell("convert").source, "convert", "exec"), values)
     except RuntimeError:

@@ -124,5 +124,5 @@ def test_frozen_towers_make_what_rows_lack(tmp_path: Path) -> None:
     formula = method.flops(70, 5, MaskOptions())["image tower"]
     found = traced_flops(tower.trace(np.zeros((1, 70, 70, 3), np.float32)).jaxpr)
     assert found == pytest.approx(formula, rel=1e-3)
-    text = method.text_encoder.clip.embed_texts(frozen, tokens)
+    text = method.text_encoder.frozen.embed_texts(frozen, tokens)
     np.testing.assert_allclose(prepared["text_embedding"], text, atol=1e-6)

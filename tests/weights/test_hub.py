@@ -7,6 +7,7 @@ import errno
 import functools
 import hashlib
 import http.server
+import json
 import os
 import re
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 
 from tcl_jax.errors import RunError
 from tcl_jax.models.clip import VARIANTS
@@ -62,6 +64,9 @@ class Hub:
 
     def metadata(self, url: str, timeout: float) -> None:
         assert url.startswith("https://huggingface.co/") and timeout <= 10
+
+    def refuse(self, *arguments: Any, **options: Any) -> str:
+        raise ValueError("no connection")
 
     def download(self, repo: str, filename: str, revision: str, etag_timeout: float) -> str:
         assert etag_timeout <= 10
@@ -366,6 +371,34 @@ def test_a_gated_backbone_is_downloaded_from_the_hub(
         "under the name dinov3-vitl16-pretrain-lvd1689m.safetensors",
     ):  # fmt: skip
         assert part in str(error.value)
+
+
+def test_a_backbone_in_several_files(
+    online: Hub, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = {"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors"}
+
+    def metadata(url: str, timeout: float) -> None:
+        if url.endswith("model.safetensors"):
+            raise EntryNotFoundError("404")
+
+    def download(repo: str, filename: str, **options: Any) -> str:
+        path = Path(online.download(repo, filename, **options))
+        if filename.endswith(".index.json"):
+            path.write_text(json.dumps({"weight_map": listed}))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    index = locate_backbone("dinov3:7B/16")
+    assert index.name == "model.safetensors.index.json"
+    names = ["config.json", index.name, "1.safetensors", "2.safetensors"]
+    assert [x.split("/")[-1] for x in online.asked] == [f"{name}@main" for name in names]
+    assert locate_backbone("dinov3:7B/16") == index and len(online.asked) == 4
+    (index.parent / "2.safetensors").unlink()  # as after a download that was interrupted
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", online.refuse)
+    with pytest.raises(WeightError, match="DINOv3 7B/16 could not be downloaded"):
+        locate_backbone("dinov3:7B/16")
 
 
 def test_a_backbone_is_downloaded_from_the_address_that_has_it(
