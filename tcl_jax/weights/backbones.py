@@ -12,7 +12,7 @@ import numpy as np
 
 from tcl_jax.errors import raise_machine_fault, shorten
 from tcl_jax.files import read_json, user_path
-from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Size, Sizes
+from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.shapes import Shapes, shapes_of
 from tcl_jax.models.vit import ViT
