@@ -315,7 +315,8 @@ def fingerprint(
 
 def _fields_of(protocol: Protocol) -> dict[str, Any]:
     """Fields by name but for the tables of benchmarks, with words as text."""
-    fields = dataclasses.asdict(protocol)
+    names = {"protocol": protocol.protocol, "method": protocol.method}  # are read first
+    fields = {**names, **dataclasses.asdict(protocol)}
     del fields["benchmarks"]
     fields["background"] = ", ".join(protocol.background) or None
     fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()}
