@@ -121,6 +121,7 @@ def test_what_is_chosen_goes_before_the_protocol() -> None:
     assert of_voc.names and chosen.of(city).short_side == 560
     small = protocol_of("sclip", short_side=168).of(city)
     assert (small.short_side, small.window, small.stride) == (168, 112, 56)
+    assert protocol_of("proxyclip", stride=56).of(city).stride == 56
     whole = protocol_of("naclip", window=224).of(voc)
     assert (whole.window, whole.stride, whole.short_side) == (224, 112, 336)
     with pytest.raises(InputError, match="logit_scale is of protocols that compare cosines"):
