@@ -112,10 +112,12 @@ class Protocol(InferenceSettings, ClassWords):
         """What the method makes of a benchmark's windows."""
         mine = self.of(benchmark)
         masks = self.scores == "masks"
+        # Of other scores the first text has to be the background's.
+        cleans = METHODS[self.method].cleans and (masks or benchmark.background)
         return MaskOptions(
             pamr=masks and self.pamr,
             kp_weight=self.kp_weight,
-            cleaning=mine.cleaning and METHODS[self.method].cleans,
+            cleaning=mine.cleaning and cleans,
             scores=self.scores,
             logit_scale=mine.logit_scale if self.scores == "probabilities" else 1.0,
         )
