@@ -313,7 +313,7 @@ def _fields_of(protocol: Protocol) -> dict[str, Any]:
     fields = {**names, **dataclasses.asdict(protocol)}
     del fields["benchmarks"]
     fields["background"] = ", ".join(protocol.background) or None
-    fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()}
+    fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()} or None
     fields["cleaning"] = protocol.cleaning and METHODS[protocol.method].cleans
     return {**fields, "pamr_dilations": [*protocol.pamr_dilations]}
 
