@@ -11,8 +11,9 @@ r"""Evaluates a model on segmentation benchmarks, as published scores are made.
 
 The data folder holds the usual trees (VOCdevkit, ade, cityscapes, coco_stuff164k): see
 `python -m tcl_jax.benchmarks check`. Without --benchmarks all that are there are taken. The output
-folder gets results.json, results.md, report.html and pictures, with several methods a folder for
-each. Stop it and give the same command again to go on. Exit codes: 0 done, 1 failure, 2 bad input.
+folder gets results.json, results.md, report.html and pictures; with several methods there is a
+folder for each, and the report shows what all of them find in the same images. Stop it and give the
+same command again to go on. Exit codes: 0 done, 1 failure, 2 bad input.
 """
 
 from __future__ import annotations
