@@ -87,8 +87,8 @@ def load_pretrained(name: str, **given: Any) -> Model:
             f" or a file of {' and '.join(lacking)}"
         )
     model = row.load(size, **given)
-    found, known = getattr(model.method, "config", None), VARIANTS.get(size)
-    if found and known and found != dataclasses.replace(known, activation=found.activation):
+    found, wanted = getattr(model.method, "config", None), VARIANTS.get(size)
+    if found and wanted and found != dataclasses.replace(wanted, activation=found.activation):
         raise InputError(
             f"model {name!r}: {model.origin['clip']['file']} is {found.title}; give another file "
             f"as clip, or leave the size out ({kind})"

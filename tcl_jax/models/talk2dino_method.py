@@ -249,7 +249,7 @@ class Talk2DINO(Method):
         return f"Talk2DINO on {FAMILIES[self.family].title} of width {self.width}"
 
     def describe(self) -> dict[str, Any]:
-        kinds = {kind: {"text": name} for name, kind in TEXT_TOWERS.items()}
+        kinds: dict[type, dict[str, str]] = {y: {"text": x} for x, y in TEXT_TOWERS.items()}
         return {
             "family": self.family,
             "shapes": to_json(self.shapes),

@@ -300,10 +300,10 @@ def find_backbone(
     if not fitting:
         if family is not None and holds_backbone(file):
             other = find_backbone(file, heads=heads, prefix=prefix)
-            names = [x for x, row in FAMILIES.items() if other.layout.family in (x, row.towers)]
+            same = [x for x, row in FAMILIES.items() if other.layout.family in (x, row.towers)]
             raise WeightError(
                 f"it holds no {family}, but {other.title}; choose another file, or one of "
-                f"{', '.join(names)} in place of {family} (family=, or the --model)"
+                f"{', '.join(same)} in place of {family} (family=, or the --model)"
             )
         if part := name_text_towers(plain):
             raise WeightError(
