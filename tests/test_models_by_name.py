@@ -16,6 +16,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.protocol import make_protocol
 from tcl_jax.inference.model import load_model
 from tcl_jax.inference.pretrained import RELEASES, load_pretrained
+from tcl_jax.models.families import FAMILIES, Size
 from tests.released_files import WRITERS, weights_flags
 
 WORDS = ["cat", "small dog"]
@@ -116,6 +117,7 @@ def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
         load_pretrained("talk2dino:B/14", **files)
     (tmp_path / "weights").mkdir()
     projection.rename("weights/vitb_mlp_infonce.pth")
+    monkeypatch.setitem(FAMILIES["dinov2-reg"].sizes, "B/14", Size(128, 4, 2, ()))
     model = load_pretrained("talk2dino:B/14", **files)
     assert model.origin["projection"]["file"] == "vitb_mlp_infonce.pth"
 
