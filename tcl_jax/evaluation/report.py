@@ -172,7 +172,7 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
         if method.protocol != TCL.protocol:
             whose = f"the protocol of {method.title}'s authors"
         if (protocol := used.get("protocol", method.protocol)) != method.protocol:
-            whose += f", but {METHODS[protocol].title}'s"
+            whose += f", but {protocol}"
         notes.append(f"{about} {whose}: {', '.join(differing)}.")
     return notes
 

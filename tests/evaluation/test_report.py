@@ -213,7 +213,7 @@ def test_published_rows_of_the_method_at_hand() -> None:
          ["voc: not the paper's protocol: threshold 0.1"]),
         ({"method": "talk2dino", "templates": "subset", "kp_weight": 0.0}, []),
         ({"method": "tips"},
-         ["Not the protocol of TIPS's authors, but TCL's: stride 224 (published: 336)"]),
+         ["Not the protocol of TIPS's authors, but tcl: stride 224 (published: 336)"]),
         ({"method": "tips", "protocol": "tips", "window": 224},
          ["TIPS's authors: window 224 (published: 448)"]),
     ],
