@@ -12,7 +12,7 @@ import numpy as np
 
 from tcl_jax.errors import raise_machine_fault, shorten
 from tcl_jax.files import read_json, user_path
-from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Size, Sizes
+from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.shapes import Shapes, shapes_of
 from tcl_jax.models.vit import ViT
@@ -107,16 +107,17 @@ class FoundBackbone:
         """What it has in common with others."""
         return FAMILIES[self.layout.family]
 
-    def is_of(self, row: Size) -> bool:
-        """Whether it has the sizes of a released tower."""
-        own = self.sizes
-        return (own.width, own.depth, own.gated) == (row.width, row.depth, row.gated)
+    @property
+    def released(self) -> list[str]:
+        """Names of the released sizes that it has."""
+        own, rows = self.sizes, self.family.sizes
+        sizes = {name: (x.width, x.depth, x.gated) for name, x in rows.items()}
+        return [name for name, x in sizes.items() if x == (own.width, own.depth, own.gated)]
 
     @property
     def title(self) -> str:
         """What it is, in words."""
-        found = self.sizes
-        named = [size for size, row in self.family.sizes.items() if self.is_of(row)]
+        found, named = self.sizes, self.released
         size = f"of the size of {' or '.join(named)}" if named else "of a size of its own"
         grid = round(found.positions**0.5)
         trained = f", positions of {grid}x{grid} patches" if found.positions else ""
@@ -204,7 +205,7 @@ def load_backbone(
         text_heads: see `text_towers.read_text_towers`.
         prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
-        name: of the released tower that it has to be; "": `source`, if it is one, or any.
+        name: of a released tower, whose size it must have if it has that of any; "": `source`.
 
     Raises:
         InputError: if a file is missing, damaged, or holds no such tower; it is named.
@@ -217,7 +218,8 @@ def load_backbone(
         with prepending_path(path):
             found = find_backbone(file, family or (row.name if row else None), heads, prefix)
             check_prefix(prefix, [found.tensors.prefix])
-            if row and not found.is_of(row.sizes[size]):
+            # A file that is given may be of a size of its own, but not of another's.
+            if row and size not in found.released and (found.released or name == str(source)):
                 raise WeightError(
                     f"it is {found.title}, and not {name}; choose another file, or the name of "
                     "its size"
