@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.protocol import make_protocol
 from tcl_jax.inference.model import load_model
 from tcl_jax.inference.pretrained import RELEASES, load_pretrained
+from tcl_jax.models.clip import VARIANTS
 from tcl_jax.models.families import FAMILIES, Size
 from tests.released_files import WRITERS, weights_flags
 
@@ -117,7 +119,6 @@ def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
         load_pretrained("talk2dino:B/14", **files)
     (tmp_path / "weights").mkdir()
     projection.rename("weights/vitb_mlp_infonce.pth")
-    monkeypatch.setitem(FAMILIES["dinov2-reg"].sizes, "B/14", Size(128, 4, 2, ()))
     model = load_pretrained("talk2dino:B/14", **files)
     assert model.origin["projection"]["file"] == "vitb_mlp_infonce.pth"
 
@@ -135,15 +136,6 @@ def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
         (["--model=tcl", "--tcl=official"], "--tcl, --activation and --prefix belong to --clip"),
         (["--clip=ViT-B/16", "--weights=clip=x"], "--weights belongs to --model"),
         (["--model=tcl", "--method=tcp"], "--method 'tcp' is unknown"),
-        (
-            ["--model=maskclip:ViT-L/14", "--weights=clip={clip}"],
-            r"'maskclip:ViT-L/14': .*clip.npz is a CLIP of other sizes.* leave the size out",
-        ),
-        (["--model=tcl:ViT-B/16", "--weights=clip={clip}", "--weights=tcl={tcl}"], "clip.npz is a"),
-        (
-            ["--model=tips:L/14", "--weights=backbone={tips}"],
-            r"vision.npz': it is TIPSv2 of a size of its own.*, and not tips:L/14; choose another",
-        ),
         (
             [
                 "--model=talk2dino:B/16",
@@ -171,6 +163,24 @@ def test_mistakes(
     with pytest.raises(InputError, match=message):
         segment.run([*flags, *rest])
     assert not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [
+        ("maskclip:ViT-L/14", "clip", r"clip.npz is CLIP ViT-B/32 .* leave the size out"),
+        ("tips:L/14", "tips", r"vision.npz': it is TIPSv2 of the size of B/14 .* not tips:L/14"),
+    ],
+)
+def test_a_file_of_another_size_than_the_name(
+    name: str, part: str, message: str, parts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = {"clip" if part == "clip" else "backbone": parts[part]}
+    clip: Any = load_pretrained("maskclip", clip=parts["clip"]).method
+    monkeypatch.setitem(VARIANTS, "ViT-B/32", clip.config)
+    monkeypatch.setitem(FAMILIES["tips"].sizes, "B/14", Size(96, 3, 2, ()))
+    with pytest.raises(InputError, match=message):
+        load_pretrained(name, **file)
 
 
 def test_a_share_of_clip_that_nothing_mixes_in_is_told(

@@ -87,8 +87,12 @@ def load_pretrained(name: str, **given: Any) -> Model:
             f" or a file of {' and '.join(lacking)}"
         )
     model = row.load(size, **given)
-    found, wanted = getattr(model.method, "config", None), VARIANTS.get(size)
-    if found and wanted and found != dataclasses.replace(wanted, activation=found.activation):
+    found: Any = getattr(model.method, "config", None)
+    own = [
+        x for x, y in VARIANTS.items()
+        if found and found == dataclasses.replace(y, activation=found.activation)
+    ]  # fmt: skip
+    if size in VARIANTS and own and size not in own:
         raise InputError(
             f"model {name!r}: {model.origin['clip']['file']} is {found.title}; give another file "
             f"as clip, or leave the size out ({kind})"

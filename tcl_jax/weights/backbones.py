@@ -217,7 +217,7 @@ def load_backbone(
         text_heads: see `text_towers.read_text_towers`.
         prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
-        name: of the released tower that it has to be; "": `source`, if it is one, or any.
+        name: of a released tower, whose size it must have if it has that of any; "": `source`.
 
     Raises:
         InputError: if a file is missing, damaged, or holds no such tower; it is named.
@@ -229,7 +229,8 @@ def load_backbone(
     with open_model(path) as file:
         with prepending_path(path):
             found = find_backbone(file, family or (row.name if row else None), heads, prefix)
-            if row and size not in found.released:
+            # A file that is given may be of a size of its own, but not of another's.
+            if row and size not in found.released and (found.released or name == str(source)):
                 raise WeightError(
                     f"it is {found.title}, and not {name}; choose another file, or the name of "
                     "its size"
