@@ -89,7 +89,7 @@ def test_protocols(name: str, tmp_path: Path) -> None:
     fields = ("window", "stride", "short_side", "templates", "resize")
     side = model.method.resolution if model.method.resolution < 224 else 448
     assert [getattr(tcl, x) for x in fields] == [side, side // 2, side, "custom", "opencv"]
-    assert (tcl.threshold, tcl.pamr, tcl.kp_weight) == (own.threshold, own.pamr, own.kp_weight)
+    assert (tcl.threshold, tcl.refine, tcl.kp_weight) == (own.threshold, own.refine, own.kp_weight)
     assert (own == tcl) == (name in ("tcl", "maskclip"))
     assert make_protocol(model, protocol="tcl", templates="simple").templates == "simple"
     with pytest.raises(InputError, match="protocol 'mine' is unknown; choose one of own, tcl"):

@@ -84,19 +84,21 @@ def export_masks(
             one each.
         num_texts: number of texts in a call where none are baked in; None leaves it open.
         threshold: score of the background in [0, 1], for the description; None: the protocol's,
-            0.4 with PAMR and 0.5 without.
+            0.4 with PAMR and else 0.5.
         platforms: of "cpu", "cuda", "rocm" and "tpu".
 
     Raises:
         InputError: if an argument is impossible, or the parameters are not the model's.
     """
     platforms = check_platforms(platforms)
+    own = model.refinements
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    threshold = THRESHOLDS[options.pamr] if threshold is None else threshold
+    threshold = THRESHOLDS[options.refine] if threshold is None else threshold
     for name, value, want, good in (
         ("image_size", image_size, "at least 1 pixel", min(size) >= 1),
         ("batch", batch, "at least 1, or None to leave it open", batch is None or batch >= 1),
         ("num_texts", num_texts, "at least 1, or None", num_texts is None or num_texts >= 1),
+        ("refine", options.refine, f"one of {', '.join(own)}", options.refine in own),
         ("kp_weight", options.kp_weight, "between 0 and 1", 0 <= options.kp_weight <= 1),
         ("threshold", threshold, "between 0 and 1", 0 <= threshold <= 1),
     ):

@@ -21,10 +21,14 @@ from tcl_jax.models.decoder import init_decoder
 from tcl_jax.models.dense import MaskCLIP, clip_masks
 from tcl_jax.models.grounder import embed_patches, run_copies
 from tcl_jax.models.layers import matmul_precision
-from tcl_jax.models.method import MaskOptions, refine_masks
+from tcl_jax.models.method import REFINEMENTS, MaskOptions, refine_masks
+from tcl_jax.models.sc_clip import aggregate, similarities
 from tcl_jax.models.vit import Features, ViT, encode, find_rotation, project
 from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
 from tcl_jax.ops.resize import resize
+
+LEAST_AFFINITY = 0.8
+"""Cosine below which patches are not averaged by `average_similar`."""
 
 
 @struct.dataclass
@@ -70,6 +74,7 @@ class TCL(CLIPMethod):
     title = "TCL"
     parameters: ClassVar[tuple[str, ...]] = ("clip", "grounder", "sim2mask")
     mixes_clip = True
+    refinements = REFINEMENTS
     grounder: ClassVar[str] = "grounder"
     """The entry of the grounder's parameters."""
 
@@ -147,10 +152,15 @@ class TCL(CLIPMethod):
         text_embeddings: Float[Array, "n d"],
         options: MaskOptions,
     ) -> Float[Array, "b h w n"]:
-        """Soft masks on four times the patch grid, MaskCLIP's mixed in by `kp_weight`."""
-        grounding = ground(self, params, image, text_embeddings)
+        """Soft masks on four times the patch grid, MaskCLIP's mixed in by `kp_weight`.
+
+        With `options.refine` "affinity" the decoder sees patches that are averaged, see
+        `average_similar`.
+        """
+        affinity = options.refine == "affinity"
+        grounding = ground(self, params, image, text_embeddings, affinity=affinity)
         masks = jnp.moveaxis(jax.nn.sigmoid(grounding.mask_logits), 1, -1)
-        if options.pamr:
+        if options.refine == "pamr":
             masks = refine_masks(image, masks, masks.shape[1:3])
         if options.kp_weight and self.mixes_clip:
             maskclip = MaskCLIP(self.config, self.dtype)
@@ -162,7 +172,10 @@ class TCL(CLIPMethod):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         mixes_clip = self.mixes_clip and options.kp_weight > 0
-        return flops.tcl_masks(self.tower, self.copied_blocks, side, texts, mixes_clip=mixes_clip)
+        affinity = options.refine == "affinity"
+        return flops.tcl_masks(
+            self.tower, self.copied_blocks, side, texts, mixes_clip=mixes_clip, affinity=affinity
+        )
 
     @property
     def summary(self) -> str:
@@ -177,7 +190,12 @@ class TCL(CLIPMethod):
 
 
 def ground(
-    model: TCL, params: Any, image: Float[Array, "b H W 3"], text_embeddings: Float[Array, "n d"]
+    model: TCL,
+    params: Any,
+    image: Float[Array, "b H W 3"],
+    text_embeddings: Float[Array, "n d"],
+    *,
+    affinity: bool = False,
 ) -> Grounding:
     """Grounds texts in images.
 
@@ -185,9 +203,13 @@ def ground(
         model, params: TCL and all its parameters, `clip` included.
         image: [b, H, W, 3] normalised; H and W multiples of the patch size.
         text_embeddings: [n, d], normalised or not.
+        affinity: whether patches are averaged before the decoder, see `average_similar`.
     """
     with matmul_precision(model.dtype):
-        features, pixels = _embed(model, params, image)
+        features, patches = _run(model, params, image)
+        if affinity:
+            patches = average_similar(features, patches)
+        pixels = embed_patches(model.vision, params[model.grounder], patches)
         similarity = pixel_text_similarity(pixels, text_embeddings)
         sim2mask = params["sim2mask"]
         logits = mask_logits(similarity, sim2mask["w"], sim2mask["b"])
@@ -203,7 +225,28 @@ def embed_pixels(
         model, params, image: as in `ground`.
     """
     with matmul_precision(model.dtype):
-        return _embed(model, params, image)[1]
+        _, patches = _run(model, params, image)
+        return embed_patches(model.vision, params[model.grounder], patches)
+
+
+def average_similar(
+    features: Features, patches: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """Patches averaged over those that an early block of the frozen tower finds similar.
+
+    SC-CLIP's aggregation (Bai et al., 2024): `a_i = sum_j T_ij p_j / (sum_j T_ij + 1e-6)`, where
+    S_ij is the cosine of patches i and j after block `round(L / 3)` of the tower's L (4 of 12) and
+    T_ij is S_ij, or 0 where that is below `LEAST_AFFINITY`. Each image by itself.
+
+    Args:
+        features: of the frozen tower.
+        patches: after the grounder's blocks, on the same grid.
+    """
+    early = features.patches(features.after((4 * len(features.blocks) + 6) // 12))
+    batch, rows, columns, _ = patches.shape
+    early, flat = (x.reshape(batch, rows * columns, -1) for x in (early, patches))
+    averaged = aggregate(similarities(early), flat, LEAST_AFFINITY)
+    return averaged.astype(patches.dtype).reshape(patches.shape)
 
 
 def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Float[Array, "b c"]:
@@ -218,13 +261,6 @@ def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Flo
         _, patches = _run(model, params, image)
         norm = {"ln_post": params[model.grounder]["ln_post"]}
         return project(model.vision, norm, patches).astype(jnp.float32).mean(axis=(1, 2))
-
-
-def _embed(
-    model: TCL, params: Any, image: Float[Array, "b H W 3"]
-) -> tuple[Features, Float[Array, "b h w d"]]:
-    features, patches = _run(model, params, image)
-    return features, embed_patches(model.vision, params[model.grounder], patches)
 
 
 def _run(
