@@ -75,7 +75,7 @@ def grid_masks(
         model, params, text_embeddings, options: as in `make_masks`.
         image: [b, H, W, 3] normalised; H and W multiples of the patch size.
     """
-    height, width = model.seen_size(image.shape[1:3])
+    height, width = model.seen_size((image.shape[1], image.shape[2]))
     image = image[:, :height, :width]
     with matmul_precision(model.dtype):
         if options.scores == "cosines":

@@ -14,7 +14,6 @@ from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.name_file import number_synonyms
 from tcl_jax.data.tokenizer import Tokenizer
-from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
 from tcl_jax.inference.engine import ImageTask, MaskEngine
@@ -27,6 +26,7 @@ from tcl_jax.inference.texts import (
     Known,
     check_embeddings,
     embed_class_names,
+    list_things,
     padded_count,
     text_encoder_of,
 )
@@ -61,6 +61,9 @@ class Segmenter:
     padded number of texts (1, 2, 4, 8, then multiples of 8), per grouping of synonyms and, where
     several windows are computed together, per number of them (powers of two), not per image.
 
+    Attributes:
+        pixel_statistics: mean and deviation that images are normalised with.
+
     Args:
         model: parameters and settings; see `from_checkpoint`, `from_pretrained` and
             `from_torch` for the usual ways.
@@ -86,6 +89,7 @@ class Segmenter:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         self.method, self.settings, self.origin = model.method.name, model.settings, model.origin
         self._method, self._tokenizer_file = model.method_in(chosen), tokenizer_file
+        self.pixel_statistics = self._method.pixel_statistics
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         self._weights = jax.device_put(params)
         self._known: Known = {}  # photo after photo is asked for the same words
@@ -243,8 +247,7 @@ class Segmenter:
         """Soft masks of normalised images at their own resolution, without windows.
 
         Args:
-            x: [h, w, 3] or [b, h, w, 3], normalised with the method's `pixel_statistics`
-                of its settings.
+            x: [h, w, 3] or [b, h, w, 3], RGB in [0, 1] normalised with `pixel_statistics`.
             text_embeddings: [n, d], normalised or not.
             refine, pamr, kp_weight: as in `masks`.
 
@@ -276,7 +279,7 @@ class Segmenter:
         Compiled once per shape. There are no windows, and nothing is padded but by the method.
 
         Args:
-            x: [h, w, 3] floats, normalised with the method's `pixel_statistics`.
+            x: [h, w, 3] floats, RGB in [0, 1] normalised with `pixel_statistics`.
 
         Raises:
             InputError: if it is another array, or its sides are none that the method takes.
@@ -414,18 +417,3 @@ class Segmenter:
             # Without the padding, which a view would keep in memory.
             found[task.item] = SoftMasks(sliding, np.ascontiguousarray(grids))
         return [found[i] for i in range(len(images))]
-
-
-def list_things(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
-    """The synonyms of every text, the first of which is its name.
-
-    Raises:
-        InputError: if there is a string in place of a list, or an empty one.
-    """
-    with as_input_error("texts"):
-        if isinstance(texts, str):
-            check_words(texts)  # which refuses it
-        things = [[text] if isinstance(text, str) else [*text] for text in texts]
-        if not all(things):
-            raise InputError("a list of synonyms is empty; give at least one")
-    return things

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.words import check_words
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
 from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.inference.templates import format_prompts
@@ -181,3 +181,18 @@ def check_embeddings(texts: Any, width: int) -> Float32[np.ndarray, "n d"]:
 def padded_count(count: int) -> int:
     """Number of texts that a program is compiled for: 1, 2, 4, 8, then multiples of 8."""
     return -(-count // 8) * 8 if count > 4 else 1 << (count - 1).bit_length()
+
+
+def list_things(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
+    """The synonyms of every text, the first of which is its name.
+
+    Raises:
+        InputError: if there is a string in place of a list, or an empty one.
+    """
+    with as_input_error("texts"):
+        if isinstance(texts, str):
+            check_words(texts)  # which refuses it
+        things = [[text] if isinstance(text, str) else [*text] for text in texts]
+        if not all(things):
+            raise InputError("a list of synonyms is empty; give at least one")
+    return things

@@ -82,6 +82,7 @@ def test_every_step_matches_the_authors(name: str, size: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_dense_features_of_the_segmenter(name: str) -> None:
     segmenter = Segmenter.from_torch(clip=CLIP, method=name, activation="quick_gelu")
+    assert segmenter.pixel_statistics == CLIP_PIXELS
     for size in SIZES:
         expected = golden(name, size)
         image = np.moveaxis(expected["image"], 1, -1)[0]

@@ -79,7 +79,7 @@ def test_a_run_is_resumed_and_segments(
 
     model = load_model(tmp_path / "whole")
     assert model.method.summary.startswith("TCL on DINOv2 with registers of width 128")
-    assert model.methods == ["maskclip", "sclip", "naclip", "tcl_dino"]
+    assert {"maskclip", "tcl_dino"} <= {*model.methods} and "tcl" not in model.methods
     segmenter = Segmenter(model)
     image = np.random.default_rng(0).integers(0, 256, (56, 70, 3), np.uint8)
     masks = segmenter.masks(image, texts := segmenter.embed_texts(["a red disk", "grass"]))
