@@ -94,20 +94,18 @@ class Protocol(InferenceSettings, ClassWords):
         Raises:
             InputError: if windows would leave gaps.
         """
-        fields = dict(self.benchmarks.get(benchmark.name, {}))
-        for name in (*_SIZES, "threshold", "cleaning"):
-            if (own := getattr(benchmark, name)) is not None:
-                fields[name] = own
-        if benchmark.short_side and not benchmark.window:
-            fields["window"] = max(self.window * benchmark.short_side // self.short_side, 1)
-        window = fields.get("window", self.window)
-        if window != self.window and "stride" not in fields and window:
-            fields["stride"] = max(window // 2, 1)
-        if window and fields.get("stride", self.stride) > window:
+        names = (*_SIZES, "threshold", "cleaning")
+        own = {name: x for name in names if (x := getattr(benchmark, name)) is not None}
+        if "short_side" in own and "window" not in own:
+            own["window"] = max(self.window * own["short_side"] // self.short_side, 1)
+        if "stride" not in own and own.get("window", self.window) != self.window:
+            own["stride"] = max(own["window"] // 2, 1)
+        fields = {**self.benchmarks.get(benchmark.name, {}), **own}
+        window, stride = fields.get("window", self.window), fields.get("stride", self.stride)
+        if window and stride > window:
             raise InputError(
-                f"benchmark {benchmark.name!r}: windows of {window} pixels at a stride of "
-                f"{fields.get('stride', self.stride)} leave gaps; make the stride at most the "
-                "window"
+                f"benchmark {benchmark.name!r}: windows of {window} pixels at a stride of {stride} "
+                "leave gaps; make the stride at most the window"
             )
         return dataclasses.replace(self, **fields)
 
@@ -193,20 +191,22 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     preset = load_preset(name)
     settings = model.settings if own else _named_settings(name, model)
     given = {name: value for name, value in choices.items() if value is not None}
+    masks = given.get("scores", settings.scores) == "masks"
     refine = choose_refinement(
         method, settings.refine, given.pop("refine", None), given.pop("pamr", None)
     )
-    if settings.scores != "masks" and refine == "affinity":
+    if refine == "affinity" and not masks:
         raise InputError(f"refine='affinity' is of masks, by which protocol {name} does not decide")
-    if settings.scores == "masks" and (wrong := [x for x in _RULE_ONLY if x in given]):
+    if masks and (wrong := [x for x in _RULE_ONLY if x in given]):
         raise InputError(
             f"{wrong[0]} is of protocols that compare cosines, as sclip does, and not of {name}"
         )
     words = {field.name for field in dataclasses.fields(ClassWords)}
+    known = [field.name for field in dataclasses.fields(InferenceSettings)]
     short_side = settings.short_side or settings.window
     fields = {
         **{key: value for key, value in preset.fields.items() if key in words},
-        **{field.name: getattr(settings, field.name) for field in _SETTINGS},
+        **{name: getattr(settings, name) for name in known},
         "short_side": short_side,
         "refine": refine,
         **given,
@@ -217,30 +217,22 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         fields["stride"] = max(fields["window"] // 2, 1)
     if fields["threshold"] is None:
         fields["threshold"] = THRESHOLDS[fields["refine"]]
-    if not method.mixes_clip or settings.scores != "masks":
+    if not (method.mixes_clip and masks):
         fields["kp_weight"] = 0.0
-    fields["pixels"] = None
     if isinstance(method, CLIPMethod):
-        fields["pixels"] = settings.pixels or method.own_pixels
+        fields["pixels"] = fields["pixels"] or method.own_pixels
+    else:
+        fields["pixels"] = None
     if not isinstance(encoder := method.text_encoder, CLIP):
         fields["normalize_sentences"] = encoder.normalizes_sentences
     # What is chosen holds for every benchmark, and sizes belong together.
     chosen = {*given, *(_SIZES if "short_side" in given else ())}
     chosen |= {"stride"} if "window" in given else set()
-    tables = {
-        key: {
-            field: value
-            for field, value in {
-                **table, **scale_sizes(table, settings.window, preset.fields["window"]),
-            }.items()
-            if field not in chosen
-        }
-        for key, table in preset.benchmarks.items()
-    }  # fmt: skip
+    tables = {}
+    for benchmark, table in preset.benchmarks.items():
+        sizes = scale_sizes(table, settings.window, preset.fields["window"])
+        tables[benchmark] = {k: x for k, x in {**table, **sizes}.items() if k not in chosen}
     return Protocol(protocol=name, method=method.name, benchmarks=tables, **fields)
-
-
-_SETTINGS = dataclasses.fields(InferenceSettings)
 
 
 def _named_settings(name: str, model: Model) -> InferenceSettings:
@@ -323,7 +315,8 @@ def fingerprint(
 
 def _fields_of(protocol: Protocol) -> dict[str, Any]:
     """Fields by name but for the tables of benchmarks, with words as text."""
-    fields = dataclasses.asdict(protocol)
+    names = {"protocol": protocol.protocol, "method": protocol.method}  # are read first
+    fields = {**names, **dataclasses.asdict(protocol)}
     del fields["benchmarks"]
     fields["background"] = ", ".join(protocol.background) or None
     fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()}

@@ -84,6 +84,6 @@ def test_training_is_the_same(root: Path, several: str) -> None:
 def test_evaluation_counts_the_same(root: Path, several: str, index: int) -> None:
     ours = read(root / several, "evaluation", index)
     theirs = read(root / "alone", "evaluation")
-    assert ours.keys() == theirs.keys() and len(theirs) == 4
+    assert ours.keys() == theirs.keys() and len(theirs) == 8
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
