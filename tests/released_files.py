@@ -10,6 +10,7 @@ import numpy as np
 from tcl_jax.data.tokenizer import clip_merges, clip_tokens
 from tests.clip_dinoiser_files import write_head
 from tests.inference.test_backbone import Tensors, weights_of, write
+from tests.inference.test_dino import dino_of
 from tests.inference.test_zero_shot import texts_of
 from tests.reference import GOLDEN, load
 from tests.talk2dino_files import write_talk2dino
@@ -32,6 +33,10 @@ def _clip(folder: Path) -> Files:
 
 def _tcl(folder: Path) -> Files:
     return {**_clip(folder), "tcl": GOLDEN / "tcl_state_dict.npz"}
+
+
+def _proxyclip(folder: Path) -> Files:
+    return {**_clip(folder), "second": write(folder / "dino.npz", dino_of("proxyclip"))}
 
 
 def _clip_dinoiser(folder: Path) -> Files:
@@ -65,6 +70,7 @@ def _talk2dino(folder: Path) -> Files:
 WRITERS: dict[str, Callable[[Path], Files]] = {
     "tcl": _tcl,
     "maskclip": _clip,
+    "proxyclip": _proxyclip,
     "clip_dinoiser": _clip_dinoiser,
     "tips": _tips,
     "dinotxt": _dinotxt,

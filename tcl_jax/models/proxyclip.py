@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ from jaxtyping import Array, Float, Key
 from tcl_jax.models import flops
 from tcl_jax.models.backbone import backbone_features
 from tcl_jax.models.clip import CLIPConfig, encode_image
-from tcl_jax.models.dense import AuthorsCLIP, DenseCLIP
+from tcl_jax.models.dense import AuthorsCLIP
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.layers import dense
+from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.shapes import Shapes, from_json, init_params, shape_of, to_json
 from tcl_jax.models.vit import ViT, project
 from tcl_jax.ops.images import renormalize
@@ -34,7 +35,7 @@ ROWS = 448
 
 
 @dataclasses.dataclass(frozen=True)
-class ProxyCLIP(DenseCLIP):
+class ProxyCLIP(AuthorsCLIP):
     """The last block of CLIP with the attention of another encoder, on that encoder's grid.
 
     Both see the same pixels, each with its own statistics and cropped to its own whole patches.
@@ -53,8 +54,6 @@ class ProxyCLIP(DenseCLIP):
     title = "ProxyCLIP"
     parameters = ("clip", "second")
     protocol = "proxyclip"
-    own_pixels = "clip"
-    clip_fields: ClassVar[Mapping[str, Any]] = AuthorsCLIP.clip_fields
     patch_size = 56
 
     @property
@@ -107,7 +106,8 @@ class ProxyCLIP(DenseCLIP):
         embedded = project(self.clip_model.vision, visual, self.last_block(params, image))
         return embedded.astype(jnp.float32)
 
-    def flops(self, side: int, texts: int, options: Any) -> flops.Parts:
+    def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
+        del options
         patches, config = (side // self.second_patch) ** 2, self.config
         width, embed, depth = config.vision_width, config.embed_dim, config.vision_layers
         values = 2 * (side // config.patch_size) ** 2 * width**2

@@ -197,7 +197,8 @@ def load_backbone(
     """A pretrained vision tower by path, or by name ("dinov2-reg:B/14").
 
     Weights of DINOv2 without registers are used as its authors' code does, also if Hugging Face's
-    names are in the file, whose own code resamples positions a little differently.
+    names are in the file, whose own code resamples positions a little differently. A plain ViT of
+    another training, such as timm's or MAE's, has DINO's names and is taken for one.
 
     Args:
         source: see `hub.locate_backbone`; a file or a folder.
