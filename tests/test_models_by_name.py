@@ -155,5 +155,5 @@ def test_options_of_a_model_and_of_the_segmenter(tmp_path: Path) -> None:
 def test_every_size_has_its_backbone() -> None:
     assert {f"{name}:{x}" for name, row in RELEASES.items() for x in row.sizes} >= {
         "tcl:ViT-B/16", "maskclip:ViT-L/14", "naclip:ViT-B/16", "tips:So400m/14", "dinotxt:L/16",
-        "dinotxt-v2:L/14", "talk2dino:B/14", "talk2dino:L/14",
+        "dinotxt-v2:L/14", "talk2dino:B/14", "talk2dino:L/14", "clip_dinoiser:ViT-B/16",
     }  # fmt: skip

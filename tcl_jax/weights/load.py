@@ -177,12 +177,14 @@ def find_clip(
             f"its vision tower is {config.vision_width} wide, as OpenCLIP's H, g and bigG are, "
             "of which the attention heads do not have 64 channels; choose a smaller CLIP"
         )
+    other = next(name for name in ACTIVATIONS if name != config.activation)
     assumed = (
         "no config file beside it says what tensors do not tell: the kind of GELU, how the towers "
         f"pool, and the width of attention heads. Taken: {config.activation}, and as in OpenAI's "
         "CLIP the class token, the end of the text and 64 channels. Where that is wrong, so are "
         "the masks, without an error: put its config.json or open_clip_config.json beside it, or, "
-        "if only the GELU differs, give --activation=gelu, or model.sizes.activation in a config"
+        f"if only the GELU differs, give --activation={other}, or model.sizes.activation in a "
+        "config"
     )
     return FoundClip(tensors, style, config, "" if known else assumed)
 

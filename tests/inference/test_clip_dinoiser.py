@@ -97,7 +97,7 @@ def test_a_head_of_every_format(tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.params["head"]["projection"]["kernel"], expected)
 
 
-def test_what_does_not_fit(tmp_path: Path) -> None:
+def test_what_does_not_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weight, background = HEAD["obj_proj.weight"], HEAD["bkg_decoder.weight"]
     for name, changes, message in (
         ("narrow", {"obj_proj.weight": weight[:, :64]}, "blocks are 64 wide.*given are 128"),
@@ -124,3 +124,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             model_from_torch(CLIP, **given)
+    model_from_torch(
+        CLIP, method=NAME, head=write_head(tmp_path / "last.pt"), activation="quick_gelu"
+    )
+    assert "masks are wrong with another CLIP than a head was trained on" in caplog.text
