@@ -41,8 +41,7 @@ def add_refine_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--refine",
         choices=("pamr", "affinity", "none"),
-        help="masks by the image's edges (pamr), or TCL's patches by what similar ones show "
-        "(affinity)",
+        help="masks by the image's edges (pamr), or TCL's by what similar patches show (affinity)",
     )
     for flag, stands_for in (("--pamr", "pamr"), ("--no-pamr", "none")):
         parser.add_argument(

@@ -161,7 +161,7 @@ def tcl_masks(
     parts["projection"] = 2 * cells * width * config.embed_dim
     parts["masks"] += 2 * cells * texts * config.embed_dim
     if affinity:
-        parts["affinity"] = _attention(patches, width)
+        parts["affinity"] = 2 * patches**2 * (width + texts)
     return parts
 
 

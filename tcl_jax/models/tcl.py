@@ -154,7 +154,7 @@ class TCL(CLIPMethod):
     ) -> Float[Array, "b h w n"]:
         """Soft masks on four times the patch grid, MaskCLIP's mixed in by `kp_weight`.
 
-        With `options.refine` "affinity" the decoder sees patches that are averaged, see
+        With `options.refine` "affinity" they are of cosines that are averaged, see
         `average_similar`.
         """
         affinity = options.refine == "affinity"
@@ -203,14 +203,13 @@ def ground(
         model, params: TCL and all its parameters, `clip` included.
         image: [b, H, W, 3] normalised; H and W multiples of the patch size.
         text_embeddings: [n, d], normalised or not.
-        affinity: whether patches are averaged before the decoder, see `average_similar`.
+        affinity: whether cosines are averaged over similar patches, see `average_similar`.
     """
     with matmul_precision(model.dtype):
-        features, patches = _run(model, params, image)
-        if affinity:
-            patches = average_similar(features, patches)
-        pixels = embed_patches(model.vision, params[model.grounder], patches)
+        features, pixels = _embed(model, params, image)
         similarity = pixel_text_similarity(pixels, text_embeddings)
+        if affinity:
+            similarity = average_similar(features, similarity)
         sim2mask = params["sim2mask"]
         logits = mask_logits(similarity, sim2mask["w"], sim2mask["b"])
         return Grounding(features, pixels, logits)
@@ -225,28 +224,41 @@ def embed_pixels(
         model, params, image: as in `ground`.
     """
     with matmul_precision(model.dtype):
-        _, patches = _run(model, params, image)
-        return embed_patches(model.vision, params[model.grounder], patches)
+        return _embed(model, params, image)[1]
 
 
 def average_similar(
-    features: Features, patches: Float[Array, "b h w c"]
-) -> Float[Array, "b h w c"]:
-    """Patches averaged over those that an early block of the frozen tower finds similar.
+    features: Features, cosines: Float[Array, "b n h w"]
+) -> Float[Array, "b n h w"]:
+    """Cosines of texts averaged over patches that an early block of the frozen tower finds similar.
 
-    SC-CLIP's aggregation (Bai et al., 2024): `a_i = sum_j T_ij p_j / (sum_j T_ij + 1e-6)`, where
-    S_ij is the cosine of patches i and j after block `round(L / 3)` of the tower's L (4 of 12) and
-    T_ij is S_ij, or 0 where that is below `LEAST_AFFINITY`. Each image by itself.
+    SC-CLIP's aggregation (Bai et al., 2024): `a_i = sum_j T_ij c_j / (sum_j T_ij + 1e-6)`, where
+    c_j is the mean cosine of the pixels in patch j, S_ij the cosine of patches i and j after block
+    `round(L / 3)` of the tower's L (4 of 12), and T_ij is S_ij, or 0 where that is below
+    `LEAST_AFFINITY`; then bilinear to the pixels' grid. Each image by itself.
+
+    This was best among those measured with the model of configs/shapes.py: mIoU in per cent without
+    refinement, with this and with PAMR is 65.0, 67.4 and 75.8 on drawn scenes, and 54.4, 55.9 and
+    58.9 on drawn objects in photographs (three seeds of 256 scenes of 64 pixels; each threshold was
+    chosen on other scenes). Similar patches add nothing to the first, where means over the patch
+    gain as much alone, and all of the second. Averages of tokens before the decoder gain 1.4 on
+    photographs and nothing on drawn scenes; of later blocks, and with the authors' least cosine of
+    0.4 or ProxyCLIP's weights, less. Averages with PAMR after them gained nothing over PAMR alone.
+    No larger model is measured yet.
 
     Args:
         features: of the frozen tower.
-        patches: after the grounder's blocks, on the same grid.
+        cosines: float32, on `UPSAMPLING` times the grid of the features.
     """
+    batch, texts, height, width = cosines.shape
+    rows, columns = features.grid
+    cells = cosines.reshape(batch, texts, rows, height // rows, columns, width // columns)
+    pooled = jnp.moveaxis(cells.mean(axis=(3, 5)), 1, -1).reshape(batch, rows * columns, texts)
     early = features.patches(features.after((4 * len(features.blocks) + 6) // 12))
-    batch, rows, columns, _ = patches.shape
-    early, flat = (x.reshape(batch, rows * columns, -1) for x in (early, patches))
-    averaged = aggregate(similarities(early), flat, LEAST_AFFINITY)
-    return averaged.astype(patches.dtype).reshape(patches.shape)
+    similarity = similarities(early.reshape(batch, rows * columns, -1))
+    averaged = aggregate(similarity, pooled, LEAST_AFFINITY)
+    averaged = averaged.reshape(batch, rows, columns, texts)
+    return jnp.moveaxis(resize(averaged, (height, width)), -1, 1)
 
 
 def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Float[Array, "b c"]:
@@ -261,6 +273,13 @@ def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Flo
         _, patches = _run(model, params, image)
         norm = {"ln_post": params[model.grounder]["ln_post"]}
         return project(model.vision, norm, patches).astype(jnp.float32).mean(axis=(1, 2))
+
+
+def _embed(
+    model: TCL, params: Any, image: Float[Array, "b H W 3"]
+) -> tuple[Features, Float[Array, "b h w d"]]:
+    features, patches = _run(model, params, image)
+    return features, embed_patches(model.vision, params[model.grounder], patches)
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""TCL's masks of patches that are averaged over similar ones, and how a refinement is asked for."""
+"""TCL's masks of cosines averaged over similar patches, and how a refinement is asked for."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tcl_jax.evaluation.protocol import make_protocol
 from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.settings import InferenceSettings
-from tcl_jax.models.grounder import embed_patches, run_copies
-from tcl_jax.models.tcl import LEAST_AFFINITY, average_similar
+from tcl_jax.models.tcl import LEAST_AFFINITY, average_similar, embed_pixels
 from tcl_jax.models.vit import Features, encode
 from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
+from tcl_jax.ops.resize import resize
 from tests.reference import reference_model, reference_torch_model, relative_error
 
 RNG = np.random.default_rng(4)
@@ -31,34 +31,39 @@ def test_affinity_is_as_defined(size: tuple[int, int]) -> None:
     images[:, : size[0] // 2] = 0.1 * images[:, : size[0] // 2] - 1.0  # half an even image
     images, texts = jnp.asarray(images), jnp.asarray(TEXTS)
     features = encode(model.vision, clip["visual"], images)
-    patches = run_copies(model.vision, params["grounder"], features.after(3), features.grid)
+    pixels = embed_pixels(model, params, images)
+    cosines = pixel_text_similarity(pixels, texts)
+    rows, columns = features.grid
+    cells = np.asarray(cosines, np.float64).reshape(2, 3, rows, 4, columns, 4).mean((3, 5))
     early = np.asarray(features.patches(features.after(1)), np.float64)  # round(4 / 3) of 4 blocks
-    expected = np.zeros(patches.shape)
-    for tokens, found, into in zip(early, np.asarray(patches, np.float64), expected, strict=True):
+    expected = np.zeros((2, rows, columns, 3))
+    for tokens, found, into in zip(early, cells, expected, strict=True):
         unit = tokens.reshape(-1, tokens.shape[-1])
         unit = unit / np.linalg.norm(unit, axis=-1, keepdims=True)
-        cosines = unit @ unit.T
-        assert np.abs(cosines - LEAST_AFFINITY).min() > 1e-6  # so that rounding decides nothing
-        weights = np.where(cosines >= LEAST_AFFINITY, cosines, 0)
+        similar = unit @ unit.T
+        assert np.abs(similar - LEAST_AFFINITY).min() > 1e-6  # so that rounding decides nothing
+        weights = np.where(similar >= LEAST_AFFINITY, similar, 0)
         if len(unit) > 1:
             assert len(unit) < np.count_nonzero(weights) < weights.size
-        mean = weights @ found.reshape(len(unit), -1) / (weights.sum(1, keepdims=True) + 1e-6)
+        mean = weights @ found.reshape(3, -1).T / (weights.sum(1, keepdims=True) + 1e-6)
         into[:] = mean.reshape(into.shape)
-    assert relative_error(average_similar(features, patches), expected) < 1e-5
+    resized = np.asarray(resize(jnp.float32(expected), (4 * rows, 4 * columns)))
+    assert relative_error(average_similar(features, cosines), np.moveaxis(resized, -1, 1)) < 1e-5
 
-    pixels = embed_patches(model.vision, params["grounder"], jnp.float32(expected))
-    logits = mask_logits(pixel_text_similarity(pixels, texts), **params["sim2mask"])
+    logits = mask_logits(jnp.asarray(resized), **params["sim2mask"])
     masks = grid_masks(model, params, images, texts, MaskOptions("affinity", kp_weight=0.0))
-    assert relative_error(masks, 1 / (1 + np.exp(-np.moveaxis(logits, 1, -1)))) < 1e-5
+    assert relative_error(masks, 1 / (1 + np.exp(-np.float64(logits)))) < 1e-5
 
 
 def test_equal_patches_are_averaged_and_others_stay() -> None:
-    patches = RNG.standard_normal((1, 2, 3, 5)).astype(np.float32)
+    cells = RNG.standard_normal((1, 5, 2, 3)).astype(np.float32)
+    cosines = jnp.asarray(cells.repeat(4, 2).repeat(4, 3))
     tokens = jnp.eye(6)[None]
-    alone = average_similar(Features(tokens, (), (2, 3)), jnp.asarray(patches))
-    np.testing.assert_allclose(alone, patches, atol=1e-5)
-    alike = average_similar(Features(jnp.ones_like(tokens), (), (2, 3)), jnp.asarray(patches))
-    mean = np.broadcast_to(patches.mean((1, 2), keepdims=True), patches.shape)
+    alone = average_similar(Features(tokens, (), (2, 3)), cosines)
+    bilinear = np.moveaxis(resize(jnp.moveaxis(jnp.asarray(cells), 1, -1), (8, 12)), -1, 1)
+    np.testing.assert_allclose(alone, bilinear, atol=1e-5)
+    alike = average_similar(Features(jnp.ones_like(tokens), (), (2, 3)), cosines)
+    mean = np.broadcast_to(cells.mean((2, 3), keepdims=True), cosines.shape)
     np.testing.assert_allclose(alike, mean, atol=1e-5)
 
 
