@@ -21,7 +21,7 @@ from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.inference.texts import check_embeddings
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import Method, choose_refinement
 from tcl_jax.ops.images import normalize
 
 FORMAT = "tcl_jax masks, jax.export"
@@ -91,14 +91,13 @@ def export_masks(
         InputError: if an argument is impossible, or the parameters are not the model's.
     """
     platforms = check_platforms(platforms)
-    own = model.refinements
+    choose_refinement(model, options.refine)
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     threshold = THRESHOLDS[options.refine] if threshold is None else threshold
     for name, value, want, good in (
         ("image_size", image_size, "at least 1 pixel", min(size) >= 1),
         ("batch", batch, "at least 1, or None to leave it open", batch is None or batch >= 1),
         ("num_texts", num_texts, "at least 1, or None", num_texts is None or num_texts >= 1),
-        ("refine", options.refine, f"one of {', '.join(own)}", options.refine in own),
         ("kp_weight", options.kp_weight, "between 0 and 1", 0 <= options.kp_weight <= 1),
         ("threshold", threshold, "between 0 and 1", 0 <= threshold <= 1),
     ):

@@ -169,7 +169,7 @@ def test_weights_of_half_precision_are_stored_as_float32() -> None:
         ({"platforms": ["cpu", "gpu"]}, "gpu"),
         ({"platforms": ["cpu", "cpu"]}, "each once"),
         ({"options": MaskOptions(kp_weight=1.5)}, "kp_weight=1.5"),
-        ({"options": MaskOptions("sharp")}, "refine=sharp must be one of none, pamr, affinity"),
+        ({"options": MaskOptions("sharp")}, "refine='sharp' is nothing that TCL has"),
         ({"threshold": float("nan")}, "threshold=nan"),
         ({"params": LEARNED}, "lack `clip`"),
         ({"params": {**PARAMS, "grounder": {}}}, "not those of this model"),
