@@ -113,10 +113,12 @@ class Protocol(InferenceSettings, ClassWords):
         """What the method makes of a benchmark's windows."""
         mine = self.of(benchmark)
         masks = self.scores == "masks"
+        # Of other scores the first text has to be the background's.
+        cleans = METHODS[self.method].cleans and (masks or benchmark.background)
         return MaskOptions(
             refine=self.refine if masks else "none",
             kp_weight=self.kp_weight,
-            cleaning=mine.cleaning and METHODS[self.method].cleans,
+            cleaning=mine.cleaning and cleans,
             scores=self.scores,
             logit_scale=mine.logit_scale if self.scores == "probabilities" else 1.0,
         )
@@ -319,7 +321,7 @@ def _fields_of(protocol: Protocol) -> dict[str, Any]:
     fields = {**names, **dataclasses.asdict(protocol)}
     del fields["benchmarks"]
     fields["background"] = ", ".join(protocol.background) or None
-    fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()}
+    fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()} or None
     fields["cleaning"] = protocol.cleaning and METHODS[protocol.method].cleans
     return {**fields, "pamr_dilations": [*protocol.pamr_dilations]}
 

@@ -91,16 +91,13 @@ class LabelRule:
         top = scores.max(axis=-1)
         if not np.isfinite(top).all() or not np.isfinite(scores.min()):
             raise RunError("masks are not finite; the model's weights may be damaged")
-        class_of, texts = self._class_of, slice(None)
+        class_of, among, largest = self._class_of, scores, top
         if kept is not None:
             shown = self._shown(kept)
             texts = np.flatnonzero(shown >= 0)
-            class_of = shown[texts]
-        among = scores[..., texts]
-        first = among.argmax(axis=-1)
-        labels, largest = class_of[first].astype(np.uint16), top
-        if kept is not None:
-            largest = np.take_along_axis(among, first[..., None], axis=-1)[..., 0]
+            class_of, among = shown[texts].astype(np.uint16), scores[..., texts]
+            largest = among.max(axis=-1)
+        labels = class_of[among.argmax(axis=-1)]
         if self.logit_scale is None:
             return labels, largest
         scale = np.float32(self.logit_scale)

@@ -72,8 +72,10 @@ class SoftMasks:
 
     def tiles(self, size: tuple[int, int]) -> list[Tile]:
         """Parts that together are all of `size`."""
-        spans = [[(i, min(i + _TILE, side)) for i in range(0, side, _TILE)] for side in size]
-        return [*itertools.product(*spans)]
+        rows, columns = (
+            [(i, min(i + _TILE, side)) for i in range(0, side, _TILE)] for side in size
+        )
+        return [*itertools.product(rows, columns)]
 
     def part(
         self, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]

@@ -80,12 +80,13 @@ class Refiner:
 
     def _tiles(self, size: tuple[int, int]) -> list[Tile]:
         step = max(_LARGEST - 2 * self._reach, _STEP)
-        spans = [
-            [(0, side)] if side <= _LARGEST else
-            [(i, min(i + step, side)) for i in range(0, side, step)]
+        rows, columns = (
+            [(0, side)]
+            if side <= _LARGEST
+            else [(i, min(i + step, side)) for i in range(0, side, step)]
             for side in size
-        ]  # fmt: skip
-        return [*itertools.product(*spans)]
+        )
+        return [*itertools.product(rows, columns)]
 
     def _refine(
         self, masks: SoftMasks, image: SoftMasks, size: tuple[int, int], tile: Tile

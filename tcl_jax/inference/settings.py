@@ -43,7 +43,8 @@ class InferenceSettings:
             methods on a CLIP; None: the method's own.
         normalize_sentences: whether those of a name are normalised before their mean is taken, by
             methods on a CLIP.
-        scores: what windows are merged of, one of `models.method.SCORES`; see `label_rule`.
+        scores: what the windows of an evaluation are merged of, one of `models.method.SCORES`, see
+            `label_rule`; a `Segmenter` always merges masks.
         logit_scale: what cosines are multiplied by before the softmax over the texts.
         area_threshold: share of the area that is not background which a class must exceed, in
             [0, 1]; None: any. Not of masks.
