@@ -38,6 +38,20 @@ def share(text: str) -> float:
     return value
 
 
+def add_refine_flags(parser: argparse._ActionsContainer) -> None:
+    """How masks are refined."""
+    parser.add_argument(
+        "--refine",
+        choices=("pamr", "affinity", "none"),
+        help="masks by the image's edges (pamr), or TCL's by what similar patches show (affinity)",
+    )
+    for flag, stands_for in (("--pamr", "pamr"), ("--no-pamr", "none")):
+        parser.add_argument(
+            flag, dest="refine", action="store_const", const=stands_for,
+            help=f"short for --refine={stands_for}",
+        )  # fmt: skip
+
+
 def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
     """The names of --text, as they are, and of --texts_file with their synonyms, in order.
 

@@ -23,7 +23,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tcl_jax.commands import add_model_flags, add_process_flags, command_parser, share
+from tcl_jax.commands import (
+    add_model_flags,
+    add_process_flags,
+    add_refine_flags,
+    command_parser,
+    share,
+)
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.inference.presets import PROTOCOLS, load_preset
 
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from tcl_jax.evaluation.examples import DatasetIndex
 
 PROTOCOL = (
-    "protocol", "pamr", "kp_weight", "threshold", "logit_scale", "area_threshold", "templates",
+    "protocol", "refine", "kp_weight", "threshold", "logit_scale", "area_threshold", "templates",
     "short_side", "window", "stride", "dtype",
 )  # fmt: skip
 FOLDERS = ("images", "labels", "classes")
@@ -105,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         help="own (default), or whose authors' sizes, windows, prompts, words and label rule: "
         f"{', '.join(PROTOCOLS)}; the flags below go before it",
     )
-    how.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks")
+    add_refine_flags(how)
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument(
         "--threshold", type=share, help="score of the background, or least probability of a class"

@@ -27,6 +27,7 @@ from typing import Any
 from tcl_jax.commands import (
     TEXTS_FILE,
     add_model_flags,
+    add_refine_flags,
     command_parser,
     load_model_from,
     read_texts,
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
     program.add_argument("--templates", help="set of prompts for the names")
     program.add_argument("--num_texts", type=int, help="text embeddings in a call; default: any")
-    program.add_argument("--pamr", action=argparse.BooleanOptionalAction)
+    add_refine_flags(program)
     program.add_argument("--kp_weight", type=share)
     program.add_argument(
         "--platforms", help="of cpu, cuda, rocm, tpu, with commas; default: cpu,cuda,tpu"
@@ -74,7 +75,7 @@ def export_directory(flags: argparse.Namespace) -> None:
     from tcl_jax.inference.model import save_model
 
     given = [flags.image_size, flags.batch, flags.texts_file, flags.num_texts, flags.templates]
-    given += [flags.pamr, flags.kp_weight, flags.platforms, flags.dtype, flags.tokenizer_file]
+    given += [flags.refine, flags.kp_weight, flags.platforms, flags.dtype, flags.tokenizer_file]
     if flags.text or any(value is not None for value in given):
         raise InputError(
             f"a model directory takes any image and text; for a program --output ends in {SUFFIX}"
@@ -115,7 +116,7 @@ def export_program(flags: argparse.Namespace) -> None:
         del segmenter  # and its copy of the weights
     own = model.settings
     options = MaskOptions(
-        pamr=own.pamr if flags.pamr is None else flags.pamr,
+        refine=flags.refine or own.refine,
         kp_weight=own.kp_weight if flags.kp_weight is None else flags.kp_weight,
     )
     exported = export_masks(
@@ -126,7 +127,7 @@ def export_program(flags: argparse.Namespace) -> None:
         batch=flags.batch,
         **baked,
         num_texts=flags.num_texts,
-        threshold=own.background_score(options.pamr),
+        threshold=own.background_score(options.refine),
         platforms=platforms,
     )
     description = write_export(flags.output, exported)

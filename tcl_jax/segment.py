@@ -25,6 +25,7 @@ from typing import Any
 from tcl_jax.commands import (
     TEXTS_FILE,
     add_model_flags,
+    add_refine_flags,
     command_parser,
     load_model_from,
     read_texts,
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         help="whether pixels may be none of the texts",
     )
     p.add_argument("--threshold", type=share, help="score of the background, 0 to 1")
-    p.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks' edges")
+    add_refine_flags(p)
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
     p.add_argument("--templates", help="set of prompts, such as custom, simple, full, identity")
     p.add_argument("--mode", choices=("slide", "whole"), default="slide")
@@ -160,7 +161,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         "mode": flags.mode,
         "short_side": flags.short_side,
         "templates": flags.templates,
-        "pamr": flags.pamr,
+        "refine": flags.refine,
         "kp_weight": flags.kp_weight,
     }
     segmenter.embed_texts([word for synonyms in texts for word in synonyms], flags.templates)

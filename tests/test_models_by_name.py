@@ -99,7 +99,8 @@ def test_protocols(name: str, tmp_path: Path) -> None:
     side = model.method.resolution if model.method.resolution < 224 else 448
     assert [getattr(tcl, x) for x in fields] == [side, side // 2, side, "custom", "opencv"]
     if own.scores == "masks":  # else its score of the background is of another kind
-        assert (tcl.threshold, tcl.pamr, tcl.kp_weight) == (own.threshold, own.pamr, own.kp_weight)
+        for field in ("threshold", "refine", "kp_weight"):
+            assert getattr(tcl, field) == getattr(own, field)
     assert (own == tcl) == (name in ("tcl", "maskclip"))
     assert make_protocol(model, protocol="tcl", templates="simple").templates == "simple"
     with pytest.raises(InputError, match="protocol 'mine' is unknown; choose one of own, tcl"):

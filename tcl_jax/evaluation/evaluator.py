@@ -60,7 +60,7 @@ class Evaluator:
         self.protocol = protocol
         self._patch_size, self._mesh = model.patch_size, local_mesh()
         self._refine: Refiner | None = None
-        if protocol.pamr and protocol.scores != "masks":
+        if protocol.refine == "pamr" and protocol.scores != "masks":
             how = protocol.pamr_dilations, protocol.pamr_iterations
             self._refine = Refiner(self._mesh, model.pixel_statistics, *how)
         self._engine = MaskEngine(model, self._mesh, batch_size)

@@ -34,7 +34,7 @@ from tcl_jax.inference.windows import SlidingWindow, working_size
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.layers import compute_dtype
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import Method, choose_refinement
 from tcl_jax.models.methods import METHODS
 
 Field = tuple[str, ...]
@@ -46,6 +46,7 @@ _RESIZES = {
 }
 
 
+_REFINED = {"none": "", "pamr": " + PAMR", "affinity": " + affinity"}
 _SIZES = ("short_side", "window", "stride")
 _RULE_ONLY = ("logit_scale", "area_threshold")
 
@@ -85,7 +86,7 @@ class Protocol(InferenceSettings, ClassWords):
     @property
     def title(self) -> str:
         """The method's name for tables."""
-        return METHODS[self.method].title + (" + PAMR" if self.pamr else "")
+        return METHODS[self.method].title + _REFINED[self.refine]
 
     def of(self, benchmark: Benchmark) -> Protocol:
         """The same for a benchmark: with what the protocol says of it, and before that its file.
@@ -115,7 +116,7 @@ class Protocol(InferenceSettings, ClassWords):
         # Of other scores the first text has to be the background's.
         cleans = METHODS[self.method].cleans and (masks or benchmark.background)
         return MaskOptions(
-            pamr=masks and self.pamr,
+            refine=self.refine if masks else "none",
             kp_weight=self.kp_weight,
             cleaning=mine.cleaning and cleans,
             scores=self.scores,
@@ -180,8 +181,9 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         model: the one that is evaluated, already of its method.
         protocol: one of `inference.presets.PROTOCOLS`; None or "own": the method's. Choices go
             before it, also on single benchmarks.
-        choices: fields of `Protocol`; None leaves the protocol's. A short side alone scales
-            the windows, and other windows have half their side as stride.
+        choices: fields of `Protocol`, and `pamr`, see `choose_refinement`; None leaves the
+            protocol's. A short side alone scales the windows, and other windows have half their
+            side as stride.
 
     Raises:
         InputError: if a value is out of its range, or there is no such protocol.
@@ -192,6 +194,11 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     settings = model.settings if own else _named_settings(name, model)
     given = {name: value for name, value in choices.items() if value is not None}
     masks = given.get("scores", settings.scores) == "masks"
+    refine = choose_refinement(
+        method, settings.refine, given.pop("refine", None), given.pop("pamr", None)
+    )
+    if refine == "affinity" and not masks:
+        raise InputError(f"refine='affinity' is of masks, by which protocol {name} does not decide")
     if masks and (wrong := [x for x in _RULE_ONLY if x in given]):
         raise InputError(
             f"{wrong[0]} is of protocols that compare cosines, as sclip does, and not of {name}"
@@ -203,6 +210,7 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         **{key: value for key, value in preset.fields.items() if key in words},
         **{name: getattr(settings, name) for name in known},
         "short_side": short_side,
+        "refine": refine,
         **given,
     }
     if "window" not in given and "short_side" in given and settings.window:
@@ -210,7 +218,7 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     if "stride" not in given and fields["window"] != settings.window:
         fields["stride"] = max(fields["window"] // 2, 1)
     if fields["threshold"] is None:
-        fields["threshold"] = THRESHOLDS[fields["pamr"]]
+        fields["threshold"] = THRESHOLDS[fields["refine"]]
     if not (method.mixes_clip and masks):
         fields["kp_weight"] = 0.0
     if isinstance(method, CLIPMethod):
@@ -236,7 +244,7 @@ def _named_settings(name: str, model: Model) -> InferenceSettings:
     """
     method, own, base = model.method, model.settings, InferenceSettings()
     if own.scores == "masks":
-        kept = {key: getattr(own, key) for key in ("threshold", "pamr", "kp_weight")}
+        kept = {key: getattr(own, key) for key in ("threshold", "refine", "kp_weight")}
         base = dataclasses.replace(base, **kept)
     settings = settings_of(name, base)
     if name == method.protocol and method.threshold is not None:

@@ -156,7 +156,7 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
     method = METHODS.get(used.get("method", ""), TCL)
     published = {"max_long_side": MAX_LONG_SIDE, **_published_fields(method, name)}
     if method.mixes_clip:
-        published["threshold"] = THRESHOLDS[used.get("pamr", True)]
+        published["threshold"] = THRESHOLDS[used.get("refine", "pamr")]
     differing = [
         f"{key} {_words(used[key])} (published: {_words(value)})"
         for key, value in published.items()
@@ -183,7 +183,7 @@ def _published_fields(method: type[Method], benchmark: str) -> dict[str, Any]:
         said.pop("threshold", None)
     if method.mixes_clip:
         said["kp_weight"] = paper.kp_weight
-    left_out = ("resize", "pamr", "pamr_dilations", "background", "names", "joined", "cleaning")
+    left_out = ("resize", "refine", "pamr_dilations", "background", "names", "joined", "cleaning")
     return {key: value for key, value in said.items() if key not in left_out}
 
 

@@ -27,7 +27,7 @@ from tcl_jax.inference.engine import MaskEngine
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.dense import MaskCLIP
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import BY_PAMR, Method
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, put_locally
 from tcl_jax.pictures.grid import titled_grid
 from tcl_jax.pictures.legend import LegendEntry, legend_page
@@ -66,7 +66,7 @@ class ShapesEvaluator:
         check_scenes(config.eval.num_scenes, config.eval.batch_size, mesh)
         self._eval, self._experiment = config.eval, experiment
         self._thresholds = {experiment.method.name: float(config.eval.background)}
-        self._options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
+        self._options = MaskOptions(BY_PAMR[config.eval.pamr], config.eval.kp_weight)
         # Once, so that a run compiles each method once and not at every evaluation.
         batch_size, method = config.eval.batch_size // mesh.size, experiment.method
         self._methods: dict[str, Method] = {}

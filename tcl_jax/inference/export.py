@@ -21,7 +21,7 @@ from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.inference.texts import check_embeddings
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import Method, choose_refinement
 from tcl_jax.ops.images import normalize
 
 FORMAT = "tcl_jax masks, jax.export"
@@ -84,15 +84,16 @@ def export_masks(
             one each.
         num_texts: number of texts in a call where none are baked in; None leaves it open.
         threshold: score of the background in [0, 1], for the description; None: the protocol's,
-            0.4 with PAMR and 0.5 without.
+            0.4 with PAMR and else 0.5.
         platforms: of "cpu", "cuda", "rocm" and "tpu".
 
     Raises:
         InputError: if an argument is impossible, or the parameters are not the model's.
     """
     platforms = check_platforms(platforms)
+    choose_refinement(model, options.refine)
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    threshold = THRESHOLDS[options.pamr] if threshold is None else threshold
+    threshold = THRESHOLDS[options.refine] if threshold is None else threshold
     for name, value, want, good in (
         ("image_size", image_size, "at least 1 pixel", min(size) >= 1),
         ("batch", batch, "at least 1, or None to leave it open", batch is None or batch >= 1),

@@ -32,6 +32,7 @@ from tcl_jax.inference.texts import (
 )
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.layers import compute_dtype, matmul_precision
+from tcl_jax.models.method import choose_refinement
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.weights.load import Source
 
@@ -209,6 +210,7 @@ class Segmenter:
         image: ImageLike,
         text_embeddings: Float[Any, "n d"],
         *,
+        refine: str | None = None,
         pamr: bool | None = None,
         kp_weight: float | None = None,
         mode: str = "slide",
@@ -219,13 +221,17 @@ class Segmenter:
         Args:
             image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path.
             text_embeddings: [n, d], normalised or not.
-            pamr, kp_weight: post-processing; None: the model's own, True and 0.3 for TCL.
+            refine: "pamr" to follow the image's edges, for TCL also "affinity" to average what
+                similar patches show (`models.tcl.TCL.masks`), or "none"; None: the model's own,
+                "pamr" for TCL.
+            pamr: short for "pamr" and "none".
+            kp_weight: share of CLIP's own masks; None: the model's own, 0.3 for TCL.
             mode, short_side: see `segment`.
 
         Raises:
             InputError: if the image cannot be read, or an argument is out of range.
         """
-        rgb, options = as_rgb(image), self._options(pamr, kp_weight)
+        rgb, options = as_rgb(image), self._options(refine, pamr, kp_weight)
         masks = self._slide(rgb, text_embeddings, options, mode, short_side)
         return masks.at(rgb.shape[:2])
 
@@ -234,6 +240,7 @@ class Segmenter:
         x: Any,
         text_embeddings: Float[Any, "n d"],
         *,
+        refine: str | None = None,
         pamr: bool | None = None,
         kp_weight: float | None = None,
     ) -> Float32[np.ndarray, "*batch h w n"]:
@@ -242,7 +249,7 @@ class Segmenter:
         Args:
             x: [h, w, 3] or [b, h, w, 3], RGB in [0, 1] normalised with `pixel_statistics`.
             text_embeddings: [n, d], normalised or not.
-            pamr, kp_weight: as in `masks`.
+            refine, pamr, kp_weight: as in `masks`.
 
         Raises:
             InputError: if an array has another shape, or an argument is out of range.
@@ -255,7 +262,9 @@ class Segmenter:
         images = array if array.ndim == 4 else array[None]
         size = images.shape[1:3]
         whole = SlidingWindow.over(size, max(size), 1, self._method.patch_size)
-        found = self._run(whole, list(images), text_embeddings, self._options(pamr, kp_weight))
+        found = self._run(
+            whole, list(images), text_embeddings, self._options(refine, pamr, kp_weight)
+        )
         masks = [one.at(size) for one in found]
         return np.stack(masks) if array.ndim == 4 else masks[0]
 
@@ -303,6 +312,7 @@ class Segmenter:
         mode: str = "slide",
         short_side: int | None = None,
         templates: str | Sequence[str] | None = None,
+        refine: str | None = None,
         pamr: bool | None = None,
         kp_weight: float | None = None,
     ) -> Segmentation:
@@ -322,7 +332,7 @@ class Segmenter:
                 published models), with windows in proportion (for TCL as large); None: the model's
                 own.
             templates: see `embed_texts`.
-            pamr, kp_weight: see `masks`.
+            refine, pamr, kp_weight: see `masks`.
 
         Raises:
             InputError: if the image cannot be read, or an argument is out of range.
@@ -331,11 +341,11 @@ class Segmenter:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
         things = list_things(texts)
         names, words = [thing[0] for thing in things], [word for thing in things for word in thing]
-        options = self._options(pamr, kp_weight, background=background)
+        options = self._options(refine, pamr, kp_weight, background=background)
         embeddings = self._embed_names(words, templates, background=background)
         synonyms = number_synonyms(things) if len(words) > len(names) else None
         rgb = as_rgb(image)
-        chosen = self.settings.background_score(options.pamr) if threshold is None else threshold
+        chosen = self.settings.background_score(options.refine) if threshold is None else threshold
         return Segmentation(
             image=rgb,
             texts=tuple(names),
@@ -344,14 +354,18 @@ class Segmenter:
         )
 
     def _options(
-        self, pamr: bool | None, kp_weight: float | None, *, background: bool = False
+        self,
+        refine: str | None,
+        pamr: bool | None,
+        kp_weight: float | None,
+        *,
+        background: bool = False,
     ) -> MaskOptions:
-        pamr = self.settings.pamr if pamr is None else bool(pamr)
         weight = self.settings.kp_weight if kp_weight is None else float(kp_weight)
         if not 0 <= weight <= 1:
             raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
         return MaskOptions(
-            pamr=pamr,
+            refine=choose_refinement(self._method, self.settings.refine, refine, pamr),
             kp_weight=weight if self._method.mixes_clip else 0.0,
             cleaning=background and self._method.finds_background,
         )

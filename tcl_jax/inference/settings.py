@@ -9,15 +9,15 @@ from typing import Any
 from tcl_jax.errors import InputError
 from tcl_jax.inference.presets import load_preset
 from tcl_jax.inference.templates import TEMPLATES
-from tcl_jax.models.method import SCORES, Method
+from tcl_jax.models.method import BY_PAMR, REFINEMENTS, SCORES, Method
 from tcl_jax.ops.images import PIXELS
 
 WINDOW = 448
 """Side of the paper's evaluation windows in pixels, twice the resolution of CLIP's training."""
 MAX_LONG_SIDE = 2048
 """Longest side that the protocol lets an image have after resizing, in pixels."""
-THRESHOLDS = {True: 0.4, False: 0.5}
-"""The protocol's score of the background class, by whether PAMR is used."""
+THRESHOLDS = {"pamr": 0.4, "none": 0.5, "affinity": 0.5}
+"""The protocol's score of the background class, by how masks are refined."""
 
 RESIZES = ("opencv", "pillow")
 """How images are resized: OpenCV's bilinear, sizes rounded as mmcv does; or Pillow's bicubic, sizes
@@ -31,10 +31,10 @@ class InferenceSettings:
     Attributes:
         window: side of sliding windows, in pixels; 0: one window of the whole image.
         stride: distance of sliding windows, in pixels.
-        threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, 0.5 without. Of
+        threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, else 0.5. Of
             other scores than masks: the probability below which a pixel is of the background.
-        pamr: whether masks are refined by pixel-adaptive mask refinement; other scores are refined
-            at the image's own size.
+        refine: how masks are refined, one of `models.method.REFINEMENTS`; by PAMR, other scores
+            are refined at the image's own size.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
         templates: name of a set in `inference.templates.TEMPLATES`.
         short_side: to which images are resized, in pixels; None: the window.
@@ -57,7 +57,7 @@ class InferenceSettings:
     window: int = WINDOW
     stride: int = WINDOW // 2
     threshold: float | None = None
-    pamr: bool = True
+    refine: str = "pamr"
     kp_weight: float = 0.3
     templates: str = "custom"
     short_side: int | None = None
@@ -83,6 +83,7 @@ class InferenceSettings:
             ("short_side", short_side, "a positive number of pixels"),
             ("resize", self.resize in RESIZES, f"one of {', '.join(RESIZES)}"),
             ("pixels", self.pixels in (None, *PIXELS), f"one of {', '.join(PIXELS)}"),
+            ("refine", self.refine in REFINEMENTS, f"one of {', '.join(REFINEMENTS)}"),
             ("scores", self.scores in SCORES, f"one of {', '.join(SCORES)}"),
             ("logit_scale", self.logit_scale > 0, "positive"),
             ("area_threshold", area, "between 0 and 1"),
@@ -92,14 +93,14 @@ class InferenceSettings:
                 value = getattr(self, name)
                 raise InputError(f"impossible settings: {name}={value!r} must be {want}")
 
-    def background_score(self, pamr: bool) -> float:
+    def background_score(self, refine: str) -> float:
         """Score of the background among masks; TCL's where the settings leave it open.
 
         Args:
-            pamr: whether the masks are refined.
+            refine: how the masks are refined.
         """
         own = self.threshold if self.scores == "masks" else None
-        return THRESHOLDS[pamr] if own is None else own
+        return THRESHOLDS[refine] if own is None else own
 
     def with_window(self, window: int) -> InferenceSettings:
         """The same with all sizes in pixels scaled, so that windows are as large."""
@@ -113,12 +114,16 @@ class InferenceSettings:
     def from_json(cls, fields: Mapping[str, Any]) -> InferenceSettings:
         """Inverse of `to_json`; a field that is not there has its default.
 
+        Settings that were saved before `refine` existed have `pamr` in its place, true or false.
+
         Raises:
             InputError: if a field is unknown or has an impossible value.
         """
         try:
             lists = {key: tuple(x) for key, x in fields.items() if isinstance(x, list)}
-            return cls(**{**fields, **lists})
+            before = {"refine": BY_PAMR[fields["pamr"]]} if "pamr" in fields else {}
+            given = {key: x for key, x in {**fields, **lists, **before}.items() if key != "pamr"}
+            return cls(**given)
         except TypeError as error:
             raise InputError(f"impossible settings {dict(fields)}: {error}") from error
 

@@ -190,7 +190,7 @@ class CLIPDINOiser(CLIPMethod):
         masks, nothing = self._classify(params, image, text_embeddings, LOGIT_SCALE)
         if options.cleaning:
             masks = jnp.where(nothing[..., None], 0.0, masks)
-        if options.pamr:
+        if options.refine == "pamr":
             padded = pad_black(image, self.config.patch_size, self.pixel_statistics)
             masks = refine_masks(padded, masks, [UPSAMPLING * side for side in masks.shape[1:3]])
         return masks

@@ -201,7 +201,7 @@ def test_published_rows_of_the_method_at_hand() -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"pamr": False, "threshold": 0.5}, []),
+        ({"refine": "none", "threshold": 0.5}, []),
         ({"method": "maskclip", "kp_weight": 0.0}, []),
         ({"stride": 112, "threshold": 0.5},
          ["stride 112 (published: 224)", "threshold 0.5 (published: 0.4)"]),
@@ -315,7 +315,7 @@ def test_markdown_has_everything(found: dict[str, Evaluated], tmp_path: Path) ->
         "| tvmonitor | - | - | - |\n",  # never occurs
         r"| \<b\>crow \| \*co\* &amp; son\</b\> | - | - |",
         r"## Birds of my \<garden\>",
-        "- pamr: yes\n",
+        "- refine: pamr\n",
         "- seed: \\[1, 2\\]\n- extra: -\n",
         f"- voc: classes {'0' * 16}, images 1449, image\\_list {'1' * 16}\n",
     ):

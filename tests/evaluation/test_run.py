@@ -291,7 +291,7 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     ]  # fmt: skip
     changes: tuple[dict[str, Any], ...] = (
         {"method": "sclip"}, {"protocol": "sclip"}, {"short_side": 63}, {"window": 63},
-        {"stride": 31}, {"threshold": 0.3}, {"pamr": False}, {"kp_weight": 0.1},
+        {"stride": 31}, {"threshold": 0.3}, {"refine": "affinity"}, {"kp_weight": 0.1},
         {"templates": "simple"},
         {"dtype": "bfloat16"}, {"max_long_side": 99}, {"resize": "pillow"}, {"weights": "v"},
         {"pixels": "clip"}, {"normalize_sentences": True}, {"scores": "cosines"},
