@@ -311,8 +311,7 @@ def find_backbone(
                 f"it holds {part}, and no {family or 'vision tower'}; give the file with the "
                 "vision tower first, and this one as text="
             )
-        signs = {layout.signs[0]: layout.family for layout in layouts}
-        looked = ", ".join(f"{sign} ({name})" for sign, name in signs.items())
+        looked = ", ".join(dict.fromkeys(layout.signs[0] for layout in layouts))
         raise WeightError(
             f"it holds no {family or 'vision tower of DINO, DINOv2, DINOv3 or TIPS'}: of its "
             f"{len(plain)} tensors, such as {shorten(sorted(x[:80] for x in plain), 4)}, none are "
