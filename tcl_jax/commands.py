@@ -102,7 +102,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = 
     parser.add_argument(
         "--activation",
         choices=ACTIVATIONS,
-        help="with --clip: its GELU, where no config file beside the weights says it",
+        help="of --clip, or of a --model on one: its GELU, where no config file beside it says it",
     )
     add_prefix_flag(parser)
     parser.add_argument(
@@ -175,8 +175,12 @@ def add_prefix_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model_from(flags: argparse.Namespace, method: str | None = None) -> Model:
+def load_model_from(
+    flags: argparse.Namespace, method: str | None = None, *, kp_weight: float | None = None
+) -> Model:
     """The model that the flags of `add_model_flags` name, by a method of `METHODS` or its own.
+
+    A `kp_weight` that is asked for and changes nothing is warned of.
 
     Raises:
         InputError: if they name none or two, it cannot be read, or lacks weights of the method.
@@ -190,32 +194,30 @@ def load_model_from(flags: argparse.Namespace, method: str | None = None) -> Mod
         )
     if flags.weights and flags.model is None:
         raise InputError("--weights belongs to --model, whose parts it names")
-    if flags.clip is None and (flags.tcl or flags.activation or flags.prefix):
-        raise InputError(
-            "--tcl, --activation and --prefix belong to --clip; --checkpoint has all in it, and "
-            "files of --model are given by --weights"
-        )
+    if flags.clip is None and flags.tcl:
+        raise InputError("--tcl belongs to --clip; of --model it is --weights=tcl=FILE")
+    if flags.checkpoint is not None and (flags.activation or flags.prefix):
+        raise InputError("--activation and --prefix are of --clip or --model, not of --checkpoint")
+    how = {"activation": flags.activation, "prefix": flags.prefix}
     if method is not None:
         method_of(method, "--method")
     if flags.model is not None:
-        model = load_named(flags.model, flags.weights)
+        model = load_named(flags.model, flags.weights, **{k: x for k, x in how.items() if x})
     elif flags.clip is not None:
-        model = model_from_torch(
-            flags.clip, flags.tcl, activation=flags.activation, prefix=flags.prefix
-        )
+        model = model_from_torch(flags.clip, flags.tcl, **how)
     else:
         model = load_model(flags.checkpoint)
     model = model if method is None else model.with_method(method)
-    if getattr(flags, "kp_weight", None) and not model.method.mixes_clip:
+    if kp_weight and not model.method.mixes_clip:
         logging.warning(
             "--kp_weight=%s changes nothing: %s has no dense prediction of CLIP to mix in, as "
-            "TCL has", flags.kp_weight, model.method.title,
+            "TCL has", kp_weight, model.method.title,
         )  # fmt: skip
     return model
 
 
-def load_named(name: str, weights: Sequence[tuple[str, str]]) -> Model:
-    """The model of --model and --weights.
+def load_named(name: str, weights: Sequence[tuple[str, str]], **options: Any) -> Model:
+    """The model of --model and --weights, with options of its row of `RELEASES`.
 
     Raises:
         InputError: as `inference.pretrained.load_pretrained`, and if a part has two files.
@@ -231,7 +233,9 @@ def load_named(name: str, weights: Sequence[tuple[str, str]]) -> Model:
             f"--weights={wrong[0]}=...: model {name!r} has no such part; its parts are "
             f"{', '.join(row.parts)}"
         )
-    return load_pretrained(name, **files)
+    if row and (wrong := [f"--{option}" for option in options if option not in row.options]):
+        raise InputError(f"{wrong[0]}: model {name!r} has no such option; leave it out")
+    return load_pretrained(name, **files, **options)
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

@@ -102,7 +102,7 @@ def export_program(flags: argparse.Namespace) -> None:
     if names and flags.num_texts is not None:
         raise InputError("--num_texts and --text exclude each other: names to bake in are counted")
     platforms = check_platforms(flags.platforms.split(",") if flags.platforms else PLATFORMS)
-    model = load_model_from(flags, flags.method)
+    model = load_model_from(flags, flags.method, kp_weight=flags.kp_weight)
     dtype = flags.dtype or "float32"
     baked: dict[str, Any] = {}
     if names:

@@ -154,7 +154,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.data.images import ImageDecodeError
     from tcl_jax.inference.segmenter import Segmenter
 
-    segmenter = Segmenter(load_model_from(flags, flags.method), tokenizer_file=flags.tokenizer_file)
+    model = load_model_from(flags, flags.method, kp_weight=flags.kp_weight)
+    segmenter = Segmenter(model, tokenizer_file=flags.tokenizer_file)
     options: dict[str, Any] = {
         "background": flags.background,
         "threshold": flags.threshold,

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL
+from absl import logging
 from jaxtyping import Float32
 
 from tcl_jax.data.words import BACKGROUND_NAME
@@ -25,7 +26,6 @@ from tcl_jax.inference.settings import (
     MAX_LONG_SIDE,
     THRESHOLDS,
     InferenceSettings,
-    fit_windows,
     scale_sizes,
     settings_of,
 )
@@ -48,7 +48,8 @@ _RESIZES = {
 
 _REFINED = {"none": "", "pamr": " + PAMR", "affinity": " + affinity"}
 _SIZES = ("short_side", "window", "stride")
-_RULE_ONLY = ("logit_scale", "area_threshold")
+_RULE_ONLY = ("logit_scale", "area_threshold", "pamr_dilations", "pamr_iterations")
+"""Fields that masks are decided without."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class Protocol(InferenceSettings, ClassWords):
         """
         names = (*_SIZES, "threshold", "cleaning")
         own = {name: x for name in names if (x := getattr(benchmark, name)) is not None}
-        if "short_side" in own and "window" not in own:
+        if "short_side" in own and "window" not in own and self.window:
             own["window"] = max(self.window * own["short_side"] // self.short_side, 1)
         if "stride" not in own and own.get("window", self.window) != self.window:
             own["stride"] = max(own["window"] // 2, 1)
@@ -191,7 +192,11 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     method, own = model.method, protocol in (None, "own")
     name = method.protocol if protocol is None or own else protocol
     preset = load_preset(name)
-    settings = model.settings if own else _named_settings(name, model)
+    settings = model.settings
+    if not own:
+        kept = ("threshold", "refine", "kp_weight") if settings.scores == "masks" else ()
+        base = InferenceSettings(**{key: getattr(settings, key) for key in kept})
+        settings = settings_of(name, method, base)
     given = {name: value for name, value in choices.items() if value is not None}
     masks = given.get("scores", settings.scores) == "masks"
     refine = choose_refinement(
@@ -215,12 +220,17 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     }
     if "window" not in given and "short_side" in given and settings.window:
         fields["window"] = max(settings.window * given["short_side"] // short_side, 1)
-    if "stride" not in given and fields["window"] != settings.window:
+    if "stride" not in given and fields["window"] not in (0, settings.window):
         fields["stride"] = max(fields["window"] // 2, 1)
     if fields["threshold"] is None:
         fields["threshold"] = THRESHOLDS[fields["refine"]]
     if not (method.mixes_clip and masks):
         fields["kp_weight"] = 0.0
+        if given.get("kp_weight"):
+            logging.warning(
+                "kp_weight=%s changes nothing: %s by protocol %s has no masks of CLIP mixed in, as "
+                "those of TCL have", given["kp_weight"], method.title, name,
+            )  # fmt: skip
     if isinstance(method, CLIPMethod):
         fields["pixels"] = fields["pixels"] or method.own_pixels
     else:
@@ -233,23 +243,11 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     tables = {}
     for benchmark, table in preset.benchmarks.items():
         sizes = scale_sizes(table, settings.window, preset.fields["window"])
-        tables[benchmark] = {k: x for k, x in {**table, **sizes}.items() if k not in chosen}
+        rest = {k: x for k, x in {**table, **sizes}.items() if k not in chosen}
+        if table.get("window") == 0 and "window" not in given:  # the whole image stays that
+            rest["window"] = 0
+        tables[benchmark] = rest
     return Protocol(protocol=name, method=method.name, benchmarks=tables, **fields)
-
-
-def _named_settings(name: str, model: Model) -> InferenceSettings:
-    """Those of a named protocol for a model.
-
-    What the protocol leaves to methods is the model's own, if masks are what it is evaluated by.
-    """
-    method, own, base = model.method, model.settings, InferenceSettings()
-    if own.scores == "masks":
-        kept = {key: getattr(own, key) for key in ("threshold", "refine", "kp_weight")}
-        base = dataclasses.replace(base, **kept)
-    settings = settings_of(name, base)
-    if name == method.protocol and method.threshold is not None:
-        settings = dataclasses.replace(settings, threshold=method.threshold)
-    return fit_windows(settings, method)
 
 
 def embed_texts(
@@ -323,7 +321,9 @@ def _fields_of(protocol: Protocol) -> dict[str, Any]:
     fields["background"] = ", ".join(protocol.background) or None
     fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()} or None
     fields["cleaning"] = protocol.cleaning and METHODS[protocol.method].cleans
-    return {**fields, "pamr_dilations": [*protocol.pamr_dilations]}
+    fields["pamr_dilations"] = [*protocol.pamr_dilations]
+    unread = (*_RULE_ONLY, "background") if protocol.scores == "masks" else ()
+    return {name: value for name, value in fields.items() if name not in unread}
 
 
 def _describe(

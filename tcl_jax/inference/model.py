@@ -263,6 +263,11 @@ def _from_directory(folder: Path, params: dict[str, Any], description: Mapping[s
     if "inference" not in description:
         raise InputError("its config.json lacks 'inference'; write it again")
     settings = InferenceSettings.from_json(description["inference"])
+    if "scores" not in description["inference"] and default_settings(method).scores != "masks":
+        raise InputError(
+            f"its config.json has TCL's settings for {method.title}, as before this method had its "
+            "authors'; write it again"
+        )
     return Model(method, params, settings, dict(description.get("origin", {})))
 
 

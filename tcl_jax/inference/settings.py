@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,6 +75,7 @@ class InferenceSettings:
         """Checks the ranges."""
         short_side = self.short_side is None or self.short_side >= 1
         inside = self.threshold is None or 0 <= self.threshold <= 1
+        dilations = self.pamr_dilations
         area = self.area_threshold is None or 0 <= self.area_threshold <= 1
         for name, good, want in (
             ("window", self.window >= 0, "a positive number of pixels, or 0 for whole images"),
@@ -85,7 +87,9 @@ class InferenceSettings:
             ("pixels", self.pixels in (None, *PIXELS), f"one of {', '.join(PIXELS)}"),
             ("refine", self.refine in REFINEMENTS, f"one of {', '.join(REFINEMENTS)}"),
             ("scores", self.scores in SCORES, f"one of {', '.join(SCORES)}"),
-            ("logit_scale", self.logit_scale > 0, "positive"),
+            ("logit_scale", 0 < self.logit_scale < math.inf, "positive and finite"),
+            ("pamr_dilations", bool(dilations) and min(dilations) >= 1, "one or more, from 1"),
+            ("pamr_iterations", self.pamr_iterations >= 1, "at least 1"),
             ("area_threshold", area, "between 0 and 1"),
             ("templates", self.templates in TEMPLATES, f"one of {', '.join(TEMPLATES)}"),
         ):
@@ -135,18 +139,23 @@ def scale_sizes(fields: Mapping[str, Any], new: int, old: int) -> dict[str, Any]
 
 
 def default_settings(model: Method) -> InferenceSettings:
-    """The protocol of the method's authors, see `fit_windows`."""
-    settings = settings_of(model.protocol)
-    if model.threshold is not None:
-        settings = dataclasses.replace(settings, threshold=model.threshold)
-    return fit_windows(settings, model)
+    """The protocol of the method's authors."""
+    return settings_of(model.protocol, model)
 
 
-def settings_of(protocol: str, base: InferenceSettings | None = None) -> InferenceSettings:
-    """The general settings of a named protocol; what it does not say is as `base` has it."""
+def settings_of(
+    protocol: str, model: Method, base: InferenceSettings | None = None
+) -> InferenceSettings:
+    """The general settings of a named protocol for a method, see `fit_windows`.
+
+    What the protocol does not say is as `base` has it, and the score of the background in its
+    authors' own as the method says.
+    """
     known = {field.name for field in dataclasses.fields(InferenceSettings)}
     said = {key: value for key, value in load_preset(protocol).fields.items() if key in known}
-    return dataclasses.replace(base or InferenceSettings(), **said)
+    if protocol == model.protocol and model.threshold is not None:
+        said["threshold"] = model.threshold
+    return fit_windows(dataclasses.replace(base or InferenceSettings(), **said), model)
 
 
 def fit_windows(settings: InferenceSettings, model: Method) -> InferenceSettings:

@@ -15,7 +15,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.models.flops import Parts
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
-from tcl_jax.ops.masking import pixel_text_similarity
+from tcl_jax.ops.masking import pixel_text_cosines
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
 
@@ -143,7 +143,7 @@ class Method(abc.ABC):
             params, image, text_embeddings: as in `masks`.
         """
         features = self.dense_features(params, image)
-        return jnp.moveaxis(pixel_text_similarity(features, text_embeddings), 1, -1)
+        return pixel_text_cosines(features, text_embeddings)
 
     def probabilities(
         self,

@@ -203,7 +203,7 @@ class SCCLIP(CroppedCLIP):
 
         def repaired(tokens: Float[Array, "b l c"]) -> Float[Array, "b n c"]:
             patches = repair(features.patches(tokens), outliers)
-            return patches.reshape(len(patches), -1, patches.shape[-1])
+            return patches.reshape(patches.shape[0], -1, patches.shape[-1])
 
         similarity = similarities(repaired(features.after(middle)))
         shared = shared_weights(similarity)

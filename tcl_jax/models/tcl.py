@@ -24,7 +24,7 @@ from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.method import REFINEMENTS, MaskOptions, refine_masks
 from tcl_jax.models.sc_clip import aggregate, similarities
 from tcl_jax.models.vit import Features, ViT, encode, find_rotation, project
-from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
+from tcl_jax.ops.masking import mask_logits, pixel_text_cosines, pixel_text_similarity
 from tcl_jax.ops.resize import resize
 
 LEAST_AFFINITY = 0.8
@@ -165,8 +165,8 @@ class TCL(CLIPMethod):
         if options.kp_weight and self.mixes_clip:
             maskclip = MaskCLIP(self.config, self.dtype)
             patches = maskclip.embed_patches(params["clip"], grounding.features)
-            similarity = jnp.moveaxis(pixel_text_similarity(patches, text_embeddings), 1, -1)
-            dense = resize(clip_masks(similarity), masks.shape[1:3])
+            dense = clip_masks(pixel_text_cosines(patches, text_embeddings))
+            dense = resize(dense, masks.shape[1:3])
             masks = options.kp_weight * dense + (1 - options.kp_weight) * masks
         return masks
 

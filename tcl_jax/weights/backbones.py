@@ -347,11 +347,9 @@ def hint_of_backbone(source: Source) -> str:
         if not holds_backbone(file):
             return ""
         found = find_backbone(file)
-    kind = "tips" if found.family.name == "tips" else "talk2dino"
-    return (
-        f". It is {found.title}: give it as a part of a model of that, such as --model={kind} "
-        f"--weights=backbone={os.fspath(source)}"
-    )
+    uses = {"tips": "--model=tips --weights=backbone", "dino": "--model=proxyclip --weights=second"}
+    use = uses.get(found.family.name, "--model=talk2dino --weights=backbone")
+    return f". It is {found.title}: give it as a part of a model, such as {use}={os.fspath(source)}"
 
 
 def _find_layouts(
