@@ -1,13 +1,19 @@
 """Installs tcl_jax and what it needs."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 setup(
     name="tcl_jax",
     version="0.1.0",
     description="Text-grounded Contrastive Learning (TCL, CVPR 2023) in JAX",
     license="MIT",
-    packages=find_packages(include=["tcl_jax", "tcl_jax.*"]),
+    packages=[
+        *find_packages(include=["tcl_jax", "tcl_jax.*"]),
+        # Under a name that no other project's can be. Not there where a container's layer installs
+        # what this file lists alone.
+        *(f"tcl_jax.{name}" for name in find_namespace_packages(include=["configs"])),
+    ],
+    package_dir={"tcl_jax.configs": "configs"},
     package_data={
         "tcl_jax": [
             "assets/*.safetensors",

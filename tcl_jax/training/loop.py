@@ -112,8 +112,9 @@ def train(
     check_batch_size(config.train.global_batch_size, mesh, config.train.accumulation_steps)
     root = raise_on_all_processes(lambda: open_workdir(workdir, settings))
     settings |= json.loads(json.dumps(experiment.record))
-    weights = {name: decisive(one) for name, one in experiment.identities.items()}
-    check_same("frozen weights", json.dumps(weights), "Give every process the same files")
+    identities = {**experiment.identities, **experiment.begun_from}
+    weights = {name: decisive(one) for name, one in identities.items()}
+    check_same("pretrained weights", json.dumps(weights), "Give every process the same files")
     with alone_in(root, f"workdir {workdir!r}"):
         return _train(config, settings, root, mesh, experiment, evaluators)
 
@@ -166,7 +167,13 @@ def _train(
                 )
             batches.set_state(restored.data_state)
             logging.info("continuing from step %d", first)
-    if first == 0 and is_writer:
+            if (before := restored.config["train"]["total_steps"]) < t.total_steps:
+                logging.info(
+                    "train.total_steps was %d: the learning rate follows the longer schedule from "
+                    "here on",
+                    before,
+                )
+    if is_writer:
         write_json(root / "config.json", settings)
     last = number_of_updates(config)
     if last <= t.total_steps:
