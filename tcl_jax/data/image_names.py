@@ -1,0 +1,106 @@
+"""Which file of a folder the name of an image means, as lists made elsewhere have them."""
+
+from __future__ import annotations
+
+import collections
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tcl_jax.data.caption_files import strip_number
+from tcl_jax.errors import shorten
+from tcl_jax.files import IMAGE_SUFFIXES, files_below
+
+_SAMPLE = 1000  # names by which it is found out how many leading folders are too many
+
+
+class Match(NamedTuple):
+    """The file that a name means, relative to the folder or absolute; or else why there is none."""
+
+    file: str
+    why: str = ""
+
+
+class ImageFolder:
+    """The files below a folder, by the names that lists may give them.
+
+    Attributes:
+        path: of the folder.
+        files: all files, relative, with slashes, in order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        names = (os.path.relpath(file, path) for file in files_below(path))
+        self.files = [name.replace(os.sep, "/") for name in names]
+        self._exact = frozenset(self.files)
+        self._meant: dict[str, list[str]] = collections.defaultdict(list)
+        for file in self.files:
+            whole = _fold(file)
+            stem, suffix = posixpath.splitext(whole)
+            for key in (whole, stem) if suffix in IMAGE_SUFFIXES else (whole,):
+                self._meant[key].append(file)
+                if "/" in key:
+                    self._meant["*/" + posixpath.basename(key)].append(file)
+
+    @property
+    def images(self) -> list[str]:
+        """The files whose names end as those of images do."""
+        return [f for f in self.files if posixpath.splitext(f)[1].lower() in IMAGE_SUFFIXES]
+
+    def find_all(self, names: Sequence[str]) -> tuple[list[Match], str]:
+        """The files that names mean; also in another letter case, with backslashes, without suffix
+        where only one file has it, below leading folders that all names have in common, and,
+        where a name has no folder, in any folder below this one.
+
+        Returns:
+            One for each name; and what of the names did not count, in words.
+        """
+        sample = [_plain(name) for name in names[:: max(1, len(names) // _SAMPLE)]]
+        folders = [posixpath.dirname(_plain(name)) for name in names]
+        common = [part for part in posixpath.commonpath(folders or [""]).split("/") if part]
+        # Of equally many the fewest, as `max` takes the first.
+        drop = max(
+            range(len(common) + 1),
+            key=lambda n: sum(bool(self._find(name, n).file) for name in sample),
+        )
+        said = f"{'/'.join(common[:drop])}/ before the names does not count" if drop else ""
+        return [self._match(name, drop) for name in names], said
+
+    def _match(self, name: str, drop: int) -> Match:
+        if name in self._exact and not drop:
+            return Match(name)
+        found = self._find(_plain(name), drop)
+        if not found.file and (bare := strip_number(name)) != name:
+            found = self._find(_plain(bare), drop)
+        if not found.file and os.path.isabs(name) and os.path.isfile(name):
+            return Match(name)
+        return found
+
+    def _find(self, name: str, drop: int) -> Match:
+        if not name:
+            return Match("", "its name is empty")
+        rest = "/".join(name.split("/")[drop:])
+        if rest in self._exact:
+            return Match(rest)
+        key = _fold(rest)
+        found = self._meant.get(key, [])
+        if not found and "/" not in name:
+            found = self._meant.get(f"*/{key}", [])
+        if len(found) > 1:
+            return Match("", f"several files may be meant: {shorten(found, 3)}")
+        return Match(found[0]) if found else Match("", "there is no such file")
+
+
+def _plain(name: str) -> str:
+    """A name with slashes, and without a drive or what says that it begins here."""
+    name = re.sub(r"^(file://)?([A-Za-z]:(?=[\\/]))?", "", name.strip()).replace("\\", "/")
+    return posixpath.normpath(name).lstrip("/").removeprefix("./") if name else ""
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
