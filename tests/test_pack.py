@@ -65,6 +65,7 @@ def test_a_spreadsheet_with_everything_wrong(
         (5, r"C:\my pics\same.jpg", "third"),
         (6, r"C:\my pics\broken.jpg", "half"),
         (7, r"C:\my pics\gone.jpg", "nothing"),
+        (7, r"C:\my pics\gone.jpg", "in two rows"),
         (8, r"C:\my pics\c\d.1.jpg", " "),
     ]
     with (here / "list.csv").open("w", newline="", encoding="utf-8-sig") as file:

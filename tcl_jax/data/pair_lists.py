@@ -75,6 +75,8 @@ def list_pairs(
     path = user_path(images)
     if not path.exists():
         raise InputError(f"IMAGES={images!r}: there is no such folder")
+    if captions is not None and not user_path(captions).exists():
+        raise InputError(f"--captions={captions!r}: there is no such file")
     if path.is_file() and path.suffix.lower() not in image_tables.SUFFIXES:
         raise InputError(
             f"IMAGES={images!r} is a file: give the folder of the images, and a list of captions "
@@ -130,6 +132,7 @@ def _joined(rows: Sequence[Row], folder: ImageFolder) -> PairList:
     if said:
         logging.info(said)
     match = iter(matches)
+    missing: dict[str, str] = {}  # of several rows of an image the first
     texts: dict[str, list[str]] = collections.defaultdict(list)
     reads: dict[str, tuple[int, Callable[[], bytes]]] = {}
     for row in rows:
@@ -137,13 +140,14 @@ def _joined(rows: Sequence[Row], folder: ImageFolder) -> PairList:
         if row.read is None:
             name, why = next(match)
             if not name:
-                left_out["missing_image"].append((row.image, _where(why, row)))
+                missing.setdefault(row.image, f"{row.where}: {why}" if row.where else why)
                 continue
         if not row.captions:
             left_out["empty_caption"].append((row.image, row.where))
         texts[name] += row.captions
         if row.read is not None:
             reads[name] = row.size, row.read
+    left_out["missing_image"] = list(missing.items())
     pictures = []
     for name, captions in texts.items():
         if captions:
@@ -153,10 +157,6 @@ def _joined(rows: Sequence[Row], folder: ImageFolder) -> PairList:
         unlisted = [name for name in folder.images if name not in texts]
         left_out["no_caption"] += [(name, "no row names it") for name in unlisted]
     return PairList(pictures, left_out)
-
-
-def _where(why: str, row: Row) -> str:
-    return f"{row.where}: {why}" if row.where else why
 
 
 def _file(path: Path) -> tuple[int, Callable[[], bytes]]:
