@@ -218,6 +218,7 @@ def test_stopped_and_begun_again(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     for wrong, message in (
         ([*flags[:3], "out"], "of other images, captions or flags"),
         ([*flags, "pics"], "not made by this command"),
+        ([*flags, "l.csv/out"], "l.csv is a file"),
         ([*flags[:2], "--held_out=20", "new"], "some must be left to train on"),
     ):
         with pytest.raises(InputError, match=message):

@@ -28,7 +28,7 @@ from tcl_jax.data.pair_lists import PairList, Picture
 from tcl_jax.data.shard_names import find_shards
 from tcl_jax.data.tar_index import ShardIndex, open_indexes
 from tcl_jax.errors import InputError, RunError, raise_machine_fault
-from tcl_jax.files import short_hash, user_path, whole_file, write_json
+from tcl_jax.files import short_hash, user_path, whole_file, why_unwritable, write_json
 
 TRAIN, HELD_OUT, REPORT = "train", "held_out", "pack.json"
 SHARD_PAIRS = 10_000
@@ -68,11 +68,13 @@ def pack(
         RunError: the machine fails; finished shards are kept.
     """
     folder = user_path(out)
+    if why := why_unwritable(folder):
+        raise InputError(f"OUT={out!r}: {why}; give another folder")
     plan = _plan(pairs.pictures, held_out, shard_pairs)
     report: dict[str, Any] = {"complete": False, "of": _identity(plan), "shards": {}}
     if (folder / REPORT).exists():
         report = _begun(folder, report)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and any(folder.iterdir()):
         raise InputError(
             f"OUT={out!r}: it is there and not made by this command; give a new folder"
         )
