@@ -20,6 +20,7 @@ interrupted.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -86,8 +87,9 @@ def _tell(report: dict[str, Any], out: str) -> None:
         print(f"all of these are in {os.path.join(out, REPORT)}")
     if not report["pairs"][HELD_OUT]:
         print("none is held out to judge by; --held_out=0.02 does that, into a new folder")
-    value = repr((os.path.join(out, TRAIN),))
-    quoted = f'"{value}"' if shlex.quote(out) == out else shlex.quote(value)
+    value = os.path.join(out, TRAIN)
+    # A tuple, which fields of the config take as one path where that is plain.
+    quoted = value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else shlex.quote(repr((value,)))
     print(
         f"next: python -m tcl_jax.main --config={CONFIG} --workdir=runs/mine "
         f"--config.data.shards={quoted}"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tcl_jax.data.caption_files import read_caption_file
+from tcl_jax.data.image_names import ImageFolder
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError
 from tcl_jax.pack import run
@@ -61,6 +62,7 @@ def test_a_spreadsheet_with_everything_wrong(
         (1, r"C:\my pics\a.jpg", 'a "cat", \n sitting'),
         (2, r"C:\my pics\b é.png", "[grey] wall"),
         (3, r"C:\my pics\c\d.1.jpg", '["one", "two"]'),
+        (3, r"c\d.1.jpg", "[3]"),
         (4, r"C:\my pics\a.jpg", "second"),
         (5, r"C:\my pics\same.jpg", "third"),
         (6, r"C:\my pics\broken.jpg", "half"),
@@ -74,7 +76,7 @@ def test_a_spreadsheet_with_everything_wrong(
     assert found == {
         IMAGES[0]: ['a "cat", \n sitting', "second", "third"],
         IMAGES[1]: ["[grey] wall"],
-        IMAGES[2]: ["one", "two"],
+        IMAGES[2]: ["[3]", "one", "two"],
     }
     assert left_out() == {
         "missing_image": [r"C:\my pics\gone.jpg"],
@@ -83,10 +85,10 @@ def test_a_spreadsheet_with_everything_wrong(
         "duplicate_image": ["same.jpg"],
         "unreadable_image": ["broken.jpg"],
     }
-    assert report()["pairs"] == {"train": 3, "held_out": 0} and report()["captions"] == 6
+    assert report()["pairs"] == {"train": 3, "held_out": 0} and report()["captions"] == 7
     said = capsys.readouterr().out
-    assert "missing image: 1: " in said and "line 9: there is no such file" in said
-    assert said.splitlines()[-1].endswith("""--config.data.shards="('out/train',)\"""")
+    assert "missing image: 1: " in said and "line 10: there is no such file" in said
+    assert said.splitlines()[-1].endswith(" --config.data.shards=out/train")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,9 @@ def test_other_columns_by_flags(here: Path) -> None:
 
 def test_texts_beside_images_or_metadata(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "names.csv").write_text("")
-    with pytest.raises(InputError, match=r"3 images without a text file.*names.csv.*--captions"):
+    with pytest.raises(
+        InputError, match=r"3 images, and none has captions in.*names.csv.*--captions"
+    ):
         packed()
     (here / "pics/a.txt").write_text("x\n")
     (here / "pics/b é.json").write_text('{"caption": ["y", "y2"]}')
@@ -246,6 +250,30 @@ def test_what_cannot_be_read_is_told(
     (here / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(InputError, match=message):
         packed(f"--captions={name}")
+
+
+def test_names_from_elsewhere(here: Path) -> None:
+    """Leading folders do not count where most names agree; a name never means another file."""
+    folder = ImageFolder(here / "pics")
+    for names, files, lead in (
+        (["x/pics/a.jpg", "x/pics/c/d.1.jpg", "y/a.jpg"], ["a.JPG", "c/d.1.jpg", ""], "x/pics/"),
+        (["/x/c/d.1.jpg", "./a.JPG", "c/a.jpg", "a"], ["", "a.JPG", "", "a.JPG"], ""),
+        ([str(here / "pics/a.JPG"), "", "b e\u0301"], ["a.JPG", "", "b é.png"], None),
+        ([str(here / "l.jpg")], [str(here / "l.jpg")], ""),
+    ):
+        (here / "l.jpg").write_bytes(b"")
+        matches, found = folder.find_all(names)
+        assert [match.file for match in matches] == files
+        assert lead in (found, None)
+    (here / "pics/d.1.png").write_bytes(b"")
+    ((match,), _) = ImageFolder(here / "pics").find_all(["d.1"])
+    assert match == ("d.1.png", "")
+    (here / "pics/c/a.png").write_bytes(b"")
+    ((match,), _) = ImageFolder(here / "pics/c").find_all(["A"])
+    assert match.file == "a.png"
+    (here / "pics/c/a.gif").write_bytes(b"")
+    ((match,), _) = ImageFolder(here / "pics/c").find_all(["A"])
+    assert match == ("", "several files may be meant: a.gif, a.png")
 
 
 def test_rows_say_where_they_are(here: Path) -> None:

@@ -132,8 +132,9 @@ def captions_in(value: Any) -> tuple[str, ...]:
     space around them, and each once. None of them is empty.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        with contextlib.suppress(ValueError, RecursionError):  # or it begins with a bracket
-            value = json.loads(value)
+        with contextlib.suppress(ValueError, RecursionError):
+            listed = json.loads(value)
+            value = listed if strings_in(listed, CAPTION_COLUMNS) else value
     texts = (text.strip() for text in strings_in(value, CAPTION_COLUMNS))
     return tuple(dict.fromkeys(text for text in texts if text))
 

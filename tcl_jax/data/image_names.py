@@ -15,7 +15,7 @@ from tcl_jax.data.caption_files import strip_number
 from tcl_jax.errors import shorten
 from tcl_jax.files import IMAGE_SUFFIXES, files_below
 
-_SAMPLE = 1000  # names by which it is found out how many leading folders are too many
+_SAMPLE = 1000  # names by which it is found out which leading folders do not count
 
 
 class Match(NamedTuple):
@@ -54,37 +54,35 @@ class ImageFolder:
 
     def find_all(self, names: Sequence[str]) -> tuple[list[Match], str]:
         """The files that names mean; also in another letter case, with backslashes, without suffix
-        where only one file has it, below leading folders that all names have in common, and,
-        where a name has no folder, in any folder below this one.
+        where only one file has it, behind leading folders from where the list was made, and, where
+        a name has no folder, in any folder below this one.
 
         Returns:
-            One for each name; and what of the names did not count, in words.
+            One for each name; and which leading folders do not count, empty for none.
         """
-        sample = [_plain(name) for name in names[:: max(1, len(names) // _SAMPLE)]]
-        folders = [posixpath.dirname(_plain(name)) for name in names]
-        common = [part for part in posixpath.commonpath(folders or [""]).split("/") if part]
-        # Of equally many the fewest, as `max` takes the first.
-        drop = max(
-            range(len(common) + 1),
-            key=lambda n: sum(bool(self._find(name, n).file) for name in sample),
-        )
-        said = f"{'/'.join(common[:drop])}/ before the names does not count" if drop else ""
-        return [self._match(name, drop) for name in names], said
+        # Many names decide, so that none is taken for another file by its own ending.
+        found: collections.Counter[str] = collections.Counter()
+        for name in map(_plain, names[:: max(1, len(names) // _SAMPLE)]):
+            ends = [match.end() for match in re.finditer("/", name)]
+            found.update(name[:end] for end in (0, *ends) if self._find(name, end).file)
+        lead = max(found, key=lambda lead: (found[lead], -len(lead)), default="")
+        return [self._match(name, lead) for name in names], lead
 
-    def _match(self, name: str, drop: int) -> Match:
-        if name in self._exact and not drop:
+    def _match(self, name: str, lead: str) -> Match:
+        if name in self._exact:
             return Match(name)
-        found = self._find(_plain(name), drop)
-        if not found.file and (bare := strip_number(name)) != name:
-            found = self._find(_plain(bare), drop)
-        if not found.file and os.path.isabs(name) and os.path.isfile(name):
+        why = Match("", "its name is empty")
+        for text in filter(None, dict.fromkeys((_plain(name), _plain(strip_number(name))))):
+            for start in (0, len(lead)) if text.startswith(lead) else (0,):
+                if (why := self._find(text, start)).file:
+                    return why
+        if os.path.isabs(name) and os.path.isfile(name):
             return Match(name)
-        return found
+        return why
 
-    def _find(self, name: str, drop: int) -> Match:
-        if not name:
-            return Match("", "its name is empty")
-        rest = "/".join(name.split("/")[drop:])
+    def _find(self, name: str, start: int) -> Match:
+        """The file that a name means from a place on."""
+        rest = name[start:]
         if rest in self._exact:
             return Match(rest)
         key = _fold(rest)

@@ -65,8 +65,8 @@ def list_pairs(
         images: a folder of image files; or an Arrow or Parquet file or a folder of them, as
             `datasets` writes it.
         captions: a file that `caption_files` or `image_tables` reads; None: what is in the folder:
-            tables, metadata as `datasets`' imagefolder has it, or a text or JSON file beside each
-            image.
+            metadata as `datasets`' imagefolder has it, a text or JSON file beside each image, or
+            tables.
         image_column, caption_column: as in `read_caption_file`.
 
     Raises:
@@ -85,6 +85,10 @@ def list_pairs(
     source, folder = captions or images, ImageFolder(path)
     if captions is None and (beside := [name for name in _METADATA if (path / name).is_file()]):
         source = captions = os.fspath(path / beside[0])
+    if captions is None:
+        found = _beside_images(folder)
+        if found.pictures:
+            return found
     tables, said = image_tables.find_tables(user_path(source), () if captions else folder.files)
     if tables:
         rows, columns = image_tables.read_tables(tables, image_column, caption_column)
@@ -92,29 +96,12 @@ def list_pairs(
     elif captions is not None:
         rows, said = read_caption_file(captions, image_column, caption_column)
     else:
-        found = _beside_images(folder)
-        _check(found, images, folder, None)
-        return found
+        raise InputError(_none_beside(images, folder))
     logging.info("%s: %d rows, %s", source, len(rows), said)
     found = _merged(_joined(rows, folder))
-    _check(found, source, folder, rows)
-    return found
-
-
-def _check(found: PairList, source: str, folder: ImageFolder, rows: Sequence[Row] | None) -> None:
-    """Refuses lists without a pair."""
     if found.pictures:
-        return
+        return found
     counts = {kind: len(these) for kind, these in found.left_out.items() if these}
-    if rows is None:
-        near = [*map(folder.path.joinpath, folder.files), *sorted(folder.path.parent.iterdir())]
-        lists = [str(f) for f in near if f.suffix.lower() in caption_files.SUFFIXES and f.is_file()]
-        hint = f"; there are {shorten(lists, 3)}" if lists else ""
-        raise InputError(
-            f"IMAGES={source!r}: {counts.get('no_caption', 0)} images without a text file of the "
-            f"same name beside them{hint}. Give --captions=FILE, a CSV, TSV, JSONL or JSON file "
-            "with the names of the images and their captions"
-        )
     first = ", ".join(repr(row.image) for row in rows[:2])
     there = ", ".join(map(repr, folder.images[:2])) or "no images"
     raise InputError(
@@ -124,13 +111,24 @@ def _check(found: PairList, source: str, folder: ImageFolder, rows: Sequence[Row
     )
 
 
+def _none_beside(images: str, folder: ImageFolder) -> str:
+    near = [*map(folder.path.joinpath, folder.files), *sorted(folder.path.parent.iterdir())]
+    lists = [str(f) for f in near if f.suffix.lower() in caption_files.SUFFIXES and f.is_file()]
+    hint = f"; there are {shorten(lists, 3)}" if lists else ""
+    return (
+        f"IMAGES={images!r}: {len(folder.images)} images, and none has captions in a text file of "
+        f"its name beside it{hint}. Give --captions=FILE, a CSV, TSV, JSONL or JSON file with the "
+        "names of the images and their captions"
+    )
+
+
 def _joined(rows: Sequence[Row], folder: ImageFolder) -> PairList:
     """The images of a list with the captions of all their rows."""
     left_out: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
     outside = [row.image for row in rows if row.read is None]
-    matches, said = folder.find_all(outside)
-    if said:
-        logging.info(said)
+    matches, lead = folder.find_all(outside)
+    if lead:
+        logging.info("%s before the names of images does not count", lead)
     match = iter(matches)
     missing: dict[str, str] = {}  # of several rows of an image the first
     texts: dict[str, list[str]] = collections.defaultdict(list)
