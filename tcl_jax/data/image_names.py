@@ -69,8 +69,9 @@ class ImageFolder:
         return [self._match(name, lead) for name in names], lead
 
     def _match(self, name: str, lead: str) -> Match:
-        if name in self._exact:
-            return Match(name)
+        inside = os.path.relpath(name, self.path) if os.path.isabs(name) else name
+        if inside in self._exact:
+            return Match(inside)
         why = Match("", "its name is empty")
         for text in filter(None, dict.fromkeys((_plain(name), _plain(strip_number(name))))):
             for start in (0, len(lead)) if text.startswith(lead) else (0,):
