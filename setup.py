@@ -48,6 +48,7 @@ setup(
         "optax>=0.2.5,<0.3",  # AdamW
         "orbax-checkpoint>=0.12.8,<0.13",  # checkpoints and model directories
         "Pillow>=11.3,<14",  # decodes pictures (AVIF since 11.3) and writes them
+        "pyarrow>=18",  # tables with images; tensorflow-datasets needs it, too
         "safetensors>=0.5,<1",  # weights
         "scipy>=1.13,<2",  # sparse maps that merge masks, .mat files; jax needs it, too
         "tensorboardX>=2.6.2,<3",  # TensorBoard files without TensorFlow

@@ -150,6 +150,7 @@ def _write_photos(folder: Path) -> None:
         label = np.asarray(photo.convert("L"))
         Image.fromarray((label > 128).astype(np.uint8)).save(folder / f"masks/photo{i}.png")
     (folder / "names.txt").write_text("a cat\ngrass, lawn\n")
+    (folder / "captions.csv").write_text("file_name,caption\nphoto0.jpg,a cat\nphoto1.jpg,grass\n")
 
 
 def _write_benchmarks(data: Path) -> None:
