@@ -168,6 +168,7 @@ class Progress:
         self._mark: tuple[int, float] | None = None
         self._seconds: float | None = None
         self._doing: str | None = None
+        self._preparing = True
 
     def update(self, value: Any) -> None:
         """Notes that a step is begun, and waits while more than `AHEAD` are under way.
@@ -176,7 +177,9 @@ class Progress:
           value: a result of the step, a jax.Array, which is ready at its end.
         """
         self._running.append(value)
+        self._preparing = False
         self._wait(self.AHEAD)
+        self._preparing = True  # the next one, which an interruption does not prevent any more
 
     def compiling(self) -> None:
         """Notes that the next step compiles, and that the time of a step may change with it."""
@@ -217,7 +220,8 @@ class Progress:
             return f"going to the end of {self._doing}"
         if self._seconds is None:
             return "finishing the step under way (it may be compiling: its time is not known yet)"
-        left = max(len(self._running) if step is None else step - self._finished, 1)
+        under_way = len(self._running) + self._preparing
+        left = max(under_way if step is None else step - self._finished, 1)
         what = f"finishing {left} step{'s' * (left > 1)} under way"
         what = what if step is None else f"going on to step {step}, where all processes stop"
         return f"{what} (about {left * self._seconds:.2g} s at {self._seconds:.2g} s a step)"

@@ -151,7 +151,7 @@ def test_finished_steps_count_and_few_are_under_way(clock: Clock) -> None:
             progress.update(device.step())
             finished = int((clock.now - started + 1e-6) // 8)
             assert begun - finished <= Progress.AHEAD
-        left = "finishing 2 steps under way (about 16 s at 8 s a step)"
+        left = "finishing 3 steps under way (about 24 s at 8 s a step)"  # one is prepared
         assert progress.describe_stop() == left
         assert "going on to step 50, where all processes stop (about 32 s" in (
             progress.describe_stop(50)
