@@ -315,6 +315,8 @@ def _fields_of(protocol: Protocol) -> dict[str, Any]:
     fields["background"] = ", ".join(protocol.background) or None
     fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()} or None
     fields["cleaning"] = protocol.cleaning and METHODS[protocol.method].cleans
+    if not isinstance(protocol.templates, str):
+        fields["templates"] = [*protocol.templates]
     return {**fields, "pamr_dilations": [*protocol.pamr_dilations]}
 
 
