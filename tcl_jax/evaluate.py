@@ -57,7 +57,7 @@ def label_values(text: str) -> list[int]:
     return [int(value) for value in names(text)]
 
 
-def thresholds(text: str) -> float | dict[str, float]:
+def threshold(text: str) -> float | dict[str, float]:
     """A flag's number between 0 and 1, or one for each of several methods, as tcl=0.5,sclip=0.1."""
     if "=" not in text:
         return share(text)
@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument(
         "--threshold",
-        type=thresholds,
+        type=threshold,
         metavar="X|METHOD=X,...",
         help="score of the background, or least probability of a class; of several methods each "
         "may have its own, as tcl=0.5,maskclip=0.4",
