@@ -267,7 +267,8 @@ def _train(
             if jax.process_count() == 1:
                 leave = interrupt.requested
             if leave and done < last:
-                save(done, wait=True)
+                with progress.paused("saving"):
+                    save(done, wait=True)
                 interrupted = True
                 break
     params, fixed = gather_parameters((state.params, frozen), mesh)
