@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from tcl_jax.errors import InputError, shorten
+from tcl_jax.errors import InputError, as_input_error, shorten
 
 if TYPE_CHECKING:
     from tcl_jax.inference.model import Model
@@ -75,6 +75,46 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
             "no words to look for; give --text='a cat' (several times) or --texts_file"
         )
     return names
+
+
+def add_templates_flag(parser: argparse._ActionsContainer) -> None:
+    """--templates, for `read_templates`."""
+    parser.add_argument(
+        "--templates",
+        action="append",
+        metavar="NAME|SENTENCE|FILE",
+        help="prompts that names are put into: a set, such as custom, simple, full, identity; your "
+        "own, as 'a picture of a {}'; or a text file with one a line; give the flag several times",
+    )
+
+
+def read_templates(given: Sequence[str] | None) -> str | list[str] | None:
+    """The set of prompts that --templates names, or all sentences of what it was given, once each.
+
+    Raises:
+        InputError: if a value is no set, no file and has no {}, or a file cannot be read.
+    """
+    from tcl_jax.files import read_text, user_path
+    from tcl_jax.inference.templates import TEMPLATES, sentences_of
+
+    if not given or (len(given) == 1 and given[0] in TEMPLATES):
+        return given[0] if given else None
+    sentences: list[str] = []
+    for value in given:
+        with as_input_error(f"--templates={value!r}"):
+            if value in TEMPLATES:
+                sentences += TEMPLATES[value]
+            elif "{}" in value:
+                sentences.append(value)
+            elif user_path(value).is_file():
+                lines = map(str.strip, read_text(user_path(value)).splitlines())
+                sentences += sentences_of([x for x in lines if x and not x.startswith("#")])
+            else:
+                raise InputError(
+                    "no such set, no file, and no sentence with {} for the name, such as 'a "
+                    f"picture of a {{}}'; the sets are {', '.join(TEMPLATES)}"
+                )
+    return list(dict.fromkeys(sentences))
 
 
 def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = False) -> None:

@@ -27,7 +27,9 @@ from tcl_jax.commands import (
     add_model_flags,
     add_process_flags,
     add_refine_flags,
+    add_templates_flag,
     command_parser,
+    read_templates,
     share,
 )
 from tcl_jax.errors import InputError, run_command
@@ -54,6 +56,16 @@ def names(text: str) -> list[str]:
 def label_values(text: str) -> list[int]:
     """A flag's numbers between commas."""
     return [int(value) for value in names(text)]
+
+
+def threshold(text: str) -> float | dict[str, float]:
+    """A flag's number between 0 and 1, or one for each of several methods, as tcl=0.5,sclip=0.1."""
+    if "=" not in text:
+        return share(text)
+    pairs = [part.partition("=")[::2] for part in names(text)]
+    if len(dict(pairs)) < len(pairs):
+        raise argparse.ArgumentTypeError(f"{text} names a method more than once")
+    return {method.strip(): share(value) for method, value in pairs}
 
 
 def positive(text: str) -> float:
@@ -114,7 +126,11 @@ def parser() -> argparse.ArgumentParser:
     add_refine_flags(how)
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument(
-        "--threshold", type=share, help="score of the background, or least probability of a class"
+        "--threshold",
+        type=threshold,
+        metavar="X|METHOD=X,...",
+        help="score of the background, or least probability of a class; of several methods each "
+        "may have its own, as tcl=0.5,maskclip=0.4",
     )
     how.add_argument(
         "--logit_scale", type=positive, help="what cosines are multiplied by before the softmax"
@@ -124,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
         type=share,
         help="share of what is not background that a class must exceed",
     )
-    how.add_argument("--templates", help="set of prompts, such as custom, simple, full")
+    add_templates_flag(how)
     how.add_argument("--short_side", type=int, help="pixels the short side is resized to")
     how.add_argument(
         "--window", type=int, help="side of the sliding windows, 0 for whole images; the short side"
@@ -161,9 +177,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Before weights are downloaded.
     if flags.protocol not in (None, "own"):
         load_preset(flags.protocol)
+    flags.templates = read_templates(flags.templates)
     methods = names(flags.method) if flags.method else None
     for method in methods or ():
         method_of(method, "--method")
+    for method in flags.threshold if isinstance(flags.threshold, dict) else ():
+        method_of(method, "--threshold")
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     indices = raise_on_all_processes(lambda: find_benchmarks(flags))
     import jax
@@ -206,9 +225,17 @@ def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
             )
     built_in = flags.benchmarks or ([] if own else BENCHMARKS)
     benchmarks = [*(load_benchmark(name, split=flags.split) for name in built_in), *own]
-    listed = [benchmark.name for benchmark in benchmarks]
-    if len({*listed}) < len(listed):
-        raise InputError(f"benchmarks {', '.join(listed)}: one is given more than once")
+    sources = [f"--benchmarks={name}" for name in built_in]
+    sources += [f"--benchmark={path}" for path in flags.benchmark]
+    known: dict[str, str] = {}
+    for benchmark, source in zip(benchmarks, [*sources, "--images"], strict=False):
+        if other := known.get(benchmark.name):
+            raise InputError(
+                f"{other} and {source} are both {benchmark.name!r}, by which results are told "
+                "apart; leave one out, or give one of two .toml files another name, in its key "
+                "name or as a file"
+            )
+        known[benchmark.name] = source
     indices = [list_examples(benchmark, flags.data) for benchmark in benchmarks]
     if flags.benchmarks or own:
         return indices

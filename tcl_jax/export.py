@@ -28,8 +28,10 @@ from tcl_jax.commands import (
     TEXTS_FILE,
     add_model_flags,
     add_refine_flags,
+    add_templates_flag,
     command_parser,
     load_model_from,
+    read_templates,
     read_texts,
     share,
 )
@@ -50,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--batch", type=int, help="images in a call; any number if not given")
     program.add_argument("--text", action="extend", nargs="+", default=[], help="names to bake in")
     program.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
-    program.add_argument("--templates", help="set of prompts for the names")
+    add_templates_flag(program)
     program.add_argument("--num_texts", type=int, help="text embeddings in a call; default: any")
     add_refine_flags(program)
     program.add_argument("--kp_weight", type=share)
@@ -101,6 +103,7 @@ def export_program(flags: argparse.Namespace) -> None:
         raise InputError("--templates is for names to bake in; give these, too (--text='a cat')")
     if names and flags.num_texts is not None:
         raise InputError("--num_texts and --text exclude each other: names to bake in are counted")
+    templates = read_templates(flags.templates)
     platforms = check_platforms(flags.platforms.split(",") if flags.platforms else PLATFORMS)
     model = load_model_from(flags, flags.method, kp_weight=flags.kp_weight)
     dtype = flags.dtype or "float32"
@@ -109,7 +112,7 @@ def export_program(flags: argparse.Namespace) -> None:
         segmenter = Segmenter(model, dtype=dtype, tokenizer_file=flags.tokenizer_file)
         words = [word for synonyms in names for word in synonyms]
         baked = {
-            "text_embeddings": segmenter.embed_texts(words, flags.templates),
+            "text_embeddings": segmenter.embed_texts(words, templates),
             "text_names": [synonyms[0] for synonyms in names],
             "synonyms": number_synonyms(names),
         }

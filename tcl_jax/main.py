@@ -42,6 +42,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     import jax
 
     from tcl_jax.evaluation.tasks import make_evaluators
+    from tcl_jax.parallel.cores import TUNABLES, asks_for_huge_pages
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
     from tcl_jax.training.build import build_experiment
     from tcl_jax.training.check import check_area_group, check_config
@@ -51,6 +52,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     check_config(config)
     check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
+    if jax.process_index() == 0 and jax.default_backend() == "cpu" and not asks_for_huge_pages():
+        logging.info(
+            "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, set "
+            "GLIBC_TUNABLES=%s before the same command, and it goes on from there", TUNABLES,
+        )  # fmt: skip
     experiment = raise_on_all_processes(lambda: build_experiment(config))
     evaluators = make_evaluators(config, experiment)
     outcome = train(config, workdir, experiment, evaluators)

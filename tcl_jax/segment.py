@@ -26,8 +26,10 @@ from tcl_jax.commands import (
     TEXTS_FILE,
     add_model_flags,
     add_refine_flags,
+    add_templates_flag,
     command_parser,
     load_model_from,
+    read_templates,
     read_texts,
     share,
 )
@@ -56,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threshold", type=share, help="score of the background, 0 to 1")
     add_refine_flags(p)
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
-    p.add_argument("--templates", help="set of prompts, such as custom, simple, full, identity")
+    add_templates_flag(p)
     p.add_argument("--mode", choices=("slide", "whole"), default="slide")
     p.add_argument("--short_side", type=int, help="pixels that the short side is resized to")
     p.add_argument(
@@ -144,6 +146,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     texts = read_texts(flags.text, flags.texts_file)
     with as_input_error("--text and --texts_file"):
         check_words([word for words in texts for word in words], background=flags.background)
+    templates = read_templates(flags.templates)
     output = user_path(flags.output)
     if why := why_unwritable(output):
         raise InputError(f"--output={flags.output!r}: {why}; choose another folder")
@@ -161,11 +164,11 @@ def run(argv: Sequence[str] | None = None) -> None:
         "threshold": flags.threshold,
         "mode": flags.mode,
         "short_side": flags.short_side,
-        "templates": flags.templates,
+        "templates": templates,
         "refine": flags.refine,
         "kp_weight": flags.kp_weight,
     }
-    segmenter.embed_texts([word for synonyms in texts for word in synonyms], flags.templates)
+    segmenter.embed_texts([word for synonyms in texts for word in synonyms], templates)
     several = [[*synonyms] for synonyms in texts if len(synonyms) > 1]
     given = {key: value for key, value in options.items() if value is not None}
     if flags.tokenizer_file is not None:

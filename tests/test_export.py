@@ -72,7 +72,8 @@ def test_program_with_texts_inside(tmp_path: Path) -> None:
     masks = call_alone(program, tmp_path, images)
     segmenter = Segmenter(model_from_torch("builtin:shapes_clip").with_method("sclip"))
     things = [["striped red", "dotted green"], "plain blue"]
-    result = segmenter.segment(images[0], things, templates="simple", pamr=False)
+    how = {"templates": "simple", "pamr": False, "short_side": 64, "mode": "whole"}
+    result = segmenter.segment(images[0], things, **how)
     assert result.texts == tuple(words)
     np.testing.assert_allclose(masks[0], result.masks, atol=1e-4)
 

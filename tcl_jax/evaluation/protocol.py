@@ -322,6 +322,8 @@ def _fields_of(protocol: Protocol) -> dict[str, Any]:
     fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()} or None
     fields["cleaning"] = protocol.cleaning and METHODS[protocol.method].cleans
     fields["pamr_dilations"] = [*protocol.pamr_dilations]
+    if not isinstance(protocol.templates, str):
+        fields["templates"] = [*protocol.templates]
     unread = (*_RULE_ONLY, "background") if protocol.scores == "masks" else ()
     return {name: value for name, value in fields.items() if name not in unread}
 

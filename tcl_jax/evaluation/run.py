@@ -60,7 +60,7 @@ def evaluate(
         text_embeddings: [n, d] by name of a benchmark, instead of embeddings of its class names.
         progress: whether to show bars.
         choices: see `protocol.make_protocol`: a named protocol, and fields that are not the
-            model's own.
+            model's own, each for all methods or as a dict by method.
 
     Returns:
         What was found, by the methods' names for tables.
@@ -81,7 +81,16 @@ def evaluate(
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
     models = [model.with_method(method) for method in methods or [model.method.name]]
-    protocols = [make_protocol(chosen, **choices) for chosen in models]
+    evaluated = [chosen.method.name for chosen in models]
+    for name, value in choices.items():
+        if isinstance(value, Mapping) and (others := [x for x in value if x not in evaluated]):
+            raise InputError(
+                f"{name} is given for {', '.join(others)}; evaluated are {', '.join(evaluated)}"
+            )
+    protocols = [
+        make_protocol(chosen, **_choices_of(name, choices))
+        for chosen, name in zip(models, evaluated, strict=True)
+    ]
     if len({chosen.method.name for chosen in models}) < len(models):
         raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
     embedded = text_embeddings or {}
@@ -91,7 +100,7 @@ def evaluate(
         _check_embeddings(embedded, indices, protocol, model.method.embed_dim)
     progress = progress and jax.process_index() == 0
 
-    made: dict[tuple[TextEncoder, str, tuple[str, ...]], np.ndarray] = {}
+    made: dict[tuple[TextEncoder, Any, tuple[str, ...]], np.ndarray] = {}
 
     def texts_of(method: Method, protocol: Protocol, benchmark: Benchmark) -> np.ndarray:
         if benchmark.name in embedded:
@@ -136,6 +145,11 @@ def evaluate(
             found[run.protocol.title], first = one, first or one.results
         _write_on_process_0(output, lambda: write_report(output, found))
     return found
+
+
+def _choices_of(method: str, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a method; None where others have their own and it has not."""
+    return {k: x.get(method) if isinstance(x, Mapping) else x for k, x in choices.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.inference.presets import load_preset
-from tcl_jax.inference.templates import TEMPLATES
+from tcl_jax.inference.templates import sentences_of
 from tcl_jax.models.method import BY_PAMR, REFINEMENTS, SCORES, Method
 from tcl_jax.ops.images import PIXELS
 
@@ -37,7 +37,8 @@ class InferenceSettings:
         refine: how masks are refined, one of `models.method.REFINEMENTS`; by PAMR, other scores
             are refined at the image's own size.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
-        templates: name of a set in `inference.templates.TEMPLATES`.
+        templates: name of a set in `inference.templates.TEMPLATES`, or sentences with {} for the
+            name.
         short_side: to which images are resized, in pixels; None: the window.
         resize: one of `RESIZES`.
         pixels: name in `ops.images.PIXELS` of the statistics that images are normalised with, for
@@ -60,7 +61,7 @@ class InferenceSettings:
     threshold: float | None = None
     refine: str = "pamr"
     kp_weight: float = 0.3
-    templates: str = "custom"
+    templates: str | Sequence[str] = "custom"
     short_side: int | None = None
     resize: str = "opencv"
     pixels: str | None = None
@@ -91,11 +92,14 @@ class InferenceSettings:
             ("pamr_dilations", bool(dilations) and min(dilations) >= 1, "one or more, from 1"),
             ("pamr_iterations", self.pamr_iterations >= 1, "at least 1"),
             ("area_threshold", area, "between 0 and 1"),
-            ("templates", self.templates in TEMPLATES, f"one of {', '.join(TEMPLATES)}"),
         ):
             if not good:
                 value = getattr(self, name)
                 raise InputError(f"impossible settings: {name}={value!r} must be {want}")
+        with as_input_error("impossible settings"):
+            sentences = sentences_of(self.templates)
+        if not isinstance(self.templates, str):
+            object.__setattr__(self, "templates", sentences)
 
     def background_score(self, refine: str) -> float:
         """Score of the background among masks; TCL's where the settings leave it open.
