@@ -34,7 +34,7 @@ from tcl_jax.pictures.lettering import one_line, printable
 _SOURCES = (
     "mIoU in per cent. Measured: by this run. Published: by the paper (TCL, CVPR 2023, arXiv "
     "2212.00785), by a method's own authors, under the protocol named, or by what describes a "
-    "benchmark of your own."
+    "benchmark of your own. Edges: share of pixels within 2 px of a true edge that are right."
 )
 _TEMPLATES = Path(__file__).parent.parent / "assets"
 
@@ -239,12 +239,13 @@ def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
     first = next(iter(results.values()))
     clips = [title for title, one in found.items() if one.fingerprint.get("method") == "maskclip"]
     base = next(iter([*clips, *results])) if len(results) > 1 else None
-    heads = ("", "mIoU", *(["gain"] if base else []), "mAcc", "aAcc", "images", "time")
+    heads = ("", "mIoU", *(["gain"] if base else []), "mAcc", "aAcc", "edges", "images", "time")
     rows: list[Row] = []
     notes: dict[str, None] = {}
     for title, result in results.items():
         count, full, scores = len(result.images), result.full_set, result.scores
-        cells = [per_cent(100 * value) for value in (scores.miou, scores.macc, scores.aacc)]
+        four = scores.miou, scores.macc, scores.aacc, scores.boundary
+        cells = [per_cent(100 * value) for value in four]
         if base:
             gain = 100 * (scores.miou - results[base].scores.miou)
             cells.insert(1, UNKNOWN if title == base else signed(gain))

@@ -203,6 +203,7 @@ def _to_json(result: BenchmarkResult) -> dict[str, Any]:
         "miou": _percent(scores.miou),
         "macc": _percent(scores.macc),
         "aacc": _percent(scores.aacc),
+        "boundary": _percent(scores.boundary),
         "per_class": {
             name: {"iou": _percent(iou), "acc": _percent(acc)} for name, iou, acc in rows
         },
