@@ -7,6 +7,10 @@ r"""Evaluates a model on segmentation benchmarks, as published scores are made.
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --benchmark=mine.toml
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --images=photos \
         --labels=masks --classes=names.txt
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=chosen --benchmark=mine.toml \
+        --threshold=best --split=val
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=final --benchmark=mine.toml \
+        --threshold=best:chosen --split=test
     python -m tcl_jax.evaluate --compare results/tcl results/maskclip
 
 The data folder holds the usual trees (VOCdevkit, ade, cityscapes, coco_stuff164k): see
@@ -23,7 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tcl_jax.commands import add_model_flags, add_process_flags, command_parser, share
+from tcl_jax.commands import (
+    add_model_flags,
+    add_process_flags,
+    command_parser,
+    share,
+    threshold,
+)
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.inference.presets import PROTOCOLS, load_preset
 
@@ -48,6 +58,11 @@ def names(text: str) -> list[str]:
 def label_values(text: str) -> list[int]:
     """A flag's numbers between commas."""
     return [int(value) for value in names(text)]
+
+
+def best_or_threshold(text: str) -> float | str:
+    """A flag's `commands.threshold`, or "best"."""
+    return text if text == "best" else threshold(text)
 
 
 def positive(text: str) -> float:
@@ -108,7 +123,11 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks")
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument(
-        "--threshold", type=share, help="score of the background, or least probability of a class"
+        "--threshold",
+        type=best_or_threshold,
+        metavar="N|best|best:DIR",
+        help="score of the background, or least probability of a class; best: all are counted at "
+        "once and the best is taken, for every method; best:DIR: those in these results",
     )
     how.add_argument(
         "--logit_scale", type=positive, help="what cosines are multiplied by before the softmax"
@@ -147,7 +166,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.commands import load_model_from
-    from tcl_jax.evaluation.report import summary_table
+    from tcl_jax.evaluation.report import summary_table, threshold_tables
     from tcl_jax.evaluation.run import evaluate
     from tcl_jax.models.methods import method_of
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
@@ -173,7 +192,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     if jax.process_index() == 0:
         print(summary_table(found))
+        if thresholds := threshold_tables(found):
+            print(thresholds)
         print(f"results: {Path(flags.output) / 'report.html'}")
+        if thresholds:
+            print(
+                f"next: --threshold=best:{flags.output} takes these thresholds, in `evaluate` on "
+                "another --split and in `segment`"
+            )
 
 
 # -------------------------------------------------------------------------------------- benchmarks

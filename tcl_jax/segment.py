@@ -29,6 +29,7 @@ from tcl_jax.commands import (
     load_model_from,
     read_texts,
     share,
+    threshold,
 )
 from tcl_jax.errors import InputError, RunError, as_input_error, run_command, shorten
 from tcl_jax.files import IMAGE_SUFFIXES, files_below, sha256_of, user_path, why_unwritable
@@ -52,7 +53,13 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="whether pixels may be none of the texts",
     )
-    p.add_argument("--threshold", type=share, help="score of the background, 0 to 1")
+    p.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="N|best:DIR",
+        help="score of the background, 0 to 1, or the best in DIR, the results of "
+        "`evaluate --threshold=best`",
+    )
     p.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks' edges")
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
     p.add_argument("--templates", help="set of prompts, such as custom, simple, full, identity")
@@ -153,7 +160,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.data.images import ImageDecodeError
     from tcl_jax.inference.segmenter import Segmenter
 
-    segmenter = Segmenter(load_model_from(flags, flags.method), tokenizer_file=flags.tokenizer_file)
+    model = load_model_from(flags, flags.method)
+    if isinstance(flags.threshold, str):
+        from tcl_jax.evaluation.results import best_thresholds
+
+        pamr = model.settings.pamr if flags.pamr is None else flags.pamr
+        where, used = flags.threshold.partition(":")[2], {"scores": "masks", "pamr": pamr}
+        flags.threshold, _ = best_thresholds(where, model.method.name, **used)
+    segmenter = Segmenter(model, tokenizer_file=flags.tokenizer_file)
     options: dict[str, Any] = {
         "background": flags.background,
         "threshold": flags.threshold,

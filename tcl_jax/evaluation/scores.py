@@ -73,8 +73,9 @@ class Counts:
 
     def reduced(self, reduce: Callable[[np.ndarray], np.ndarray]) -> Counts:
         """The counts through a function of an array, such as a sum over processes."""
-        per_class = reduce(np.stack([self.intersection, self.predicted, self.labelled]))
-        return Counts(*per_class, reduce(self.edges))
+        several = np.stack([self.intersection, self.predicted, self.labelled])
+        intersection, predicted, labelled = reduce(several)
+        return Counts(intersection, predicted, labelled, reduce(self.edges))
 
     @property
     def union(self) -> Int64[np.ndarray, "*several classes"]:
@@ -117,8 +118,10 @@ def count_pixels(
     truth, found, near = _labelled(predicted, label, classes)
     right = truth == found
     edges = np.array([np.count_nonzero(right & near), np.count_nonzero(near)], np.int64)
-    per_class = (np.bincount(v, minlength=classes) for v in (truth[right], found, truth))
-    return Counts(*per_class, edges)
+    intersection, found_as, of_class = (
+        np.bincount(v, minlength=classes) for v in (truth[right], found, truth)
+    )
+    return Counts(intersection, found_as, of_class, edges)
 
 
 def count_levels(
