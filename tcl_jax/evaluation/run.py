@@ -101,7 +101,7 @@ def evaluate(
 
     def texts_of(method: Method, protocol: Protocol, benchmark: Benchmark) -> np.ndarray:
         if benchmark.name in embedded:
-            return np.asarray(embedded[benchmark.name])
+            return np.asarray(embedded[benchmark.name], np.float32)
         # Methods on one CLIP have its texts in common.
         encoder = text_encoder_of(method, protocol)
         key = encoder, protocol.templates, protocol.texts_of(benchmark)
