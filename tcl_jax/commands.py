@@ -52,6 +52,16 @@ def add_refine_flags(parser: argparse._ActionsContainer) -> None:
         )  # fmt: skip
 
 
+def threshold(text: str) -> float | str:
+    """A flag's number between 0 and 1, or `best:DIR`, what an evaluation found."""
+    if text.startswith("best:") and text != "best:":
+        return text
+    try:
+        return share(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is neither a number nor best:DIR") from error
+
+
 def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
     """The names of --text, as they are, and of --texts_file with their synonyms, in order.
 

@@ -7,6 +7,10 @@ r"""Evaluates a model on segmentation benchmarks, as published scores are made.
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --benchmark=mine.toml
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --images=photos \
         --labels=masks --classes=names.txt
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=chosen --benchmark=mine.toml \
+        --threshold=best --split=val
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=final --benchmark=mine.toml \
+        --threshold=best:chosen --split=test
     python -m tcl_jax.evaluate --compare results/tcl results/maskclip
 
 The data folder holds the usual trees (VOCdevkit, ade, cityscapes, coco_stuff164k): see
@@ -31,6 +35,7 @@ from tcl_jax.commands import (
     command_parser,
     read_templates,
     share,
+    threshold,
 )
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.inference.presets import PROTOCOLS, load_preset
@@ -58,10 +63,10 @@ def label_values(text: str) -> list[int]:
     return [int(value) for value in names(text)]
 
 
-def threshold(text: str) -> float | dict[str, float]:
-    """A flag's number between 0 and 1, or one for each of several methods, as tcl=0.5,sclip=0.1."""
-    if "=" not in text:
-        return share(text)
+def thresholds(text: str) -> float | str | dict[str, float]:
+    """A flag's `commands.threshold`, or "best", or one for each of several methods, as tcl=0.5."""
+    if text == "best" or "=" not in text or text.startswith("best:"):
+        return text if text == "best" else threshold(text)
     pairs = [part.partition("=")[::2] for part in names(text)]
     if len(dict(pairs)) < len(pairs):
         raise argparse.ArgumentTypeError(f"{text} names a method more than once")
@@ -127,10 +132,11 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument(
         "--threshold",
-        type=threshold,
-        metavar="X|METHOD=X,...",
+        type=thresholds,
+        metavar="N|METHOD=N,...|best|best:DIR",
         help="score of the background, or least probability of a class; of several methods each "
-        "may have its own, as tcl=0.5,maskclip=0.4",
+        "may have its own, as tcl=0.5,maskclip=0.4; best: all are counted at once and the best is "
+        "taken, for every method; best:DIR: those in these results",
     )
     how.add_argument(
         "--logit_scale", type=positive, help="what cosines are multiplied by before the softmax"
@@ -169,7 +175,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.commands import load_model_from
-    from tcl_jax.evaluation.report import summary_table
+    from tcl_jax.evaluation.report import summary_table, threshold_tables
     from tcl_jax.evaluation.run import evaluate
     from tcl_jax.models.methods import method_of
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
@@ -198,7 +204,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     if jax.process_index() == 0:
         print(summary_table(found))
+        if thresholds := threshold_tables(found):
+            print(thresholds)
         print(f"results: {Path(flags.output) / 'report.html'}")
+        if thresholds:
+            print(
+                f"next: --threshold=best:{flags.output} takes these thresholds, in `evaluate` on "
+                "another --split and in `segment`"
+            )
 
 
 # -------------------------------------------------------------------------------------- benchmarks

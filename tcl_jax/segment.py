@@ -32,6 +32,7 @@ from tcl_jax.commands import (
     read_templates,
     read_texts,
     share,
+    threshold,
 )
 from tcl_jax.errors import InputError, RunError, as_input_error, run_command, shorten
 from tcl_jax.files import IMAGE_SUFFIXES, files_below, sha256_of, user_path, why_unwritable
@@ -55,7 +56,13 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="whether pixels may be none of the texts",
     )
-    p.add_argument("--threshold", type=share, help="score of the background, 0 to 1")
+    p.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="N|best:DIR",
+        help="score of the background, 0 to 1, or the best in DIR, the results of "
+        "`evaluate --threshold=best`",
+    )
     add_refine_flags(p)
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
     add_templates_flag(p)
@@ -158,6 +165,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.inference.segmenter import Segmenter
 
     model = load_model_from(flags, flags.method, kp_weight=flags.kp_weight)
+    if isinstance(flags.threshold, str):
+        from tcl_jax.evaluation.results import best_thresholds
+
+        used = {"scores": "masks", "refine": flags.refine or model.settings.refine}
+        where = flags.threshold.partition(":")[2]
+        flags.threshold, _ = best_thresholds(where, model.method.name, **used)
     segmenter = Segmenter(model, tokenizer_file=flags.tokenizer_file)
     options: dict[str, Any] = {
         "background": flags.background,

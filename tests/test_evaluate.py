@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tcl_jax import segment
 from tcl_jax.errors import InputError
 from tcl_jax.evaluate import run
 from tcl_jax.inference.templates import TEMPLATES
@@ -85,6 +86,24 @@ def test_a_benchmark_of_ones_own(
         run([*toml[:-1], *own(scenes)[:-1]])
     with pytest.raises(InputError, match="threshold is given for tcl; evaluated are maskclip"):
         run([*toml, "--threshold=tcl=0.5"])
+
+
+def test_the_best_threshold_is_found_and_taken(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, masks = tmp_path / "found", tmp_path / "masks"
+    run([CLIP, "--no-pamr", *own(scenes), f"--output={found}", "--threshold=best"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"next: --threshold=best:{found}")
+    (row,) = (line.split() for line in lines if line.startswith("MaskCLIP  "))
+    best = json.loads((found / "results.json").read_text())["best_threshold"]
+    assert best != 0.5 and row[1] == f"{best:g}"
+    image = f"--image={scenes}/images/00.png"
+    flags = [CLIP, image, "--text=plain red", f"--output={masks}", f"--threshold=best:{found}"]
+    segment.run([*flags, "--no-pamr"])
+    assert json.loads((masks / "00.json").read_text())["options"]["threshold"] == best
+    with pytest.raises(InputError, match="found with pamr=False"):
+        segment.run(flags)
 
 
 def test_values_that_are_ignored_and_those_of_another_coding(

@@ -17,6 +17,8 @@ from tcl_jax.data.words import BACKGROUND_NAME
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
 from tcl_jax.evaluation.examples import DatasetIndex
+from tcl_jax.evaluation.results import best_thresholds
+from tcl_jax.evaluation.thresholds import BEST, TRIED
 from tcl_jax.files import sha256_of, short_hash, user_path
 from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.masks import MaskOptions, Synonyms
@@ -63,6 +65,8 @@ class Protocol(InferenceSettings, ClassWords):
         threshold: score of the background class, in [0, 1].
         dtype: what the network computes in, a key of `COMPUTE_DTYPES`.
         max_long_side: most pixels of a resized image's long side.
+        search: whether many thresholds are counted, to find the best.
+        found: thresholds of benchmarks that were found so, by their names; before all others.
         benchmarks: fields that differ on a benchmark, by its name; see `of`.
 
     Raises:
@@ -75,6 +79,8 @@ class Protocol(InferenceSettings, ClassWords):
     threshold: float
     dtype: str = "float32"
     max_long_side: int = MAX_LONG_SIDE
+    search: bool = False
+    found: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     benchmarks: Mapping[str, Mapping[str, Any]] = dataclasses.field(
         default_factory=dict, hash=False
     )
@@ -102,6 +108,8 @@ class Protocol(InferenceSettings, ClassWords):
         if "stride" not in own and own.get("window", self.window) != self.window:
             own["stride"] = max(own["window"] // 2, 1)
         fields = {**self.benchmarks.get(benchmark.name, {}), **own}
+        if benchmark.name in self.found:
+            fields["threshold"] = self.found[benchmark.name]
         window, stride = fields.get("window", self.window), fields.get("stride", self.stride)
         if window and stride > window:
             raise InputError(
@@ -123,6 +131,12 @@ class Protocol(InferenceSettings, ClassWords):
             scores=self.scores,
             logit_scale=mine.logit_scale if self.scores == "probabilities" else 1.0,
         )
+
+    def tried_on(self, benchmark: Benchmark) -> tuple[float, ...]:
+        """The thresholds that are counted on a benchmark, ascending; empty where none is chosen."""
+        if not (self.search and benchmark.background):
+            return ()
+        return tuple(sorted({*TRIED, self.of(benchmark).threshold}))
 
     def background_of(self, benchmark: Benchmark) -> float | None:
         """Score of a benchmark's background among masks; None if it has none."""
@@ -184,7 +198,8 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
             before it, also on single benchmarks.
         choices: fields of `Protocol`, and `pamr`, see `choose_refinement`; None leaves the
             protocol's. A short side alone scales the windows, and other windows have half their
-            side as stride.
+            side as stride. The threshold may be "best" or "best:DIR", see
+            `evaluation.thresholds.BEST`.
 
     Raises:
         InputError: if a value is out of its range, or there is no such protocol.
@@ -198,6 +213,7 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         base = InferenceSettings(**{key: getattr(settings, key) for key in kept})
         settings = settings_of(name, method, base)
     given = {name: value for name, value in choices.items() if value is not None}
+    how = given.pop("threshold") if isinstance(given.get("threshold"), str) else None
     masks = given.get("scores", settings.scores) == "masks"
     refine = choose_refinement(
         method, settings.refine, given.pop("refine", None), given.pop("pamr", None)
@@ -247,7 +263,21 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         if table.get("window") == 0 and "window" not in given:  # the whole image stays that
             rest["window"] = 0
         tables[benchmark] = rest
-    return Protocol(protocol=name, method=method.name, benchmarks=tables, **fields)
+    made = Protocol(protocol=name, method=method.name, benchmarks=tables, **fields)
+    return made if how is None else _with_best(made, how)
+
+
+def _with_best(protocol: Protocol, how: str) -> Protocol:
+    """The same that looks for the best thresholds, or has those that were found."""
+    if how == BEST:
+        return dataclasses.replace(protocol, search=True)
+    used = {name: getattr(protocol, name) for name in ("scores", "refine", "kp_weight")}
+    best, found = best_thresholds(how.removeprefix(f"{BEST}:"), protocol.method, **used)
+    tables = {
+        name: {key: x for key, x in table.items() if key != "threshold"}
+        for name, table in protocol.benchmarks.items()
+    }
+    return dataclasses.replace(protocol, threshold=best, found=found, benchmarks=tables)
 
 
 def embed_texts(
@@ -317,7 +347,10 @@ def _fields_of(protocol: Protocol) -> dict[str, Any]:
     """Fields by name but for the tables of benchmarks, with words as text."""
     names = {"protocol": protocol.protocol, "method": protocol.method}  # are read first
     fields = {**names, **dataclasses.asdict(protocol)}
-    del fields["benchmarks"]
+    for name in ("benchmarks", "search", "found"):
+        del fields[name]
+    if protocol.search:
+        fields["threshold"] = f"the best of {TRIED[0]} to {TRIED[-1]}, and the method's own"
     fields["background"] = ", ".join(protocol.background) or None
     fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()} or None
     fields["cleaning"] = protocol.cleaning and METHODS[protocol.method].cleans

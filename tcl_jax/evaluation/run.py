@@ -93,6 +93,12 @@ def evaluate(
     ]
     if len({chosen.method.name for chosen in models}) < len(models):
         raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
+    if protocols[0].search and not any(index.benchmark.background for index in indices):
+        names = ", ".join(index.benchmark.name for index in indices)
+        raise InputError(
+            f"threshold 'best': there is none to choose where no benchmark has a background, as "
+            f"{names}; leave it out, or say with --background that label 0 is none of the classes"
+        )
     embedded = text_embeddings or {}
     for protocol in protocols:
         for index in indices:
@@ -135,7 +141,9 @@ def evaluate(
             check_same("weights", identity["weights"], "Give every process the same, by their path")
             folder = output / chosen.method.name if len(models) > 1 else output
             logs = {
-                index.benchmark.name: _open_log(folder / "progress", index.benchmark, identity)
+                index.benchmark.name: _open_log(
+                    folder / "progress", index.benchmark, identity, protocol
+                )
                 for index in indices
             }
             runs.append(_MethodRun(chosen, protocol, identity, folder, logs))
@@ -273,10 +281,14 @@ def check_same_images(indices: Sequence[DatasetIndex]) -> None:
     )
 
 
-def _open_log(folder: Path, benchmark: Benchmark, identity: Mapping[str, Any]) -> ScoreLog:
+def _open_log(
+    folder: Path, benchmark: Benchmark, identity: Mapping[str, Any], protocol: Protocol
+) -> ScoreLog:
     """What is scored of a benchmark already, by the same model and protocol."""
     depends_on = {k: v for k, v in identity.items() if k not in ("hash", "benchmarks")}
     # Which images there are does not change the counts of one.
     own = identity["benchmarks"][benchmark.name].items()
     depends_on |= {k: v for k, v in own if k not in ("images", "image_list", "split")}
+    if tried := protocol.tried_on(benchmark):
+        depends_on |= {"threshold": tried}
     return ScoreLog(folder, benchmark.name, depends_on)

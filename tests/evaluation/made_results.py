@@ -16,7 +16,7 @@ def counts_of(ious: list[float], size: int = 1000) -> Counts:
     """Counts with these IoUs, all pixels of a class that are predicted being right; NaN: none."""
     labelled = np.array([0 if np.isnan(iou) else size for iou in ious], np.int64)
     right = np.array([0 if np.isnan(iou) else round(size * iou) for iou in ious], np.int64)
-    return Counts(right, right.copy(), labelled)
+    return Counts(right, right.copy(), labelled, np.array([3, 4]))
 
 
 def result_of(

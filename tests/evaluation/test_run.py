@@ -298,6 +298,7 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
         {"logit_scale": 2.0}, {"area_threshold": 0.1}, {"pamr_dilations": (8,)},
         {"pamr_iterations": 9}, {"background": ("sky",)}, {"names": {"blue": ("cyan",)}},
         {"joined": True}, {"method": "talk2dino", "cleaning": True},
+        {"search": True}, {"found": {"custom": 0.2}},
         {"benchmarks": {"custom": {"logit_scale": 2.0}}},
         {"text_embeddings": {"custom": np.zeros((3, 64), np.float32)}},
     )  # fmt: skip
