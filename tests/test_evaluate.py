@@ -102,7 +102,7 @@ def test_the_best_threshold_is_found_and_taken(
     flags = [CLIP, image, "--text=plain red", f"--output={masks}", f"--threshold=best:{found}"]
     segment.run([*flags, "--no-pamr"])
     assert json.loads((masks / "00.json").read_text())["options"]["threshold"] == best
-    with pytest.raises(InputError, match="found with pamr=False"):
+    with pytest.raises(InputError, match="found with refine='none'"):
         segment.run(flags)
 
 
