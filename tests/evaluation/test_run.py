@@ -289,14 +289,15 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
             {"classes": (("plain red",), ("blue",), ("plain green",))},
         )
     ]  # fmt: skip
+    rule = {"scores": "cosines"}  # which masks are decided without
     changes: tuple[dict[str, Any], ...] = (
         {"method": "sclip"}, {"protocol": "sclip"}, {"short_side": 63}, {"window": 63},
         {"stride": 31}, {"threshold": 0.3}, {"refine": "affinity"}, {"kp_weight": 0.1},
         {"templates": "simple"},
         {"dtype": "bfloat16"}, {"max_long_side": 99}, {"resize": "pillow"}, {"weights": "v"},
         {"pixels": "clip"}, {"normalize_sentences": True}, {"scores": "cosines"},
-        {"logit_scale": 2.0}, {"area_threshold": 0.1}, {"pamr_dilations": (8,)},
-        {"pamr_iterations": 9}, {"background": ("sky",)}, {"names": {"blue": ("cyan",)}},
+        {**rule, "logit_scale": 2.0}, {**rule, "area_threshold": 0.1}, {**rule, "pamr_dilations": (8,)},
+        {**rule, "pamr_iterations": 9}, {**rule, "background": ("sky",)}, {"names": {"blue": ("cyan",)}},
         {"joined": True}, {"method": "talk2dino", "cleaning": True},
         {"search": True}, {"found": {"custom": 0.2}},
         {"benchmarks": {"custom": {"logit_scale": 2.0}}},
