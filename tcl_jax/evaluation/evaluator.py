@@ -91,7 +91,8 @@ class Evaluator:
         """Label maps of images, each handed to a function in a thread; yields what it returns.
 
         With w threads (`MAX_THREADS`, or the cores there are), at most w + 4 images and the mask
-        grids of w more are held at a time.
+        grids of w more are held at a time; where these are refined at an image's size, also the
+        scores of a few texts per thread, of `refinement.Refiner`.
 
         Args:
             examples: the images, in any order.

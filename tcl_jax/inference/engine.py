@@ -76,6 +76,9 @@ class MaskEngine:
         self._mesh = mesh
         self._split, self._everywhere = batch_sharded(mesh), replicated(mesh)
 
+        # Beyond windows that need no padding a method sees black, see `Method.seen_size`.
+        black = normalize(np.zeros(3, np.uint8), model.pixel_statistics)
+
         def masks(
             params: Any,
             pixels: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
@@ -85,7 +88,8 @@ class MaskEngine:
             synonyms: Synonyms | None,
         ) -> Float[Array, "b g f classes"]:
             inside = inside_boxes(boxes, pixels.shape[1], pixels.shape[2])[..., None]
-            image = jnp.where(inside, normalize(pixels, model.pixel_statistics), 0.0)
+            pixels = normalize(pixels, model.pixel_statistics)
+            image = jnp.where(inside, pixels, black if model.patch_size == 1 else 0.0)
             found = grid(model, params, image, texts, options)
             return found if synonyms is None else best_synonym(found, synonyms)
 

@@ -2,7 +2,7 @@
 
 The probabilities of the texts at a pixel are the softmax over all of them of the scaled cosines; a
 class has the largest of its texts', and the largest wins (Wang et al., ECCV 2024). Nothing of the
-image's size has an axis of texts: pixels are decided a tile at a time.
+image's size has an axis of all texts: pixels are decided a tile, or some texts, at a time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tcl_jax.errors import RunError
 from tcl_jax.inference.masks import Synonyms
 from tcl_jax.inference.merging import SoftMasks, Tile
 
-Values = Callable[[Tile], Float32[np.ndarray, "r c n"]]
-"""Scores of the texts in a tile."""
+Values = Callable[[Tile], Iterable[Float32[np.ndarray, "r c k"]]]
+"""Scores of the texts in a tile, some texts at a time, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ class LabelRule:
         refined: tuple[Sequence[Tile], Values] | None,
     ) -> tuple[UInt16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
         """The class of every pixel whatever the threshold, and its probability."""
-        tiles, values = refined or (masks.tiles(size), lambda tile: masks.part(size, *tile))
+        tiles, values = refined or (masks.tiles(size), lambda tile: [masks.part(size, *tile)])
         labels, largest = np.empty(size, np.uint16), np.empty(size, np.float32)
 
         def decide(tile: Tile, kept: Bool[np.ndarray, " classes"] | None = None) -> None:
@@ -105,30 +105,46 @@ class LabelRule:
         return labels, largest
 
     def best(
-        self, scores: Float32[np.ndarray, "r c n"], kept: Bool[np.ndarray, " classes"] | None = None
+        self,
+        parts: Iterable[Float32[np.ndarray, "r c _"]],
+        kept: Bool[np.ndarray, " classes"] | None = None,
     ) -> tuple[UInt16[np.ndarray, "r c"], Float32[np.ndarray, "r c"]]:
         """The most probable class of every pixel, and its probability.
 
         Args:
-            scores: of the texts.
+            parts: scores of the first texts, of the next, and so on.
             kept: which classes may be; None: all.
+
+        Raises:
+            RunError: if scores are not finite.
         """
-        top = scores.max(axis=-1)
-        if not np.isfinite(top).all() or not np.isfinite(scores.min()):
-            raise RunError("masks are not finite; the model's weights may be damaged")
-        class_of, among, largest = self._class_of, scores, top
-        if kept is not None:
-            shown = self._shown(kept)
-            texts = np.flatnonzero(shown >= 0)
-            class_of, among = shown[texts].astype(np.uint16), scores[..., texts]
-            largest = among.max(axis=-1)
-        labels = class_of[among.argmax(axis=-1)]
-        if self.logit_scale is None:
-            return labels, largest
-        scale = np.float32(self.logit_scale)
-        powers = np.exp(scale * (scores - top[..., None]))
-        total = powers.sum(axis=-1) + powers[..., self._again].sum(axis=-1)
-        return labels, np.exp(scale * (largest - top)) / total
+        class_of = self._class_of if kept is None else self._shown(kept)
+        scale = None if self.logit_scale is None else np.float32(self.logit_scale)
+        # Of the texts so far: the best of those that may be, the best of all, and the sum of all
+        # powers, relative to that.
+        labels: np.ndarray = np.zeros((), np.uint16)
+        largest: np.ndarray = np.full((), -np.inf, np.float32)
+        total: np.ndarray = np.zeros((), np.float32)
+        top, first = largest, 0
+        for scores in parts:
+            texts = slice(first, first + scores.shape[-1])
+            highest = np.maximum(top, scores.max(axis=-1))
+            if not np.isfinite(highest).all() or not np.isfinite(scores.min()):
+                raise RunError("masks are not finite; the model's weights may be damaged")
+            among = scores if kept is None else np.where(class_of[texts] < 0, -np.inf, scores)
+            best = among.max(axis=-1)
+            labels = np.where(best > largest, class_of[texts][among.argmax(axis=-1)], labels)
+            largest = np.maximum(best, largest)
+            if scale is not None:
+                powers = scores - highest[..., None]
+                np.exp(np.multiply(powers, scale, out=powers), out=powers)
+                again = [text - first for text in self._again if first <= text < texts.stop]
+                total = total * np.exp(scale * (top - highest)) + powers.sum(axis=-1)
+                total += powers[..., again].sum(axis=-1)
+            top, first = highest, texts.stop
+        if scale is not None:
+            largest = np.exp(scale * (largest - top)) / total
+        return labels.astype(np.uint16), largest
 
     @functools.cached_property
     def _class_of(self) -> UInt16[np.ndarray, " n"]:

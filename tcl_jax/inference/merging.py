@@ -70,10 +70,11 @@ class SoftMasks:
         for top in range(0, size[0], step):
             yield self.part(size, (top, min(top + step, size[0])), (0, size[1]))
 
-    def tiles(self, size: tuple[int, int]) -> list[Tile]:
-        """Parts that together are all of `size`."""
+    def tiles(self, size: tuple[int, int], steps: tuple[int, int] = (_TILE, _TILE)) -> list[Tile]:
+        """Parts of at most `steps`, rows and columns, that together are all of `size`."""
         rows, columns = (
-            [(i, min(i + _TILE, side)) for i in range(0, side, _TILE)] for side in size
+            [(i, min(i + step, side)) for i in range(0, side, step)]
+            for side, step in zip(size, steps, strict=True)
         )
         return [*itertools.product(rows, columns)]
 

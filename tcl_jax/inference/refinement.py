@@ -2,13 +2,14 @@
 
 One program is for all images, and splits the texts over the devices: images are filled up to a few
 sizes, and large ones are refined in parts that overlap by as much as PAMR reaches, which changes
-nothing.
+nothing. Texts are refined some at a time, so that the host never holds the scores of all of them.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
+import math
+import threading
 from collections.abc import Callable, Iterator
 
 import jax
@@ -18,18 +19,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from tcl_jax.inference.merging import SoftMasks, Tile
-from tcl_jax.ops.images import PixelStatistics
+from tcl_jax.ops.images import PixelStatistics, normalize
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.parallel.mesh import batch_sharded, replicated
 
 _STEP = 256  # pixels, of the sizes that programs are compiled for
 _LARGEST = 1024
-_TEXTS = 32  # that a device refines together
-_FEW = 8
+_FEW = 8  # texts, whose multiples a device refines together
+_VALUES = 1 << 23  # scores of them, of which the host holds a few copies per thread
 
 
 class Refiner:
-    """Refines scores on the devices of this process.
+    """Refines scores on the devices of this process, for one thread at a time.
 
     Args:
         mesh: over which the texts are split.
@@ -46,6 +47,7 @@ class Refiner:
     ) -> None:
         self._mesh, self._statistics, self._reach = mesh, statistics, max(dilations) * iterations
         self._everywhere, self._split = replicated(mesh), batch_sharded(mesh)
+        self._devices = threading.Lock()
 
         def refine(
             image: Float[Array, "H W 3"], scores: Float[Array, "b H W k"], size: Int[Array, "2"]
@@ -64,33 +66,23 @@ class Refiner:
         pixels: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"],
         masks: SoftMasks,
         size: tuple[int, int],
-    ) -> tuple[list[Tile], Callable[[Tile], Float32[np.ndarray, "r c n"]]]:
-        """Parts that together are all of `size`, and what refines the scores of one.
+    ) -> tuple[list[Tile], Callable[[Tile], Iterator[Float32[np.ndarray, "r c _"]]]]:
+        """Parts that together are all of `size`, and what refines one, some texts at a time.
 
         Args:
             pixels: of the image as the model saw it, RGB bytes or normalised; resized bilinearly.
             masks: merged scores of the texts.
             size: to which both are brought, rows and columns.
         """
-        if pixels.dtype == np.uint8:
-            mean, deviation = (np.array(x, np.float32) * 255 for x in self._statistics)
-            pixels = (pixels.astype(np.float32) - mean) / deviation
-        image = SoftMasks.of_array(pixels)
-        return self._tiles(size), functools.partial(self._refine, masks, image, size)
-
-    def _tiles(self, size: tuple[int, int]) -> list[Tile]:
+        image = SoftMasks.of_array(normalize(pixels, self._statistics))
         step = max(_LARGEST - 2 * self._reach, _STEP)
-        rows, columns = (
-            [(0, side)]
-            if side <= _LARGEST
-            else [(i, min(i + step, side)) for i in range(0, side, step)]
-            for side in size
-        )
-        return [*itertools.product(rows, columns)]
+        height, width = (side if side <= _LARGEST else step for side in size)
+        values = functools.partial(self._refine, masks, image, size)
+        return masks.tiles(size, (height, width)), values
 
     def _refine(
         self, masks: SoftMasks, image: SoftMasks, size: tuple[int, int], tile: Tile
-    ) -> Float32[np.ndarray, "r c n"]:
+    ) -> Iterator[Float32[np.ndarray, "r c _"]]:
         rows, columns = (
             (max(start - self._reach, 0), min(stop + self._reach, side))
             for (start, stop), side in zip(tile, size, strict=True)
@@ -104,24 +96,18 @@ class Refiner:
             (start - first, stop - first)
             for (start, stop), (first, _) in zip(tile, (rows, columns), strict=True)
         )
-        found = []
-        for some in self._groups(masks.part(size, rows, columns), filled):
-            refined = np.asarray(
-                self._compiled(pixels, jax.device_put(some, self._split), put(extent))
-            )
-            found += [*refined[:, top:bottom, left:right]]
-        return np.concatenate(found, axis=-1)[..., : masks.grids.shape[-1]]
-
-    def _groups(
-        self, scores: Float32[np.ndarray, "r c n"], filled: tuple[int, ...]
-    ) -> Iterator[Float32[np.ndarray, "b H W k"]]:
-        """Scores of as many texts as all devices refine together, filled up."""
-        devices, texts = self._mesh.size, scores.shape[-1]
-        share = min(-(-texts // (devices * _FEW)) * _FEW, _TEXTS)
+        devices, texts = self._mesh.size, masks.grids.shape[-1]
+        most = max(_VALUES // math.prod(filled) // _FEW, 1)
+        share = _FEW * min(most, -(-texts // (devices * _FEW)))
         for start in range(0, texts, devices * share):
-            some = scores[..., start : start + devices * share]
-            some = _fill(some, (*filled, devices * share)).reshape(*filled, devices, share)
-            yield np.ascontiguousarray(np.moveaxis(some, 2, 0))
+            some = SoftMasks(masks.sliding, masks.grids[..., start : start + devices * share])
+            scores = _fill(some.part(size, rows, columns), (*filled, devices * share))
+            scores = np.moveaxis(scores.reshape(*filled, devices, share), 2, 0)
+            with self._devices:  # or the memory of as many programs as there are threads
+                scores = jax.device_put(np.ascontiguousarray(scores), self._split)
+                refined = np.asarray(self._compiled(pixels, scores, put(extent)))
+            refined = np.moveaxis(refined[:, top:bottom, left:right], 0, 2)
+            yield refined.reshape(*refined.shape[:2], -1)[..., : texts - start]
 
 
 def _fill(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

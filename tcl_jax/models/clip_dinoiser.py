@@ -139,6 +139,10 @@ class CLIPDINOiser(CLIPMethod):
         params = init_head(head, self.config.vision_width, self.channels)
         return {"clip": self.clip_model.init(clip), "head": params}
 
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        height, width = (side + -side % self.config.patch_size for side in size)
+        return height, width
+
     def pooled(self, params: Any, image: Float[Array, "b H W 3"]) -> Pooled:
         """What the head makes of normalised images of any size."""
         padded = pad_black(image, self.config.patch_size, self.pixel_statistics)

@@ -84,7 +84,10 @@ class Method(abc.ABC):
         """The sides of images have to be multiples of it, in pixels; 1 if `masks` takes any."""
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns, from the first, of an image of that size that `masks` depends on."""
+        """Rows and columns, from the first, of an image of that size that `masks` depends on.
+
+        More than there are where the method itself adds black ones, which others may do before.
+        """
         return size
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +22,21 @@ CLIP_PIXELS: PixelStatistics = (
 PIXELS = {"imagenet": IMAGENET, "clip": CLIP_PIXELS}
 """Statistics by name."""
 
+AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
+
 
 def normalize(
-    image: UInt8[Array, "... 3"] | Float[Array, "... 3"], statistics: PixelStatistics = IMAGENET
-) -> Float[Array, "... 3"]:
-    """RGB bytes (uint8, 0 to 255) to normalised float32; floating input is taken as normalised."""
+    image: UInt8[AnyArray, "... 3"] | Float[AnyArray, "... 3"],
+    statistics: PixelStatistics = IMAGENET,
+) -> Float[AnyArray, "... 3"]:
+    """RGB bytes (uint8, 0 to 255) to normalised float32; floating input is taken as normalised.
+
+    NumPy's arrays stay on the host.
+    """
     if jnp.issubdtype(image.dtype, jnp.floating):
-        return jnp.asarray(image, jnp.float32)
-    mean, std = (jnp.asarray(np.array(values, np.float32) * 255) for values in statistics)
-    return (image.astype(jnp.float32) - mean) / std
+        return image.astype(np.float32)
+    mean, std = (np.array(values, np.float32) * 255 for values in statistics)
+    return (image.astype(np.float32) - mean) / std
 
 
 def renormalize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
@@ -12,11 +14,12 @@ from tcl_jax import convert
 from tcl_jax.errors import InputError
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.export import export_masks
-from tcl_jax.inference.masks import MaskOptions
+from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.model import load_model, model_from_torch, save_model
 from tcl_jax.inference.pretrained import load_pretrained
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.windows import SlidingWindow
+from tcl_jax.ops.images import normalize
 from tcl_jax.parallel.mesh import local_mesh
 from tcl_jax.weights.description import describe_file
 from tests.clip_dinoiser_files import CLIP, GOLDEN, HEAD, golden_model, golden_pixels, write_head
@@ -40,6 +43,23 @@ def test_label_maps_of_windows(name: str) -> None:
     np.testing.assert_array_equal(found.labels((rows, columns)), GOLDEN[f"{name}/labels"])
     if (probs := GOLDEN.get(f"{name}/probs")) is not None:
         assert relative_error(np.moveaxis(found.at((rows, columns)), -1, 0), probs) < 3e-5
+
+
+def test_one_program_for_all_sizes_of_as_many_patches() -> None:
+    """Windows are filled up with black before, which is what the method itself does."""
+    method, params = golden_model().method, golden_model().params
+    engine, options = MaskEngine(method, local_mesh()), MaskOptions(cleaning=True)
+    plainly = jax.jit(grid_masks, static_argnums=(0, 4))
+    rng = np.random.default_rng(0)
+    for height, width in ((64, 112), (64, 99), (57, 97)):
+        pixels = rng.integers(1, 256, (height, width, 3), np.uint8)
+        sliding = SlidingWindow.over((height, width), width, 1, method.patch_size)
+        [(_, found)] = engine(params, [ImageTask(0, sliding, pixels)], TEXTS, options)
+        image = normalize(jnp.asarray(pixels[None]), method.pixel_statistics)
+        expected = plainly(method, params, image, jnp.asarray(TEXTS), options)
+        np.testing.assert_allclose(found.grids, expected, atol=1e-5)
+    assert engine._compiled._cache_size() == 1
+    assert plainly._cache_size() == 3
 
 
 def test_dense_features_of_an_image_of_any_size(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tcl_jax.inference import refinement
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.masks import MaskOptions
-from tcl_jax.inference.merging import SoftMasks
+from tcl_jax.inference.merging import SoftMasks, Tile
 from tcl_jax.inference.model import model_from_torch
 from tcl_jax.inference.refinement import Refiner
 from tcl_jax.inference.windows import SlidingWindow
@@ -32,7 +32,7 @@ def test_probabilities_and_labels_of_the_authors_cosines() -> None:
     golden = load("methods/clearclip")
     logits, labels = golden["seg_a/logits"], golden["seg_a/labels"]
     rule = LabelRule(CLASSES, 50.0)
-    best, largest = rule.best(np.moveaxis(logits, 0, -1))
+    best, largest = rule.best([np.moveaxis(logits, 0, -1)])
     assert relative_error(largest, golden["seg_a/probs"].max(0)) < 1e-5
     np.testing.assert_array_equal(best, labels)
     np.testing.assert_array_equal(rule.labels(merged(logits), labels.shape), labels)
@@ -109,19 +109,29 @@ def test_the_rule_step_by_step(threshold: float, area: float | None, scale: floa
     for threads in (1, 3):
         np.testing.assert_array_equal(rule.labels(masks, size, threads), expected)
 
+    def some_texts_at_a_time(tile: Tile) -> list[np.ndarray]:
+        return np.split(masks.part(size, *tile), [1, 3], axis=-1)
+
+    refined = masks.tiles(size, (90, 60)), some_texts_at_a_time
+    np.testing.assert_array_equal(rule.labels(masks, size, refined=refined), expected)
+
 
 def test_scores_that_are_not_finite() -> None:
     masks = SoftMasks.of_array(np.full((4, 4, 2), np.nan, np.float32))
     for threshold in (0.0, 0.1):
         with pytest.raises(RunError, match="not finite"):
             LabelRule(((0,), (1,)), 40.0, threshold).labels(masks, (8, 8))
+    finite = np.zeros((4, 4, 1), np.float32)
+    for value in (np.inf, -np.inf, np.nan):
+        with pytest.raises(RunError, match="not finite"):
+            LabelRule(((0,), (1,)), 40.0).best([finite, finite + np.float32(value)])
 
 
 def test_refining_is_pamr_at_any_size_by_few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of an image in overlapping parts, and with more texts than go together."""
     monkeypatch.setattr(refinement, "_STEP", 32)
     monkeypatch.setattr(refinement, "_LARGEST", 64)
-    monkeypatch.setattr(refinement, "_TEXTS", 8)
+    monkeypatch.setattr(refinement, "_VALUES", 1)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
     masks = SoftMasks.of_array(rng.random((5, 6, 11), np.float32))
@@ -134,5 +144,8 @@ def test_refining_is_pamr_at_any_size_by_few_programs(monkeypatch: pytest.Monkey
         assert len(tiles) == parts
         for tile in tiles:
             rows, columns = slice(*tile[0]), slice(*tile[1])
-            np.testing.assert_allclose(values(tile), expected[rows, columns], atol=2e-6)
+            found = [*values(tile)]
+            assert max(part.shape[-1] for part in found) <= 8 * refiner._mesh.size
+            found = np.concatenate(found, axis=-1)
+            np.testing.assert_allclose(found, expected[rows, columns], atol=2e-6)
     assert refiner._compiled._cache_size() <= 3
