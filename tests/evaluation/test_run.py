@@ -296,11 +296,12 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
         {"templates": "simple"},
         {"dtype": "bfloat16"}, {"max_long_side": 99}, {"resize": "pillow"}, {"weights": "v"},
         {"pixels": "clip"}, {"normalize_sentences": True}, {"scores": "cosines"},
-        {**rule, "logit_scale": 2.0}, {**rule, "area_threshold": 0.1}, {**rule, "pamr_dilations": (8,)},
-        {**rule, "pamr_iterations": 9}, {**rule, "background": ("sky",)}, {"names": {"blue": ("cyan",)}},
-        {"joined": True}, {"method": "talk2dino", "cleaning": True},
+        {**rule, "logit_scale": 2.0}, {**rule, "area_threshold": 0.1},
+        {**rule, "pamr_dilations": (8,)}, {**rule, "pamr_iterations": 9},
+        {**rule, "background": ("sky",)}, {"names": {"blue": ("cyan",)}}, {"joined": True},
+        {"method": "talk2dino", "cleaning": True},
         {"search": True}, {"found": {"custom": 0.2}},
-        {"benchmarks": {"custom": {"logit_scale": 2.0}}},
+        {**rule, "benchmarks": {"custom": {"logit_scale": 2.0}}},
         {"text_embeddings": {"custom": np.zeros((3, 64), np.float32)}},
     )  # fmt: skip
     others += [hash_of(**change) for change in changes]
