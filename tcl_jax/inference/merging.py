@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +29,7 @@ Tile = tuple[tuple[int, int], tuple[int, int]]
 """First row and the one after the last, and columns alike."""
 
 _TILE = 128  # pixels
+_TILE_VALUES = 1 << 20
 _CLASSES = 64
 _BAND_VALUES = 1 << 22
 
@@ -55,9 +57,14 @@ class SoftMasks:
         """Rows and columns of the resized image."""
         return self.sliding.size
 
+    @property
+    def count(self) -> int:
+        """Number of masks."""
+        return self.grids.shape[-1]
+
     def at(self, size: tuple[int, int]) -> Float32[np.ndarray, "H W n"]:
         """Masks of (rows, columns) = `size`, bilinear."""
-        masks = np.empty((*size, self.grids.shape[-1]), np.float32)
+        masks = np.empty((*size, self.count), np.float32)
         top = 0
         for band in self.bands(size):
             masks[top : top + len(band)] = band
@@ -71,10 +78,9 @@ class SoftMasks:
             yield self.part(size, (top, min(top + step, size[0])), (0, size[1]))
 
     def tiles(self, size: tuple[int, int]) -> list[Tile]:
-        """Parts that together are all of `size`."""
-        rows, columns = (
-            [(i, min(i + _TILE, side)) for i in range(0, side, _TILE)] for side in size
-        )
+        """Parts that together are all of `size`, smaller ones where masks are many."""
+        step = max(min(math.isqrt(_TILE_VALUES // self.grids.shape[-1]), _TILE), 1)
+        rows, columns = ([(i, min(i + step, side)) for i in range(0, side, step)] for side in size)
         return [*itertools.product(rows, columns)]
 
     def part(
