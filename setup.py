@@ -1,13 +1,19 @@
 """Installs tcl_jax and what it needs."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 setup(
     name="tcl_jax",
     version="0.1.0",
     description="Text-grounded Contrastive Learning (TCL, CVPR 2023) in JAX",
     license="MIT",
-    packages=find_packages(include=["tcl_jax", "tcl_jax.*"]),
+    packages=[
+        *find_packages(include=["tcl_jax", "tcl_jax.*"]),
+        # Under a name that no other project's can be. Not there where a container's layer installs
+        # what this file lists alone.
+        *(f"tcl_jax.{name}" for name in find_namespace_packages(include=["configs"])),
+    ],
+    package_dir={"tcl_jax.configs": "configs"},
     package_data={
         "tcl_jax": [
             "assets/*.safetensors",
@@ -42,6 +48,7 @@ setup(
         "optax>=0.2.5,<0.3",  # AdamW
         "orbax-checkpoint>=0.12.8,<0.13",  # checkpoints and model directories
         "Pillow>=11.3,<14",  # decodes pictures (AVIF since 11.3) and writes them
+        "pyarrow>=18",  # tables with images; tensorflow-datasets needs it, too
         "safetensors>=0.5,<1",  # weights
         "scipy>=1.13,<2",  # sparse maps that merge masks, .mat files; jax needs it, too
         "tensorboardX>=2.6.2,<3",  # TensorBoard files without TensorFlow

@@ -2,9 +2,9 @@
 
     python -m tcl_jax.main --config=configs/shapes_clip.py --workdir=runs/shapes_clip
 
-Writes clip.safetensors (OpenAI's tensor names, fp16, 7.5 MB) and results.json to the workdir; the
-file that ships is such a run's. It took 53 minutes on two CPU cores that had other work besides.
-On held-out scenes: retrieval@1 among 128 captions and images 43.1 % (captions are
+Writes clip_4001.safetensors (OpenAI's tensor names, fp16, 7.5 MB) and results.json to the workdir;
+the file that ships is such a run's. It took 53 minutes on two CPU cores that had other work
+besides. On held-out scenes: retrieval@1 among 128 captions and images 43.1 % (captions are
 loose, so that several scenes fit most of them), zero-shot classification of single objects into the
 24 classes 100.0 %, MaskCLIP segmentation at its best threshold 35.8 mIoU.
 

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.model = ConfigDict()
-    config.model.weights = "ViT-B/16"  # a name, a path of a file or folder, or builtin:NAME
+    config.model.weights = "ViT-B/16"  # a name, a path, a CLIP run's workdir, or builtin:NAME
     config.model.prefix = ""  # of the CLIP that is meant, where the file holds several; ".": none
     config.model.variant = "auto"  # sizes of `weights`; or a row of models.clip.VARIANTS, "custom"
     config.model.sizes = ConfigDict()  # what differs from the variant; 0: nothing

@@ -4,11 +4,12 @@
 # Makes .venv on the first run, of the newest Python from 3.11 to 3.14 or of PYTHON=python3.13.
 # TEST_PROCESSES=N spreads the tests over N processes, two if not given; 0 is none but this one. CI
 # or ORACLE=1 installs PyTorch for the CPU, against which some tests compare, and CI Chromium, which
-# shows the web page; without them those tests are skipped.
+# shows the web page; without them those tests are skipped. GLIBC_TUNABLES='' leaves memory in small
+# pages, as in launch/quickstart.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case "${1:-}" in -h | --help)
-    sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}"
+    sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}"
     exit
     ;;
 esac
@@ -29,6 +30,7 @@ echo "shellcheck"
 echo "mypy"
 $python -m mypy --no-error-summary
 echo "pytest"
+export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
 # A file stays in one process: its tests share what they make and what is compiled.
 $python -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist=loadfile \
     --no-loadscope-reorder "$@"

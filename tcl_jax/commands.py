@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from tcl_jax.errors import InputError, shorten
+from tcl_jax.errors import InputError, as_input_error, shorten
 
 if TYPE_CHECKING:
     from tcl_jax.inference.model import Model
@@ -38,6 +38,30 @@ def share(text: str) -> float:
     return value
 
 
+def add_refine_flags(parser: argparse._ActionsContainer) -> None:
+    """How masks are refined."""
+    parser.add_argument(
+        "--refine",
+        choices=("pamr", "affinity", "none"),
+        help="masks by the image's edges (pamr), or TCL's by what similar patches show (affinity)",
+    )
+    for flag, stands_for in (("--pamr", "pamr"), ("--no-pamr", "none")):
+        parser.add_argument(
+            flag, dest="refine", action="store_const", const=stands_for,
+            help=f"short for --refine={stands_for}",
+        )  # fmt: skip
+
+
+def threshold(text: str) -> float | str:
+    """A flag's number between 0 and 1, or `best:DIR`, what an evaluation found."""
+    if text.startswith("best:") and text != "best:":
+        return text
+    try:
+        return share(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is neither a number nor best:DIR") from error
+
+
 def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
     """The names of --text, as they are, and of --texts_file with their synonyms, in order.
 
@@ -61,6 +85,46 @@ def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
             "no words to look for; give --text='a cat' (several times) or --texts_file"
         )
     return names
+
+
+def add_templates_flag(parser: argparse._ActionsContainer) -> None:
+    """--templates, for `read_templates`."""
+    parser.add_argument(
+        "--templates",
+        action="append",
+        metavar="NAME|SENTENCE|FILE",
+        help="prompts that names are put into: a set, such as custom, simple, full, identity; your "
+        "own, as 'a picture of a {}'; or a text file with one a line; give the flag several times",
+    )
+
+
+def read_templates(given: Sequence[str] | None) -> str | list[str] | None:
+    """The set of prompts that --templates names, or all sentences of what it was given, once each.
+
+    Raises:
+        InputError: if a value is no set, no file and has no {}, or a file cannot be read.
+    """
+    from tcl_jax.files import read_text, user_path
+    from tcl_jax.inference.templates import TEMPLATES, sentences_of
+
+    if not given or (len(given) == 1 and given[0] in TEMPLATES):
+        return given[0] if given else None
+    sentences: list[str] = []
+    for value in given:
+        with as_input_error(f"--templates={value!r}"):
+            if value in TEMPLATES:
+                sentences += TEMPLATES[value]
+            elif "{}" in value:
+                sentences.append(value)
+            elif user_path(value).is_file():
+                lines = map(str.strip, read_text(user_path(value)).splitlines())
+                sentences += sentences_of([x for x in lines if x and not x.startswith("#")])
+            else:
+                raise InputError(
+                    "no such set, no file, and no sentence with {} for the name, such as 'a "
+                    f"picture of a {{}}'; the sets are {', '.join(TEMPLATES)}"
+                )
+    return list(dict.fromkeys(sentences))
 
 
 def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = False) -> None:
@@ -88,7 +152,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, several_methods: bool = 
     parser.add_argument(
         "--activation",
         choices=ACTIVATIONS,
-        help="with --clip: its GELU, where no config file beside the weights says it",
+        help="of --clip, or of a --model on one: its GELU, where no config file beside it says it",
     )
     add_prefix_flag(parser)
     parser.add_argument(
@@ -161,8 +225,12 @@ def add_prefix_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model_from(flags: argparse.Namespace, method: str | None = None) -> Model:
+def load_model_from(
+    flags: argparse.Namespace, method: str | None = None, *, kp_weight: float | None = None
+) -> Model:
     """The model that the flags of `add_model_flags` name, by a method of `METHODS` or its own.
+
+    A `kp_weight` that is asked for and changes nothing is warned of.
 
     Raises:
         InputError: if they name none or two, it cannot be read, or lacks weights of the method.
@@ -176,32 +244,30 @@ def load_model_from(flags: argparse.Namespace, method: str | None = None) -> Mod
         )
     if flags.weights and flags.model is None:
         raise InputError("--weights belongs to --model, whose parts it names")
-    if flags.clip is None and (flags.tcl or flags.activation or flags.prefix):
-        raise InputError(
-            "--tcl, --activation and --prefix belong to --clip; --checkpoint has all in it, and "
-            "files of --model are given by --weights"
-        )
+    if flags.clip is None and flags.tcl:
+        raise InputError("--tcl belongs to --clip; of --model it is --weights=tcl=FILE")
+    if flags.checkpoint is not None and (flags.activation or flags.prefix):
+        raise InputError("--activation and --prefix are of --clip or --model, not of --checkpoint")
+    how = {"activation": flags.activation, "prefix": flags.prefix}
     if method is not None:
         method_of(method, "--method")
     if flags.model is not None:
-        model = load_named(flags.model, flags.weights)
+        model = load_named(flags.model, flags.weights, **{k: x for k, x in how.items() if x})
     elif flags.clip is not None:
-        model = model_from_torch(
-            flags.clip, flags.tcl, activation=flags.activation, prefix=flags.prefix
-        )
+        model = model_from_torch(flags.clip, flags.tcl, **how)
     else:
         model = load_model(flags.checkpoint)
     model = model if method is None else model.with_method(method)
-    if getattr(flags, "kp_weight", None) and not model.method.mixes_clip:
+    if kp_weight and not model.method.mixes_clip:
         logging.warning(
             "--kp_weight=%s changes nothing: %s has no dense prediction of CLIP to mix in, as "
-            "TCL has", flags.kp_weight, model.method.title,
+            "TCL has", kp_weight, model.method.title,
         )  # fmt: skip
     return model
 
 
-def load_named(name: str, weights: Sequence[tuple[str, str]]) -> Model:
-    """The model of --model and --weights.
+def load_named(name: str, weights: Sequence[tuple[str, str]], **options: Any) -> Model:
+    """The model of --model and --weights, with options of its row of `RELEASES`.
 
     Raises:
         InputError: as `inference.pretrained.load_pretrained`, and if a part has two files.
@@ -217,7 +283,9 @@ def load_named(name: str, weights: Sequence[tuple[str, str]]) -> Model:
             f"--weights={wrong[0]}=...: model {name!r} has no such part; its parts are "
             f"{', '.join(row.parts)}"
         )
-    return load_pretrained(name, **files)
+    if row and (wrong := [f"--{option}" for option in options if option not in row.options]):
+        raise InputError(f"{wrong[0]}: model {name!r} has no such option; leave it out")
+    return load_pretrained(name, **files, **options)
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from logging import INFO
 from pathlib import Path
 
@@ -16,13 +17,33 @@ from tcl_jax.commands import add_process_flags, command_parser
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
 
+_PACKAGE = Path(__file__).parent
+_INSTALLED = _PACKAGE / "configs"
+BUILT_IN = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"
+"""The folder of this project's configs: in the package where it is installed, or of a checkout."""
+
+
+class _BuiltInConfigs:
+    """Finds `configs.NAME`, the base of a config, where no folder of Python's path has it."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """As Python's own finders in sys.meta_path."""
+        if name != "configs":
+            folders = [str(BUILT_IN)] if name.startswith("configs.") else []
+            return PathFinder.find_spec(name, folders)
+        package = ModuleSpec(name, None, is_package=True)
+        package.submodule_search_locations = []
+        return package
+
 
 def add_config_flag(parser: argparse.ArgumentParser) -> None:
     """--config; `parse_known_args` leaves --config.FIELD=VALUE to `read_config`."""
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="a config file; --config.FIELD=VALUE overrides any of its fields",
+        help="a config file, or one that comes with this package, such as configs/tcl.py; "
+        "--config.FIELD=VALUE overrides any of its fields",
     )
 
 
@@ -43,12 +64,13 @@ def read_config(file: str | None, overrides: Sequence[str], command: str) -> Con
         )
     argv = [command, *overrides]
     if file is not None:
-        path = user_path(file)
-        if not os.path.isfile(str(path).partition(":")[0]):  # FILE:ARGUMENT is allowed
-            raise InputError(f"--config={file!r}: there is no such file; give the path of a config")
+        path = locate_config(file)
         argv.insert(1, f"--config={path}")
         # So that configs can import their base as `configs.NAME`, wherever this is started from.
-        sys.path.append(str(path.resolve().parent.parent))
+        if path.parent != BUILT_IN:
+            sys.path.append(str(path.resolve().parent.parent))
+        if _BuiltInConfigs not in sys.meta_path:
+            sys.meta_path.append(_BuiltInConfigs)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, lock_config=True, flag_values=values, sys_argv=argv
@@ -69,6 +91,27 @@ def read_config(file: str | None, overrides: Sequence[str], command: str) -> Con
             return config
         message = f"arguments {rest} are not flags; every flag begins with --"
     raise InputError(f"{message}\nThe flags: python -m tcl_jax.{command} --help")
+
+
+def locate_config(file: str) -> Path:
+    """The path that --config means: a file, or else one of this project's, as configs/NAME.py.
+
+    Args:
+        file: its value; FILE:ARGUMENT is allowed.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    path = user_path(file)
+    places = [path, BUILT_IN / path.name] if path.parent == Path("configs") else [path]
+    for place in places:
+        if os.path.isfile(str(place).partition(":")[0]):
+            return place
+    known = ", ".join(f"configs/{x.name}" for x in sorted(BUILT_IN.glob("*.py")))
+    raise InputError(
+        f"--config={file!r}: there is no such file; give the path of a config, or one that comes "
+        f"with this package: {known}"
+    )
 
 
 def require_config(file: str | None, overrides: Sequence[str], example: str) -> ConfigDict:

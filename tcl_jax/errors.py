@@ -20,6 +20,8 @@ SIGNAL_ECHO = 1.0
 """Seconds in which a second signal is the same wish: a terminal and a launcher both pass one on."""
 PATIENCE = 5.0
 """Seconds that a process has for its own way out, where that may be blocked."""
+answers: list[Callable[[int], None]] = []
+"""Called by `run_command` at a first Ctrl-C or SIGTERM with its number, in a thread of its own."""
 _OF_WHAT_WAS_GIVEN = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EROFS, errno.ENXIO,
@@ -125,9 +127,10 @@ def _is_distributed() -> bool:
 
 
 def _end_at_second_signal() -> None:
-    """Ends the process after a second signal, `PATIENCE` later than Python's own handler would.
+    """Answers a first signal; ends the process after a second, `PATIENCE` later than Python would.
 
-    That one waits for the main thread, which may wait in a library for a process that is gone.
+    Python's own handler waits for the main thread, which may wait in a library, also for a process
+    that is gone.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -136,9 +139,12 @@ def _end_at_second_signal() -> None:
     def watch(kept_open: socket.socket) -> None:
         first = None
         while first is None or time.monotonic() - first < SIGNAL_ECHO:
-            while reader.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            while (number := reader.recv(1)[0]) not in (signal.SIGINT, signal.SIGTERM):
                 pass
-            first = first or time.monotonic()
+            if first is None:
+                first = time.monotonic()
+                for answer in [*answers]:
+                    answer(number)
         time.sleep(PATIENCE)
         try:
             print(

@@ -7,6 +7,10 @@ r"""Evaluates a model on segmentation benchmarks, as published scores are made.
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --benchmark=mine.toml
     python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=mine --images=photos \
         --labels=masks --classes=names.txt
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=chosen --benchmark=mine.toml \
+        --threshold=best --split=val
+    python -m tcl_jax.evaluate --checkpoint=runs/tcl --output=final --benchmark=mine.toml \
+        --threshold=best:chosen --split=test
     python -m tcl_jax.evaluate --compare results/tcl results/maskclip
 
 The data folder holds the usual trees (VOCdevkit, ade, cityscapes, coco_stuff164k): see
@@ -23,7 +27,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tcl_jax.commands import add_model_flags, add_process_flags, command_parser, share
+from tcl_jax.commands import (
+    add_model_flags,
+    add_process_flags,
+    add_refine_flags,
+    add_templates_flag,
+    command_parser,
+    read_templates,
+    share,
+    threshold,
+)
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.inference.presets import PROTOCOLS, load_preset
 
@@ -32,7 +45,7 @@ if TYPE_CHECKING:
     from tcl_jax.evaluation.examples import DatasetIndex
 
 PROTOCOL = (
-    "protocol", "pamr", "kp_weight", "threshold", "logit_scale", "area_threshold", "templates",
+    "protocol", "refine", "kp_weight", "threshold", "logit_scale", "area_threshold", "templates",
     "short_side", "window", "stride", "dtype",
 )  # fmt: skip
 FOLDERS = ("images", "labels", "classes")
@@ -48,6 +61,16 @@ def names(text: str) -> list[str]:
 def label_values(text: str) -> list[int]:
     """A flag's numbers between commas."""
     return [int(value) for value in names(text)]
+
+
+def thresholds(text: str) -> float | str | dict[str, float]:
+    """A flag's `commands.threshold`, or "best", or one for each of several methods, as tcl=0.5."""
+    if text == "best" or "=" not in text or text.startswith("best:"):
+        return text if text == "best" else threshold(text)
+    pairs = [part.partition("=")[::2] for part in names(text)]
+    if len(dict(pairs)) < len(pairs):
+        raise argparse.ArgumentTypeError(f"{text} names a method more than once")
+    return {method.strip(): share(value) for method, value in pairs}
 
 
 def positive(text: str) -> float:
@@ -105,10 +128,15 @@ def parser() -> argparse.ArgumentParser:
         help="own (default), or whose authors' sizes, windows, prompts, words and label rule: "
         f"{', '.join(PROTOCOLS)}; the flags below go before it",
     )
-    how.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks")
+    add_refine_flags(how)
     how.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction")
     how.add_argument(
-        "--threshold", type=share, help="score of the background, or least probability of a class"
+        "--threshold",
+        type=thresholds,
+        metavar="N|METHOD=N,...|best|best:DIR",
+        help="score of the background, or least probability of a class; of several methods each "
+        "may have its own, as tcl=0.5,maskclip=0.4; best: all are counted at once and the best is "
+        "taken, for every method; best:DIR: those in these results",
     )
     how.add_argument(
         "--logit_scale", type=positive, help="what cosines are multiplied by before the softmax"
@@ -118,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
         type=share,
         help="share of what is not background that a class must exceed",
     )
-    how.add_argument("--templates", help="set of prompts, such as custom, simple, full")
+    add_templates_flag(how)
     how.add_argument("--short_side", type=int, help="pixels the short side is resized to")
     how.add_argument(
         "--window", type=int, help="side of the sliding windows, 0 for whole images; the short side"
@@ -147,7 +175,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--batch_size={flags.batch_size} must be at least 1")
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.commands import load_model_from
-    from tcl_jax.evaluation.report import summary_table
+    from tcl_jax.evaluation.report import summary_table, threshold_tables
     from tcl_jax.evaluation.run import evaluate
     from tcl_jax.models.methods import method_of
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
@@ -155,9 +183,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Before weights are downloaded.
     if flags.protocol not in (None, "own"):
         load_preset(flags.protocol)
+    flags.templates = read_templates(flags.templates)
     methods = names(flags.method) if flags.method else None
     for method in methods or ():
         method_of(method, "--method")
+    for method in flags.threshold if isinstance(flags.threshold, dict) else ():
+        method_of(method, "--threshold")
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     indices = raise_on_all_processes(lambda: find_benchmarks(flags))
     import jax
@@ -173,7 +204,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     if jax.process_index() == 0:
         print(summary_table(found))
+        if thresholds := threshold_tables(found):
+            print(thresholds)
         print(f"results: {Path(flags.output) / 'report.html'}")
+        if thresholds:
+            print(
+                f"next: --threshold=best:{flags.output} takes these thresholds, in `evaluate` on "
+                "another --split and in `segment`"
+            )
 
 
 # -------------------------------------------------------------------------------------- benchmarks
@@ -200,9 +238,17 @@ def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
             )
     built_in = flags.benchmarks or ([] if own else BENCHMARKS)
     benchmarks = [*(load_benchmark(name, split=flags.split) for name in built_in), *own]
-    listed = [benchmark.name for benchmark in benchmarks]
-    if len({*listed}) < len(listed):
-        raise InputError(f"benchmarks {', '.join(listed)}: one is given more than once")
+    sources = [f"--benchmarks={name}" for name in built_in]
+    sources += [f"--benchmark={path}" for path in flags.benchmark]
+    known: dict[str, str] = {}
+    for benchmark, source in zip(benchmarks, [*sources, "--images"], strict=False):
+        if other := known.get(benchmark.name):
+            raise InputError(
+                f"{other} and {source} are both {benchmark.name!r}, by which results are told "
+                "apart; leave one out, or give one of two .toml files another name, in its key "
+                "name or as a file"
+            )
+        known[benchmark.name] = source
     indices = [list_examples(benchmark, flags.data) for benchmark in benchmarks]
     if flags.benchmarks or own:
         return indices

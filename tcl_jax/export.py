@@ -27,8 +27,11 @@ from typing import Any
 from tcl_jax.commands import (
     TEXTS_FILE,
     add_model_flags,
+    add_refine_flags,
+    add_templates_flag,
     command_parser,
     load_model_from,
+    read_templates,
     read_texts,
     share,
 )
@@ -49,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--batch", type=int, help="images in a call; any number if not given")
     program.add_argument("--text", action="extend", nargs="+", default=[], help="names to bake in")
     program.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
-    program.add_argument("--templates", help="set of prompts for the names")
+    add_templates_flag(program)
     program.add_argument("--num_texts", type=int, help="text embeddings in a call; default: any")
-    program.add_argument("--pamr", action=argparse.BooleanOptionalAction)
+    add_refine_flags(program)
     program.add_argument("--kp_weight", type=share)
     program.add_argument(
         "--platforms", help="of cpu, cuda, rocm, tpu, with commas; default: cpu,cuda,tpu"
@@ -74,7 +77,7 @@ def export_directory(flags: argparse.Namespace) -> None:
     from tcl_jax.inference.model import save_model
 
     given = [flags.image_size, flags.batch, flags.texts_file, flags.num_texts, flags.templates]
-    given += [flags.pamr, flags.kp_weight, flags.platforms, flags.dtype, flags.tokenizer_file]
+    given += [flags.refine, flags.kp_weight, flags.platforms, flags.dtype, flags.tokenizer_file]
     if flags.text or any(value is not None for value in given):
         raise InputError(
             f"a model directory takes any image and text; for a program --output ends in {SUFFIX}"
@@ -99,23 +102,24 @@ def export_program(flags: argparse.Namespace) -> None:
         raise InputError("--templates is for names to bake in; give these, too (--text='a cat')")
     if names and flags.num_texts is not None:
         raise InputError("--num_texts and --text exclude each other: names to bake in are counted")
+    templates = read_templates(flags.templates)
     platforms = check_platforms(flags.platforms.split(",") if flags.platforms else PLATFORMS)
-    model = load_model_from(flags, flags.method)
+    model = load_model_from(flags, flags.method, kp_weight=flags.kp_weight)
     dtype = flags.dtype or "float32"
     baked: dict[str, Any] = {}
     if names:
         segmenter = Segmenter(model, dtype=dtype, tokenizer_file=flags.tokenizer_file)
         words = [word for synonyms in names for word in synonyms]
         baked = {
-            "text_embeddings": segmenter.embed_texts(words, flags.templates),
+            "text_embeddings": segmenter.embed_texts(words, templates),
             "text_names": [synonyms[0] for synonyms in names],
             "synonyms": number_synonyms(names),
         }
         del segmenter  # and its copy of the weights
     own = model.settings
     # Other scores are refined at the image's size, which no program does.
-    pamr = own.pamr and own.scores == "masks" if flags.pamr is None else flags.pamr
-    options = own.options_for(model.method, pamr, flags.kp_weight)
+    refine = flags.refine or (own.refine if own.scores == "masks" else "none")
+    options = own.options_for(model.method, refine, None, flags.kp_weight)
     exported = export_masks(
         model.method_in(COMPUTE_DTYPES[dtype]),
         model.params,
@@ -124,7 +128,7 @@ def export_program(flags: argparse.Namespace) -> None:
         batch=flags.batch,
         **baked,
         num_texts=flags.num_texts,
-        threshold=own.background_score(options.pamr),
+        threshold=own.background_score(options.refine),
         platforms=platforms,
     )
     description = write_export(flags.output, exported)

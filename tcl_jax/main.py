@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import logging
 
 from tcl_jax.commands import add_process_flags, command_parser
 from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
+from tcl_jax.files import user_path
 
 EXAMPLE = "python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes"
 
@@ -39,23 +39,37 @@ def run(argv: Sequence[str] | None = None) -> None:
     if config is None or not workdir:
         raise InputError(f"--config and --workdir are needed, as in\n  {EXAMPLE}")
     # Imported here so that --help and mistakes in flags are answered at once.
+    import jax
+
     from tcl_jax.evaluation.tasks import make_evaluators
+    from tcl_jax.parallel.cores import TUNABLES, asks_for_huge_pages
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
     from tcl_jax.training.build import build_experiment
     from tcl_jax.training.check import check_area_group, check_config
+    from tcl_jax.training.ending import describe_end, write_trained_clip
     from tcl_jax.training.loop import train
 
     check_config(config)
     check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
+    if jax.process_index() == 0 and jax.default_backend() == "cpu" and not asks_for_huge_pages():
+        logging.info(
+            "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, set "
+            "GLIBC_TUNABLES=%s before the same command, and it goes on from there", TUNABLES,
+        )  # fmt: skip
     experiment = raise_on_all_processes(lambda: build_experiment(config))
     evaluators = make_evaluators(config, experiment)
     outcome = train(config, workdir, experiment, evaluators)
     if not outcome.finished:
         logging.warning("saved at step %d; the same command goes on from there", outcome.step)
         return
+    folder = user_path(workdir)
     for evaluator in evaluators.values():
-        evaluator.report(outcome.params, outcome.frozen, Path(workdir))
+        evaluator.report(outcome.params, outcome.frozen, folder)
+    if jax.process_index() == 0:
+        clip = write_trained_clip(experiment, outcome.params, folder, outcome.step)
+        data_flags = [flag for flag in rest if flag.startswith("--config.data.")]
+        print(describe_end(config, folder, outcome.step, clip, data_flags))
 
 
 def main() -> None:

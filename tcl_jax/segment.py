@@ -25,10 +25,14 @@ from typing import Any
 from tcl_jax.commands import (
     TEXTS_FILE,
     add_model_flags,
+    add_refine_flags,
+    add_templates_flag,
     command_parser,
     load_model_from,
+    read_templates,
     read_texts,
     share,
+    threshold,
 )
 from tcl_jax.errors import InputError, RunError, as_input_error, run_command, shorten
 from tcl_jax.files import IMAGE_SUFFIXES, files_below, sha256_of, user_path, why_unwritable
@@ -52,10 +56,16 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="whether pixels may be none of the texts",
     )
-    p.add_argument("--threshold", type=share, help="score of the background, 0 to 1")
-    p.add_argument("--pamr", action=argparse.BooleanOptionalAction, help="refine the masks' edges")
+    p.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="N|best:DIR",
+        help="score of the background, 0 to 1, or the best in DIR, the results of "
+        "`evaluate --threshold=best`",
+    )
+    add_refine_flags(p)
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
-    p.add_argument("--templates", help="set of prompts, such as custom, simple, full, identity")
+    add_templates_flag(p)
     p.add_argument("--mode", choices=("slide", "whole"), default="slide")
     p.add_argument("--short_side", type=int, help="pixels that the short side is resized to")
     p.add_argument(
@@ -143,6 +153,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     texts = read_texts(flags.text, flags.texts_file)
     with as_input_error("--text and --texts_file"):
         check_words([word for words in texts for word in words], background=flags.background)
+    templates = read_templates(flags.templates)
     output = user_path(flags.output)
     if why := why_unwritable(output):
         raise InputError(f"--output={flags.output!r}: {why}; choose another folder")
@@ -153,17 +164,24 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.data.images import ImageDecodeError
     from tcl_jax.inference.segmenter import Segmenter
 
-    segmenter = Segmenter(load_model_from(flags, flags.method), tokenizer_file=flags.tokenizer_file)
+    model = load_model_from(flags, flags.method, kp_weight=flags.kp_weight)
+    if isinstance(flags.threshold, str):
+        from tcl_jax.evaluation.results import best_thresholds
+
+        used = {"scores": "masks", "refine": flags.refine or model.settings.refine}
+        where = flags.threshold.partition(":")[2]
+        flags.threshold, _ = best_thresholds(where, model.method.name, **used)
+    segmenter = Segmenter(model, tokenizer_file=flags.tokenizer_file)
     options: dict[str, Any] = {
         "background": flags.background,
         "threshold": flags.threshold,
         "mode": flags.mode,
         "short_side": flags.short_side,
-        "templates": flags.templates,
-        "pamr": flags.pamr,
+        "templates": templates,
+        "refine": flags.refine,
         "kp_weight": flags.kp_weight,
     }
-    segmenter.embed_texts([word for synonyms in texts for word in synonyms], flags.templates)
+    segmenter.embed_texts([word for synonyms in texts for word in synonyms], templates)
     several = [[*synonyms] for synonyms in texts if len(synonyms) > 1]
     given = {key: value for key, value in options.items() if value is not None}
     if flags.tokenizer_file is not None:

@@ -51,7 +51,7 @@ SMALL = {small!r}
 
 def get_config():
     config = real()
-    own_sizes = config.model.weights != "ViT-B/16"  # or those that ship with the package
+    own_sizes = config.model.weights.startswith("builtin:")
     for name, value in SMALL.items():
         part, field = name.split(".")
         if field in config[part] and not (own_sizes and part == "model"):
@@ -91,14 +91,14 @@ def make_folder(home: Path) -> tuple[Path, str]:
     _write_weights(folder)
     _write_photos(folder)
     _write_benchmarks(folder / "data")
-    for name in ("cc3m", "cc12m"):
-        (folder / "data" / name).mkdir()
+    for name in ("data/cc3m/00000.tar", "data/cc12m/00000.tar", "pairs/0.tar", "pairs/1.tar"):
+        (folder / name).parent.mkdir(exist_ok=True)
         members = [
             member
             for i in range(12)
             for member in ((f"{i}.jpg", picture(20 * i)), (f"{i}.txt", b"a photo of a cat"))
         ]
-        write_shard(folder / "data" / name / "00000.tar", members)
+        write_shard(folder / name, members)
     _write_official_code(home)
     _write_venv(folder)
     _write_tools(home / "bin")
@@ -150,6 +150,7 @@ def _write_photos(folder: Path) -> None:
         label = np.asarray(photo.convert("L"))
         Image.fromarray((label > 128).astype(np.uint8)).save(folder / f"masks/photo{i}.png")
     (folder / "names.txt").write_text("a cat\ngrass, lawn\n")
+    (folder / "captions.csv").write_text("file_name,caption\nphoto0.jpg,a cat\nphoto1.jpg,grass\n")
 
 
 def _write_benchmarks(data: Path) -> None:

@@ -70,6 +70,7 @@ def _talk2dino(folder: Path) -> Files:
 WRITERS: dict[str, Callable[[Path], Files]] = {
     "tcl": _tcl,
     "maskclip": _clip,
+    "sc_clip": _clip,
     "proxyclip": _proxyclip,
     "clip_dinoiser": _clip_dinoiser,
     "tips": _tips,

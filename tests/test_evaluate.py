@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tcl_jax import segment
 from tcl_jax.errors import InputError
 from tcl_jax.evaluate import run
+from tcl_jax.inference.templates import TEMPLATES
 from tcl_jax.shapes.source import ShapesSource, class_names
 from tests.reference import GOLDEN
 
@@ -54,7 +56,8 @@ def test_a_benchmark_of_ones_own(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = [CLIP, "--no-pamr", "--templates=shapes"]
-    run([*base, f"--output={tmp_path}/flags", *own(scenes), "--method=maskclip,sclip"])
+    several = ["--method=maskclip,sclip", "--threshold=sclip=0.125"]
+    run([*base, f"--output={tmp_path}/flags", *own(scenes), *several])
     out = capsys.readouterr().out
     assert "MaskCLIP, measured" in out and "SCLIP, measured" in out
     assert f"{tmp_path}/flags/report.html" in out
@@ -63,11 +66,44 @@ def test_a_benchmark_of_ones_own(
     assert scores["images"] == 12 and 15 < scores["miou"] < 60
     assert list(scores["per_class"]) == ["background", *class_names()]
     assert results["fingerprint"]["templates"] == "shapes"
+    assert results["fingerprint"]["threshold"] != 0.125
+    other = json.loads((tmp_path / "flags/sclip/results.json").read_text())
+    assert other["fingerprint"]["threshold"] == 0.125
     run(["--compare", f"{tmp_path}/flags/maskclip", f"{tmp_path}/flags/sclip"])
     assert "custom" in capsys.readouterr().out
-    run([*base, f"--output={tmp_path}/toml", f"--benchmark={scenes}/scenes.toml"])
+    toml = [CLIP, "--no-pamr", f"--output={tmp_path}/toml", f"--benchmark={scenes}/scenes.toml"]
+    sentences = TEMPLATES["shapes"]
+    run([*toml, *(f"--templates={sentence}" for sentence in sentences)])
     again = json.loads((tmp_path / "toml/results.json").read_text())
     assert again["benchmarks"]["scenes"]["miou"] == scores["miou"]
+    assert again["fingerprint"]["templates"] == [*sentences]
+    (tmp_path / "scenes.toml").write_text(
+        f'images = "{scenes}/images"\nlabels = "{scenes}/labels"\nclasses = "{scenes}/names.txt"'
+    )
+    with pytest.raises(InputError, match=f"{scenes}/.* and .*{tmp_path}/.* are both 'scenes'"):
+        run([*toml, f"--benchmark={tmp_path}/scenes.toml"])
+    with pytest.raises(InputError, match=r"(?s)values 24; .*24 classes, give --background"):
+        run([*toml[:-1], *own(scenes)[:-1]])
+    with pytest.raises(InputError, match="threshold is given for tcl; evaluated are maskclip"):
+        run([*toml, "--threshold=tcl=0.5"])
+
+
+def test_the_best_threshold_is_found_and_taken(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, masks = tmp_path / "found", tmp_path / "masks"
+    run([CLIP, "--no-pamr", *own(scenes), f"--output={found}", "--threshold=best"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"next: --threshold=best:{found}")
+    (row,) = (line.split() for line in lines if line.startswith("MaskCLIP  "))
+    best = json.loads((found / "results.json").read_text())["best_threshold"]
+    assert best != 0.5 and row[1] == f"{best:g}"
+    image = f"--image={scenes}/images/00.png"
+    flags = [CLIP, image, "--text=plain red", f"--output={masks}", f"--threshold=best:{found}"]
+    segment.run([*flags, "--no-pamr"])
+    assert json.loads((masks / "00.json").read_text())["options"]["threshold"] == best
+    with pytest.raises(InputError, match="found with refine='none'"):
+        segment.run(flags)
 
 
 def test_values_that_are_ignored_and_those_of_another_coding(
@@ -114,13 +150,15 @@ def test_all_benchmarks_that_are_there(tmp_path: Path, capsys: pytest.CaptureFix
         (["--output=o", "--data=nowhere"], "'nowhere' holds none of the benchmarks"),
         (["--output=o", f"--data={DATA}"], "give either --checkpoint"),
         (["--output=o", "--benchmarks=vok"], "benchmark 'vok' is not known"),
-        (["--output=o", "--benchmarks=voc,voc", CLIP], "voc, voc: one is given more than once"),
+        (["--output=o", "--benchmarks=voc,voc", CLIP], "--benchmarks=voc are both 'voc'"),
         (["--output=o", "--images=x", CLIP], "--images without --labels, --classes"),
         (["--output=o", "--background", CLIP], "--background without --images"),
         (["--output=o", "--batch_size=0"], "--batch_size=0"),
         # Before a model is read or data is looked for, which are not there.
         (["--output=o", "--data=x", "--clip=x", "--protocol=mine"], "protocol 'mine' is unknown"),
         (["--output=o", "--data=x", "--clip=x", "--method=tcl,tcp"], "--method 'tcp' is unknown"),
+        (["--output=o", "--data=x", "--threshold=tcp=0.5"], "--threshold 'tcp' is unknown"),
+        (["--output=o", "--data=x", "--templates=a cat"], "'a cat': no such set"),
         ([f"--output={__file__}/o", f"--data={DATA}", CLIP], "test_evaluate.py is a file"),
         (["--output=o", f"--data={DATA}", CLIP, "--method=tcl"], "needs TCL's weights"),
         (["--output=o", f"--data={DATA}", CLIP, "--split=test"], "'test'"),

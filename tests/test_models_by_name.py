@@ -71,9 +71,9 @@ def test_every_command_takes_every_model(name: str, photos: Path, tmp_path: Path
     found = json.loads((tmp_path / "tcl/results.json").read_text())
     assert found["fingerprint"]["method"] == name
     assert found["fingerprint"]["templates"] == "custom" and found["benchmarks"]["custom"]["miou"]
-    assert found["fingerprint"]["threshold"] == settings.background_score(False)
+    assert found["fingerprint"]["threshold"] == settings.background_score("none")
 
-    size = ["--image_size=60x80", "--batch=1", "--platforms=cpu", "--no-pamr"]
+    size = ["--image_size=60x80", "--platforms=cpu", "--no-pamr"]  # of any batch
     export.run([*flags, *size, *texts, f"--output={tmp_path}/masks.stablehlo"])
     program = jax_export.deserialize(bytearray((tmp_path / "masks.stablehlo").read_bytes()))
     image = np.asarray(Image.open(photo))
@@ -99,7 +99,8 @@ def test_protocols(name: str, tmp_path: Path) -> None:
     side = model.method.resolution if model.method.resolution < 224 else 448
     assert [getattr(tcl, x) for x in fields] == [side, side // 2, side, "custom", "opencv"]
     if own.scores == "masks":  # else its score of the background is of another kind
-        assert (tcl.threshold, tcl.pamr, tcl.kp_weight) == (own.threshold, own.pamr, own.kp_weight)
+        for field in ("threshold", "refine", "kp_weight"):
+            assert getattr(tcl, field) == getattr(own, field)
     assert (own == tcl) == (name in ("tcl", "maskclip"))
     assert make_protocol(model, protocol="tcl", templates="simple").templates == "simple"
     with pytest.raises(InputError, match="protocol 'mine' is unknown; choose one of own, tcl"):
@@ -133,7 +134,8 @@ def test_a_projection_nobody_downloads_is_asked_for_and_taken_from_the_folder(
         (["--model=tips", "--weights=text=x", "--weights=text=y"], "give each part once"),
         (["--model=tips", "--weights=backbone=nowhere.npz"], "nowhere.npz"),
         (["--model=tcl", "--clip=ViT-B/16"], "give either --checkpoint"),
-        (["--model=tcl", "--tcl=official"], "--tcl, --activation and --prefix belong to --clip"),
+        (["--model=tcl", "--tcl=official"], "--tcl belongs to --clip"),
+        (["--model=tips", "--weights=backbone=x", "--activation=gelu"], "has no such option"),
         (["--clip=ViT-B/16", "--weights=clip=x"], "--weights belongs to --model"),
         (["--model=tcl", "--method=tcp"], "--method 'tcp' is unknown"),
         (

@@ -179,7 +179,7 @@ def test_names_that_the_terminal_cannot_show(
         (["--image=IN", "--output=OUT", *WORDS], "give either --checkpoint=DIR"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--checkpoint=x"], "give either"),
         (["--image=IN", "--output=OUT", *WORDS, "--checkpoint=x"], "'x' is not there"),
-        (["--image=IN", "--output=OUT", *WORDS, "--checkpoint=x", "--tcl=y"], "belong to --clip"),
+        (["--image=IN", "--output=OUT", *WORDS, "--checkpoint=x", "--tcl=y"], "belongs to --clip"),
         (["--image=IN", "--output=OUT", *WORDS, CLIP, "--tcl=none.pth"], "none.pth"),
         (["--image=IN", "--output=IN/scene0.png", *WORDS, CLIP], "is a file"),
         (["--image=IN", "--output=OUT", "--texts_file=none", CLIP], "--texts_file='none'"),

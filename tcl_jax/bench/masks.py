@@ -58,6 +58,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
     from tcl_jax.inference.masks import MaskOptions, make_masks
     from tcl_jax.models.flops import total
     from tcl_jax.models.layers import compute_dtype
+    from tcl_jax.models.method import BY_PAMR
 
     settings, params = subject.model.settings, jax.device_put([model.params for model in models])
     windows = flags.windows or (settings.window,)
@@ -87,7 +88,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
         cases = itertools.product(windows, flags.classes, flags.batch_sizes, PAMR[flags.pamr])
         for side, classes, size, pamr in cases:
             what = f"{side}, {classes} classes, {'PAMR' if pamr else 'no PAMR'}, batch {size}"
-            options = MaskOptions(pamr, settings.kp_weight)
+            options = MaskOptions(BY_PAMR[pamr], settings.kp_weight)
             rng = np.random.default_rng(0)
             images = rng.standard_normal((size, side, side, 3)).astype(np.float32)
             texts = rng.standard_normal((classes, subject.model.method.embed_dim))

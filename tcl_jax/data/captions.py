@@ -66,7 +66,7 @@ def _in_json(data: bytes, fields: Sequence[str]) -> list[str]:
     text = decode_text(data)
     try:
         content = json.loads(text)
-        if found := list(_strings(content, fields)):
+        if found := list(strings_in(content, fields)):
             return found
     except (ValueError, RecursionError) as error:
         raise BadSampleError("no_caption", f"the JSON cannot be read: {error}") from None
@@ -78,13 +78,16 @@ def _in_json(data: bytes, fields: Sequence[str]) -> list[str]:
     )
 
 
-def _strings(value: Any, fields: Sequence[str]) -> list[str]:
+def strings_in(value: Any, fields: Sequence[str]) -> list[str]:
+    """The strings in a JSON value: itself, those of a list, or of an object those under the first
+    of the fields that has usable ones.
+    """
     if isinstance(value, str):
         return [] if "\0" in value else [value]
     if isinstance(value, list):
-        return [text for part in value for text in _strings(part, fields)]
+        return [text for part in value for text in strings_in(part, fields)]
     if isinstance(value, dict):
-        found = [texts for name in fields if (texts := _strings(value.get(name), fields))]
+        found = [texts for name in fields if (texts := strings_in(value.get(name), fields))]
         usable = (texts for texts in found if any(text.strip() for text in texts))
         return next(usable, found[0] if found else [])
     return []

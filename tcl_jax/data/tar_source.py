@@ -73,7 +73,10 @@ class TarSource:
     ) -> None:
         self.patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
         if not self.patterns:
-            raise InputError("no tar shards were given: name at least one path or pattern.")
+            raise InputError(
+                "no tar shards were given: name at least one path or pattern, as in "
+                "--config.data.shards='pairs/*.tar'"
+            )
         if index_dir is not None and remote.is_remote(index_dir):
             raise InputError(
                 f"index_dir={index_dir!r}: index files need a local folder; leave it out to keep "

@@ -22,6 +22,7 @@ from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.segmenter import Segmenter
+from tcl_jax.models.method import BY_PAMR
 from tcl_jax.models.methods import METHODS
 from tcl_jax.pictures.overlays import save_png, shrink
 
@@ -96,7 +97,7 @@ class Answers:
     def thresholds(self, pamr: bool) -> dict[str, float]:
         """Score of the background that each method is meant to have."""
         made = self._segmenters.items()
-        return {name: segmenter.settings.background_score(pamr) for name, segmenter in made}
+        return {name: one.settings.background_score(BY_PAMR[pamr]) for name, one in made}
 
     # ------------------------------------------------------------------------------- what is given
 

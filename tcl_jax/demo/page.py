@@ -77,7 +77,7 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
         examples: pictures to click.
         folder: for files to download; in GRADIO_TEMP_DIR, so that they go with time.
     """
-    refined = answers.settings.pamr
+    refined = answers.settings.refine == "pamr"
     thresholds = answers.thresholds(refined)
     with gr.Blocks(
         title=f"{TITLES.get(answers.method, answers.method)}: segment what you can name",

@@ -22,7 +22,7 @@ The files of the built-in ones, in `tcl_jax/assets/benchmarks`, and of a user's 
     short_side = 448              # these five override the protocol
     window = 448
     stride = 224
-    threshold = 0.4
+    threshold = 0.4               # score of the background, or least probability: the protocol's
     cleaning = false              # true: Talk2DINO and CLIP-DINOiser find the background
 
 {key} may stand for folders too (`town/photo_1`). Where images is a folder, its files of the usual

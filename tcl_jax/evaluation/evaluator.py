@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import cv2
 import jax
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8, UInt16
+from jaxtyping import Float32, Int32, UInt8
 from tqdm import tqdm
 
 from tcl_jax.data.images import ImageDecodeError, read_image
@@ -24,7 +25,8 @@ from tcl_jax.evaluation.labels import read_label, to_classes
 from tcl_jax.evaluation.protocol import Protocol
 from tcl_jax.evaluation.results import BenchmarkResult, ImageResult, ShownImage, choose_shown
 from tcl_jax.evaluation.score_log import Record, ScoreLog, describe_files
-from tcl_jax.evaluation.scores import Counts, count_pixels
+from tcl_jax.evaluation.scores import Counts, count_levels, count_pixels
+from tcl_jax.evaluation.thresholds import ThresholdSearch
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.refinement import Refiner
@@ -60,7 +62,7 @@ class Evaluator:
         self.protocol = protocol
         self._patch_size, self._mesh = model.patch_size, local_mesh()
         self._refine: Refiner | None = None
-        if protocol.pamr and protocol.scores != "masks":
+        if protocol.refine == "pamr" and protocol.scores != "masks":
             how = protocol.pamr_dilations, protocol.pamr_iterations
             self._refine = Refiner(self._mesh, model.pixel_statistics, *how)
         self._engine = MaskEngine(model, self._mesh, batch_size)
@@ -72,12 +74,19 @@ class Evaluator:
         other._params = put_locally(params, self._mesh)
         return other
 
+    def with_threshold(self, benchmark: Benchmark, threshold: float) -> Evaluator:
+        """The same with a threshold for a benchmark; nothing is compiled again."""
+        other, found = copy.copy(self), {benchmark.name: threshold}
+        other.protocol = dataclasses.replace(self.protocol, search=False, found=found)
+        return other
+
     def label_maps(
         self,
         examples: Iterable[Example],
         benchmark: Benchmark,
         texts: Float32[np.ndarray, "n d"],
-        then: Callable[[Example, UInt16[np.ndarray, "h w"]], Result],
+        then: Callable[..., Result],
+        thresholds: Sequence[float] = (),
     ) -> Iterator[Result]:
         """Label maps of images, each handed to a function in a thread; yields what it returns.
 
@@ -88,7 +97,9 @@ class Evaluator:
             examples: the images, in any order.
             benchmark: its classes.
             texts: embeddings of `Protocol.texts_of`.
-            then: what is done with an image's label map, class or background per pixel.
+            then: what is done with an example and its label map, class or background per pixel.
+            thresholds: if given, those of which `then` gets the two results of
+                `SoftMasks.levels` instead of the label map.
 
         Raises:
             RunError: if an image cannot be read.
@@ -106,9 +117,13 @@ class Evaluator:
         def score(found: tuple[ImageTask[tuple[Example, tuple[int, int]]], SoftMasks]) -> Result:
             (task, masks), (example, size) = found, found[0].item
             try:
+                refined = None if refine is None else refine(task.pixels, masks, size)
+                if rule is None and thresholds:
+                    return then(example, *masks.levels(size, thresholds))
                 if rule is None:
                     return then(example, masks.labels(size, background))
-                refined = None if refine is None else refine(task.pixels, masks, size)
+                if thresholds:
+                    return then(example, *rule.levels(masks, size, thresholds, refined))
                 return then(example, rule.labels(masks, size, refined=refined))
             except (RunError, ValueError) as error:
                 raise RunError(f"{example.image}: {error}") from error
@@ -139,7 +154,9 @@ def evaluate_benchmark(
 ) -> BenchmarkResult:
     """Scores every image of a benchmark that has no score yet; every process calls it.
 
-    Process 0 makes the label maps of the best, the median and the worst image once more, to show.
+    Where the protocol looks for the best threshold, all are counted at once, and the result is that
+    at the best. Process 0 makes the label maps of the best, the median and the worst image once
+    more, to show.
 
     Args:
         evaluator: the model.
@@ -154,23 +171,37 @@ def evaluate_benchmark(
     """
     benchmark, classes = index.benchmark, len(index.benchmark.names)
     mine = log.remaining(share_of(index.examples))
+    tried = evaluator.protocol.tried_on(benchmark)
+    own = evaluator.protocol.of(benchmark).threshold
+    nothing = Counts.zeros(classes, *([len(tried)] if tried else []))
 
-    def score(example: Example, labels: np.ndarray) -> tuple[Example, Counts]:
-        return example, count_pixels(labels, read_classes(example, benchmark), classes)
+    def score(
+        example: Example, labels: np.ndarray, levels: np.ndarray | None = None
+    ) -> tuple[Example, Counts]:
+        truth = read_classes(example, benchmark)
+        if levels is None:
+            return example, count_pixels(labels, truth, classes)
+        return example, count_levels(labels, levels, truth, classes, len(tried))
 
     def score_all() -> None:
-        total, last = Counts.zeros(classes), time.monotonic()
+        total, last = nothing, time.monotonic()
         with tqdm(desc=benchmark.name, total=len(mine), unit="image", disable=not progress) as bar:
-            for example, counts in evaluator.label_maps(mine, benchmark, texts, score):
+            for example, counts in evaluator.label_maps(mine, benchmark, texts, score, tried):
                 now = time.monotonic()
                 log.add(Record(example.key, describe_files(example), counts, now - last))
                 total, last = total + counts, now
                 bar.update()
-                bar.set_postfix_str(f"mIoU {100 * total.scores().miou:.1f}", refresh=False)
+                so_far = total.at(tried.index(own)) if tried else total
+                bar.set_postfix_str(f"mIoU {100 * so_far.scores().miou:.1f}", refresh=False)
 
     raise_on_all_processes(score_all)
     records = log.gather([example.key for example in share_of(index.examples)])
-    images = tuple(ImageResult(e.key, records[e.key].counts) for e in index.examples)
+    counts, search = {e.key: records[e.key].counts for e in index.examples}, None
+    if tried:
+        search = ThresholdSearch(tried, own, sum(counts.values(), nothing))
+        counts = {key: several.at(search.place) for key, several in counts.items()}
+        evaluator = evaluator.with_threshold(benchmark, search.best)
+    images = tuple(ImageResult(key, one) for key, one in counts.items())
     seconds = sum(records[e.key].seconds for e in index.examples) / jax.process_count()
     if beside is None:
         rank_of = {key: rank for rank, key in choose_shown(images).items()}
@@ -180,7 +211,7 @@ def evaluate_benchmark(
     shown = raise_on_all_processes(
         lambda: _show(evaluator, index, texts, images, rank_of) if shows else ()
     )
-    return BenchmarkResult(benchmark, images, shown, seconds)
+    return BenchmarkResult(benchmark, images, shown, seconds, search)
 
 
 def _show(

@@ -71,12 +71,29 @@ def to_classes(raw: Integer[np.ndarray, "h w"], benchmark: Benchmark) -> Int32[n
         classes = table[np.clip(raw.astype(np.int64), -1, MAX_LABEL + 1)]
     if (classes == _WRONG).any():
         wrong, ignored = raw[classes == _WRONG], spans(benchmark.ignored_values) or "none"
+        values = np.unique(wrong).tolist()
         raise LabelError(
-            f"{wrong.size} pixels have the label values {spans(np.unique(wrong).tolist())}; "
+            f"{wrong.size} pixels have the label values {spans(values)}; "
             f"{benchmark.name} has {spans(benchmark.label_values)}, and {ignored} to be ignored "
-            "(--background, --reduce_zero_label, --ignore and values of --classes change that)"
+            f"({_advice(values, benchmark)})"
         )
     return classes
+
+
+def _advice(wrong: list[int], benchmark: Benchmark) -> str:
+    """What to change where labels have these values that the benchmark has not."""
+    if benchmark.background or benchmark.reduce_zero_label:
+        zero_lacks = False
+    elif benchmark.values is None:  # one value too many: the classes may count on from 1
+        zero_lacks = wrong == [len(benchmark.classes)]
+    else:
+        zero_lacks = wrong == [0]
+    if zero_lacks:
+        return (
+            f"if label 0 is none of the {len(benchmark.classes)} classes, give --background "
+            "(background = true); if it is to be ignored, --reduce_zero_label"
+        )
+    return "--background, --reduce_zero_label, --ignore and values of --classes change that"
 
 
 @functools.lru_cache

@@ -10,12 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL
+from absl import logging
 from jaxtyping import Float32
 
 from tcl_jax.data.words import background_words
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
 from tcl_jax.evaluation.examples import DatasetIndex
+from tcl_jax.evaluation.results import best_thresholds
+from tcl_jax.evaluation.thresholds import BEST, TRIED
 from tcl_jax.files import sha256_of, short_hash, user_path
 from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.masks import MaskOptions, Synonyms
@@ -25,7 +28,6 @@ from tcl_jax.inference.settings import (
     MAX_LONG_SIDE,
     THRESHOLDS,
     InferenceSettings,
-    fit_windows,
     scale_sizes,
     settings_of,
 )
@@ -34,7 +36,7 @@ from tcl_jax.inference.windows import SlidingWindow, working_size
 from tcl_jax.models.clip import CLIP
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.layers import compute_dtype
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import Method, choose_refinement
 from tcl_jax.models.methods import METHODS
 
 Field = tuple[str, ...]
@@ -46,8 +48,10 @@ _RESIZES = {
 }
 
 
+_REFINED = {"none": "", "pamr": " + PAMR", "affinity": " + affinity"}
 _SIZES = ("short_side", "window", "stride")
-_RULE_ONLY = ("logit_scale", "area_threshold")
+_RULE_ONLY = ("logit_scale", "area_threshold", "pamr_dilations", "pamr_iterations")
+"""Fields that masks are decided without."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,8 @@ class Protocol(InferenceSettings, ClassWords):
         threshold: score of the background class, in [0, 1].
         dtype: what the network computes in, a key of `COMPUTE_DTYPES`.
         max_long_side: most pixels of a resized image's long side.
+        search: whether many thresholds are counted, to find the best.
+        found: thresholds of benchmarks that were found so, by their names; before all others.
         benchmarks: fields that differ on a benchmark, by its name; see `of`.
 
     Raises:
@@ -73,6 +79,8 @@ class Protocol(InferenceSettings, ClassWords):
     threshold: float
     dtype: str = "float32"
     max_long_side: int = MAX_LONG_SIDE
+    search: bool = False
+    found: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     benchmarks: Mapping[str, Mapping[str, Any]] = dataclasses.field(
         default_factory=dict, hash=False
     )
@@ -85,7 +93,7 @@ class Protocol(InferenceSettings, ClassWords):
     @property
     def title(self) -> str:
         """The method's name for tables."""
-        return METHODS[self.method].title + (" + PAMR" if self.pamr else "")
+        return METHODS[self.method].title + _REFINED[self.refine]
 
     def of(self, benchmark: Benchmark) -> Protocol:
         """The same for a benchmark: with what the protocol says of it, and before that its file.
@@ -95,11 +103,13 @@ class Protocol(InferenceSettings, ClassWords):
         """
         names = (*_SIZES, "threshold", "cleaning")
         own = {name: x for name in names if (x := getattr(benchmark, name)) is not None}
-        if "short_side" in own and "window" not in own:
+        if "short_side" in own and "window" not in own and self.window:
             own["window"] = max(self.window * own["short_side"] // self.short_side, 1)
         if "stride" not in own and own.get("window", self.window) != self.window:
             own["stride"] = max(own["window"] // 2, 1)
         fields = {**self.benchmarks.get(benchmark.name, {}), **own}
+        if benchmark.name in self.found:
+            fields["threshold"] = self.found[benchmark.name]
         window, stride = fields.get("window", self.window), fields.get("stride", self.stride)
         if window and stride > window:
             raise InputError(
@@ -115,12 +125,18 @@ class Protocol(InferenceSettings, ClassWords):
         # Of other scores the first text has to be the background's.
         cleans = METHODS[self.method].cleans and (masks or benchmark.background)
         return MaskOptions(
-            pamr=masks and self.pamr,
+            refine=self.refine if masks else "none",
             kp_weight=self.kp_weight,
             cleaning=mine.cleaning and cleans,
             scores=self.scores,
             logit_scale=mine.logit_scale if self.scores == "probabilities" else 1.0,
         )
+
+    def tried_on(self, benchmark: Benchmark) -> tuple[float, ...]:
+        """The thresholds that are counted on a benchmark, ascending; empty where none is chosen."""
+        if not (self.search and benchmark.background):
+            return ()
+        return tuple(sorted({*TRIED, self.of(benchmark).threshold}))
 
     def background_of(self, benchmark: Benchmark) -> float | None:
         """Score of a benchmark's background among masks; None if it has none."""
@@ -177,8 +193,10 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         model: the one that is evaluated, already of its method.
         protocol: one of `inference.presets.PROTOCOLS`; None or "own": the method's. Choices go
             before it, also on single benchmarks.
-        choices: fields of `Protocol`; None leaves the protocol's. A short side alone scales
-            the windows, and other windows have half their side as stride.
+        choices: fields of `Protocol`, and `pamr`, see `choose_refinement`; None leaves the
+            protocol's. A short side alone scales the windows, and other windows have half their
+            side as stride. The threshold may be "best" or "best:DIR", see
+            `evaluation.thresholds.BEST`.
 
     Raises:
         InputError: if a value is out of its range, or there is no such protocol.
@@ -186,9 +204,19 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     method, own = model.method, protocol in (None, "own")
     name = method.protocol if protocol is None or own else protocol
     preset = load_preset(name)
-    settings = model.settings if own else _named_settings(name, model)
+    settings = model.settings
+    if not own:
+        kept = ("threshold", "refine", "kp_weight") if settings.scores == "masks" else ()
+        base = InferenceSettings(**{key: getattr(settings, key) for key in kept})
+        settings = settings_of(name, method, base)
     given = {name: value for name, value in choices.items() if value is not None}
+    how = given.pop("threshold") if isinstance(given.get("threshold"), str) else None
     masks = given.get("scores", settings.scores) == "masks"
+    refine = choose_refinement(
+        method, settings.refine, given.pop("refine", None), given.pop("pamr", None)
+    )
+    if refine == "affinity" and not masks:
+        raise InputError(f"refine='affinity' is of masks, by which protocol {name} does not decide")
     if masks and (wrong := [x for x in _RULE_ONLY if x in given]):
         raise InputError(
             f"{wrong[0]} is of protocols that compare cosines, as sclip does, and not of {name}"
@@ -200,16 +228,22 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         **{key: value for key, value in preset.fields.items() if key in words},
         **{name: getattr(settings, name) for name in known},
         "short_side": short_side,
+        "refine": refine,
         **given,
     }
     if "window" not in given and "short_side" in given and settings.window:
         fields["window"] = max(settings.window * given["short_side"] // short_side, 1)
-    if "stride" not in given and fields["window"] != settings.window:
+    if "stride" not in given and fields["window"] not in (0, settings.window):
         fields["stride"] = max(fields["window"] // 2, 1)
     if fields["threshold"] is None:
-        fields["threshold"] = THRESHOLDS[fields["pamr"]]
+        fields["threshold"] = THRESHOLDS[fields["refine"]]
     if not (method.mixes_clip and masks):
         fields["kp_weight"] = 0.0
+        if given.get("kp_weight"):
+            logging.warning(
+                "kp_weight=%s changes nothing: %s by protocol %s has no masks of CLIP mixed in, as "
+                "those of TCL have", given["kp_weight"], method.title, name,
+            )  # fmt: skip
     if isinstance(method, CLIPMethod):
         fields["pixels"] = fields["pixels"] or method.own_pixels
     else:
@@ -222,23 +256,25 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
     tables = {}
     for benchmark, table in preset.benchmarks.items():
         sizes = scale_sizes(table, settings.window, preset.fields["window"])
-        tables[benchmark] = {k: x for k, x in {**table, **sizes}.items() if k not in chosen}
-    return Protocol(protocol=name, method=method.name, benchmarks=tables, **fields)
+        rest = {k: x for k, x in {**table, **sizes}.items() if k not in chosen}
+        if table.get("window") == 0 and "window" not in given:  # the whole image stays that
+            rest["window"] = 0
+        tables[benchmark] = rest
+    made = Protocol(protocol=name, method=method.name, benchmarks=tables, **fields)
+    return made if how is None else _with_best(made, how)
 
 
-def _named_settings(name: str, model: Model) -> InferenceSettings:
-    """Those of a named protocol for a model.
-
-    What the protocol leaves to methods is the model's own, if masks are what it is evaluated by.
-    """
-    method, own, base = model.method, model.settings, InferenceSettings()
-    if own.scores == "masks":
-        kept = {key: getattr(own, key) for key in ("threshold", "pamr", "kp_weight")}
-        base = dataclasses.replace(base, **kept)
-    settings = settings_of(name, base)
-    if name == method.protocol and method.threshold is not None:
-        settings = dataclasses.replace(settings, threshold=method.threshold)
-    return fit_windows(settings, method)
+def _with_best(protocol: Protocol, how: str) -> Protocol:
+    """The same that looks for the best thresholds, or has those that were found."""
+    if how == BEST:
+        return dataclasses.replace(protocol, search=True)
+    used = {name: getattr(protocol, name) for name in ("scores", "refine", "kp_weight")}
+    best, found = best_thresholds(how.removeprefix(f"{BEST}:"), protocol.method, **used)
+    tables = {
+        name: {key: x for key, x in table.items() if key != "threshold"}
+        for name, table in protocol.benchmarks.items()
+    }
+    return dataclasses.replace(protocol, threshold=best, found=found, benchmarks=tables)
 
 
 def embed_texts(
@@ -308,11 +344,18 @@ def _fields_of(protocol: Protocol) -> dict[str, Any]:
     """Fields by name but for the tables of benchmarks, with words as text."""
     names = {"protocol": protocol.protocol, "method": protocol.method}  # are read first
     fields = {**names, **dataclasses.asdict(protocol)}
-    del fields["benchmarks"]
+    for name in ("benchmarks", "search", "found"):
+        del fields[name]
+    if protocol.search:
+        fields["threshold"] = f"the best of {TRIED[0]} to {TRIED[-1]}, and the method's own"
     fields["background"] = ", ".join(protocol.background) or None
     fields["names"] = {name: ", ".join(words) for name, words in protocol.names.items()} or None
     fields["cleaning"] = protocol.cleaning and METHODS[protocol.method].cleans
-    return {**fields, "pamr_dilations": [*protocol.pamr_dilations]}
+    fields["pamr_dilations"] = [*protocol.pamr_dilations]
+    if not isinstance(protocol.templates, str):
+        fields["templates"] = [*protocol.templates]
+    unread = (*_RULE_ONLY, "background") if protocol.scores == "masks" else ()
+    return {name: value for name, value in fields.items() if name not in unread}
 
 
 def _describe(

@@ -20,9 +20,10 @@ from markupsafe import Markup
 
 from tcl_jax.evaluation.benchmark import BENCHMARKS, load_benchmark, paper_benchmarks
 from tcl_jax.evaluation.published import PUBLISHED, Published
-from tcl_jax.evaluation.report_pictures import page_pictures
+from tcl_jax.evaluation.report_pictures import page_pictures, threshold_curves
 from tcl_jax.evaluation.results import BenchmarkResult, Evaluated, published_mean
 from tcl_jax.evaluation.scores import UNKNOWN, per_cent
+from tcl_jax.evaluation.thresholds import MISSED, ThresholdSearch
 from tcl_jax.files import user_path, whole_file
 from tcl_jax.inference.presets import load_preset
 from tcl_jax.inference.settings import MAX_LONG_SIDE, THRESHOLDS, InferenceSettings
@@ -34,7 +35,7 @@ from tcl_jax.pictures.lettering import one_line, printable
 _SOURCES = (
     "mIoU in per cent. Measured: by this run. Published: by the paper (TCL, CVPR 2023, arXiv "
     "2212.00785), by a method's own authors, under the protocol named, or by what describes a "
-    "benchmark of your own."
+    "benchmark of your own. Edges: share of pixels within 2 px of a true edge that are right."
 )
 _TEMPLATES = Path(__file__).parent.parent / "assets"
 
@@ -113,6 +114,39 @@ def summary_table(found: Mapping[str, Evaluated]) -> str:
     return "\n".join([*lines, *(f"* {note}" for note in table.notes)])
 
 
+def threshold_tables(found: Mapping[str, Evaluated]) -> str:
+    """Text of the tables of thresholds, for the terminal; empty where none was looked for."""
+    lines: list[str] = []
+    for name, searches in _searches(found).items():
+        table = _threshold_table(searches)
+        lines += align([(f"{name}: {table.heads[0]}", *table.heads[1:]), *(
+            (row.label, *row.cells) for row in table.rows
+        )])  # fmt: skip
+    return "\n".join(lines)
+
+
+def _searches(found: Mapping[str, Evaluated]) -> dict[str, dict[str, ThresholdSearch]]:
+    """By name of the benchmark, then by the methods' names."""
+    searches: dict[str, dict[str, ThresholdSearch]] = {}
+    for title, one in found.items():
+        for name, result in one.results.items():
+            if result.search is not None:
+                searches.setdefault(name, {})[title] = result.search
+    return searches
+
+
+def _threshold_table(searches: Mapping[str, ThresholdSearch]) -> Table:
+    """The best threshold of each method, and how the mIoU changes beside it."""
+    heads = ("threshold", "best", "mIoU", f"{MISSED} lower", f"{MISSED} higher", "own", "there")
+    rows = []
+    for title, one in searches.items():
+        lost = [one.loss(x) for x in (one.best - MISSED, one.best + MISSED, one.own)]
+        lower, higher, there = (signed(-100 * x) for x in lost)
+        cells = (f"{one.best:g}", per_cent(100 * one.miou[one.place]), lower, higher)
+        rows.append(Row(title, "measured", (*cells, f"{one.own:g}", there)))
+    return Table(heads, tuple(rows), ())
+
+
 def align(table: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table: the first column flush left, the others flush right; "*" hangs over."""
     cells = [
@@ -147,6 +181,8 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
             f"{name}: the labels have less than two of the {len(benchmark.names)} classes, so any "
             "model looks good; --background, --reduce_zero_label and --ignore say what they mean."
         )
+    if result.search is not None:
+        notes.append(f"{name}: at the threshold that is best on these very images.")
     if name not in BENCHMARKS:
         return notes
     if benchmark.split != (usual := load_benchmark(name).split):
@@ -156,7 +192,7 @@ def caveats(result: BenchmarkResult, fingerprint: Mapping[str, Any]) -> list[str
     method = METHODS.get(used.get("method", ""), TCL)
     published = {"max_long_side": MAX_LONG_SIDE, **_published_fields(method, name)}
     if method.mixes_clip:
-        published["threshold"] = THRESHOLDS[used.get("pamr", True)]
+        published["threshold"] = THRESHOLDS[used.get("refine", "pamr")]
     differing = [
         f"{key} {_words(used[key])} (published: {_words(value)})"
         for key, value in published.items()
@@ -183,7 +219,7 @@ def _published_fields(method: type[Method], benchmark: str) -> dict[str, Any]:
         said.pop("threshold", None)
     if method.mixes_clip:
         said["kp_weight"] = paper.kp_weight
-    left_out = ("resize", "pamr", "pamr_dilations", "background", "names", "joined", "cleaning")
+    left_out = ("resize", "refine", "pamr_dilations", "background", "names", "joined", "cleaning")
     return {key: value for key, value in said.items() if key not in left_out}
 
 
@@ -239,12 +275,13 @@ def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
     first = next(iter(results.values()))
     clips = [title for title, one in found.items() if one.fingerprint.get("method") == "maskclip"]
     base = next(iter([*clips, *results])) if len(results) > 1 else None
-    heads = ("", "mIoU", *(["gain"] if base else []), "mAcc", "aAcc", "images", "time")
+    heads = ("", "mIoU", *(["gain"] if base else []), "mAcc", "aAcc", "edges", "images", "time")
     rows: list[Row] = []
     notes: dict[str, None] = {}
     for title, result in results.items():
         count, full, scores = len(result.images), result.full_set, result.scores
-        cells = [per_cent(100 * value) for value in (scores.miou, scores.macc, scores.aacc)]
+        four = scores.miou, scores.macc, scores.aacc, scores.boundary
+        cells = [per_cent(100 * value) for value in four]
         if base:
             gain = 100 * (scores.miou - results[base].scores.miou)
             cells.insert(1, UNKNOWN if title == base else signed(gain))
@@ -263,9 +300,12 @@ def _section(name: str, found: Mapping[str, Evaluated]) -> dict[str, Any]:
         for title, one in iou.items()
     }
     order = np.argsort(-next(iter(iou.values())), kind="stable")  # NaN comes last
+    searches = _searches(found).get(name, {})
     return {
         "name": name,
         "title": first.benchmark.title,
+        "thresholds": _threshold_table(searches) if searches else None,
+        "curves": threshold_curves(searches) if searches else "",
         "base": base,
         "methods": list(results),
         "scores": Table(heads, tuple(rows), tuple(notes)),

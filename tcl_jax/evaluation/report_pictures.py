@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.labels import IGNORE
 from tcl_jax.evaluation.results import BenchmarkResult, ShownImage
 from tcl_jax.evaluation.scores import count_pixels, per_cent
+from tcl_jax.evaluation.thresholds import ThresholdSearch
 from tcl_jax.pictures.grid import titled_grid
 from tcl_jax.pictures.legend import MAX_ENTRIES, LegendEntry, legend_page
 from tcl_jax.pictures.lettering import printable
@@ -96,6 +98,48 @@ def page_pictures(results: Mapping[str, BenchmarkResult]) -> list[dict[str, Any]
             "rest": len(entries[MAX_ENTRIES:]),
         })  # fmt: skip
     return pictures
+
+
+def threshold_curves(searches: Mapping[str, ThresholdSearch]) -> Markup:
+    """The mIoU of each method over the thresholds as SVG, with a dot at its best.
+
+    Args:
+        searches: by the methods' names, of one benchmark.
+    """
+    width, height, left, top = 560, 260, 44, 12
+    highest = max(float(np.nanmax([0.01, *one.miou])) for one in searches.values())
+    step = next(x for x in (1, 2, 5, 10, 20, 25) if 100 * highest <= 5 * x or x == 25)
+    ceiling = step * math.ceil(100 * highest / step)
+
+    def place(threshold: int | float, miou: int | float) -> tuple[str, str]:
+        down = 1 - 100 * miou / ceiling
+        return f"{left + width * threshold:.1f}", f"{top + height * down:.1f}"
+
+    parts: list[str] = []
+    for value in range(0, ceiling + 1, step):
+        x, y = place(0, value / 100)
+        parts.append(f'<path class="grid" d="M{x} {y}h{width}"/>')
+        parts.append(f'<text x="{left - 8}" y="{y}" dy=".35em" text-anchor="end">{value}</text>')
+    for tenth in range(0, 11, 2):
+        x, y = place(tenth / 10, 0)
+        parts.append(f'<text x="{x}" y="{y}" dy="1.5em" text-anchor="middle">{tenth / 10}</text>')
+    colors = class_palette(len(searches), background=False)
+    for i, (color, (title, one)) in enumerate(zip(colors, searches.items(), strict=True)):
+        paint = "rgb({}, {}, {})".format(*_color(color))
+        points = [place(t, x) for t, x in zip(one.tried, np.nan_to_num(one.miou), strict=True)]
+        line = " ".join(f"{x},{y}" for x, y in points)
+        x, y = points[one.place]
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{paint}" stroke-width="2"/>')
+        parts.append(f'<circle cx="{x}" cy="{y}" r="4.5" fill="{paint}"/>')
+        right, down = left + width + 16, top + 10 + 22 * i
+        parts.append(f'<rect x="{right}" y="{down - 6}" width="12" height="12" fill="{paint}"/>')
+        name = escape(printable(title))
+        parts.append(f'<text x="{right + 19}" y="{down}" dy=".35em">{name}</text>')
+    size = left + width + 240, max(top + height + 34, top + 22 * (len(searches) + 1))
+    return Markup(
+        f'<svg class="curves" viewBox="0 0 {size[0]} {size[1]}" role="img" '
+        f'aria-label="mIoU by threshold">{"".join(parts)}</svg>'
+    )
 
 
 def _is_wide(shown: ShownImage) -> bool:

@@ -24,7 +24,8 @@ import tcl_jax
 from tcl_jax.errors import InputError, raise_machine_fault
 from tcl_jax.evaluation.benchmark import Benchmark, paper_benchmarks
 from tcl_jax.evaluation.scores import Counts, Scores
-from tcl_jax.files import write_json
+from tcl_jax.evaluation.thresholds import BEST, MISSED, ThresholdSearch, best_of_all
+from tcl_jax.files import user_path, write_json
 
 FORMAT_VERSION = 1
 RESULTS_FILE = "results.json"
@@ -73,12 +74,14 @@ class BenchmarkResult:
         images: counts of every image, each once.
         shown: a few of them to look at; may be empty.
         seconds: wall time it took.
+        search: how the threshold was found, if it is the best; all counts are those at it.
     """
 
     benchmark: Benchmark
     images: tuple[ImageResult, ...]
     shown: tuple[ShownImage, ...]
     seconds: int | float
+    search: ThresholdSearch | None = None
 
     @functools.cached_property
     def counts(self) -> Counts:
@@ -142,7 +145,9 @@ def write_results(
     """Writes what was measured by one method, with all digits, and returns it.
 
     Scores are in per cent, None where a class never occurs; "mean_miou" is `published_mean`;
-    "full_set_images" is None where it is not known.
+    "full_set_images" is None where it is not known. Where the best threshold was looked for, a
+    benchmark's "threshold" has it, all that were tried and what it costs to miss it, and
+    "best_threshold" is that of all benchmarks together.
     """
     modules = {
         "jax": jax, "jaxlib": jaxlib, "flax": flax, "numpy": np, "opencv": cv2, "pillow": PIL,
@@ -153,6 +158,7 @@ def write_results(
         "mean_miou": published_mean(
             {result.benchmark.name: 100 * result.scores.miou for result in results}
         ),
+        "best_threshold": best_of_all([one.search for one in results if one.search]),
         "fingerprint": dict(fingerprint),
         "versions": {
             "tcl_jax": tcl_jax.__version__,
@@ -192,10 +198,45 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
+def best_thresholds(
+    folder: str | os.PathLike[str], method: str, **used: Any
+) -> tuple[float, dict[str, float]]:
+    """The best thresholds of a method, as an evaluation that looked for them has found them.
+
+    Args:
+        folder: the evaluation's output, or the part of it that is the method's.
+        method: a key of `models.methods.METHODS`.
+        used: fields of a fingerprint that threshold and masks depend on.
+
+    Returns:
+        That of all benchmarks together, and those of single ones by name.
+
+    Raises:
+        InputError: if there are none, or they are of another method or other masks.
+    """
+    path = user_path(folder)
+    content = read_results(path / method if (path / method).is_dir() else path)
+    what, fields = f"threshold {f'{BEST}:{folder}'!r}", content["fingerprint"]
+    best = content.get("best_threshold")
+    if best is None:
+        raise InputError(
+            f"{what}: these results were made with a threshold that was given; evaluate with "
+            f"--threshold={BEST} on a benchmark with a background first"
+        )
+    for name, value in {"method": method, **used}.items():
+        if fields.get(name) != value:
+            raise InputError(
+                f"{what} was found with {name}={fields.get(name)!r}, and this is {name}={value!r}; "
+                f"evaluate with --threshold={BEST} and the same flags first"
+            )
+    entries = content["benchmarks"].items()
+    return best, {name: one["threshold"]["best"] for name, one in entries if "threshold" in one}
+
+
 def _to_json(result: BenchmarkResult) -> dict[str, Any]:
     scores, benchmark = result.scores, result.benchmark
     rows = zip(benchmark.names, scores.per_class_iou, scores.per_class_acc, strict=True)
-    return {
+    entry = {
         "title": benchmark.title,
         "split": benchmark.split,
         "images": len(result.images),
@@ -203,11 +244,29 @@ def _to_json(result: BenchmarkResult) -> dict[str, Any]:
         "miou": _percent(scores.miou),
         "macc": _percent(scores.macc),
         "aacc": _percent(scores.aacc),
+        "boundary": _percent(scores.boundary),
         "per_class": {
             name: {"iou": _percent(iou), "acc": _percent(acc)} for name, iou, acc in rows
         },
         "published": dict(benchmark.published),
         "seconds": result.seconds,
+    }
+    return entry | ({"threshold": _search_to_json(result.search)} if result.search else {})
+
+
+def _search_to_json(search: ThresholdSearch) -> dict[str, Any]:
+    """What was found, with differences of mIoU in per cent."""
+    scores = [search.counts.at(i).scores() for i in range(len(search.tried))]
+    return {
+        "best": search.best,
+        "own": search.own,
+        "lost_at_own": _percent(search.loss(search.own)),
+        "missed_by": MISSED,
+        "lost_if_lower": _percent(search.loss(search.best - MISSED)),
+        "lost_if_higher": _percent(search.loss(search.best + MISSED)),
+        "tried": list(search.tried),
+        "miou": [_percent(one.miou) for one in scores],
+        "boundary": [_percent(one.boundary) for one in scores],
     }
 
 

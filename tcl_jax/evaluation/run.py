@@ -60,7 +60,7 @@ def evaluate(
         text_embeddings: [n, d] by name of a benchmark, instead of embeddings of its class names.
         progress: whether to show bars.
         choices: see `protocol.make_protocol`: a named protocol, and fields that are not the
-            model's own.
+            model's own, each for all methods or as a dict by method.
 
     Returns:
         What was found, by the methods' names for tables.
@@ -81,9 +81,24 @@ def evaluate(
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
     model = dataclasses.replace(model, params=params)
     models = [model.with_method(method) for method in methods or [model.method.name]]
-    protocols = [make_protocol(chosen, **choices) for chosen in models]
+    evaluated = [chosen.method.name for chosen in models]
+    for name, value in choices.items():
+        if isinstance(value, Mapping) and (others := [x for x in value if x not in evaluated]):
+            raise InputError(
+                f"{name} is given for {', '.join(others)}; evaluated are {', '.join(evaluated)}"
+            )
+    protocols = [
+        make_protocol(chosen, **_choices_of(name, choices))
+        for chosen, name in zip(models, evaluated, strict=True)
+    ]
     if len({chosen.method.name for chosen in models}) < len(models):
         raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
+    if protocols[0].search and not any(index.benchmark.background for index in indices):
+        names = ", ".join(index.benchmark.name for index in indices)
+        raise InputError(
+            f"threshold 'best': there is none to choose where no benchmark has a background, as "
+            f"{names}; leave it out, or say with --background that label 0 is none of the classes"
+        )
     embedded = text_embeddings or {}
     for protocol in protocols:
         for index in indices:
@@ -91,7 +106,7 @@ def evaluate(
         _check_embeddings(embedded, indices, protocol, model.method.embed_dim)
     progress = progress and jax.process_index() == 0
 
-    made: dict[tuple[TextEncoder, str, tuple[str, ...]], np.ndarray] = {}
+    made: dict[tuple[TextEncoder, Any, tuple[str, ...]], np.ndarray] = {}
 
     def texts_of(method: Method, protocol: Protocol, benchmark: Benchmark) -> np.ndarray:
         if benchmark.name in embedded:
@@ -126,7 +141,9 @@ def evaluate(
             check_same("weights", identity["weights"], "Give every process the same, by their path")
             folder = output / chosen.method.name if len(models) > 1 else output
             logs = {
-                index.benchmark.name: _open_log(folder / "progress", index.benchmark, identity)
+                index.benchmark.name: _open_log(
+                    folder / "progress", index.benchmark, identity, protocol
+                )
                 for index in indices
             }
             runs.append(_MethodRun(chosen, protocol, identity, folder, logs))
@@ -136,6 +153,11 @@ def evaluate(
             found[run.protocol.title], first = one, first or one.results
         _write_on_process_0(output, lambda: write_report(output, found))
     return found
+
+
+def _choices_of(method: str, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a method; None where others have their own and it has not."""
+    return {k: x.get(method) if isinstance(x, Mapping) else x for k, x in choices.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,10 +281,14 @@ def check_same_images(indices: Sequence[DatasetIndex]) -> None:
     )
 
 
-def _open_log(folder: Path, benchmark: Benchmark, identity: Mapping[str, Any]) -> ScoreLog:
+def _open_log(
+    folder: Path, benchmark: Benchmark, identity: Mapping[str, Any], protocol: Protocol
+) -> ScoreLog:
     """What is scored of a benchmark already, by the same model and protocol."""
     depends_on = {k: v for k, v in identity.items() if k not in ("hash", "benchmarks")}
     # Which images there are does not change the counts of one.
     own = identity["benchmarks"][benchmark.name].items()
     depends_on |= {k: v for k, v in own if k not in ("images", "image_list", "split")}
+    if tried := protocol.tried_on(benchmark):
+        depends_on |= {"threshold": tried}
     return ScoreLog(folder, benchmark.name, depends_on)

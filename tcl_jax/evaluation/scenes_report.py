@@ -27,7 +27,7 @@ from tcl_jax.inference.engine import MaskEngine
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.texts import embed_class_names
 from tcl_jax.models.dense import MaskCLIP
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import BY_PAMR, Method
 from tcl_jax.parallel.mesh import data_mesh, local_mesh, put_locally
 from tcl_jax.pictures.grid import titled_grid
 from tcl_jax.pictures.legend import LegendEntry, legend_page
@@ -35,8 +35,6 @@ from tcl_jax.pictures.overlays import enlarge, save_png
 from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.training.build import Experiment
 from tcl_jax.training.loop import Evaluation
-from tcl_jax.weights.clip import clip_state_dict
-from tcl_jax.weights.readers import write_safetensors
 
 THRESHOLDS = np.round(np.arange(0.0, 0.8, 0.02), 2)
 """Cosines tried as the baseline's background threshold."""
@@ -66,7 +64,7 @@ class ShapesEvaluator:
         check_scenes(config.eval.num_scenes, config.eval.batch_size, mesh)
         self._eval, self._experiment = config.eval, experiment
         self._thresholds = {experiment.method.name: float(config.eval.background)}
-        self._options = MaskOptions(pamr=config.eval.pamr, kp_weight=config.eval.kp_weight)
+        self._options = MaskOptions(BY_PAMR[config.eval.pamr], config.eval.kp_weight)
         # Once, so that a run compiles each method once and not at every evaluation.
         batch_size, method = config.eval.batch_size // mesh.size, experiment.method
         self._methods: dict[str, Method] = {}
@@ -160,8 +158,7 @@ class ShapesEvaluator:
         """Scores test scenes, which chose nothing; prints and writes results.json.
 
         The method's scores stand beside its CLIP's. With them are written a grid of pictures,
-        shapes.png, and one scene to try words on, scene.png. A trained CLIP is written as
-        clip.safetensors with OpenAI's tensor names.
+        shapes.png, and one scene to try words on, scene.png, unless the CLIP itself is trained.
         """
         everything, thresholds = self._join(params, frozen), dict(self._thresholds)
         results: dict[str, dict[str, float]] = {}
@@ -185,12 +182,7 @@ class ShapesEvaluator:
         ]
         print("\n".join(align([("%", *columns), *rows])))
         print(f"results: {workdir / 'results.json'}")
-        if picture is None:
-            sizes = self._clip.config
-            tensors = clip_state_dict(params[BASELINE], sizes, np.float16)
-            metadata = {"activation": sizes.activation}
-            write_safetensors(workdir / "clip.safetensors", tensors, metadata)
-        else:
+        if picture is not None:
             save_png(workdir / "shapes.png", picture)
             scenes = (self.test[i] for i in range(len(self.test)))
             several = next((s for s in scenes if len(s["class_ids"]) == 3), self.test[0])

@@ -22,6 +22,8 @@ from tcl_jax.evaluation.scores import Counts
 from tcl_jax.files import short_hash
 from tcl_jax.parallel.processes import gather_texts
 
+_PER_CLASS = ("intersection", "predicted", "labelled")
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -40,16 +42,19 @@ class Record:
     seconds: float
 
     def to_json(self) -> str:
-        """One line."""
+        """One line, with the counts of classes that occur."""
         c = self.counts
+        occur = np.flatnonzero(c.union.reshape(-1, c.labelled.size).any(0))
         fields = {
             "image": self.key,
             "files": self.files,
             "seconds": round(self.seconds, 4),
-            "intersection_predicted_labelled": np.stack(
-                [c.intersection, c.predicted, c.labelled]
-            ).tolist(),
+            "classes": c.labelled.size,
+            "occur": occur.tolist(),
+            "edges": c.edges.tolist(),
         }
+        for name in _PER_CLASS:
+            fields[name] = getattr(c, name)[..., occur].tolist()
         return json.dumps(fields)
 
     @classmethod
@@ -57,10 +62,14 @@ class Record:
         """Inverse of `to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError: if it is none.
+            ValueError, LookupError, TypeError: if it is none.
         """
         fields = json.loads(line)
-        counts = Counts(*np.array(fields["intersection_predicted_labelled"], np.int64))
+        edges = np.array(fields["edges"], np.int64)
+        counts = Counts.zeros(fields["classes"], *edges.shape[:-1])
+        counts.edges[...] = edges
+        for name in _PER_CLASS:
+            getattr(counts, name)[..., fields["occur"]] = fields[name]
         return cls(fields["image"], tuple(fields["files"]), counts, fields["seconds"])
 
 
@@ -99,7 +108,7 @@ class ScoreLog:
     def _read(self, lines: str) -> None:
         for line in lines.splitlines():
             # A line is cut short where a process was killed.
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, LookupError, TypeError):
                 record = Record.from_json(line)
                 self.records[record.key] = record
 

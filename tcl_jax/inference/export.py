@@ -21,7 +21,7 @@ from tcl_jax.files import user_path, whole_file, write_json
 from tcl_jax.inference.masks import MaskOptions, Synonyms, make_masks
 from tcl_jax.inference.settings import THRESHOLDS
 from tcl_jax.inference.texts import check_embeddings
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import Method, choose_refinement
 from tcl_jax.ops.images import normalize
 
 FORMAT = "tcl_jax masks, jax.export"
@@ -85,23 +85,25 @@ def export_masks(
             one each.
         num_texts: number of texts in a call where none are baked in; None leaves it open.
         threshold: score of the background in [0, 1], for the description; None: the protocol's,
-            0.4 with PAMR and 0.5 without.
+            0.4 with PAMR and else 0.5.
         platforms: of "cpu", "cuda", "rocm" and "tpu".
 
     Raises:
         InputError: if an argument is impossible, or the parameters are not the model's.
     """
     platforms = check_platforms(platforms)
+    choose_refinement(model, options.refine)
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    threshold = THRESHOLDS[options.pamr] if threshold is None else threshold
-    refused = f"False: {model.title}'s probabilities are refined by `segment`, and by no program"
+    threshold = THRESHOLDS[options.refine] if threshold is None else threshold
+    plain = options.scores == "masks"
+    refused = f"'none': {model.title}'s probabilities are refined by `segment`, and by no program"
     for name, value, want, good in (
         ("image_size", image_size, "at least 1 pixel", min(size) >= 1),
         ("batch", batch, "at least 1, or None to leave it open", batch is None or batch >= 1),
         ("num_texts", num_texts, "at least 1, or None", num_texts is None or num_texts >= 1),
         ("kp_weight", options.kp_weight, "between 0 and 1", 0 <= options.kp_weight <= 1),
         ("threshold", threshold, "between 0 and 1", 0 <= threshold <= 1),
-        ("pamr", options.pamr, refused, options.scores == "masks" or not options.pamr),
+        ("refine", options.refine, refused, plain or options.refine == "none"),
     ):
         if not good:
             raise InputError(f"{name}={value} must be {want}")
@@ -130,7 +132,7 @@ def export_masks(
     inputs = (images, texts) if baked is None else (images,)
     exported = export.export(jax.jit(masks), platforms=platforms)(*inputs)
     serialized = exported.serialize()
-    others = "" if options.scores == "masks" else ", probabilities of the texts among each other"
+    others = "" if plain else ", probabilities of the texts among each other"
     description = {
         "format": FORMAT,
         "inputs": [

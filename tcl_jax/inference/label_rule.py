@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Float32, Integer, UInt16
+from jaxtyping import Bool, Float32, Integer, UInt8, UInt16
 
 from tcl_jax.errors import RunError
-from tcl_jax.inference.masks import Synonyms
+from tcl_jax.inference.masks import MaskOptions, Synonyms
 from tcl_jax.inference.merging import SoftMasks, Tile
 
 Values = Callable[[Tile], Float32[np.ndarray, "r c n"]]
@@ -65,6 +65,32 @@ class LabelRule:
         if refined is None and not self.threshold and self.area_threshold is None:
             # As the softmax is monotonous; most texts are left out by what their highest score is.
             return self._class_of[masks.labels(size, threads=threads)]
+        labels, largest = self._likeliest(masks, size, threads, refined)
+        labels[largest < np.float32(self.threshold)] = 0
+        return labels
+
+    def levels(
+        self,
+        masks: SoftMasks,
+        size: tuple[int, int],
+        thresholds: Sequence[float],
+        refined: tuple[Sequence[Tile], Values] | None = None,
+    ) -> tuple[UInt16[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
+        """What `labels` is at each of some thresholds instead of the rule's, as
+        `SoftMasks.levels`.
+        """
+        labels, largest = self._likeliest(masks, size, 1, refined)
+        limits = np.array(thresholds, np.float32)
+        return labels, np.searchsorted(limits, largest, side="right").astype(np.uint8)
+
+    def _likeliest(
+        self,
+        masks: SoftMasks,
+        size: tuple[int, int],
+        threads: int,
+        refined: tuple[Sequence[Tile], Values] | None,
+    ) -> tuple[UInt16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+        """The class of every pixel whatever the threshold, and its probability."""
         tiles, values = refined or (masks.tiles(size), lambda tile: masks.part(size, *tile))
         labels, largest = np.empty(size, np.uint16), np.empty(size, np.float32)
 
@@ -79,8 +105,7 @@ class LabelRule:
             kept[0] = True
             if lost := [tile for tile in tiles if not kept[labels[_place(tile)]].all()]:
                 _each(lambda tile: decide(tile, kept), lost, threads)
-        labels[largest < np.float32(self.threshold)] = 0
-        return labels
+        return labels, largest
 
     def best(
         self, scores: Float32[np.ndarray, "r c n"], kept: Bool[np.ndarray, " classes"] | None = None
@@ -158,6 +183,31 @@ class Probabilities(SoftMasks):
     rule: LabelRule
     background: bool = False
     refine: Refine | None = None
+
+    @classmethod
+    def of(
+        cls,
+        scores: SoftMasks,
+        options: MaskOptions,
+        classes: Synonyms | None,
+        background: bool,
+        refine: Refine,
+    ) -> Probabilities:
+        """By what scores were made with.
+
+        Args:
+            scores: of the texts.
+            options: with which they were made.
+            classes: None: each text is a class.
+            background: whether the first is the background's.
+            refine: refines the scores, if the options say so.
+        """
+        each = tuple((i,) for i in range(scores.count))
+        scale = options.logit_scale if options.scores == "cosines" else None
+        refined = refine if options.refine == "pamr" else None
+        return cls(
+            scores.sliding, scores.grids, LabelRule(classes or each, scale), background, refined
+        )
 
     @property
     def count(self) -> int:

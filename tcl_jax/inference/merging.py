@@ -12,11 +12,11 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float32, Integer, UInt16
+from jaxtyping import Float32, Integer, UInt8, UInt16
 from scipy import sparse
 
 from tcl_jax.errors import RunError
@@ -102,6 +102,19 @@ class SoftMasks:
     ) -> UInt16[np.ndarray, "H W"]:
         """The index of `best`."""
         return self.best(size, threshold, threads)[0]
+
+    def levels(
+        self, size: tuple[int, int], thresholds: Sequence[float]
+    ) -> tuple[UInt16[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
+        """What `labels` is at each of some thresholds, which are ascending.
+
+        Returns:
+            The label map at the lowest, and against how many of the thresholds it stands at a
+            pixel: at the others the pixel is 0, of the background.
+        """
+        labels, scores = self.best(size, thresholds[0])
+        limits = np.array(thresholds) + ROUNDING
+        return labels, np.searchsorted(limits.astype(np.float32), scores).astype(np.uint8)
 
     def best(
         self, size: tuple[int, int], threshold: int | float | None = None, threads: int = 1

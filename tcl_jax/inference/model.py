@@ -20,7 +20,7 @@ from tcl_jax.models.clip_dinoiser import CLIPDINOiser
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.families import PRETRAINED
-from tcl_jax.models.method import Method
+from tcl_jax.models.method import BY_PAMR, Method
 from tcl_jax.models.methods import METHODS, describe_method, method_of, read_method
 from tcl_jax.models.proxyclip import ProxyCLIP
 from tcl_jax.models.shapes import shapes_of
@@ -80,7 +80,8 @@ class Model:
             )
         made = kind.from_description(self.method.describe())
         # A threshold that is not the protocol's was chosen for the masks of this method.
-        settings = dataclasses.replace(self.settings, threshold=None)
+        refine = self.settings.refine if self.settings.refine in kind.refinements else "none"
+        settings = dataclasses.replace(self.settings, threshold=None, refine=refine)
         if kind.protocol != self.method.protocol:
             settings = default_settings(made)
         params = {name: self.params[name] for name in kind.parameters}
@@ -262,6 +263,11 @@ def _from_directory(folder: Path, params: dict[str, Any], description: Mapping[s
     if "inference" not in description:
         raise InputError("its config.json lacks 'inference'; write it again")
     settings = InferenceSettings.from_json(description["inference"])
+    if "scores" not in description["inference"] and default_settings(method).scores != "masks":
+        raise InputError(
+            f"its config.json has TCL's settings for {method.title}, as before this method had its "
+            "authors'; write it again"
+        )
     return Model(method, params, settings, dict(description.get("origin", {})))
 
 
@@ -270,14 +276,15 @@ def _from_run(trained: Trained) -> Model:
         described, recorded = trained.config["trained"], trained.config["frozen"]
         eval_ = trained.config["eval"]
         threshold = eval_["background"]
-        own = {name: eval_[name] for name in ("pamr", "kp_weight", "templates")}
+        own = {name: eval_[name] for name in ("kp_weight", "templates")}
+        own["refine"] = BY_PAMR[eval_["pamr"]]
     except KeyError as error:
         raise InputError(f"its config has no field {error}; another version wrote it") from error
     frozen, origin = load_frozen(recorded)
     method = read_method({**described, "folder": origin.get("text", {}).get("folder", "")})
     settings = dataclasses.replace(
         default_settings(method),
-        threshold=None if threshold == THRESHOLDS[own["pamr"]] else threshold,
+        threshold=None if threshold == THRESHOLDS[own["refine"]] else threshold,
         **own,
     )
     origin = {"run": {"step": trained.step, "config": trained.config}, **origin}

@@ -20,7 +20,7 @@ from tcl_jax.data.words import background_words
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
 from tcl_jax.inference.engine import ImageTask, MaskEngine
-from tcl_jax.inference.label_rule import LabelRule, Probabilities
+from tcl_jax.inference.label_rule import Probabilities
 from tcl_jax.inference.masks import MaskOptions, Synonyms
 from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
@@ -217,26 +217,29 @@ class Segmenter:
         image: ImageLike,
         text_embeddings: Float[Any, "n d"],
         *,
+        refine: str | None = None,
         pamr: bool | None = None,
         kp_weight: float | None = None,
         mode: str = "slide",
         short_side: int | None = None,
     ) -> Float32[np.ndarray, "h w n"]:
-        """Soft masks in [0, 1] at the image's size.
-
-        Where the settings' scores are not masks they are the texts' probabilities among each other.
+        """Soft masks in [0, 1] at the image's size; other `scores` give the texts' probabilities.
 
         Args:
             image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path.
             text_embeddings: [n, d], normalised or not.
-            pamr, kp_weight: post-processing; None: the model's own, True and 0.3 for TCL.
+            refine: "pamr" to follow the image's edges, for TCL also "affinity" to average what
+                similar patches show (`models.tcl.TCL.masks`), or "none"; None: the model's own,
+                "pamr" for TCL.
+            pamr: short for "pamr" and "none".
+            kp_weight: share of CLIP's own masks; None: the model's own, 0.3 for TCL.
             mode, short_side: see `segment`.
 
         Raises:
             InputError: if the image cannot be read, or an argument is out of range.
         """
-        rgb, options = as_rgb(image), self.settings.options_for(self._method, pamr, kp_weight)
-        masks = self._slide(rgb, text_embeddings, options, mode, short_side)
+        options = self.settings.options_for(self._method, refine, pamr, kp_weight)
+        masks = self._slide(rgb := as_rgb(image), text_embeddings, options, mode, short_side)
         return masks.at(rgb.shape[:2])
 
     def masks_normalized(
@@ -244,6 +247,7 @@ class Segmenter:
         x: Any,
         text_embeddings: Float[Any, "n d"],
         *,
+        refine: str | None = None,
         pamr: bool | None = None,
         kp_weight: float | None = None,
     ) -> Float32[np.ndarray, "*batch h w n"]:
@@ -252,7 +256,7 @@ class Segmenter:
         Args:
             x: [h, w, 3] or [b, h, w, 3], RGB in [0, 1] normalised with `pixel_statistics`.
             text_embeddings: [n, d], normalised or not.
-            pamr, kp_weight: as in `masks`.
+            refine, pamr, kp_weight: as in `masks`.
 
         Raises:
             InputError: if an array has another shape, or an argument is out of range.
@@ -265,7 +269,7 @@ class Segmenter:
         images = array if array.ndim == 4 else array[None]
         size = images.shape[1:3]
         whole = SlidingWindow.over(size, max(size), 1, self._method.patch_size)
-        options = self.settings.options_for(self._method, pamr, kp_weight)
+        options = self.settings.options_for(self._method, refine, pamr, kp_weight)
         found = self._run(whole, list(images), text_embeddings, options)
         masks = [one.at(size) for one in found]
         return np.stack(masks) if array.ndim == 4 else masks[0]
@@ -314,20 +318,19 @@ class Segmenter:
         mode: str = "slide",
         short_side: int | None = None,
         templates: str | Sequence[str] | None = None,
+        refine: str | None = None,
         pamr: bool | None = None,
         kp_weight: float | None = None,
     ) -> Segmentation:
         """Which of the texts every pixel shows.
-
-        Where the settings' scores are not masks, the most probable text, with the words that the
-        method's protocol has for the background beside them; soft masks are probabilities.
 
         Args:
             image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path; any size up to 100
                 megapixels.
             texts: names of things; a list in place of one holds synonyms of a thing, the first of
                 which is its name, and any of which shows it.
-            background: whether pixels may be none of them.
+            background: whether pixels may be none of them; of scores that are not masks, whether
+                the protocol's words for the background compete with the texts.
             threshold: score of the background, in [0, 1], or the least probability of another
                 text; None: the model's own (for TCL 0.4 with PAMR and 0.5 without).
             mode: "slide" computes overlapping square windows, as published scores do; "whole"
@@ -336,7 +339,7 @@ class Segmenter:
                 published models), with windows in proportion (for TCL as large); None: the model's
                 own.
             templates: see `embed_texts`.
-            pamr, kp_weight: see `masks`.
+            refine, pamr, kp_weight: see `masks`.
 
         Raises:
             InputError: if the image cannot be read, or an argument is out of range.
@@ -344,20 +347,18 @@ class Segmenter:
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
         things = list_things(texts)
-        words = [*itertools.chain(*things)]
-        options = self.settings.options_for(self._method, pamr, kp_weight, background=background)
+        words, method = [*itertools.chain(*things)], self._method
+        options = self.settings.options_for(method, refine, pamr, kp_weight, background=background)
         embeddings = self._embed_names(words, templates, background=background)
         classes = number_synonyms(things) if len(words) > len(things) else None
         if finds := background and options.scores != "masks":
-            own = load_preset(self._method.protocol).fields.get("background", ())
-            others = background_words(own, things)
+            others = background_words(load_preset(method.protocol).background, things)
             first = self._embed_names(others, templates, background=False)
             embeddings = np.concatenate([first, embeddings])
             classes = number_synonyms([others, *things])
-        rgb = as_rgb(image)
-        chosen = self.settings.background_score(options.pamr) if threshold is None else threshold
+        chosen = self.settings.background_score(options.refine) if threshold is None else threshold
         return Segmentation(
-            image=rgb,
+            image=(rgb := as_rgb(image)),
             texts=tuple(thing[0] for thing in things),
             scores=self._slide(rgb, embeddings, options, mode, short_side, classes, finds),
             threshold=float(chosen) if background else None,
@@ -401,9 +402,7 @@ class Segmenter:
         texts = check_embeddings(texts, self._method.embed_dim)
         plain = options.scores == "masks"
         synonyms = classes if plain else None
-        asked = dataclasses.replace(options, pamr=options.pamr and plain)
-        scale = options.logit_scale if options.scores == "cosines" else None
-        rule = LabelRule(classes or tuple((i,) for i in range(len(texts))), scale)
+        asked = options if plain else dataclasses.replace(options, refine="none")
         # Padded, so that other words are no other program.
         padded = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
         windows = len(images) * len(sliding.windows)
@@ -414,7 +413,8 @@ class Segmenter:
             grids = masks.grids[..., : len(synonyms or texts)]
             # Without the padding, which a view would keep in memory.
             one = SoftMasks(sliding, np.ascontiguousarray(grids))
-            refine = functools.partial(self._refine, task.pixels, one) if options.pamr else None
-            ruled = Probabilities(sliding, one.grids, rule, background, refine)
-            found[task.item] = one if plain else ruled
+            if not plain:
+                refine = functools.partial(self._refine, task.pixels, one)
+                one = Probabilities.of(one, options, classes, background, refine)
+            found[task.item] = one
         return [found[i] for i in range(len(images))]

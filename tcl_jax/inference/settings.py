@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.inference.presets import load_preset
-from tcl_jax.inference.templates import TEMPLATES
-from tcl_jax.models.method import SCORES, MaskOptions, Method
+from tcl_jax.inference.templates import sentences_of
+from tcl_jax.models.method import (
+    BY_PAMR,
+    REFINEMENTS,
+    SCORES,
+    MaskOptions,
+    Method,
+    choose_refinement,
+)
 from tcl_jax.ops.images import PIXELS
 
 WINDOW = 448
 """Side of the paper's evaluation windows in pixels, twice the resolution of CLIP's training."""
 MAX_LONG_SIDE = 2048
 """Longest side that the protocol lets an image have after resizing, in pixels."""
-THRESHOLDS = {True: 0.4, False: 0.5}
-"""The protocol's score of the background class, by whether PAMR is used."""
+THRESHOLDS = {"pamr": 0.4, "none": 0.5, "affinity": 0.5}
+"""The protocol's score of the background class, by how masks are refined."""
 
 RESIZES = ("opencv", "pillow")
 """How images are resized: OpenCV's bilinear, sizes rounded as mmcv does; or Pillow's bicubic, sizes
@@ -31,12 +39,13 @@ class InferenceSettings:
     Attributes:
         window: side of sliding windows, in pixels; 0: one window of the whole image.
         stride: distance of sliding windows, in pixels.
-        threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, 0.5 without. Of
+        threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, else 0.5. Of
             other scores than masks: the probability below which a pixel is of the background.
-        pamr: whether masks are refined by pixel-adaptive mask refinement; other scores are refined
-            at the image's own size.
+        refine: how masks are refined, one of `models.method.REFINEMENTS`; by PAMR, other scores
+            are refined at the image's own size.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
-        templates: name of a set in `inference.templates.TEMPLATES`.
+        templates: name of a set in `inference.templates.TEMPLATES`, or sentences with {} for the
+            name.
         short_side: to which images are resized, in pixels; None: the window.
         resize: one of `RESIZES`.
         pixels: name in `ops.images.PIXELS` of the statistics that images are normalised with, for
@@ -56,9 +65,9 @@ class InferenceSettings:
     window: int = WINDOW
     stride: int = WINDOW // 2
     threshold: float | None = None
-    pamr: bool = True
+    refine: str = "pamr"
     kp_weight: float = 0.3
-    templates: str = "custom"
+    templates: str | Sequence[str] = "custom"
     short_side: int | None = None
     resize: str = "opencv"
     pixels: str | None = None
@@ -73,6 +82,7 @@ class InferenceSettings:
         """Checks the ranges."""
         short_side = self.short_side is None or self.short_side >= 1
         inside = self.threshold is None or 0 <= self.threshold <= 1
+        dilations = self.pamr_dilations
         area = self.area_threshold is None or 0 <= self.area_threshold <= 1
         for name, good, want in (
             ("window", self.window >= 0, "a positive number of pixels, or 0 for whole images"),
@@ -82,26 +92,33 @@ class InferenceSettings:
             ("short_side", short_side, "a positive number of pixels"),
             ("resize", self.resize in RESIZES, f"one of {', '.join(RESIZES)}"),
             ("pixels", self.pixels in (None, *PIXELS), f"one of {', '.join(PIXELS)}"),
+            ("refine", self.refine in REFINEMENTS, f"one of {', '.join(REFINEMENTS)}"),
             ("scores", self.scores in SCORES, f"one of {', '.join(SCORES)}"),
-            ("logit_scale", self.logit_scale > 0, "positive"),
+            ("logit_scale", 0 < self.logit_scale < math.inf, "positive and finite"),
+            ("pamr_dilations", bool(dilations) and min(dilations) >= 1, "one or more, from 1"),
+            ("pamr_iterations", self.pamr_iterations >= 1, "at least 1"),
             ("area_threshold", area, "between 0 and 1"),
-            ("templates", self.templates in TEMPLATES, f"one of {', '.join(TEMPLATES)}"),
         ):
             if not good:
                 value = getattr(self, name)
                 raise InputError(f"impossible settings: {name}={value!r} must be {want}")
+        with as_input_error("impossible settings"):
+            sentences = sentences_of(self.templates)
+        if not isinstance(self.templates, str):
+            object.__setattr__(self, "templates", sentences)
 
-    def background_score(self, pamr: bool) -> float:
+    def background_score(self, refine: str) -> float:
         """Score of the background; TCL's where the settings leave it open.
 
         Args:
-            pamr: whether the scores are refined.
+            refine: how the scores are refined.
         """
-        return THRESHOLDS[pamr] if self.threshold is None else self.threshold
+        return THRESHOLDS[refine] if self.threshold is None else self.threshold
 
     def options_for(
         self,
         model: Method,
+        refine: str | None = None,
         pamr: bool | None = None,
         kp_weight: float | None = None,
         *,
@@ -111,17 +128,17 @@ class InferenceSettings:
 
         Args:
             model: the method.
-            pamr, kp_weight: what is chosen in place of the settings'.
+            refine, pamr, kp_weight: what is chosen in place of the settings'.
             background: whether pixels may show none of the texts.
 
         Raises:
-            InputError: if the weight is out of range.
+            InputError: if the weight is out of range, or as `choose_refinement`.
         """
         weight = self.kp_weight if kp_weight is None else float(kp_weight)
         if not 0 <= weight <= 1:
             raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
         return MaskOptions(
-            pamr=self.pamr if pamr is None else bool(pamr),
+            refine=choose_refinement(model, self.refine, refine, pamr),
             kp_weight=weight if model.mixes_clip and self.scores == "masks" else 0.0,
             cleaning=background and model.finds_background,
             scores=self.scores,
@@ -140,12 +157,16 @@ class InferenceSettings:
     def from_json(cls, fields: Mapping[str, Any]) -> InferenceSettings:
         """Inverse of `to_json`; a field that is not there has its default.
 
+        Settings that were saved before `refine` existed have `pamr` in its place, true or false.
+
         Raises:
             InputError: if a field is unknown or has an impossible value.
         """
         try:
             lists = {key: tuple(x) for key, x in fields.items() if isinstance(x, list)}
-            return cls(**{**fields, **lists})
+            before = {"refine": BY_PAMR[fields["pamr"]]} if "pamr" in fields else {}
+            given = {key: x for key, x in {**fields, **lists, **before}.items() if key != "pamr"}
+            return cls(**given)
         except TypeError as error:
             raise InputError(f"impossible settings {dict(fields)}: {error}") from error
 
@@ -157,18 +178,23 @@ def scale_sizes(fields: Mapping[str, Any], new: int, old: int) -> dict[str, Any]
 
 
 def default_settings(model: Method) -> InferenceSettings:
-    """The protocol of the method's authors, see `fit_windows`."""
-    settings = settings_of(model.protocol)
-    if model.threshold is not None:
-        settings = dataclasses.replace(settings, threshold=model.threshold)
-    return fit_windows(settings, model)
+    """The protocol of the method's authors."""
+    return settings_of(model.protocol, model)
 
 
-def settings_of(protocol: str, base: InferenceSettings | None = None) -> InferenceSettings:
-    """The general settings of a named protocol; what it does not say is as `base` has it."""
+def settings_of(
+    protocol: str, model: Method, base: InferenceSettings | None = None
+) -> InferenceSettings:
+    """The general settings of a named protocol for a method, see `fit_windows`.
+
+    What the protocol does not say is as `base` has it, and the score of the background in its
+    authors' own as the method says.
+    """
     known = {field.name for field in dataclasses.fields(InferenceSettings)}
     said = {key: value for key, value in load_preset(protocol).fields.items() if key in known}
-    return dataclasses.replace(base or InferenceSettings(), **said)
+    if protocol == model.protocol and model.threshold is not None:
+        said["threshold"] = model.threshold
+    return fit_windows(dataclasses.replace(base or InferenceSettings(), **said), model)
 
 
 def fit_windows(settings: InferenceSettings, model: Method) -> InferenceSettings:

@@ -18,6 +18,7 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import default_settings
 from tcl_jax.inference.texts import check_embeddings, embed_class_names
 from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.method import BY_PAMR
 from tcl_jax.models.shapes import shapes_of
 from tcl_jax.models.talk2dino import HeadFeatures, project_text
 from tcl_jax.models.talk2dino_method import Talk2DINO as Method
@@ -162,7 +163,7 @@ class Talk2DINO:
             InputError: if an array has another shape or type.
         """
         texts = check_embeddings(text_embeddings, self.method.embed_dim)
-        options = MaskOptions(bool(pamr), 0.0, bool(cleaning))
+        options = MaskOptions(BY_PAMR[bool(pamr)], 0.0, bool(cleaning))
         images = _check_images(images, "images")
         return _masks(self.method, self._params["backbone"], images, texts, options)
 

@@ -63,12 +63,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """The named sets; `{}` stands for the class name."""
 
 
-def format_prompts(templates: str | Sequence[str], class_name: str) -> list[str]:
-    """Sentences for one class.
-
-    Args:
-      templates: name of a set in `TEMPLATES`, or the templates themselves.
-      class_name: put wherever a template has `{}`, as it is.
+def sentences_of(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """Templates by the name of their set in `TEMPLATES`, or those that are given themselves.
 
     Raises:
       InputError: no set of that name, no template at all, or one without `{}`.
@@ -85,4 +81,17 @@ def format_prompts(templates: str | Sequence[str], class_name: str) -> list[str]
     for template in templates:
         if "{}" not in template:
             raise InputError(f"template {template!r}: has no {{}} to put the class name into.")
-    return [template.replace("{}", class_name) for template in templates]
+    return tuple(templates)
+
+
+def format_prompts(templates: str | Sequence[str], class_name: str) -> list[str]:
+    """Sentences for one class.
+
+    Args:
+      templates: see `sentences_of`.
+      class_name: put wherever a template has `{}`, as it is.
+
+    Raises:
+      InputError: as `sentences_of`.
+    """
+    return [template.replace("{}", class_name) for template in sentences_of(templates)]

@@ -134,8 +134,8 @@ def choose_sizes(
         return weights
     if variant == "auto":
         raise InputError(
-            "model.variant='auto' takes the sizes from model.weights, and none are trained further "
-            f"here; choose one of {', '.join(VARIANTS)}, or 'custom' with the sizes in model.sizes"
+            "model.variant='auto' takes the sizes from model.weights, and there are none; choose "
+            f"one of {', '.join(VARIANTS)}, or 'custom' with the sizes in model.sizes"
         )
     if variant not in (*VARIANTS, "custom"):
         raise InputError(

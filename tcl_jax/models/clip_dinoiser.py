@@ -31,7 +31,7 @@ from tcl_jax.models.method import MaskOptions, refine_masks
 from tcl_jax.models.vit import Features
 from tcl_jax.ops.convolution import conv3x3
 from tcl_jax.ops.images import pad_black
-from tcl_jax.ops.masking import l2_normalize, pixel_text_similarity
+from tcl_jax.ops.masking import l2_normalize, pixel_text_cosines
 
 GAMMA = 0.2
 """Cosine below which two patches have nothing to do with each other (the paper's gamma)."""
@@ -190,7 +190,7 @@ class CLIPDINOiser(CLIPMethod):
         masks, nothing = self._classify(params, image, text_embeddings, LOGIT_SCALE)
         if options.cleaning:
             masks = jnp.where(nothing[..., None], 0.0, masks)
-        if options.pamr:
+        if options.refine == "pamr":
             padded = pad_black(image, self.config.patch_size, self.pixel_statistics)
             masks = refine_masks(padded, masks, [UPSAMPLING * side for side in masks.shape[1:3]])
         return masks
@@ -204,7 +204,7 @@ class CLIPDINOiser(CLIPMethod):
     ) -> tuple[Float[Array, "b h w n"], Bool[Array, "b h w"]]:
         """Softmax over the texts, and where there is no object nor a text that is nearly sure."""
         pooled, real = self.pooled(params, image), jnp.any(text_embeddings != 0, axis=-1)
-        cosines = jnp.moveaxis(pixel_text_similarity(pooled.features, text_embeddings), 1, -1)
+        cosines = pixel_text_cosines(pooled.features, text_embeddings)
         found = jax.nn.softmax(logit_scale * cosines, axis=-1, where=real)
         # Of a single text the softmax says nothing.
         sure = (found.max(axis=-1) >= DELTA) & (real.sum() > 1)

@@ -49,7 +49,8 @@ class CLIPMethod(Method):
 
     @property
     def text_encoder(self) -> CLIP:
-        return self.clip_model
+        # Without `clip_fields`, which are of images: methods on one CLIP have its texts in common.
+        return CLIP(self.config, self.dtype)
 
     def text_params(self, params: Any) -> Any:
         return {"text": params["clip"]["text"]}

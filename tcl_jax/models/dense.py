@@ -61,7 +61,7 @@ class DenseCLIP(CLIPMethod):
     ) -> Float[Array, "b h w n"]:
         """`clip_masks`, refined where the options say so."""
         masks = clip_masks(self.cosines(params, image, text_embeddings))
-        if options.pamr:
+        if options.refine == "pamr":
             rows, columns = masks.shape[1:3]
             masks = refine_masks(image, masks, (UPSAMPLING * rows, UPSAMPLING * columns))
         return masks

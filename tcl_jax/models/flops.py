@@ -138,9 +138,15 @@ def sc_clip_masks(config: Tower, side: int, texts: int) -> Parts:
 
 
 def tcl_masks(
-    config: Tower, copied_blocks: int, side: int, texts: int, *, mixes_clip: bool
+    config: Tower,
+    copied_blocks: int,
+    side: int,
+    texts: int,
+    *,
+    mixes_clip: bool,
+    affinity: bool = False,
 ) -> Parts:
-    """Of TCL, and with `mixes_clip` of CLIP's own dense prediction, too."""
+    """Of TCL, with `mixes_clip` of CLIP's own masks, with `affinity` of similar patches, too."""
     patches, width = _patches(config, side), config.vision_width
     cells = UPSAMPLING**2 * patches
     if mixes_clip:
@@ -154,6 +160,8 @@ def tcl_masks(
     parts["decoder"] = decoder(config, side)
     parts["projection"] = 2 * cells * width * config.embed_dim
     parts["masks"] += 2 * cells * texts * config.embed_dim
+    if affinity:
+        parts["affinity"] = 2 * patches**2 * (width + texts)
     return parts
 
 

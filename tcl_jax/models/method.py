@@ -11,15 +11,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from tcl_jax.errors import InputError
 from tcl_jax.models.flops import Parts
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
-from tcl_jax.ops.masking import pixel_text_similarity
+from tcl_jax.ops.masking import pixel_text_cosines
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
 
 SCORES = ("masks", "cosines", "probabilities")
 """What windows are merged of: `Method.masks`, `Method.cosines` or `Method.probabilities`."""
+REFINEMENTS = ("none", "pamr", "affinity")
+"""How masks are refined: not at all, by pixel-adaptive mask refinement, or by similar patches."""
+BY_PAMR = {True: "pamr", False: "none"}
+"""What the short form of it, whether PAMR is used, stands for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +32,16 @@ class MaskOptions:
     """How masks are post-processed; the defaults are TCL's evaluation without PAMR.
 
     Attributes:
-        pamr: whether masks are refined by pixel-adaptive mask refinement.
+        refine: how masks are refined, one of `Method.refinements`.
         kp_weight: share of CLIP's own dense prediction that is mixed in (the original's `kp_w`), in
             [0, 1], where the method has one (`Method.mixes_clip`).
         cleaning: whether masks are held back where they are of the background, where the method
             can do so (`Method.cleans`).
-        scores: one of `SCORES`. PAMR and `kp_weight` are of masks alone.
+        scores: one of `SCORES`. `refine` and `kp_weight` are of masks alone.
         logit_scale: what cosines are multiplied by for probabilities.
     """
 
-    pamr: bool = False
+    refine: str = "none"
     kp_weight: float = 0.3
     cleaning: bool = False
     scores: str = "masks"
@@ -52,6 +57,7 @@ class Method(abc.ABC):
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
         cleans: whether `MaskOptions.cleaning` is read.
+        refinements: those of `REFINEMENTS` that it has.
         finds_background: whether cleaning is meant for any image that may show none of the texts.
         protocol: how its authors evaluate, one of `inference.presets.PROTOCOLS`.
         dtype: compute dtype; parameters are float32.
@@ -62,6 +68,7 @@ class Method(abc.ABC):
     parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
     cleans: ClassVar[bool] = False
+    refinements: ClassVar[tuple[str, ...]] = ("none", "pamr")
     finds_background: ClassVar[bool] = False
     protocol: ClassVar[str] = "tcl"
     dtype: Any
@@ -136,7 +143,7 @@ class Method(abc.ABC):
             params, image, text_embeddings: as in `masks`.
         """
         features = self.dense_features(params, image)
-        return jnp.moveaxis(pixel_text_similarity(features, text_embeddings), 1, -1)
+        return pixel_text_cosines(features, text_embeddings)
 
     def probabilities(
         self,
@@ -201,6 +208,31 @@ class Method(abc.ABC):
         Raises:
             KeyError, TypeError: if a field is lacking or misnamed.
         """
+
+
+def choose_refinement(
+    method: Method, own: str, refine: str | None = None, pamr: bool | None = None
+) -> str:
+    """How a method's masks are refined: as is asked for by either argument, else as `own` says.
+
+    Args:
+        method: what makes the masks.
+        own: what the settings say, one of `REFINEMENTS`.
+        refine: one of them.
+        pamr: short for "pamr" and "none".
+
+    Raises:
+        InputError: if both are given, or the method has no such refinement.
+    """
+    if refine is not None and pamr is not None:
+        raise InputError(f"pamr={pamr} is short for refine={BY_PAMR[bool(pamr)]!r}; give only one")
+    chosen = BY_PAMR[bool(pamr)] if pamr is not None else own if refine is None else refine
+    if chosen not in method.refinements:
+        raise InputError(
+            f"refine={chosen!r} is nothing that {method.title} has; choose one of "
+            f"{', '.join(method.refinements)}"
+        )
+    return chosen
 
 
 def refine_masks(

@@ -119,10 +119,12 @@ def _products(x: Float[Array, "b n c"]) -> Float[Array, "b n n"]:
 
 
 def aggregate(
-    similarity: Float[Array, "b n n"], tokens: Float[Array, "b n c"]
+    similarity: Float[Array, "b n n"],
+    tokens: Float[Array, "b n c"],
+    least: float = LEAST_SIMILARITY,
 ) -> Float[Array, "b n c"]:
-    """Means of the tokens, weighted by what of the similarity is not below `LEAST_SIMILARITY`."""
-    weights = jnp.where(similarity < LEAST_SIMILARITY, 0.0, similarity)
+    """Means of the tokens, weighted by what of the similarity is not below the least."""
+    weights = jnp.where(similarity < least, 0.0, similarity)
     total = jnp.sum(weights, axis=-1, keepdims=True) + 1e-6
     return jnp.einsum("bij,bjc->bic", weights.astype(tokens.dtype), tokens) / total
 
@@ -201,7 +203,7 @@ class SCCLIP(CroppedCLIP):
 
         def repaired(tokens: Float[Array, "b l c"]) -> Float[Array, "b n c"]:
             patches = repair(features.patches(tokens), outliers)
-            return patches.reshape(len(patches), -1, patches.shape[-1])
+            return patches.reshape(patches.shape[0], -1, patches.shape[-1])
 
         similarity = similarities(repaired(features.after(middle)))
         shared = shared_weights(similarity)

@@ -215,7 +215,7 @@ class Talk2DINO(Method):
         features = self.head_features(params, self._square(image))
         masks = patch_masks(features, text_embeddings, cleaning=options.cleaning)
         masks = resize(masks, image.shape[1:3], align_corners=True)
-        return pamr(image, masks) if options.pamr else masks
+        return pamr(image, masks) if options.refine == "pamr" else masks
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del side, options

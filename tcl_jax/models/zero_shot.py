@@ -110,7 +110,7 @@ class ZeroShot(Method):
         cosines = self.cosines(params, image, text_embeddings)
         real = jnp.any(text_embeddings != 0, axis=-1)
         masks = jax.nn.softmax(resize(cosines, size), axis=-1, where=real)
-        return refine_masks(image, masks, size) if options.pamr else masks
+        return refine_masks(image, masks, size) if options.refine == "pamr" else masks
 
     def describe(self) -> dict[str, Any]:
         return {"shapes": to_json(self.shapes)}

@@ -23,15 +23,21 @@ def l2_normalize(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return jnp.where(square > NORM_EPS**2, x / jnp.sqrt(safe), x / NORM_EPS)
 
 
-def pixel_text_similarity(
+def pixel_text_cosines(
     pixels: Float[Array, "b h w d"], texts: Float[Array, "n d"]
-) -> Float[Array, "b n h w"]:
+) -> Float[Array, "b h w n"]:
     """Cosine similarity of every pixel with every text, float32 in [-1, 1].
 
     A large product, of the precision of `jax.default_matmul_precision`.
     """
-    similarity = jnp.einsum("bhwd,nd->bhwn", l2_normalize(pixels), l2_normalize(texts))
-    return jnp.moveaxis(similarity, -1, 1)
+    return jnp.einsum("bhwd,nd->bhwn", l2_normalize(pixels), l2_normalize(texts))
+
+
+def pixel_text_similarity(
+    pixels: Float[Array, "b h w d"], texts: Float[Array, "n d"]
+) -> Float[Array, "b n h w"]:
+    """`pixel_text_cosines` with the texts before the grid."""
+    return jnp.moveaxis(pixel_text_cosines(pixels, texts), -1, 1)
 
 
 def positive_similarity(

@@ -65,6 +65,7 @@ class Experiment:
             if the experiment is abstract.
         frozen: its other entries, which stay as they are, likewise.
         identities: of the pretrained weights, by their entries of `frozen`.
+        begun_from: of those that are trained further, by their entries of `params`.
         begin: of a new run, (params, frozen, batches, mesh, key) -> params that its first images
             tell, see `projection.fit_projection`; None: `params` stay as they are.
     """
@@ -74,6 +75,7 @@ class Experiment:
     params: dict[str, Any]
     frozen: dict[str, Any]
     identities: Mapping[str, Identity] = dataclasses.field(default_factory=dict)
+    begun_from: Mapping[str, Identity] = dataclasses.field(default_factory=dict)
     begin: Callable[..., Any] | None = None
 
     @property
@@ -86,7 +88,11 @@ class Experiment:
     @property
     def record(self) -> dict[str, Any]:
         """What a checkpoint says besides the config, so that it can be used without one."""
-        return {"trained": describe_method(self.method), "frozen": dict(self.identities)}
+        return {
+            "trained": describe_method(self.method),
+            "frozen": dict(self.identities),
+            "begun_from": dict(self.begun_from),
+        }
 
     def join(self, params: Any, frozen: Any) -> dict[str, Any]:
         """The parameter tree of `method`, of learned and frozen entries."""
@@ -97,17 +103,23 @@ class Experiment:
 
 
 def _clip_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
-    """CLIP from scratch, everything learned."""
-    del pretrained
-    sizes = choose_sizes(config.model.variant, config.model.sizes.to_dict())
+    """CLIP, everything learned: from scratch, or further from `model.weights`, of their sizes."""
+    c, begun_from = config.model, dict[str, Identity]()
+    if c.weights:
+        own = {**c.to_dict(), "variant": "auto", "sizes": {"activation": c.sizes.activation}}
+        given = ConfigDict({"seed": config.seed, "model": own})
+        sizes, clip, begun_from = _pretrained_clip(given, run, pretrained)
+    else:
+        sizes = choose_sizes(c.variant, c.sizes.to_dict())
+        clip = run(CLIP(sizes).init, jax.random.key(config.seed))
     model = CLIP(sizes, _dtype(config), _remat(config))
-    params = {"clip": run(model.init, jax.random.key(config.seed))}
-    return Experiment(CLIPObjective(model), MaskCLIP(sizes, model.dtype), params, {})
+    method = MaskCLIP(sizes, model.dtype)
+    return Experiment(CLIPObjective(model), method, {"clip": clip}, {}, begun_from=begun_from)
 
 
 def _tcl_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Experiment:
     """TCL on a frozen CLIP, the grounder's blocks and projection copied from it."""
-    sizes, clip, identities = _frozen_clip(config, run, pretrained)
+    sizes, clip, identities = _pretrained_clip(config, run, pretrained)
     with as_input_error("model"):
         model = TCL(sizes, config.model.feature_layer, _dtype(config), _remat(config))
     return _grounding(config, run, model, {"clip": clip}, identities)
@@ -121,7 +133,7 @@ def _tcl_dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Expe
             f"model.projection={c.projection!r} is unknown; choose one of {', '.join(PROJECTIONS)}"
         )
     family, backbone, identities = _frozen_backbone(config, run, pretrained)
-    sizes, clip, of_clip = _frozen_clip(config, run, pretrained)
+    sizes, clip, of_clip = _pretrained_clip(config, run, pretrained)
     with as_input_error("model"):
         model = TCLDINO(
             sizes, c.feature_layer, _dtype(config), _remat(config),
@@ -133,7 +145,7 @@ def _tcl_dino_experiment(config: ConfigDict, run: Run, pretrained: bool) -> Expe
     return dataclasses.replace(experiment, begin=fit)
 
 
-def _frozen_clip(
+def _pretrained_clip(
     config: ConfigDict, run: Run, pretrained: bool, entry: str = "clip"
 ) -> tuple[CLIPConfig, Any, dict[str, Identity]]:
     """Sizes of the CLIP of `config.model`; parameters and identity of it or of its `text`."""
@@ -152,7 +164,7 @@ def _frozen_texts(
     """The text tower that `config.model.weights` means, its parameters and identity."""
     c = config.model
     if (loaded := load_text_tower(c.weights, c.prefix)) is None:
-        sizes, params, identities = _frozen_clip(config, run, pretrained, "text")
+        sizes, params, identities = _pretrained_clip(config, run, pretrained, "text")
         return CLIP(sizes), params, identities
     if c.variant != "auto" or any(c.sizes.values()):
         raise InputError(

@@ -111,7 +111,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_same_config(config: dict[str, Any], stored: dict[str, Any], workdir: str) -> None:
-    """Refuses to continue a run with another config.
+    """Refuses to continue a run with another config, but for a `train.total_steps` that has grown.
 
     Raises:
         InputError: listing the fields that differ, with both values.
@@ -123,12 +123,14 @@ def check_same_config(config: dict[str, Any], stored: dict[str, Any], workdir: s
         if _plain(ours.get(name)) != _plain(theirs.get(name))
         # A field that an earlier or later version does not have, at a value that changes nothing.
         and (name in ours.keys() & theirs.keys() or ours.get(name) or theirs.get(name))
+        and not (name == "train.total_steps" and ours.get(name, 0) > theirs.get(name, 0))
     ]
     if lines:
         raise InputError(
             f"workdir {workdir!r} holds a run with another config, which differs in:\n"
             + "\n".join(lines)
-            + "\nStart in a new workdir, or give the same config to continue that run."
+            + "\nStart in a new workdir, or give the same config to continue that run (with more "
+            "train.total_steps, if you like)."
         )
 
 

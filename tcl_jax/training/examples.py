@@ -16,7 +16,7 @@ from tcl_jax.parallel.mesh import replicated
 from tcl_jax.training.build import Experiment
 from tcl_jax.training.objectives import Batch
 
-PLAIN = MaskOptions(pamr=False, kp_weight=0.0)
+PLAIN = MaskOptions(kp_weight=0.0)
 
 
 class ExampleMasks:

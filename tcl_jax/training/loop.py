@@ -112,8 +112,9 @@ def train(
     check_batch_size(config.train.global_batch_size, mesh, config.train.accumulation_steps)
     root = raise_on_all_processes(lambda: open_workdir(workdir, settings))
     settings |= json.loads(json.dumps(experiment.record))
-    weights = {name: decisive(one) for name, one in experiment.identities.items()}
-    check_same("frozen weights", json.dumps(weights), "Give every process the same files")
+    identities = {**experiment.identities, **experiment.begun_from}
+    weights = {name: decisive(one) for name, one in identities.items()}
+    check_same("pretrained weights", json.dumps(weights), "Give every process the same files")
     with alone_in(root, f"workdir {workdir!r}"):
         return _train(config, settings, root, mesh, experiment, evaluators)
 
@@ -166,7 +167,13 @@ def _train(
                 )
             batches.set_state(restored.data_state)
             logging.info("continuing from step %d", first)
-    if first == 0 and is_writer:
+            if (before := restored.config["train"]["total_steps"]) < t.total_steps:
+                logging.info(
+                    "train.total_steps was %d: the learning rate follows the longer schedule from "
+                    "here on",
+                    before,
+                )
+    if is_writer:
         write_json(root / "config.json", settings)
     last = number_of_updates(config)
     if last <= t.total_steps:
@@ -212,17 +219,23 @@ def _train(
             )
         return scores
 
+    def describe_stop() -> str:
+        if jax.process_count() == 1:
+            return progress.describe_stop()
+        return progress.describe_stop(min(-(-done // t.log_every) * t.log_every, last))
+
     interrupted = leave = False
+    done = first
     with (
         contextlib.closing(batches),
         store,
         writer,
         Progress(last, first) as progress,
-        Interrupt() as interrupt,
+        Interrupt(describe_stop) as interrupt,
         jax.transfer_guard("disallow"),
     ):
         if first == 0 and experiment.begin is not None:
-            with progress.paused(), jax.transfer_guard("allow"):
+            with progress.paused("the preparation"), jax.transfer_guard("allow"):
                 params = experiment.begin(state.params, frozen, batches, mesh, key)
             state = state.replace(params=params)
         for step in range(first, last):
@@ -231,35 +244,38 @@ def _train(
                 healthy = no_failure(experiment.objective, state, frozen, batch, key)
                 failure = put_replicated(healthy, mesh)
                 examples.take(batch)
+            if step == t.backbone_from_step:
+                progress.compiling()
             state, failure, metrics = take_step(step, state, failure, frozen, batch, key)
             window.add(metrics)
             del batch
             done = step + 1
-            progress.update()
+            progress.update(metrics["total"])
 
             if done % t.log_every == 0 or done == last:
+                seconds = progress.seconds_per_step()
                 values = window.compute()
                 _check_finite(failure, root)
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step
                 flops = total(experiment.objective.training_flops(t.global_batch_size, both))
-                seconds = progress.seconds_per_step()
                 values |= _speed(seconds, flops, t.global_batch_size, mesh)
                 writer.scalars(done, {f"train/{k}": v for k, v in values.items()})
                 progress.show(values["total"], seconds)
                 leave = any_process(interrupt.requested)
             scores = None
-            with progress.paused():
-                if step and step % config.eval.every == 0:
-                    with jax.transfer_guard("allow"):
-                        scores = evaluate(done)
-                if scores is not None or done % t.checkpoint_every == 0 or done == last:
+            if step and step % config.eval.every == 0:
+                with progress.paused("the evaluation"), jax.transfer_guard("allow"):
+                    scores = evaluate(done)
+            if scores is not None or done % t.checkpoint_every == 0 or done == last:
+                with progress.paused("saving"):
                     save(done, scores)
             # Several processes leave at one step: at the log at which they asked each other.
             if jax.process_count() == 1:
                 leave = interrupt.requested
             if leave and done < last:
-                save(done, wait=True)
+                with progress.paused("saving"):
+                    save(done, wait=True)
                 interrupted = True
                 break
     params, fixed = gather_parameters((state.params, frozen), mesh)

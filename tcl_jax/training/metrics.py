@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import math
@@ -124,20 +125,37 @@ def _keep_until(path: Path, step: int) -> None:
         part.write_text("".join(kept), encoding="utf-8")
 
 
+class _Bar(tqdm):
+    """A bar whose rate is given: tqdm's own knows neither pauses nor which steps compile."""
+
+    seconds: float | None = None
+
+    @property
+    def format_dict(self) -> Any:
+        """What is shown; a rate of 0 as "?"."""
+        return {**super().format_dict, "rate": 1 / self.seconds if self.seconds else 0.0}
+
+
 class Progress:
     """A bar on the terminal (of process 0 alone), else a line in the log; and the time of a step.
 
-    To be entered; until its end, lines of the log are written above the bar. The time, measured on
-    every process, leaves out the first step, which compiles, and what happens under `paused`.
+    To be entered; until its end, lines of the log are written above the bar. Steps run ahead of the
+    host, by `AHEAD` at most; those count that are finished on this process's devices. The time of a
+    step leaves out the first one after this start or after `compiling`, and what happens under
+    `paused`.
 
     Args:
       total_steps: steps of the whole run.
       start_step: steps made before this start.
     """
 
+    AHEAD = 2
+    """So many queued steps keep a device busy, and few hold batches in memory or delay a stop."""
+    NAP = 0.005  # seconds
+
     def __init__(self, total_steps: int, start_step: int = 0) -> None:
         self._silent = jax.process_index() != 0
-        self._bar = tqdm(
+        self._bar = _Bar(
             total=total_steps,
             initial=start_step,
             unit="step",
@@ -145,26 +163,39 @@ class Progress:
             disable=True if self._silent else None,  # None: where stderr is no terminal
         )
         self._log: TextIO | None = None
-        self._step, self._total = start_step, total_steps
+        self._running: collections.deque[Any] = collections.deque()
+        self._finished, self._total = start_step, total_steps
         self._mark: tuple[int, float] | None = None
+        self._seconds: float | None = None
+        self._doing: str | None = None
+        self._preparing = True
 
-    def update(self) -> None:
-        """Notes that a step is made."""
-        self._step += 1
-        self._bar.update()
-        if self._mark is None:
-            self._mark = self._step, time.monotonic()
+    def update(self, value: Any) -> None:
+        """Notes that a step is begun, and waits while more than `AHEAD` are under way.
+
+        Args:
+          value: a result of the step, a jax.Array, which is ready at its end.
+        """
+        self._running.append(value)
+        self._preparing = False
+        self._wait(self.AHEAD)
+        self._preparing = True  # the next one, which an interruption does not prevent any more
+
+    def compiling(self) -> None:
+        """Notes that the next step compiles, and that the time of a step may change with it."""
+        self._mark = self._seconds = self._bar.seconds = None
 
     def seconds_per_step(self) -> float | None:
-        """Mean over the steps since the last call; None before the second step.
+        """Mean over the steps since the last call, once all are finished; None before the second.
 
-        Steps run ahead of the host: call it after the values of the last one were fetched.
+        Called at one place of the loop, it makes the host wait for the devices; signals are heard.
         """
-        if self._mark is None or self._mark[0] == self._step:
+        self._wait(0)
+        if self._mark is None or self._mark[0] == self._finished:
             return None
         (step, since), now = self._mark, time.monotonic()
-        self._mark = self._step, now
-        return (now - since) / (self._step - step)
+        self._mark = self._finished, now
+        return (now - since) / (self._finished - step)
 
     def show(self, loss: float, seconds: float | None) -> None:
         """Shows the loss, a host number, and what is left at so many seconds a step."""
@@ -172,26 +203,70 @@ class Progress:
         if self._bar.disable and not self._silent and seconds is not None:
             logging.info(
                 "step %d of %d, loss %.4g, %.3g s a step, %s left",
-                self._step,
+                self._finished,
                 self._total,
                 loss,
                 seconds,
-                tqdm.format_interval(seconds * (self._total - self._step)),
+                tqdm.format_interval(seconds * (self._total - self._finished)),
             )
 
+    def describe_stop(self, step: int | None = None) -> str:
+        """What comes before an interrupted run saves, and how long it takes, in words.
+
+        Args:
+          step: the last one that is made then; None: those under way.
+        """
+        if self._doing is not None:
+            return f"going to the end of {self._doing}"
+        if self._seconds is None:
+            return "finishing the step under way (it may be compiling: its time is not known yet)"
+        under_way = len(self._running) + self._preparing
+        left = max(under_way if step is None else step - self._finished, 1)
+        what = f"finishing {left} step{'s' * (left > 1)} under way"
+        what = what if step is None else f"going on to step {step}, where all processes stop"
+        return f"{what} (about {left * self._seconds:.2g} s at {self._seconds:.2g} s a step)"
+
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves the time of its body (evaluation, saving) out."""
-        start = time.monotonic()
+    def paused(self, doing: str) -> Iterator[None]:
+        """Leaves the time of its body out, which begins when all steps are finished.
+
+        Args:
+          doing: what is done in it, in words.
+        """
+        self._wait(0)
+        start, self._doing = time.monotonic(), doing
         try:
             yield
         finally:
-            length = time.monotonic() - start
+            length, self._doing = time.monotonic() - start, None
             if self._mark is not None:
                 self._mark = self._mark[0], self._mark[1] + length
-            if not self._bar.disable:  # its `unpause` leaves out all since it was last drawn
+            if not self._bar.disable:
                 self._bar.start_t += length
-                self._bar.last_print_t += length
+
+    def _wait(self, most: int) -> None:
+        """Returns when no more steps than that are under way.
+
+        In naps: while JAX waits, Python hears no signal.
+        """
+        while True:
+            before = len(self._running)
+            while self._running and self._running[0].is_ready():
+                self._running.popleft()
+            if ended := before - len(self._running):
+                self._note_finished(ended)
+            if len(self._running) <= most:
+                return
+            time.sleep(self.NAP)
+
+    def _note_finished(self, count: int) -> None:
+        self._finished, now = self._finished + count, time.monotonic()
+        if self._mark is None:
+            self._mark = self._finished, now
+        else:
+            step, since = self._mark
+            self._seconds = self._bar.seconds = (now - since) / (self._finished - step)
+        self._bar.update(count)
 
     def __enter__(self) -> Progress:
         """Has the log written above the bar."""

@@ -29,6 +29,10 @@ from tcl_jax.training.build import abstract_experiment
 
 CAPTIONS = 8
 """Captions that are printed."""
+KEEPS_WHAT_IS_NAMED = 1 / 3
+"""Share of an image's area; what is smaller is likely to lose what the caption names."""
+FEW_PAIRS = 1_000_000
+"""Fewer of them do not make up for captions that are wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Preview:
         bad: the first bad sample of each kind.
         left_out: what the source does not use, in words.
         statistics: mean and deviation that the method normalises images with.
+        smallest_crop: share of an image's area that a crop may have.
     """
 
     pairs: int
@@ -73,6 +78,7 @@ class Preview:
     bad: Sequence[BadSample] = ()
     left_out: str = ""
     statistics: PixelStatistics = IMAGENET
+    smallest_crop: float = 1.0
 
     def cards(self) -> list[Card]:
         """One for each image."""
@@ -103,6 +109,12 @@ class Preview:
             f"{lengths.max()} at most; {(lengths == context).mean():.0%} fill all {context}, what "
             "is longer is cut"
         )
+        if self.smallest_crop < KEEPS_WHAT_IS_NAMED and self.pairs < FEW_PAIRS:
+            lines.append(
+                f"crops: down to {self.smallest_crop:.0%} of an image, likely to lose what its "
+                "caption names, and there are few pairs to make up for it; "
+                "--config.data.crop_scale='(0.6,1.0)' keeps more"
+            )
         seen, bad = sum(self.totals), sum(self.totals[1:])
         kinds = [f"{n} {kind}" for kind, n in zip(KINDS, self.totals[1:], strict=True) if n]
         lines.append(
@@ -131,6 +143,7 @@ def take_preview(config: ConfigDict, count: int) -> Preview:
     source = make_source(config.data, image_size)
     chain = make_transform(config.data, image_size)
     assert isinstance(chain, Compose)
+    crops = [step.scale[0] for step in chain.steps if isinstance(step, RandomResizedCrop)]
     log, bad = _Log(chain, experiment.objective.text_encoder.tokenizer()), BadSampleLog()
     batch = config.train.global_batch_size
     if len(source) < batch:
@@ -168,6 +181,7 @@ def take_preview(config: ConfigDict, count: int) -> Preview:
         bad=tuple(bad.first.values()),
         left_out=source.left_out if isinstance(source, Incomplete) else "",
         statistics=experiment.method.pixel_statistics,
+        smallest_crop=min(crops, default=1.0),
     )
 
 

@@ -36,7 +36,7 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
                 f"workdir {workdir!r}: {path} cannot be read ({error}); restore it, or start in a "
                 "new workdir"
             ) from error
-        for name in ("trained", "frozen"):  # no fields; compared with what a checkpoint says
+        for name in ("trained", "frozen", "begun_from"):  # no fields; a checkpoint says them
             stored.pop(name, None)
         check_same_config(settings, stored, workdir)
     return root

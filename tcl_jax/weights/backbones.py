@@ -311,8 +311,7 @@ def find_backbone(
                 f"it holds {part}, and no {family or 'vision tower'}; give the file with the "
                 "vision tower first, and this one as text="
             )
-        signs = {layout.signs[0]: layout.family for layout in layouts}
-        looked = ", ".join(f"{sign} ({name})" for sign, name in signs.items())
+        looked = ", ".join(dict.fromkeys(layout.signs[0] for layout in layouts))
         raise WeightError(
             f"it holds no {family or 'vision tower of DINO, DINOv2, DINOv3 or TIPS'}: of its "
             f"{len(plain)} tensors, such as {shorten(sorted(x[:80] for x in plain), 4)}, none are "
@@ -348,11 +347,9 @@ def hint_of_backbone(source: Source) -> str:
         if not holds_backbone(file):
             return ""
         found = find_backbone(file)
-    kind = "tips" if found.family.name == "tips" else "talk2dino"
-    return (
-        f". It is {found.title}: give it as a part of a model of that, such as --model={kind} "
-        f"--weights=backbone={os.fspath(source)}"
-    )
+    uses = {"tips": "--model=tips --weights=backbone", "dino": "--model=proxyclip --weights=second"}
+    use = uses.get(found.family.name, "--model=talk2dino --weights=backbone")
+    return f". It is {found.title}: give it as a part of a model, such as {use}={os.fspath(source)}"
 
 
 def _find_layouts(

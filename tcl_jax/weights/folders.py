@@ -23,7 +23,11 @@ KNOWN = (
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
-_MAX_INDEX = 16 << 20
+_MAX_INDEX = _MAX_CONFIG = 16 << 20
+
+TRAINED_CLIP = "clip_{step}.safetensors"
+"""What a run that trains a CLIP writes to its workdir at its end, with OpenAI's tensor names. Those
+of fewer steps stay, as other runs may have been trained upon them."""
 
 
 def find_weights(path: Path) -> Path:
@@ -60,6 +64,34 @@ def find_weights(path: Path) -> Path:
         f"folder with {', '.join(KNOWN[:2])} or one other weight file (a model that this package "
         "wrote, or a run, is given with --checkpoint)"
     )
+
+
+def trained_clip(workdir: Path) -> Path | None:
+    """The CLIP of most steps that a run has written, by its workdir; None of a path that is none.
+
+    Raises:
+        WeightError: if the run is of another objective, or not at its end.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        return None
+    what = f"weights {str(workdir)!r} are a run's workdir"
+    try:
+        objective = read_json(workdir / "config.json", _MAX_CONFIG)["objective"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise WeightError(f"{what} whose config.json cannot be read ({error})") from error
+    if objective != "clip":
+        raise WeightError(
+            f"{what} with objective={objective!r}, and a CLIP is needed; give the workdir of a run "
+            "with objective='clip' (--checkpoint takes any run, to segment with it)"
+        )
+    pattern = TRAINED_CLIP.format(step="*")
+    files = [x for x in workdir.glob(pattern) if x.stem.partition("_")[2].isdecimal()]
+    if not files:
+        raise WeightError(
+            f"{what} that is not at its end: there is no {pattern} in it; give the command that "
+            "started it again, which goes on and writes that file"
+        )
+    return max(files, key=lambda x: int(x.stem.partition("_")[2]))
 
 
 def open_model(path: Path) -> TensorFile:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tcl_jax.errors import RunError, as_input_error, first_cause, machine_fault
 from tcl_jax.files import cache_folder, sha256_of, user_path, whole_file
 from tcl_jax.models.families import PRETRAINED
-from tcl_jax.weights.folders import INDEX, find_weights, listed_files
+from tcl_jax.weights.folders import INDEX, find_weights, listed_files, trained_clip
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.published import CLIP_FILES as CLIP_FILES
 from tcl_jax.weights.published import LAION, HubFile
@@ -45,10 +45,11 @@ HEAD_FILE = "clip_dinoiser_last.pt"
 def locate_clip(name: str) -> Path:
     """The file that a path, `builtin:NAME` or the name of a published CLIP stands for.
 
-    Of a folder it is the weight file in it, or the index of several; see `find_weights`. A name
-    such as "ViT-B/16" is looked for as ViT-B-16.pt and ViT-B-16.safetensors in the folder weights/
-    of the working directory, then in the cache of the Hugging Face hub, and is downloaded there
-    otherwise. OpenAI's own .pt files and those of the hub must have the published SHA-256.
+    Of a folder it is the weight file in it, or the index of several, see `find_weights`; of a run's
+    workdir the CLIP that it has trained. A name such as "ViT-B/16" is looked for as ViT-B-16.pt and
+    ViT-B-16.safetensors in the folder weights/ of the working directory, then in the cache of the
+    Hugging Face hub, and is downloaded there otherwise. OpenAI's own .pt files and those of the hub
+    must have the published SHA-256.
 
     Args:
         name: a path (~ is the home directory) or a name.
@@ -62,7 +63,7 @@ def locate_clip(name: str) -> Path:
     path = user_path(name)
     # A folder of the name of a published CLIP, such as one for its results, is not meant.
     if os.path.isfile(path) or (name not in ("", *CLIP_FILES) and os.path.exists(path)):
-        return find_weights(path)
+        return trained_clip(path) or find_weights(path)
     if name in CLIP_FILES:
         return _locate_named(name)
     if not name:

@@ -11,13 +11,15 @@ from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path
 from tcl_jax.weights.backbones import LoadedBackbone, load_backbone
+from tcl_jax.weights.folders import trained_clip
 from tcl_jax.weights.load import Pretrained, Source, load_clip
 from tcl_jax.weights.text_towers import LoadedTexts, load_text_tower
 
 Identity = Mapping[str, str]
-"""`weights` (a name, or the whole path), `given` (the same as the config has it), `file_sha256` (of
-the file), `arrays_sha256` (of the parameters as float32, whatever file they came in), and what
-decides how they are read and used, such as CLIP's `prefix` and `activation`."""
+"""`weights` (a name, or the whole path, of a run's CLIP that of its file), `given` (the same as the
+config has it), `file_sha256` (of the file), `arrays_sha256` (of the parameters as float32, whatever
+file they came in), and what decides how they are read and used, such as CLIP's `prefix` and
+`activation`."""
 
 
 def identify(
@@ -25,6 +27,7 @@ def identify(
 ) -> dict[str, str]:
     """What a run records of parameters that were loaded by `weights`, with these options."""
     path = user_path(weights)
+    path = trained_clip(path) or path
     return {
         "weights": os.fspath(path.absolute() if path.exists() else weights),
         "given": os.fspath(weights),

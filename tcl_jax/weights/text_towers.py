@@ -20,7 +20,7 @@ from tcl_jax.models.shapes import shapes_of
 from tcl_jax.models.talk2dino_method import TEXT_TOWERS
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.weights import dinov2, mapping, tips
-from tcl_jax.weights.folders import find_weights, open_model
+from tcl_jax.weights.folders import find_weights, open_model, trained_clip
 from tcl_jax.weights.hub import CLIP_FILES, locate_text_tower
 from tcl_jax.weights.load import Source, load_clip, origin_of, prepending_path
 from tcl_jax.weights.mapping import Rule, WeightError, blocks_up_to_last, linear
@@ -227,7 +227,7 @@ def load_text_tower(
     """
     name, path = os.fspath(source), user_path(source)
     named = ":" in name and name.partition(":")[0] in FAMILIES
-    if not named and (name in CLIP_FILES or not os.path.exists(path)):
+    if not named and (name in CLIP_FILES or not os.path.exists(path) or trained_clip(path)):
         return None
     path = locate_text_tower(name) if named else find_weights(path)
     with open_model(path) as file, prepending_path(path):

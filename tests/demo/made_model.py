@@ -24,7 +24,7 @@ def random_tcl() -> Model:
     method = TCL(config, config.vision_layers - 1)
     random = jax.jit(method.init)(jax.random.key(2))
     sim2mask = {**random["sim2mask"], "w": 3 * random["sim2mask"]["w"]}  # scores of all heights
-    settings = dataclasses.replace(clip.settings, pamr=False, threshold=0.3, templates="shapes")
+    settings = dataclasses.replace(clip.settings, refine="none", threshold=0.3, templates="shapes")
     return dataclasses.replace(
         clip,
         method=method,

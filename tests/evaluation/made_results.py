@@ -16,7 +16,7 @@ def counts_of(ious: list[float], size: int = 1000) -> Counts:
     """Counts with these IoUs, all pixels of a class that are predicted being right; NaN: none."""
     labelled = np.array([0 if np.isnan(iou) else size for iou in ious], np.int64)
     right = np.array([0 if np.isnan(iou) else round(size * iou) for iou in ious], np.int64)
-    return Counts(right, right.copy(), labelled)
+    return Counts(right, right.copy(), labelled, np.array([3, 4]))
 
 
 def result_of(
@@ -54,7 +54,7 @@ def fingerprint_of(**changes: Any) -> dict[str, Any]:
     return {
         "hash": "0123456789abcdef", "protocol": "tcl", "method": "tcl", "weights": "ab" * 32,
         "window": 448, "stride": 224, "short_side": 448, "max_long_side": 2048,
-        "resize": "OpenCV 4.12.0, linear", "threshold": 0.4, "pamr": True, "kp_weight": 0.3,
+        "resize": "OpenCV 4.12.0, linear", "threshold": 0.4, "refine": "pamr", "kp_weight": 0.3,
         "templates": "custom", "dtype": "float32",
         "benchmarks": {"voc": {"classes": "0" * 16, "images": 1449, "image_list": "1" * 16}},
         **changes,

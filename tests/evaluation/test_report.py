@@ -69,7 +69,9 @@ def test_best_median_and_worst(scores: dict[str, float], chosen: dict[str, str])
 
 def test_results_keep_all_digits_and_no_nan(tmp_path: Path) -> None:
     benchmark = own_benchmark(background=True, splits={"val": 3}, published={"Ann's": 41.2})
-    counts = Counts(np.array([1, 2, 3, 0]), np.array([2, 5, 7, 0]), np.array([6, 4, 3, 0]))
+    counts = Counts(
+        np.array([1, 2, 3, 0]), np.array([2, 5, 7, 0]), np.array([6, 4, 3, 0]), np.array([3, 8])
+    )
     result = BenchmarkResult(benchmark, tuple(ImageResult(k, counts) for k in "ab"), (), 12.5)
     written = write_results(tmp_path / "results.json", [result], fingerprint_of())
     assert "NaN" not in (tmp_path / "results.json").read_text()
@@ -83,7 +85,7 @@ def test_results_keep_all_digits_and_no_nan(tmp_path: Path) -> None:
         "title": benchmark.title, "split": "val", "images": 2, "full_set_images": 3,
         "miou": pytest.approx(100 * (1 / 7 + 2 / 7 + 3 / 7) / 3, abs=1e-12),
         "macc": pytest.approx(100 * (1 / 6 + 2 / 4 + 1) / 3, abs=1e-12),
-        "aacc": pytest.approx(100 * 6 / 13, abs=1e-12),
+        "aacc": pytest.approx(100 * 6 / 13, abs=1e-12), "boundary": 37.5,
         "published": {"Ann's": 41.2}, "seconds": 12.5,
     }  # fmt: skip
     assert written["mean_miou"] is None and written["fingerprint"] == fingerprint_of()
@@ -201,7 +203,7 @@ def test_published_rows_of_the_method_at_hand() -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"pamr": False, "threshold": 0.5}, []),
+        ({"refine": "none", "threshold": 0.5}, []),
         ({"method": "maskclip", "kp_weight": 0.0}, []),
         ({"stride": 112, "threshold": 0.5},
          ["stride 112 (published: 224)", "threshold 0.5 (published: 0.4)"]),
@@ -315,7 +317,7 @@ def test_markdown_has_everything(found: dict[str, Evaluated], tmp_path: Path) ->
         "| tvmonitor | - | - | - |\n",  # never occurs
         r"| \<b\>crow \| \*co\* &amp; son\</b\> | - | - |",
         r"## Birds of my \<garden\>",
-        "- pamr: yes\n",
+        "- refine: pamr\n",
         "- seed: \\[1, 2\\]\n- extra: -\n",
         f"- voc: classes {'0' * 16}, images 1449, image\\_list {'1' * 16}\n",
     ):
@@ -376,5 +378,5 @@ def test_classes_go_from_high_to_low(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     rows = rows_of(page)
     assert [row.split()[0] for row in rows[-3:]] == ["<b>crow", "sparrow", "great"]
-    assert "TCL, measured 60.0 60.0 60.0 1 1:56:40" in rows
+    assert "TCL, measured 60.0 60.0 60.0 75.0 1 1:56:40" in rows
     assert "class IoU acc" in rows and 'alt="right and wrong"' in page and "--columns: 2" in page

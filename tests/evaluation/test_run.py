@@ -291,13 +291,14 @@ def test_whatever_moves_a_score_is_in_the_fingerprint(shapes: Model, tmp_path: P
     ]  # fmt: skip
     changes: tuple[dict[str, Any], ...] = (
         {"method": "sclip"}, {"protocol": "sclip"}, {"short_side": 63}, {"window": 63},
-        {"stride": 31}, {"threshold": 0.3}, {"pamr": False}, {"kp_weight": 0.1},
+        {"stride": 31}, {"threshold": 0.3}, {"refine": "affinity"}, {"kp_weight": 0.1},
         {"templates": "simple"},
         {"dtype": "bfloat16"}, {"max_long_side": 99}, {"resize": "pillow"}, {"weights": "v"},
         {"pixels": "clip"}, {"normalize_sentences": True}, {"scores": "cosines"},
         {"logit_scale": 2.0}, {"area_threshold": 0.1}, {"pamr_dilations": (8,)},
         {"pamr_iterations": 9}, {"background": ("sky",)}, {"names": {"blue": ("cyan",)}},
         {"joined": True}, {"method": "talk2dino", "cleaning": True},
+        {"search": True}, {"found": {"custom": 0.2}},
         {"benchmarks": {"custom": {"logit_scale": 2.0}}},
         {"text_embeddings": {"custom": np.zeros((3, 64), np.float32)}},
     )  # fmt: skip

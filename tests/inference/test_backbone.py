@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from tcl_jax import Backbone
 from tcl_jax.errors import InputError
 from tcl_jax.inference import backbone as module
 from tcl_jax.models.backbone import backbone_features
-from tcl_jax.models.families import FAMILIES, Size
 from tcl_jax.models.layers import Transformer, mlp
 from tcl_jax.weights import dinov2, tips
-from tcl_jax.weights.backbones import load_backbone
 from tcl_jax.weights.mapping import Rule, to_params
 from tests.reference import load
 from tests.torch_files import save_state_dict
@@ -91,27 +88,6 @@ def write(path: Path, tensors: Tensors) -> Path:
     else:
         safetensors.numpy.save_file({k: x.copy() for k, x in tensors.items()}, path)
     return path
-
-
-def test_towers_of_one_width_are_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the kind of their MLPs: those of ViT-S are plain, and those of ViT-S+ SwiGLUs."""
-    gated: Tensors = {}
-    plain = {k: x for k, x in weights_of("dinov3").items() if k.startswith(OWN["dinov3"])}
-    for name, x in plain.items():
-        *_, layer, _ = name.split(".")
-        for other in {"fc1": ("w1", "w2"), "fc2": ("w3",)}.get(layer, (layer,)):
-            gated[name.replace(layer, other)] = x
-    sizes, depth = FAMILIES["dinov3"].sizes, sum(name.endswith("ls1.gamma") for name in plain)
-    monkeypatch.setitem(sizes, "S/16", Size(96, depth, 2, ()))
-    monkeypatch.setitem(sizes, "S+/16", Size(96, depth, 2, (), gated=True))
-    for own, other, tensors in (("S/16", "S+/16", plain), ("S+/16", "S/16", gated)):
-        path = write(tmp_path / f"{other.replace('/', '')}.safetensors", tensors)
-        assert load_backbone(path, name=f"dinov3:{own}").params["blocks_0"]
-        wanted = rf"size of {re.escape(own)} .* not dinov3:{re.escape(other)}"
-        with pytest.raises(InputError, match=wanted):
-            load_backbone(path, name=f"dinov3:{other}")
 
 
 @pytest.fixture(scope="module")
@@ -425,16 +401,6 @@ def test_files_that_hold_none(tmp_path: Path) -> None:
     path = write(tmp_path / "f.npz", flax)
     with pytest.raises(InputError, match="f.npz.*heads=4.*of 2"):
         Backbone.from_file(path, heads=4)
-
-
-def test_by_name_the_sizes_must_be_those_of_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights").mkdir()
-    path = write(tmp_path / "weights/dinov2_vitb14_reg4_pretrain.pth", weights_of("dinov2-reg"))
-    with pytest.raises(InputError, match=f"{path.name}.*4 blocks.*not dinov2-reg:B/14"):
-        Backbone.from_pretrained("dinov2-reg:B/14")
 
 
 def test_of_several_a_prefix_chooses(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.reference import load, reference_torch_model
 SIZES = [(64, 64), (80, 100), (64, 96), (20, 200), (170, 17), (64, 64), (90, 75)]
 MODEL = reference_torch_model()
 TEXTS = load("masks")["text_emb"]
-PLAIN = MaskOptions(pamr=False, kp_weight=0.3)
+PLAIN = MaskOptions()
 MEAN, STD = np.float32(IMAGENET) * 255
 
 

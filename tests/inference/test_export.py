@@ -27,7 +27,8 @@ from tests.reference import GOLDEN, load, reference_model
 MODEL, LEARNED, CLIP_PARAMS = reference_model()
 PARAMS = {**LEARNED, "clip": CLIP_PARAMS}
 TEXTS = load("masks")["text_emb"]
-PLAIN, PAMR = MaskOptions(pamr=False, kp_weight=0.0), MaskOptions(pamr=True, kp_weight=0.3)
+PLAIN, PAMR = MaskOptions(kp_weight=0.0), MaskOptions("pamr", 0.3)
+AFFINITY = MaskOptions("affinity", 0.0)
 
 
 def pictures(count: int, rows: int, columns: int) -> np.ndarray:
@@ -49,7 +50,7 @@ def symbolic() -> ExportedMasks:
     return export_masks(MODEL, PARAMS, image_size=64, options=PAMR)
 
 
-@pytest.mark.parametrize("options", [PLAIN, PAMR], ids=["plain", "pamr and kp"])
+@pytest.mark.parametrize("options", [PLAIN, PAMR, AFFINITY], ids=lambda x: x.refine)
 def test_artifact_is_make_masks_at_a_size_that_needs_padding(options: MaskOptions) -> None:
     exported = export_masks(
         MODEL, PARAMS, image_size=(70, 90), batch=1, num_texts=5, options=options
@@ -168,6 +169,7 @@ def test_weights_of_half_precision_are_stored_as_float32() -> None:
         ({"platforms": ["cpu", "gpu"]}, "gpu"),
         ({"platforms": ["cpu", "cpu"]}, "each once"),
         ({"options": MaskOptions(kp_weight=1.5)}, "kp_weight=1.5"),
+        ({"options": MaskOptions("sharp")}, "refine='sharp' is nothing that TCL has"),
         ({"threshold": float("nan")}, "threshold=nan"),
         ({"params": LEARNED}, "lack `clip`"),
         ({"params": {**PARAMS, "grounder": {}}}, "not those of this model"),

@@ -110,7 +110,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     monkeypatch.setitem(METHODS, "colors", Colors)
     letters = np.zeros((27, 3), np.float32)
     letters[Letters()(["rgb"])[0, :3]] = np.eye(3)
-    settings = InferenceSettings(16, 8, pamr=False, templates="identity")
+    settings = InferenceSettings(16, 8, refine="none", templates="identity")
     return Model(Colors(), {"letters": letters}, settings)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tcl_jax.inference.masks import MaskOptions, make_masks
+from tcl_jax.models.method import BY_PAMR
 from tcl_jax.ops.masking import l2_normalize
 from tests.reference import arrays, nchw_to_nhwc, reference_model, relative_error
 
@@ -25,7 +26,7 @@ def test_masks_match_reference(size: str, pamr: int, kp: str) -> None:
         {**learned, "clip": clip},
         nchw_to_nhwc(golden[f"{size}/image"]),
         golden["text_emb"],
-        MaskOptions(pamr=bool(pamr), kp_weight=float(kp)),
+        MaskOptions(BY_PAMR[bool(pamr)], kp_weight=float(kp)),
     )
     expected = golden[f"{size}/mask_pamr{pamr}_kp{kp}"]
     assert relative_error(np.moveaxis(masks, -1, 1), np.asarray(expected)) < 1e-4

@@ -29,25 +29,33 @@ def protocol_of(name: str, method: Any = MaskCLIP, **choices: Any) -> Protocol:
 @pytest.mark.parametrize(
     ("name", "benchmark", "expected"),
     [
-        ("sclip", "voc", (336, 224, 112, 65.0, 0.1, 0.1, False)),
-        ("sclip", "coco_stuff", (448, 224, 112, 40.0, 0.1, None, False)),
-        ("sclip", "context", (336, 224, 112, 50.0, 0.1, None, False)),
-        ("naclip", "voc20", (336, 0, 112, 40.0, 0.1, None, True)),
-        ("naclip", "cityscapes", (560, 224, 112, 40.0, 0.1, None, True)),
-        ("clearclip", "context", (448, 448, 224, 50.0, 0.15, None, False)),
-        ("clearclip", "cityscapes", (448, 224, 224, 50.0, 0.5, None, False)),
-        ("sc_clip", "voc", (336, 224, 112, 50.0, 0.15, 0.1, False)),
-        ("sc_clip", "coco_object", (336, 224, 112, 55.0, 0.35, None, False)),
-        ("proxyclip", "cityscapes", (448, 224, 112, 40.0, 0.2, None, False)),
-        ("proxyclip", "ade20k", (448, 336, 112, 40.0, 0.2, None, False)),
-        ("proxyclip", "coco_object", (336, 336, 112, 40.0, 0.25, None, False)),
-        ("clip_dinoiser", "voc", (448, 448, 224, 100.0, 0.0, None, False)),
-        ("tcl", "voc", (448, 448, 224, 1.0, 0.4, None, True)),
+        ("sclip", "voc", (336, 224, 112, 65.0, 0.1, 0.1, "none")),
+        ("sclip", "coco_stuff", (448, 224, 112, 40.0, 0.1, None, "none")),
+        ("sclip", "context", (336, 224, 112, 50.0, 0.1, None, "none")),
+        ("naclip", "voc20", (336, 0, 112, 40.0, 0.1, None, "pamr")),
+        ("naclip", "cityscapes", (560, 224, 112, 40.0, 0.1, None, "pamr")),
+        ("clearclip", "context", (448, 448, 224, 50.0, 0.15, None, "none")),
+        ("clearclip", "cityscapes", (448, 224, 224, 50.0, 0.5, None, "none")),
+        ("sc_clip", "voc", (336, 224, 112, 50.0, 0.15, 0.1, "none")),
+        ("sc_clip", "coco_object", (336, 224, 112, 55.0, 0.35, None, "none")),
+        ("proxyclip", "cityscapes", (448, 224, 112, 40.0, 0.2, None, "none")),
+        ("proxyclip", "ade20k", (448, 336, 112, 40.0, 0.2, None, "none")),
+        ("proxyclip", "coco_object", (336, 336, 112, 40.0, 0.25, None, "none")),
+        ("clip_dinoiser", "voc", (448, 448, 224, 100.0, 0.0, None, "none")),
+        ("tcl", "voc", (448, 448, 224, 1.0, 0.4, None, "pamr")),
     ],
 )
 def test_numbers(name: str, benchmark: str, expected: tuple[Any, ...]) -> None:
     found = protocol_of(name).of(load_benchmark(benchmark))
-    fields = "short_side", "window", "stride", "logit_scale", "threshold", "area_threshold", "pamr"
+    fields = (
+        "short_side",
+        "window",
+        "stride",
+        "logit_scale",
+        "threshold",
+        "area_threshold",
+        "refine",
+    )
     assert tuple(getattr(found, field) for field in fields) == expected
     masks = name == "tcl"
     assert (found.templates, found.normalize_sentences) == (
@@ -137,6 +145,6 @@ def test_every_method_has_a_protocol_and_takes_every_other() -> None:
             assert found.protocol == name and found.threshold is not None
             assert protocol_of("own", method) == protocol_of(method.protocol, method)
     # Masks keep their own score of the background, cosines have none to keep.
-    assert (protocol_of("tcl", SCLIP).threshold, protocol_of("tcl", SCLIP).pamr) == (0.4, True)
+    assert (protocol_of("tcl", SCLIP).threshold, protocol_of("tcl", SCLIP).refine) == (0.4, "pamr")
     with pytest.raises(InputError, match="'mine' is unknown; choose one of own, tcl, sclip"):
         protocol_of("mine")

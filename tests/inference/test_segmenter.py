@@ -220,7 +220,7 @@ def test_hundred_megapixels(shapes: Segmenter) -> None:
 
 def test_settings_of_a_model_are_its_defaults() -> None:
     model = reference_torch_model()
-    settings = InferenceSettings(64, 32, threshold=0.7, pamr=False, kp_weight=0.0)
+    settings = InferenceSettings(64, 32, threshold=0.7, refine="none", kp_weight=0.0)
     own = Segmenter(dataclasses.replace(model, settings=settings))
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     texts = load("masks")["text_emb"]

@@ -85,8 +85,8 @@ def test_a_window_of_another_size_is_stretched(files: Files, antialias: bool) ->
 @pytest.mark.parametrize(
     ("name", "options", "background"),
     [
-        ("voc_like", MaskOptions(pamr=True, cleaning=True), 0.55),
-        ("nobg", MaskOptions(pamr=True), None),
+        ("voc_like", MaskOptions("pamr", cleaning=True), 0.55),
+        ("nobg", MaskOptions("pamr"), None),
     ],
 )
 def test_label_maps_of_the_protocol(
@@ -109,7 +109,7 @@ def test_label_maps_of_the_protocol(
 
 
 def test_the_authors_protocol_and_cleaning_by_benchmark(model: Talk2DINO) -> None:
-    settings = InferenceSettings(70, 35, 0.55, pamr=True, templates="subset")
+    settings = InferenceSettings(70, 35, 0.55, refine="pamr", templates="subset")
     assert model.model.settings == settings
     protocol = make_protocol(model.model)
     cleaned = {

@@ -187,7 +187,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     other = write(tmp_path / "clip.npz", dict.fromkeys(clip, np.zeros((9, 96), np.float32)))
     with pytest.raises(InputError, match=r"clip.npz.*no text tower for TIPSv2"):
         Backbone.from_file(path, text=other)
-    with pytest.raises(InputError, match=r"clip.npz.*no vision tower of DINOv2"):
+    with pytest.raises(InputError, match=r"clip.npz.*no vision tower of DINO, DINOv2"):
         Backbone.from_file(other)
     for name, what in (("tips", "text tower of TIPS"), ("dinotxt", "text tower of dino.txt and")):
         other = write(tmp_path / f"{name}.npz", texts_of(name))
@@ -258,13 +258,13 @@ def test_classes_of_several_templates(tmp_path: Path, name: str) -> None:
 
 
 def test_the_authors_protocol(tmp_path: Path) -> None:
-    own = InferenceSettings(448, 336, 0.0, pamr=False, resize="pillow")
+    own = InferenceSettings(448, 336, 0.0, refine="none", resize="pillow")
     model = model_of("tips", tmp_path)
     shapes = model.method.describe()["shapes"]
     shapes["tips/vision/positional_embedding"] = [1024, 96]
     assert default_settings(TIPS(from_json(shapes))) == own
     assert model.settings == own.with_window(56)  # that of the tiny one
-    expected = InferenceSettings(384, 192, 0.0, False, templates="full", short_side=512,
+    expected = InferenceSettings(384, 192, 0.0, "none", templates="full", short_side=512,
                                  resize="pillow")  # fmt: skip
     assert model_of("dinotxt", tmp_path).settings == expected
 

@@ -90,7 +90,7 @@ def test_each_image_by_itself_and_rows_of_zeros(params: Any, method: CLIPDINOise
 
 def test_pamr_works_on_four_times_the_grid(params: Any, method: CLIPDINOiser) -> None:
     image = golden_pixels("s60x90/image01")
-    masks = run(method, params, image, TEXTS, MaskOptions(pamr=True))
+    masks = run(method, params, image, TEXTS, MaskOptions("pamr"))
     assert masks.shape == (1, 16, 24, 6)
     np.testing.assert_allclose(masks.sum(axis=-1), 1, atol=1e-5)
 

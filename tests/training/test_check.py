@@ -89,6 +89,9 @@ def test_differences_between_configs_are_listed() -> None:
     assert "gone: 1 there, '(absent)' now" in str(error.value)
     assert "new: '(absent)' there, 3 now" in str(error.value)
     assert "a.c" not in str(error.value)
+    check_same_config({"train": {"total_steps": 9}}, {"train": {"total_steps": 8}}, "run")
+    with pytest.raises(InputError, match="total_steps: 8 there, 7 now"):
+        check_same_config({"train": {"total_steps": 7}}, {"train": {"total_steps": 8}}, "run")
     # Fields of another version at values that change nothing.
     check_same_config({"a": 1, "prefix": "", "group": 0, "sizes": {}}, {"a": 1, "tile": 0}, "run")
 

@@ -97,35 +97,76 @@ class Terminal(io.StringIO):
         return True
 
 
+class Clock:
+    """Time that passes where something waits for it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    clock = types.SimpleNamespace(now=100.0)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
     monkeypatch.setattr("tqdm.std.time", lambda: clock.now)
     return clock
 
 
-def run(clock: types.SimpleNamespace) -> None:
-    """Steps 41 to 141 of 1,000, each shorter than what a bar waits for, and a pause."""
+class Device:
+    """Computes queued steps one after the other, each in `seconds`."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.seconds, self.free = clock, seconds, 0.0
+
+    def step(self) -> types.SimpleNamespace:
+        self.free = end = max(self.free, self.clock.now) + self.seconds
+        return types.SimpleNamespace(is_ready=lambda: self.clock.now >= end)
+
+
+def run(clock: Clock) -> None:
+    """Steps 41 to 141 of 1,000, and a pause that begins while some are under way."""
+    device = Device(clock, 0.05)
     with Progress(1000, 40) as progress:
         clock.now += 60.0  # compiles
-        progress.update()
-        assert progress.seconds_per_step() is None
-        for _ in range(100):
-            clock.now += 0.05
-            progress.update()
-            with progress.paused():  # at a step after which there is nothing to do
-                pass
-        with progress.paused():
+        assert "not known yet" in progress.describe_stop()
+        for _ in range(101):
+            progress.update(device.step())
+        with progress.paused("the evaluation"):
             clock.now += 33.0
+            assert progress.describe_stop() == "going to the end of the evaluation"
         seconds = progress.seconds_per_step()
-        assert seconds == pytest.approx(0.05)
+        assert seconds == pytest.approx(0.05, rel=0.01)
         progress.show(2.25, seconds)
         assert progress.seconds_per_step() is None  # since the last call
 
 
+def test_finished_steps_count_and_few_are_under_way(clock: Clock) -> None:
+    device, started = Device(clock, 8.0), clock.now
+    with Progress(1000, 40) as progress:
+        for begun in range(1, 9):
+            progress.update(device.step())
+            finished = int((clock.now - started + 1e-6) // 8)
+            assert begun - finished <= Progress.AHEAD
+        left = "finishing 3 steps under way (about 24 s at 8 s a step)"  # one is prepared
+        assert progress.describe_stop() == left
+        assert "going on to step 50, where all processes stop (about 32 s" in (
+            progress.describe_stop(50)
+        )
+        # Another program, which is slower, is compiled.
+        progress.compiling()
+        clock.now += 60.0
+        device.seconds = 20.0
+        for _ in range(4):
+            progress.update(device.step())
+        assert progress.seconds_per_step() == pytest.approx(20.0, rel=0.01)
+
+
 def test_progress_is_a_bar_on_a_terminal_and_else_lines_of_the_log(
-    clock: types.SimpleNamespace,
+    clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -140,6 +181,7 @@ def test_progress_is_a_bar_on_a_terminal_and_else_lines_of_the_log(
         assert caplog.text == ""
     shown = terminal.getvalue()
     assert "141/1000 [01:05<" in shown and "loss=2.25" in shown and "\r" in shown
+    assert "40/1000 [00:00<?, ?step/s]" in shown and "00:42, 20.00step/s" in shown
 
 
 def test_a_line_of_the_log_is_written_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +200,7 @@ def test_a_line_of_the_log_is_written_above_the_bar(monkeypatch: pytest.MonkeyPa
 
 def test_other_processes_are_silent(
     tmp_path: Path,
-    clock: types.SimpleNamespace,
+    clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -107,6 +107,13 @@ def test_originals_and_changes_are_those_of_the_images(shard: Path) -> None:
         assert np.median(np.abs(remade.astype(int) - image)) <= 4
 
 
+def test_crops_that_lose_what_is_named_are_told(shard: Path) -> None:
+    taken = take_preview(config_of(shard), 2)
+    assert taken.smallest_crop == 0.08 and "down to 8% of an image" in taken.describe()
+    kept = take_preview(config_of(shard, "--config.data.crop_scale=(0.6,1.0)"), 2)
+    assert kept.smallest_crop == 0.6 and "crops" not in kept.describe()
+
+
 def test_bad_samples_are_counted_and_captions_stay_with_their_images(
     shard: Path, tmp_path: Path
 ) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from configs.shapes import get_config as shapes_config
 from configs.tcl import get_config as paper_config
+from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.config_flags import read_config
 from tcl_jax.errors import InputError
 from tcl_jax.models.clip import VARIANTS, CLIPConfig
-from tcl_jax.training.build import abstract_experiment
+from tcl_jax.training.build import abstract_experiment, build_experiment
 from tcl_jax.weights import load
-from tcl_jax.weights.load import Pretrained, load_configured, sizes_of
+from tcl_jax.weights.load import Pretrained, load_clip, load_configured, sizes_of
 from tcl_jax.weights.tensor_file import TensorFile
 from tests.reference import GOLDEN
 
@@ -82,11 +84,16 @@ def test_sizes_that_nothing_tells(fields: dict[str, object], message: str) -> No
         clip_config(changed(paper_config(), **fields))
 
 
-def test_a_clip_from_scratch_takes_no_sizes_of_weights() -> None:
-    config = changed(paper_config(), weights=CLIP)
+def test_a_clip_trains_further_from_its_weights() -> None:
+    config = changed(paper_config(), weights=CLIP, variant="custom", **{"sizes.embed_dim": 96})
     config.objective = "clip"
-    with pytest.raises(InputError, match="none are trained further"):
-        abstract_experiment(config)
+    experiment, given = build_experiment(config), load_clip(CLIP)
+    assert experiment.method.describe() == {"clip": dataclasses.asdict(given.config)}
+    assert not experiment.frozen and not experiment.identities
+    assert experiment.begun_from["clip"]["arrays_sha256"] == hash_leaves(given.params)
+    assert hash_leaves(experiment.params["clip"]) == hash_leaves(given.params)
+    shapes = jax.tree.map(lambda x: x.shape, abstract_experiment(config).params)
+    assert shapes == jax.tree.map(lambda x: x.shape, experiment.params)
 
 
 def test_a_prefix_that_fits_no_model_is_refused() -> None:

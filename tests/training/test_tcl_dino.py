@@ -84,6 +84,8 @@ def test_a_run_is_resumed_and_segments(
     image = np.random.default_rng(0).integers(0, 256, (56, 70, 3), np.uint8)
     masks = segmenter.masks(image, texts := segmenter.embed_texts(["a red disk", "grass"]))
     assert masks.shape == (56, 70, 2) and np.ptp(masks) > 0
+    similar = segmenter.masks(image, texts, refine="affinity")
+    assert similar.shape == (56, 70, 2) and np.abs(similar - masks).max() > 1e-4
     save_model(tmp_path / "model", model)
     assert Segmenter(load_model(tmp_path / "model")).fingerprint == segmenter.fingerprint
     program = export_masks(

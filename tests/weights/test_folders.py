@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tcl_jax import convert as command
-from tcl_jax.weights.folders import open_model
+from tcl_jax.weights.folders import open_model, trained_clip
 from tcl_jax.weights.load import load_clip
 from tcl_jax.weights.mapping import WeightError
 from tcl_jax.weights.readers import write_safetensors
@@ -197,3 +197,21 @@ def test_a_repository_in_the_cache_of_a_hub(tmp_path: Path) -> None:
     (repository / "snapshots/def").mkdir()
     with pytest.raises(WeightError, match="models--a--b.*holds abc, def; give the path"):
         load_clip(repository)
+
+
+def test_a_run_s_workdir_is_its_clip_of_most_steps(tmp_path: Path) -> None:
+    assert trained_clip(tmp_path) is None and trained_clip(tmp_path / "absent") is None
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(WeightError, match="a run's workdir whose config.json cannot be read"):
+        trained_clip(tmp_path)
+    (tmp_path / "config.json").write_text('{"objective": "tcl"}')
+    with pytest.raises(WeightError, match="with objective='tcl', and a CLIP is needed"):
+        load_clip(tmp_path)
+    (tmp_path / "config.json").write_text('{"objective": "clip"}')
+    with pytest.raises(WeightError, match="is not at its end: there is no clip_"):
+        trained_clip(tmp_path)
+    tensors = load("clip_state_dict")
+    for step in ("9", "10", "x"):
+        write_safetensors(tmp_path / f"clip_{step}.safetensors", tensors, {"activation": "gelu"})
+    assert trained_clip(tmp_path) == tmp_path / "clip_10.safetensors"
+    assert load_clip(tmp_path).config.activation == "gelu"

@@ -1,0 +1,65 @@
+r"""A CLIP for image-text pairs of your own: a small one from scratch, or a given one further.
+
+    python -m tcl_jax.main --config=configs/pairs_clip.py --workdir=runs/pairs_clip \
+        --config.data.shards='pairs/*.tar'
+
+The workdir gets clip_STEP.safetensors (OpenAI's tensor names, float16), and configs/pairs.py takes
+it as its `model.weights`. The same command with more `train.total_steps` goes on longer. A
+published CLIP, or one of yours, trains further with a lower rate; it has its own sizes, not those
+below:
+
+    --config.model.weights=ViT-B/16 --config.optim.base_lr=1e-5 --config.optim.min_lr=1e-6
+
+Sizes and steps suit tens of thousands of pairs; `python -m tcl_jax.preview` shows what crops leave
+of the images, and how many captions are longer than `model.sizes.context_length` tokens. On
+accelerators `model.dtype=bfloat16` is faster. The recipe is that of configs/shapes_clip.py with
+larger images and towers; how well such a CLIP names things has not been measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.tcl import get_config as paper_config
+
+
+def get_config() -> ConfigDict:
+    """Everything that differs from configs/tcl.py."""
+    config = paper_config()
+    config.objective = "clip"
+
+    config.model.weights = ""
+    config.model.variant = "custom"
+    config.model.sizes.embed_dim = 128
+    config.model.sizes.resolution = 96
+    config.model.sizes.patch_size = 8
+    config.model.sizes.vision_width = 128
+    config.model.sizes.vision_layers = 6
+    config.model.sizes.text_width = 128
+    config.model.sizes.text_layers = 3
+    config.model.sizes.context_length = 32
+    config.model.dtype = "float32"
+
+    config.data.shards = ()  # files, folders, patterns; all that has to be given
+    config.data.allow_missing_shards = False
+    config.data.crop_scale = (0.6, 1.0)  # smaller ones may lose what a caption names
+    config.data.rand_augment.operations = 0  # captions name colours
+    config.data.random_erasing = 0.0
+    config.data.num_workers = 2
+
+    config.loss.area_group = 0
+
+    config.optim.base_lr = 1e-3
+    config.optim.min_lr = 2e-5
+    config.optim.scale_with_batch = False
+    config.optim.warmup_steps = 250
+    config.optim.b2 = 0.98
+    config.optim.weight_decay = 0.05
+    config.optim.clip_norm = 1.0
+
+    config.train.global_batch_size = 128
+    config.train.total_steps = 2000
+    config.train.backbone_from_step = 0
+    config.train.checkpoint_every = 500
+
+    config.eval.tasks = ()
+    config.eval.templates = "simple"
+    return config
