@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = (
     "protocol", "refine", "kp_weight", "threshold", "logit_scale", "area_threshold", "templates",
-    "short_side", "window", "stride", "dtype",
+    "normalize_sentences", "short_side", "window", "stride", "resize", "pixels", "scores", "dtype",
 )  # fmt: skip
 FOLDERS = ("images", "labels", "classes")
 CODING = ("background", "reduce_zero_label", "ignore", "exif")
@@ -152,6 +152,14 @@ def parser() -> argparse.ArgumentParser:
         "--window", type=int, help="side of the sliding windows, 0 for whole images; the short side"
     )
     how.add_argument("--stride", type=int, help="their distance; half a window")
+    how.add_argument("--resize", help="of images: opencv (bilinear) or pillow (bicubic)")
+    how.add_argument("--pixels", help="whose mean and deviation CLIP's pixels have: imagenet, clip")
+    how.add_argument(
+        "--normalize_sentences",
+        action=argparse.BooleanOptionalAction,
+        help="whether CLIP's prompts of a name are normalised before their mean is taken",
+    )
+    how.add_argument("--scores", help="what windows are merged of: masks, cosines, probabilities")
     how.add_argument("--dtype", choices=("float32", "bfloat16"), help="default float32")
     p.add_argument("--batch_size", type=int, help="windows that a device computes together")
     add_process_flags(p)
