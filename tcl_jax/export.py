@@ -93,7 +93,6 @@ def export_program(flags: argparse.Namespace) -> None:
     from tcl_jax.checkpoints.model import check_absent
     from tcl_jax.data.name_file import number_synonyms
     from tcl_jax.inference.export import PLATFORMS, check_platforms, export_masks, write_export
-    from tcl_jax.inference.masks import MaskOptions
     from tcl_jax.inference.segmenter import Segmenter
     from tcl_jax.models.layers import COMPUTE_DTYPES
 
@@ -118,10 +117,9 @@ def export_program(flags: argparse.Namespace) -> None:
         }
         del segmenter  # and its copy of the weights
     own = model.settings
-    options = MaskOptions(
-        refine=flags.refine or own.refine,
-        kp_weight=own.kp_weight if flags.kp_weight is None else flags.kp_weight,
-    )
+    # Other scores are refined at the image's size, which no program does.
+    refine = flags.refine or (own.refine if own.scores == "masks" else "none")
+    options = own.options_for(model.method, refine, None, flags.kp_weight)
     exported = export_masks(
         model.method_in(COMPUTE_DTYPES[dtype]),
         model.params,

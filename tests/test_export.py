@@ -61,19 +61,20 @@ def test_program_with_texts_inside(tmp_path: Path) -> None:
     program, words = tmp_path / "clip.stablehlo", ["striped red", "plain blue"]
     (tmp_path / "names.txt").write_text("striped red, dotted green\nplain blue\n")
     export.run(
-        ["--clip=builtin:shapes_clip", f"--output={program}", "--no-pamr", "--batch=1",
+        ["--clip=builtin:shapes_clip", f"--output={program}", "--batch=1",
          "--method=sclip",
          "--templates=simple", f"--texts_file={tmp_path}/names.txt"]
     )  # fmt: skip
     description = json.loads((tmp_path / "clip.stablehlo.json").read_text())
-    assert description["texts"] == words and description["threshold"] == 0.5
+    assert description["texts"] == words and description["threshold"] == 0.1
     assert description["method"] == "sclip"
+    assert "probabilities of the texts" in description["outputs"][0]["values"]
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     masks = call_alone(program, tmp_path, images)
     segmenter = Segmenter(model_from_torch("builtin:shapes_clip").with_method("sclip"))
     things = [["striped red", "dotted green"], "plain blue"]
-    how = {"templates": "simple", "pamr": False, "short_side": 64, "mode": "whole"}
-    result = segmenter.segment(images[0], things, **how)
+    options = {"templates": "simple", "background": False, "mode": "whole", "short_side": 64}
+    result = segmenter.segment(images[0], things, **options)
     assert result.texts == tuple(words)
     np.testing.assert_allclose(masks[0], result.masks, atol=1e-4)
 
@@ -94,6 +95,10 @@ def test_directory_is_what_the_segmenter_reads(tmp_path: Path) -> None:
         ([*FILES, "--output=OUT/x.stablehlo", "--platforms=abacus"], "abacus"),
         ([*FILES, "--output=OUT/x.stablehlo", "--batch=0"], "batch=0"),
         (["--checkpoint=none", "--output=OUT/x"], "'none' is not there"),
+        (
+            ["--clip=builtin:shapes_clip", "--method=sclip", "--pamr", "--output=OUT/x.stablehlo"],
+            "SCLIP's probabilities are refined by `segment`",
+        ),
     ],
 )
 def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:

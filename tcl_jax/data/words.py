@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from tcl_jax.data.tokenizer import clean
@@ -55,6 +55,17 @@ def check_words(
                 "over capitals, some spaces and what is beyond its context length; leave one out"
             )
     return words
+
+
+def background_words(words: Sequence[str], classes: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Words of the background for classes of one's own: those that no class has.
+
+    Args:
+        words: the protocol's.
+        classes: words of each.
+    """
+    known = {clean(word) for synonyms in classes for word in synonyms}
+    return tuple(word for word in words if clean(word) not in known) or (BACKGROUND_NAME,)
 
 
 def _means_something(word: str) -> bool:

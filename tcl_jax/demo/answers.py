@@ -228,9 +228,7 @@ class Answers:
             if key not in self._masks:
                 image = self._read(question.photo)
                 self.model_runs += 1
-                result = self._segmenters[method].segment(
-                    image, question.words, background=False, pamr=question.pamr
-                )
+                result = self._segmenters[method].segment(image, question.words, pamr=question.pamr)
                 self._masks[key] = result.soft_masks
             self._masks.move_to_end(key)
             masks = self._masks[key]

@@ -13,7 +13,7 @@ import PIL
 from absl import logging
 from jaxtyping import Float32
 
-from tcl_jax.data.words import BACKGROUND_NAME
+from tcl_jax.data.words import background_words
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
 from tcl_jax.evaluation.examples import DatasetIndex
@@ -161,11 +161,8 @@ class Protocol(InferenceSettings, ClassWords):
         if mine.joined:
             classes = [tuple("".join(word.split()) for word in words) for words in classes]
         if benchmark.background and self.scores != "masks":
-            background = mine.background
-            if benchmark.name not in BENCHMARKS:  # a class of one's own is no background
-                known = {word.strip().lower() for words in classes for word in words}
-                background = tuple(word for word in background if word not in known)
-            classes.insert(0, background or (BACKGROUND_NAME,))
+            own = () if benchmark.name in BENCHMARKS else classes
+            classes.insert(0, background_words(mine.background, own))
         return tuple(classes)
 
     def texts_of(self, benchmark: Benchmark) -> tuple[str, ...]:

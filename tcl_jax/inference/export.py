@@ -62,7 +62,8 @@ def export_masks(
     """Lowers `make_masks` to StableHLO with its weights inside.
 
     The program takes images, uint8 [b, H, W, 3] RGB, and text embeddings, float32 [n, d],
-    normalised or not, unless these are baked in. It returns masks, float32 [b, H, W, n] in [0, 1].
+    normalised or not, unless these are baked in. It returns masks, float32 [b, H, W, n] in [0, 1];
+    where `options.scores` are not masks, the probabilities of the texts among each other.
     The file is about as large as the float32 weights that the masks need; the text tower is not
     among them. A float32 model computes its products in full precision on every platform.
 
@@ -94,12 +95,15 @@ def export_masks(
     choose_refinement(model, options.refine)
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     threshold = THRESHOLDS[options.refine] if threshold is None else threshold
+    plain = options.scores == "masks"
+    refused = f"'none': {model.title}'s probabilities are refined by `segment`, and by no program"
     for name, value, want, good in (
         ("image_size", image_size, "at least 1 pixel", min(size) >= 1),
         ("batch", batch, "at least 1, or None to leave it open", batch is None or batch >= 1),
         ("num_texts", num_texts, "at least 1, or None", num_texts is None or num_texts >= 1),
         ("kp_weight", options.kp_weight, "between 0 and 1", 0 <= options.kp_weight <= 1),
         ("threshold", threshold, "between 0 and 1", 0 <= threshold <= 1),
+        ("refine", options.refine, refused, plain or options.refine == "none"),
     ):
         if not good:
             raise InputError(f"{name}={value} must be {want}")
@@ -128,6 +132,7 @@ def export_masks(
     inputs = (images, texts) if baked is None else (images,)
     exported = export.export(jax.jit(masks), platforms=platforms)(*inputs)
     serialized = exported.serialize()
+    others = "" if plain else ", probabilities of the texts among each other"
     description = {
         "format": FORMAT,
         "inputs": [
@@ -138,7 +143,9 @@ def export_masks(
                 strict=False,
             )
         ],
-        "outputs": [{"name": "masks", **_describe(exported.out_avals[0]), "values": "0 to 1"}],
+        "outputs": [
+            {"name": "masks", **_describe(exported.out_avals[0]), "values": f"0 to 1{others}"}
+        ],
         "texts": names,
         "threshold": float(threshold),
         "options": dataclasses.asdict(options),

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float32, Integer, UInt8, UInt16
 
 from tcl_jax.errors import RunError
-from tcl_jax.inference.masks import Synonyms
+from tcl_jax.inference.masks import MaskOptions, Synonyms
 from tcl_jax.inference.merging import SoftMasks, Tile
 
 Values = Callable[[Tile], Iterable[Float32[np.ndarray, "r c k"]]]
 """Scores of the texts in a tile, some texts at a time, in order."""
+Refine = Callable[[tuple[int, int]], tuple[Sequence[Tile], Values]]
+"""Tiles of an image of some size, and refined scores in one: a `Refiner` of the image's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +149,22 @@ class LabelRule:
             largest = np.exp(scale * (largest - top)) / total
         return labels.astype(np.uint16), largest
 
+    def probabilities(
+        self, parts: Iterable[Float32[np.ndarray, "r c _"]]
+    ) -> Float32[np.ndarray, "r c classes"]:
+        """Of every class the largest of its texts' probabilities.
+
+        Args:
+            parts: as in `best`.
+        """
+        scores = np.concatenate([*parts], axis=-1)
+        if self.logit_scale is not None:
+            scale, top = np.float32(self.logit_scale), scores.max(axis=-1, keepdims=True)
+            powers = np.exp(scale * (scores - top))
+            total = powers.sum(axis=-1) + powers[..., self._again].sum(axis=-1)
+            scores = powers / total[..., None]
+        return np.stack([scores[..., [*texts]].max(axis=-1) for texts in self.classes], axis=-1)
+
     @functools.cached_property
     def _class_of(self) -> UInt16[np.ndarray, " n"]:
         """The first class of each text."""
@@ -163,6 +182,126 @@ class LabelRule:
         """Texts of a class that another one before it has, too."""
         listed = [text for texts in self.classes for text in texts]
         return [text for i, text in enumerate(listed) if text in listed[:i]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probabilities(SoftMasks):
+    """Probabilities of classes as an image's soft masks; kept are the scores of all their texts.
+
+    Attributes:
+        rule: says the classes; its thresholds are not used.
+        background: whether its first class is the background's, of which there is no mask.
+        refine: if given, refines the scores before they are probabilities.
+    """
+
+    rule: LabelRule
+    background: bool = False
+    refine: Refine | None = None
+
+    @classmethod
+    def of(
+        cls,
+        scores: SoftMasks,
+        options: MaskOptions,
+        classes: Synonyms | None,
+        background: bool,
+        refine: Refine,
+    ) -> Probabilities:
+        """By what scores were made with.
+
+        Args:
+            scores: of the texts.
+            options: with which they were made.
+            classes: None: each text is a class.
+            background: whether the first is the background's.
+            refine: refines the scores, if the options say so.
+        """
+        each = tuple((i,) for i in range(scores.count))
+        scale = options.logit_scale if options.scores == "cosines" else None
+        refined = refine if options.refine == "pamr" else None
+        return cls(
+            scores.sliding, scores.grids, LabelRule(classes or each, scale), background, refined
+        )
+
+    @property
+    def count(self) -> int:
+        """Number of masks."""
+        return len(self.rule.classes) - self.background
+
+    def part(
+        self, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+    ) -> Float32[np.ndarray, "r c n"]:
+        """Some rows and columns of `at`, from a first one up to another."""
+        return self._masks(self._scores(size)[1]((rows, columns)))
+
+    def bands(self, size: tuple[int, int]) -> Iterator[Float32[np.ndarray, "rows W n"]]:
+        """The rows of `at`, some at a time, for masks that do not fit in memory."""
+        if self.refine is None:
+            yield from super().bands(size)
+            return
+        # No lower than those that are refined together, as each takes what surrounds it.
+        tiles, values = self._scores(size)
+        for _, some in itertools.groupby(tiles, key=lambda tile: tile[0]):
+            yield np.concatenate([self._masks(values(tile)) for tile in some], axis=1)
+
+    def labels(
+        self, size: tuple[int, int], threshold: int | float | None = None, threads: int = 1
+    ) -> UInt16[np.ndarray, "H W"]:
+        """By the rule: the background is where it is most probable, or nothing is probable enough.
+
+        Args:
+            size: rows and columns of the result.
+            threshold: the least probability of another class; None: there is no background.
+            threads: that compute it.
+
+        Raises:
+            RunError: if scores are not finite.
+        """
+        if self.background != (threshold is not None):
+            return self.best(size, threshold, threads)[0]
+        rule = dataclasses.replace(self.rule, threshold=threshold or 0.0)
+        refined, threads = (None, threads) if self.refine is None else (self.refine(size), 1)
+        return rule.labels(self._texts, size, threads, refined)
+
+    def best(
+        self, size: tuple[int, int], threshold: int | float | None = None, threads: int = 1
+    ) -> tuple[UInt16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+        """Index and probability of the best class; 0 is that where the background has more.
+
+        Args:
+            size, threshold, threads: as in `labels`.
+
+        Raises:
+            RunError: if scores are not finite.
+        """
+        labels, largest = np.empty(size, np.uint16), np.empty(size, np.float32)
+        tiles, values = self._scores(size)
+        kept = np.arange(len(self.rule.classes)) >= self.background
+
+        def decide(tile: Tile) -> None:
+            place, parts = _place(tile), [*values(tile)]
+            labels[place], largest[place] = self.rule.best(parts, kept)
+            if self.background:
+                largest[place][self.rule.best(parts)[0] == 0] = 0
+
+        _each(decide, tiles, threads if self.refine is None else 1)
+        labels -= self.background
+        if threshold is not None:
+            shown = (largest > 0) & (largest >= np.float32(threshold))
+            labels = np.where(shown, labels + 1, 0).astype(np.uint16)
+        return labels, largest
+
+    @property
+    def _texts(self) -> SoftMasks:
+        return SoftMasks(self.sliding, self.grids)
+
+    def _scores(self, size: tuple[int, int]) -> tuple[Sequence[Tile], Values]:
+        if self.refine is not None:
+            return self.refine(size)
+        return self.tiles(size), lambda tile: [self._texts.part(size, *tile)]
+
+    def _masks(self, parts: Iterable[Float32[np.ndarray, "r c _"]]) -> Float32[np.ndarray, "r c n"]:
+        return self.rule.probabilities(parts)[..., int(self.background) :]
 
 
 def _place(tile: Tile) -> tuple[slice, slice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -30,6 +31,9 @@ def make_masks(
 ) -> Float[Array, "b H W classes"]:
     """Soft masks of every class at the images' own size, float32 in [0, 1].
 
+    Of cosines (`options.scores`) these are the probabilities of the texts among each other, the
+    softmax at the image's size of the scaled cosines. A row of zeros has none.
+
     Args:
         model, params: the method and all its parameters.
         image: [b, H, W, 3] normalised; any size.
@@ -39,10 +43,16 @@ def make_masks(
     """
     padded, offset = center_pad(image, model.patch_size)
     masks = grid_masks(model, params, padded, text_embeddings, options)
-    if synonyms is not None:
+    if synonyms is not None and options.scores == "masks":
         masks = best_synonym(masks, synonyms)
     (top, left), (height, width) = offset, image.shape[1:3]
-    return resize(masks, padded.shape[1:3])[:, top : top + height, left : left + width]
+    masks = resize(masks, padded.shape[1:3])[:, top : top + height, left : left + width]
+    if options.scores == "cosines":
+        real = jnp.any(text_embeddings != 0, axis=-1)
+        masks = jax.nn.softmax(options.logit_scale * masks, axis=-1, where=real)
+    if synonyms is not None and options.scores != "masks":
+        masks = best_synonym(masks, synonyms)
+    return masks
 
 
 def best_synonym(

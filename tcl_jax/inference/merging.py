@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +29,7 @@ Tile = tuple[tuple[int, int], tuple[int, int]]
 """First row and the one after the last, and columns alike."""
 
 _TILE = 128  # pixels
+_TILE_VALUES = 1 << 20
 _CLASSES = 64
 _BAND_VALUES = 1 << 22
 
@@ -55,9 +57,14 @@ class SoftMasks:
         """Rows and columns of the resized image."""
         return self.sliding.size
 
+    @property
+    def count(self) -> int:
+        """Number of masks."""
+        return self.grids.shape[-1]
+
     def at(self, size: tuple[int, int]) -> Float32[np.ndarray, "H W n"]:
         """Masks of (rows, columns) = `size`, bilinear."""
-        masks = np.empty((*size, self.grids.shape[-1]), np.float32)
+        masks = np.empty((*size, self.count), np.float32)
         top = 0
         for band in self.bands(size):
             masks[top : top + len(band)] = band
@@ -70,11 +77,15 @@ class SoftMasks:
         for top in range(0, size[0], step):
             yield self.part(size, (top, min(top + step, size[0])), (0, size[1]))
 
-    def tiles(self, size: tuple[int, int], steps: tuple[int, int] = (_TILE, _TILE)) -> list[Tile]:
-        """Parts of at most `steps`, rows and columns, that together are all of `size`."""
+    def tiles(self, size: tuple[int, int], steps: tuple[int, int] | None = None) -> list[Tile]:
+        """Parts of at most `steps`, rows and columns, that together are all of `size`.
+
+        By default smaller ones where masks are many.
+        """
+        side = max(min(math.isqrt(_TILE_VALUES // self.grids.shape[-1]), _TILE), 1)
         rows, columns = (
-            [(i, min(i + step, side)) for i in range(0, side, step)]
-            for side, step in zip(size, steps, strict=True)
+            [(i, min(i + step, whole)) for i in range(0, whole, step)]
+            for whole, step in zip(size, steps or (side, side), strict=True)
         )
         return [*itertools.product(rows, columns)]
 

@@ -55,6 +55,11 @@ class Preset:
     fields: Mapping[str, Any]
     benchmarks: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def background(self) -> tuple[str, ...]:
+        """Words of the background, see `ClassWords`."""
+        return self.fields.get("background", ())
+
 
 @functools.cache
 def load_preset(name: str) -> Preset:

@@ -58,7 +58,7 @@ class Segmentation:
         texts: the n names that were looked for, all different for CLIP (`data.words.check_words`).
         scores: soft masks in [0, 1]: float32 [h, w, n], or what is merged to them.
         threshold: score of the background, the class of pixels where no text has more; None: every
-            pixel shows one of the texts.
+            pixel shows one of the texts. `label_rule.Probabilities` have more to say of it.
         palette: uint8 [labels, 3], a colour per label; None: `palette.class_palette`.
 
     Raises:
@@ -76,8 +76,8 @@ class Segmentation:
         self.image, self.texts, self.threshold, self.palette = image, texts, threshold, palette
         self.soft_masks = scores if isinstance(scores, SoftMasks) else SoftMasks.of_array(scores)
         grids, problem = self.soft_masks.grids, None
-        if len(texts) != grids.shape[-1] or not texts:
-            problem = f"{len(texts)} texts and {grids.shape[-1]} scores per pixel"
+        if len(texts) != (count := self.soft_masks.count) or not texts:
+            problem = f"{len(texts)} texts and {count} scores per pixel"
         elif not (image.size and grids.size):
             problem = f"an image of shape {image.shape}, scores of {grids.shape[1:]}"
         elif len(self.names) > 1 << 16:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,13 +16,17 @@ from tcl_jax.checkpoints.leaves import hash_leaves
 from tcl_jax.data.images import ImageLike, as_rgb
 from tcl_jax.data.name_file import number_synonyms
 from tcl_jax.data.tokenizer import Tokenizer
+from tcl_jax.data.words import background_words
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
 from tcl_jax.inference.engine import ImageTask, MaskEngine
+from tcl_jax.inference.label_rule import Probabilities
 from tcl_jax.inference.masks import MaskOptions, Synonyms
 from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
+from tcl_jax.inference.presets import load_preset
 from tcl_jax.inference.pretrained import load_pretrained
+from tcl_jax.inference.refinement import Refiner
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.texts import (
     Known,
@@ -32,7 +38,6 @@ from tcl_jax.inference.texts import (
 )
 from tcl_jax.inference.windows import SlidingWindow, resize_pixels, working_size
 from tcl_jax.models.layers import compute_dtype, matmul_precision
-from tcl_jax.models.method import choose_refinement
 from tcl_jax.parallel.mesh import data_mesh
 from tcl_jax.weights.load import Source
 
@@ -95,6 +100,8 @@ class Segmenter:
         self._known: Known = {}  # photo after photo is asked for the same words
         mesh = data_mesh(jax.local_devices()[:1])
         self._engine = MaskEngine(self._method, mesh, batch_size)
+        refining = self.settings.pamr_dilations, self.settings.pamr_iterations
+        self._refine = Refiner(mesh, self.pixel_statistics, *refining)
 
     @classmethod
     def from_checkpoint(cls, path: Source, **options: Any) -> Segmenter:
@@ -216,7 +223,7 @@ class Segmenter:
         mode: str = "slide",
         short_side: int | None = None,
     ) -> Float32[np.ndarray, "h w n"]:
-        """Soft masks in [0, 1] at the image's size.
+        """Soft masks in [0, 1] at the image's size; other `scores` give the texts' probabilities.
 
         Args:
             image: uint8 [h, w, 3], float in [0, 1], a PIL image, or a path.
@@ -231,8 +238,8 @@ class Segmenter:
         Raises:
             InputError: if the image cannot be read, or an argument is out of range.
         """
-        rgb, options = as_rgb(image), self._options(refine, pamr, kp_weight)
-        masks = self._slide(rgb, text_embeddings, options, mode, short_side)
+        options = self.settings.options_for(self._method, refine, pamr, kp_weight)
+        masks = self._slide(rgb := as_rgb(image), text_embeddings, options, mode, short_side)
         return masks.at(rgb.shape[:2])
 
     def masks_normalized(
@@ -262,9 +269,8 @@ class Segmenter:
         images = array if array.ndim == 4 else array[None]
         size = images.shape[1:3]
         whole = SlidingWindow.over(size, max(size), 1, self._method.patch_size)
-        found = self._run(
-            whole, list(images), text_embeddings, self._options(refine, pamr, kp_weight)
-        )
+        options = self.settings.options_for(self._method, refine, pamr, kp_weight)
+        found = self._run(whole, list(images), text_embeddings, options)
         masks = [one.at(size) for one in found]
         return np.stack(masks) if array.ndim == 4 else masks[0]
 
@@ -323,9 +329,10 @@ class Segmenter:
                 megapixels.
             texts: names of things; a list in place of one holds synonyms of a thing, the first of
                 which is its name, and any of which shows it.
-            background: whether pixels may be none of them.
-            threshold: score of the background, in [0, 1]; None: the model's own (for TCL 0.4 with
-                PAMR and 0.5 without).
+            background: whether pixels may be none of them; of scores that are not masks, whether
+                the protocol's words for the background compete with the texts.
+            threshold: score of the background, in [0, 1], or the least probability of another
+                text; None: the model's own (for TCL 0.4 with PAMR and 0.5 without).
             mode: "slide" computes overlapping square windows, as published scores do; "whole"
                 the image in one pass, which is faster and sees all of it at once.
             short_side: pixels that the image's short side is resized to before (224 or 448 for
@@ -340,34 +347,21 @@ class Segmenter:
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
         things = list_things(texts)
-        names, words = [thing[0] for thing in things], [word for thing in things for word in thing]
-        options = self._options(refine, pamr, kp_weight, background=background)
+        words, method = [*itertools.chain(*things)], self._method
+        options = self.settings.options_for(method, refine, pamr, kp_weight, background=background)
         embeddings = self._embed_names(words, templates, background=background)
-        synonyms = number_synonyms(things) if len(words) > len(names) else None
-        rgb = as_rgb(image)
+        classes = number_synonyms(things) if len(words) > len(things) else None
+        if finds := background and options.scores != "masks":
+            others = background_words(load_preset(method.protocol).background, things)
+            first = self._embed_names(others, templates, background=False)
+            embeddings = np.concatenate([first, embeddings])
+            classes = number_synonyms([others, *things])
         chosen = self.settings.background_score(options.refine) if threshold is None else threshold
         return Segmentation(
-            image=rgb,
-            texts=tuple(names),
-            scores=self._slide(rgb, embeddings, options, mode, short_side, synonyms),
+            image=(rgb := as_rgb(image)),
+            texts=tuple(thing[0] for thing in things),
+            scores=self._slide(rgb, embeddings, options, mode, short_side, classes, finds),
             threshold=float(chosen) if background else None,
-        )
-
-    def _options(
-        self,
-        refine: str | None,
-        pamr: bool | None,
-        kp_weight: float | None,
-        *,
-        background: bool = False,
-    ) -> MaskOptions:
-        weight = self.settings.kp_weight if kp_weight is None else float(kp_weight)
-        if not 0 <= weight <= 1:
-            raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
-        return MaskOptions(
-            refine=choose_refinement(self._method, self.settings.refine, refine, pamr),
-            kp_weight=weight if self._method.mixes_clip else 0.0,
-            cleaning=background and self._method.finds_background,
         )
 
     def _slide(
@@ -377,7 +371,8 @@ class Segmenter:
         options: MaskOptions,
         mode: str,
         short_side: int | None,
-        synonyms: Synonyms | None = None,
+        classes: Synonyms | None = None,
+        background: bool = False,
     ) -> SoftMasks:
         """Masks of an image of bytes, by windows."""
         if mode not in MODES:
@@ -392,7 +387,7 @@ class Segmenter:
         window = own.window if mode == "slide" and own.window else max(size)
         sliding = SlidingWindow.over(size, window, own.stride, self._method.patch_size)
         pixels = resize_pixels(image, size, own.resize)
-        return self._run(sliding, [pixels], texts, options, synonyms)[0]
+        return self._run(sliding, [pixels], texts, options, classes, background)[0]
 
     def _run(
         self,
@@ -400,20 +395,26 @@ class Segmenter:
         images: Sequence[np.ndarray],
         texts: Any,
         options: MaskOptions,
-        synonyms: Synonyms | None = None,
+        classes: Synonyms | None = None,
+        background: bool = False,
     ) -> list[SoftMasks]:
-        """Masks of images of one size."""
+        """Masks of images of one size; of other scores the first class may be the background."""
         texts = check_embeddings(texts, self._method.embed_dim)
+        plain = options.scores == "masks"
+        synonyms = classes if plain else None
+        asked = options if plain else dataclasses.replace(options, refine="none")
         # Padded, so that other words are no other program.
         padded = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
         windows = len(images) * len(sliding.windows)
         batch_size = min(1 << (windows - 1).bit_length(), self._engine.batch_size)
         tasks = [ImageTask(i, sliding, image) for i, image in enumerate(images)]
         found = {}
-        for task, masks in self._engine(
-            self._weights, tasks, padded, options, synonyms, batch_size
-        ):
+        for task, masks in self._engine(self._weights, tasks, padded, asked, synonyms, batch_size):
             grids = masks.grids[..., : len(synonyms or texts)]
             # Without the padding, which a view would keep in memory.
-            found[task.item] = SoftMasks(sliding, np.ascontiguousarray(grids))
+            one = SoftMasks(sliding, np.ascontiguousarray(grids))
+            if not plain:
+                refine = functools.partial(self._refine, task.pixels, one)
+                one = Probabilities.of(one, options, classes, background, refine)
+            found[task.item] = one
         return [found[i] for i in range(len(images))]

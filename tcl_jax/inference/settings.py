@@ -10,7 +10,14 @@ from typing import Any
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.inference.presets import load_preset
 from tcl_jax.inference.templates import sentences_of
-from tcl_jax.models.method import BY_PAMR, REFINEMENTS, SCORES, Method
+from tcl_jax.models.method import (
+    BY_PAMR,
+    REFINEMENTS,
+    SCORES,
+    MaskOptions,
+    Method,
+    choose_refinement,
+)
 from tcl_jax.ops.images import PIXELS
 
 WINDOW = 448
@@ -45,8 +52,7 @@ class InferenceSettings:
             methods on a CLIP; None: the method's own.
         normalize_sentences: whether those of a name are normalised before their mean is taken, by
             methods on a CLIP.
-        scores: what the windows of an evaluation are merged of, one of `models.method.SCORES`, see
-            `label_rule`; a `Segmenter` always merges masks.
+        scores: what windows are merged of, one of `models.method.SCORES`, see `label_rule`.
         logit_scale: what cosines are multiplied by before the softmax over the texts.
         area_threshold: share of the area that is not background which a class must exceed, in
             [0, 1]; None: any. Not of masks.
@@ -102,13 +108,42 @@ class InferenceSettings:
             object.__setattr__(self, "templates", sentences)
 
     def background_score(self, refine: str) -> float:
-        """Score of the background among masks; TCL's where the settings leave it open.
+        """Score of the background; TCL's where the settings leave it open.
 
         Args:
-            refine: how the masks are refined.
+            refine: how the scores are refined.
         """
-        own = self.threshold if self.scores == "masks" else None
-        return THRESHOLDS[refine] if own is None else own
+        return THRESHOLDS[refine] if self.threshold is None else self.threshold
+
+    def options_for(
+        self,
+        model: Method,
+        refine: str | None = None,
+        pamr: bool | None = None,
+        kp_weight: float | None = None,
+        *,
+        background: bool = False,
+    ) -> MaskOptions:
+        """What a method makes of an image by these settings.
+
+        Args:
+            model: the method.
+            refine, pamr, kp_weight: what is chosen in place of the settings'.
+            background: whether pixels may show none of the texts.
+
+        Raises:
+            InputError: if the weight is out of range, or as `choose_refinement`.
+        """
+        weight = self.kp_weight if kp_weight is None else float(kp_weight)
+        if not 0 <= weight <= 1:
+            raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
+        return MaskOptions(
+            refine=choose_refinement(model, self.refine, refine, pamr),
+            kp_weight=weight if model.mixes_clip and self.scores == "masks" else 0.0,
+            cleaning=background and model.finds_background,
+            scores=self.scores,
+            logit_scale=self.logit_scale,
+        )
 
     def with_window(self, window: int) -> InferenceSettings:
         """The same with all sizes in pixels scaled, so that windows are as large."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -84,7 +85,7 @@ def test_saved_exported_and_loaded_again(model: Model, tmp_path: Path) -> None:
     segmenter = Segmenter(again)
     assert segmenter.fingerprint == Segmenter(model).fingerprint
     made = export_masks(
-        model.method, model.params, image_size=(60, 90), options=MaskOptions(),
+        model.method, model.params, image_size=(60, 90), options=replace(COSINES, logit_scale=40.0),
         text_embeddings=texts, platforms=("cpu",),
     )  # fmt: skip
     # Any number of images: the program is for no size of a batch.

@@ -127,7 +127,9 @@ def test_compiled_once_per_padded_shape_and_text_count() -> None:
     assert [padded_count(n) for n in (1, 2, 3, 4, 5, 8, 9, 150)] == [1, 2, 4, 4, 8, 8, 16, 152]
 
 
-def test_memory_does_not_grow_with_the_image_times_the_texts(shapes: Segmenter) -> None:
+@pytest.mark.parametrize("method", ["maskclip", "sclip"])
+def test_memory_does_not_grow_with_the_image_times_the_texts(method: str) -> None:
+    shapes = Segmenter.from_torch("builtin:shapes_clip", method=method)
     texts = [f"thing {i}" for i in range(400)]
     image = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
     shapes.embed_texts(texts, "identity")
