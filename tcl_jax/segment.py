@@ -168,7 +168,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if isinstance(flags.threshold, str):
         from tcl_jax.evaluation.results import best_thresholds
 
-        used = {"scores": "masks", "refine": flags.refine or model.settings.refine}
+        used = {"scores": model.settings.scores, "refine": flags.refine or model.settings.refine}
         where = flags.threshold.partition(":")[2]
         flags.threshold, _ = best_thresholds(where, model.method.name, **used)
     segmenter = Segmenter(model, tokenizer_file=flags.tokenizer_file)

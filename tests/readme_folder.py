@@ -84,14 +84,14 @@ def make_folder(home: Path) -> tuple[Path, str]:
         The folder, and the SHA-256 of its ViT-B-16.pt, which it takes for the published one.
     """
     folder = home / "tcl_jax"
-    for name in ("configs", "weights", "photos", "masks", "data"):
+    for name in ("configs", "weights", "photos", "masks", "data", "pictures"):
         (folder / name).mkdir(parents=True)
     shutil.copytree(ROOT / "launch", folder / "launch")
     _write_configs(folder / "configs")
     _write_weights(folder)
     _write_photos(folder)
     _write_benchmarks(folder / "data")
-    for name in ("data/cc3m/00000.tar", "data/cc12m/00000.tar", "pairs/0.tar", "pairs/1.tar"):
+    for name in ("data/cc3m/00000.tar", "data/cc12m/00000.tar"):
         (folder / name).parent.mkdir(exist_ok=True)
         members = [
             member
@@ -99,6 +99,11 @@ def make_folder(home: Path) -> tuple[Path, str]:
             for member in ((f"{i}.jpg", picture(20 * i)), (f"{i}.txt", b"a photo of a cat"))
         ]
         write_shard(folder / name, members)
+    captions = ["file_name,caption"]
+    for i in range(24):
+        (folder / f"pictures/{i}.jpg").write_bytes(picture(10 * i))
+        captions.append(f"{i}.jpg,a photo of a cat")
+    (folder / "captions.csv").write_text("\n".join(captions))
     _write_official_code(home)
     _write_venv(folder)
     _write_tools(home / "bin")
@@ -150,7 +155,6 @@ def _write_photos(folder: Path) -> None:
         label = np.asarray(photo.convert("L"))
         Image.fromarray((label > 128).astype(np.uint8)).save(folder / f"masks/photo{i}.png")
     (folder / "names.txt").write_text("a cat\ngrass, lawn\n")
-    (folder / "captions.csv").write_text("file_name,caption\nphoto0.jpg,a cat\nphoto1.jpg,grass\n")
 
 
 def _write_benchmarks(data: Path) -> None:
