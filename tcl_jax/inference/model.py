@@ -33,6 +33,20 @@ from tcl_jax.weights.identity import load_frozen
 from tcl_jax.weights.load import Source, check_prefix, load_clip, load_tcl
 from tcl_jax.weights.mapping import WeightError
 
+# What a method has beside CLIP, by the argument that gives it.
+_PARTS = {
+    "second": (
+        ProxyCLIP.name,
+        "another encoder beside CLIP; give second=, a file or a name such as 'dino:B/8' or "
+        "'dinov2-reg:B/14'",
+    ),
+    "head": (
+        CLIPDINOiser.name,
+        "a head beside CLIP; give head=, its last.pt or 'official', which downloads the released "
+        "one",
+    ),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -118,26 +132,15 @@ def model_from_torch(
     """
     if method is not None:
         method_of(method, "method")  # before files are read
-    if method == ProxyCLIP.name and second is None:
-        raise InputError(
-            "method 'proxyclip' needs another encoder beside CLIP; give second=, a file or a name "
-            "such as 'dino:B/8' or 'dinov2-reg:B/14'"
-        )
-    if second is not None and (method != ProxyCLIP.name or tcl is not None):
-        raise InputError(
-            f"second={os.fspath(second)!r} belongs to method 'proxyclip', on CLIP alone; choose "
-            "method='proxyclip' without tcl=, or leave second= out"
-        )
-    if method == CLIPDINOiser.name and head is None:
-        raise InputError(
-            "method 'clip_dinoiser' needs a head beside CLIP; give head=, its last.pt or "
-            "'official', which downloads the released one"
-        )
-    if head is not None and (method != CLIPDINOiser.name or tcl is not None):
-        raise InputError(
-            f"head={os.fspath(head)!r} belongs to method 'clip_dinoiser', on CLIP alone; choose "
-            "method='clip_dinoiser' without tcl=, or leave head= out"
-        )
+    for part, given in (("second", second), ("head", head)):
+        owner, need = _PARTS[part]
+        if method == owner and given is None:
+            raise InputError(f"method {owner!r} needs {need}")
+        if given is not None and (method != owner or tcl is not None):
+            raise InputError(
+                f"{part}={os.fspath(given)!r} belongs to method {owner!r}, on CLIP alone; choose "
+                f"method={owner!r} without tcl=, or leave {part}= out"
+            )
     find_devices()
     usual = "quick_gelu" if head is None else "gelu"
     try:
