@@ -166,11 +166,10 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     model = load_model_from(flags, flags.method, kp_weight=flags.kp_weight)
     if isinstance(flags.threshold, str):
-        from tcl_jax.evaluation.results import best_thresholds
+        from tcl_jax.evaluation.protocol import make_protocol
 
-        used = {"scores": model.settings.scores, "refine": flags.refine or model.settings.refine}
-        where = flags.threshold.partition(":")[2]
-        flags.threshold, _ = best_thresholds(where, model.method.name, **used)
+        chosen = {name: getattr(flags, name) for name in ("threshold", "refine", "kp_weight")}
+        flags.threshold = make_protocol(model, **chosen).threshold
     segmenter = Segmenter(model, tokenizer_file=flags.tokenizer_file)
     options: dict[str, Any] = {
         "background": flags.background,

@@ -151,7 +151,7 @@ class Protocol(InferenceSettings, ClassWords):
             self.synonyms_of(benchmark),
             mine.logit_scale if self.scores == "cosines" else None,
             mine.threshold if benchmark.background else 0.0,
-            mine.area_threshold,
+            mine.area_threshold if benchmark.background else None,
         )
 
     def words_of(self, benchmark: Benchmark) -> tuple[tuple[str, ...], ...]:
@@ -250,6 +250,9 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         fields["pixels"] = None
     if not isinstance(encoder := method.text_encoder, CLIP):
         fields["normalize_sentences"] = encoder.normalizes_sentences
+    for field in ("pixels", "normalize_sentences"):
+        if field in given and fields[field] != given[field]:
+            logging.warning("%s=%s changes nothing for %s", field, given[field], method.title)
     # What is chosen holds for every benchmark, and sizes belong together.
     chosen = {*given, *(_SIZES if "short_side" in given else ())}
     chosen |= {"stride"} if "window" in given else set()
@@ -268,7 +271,10 @@ def _with_best(protocol: Protocol, how: str) -> Protocol:
     """The same that looks for the best thresholds, or has those that were found."""
     if how == BEST:
         return dataclasses.replace(protocol, search=True)
-    used = {name: getattr(protocol, name) for name in ("scores", "refine", "kp_weight")}
+    names = ["scores", "refine", "kp_weight"]
+    if protocol.scores != "masks":
+        names += ["protocol", "logit_scale"]
+    used = {name: getattr(protocol, name) for name in names}
     best, found = best_thresholds(how.removeprefix(f"{BEST}:"), protocol.method, **used)
     tables = {
         name: {key: x for key, x in table.items() if key != "threshold"}

@@ -23,11 +23,13 @@ from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, Evaluated, write_results
 from tcl_jax.evaluation.score_log import ScoreLog
+from tcl_jax.evaluation.thresholds import BEST
 from tcl_jax.files import short_hash, user_path, why_unwritable
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.texts import text_encoder_of
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.method import Method
+from tcl_jax.models.methods import METHODS
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.parallel.lock import alone_in
 from tcl_jax.parallel.processes import check_same, raise_on_all_processes
@@ -87,10 +89,13 @@ def evaluate(
             raise InputError(
                 f"{name} is given for {', '.join(others)}; evaluated are {', '.join(evaluated)}"
             )
-    protocols = [
-        make_protocol(chosen, **_choices_of(name, choices))
-        for chosen, name in zip(models, evaluated, strict=True)
-    ]
+    _check_kept(choices.get("threshold"), output)
+    protocols = raise_on_all_processes(
+        lambda: [
+            make_protocol(chosen, **_choices_of(name, choices))
+            for chosen, name in zip(models, evaluated, strict=True)
+        ]
+    )
     if len({chosen.method.name for chosen in models}) < len(models):
         raise InputError(f"methods {', '.join(methods or ())}: one is given more than once")
     if protocols[0].search and not any(index.benchmark.background for index in indices):
@@ -139,6 +144,7 @@ def evaluate(
                 text_embeddings=text_embeddings,
             )
             check_same("weights", identity["weights"], "Give every process the same, by their path")
+            check_same("protocol", identity["hash"], "Give every process the same flags and files")
             folder = output / chosen.method.name if len(models) > 1 else output
             logs = {
                 index.benchmark.name: _open_log(
@@ -153,6 +159,18 @@ def evaluate(
             found[run.protocol.title], first = one, first or one.results
         _write_on_process_0(output, lambda: write_report(output, found))
     return found
+
+
+def _check_kept(threshold: Any, output: Path) -> None:
+    """Refuses to write where the thresholds are read, which would be gone then."""
+    if not str(threshold).startswith(f"{BEST}:"):
+        return
+    found = user_path(threshold.removeprefix(f"{BEST}:")).absolute()
+    if output in (found, found.parent) or (output.parent == found and output.name in METHODS):
+        raise InputError(
+            f"threshold {threshold!r} is read from what output {str(output)!r} would overwrite; "
+            "choose another output"
+        )
 
 
 def _choices_of(method: str, choices: Mapping[str, Any]) -> dict[str, Any]:

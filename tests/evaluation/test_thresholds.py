@@ -94,6 +94,12 @@ def test_counts_are_those_of_runs_at_each_threshold(tmp_path: Path) -> None:
         make_protocol(MODEL, pamr=False, threshold=f"best:{tmp_path}/fixed")
     with pytest.raises(InputError, match="method='sclip', and this is method='maskclip'"):
         best_thresholds(best / "sclip", "maskclip")
+    sclip = MODEL.with_method("sclip")
+    with pytest.raises(InputError, match="logit_scale=40.0, and this is logit_scale=20.0"):
+        make_protocol(sclip, threshold=f"best:{best}", refine="none", logit_scale=20.0)
+    for output in (best, best / "sclip"):
+        with pytest.raises(InputError, match="would overwrite"):
+            run(index, output, f"best:{best}")
 
 
 def test_no_threshold_to_choose(tmp_path: Path) -> None:

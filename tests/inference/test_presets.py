@@ -126,6 +126,9 @@ def test_what_is_chosen_goes_before_the_protocol() -> None:
     chosen = protocol_of("sclip", logit_scale=30.0, area_threshold=0.2, threshold=0.5)
     of_voc = chosen.of(voc)
     assert (of_voc.logit_scale, of_voc.area_threshold, of_voc.threshold) == (30.0, 0.2, 0.5)
+    rules = [chosen.rule_of(load_benchmark(name)) for name in ("voc", "voc20")]
+    # Without a background no class is smaller for one that is not there.
+    assert [rule and rule.area_threshold for rule in rules] == [0.2, None]
     assert of_voc.names and chosen.of(city).short_side == 560
     small = protocol_of("sclip", short_side=168).of(city)
     assert (small.short_side, small.window, small.stride) == (168, 112, 56)
