@@ -183,6 +183,39 @@ def test_data_sets_on_disk(here: Path) -> None:
     assert packed("--captions=names.parquet") == {IMAGES[0]: ["x"]}
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["default/train/0000", "default/train/0001", "default/validation/0000"], {0, 1}),
+        (["data/train", "data/test"], {0}),
+        (["a/train-0", "b/train-1", "b/karpathy_test"], {0, 1}),
+        (["train/data-00000-of-00001", "test/data-00000-of-00001"], {0}),
+        (["train2017/x", "val2017/x", "more"], {0}),
+        (["x-00000-of-00002", "x-00001-of-00002"], {0, 1}),
+        (["2023/part_0", "2024/part_0", "latest"], {0, 1, 2}),
+        (["my_train", "validation"], None),
+    ],
+)  # fmt: skip
+def test_splits_of_tables(here: Path, files: list[str], expected: set[int] | None) -> None:
+    """Tables of the same name in several folders stay apart, and only those of one split count."""
+    for number, file in enumerate(files):
+        path = here / f"pics/{file}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images = [picture(2 * number), picture(2 * number + 1)]
+        rows = [{"bytes": data, "path": None} for data in images]
+        pq.write_table(pa.table({"image": rows, "caption": [f"{number}a", f"{number}b"]}), path)
+    if expected is None:
+        with pytest.raises(
+            InputError, match="splits my_train, validation; give the folder or file"
+        ):
+            packed()
+        return
+    assert packed() == {
+        picture(2 * n + k): [f"{n}{text}"] for n in expected for k, text in enumerate("ab")
+    }
+    assert left_out() == {}
+
+
 def test_stopped_and_begun_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held out is never trained on; shards are whole or absent, and the same each time."""
     lines = ["image,caption"]
