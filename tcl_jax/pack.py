@@ -72,7 +72,9 @@ def _tell(report: dict[str, Any], out: str) -> None:
     from tcl_jax.data.tar_writer import HELD_OUT, REPORT, TRAIN
 
     for part, pairs in report["pairs"].items():
-        shards = sum(name.startswith(part) for name in report["shards"])
+        shards = sum(
+            x["pairs"] > 0 for name, x in report["shards"].items() if name.startswith(part)
+        )
         if shards:
             print(f"{os.path.join(out, part)}: {pairs:,} images in {shards} tar shard(s)")
     low, high = report["shorter_side"]

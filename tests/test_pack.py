@@ -17,6 +17,7 @@ from tcl_jax.data.image_names import ImageFolder
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.errors import InputError
 from tcl_jax.pack import run
+from tcl_jax.parallel.lock import locked
 from tests.data.shards import picture
 
 
@@ -183,6 +184,39 @@ def test_data_sets_on_disk(here: Path) -> None:
     assert packed("--captions=names.parquet") == {IMAGES[0]: ["x"]}
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["default/train/0000", "default/train/0001", "default/validation/0000"], {0, 1}),
+        (["data/train", "data/test"], {0}),
+        (["a/train-0", "b/train-1", "b/karpathy_test"], {0, 1}),
+        (["train/data-00000-of-00001", "test/data-00000-of-00001"], {0}),
+        (["train2017/x", "val2017/x", "more"], {0}),
+        (["x-00000-of-00002", "x-00001-of-00002"], {0, 1}),
+        (["2023/part_0", "2024/part_0", "latest"], {0, 1, 2}),
+        (["my_train", "validation"], None),
+    ],
+)  # fmt: skip
+def test_splits_of_tables(here: Path, files: list[str], expected: set[int] | None) -> None:
+    """Tables of the same name in several folders stay apart, and only those of one split count."""
+    for number, file in enumerate(files):
+        path = here / f"pics/{file}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images = [picture(2 * number), picture(2 * number + 1)]
+        rows = [{"bytes": data, "path": None} for data in images]
+        pq.write_table(pa.table({"image": rows, "caption": [f"{number}a", f"{number}b"]}), path)
+    if expected is None:
+        with pytest.raises(
+            InputError, match="splits my_train, validation; give the folder or file"
+        ):
+            packed()
+        return
+    assert packed() == {
+        picture(2 * n + k): [f"{n}{text}"] for n in expected for k, text in enumerate("ab")
+    }
+    assert left_out() == {}
+
+
 def test_stopped_and_begun_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held out is never trained on; shards are whole or absent, and the same each time."""
     lines = ["image,caption"]
@@ -201,19 +235,22 @@ def test_stopped_and_begun_again(here: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     from tcl_jax.data import tar_writer
 
-    add, calls = tar_writer._add, []
+    add = tar_writer._add
+    # Stopped in its first shard it may begin with other flags; in the second it has one to keep.
+    for stop_at, begun, there in ((1, flags[:2], []), (1, flags, []), (13, flags, ["00000.tar"])):
+        calls: list[Any] = []
 
-    def stop(*args: Any) -> None:
-        calls.append(args)
-        if len(calls) == 13:
-            raise KeyboardInterrupt
-        add(*args)
+        def stop(*args: Any, calls: list[Any] = calls, stop_at: int = stop_at) -> None:
+            calls.append(args)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            add(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tar_writer, "_add", stop)
-        run([*flags, "out"])
-    assert [f.name for f in Path("out/train").iterdir()] == ["00000.tar"]
-    assert not report()["complete"]
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(tar_writer, "_add", stop)
+            run([*begun, "out"])
+        assert [f.name for f in Path("out/train").iterdir()] == there
+        assert not report()["complete"]
     kept = Path("out/train/00000.tar").stat().st_mtime_ns
     run([*flags, "out"])
     assert Path("out/train/00000.tar").stat().st_mtime_ns == kept
@@ -227,6 +264,30 @@ def test_stopped_and_begun_again(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     ):
         with pytest.raises(InputError, match=message):
             run(wrong)
+
+
+def test_one_run_at_a_time(here: Path) -> None:
+    (here / "l.csv").write_text("image,caption\na.JPG,x\n")
+    with locked(here / "out", "it"), pytest.raises(InputError, match="OUT='out': another run"):
+        run(["pics", "--captions=l.csv", "out"])
+    run(["pics", "--captions=l.csv", "out"])
+    assert report()["complete"]
+
+
+def test_a_shard_of_unreadable_images_only(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is no file, is not counted, and is not tried again."""
+    (here / "pics/broken.jpg").write_bytes(picture(7)[:-200])
+    (here / "l.csv").write_text("image,caption\na.JPG,x\nbroken.jpg,y\nb é.png,z\n")
+    assert packed("--captions=l.csv", "--shard_pairs=1") == {IMAGES[0]: ["x"], IMAGES[1]: ["z"]}
+    tars = ["out/train/00000.tar", "out/train/00002.tar"]
+    assert sorted(map(str, Path("out").rglob("*.tar"))) == tars
+    assert "out/train: 2 images in 2 tar shard(s)" in capsys.readouterr().out
+    assert report()["bytes"] == sum(Path(tar).stat().st_size for tar in tars)
+    before = Path("out/pack.json").read_bytes()
+    times = [Path(tar).stat().st_mtime_ns for tar in tars]
+    run(["pics", "--captions=l.csv", "--shard_pairs=1", "out"])
+    assert Path("out/pack.json").read_bytes() == before
+    assert [Path(tar).stat().st_mtime_ns for tar in tars] == times
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from tcl_jax.data.caption_files import (
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".arrow")
 
+_SPLIT = re.compile(
+    r"(?<![a-z])(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval(uation)?)(?![a-z])"
+)
+_PART = re.compile(r"[-_.]?\d+(?P<of>-of-\d+)?$")  # of a split in several files
+
 
 def find_tables(path: Path, below: Sequence[str] = ()) -> tuple[list[Path], str]:
     """The tables of a data set: a file, or in a folder what `save_to_disk` wrote, or Parquet files
-    as the hub has them, of the split `train` where there are several.
+    as the hub has them, of the split `train` where their names or folders tell several.
 
     Args:
         path: of the file or folder.
@@ -56,43 +62,59 @@ def find_tables(path: Path, below: Sequence[str] = ()) -> tuple[list[Path], str]
         if state.get("_indices_data_files"):
             raise InputError(f"{path}: its rows are chosen by indices; save it flattened")
         return files, said
-    files = [path / name for name in below if name.lower().endswith(SUFFIXES)]
-    names = [re.match(r"(.+?)-\d+-of-\d+|", file.stem)[1] or "" for file in files]  # type: ignore[index]
-    splits = sorted(set(names))
+    tables = [name for name in below if name.lower().endswith(SUFFIXES)]
+    splits = sorted(set(map(_split_of, tables)))
     if len(splits) > 1:
         split = _chosen(path, splits)
-        files = [file for file, name in zip(files, names, strict=True) if name == split]
+        tables = [name for name in tables if _split_of(name) == split]
         said = f"split {split!r} of {shorten(splits)}"
-    return files, said
+    return [path / name for name in tables], said
+
+
+def _split_of(name: str) -> str:
+    """Which split a file is of: by its own name, else by the nearest folder that tells; "others" of
+    those that neither tells.
+    """
+    *folders, stem = PurePosixPath(name.lower()).with_suffix("").parts
+    for text in (stem, *reversed(folders)):
+        if _SPLIT.search(text):
+            return _PART.sub("", text)
+    part = _PART.search(stem)
+    return (stem[: part.start()] if part and part["of"] else "") or "others"
 
 
 def _chosen(path: Path, splits: list[str]) -> str:
     if len(splits) != 1 and "train" not in splits:
-        raise InputError(f"{path}: it has the splits {shorten(splits)}; give the folder of one")
+        raise InputError(
+            f"{path}: it has the splits {shorten(splits)}; give the folder or file of one"
+        )
     return splits[0] if len(splits) == 1 else "train"
 
 
 def read_tables(
-    files: list[Path], image_column: str = "", caption_column: str = ""
+    files: list[Path], path: Path, image_column: str = "", caption_column: str = ""
 ) -> tuple[list[Row], str]:
-    """The rows of tables; images within them are read later, one by one.
+    """The rows of the tables of a data set; images within them are read later, one by one, and
+    named by their table, relative to the data set, and their row.
 
     Raises:
         InputError: a file cannot be read, or has other columns.
     """
     rows: list[Row] = []
     said = ""
+    folder = path if path.is_dir() else path.parent
     for file in files:
         with as_input_error(str(file)):
             names = _names(str(file))
             image = find_column(names, image_column, IMAGE_COLUMNS, "image")
             caption = find_column(names, caption_column, CAPTION_COLUMNS, "caption")
-            rows += _rows(str(file), image, caption)
+            place = os.path.relpath(file, folder).replace(os.sep, "/")
+            rows += _rows(str(file), place, image, caption)
         said = f"images in column {image!r}, captions in column {caption!r}"
     return rows, said
 
 
-def _rows(file: str, image: str, caption: str) -> Iterator[Row]:
+def _rows(file: str, table: str, image: str, caption: str) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -112,10 +134,10 @@ def _rows(file: str, image: str, caption: str) -> Iterator[Row]:
         else:
             names, sizes = paths, pc.binary_length(stored).to_pylist()
         for place, (name, size, texts) in enumerate(zip(names, sizes, captions, strict=True)):
-            name, where = "" if name is None else str(name), f"row {number} of {Path(file).name}"
+            name, where = "" if name is None else str(name), f"row {number} of {table}"
             read = None
             if size is not None:
-                name = f"{Path(file).stem}:{number} {name}".strip()
+                name = f"{table}:{number} {name}".strip()
                 read = functools.partial(_read, file, group, image, place)
             yield Row(name, captions_in(texts), where, size or 0, read)
             number += 1

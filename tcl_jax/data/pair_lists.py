@@ -89,9 +89,10 @@ def list_pairs(
         found = _beside_images(folder)
         if found.pictures:
             return found
-    tables, said = image_tables.find_tables(user_path(source), () if captions else folder.files)
+    place = user_path(source)
+    tables, said = image_tables.find_tables(place, () if captions else folder.files)
     if tables:
-        rows, columns = image_tables.read_tables(tables, image_column, caption_column)
+        rows, columns = image_tables.read_tables(tables, place, image_column, caption_column)
         said = f"{said}, {columns}" if said else columns
     elif captions is not None:
         rows, said = read_caption_file(captions, image_column, caption_column)

@@ -2,7 +2,8 @@
 
 OUT/train/00000.tar and so on have the pairs in the order of their list, OUT/held_out/*.tar those
 that are held out, and OUT/pack.json says what is in them and what was left out. A shard takes its
-place when it is whole; one that pack.json has is not made again.
+place when it is whole; one that pack.json has is not made again. Where none of its images can be
+read there is no such file.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tcl_jax.data.shard_names import find_shards
 from tcl_jax.data.tar_index import ShardIndex, open_indexes
 from tcl_jax.errors import InputError, RunError, raise_machine_fault
 from tcl_jax.files import short_hash, user_path, whole_file, why_unwritable, write_json
+from tcl_jax.parallel.lock import locked
 
 TRAIN, HELD_OUT, REPORT = "train", "held_out", "pack.json"
 SHARD_PAIRS = 10_000
@@ -64,24 +66,32 @@ def pack(
         What OUT/pack.json has.
 
     Raises:
-        InputError: the folder has something else, or numbers do not fit.
+        InputError: the folder has something else, another run writes to it, or numbers do not fit.
         RunError: the machine fails; finished shards are kept.
     """
     folder = user_path(out)
     if why := why_unwritable(folder):
         raise InputError(f"OUT={out!r}: {why}; give another folder")
     plan = _plan(pairs.pictures, held_out, shard_pairs)
+    with locked(folder, f"OUT={out!r}"):
+        return _pack(plan, pairs, folder)
+
+
+def _pack(plan: Sequence[_Shard], pairs: PairList, folder: Path) -> dict[str, Any]:
     report: dict[str, Any] = {"complete": False, "of": _identity(plan), "shards": {}}
     if (folder / REPORT).exists():
         report = _begun(folder, report)
-    elif folder.exists() and any(folder.iterdir()):
+    elif not all(file.match(f".{REPORT}.*.part") for file in folder.iterdir()):
         raise InputError(
-            f"OUT={out!r}: it is there and not made by this command; give a new folder"
+            f"OUT={str(folder)!r}: it is there and not made by this command; give a new folder"
         )
     known = report["shards"]
     lacking = [shard for shard in plan if not _is_whole(folder / shard.name, known.get(shard.name))]
-    for part in folder.glob("*/.*.tar.*.part"):  # of a run that was killed
+    # Of a run that was killed.
+    for part in (*folder.glob(f".{REPORT}.*.part"), *folder.glob("*/.*.tar.*.part")):
         part.unlink()
+    if lacking:
+        write_json(folder / REPORT, report)  # by which OUT is known as this command's
     if known and lacking:
         logging.info("%d of %d shards are there already", len(plan) - len(lacking), len(plan))
     total = sum(len(shard.pictures) for shard in lacking)
@@ -144,7 +154,7 @@ def _begun(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     """What an earlier run has left."""
     try:
         old = json.loads((folder / REPORT).read_bytes())
-        if old["of"] == report["of"]:
+        if old["of"] == report["of"] or not old["shards"]:
             return {**report, "shards": dict(old["shards"])}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / REPORT} is damaged ({error}); remove {folder}") from error
@@ -155,7 +165,7 @@ def _begun(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_whole(path: Path, record: dict[str, Any] | None) -> bool:
-    return record is not None and path.is_file() and path.stat().st_size == record["bytes"]
+    return record is not None and (path.stat().st_size if path.is_file() else 0) == record["bytes"]
 
 
 # ---------------------------------------------------------------------------------------- one shard
@@ -164,7 +174,7 @@ def _is_whole(path: Path, record: dict[str, Any] | None) -> bool:
 def _write(
     path: Path, pictures: Sequence[tuple[int, Picture]], pool: concurrent.futures.Executor, bar: Any
 ) -> dict[str, Any]:
-    """Writes a shard; says what is in it, and which images cannot be read."""
+    """Writes a shard, if any image can be read; says what is in it, and which cannot."""
     unreadable, captions = [], 0
     sides: collections.Counter[int] = collections.Counter()
     with (
@@ -193,10 +203,12 @@ def _write(
                 _add(tar, f"{key}.json" if several else f"{key}.txt", data)
                 captions += len(picture.captions)
                 sides[side] += 1
+    if not sides:
+        path.unlink()
     return {
         "pairs": sides.total(),
         "captions": captions,
-        "bytes": path.stat().st_size,
+        "bytes": path.stat().st_size if sides else 0,
         "shorter_side": [min(sides), max(sides)] if sides else [],
         "unreadable": unreadable,
     }
@@ -239,7 +251,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _index(folder: Path, known: dict[str, Any]) -> None:
     """Makes the indexes, and by them sees that each shard has what was written."""
-    names = sorted(known)
+    names = sorted(name for name in known if known[name]["pairs"])
     shards = find_shards([str(folder / name) for name in names]).shards
     for name, index in zip(names, open_indexes(shards), strict=True):
         if not isinstance(index, ShardIndex) or index.pairs != known[name]["pairs"]:

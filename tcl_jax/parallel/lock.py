@@ -8,11 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 from absl import logging
 
 from tcl_jax.errors import InputError, as_input_error
-from tcl_jax.parallel.processes import raise_on_all_processes
 
 
 @contextlib.contextmanager
@@ -29,14 +27,19 @@ def alone_in(folder: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: another run is in it, or it cannot be made; on all processes.
     """
+    import jax  # here, for those who need no more than `locked`
+
+    from tcl_jax.parallel.processes import raise_on_all_processes
+
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        raise_on_all_processes(lambda: stack.enter_context(_held(folder, what)) if first else None)
+        raise_on_all_processes(lambda: stack.enter_context(locked(folder, what)) if first else None)
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """`alone_in` for one process, without JAX."""
     made = not folder.exists()
     with as_input_error(what):
         folder.mkdir(parents=True, exist_ok=True)
