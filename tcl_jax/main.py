@@ -44,10 +44,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.evaluation.tasks import make_evaluators
     from tcl_jax.parallel.cores import TUNABLES, asks_for_huge_pages
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
-    from tcl_jax.training.build import build_experiment
     from tcl_jax.training.check import check_area_group, check_config
     from tcl_jax.training.ending import describe_end, write_trained_clip
     from tcl_jax.training.loop import train
+    from tcl_jax.training.workdir import build_experiment_in
 
     check_config(config)
     check_area_group(config)
@@ -57,7 +57,7 @@ def run(argv: Sequence[str] | None = None) -> None:
             "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, set "
             "GLIBC_TUNABLES=%s before the same command, and it goes on from there", TUNABLES,
         )  # fmt: skip
-    experiment = raise_on_all_processes(lambda: build_experiment(config))
+    experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
     evaluators = make_evaluators(config, experiment)
     outcome = train(config, workdir, experiment, evaluators)
     if not outcome.finished:
@@ -66,10 +66,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     folder = user_path(workdir)
     for evaluator in evaluators.values():
         evaluator.report(outcome.params, outcome.frozen, folder)
-    if jax.process_index() == 0:
-        clip = write_trained_clip(experiment, outcome.params, folder, outcome.step)
-        data_flags = [flag for flag in rest if flag.startswith("--config.data.")]
-        print(describe_end(config, folder, outcome.step, clip, data_flags))
+    writes, step = jax.process_index() == 0, outcome.step
+    clip = raise_on_all_processes(
+        lambda: write_trained_clip(experiment, outcome.params, folder, step) if writes else None
+    )
+    if writes:
+        print(describe_end(config, folder, step, clip, rest))
 
 
 def main() -> None:

@@ -61,10 +61,12 @@ def test_from_pairs_to_masks(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(buffer, "PNG")
     (tmp_path / "photo.jpg").write_bytes(buffer.getvalue())
-    # The CLIP goes on, and what was trained upon the earlier one keeps that.
+    # The CLIP goes on, and what was trained upon the earlier one keeps that, also if it goes on.
     assert "the longer schedule" not in end
     longer = ["--config.train.total_steps=4"]
     assert "clip/clip_5.safetensors" in said(tmp_path, *clip, *SMALL, *longer)
+    assert "continuing from step 3" in said(tmp_path, *upon, *QUICK, *longer)
+    assert json.loads((tmp_path / "clip_tcl/config.json").read_text())["frozen"]["clip"] == frozen
     said(tmp_path, *next_command(end))
     assert (tmp_path / "out").is_dir()
 

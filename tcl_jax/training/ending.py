@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.shapes.source import class_names
 from tcl_jax.training.build import Experiment
+from tcl_jax.training.check import flatten
 from tcl_jax.weights.clip import clip_state_dict
 from tcl_jax.weights.folders import TRAINED_CLIP
 from tcl_jax.weights.readers import write_safetensors
@@ -38,7 +40,7 @@ def write_trained_clip(
 
 
 def describe_end(
-    config: ConfigDict, workdir: Path, step: int, clip: Path | None, data_flags: Sequence[str]
+    config: ConfigDict, workdir: Path, step: int, clip: Path | None, flags: Sequence[str]
 ) -> str:
     """What was written, and the next commands.
 
@@ -46,17 +48,18 @@ def describe_end(
         config, workdir: of the run.
         step: of its last checkpoint.
         clip: what `write_trained_clip` wrote.
-        data_flags: those of its flags that say what it trained on.
+        flags: --config.FIELD=VALUE of the run, of which those of `data` say what it trained on.
     """
     run, drawn = str(workdir), config.data.source == "shapes"
     written = f"written: the last step, {workdir / 'checkpoints' / str(step)}"
     if clip is not None:
         name = "shapes" if drawn else "pairs"
-        flags = [f"--workdir={run}_tcl", f"--config.model.weights={run}", *data_flags]
+        words = [f"--workdir={run}_tcl", f"--config.model.weights={run}"]
+        words += _data_flags(config, flags)
         return (
             f"{written}, and the CLIP, {clip}\n"
             "next, what segments with it:\n"
-            f"  python -m tcl_jax.main --config=configs/{name}.py {shlex.join(flags)}"
+            f"  python -m tcl_jax.main --config=configs/{name}.py {shlex.join(words)}"
         )
     names = class_names()[:2] if drawn else ("a cat", "grass")
     image = str(workdir / "scene.png") if drawn and config.eval.tasks else "photo.jpg"
@@ -69,3 +72,12 @@ def describe_end(
         f"  python -m tcl_jax.segment {checkpoint} {shlex.join(segment)}\n"
         f"  python -m tcl_jax.evaluate {checkpoint} {own}"
     )
+
+
+def _data_flags(config: ConfigDict, flags: Sequence[str]) -> list[str]:
+    """Flags of the fields of `data` that `flags` name, and of its shards, which a file may name."""
+    named = [re.match(r"--?(?:no)?config\.data\.([\w.]+)", flag) for flag in flags]
+    shards = [] if config.data.source == "shapes" else ["shards"]
+    fields = dict.fromkeys([*shards, *(match[1] for match in named if match)])
+    values = flatten(config.data.to_dict())
+    return [f"--config.data.{field}={values[field]}" for field in fields]

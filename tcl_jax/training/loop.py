@@ -160,6 +160,8 @@ def _train(
                     "another version wrote them; start in a new workdir"
                 )
             check_frozen(restored.config["frozen"], experiment.identities)
+            # What lies there now may be other weights: these have been trained since.
+            settings["begun_from"] = restored.config.get("begun_from", {})
             if restored.data_state is None:
                 raise InputError(
                     "it was trained by another number of processes, which were not at one place in "
@@ -220,12 +222,13 @@ def _train(
         return scores
 
     def describe_stop() -> str:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or leave or asked == last:
             return progress.describe_stop()
-        return progress.describe_stop(min(-(-done // t.log_every) * t.log_every, last))
+        logs = -(-max(done, asked + 1) // t.log_every)
+        return progress.describe_stop(min(logs * t.log_every, last))
 
     interrupted = leave = False
-    done = first
+    done = asked = first  # asked: the step of the last log
     with (
         contextlib.closing(batches),
         store,
@@ -262,7 +265,7 @@ def _train(
                 values |= _speed(seconds, flops, t.global_batch_size, mesh)
                 writer.scalars(done, {f"train/{k}": v for k, v in values.items()})
                 progress.show(values["total"], seconds)
-                leave = any_process(interrupt.requested)
+                leave, asked = any_process(interrupt.requested), done
             scores = None
             if step and step % config.eval.every == 0:
                 with progress.paused("the evaluation"), jax.transfer_guard("allow"):

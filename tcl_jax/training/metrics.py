@@ -216,15 +216,17 @@ class Progress:
         Args:
           step: the last one that is made then; None: those under way.
         """
-        if self._doing is not None:
-            return f"going to the end of {self._doing}"
-        if self._seconds is None:
-            return "finishing the step under way (it may be compiling: its time is not known yet)"
+        # Read once: this may run in another thread than the steps.
+        doing, seconds = self._doing, self._seconds
+        if step is None and doing is not None:
+            return f"going to the end of {doing}"
         under_way = len(self._running) + self._preparing
         left = max(under_way if step is None else step - self._finished, 1)
         what = f"finishing {left} step{'s' * (left > 1)} under way"
         what = what if step is None else f"going on to step {step}, where all processes stop"
-        return f"{what} (about {left * self._seconds:.2g} s at {self._seconds:.2g} s a step)"
+        if seconds is None:
+            return f"{what} (it may be compiling: the time of a step is not known yet)"
+        return f"{what} (about {left * seconds:.2g} s at {seconds:.2g} s a step)"
 
     @contextlib.contextmanager
     def paused(self, doing: str) -> Iterator[None]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from tcl_jax.errors import InputError
 from tcl_jax.files import user_path, why_unwritable
+from tcl_jax.training.build import Experiment, build_experiment
 from tcl_jax.training.check import check_same_config
+from tcl_jax.weights.identity import Identity
 
 
 def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
@@ -40,3 +46,44 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
             stored.pop(name, None)
         check_same_config(settings, stored, workdir)
     return root
+
+
+def build_experiment_in(workdir: str, config: ConfigDict) -> Experiment:
+    """`build_experiment` of a run that may go on in `workdir`.
+
+    Where `model.weights` is the workdir of a CLIP, which may have been trained longer since, a run
+    that goes on takes the file of it that it began with.
+
+    Raises:
+        InputError: as `build_experiment`.
+    """
+    given = config.model.weights
+    if (file := _recorded_file(workdir, given)) is None:
+        return build_experiment(config)
+    config = config.copy_and_resolve_references()
+    config.model.weights = str(file)
+    experiment = build_experiment(config)
+
+    def as_given(identities: Mapping[str, Identity]) -> dict[str, Identity]:
+        return {
+            name: {**one, "given": given} if one["given"] == str(file) else one
+            for name, one in identities.items()
+        }
+
+    return dataclasses.replace(
+        experiment,
+        identities=as_given(experiment.identities),
+        begun_from=as_given(experiment.begun_from),
+    )
+
+
+def _recorded_file(workdir: str, given: str) -> Path | None:
+    """The file in the folder `given` that the run in `workdir` recorded; None if there is none."""
+    try:
+        stored = json.loads((user_path(workdir) / "config.json").read_text())
+        recorded = [*stored["frozen"].values(), *stored["begun_from"].values()]
+        names = [Path(one["weights"]).name for one in recorded if one["given"] == given]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # a new run, or what `open_workdir` refuses
+    files = (user_path(given) / name for name in names)
+    return next((file for file in files if file.is_file()), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from tcl_jax.training import loop
 from tcl_jax.training.build import Experiment, build_adamw, build_experiment
 from tcl_jax.training.loop import Evaluation, NonFiniteError, Outcome, train
 from tcl_jax.training.state import create_state
+from tcl_jax.training.workdir import build_experiment_in
 from tcl_jax.weights.identity import identify_clip
 from tcl_jax.weights.load import load_clip
 from tcl_jax.weights.readers import write_safetensors
@@ -54,6 +56,12 @@ def records(workdir: Path) -> list[dict[str, Any]]:
 
 def assert_same(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def double(file: Path) -> None:
+    """Makes other weights of a CLIP's."""
+    tensors = read_state_dict(file)
+    write_safetensors(file, {**tensors, "visual.proj": tensors["visual.proj"] * 2}, {})
 
 
 def interrupt_after(calls: int) -> Callable[[Any, Any], Evaluation]:
@@ -154,7 +162,7 @@ def test_a_run_knows_its_clip(
     recorded = json.loads((workdir / "config.json").read_text())["frozen"]["clip"]
     tensors, trained_on = read_state_dict(file), sha256_of(file)
     assert recorded["weights"] == str(file) and recorded["file_sha256"] == trained_on
-    write_safetensors(file, {**tensors, "visual.proj": tensors["visual.proj"] * 2}, {})
+    double(file)
     other = identify_clip(file, load_clip(file))["arrays_sha256"]
     for use in (lambda: run(config, workdir), lambda: load_model(workdir)):
         with pytest.raises(InputError) as error:
@@ -177,6 +185,32 @@ def test_a_run_knows_its_clip(
     ):
         with pytest.raises(InputError, match=f"'{lacking}'.*another version"):
             use()
+
+
+def test_a_run_goes_on_after_its_clip_was_trained_longer(
+    one_phase: ConfigDict, tmp_path: Path
+) -> None:
+    config, clip, workdir = one_phase, tmp_path / "clip", tmp_path / "run"
+    (clip / "checkpoints").mkdir(parents=True)
+    (clip / "config.json").write_text('{"objective": "clip"}')
+    shutil.copy(config.model.weights, clip / "clip_5.safetensors")
+    config.model.weights = str(clip)
+
+    def go(evaluators: Any = None) -> Outcome:
+        return train(
+            config, str(workdir), build_experiment_in(str(workdir), config), evaluators or {}
+        )
+
+    assert not go({"task": interrupt_after(1)}).finished
+    recorded = json.loads((workdir / "config.json").read_text())["frozen"]
+    shutil.copy(clip / "clip_5.safetensors", clip / "clip_9.safetensors")
+    double(clip / "clip_9.safetensors")
+    assert go().finished
+    assert json.loads((workdir / "config.json").read_text())["frozen"] == recorded
+    assert recorded["clip"]["given"] == str(clip)
+    (clip / "clip_5.safetensors").unlink()
+    with pytest.raises(InputError, match=r"Then: .*clip_5.*Now: .*clip_9.*Put the former back"):
+        go()
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good(
@@ -206,9 +240,19 @@ def test_non_finite_loss_stops_and_keeps_the_last_good(
 
 
 def test_clip_trains_with_the_same_loop(tmp_path: Path) -> None:
-    outcome = run(tiny_clip_config(), tmp_path / "run")
+    config, workdir = tiny_clip_config(), tmp_path / "run"
+    config.model.weights = tiny_config(tmp_path).model.weights
+    outcome = run(config, workdir)
     assert outcome.finished
-    assert "train/contrastive" in records(tmp_path / "run")[0]
+    assert "train/contrastive" in records(workdir)[0]
+
+    def begun_from() -> Any:
+        return json.loads((workdir / "config.json").read_text())["begun_from"]["clip"]
+
+    before = begun_from()
+    double(Path(config.model.weights))
+    run(config, workdir)
+    assert begun_from() == before
 
 
 def test_the_papers_config_on_tar_shards(tmp_path: Path) -> None:

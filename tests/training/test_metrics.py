@@ -133,11 +133,14 @@ def run(clock: Clock) -> None:
     with Progress(1000, 40) as progress:
         clock.now += 60.0  # compiles
         assert "not known yet" in progress.describe_stop()
+        several = progress.describe_stop(50)
+        assert several.startswith("going on to step 50, where all") and "not known yet" in several
         for _ in range(101):
             progress.update(device.step())
         with progress.paused("the evaluation"):
             clock.now += 33.0
             assert progress.describe_stop() == "going to the end of the evaluation"
+            assert progress.describe_stop(150).startswith("going on to step 150, where all")
         seconds = progress.seconds_per_step()
         assert seconds == pytest.approx(0.05, rel=0.01)
         progress.show(2.25, seconds)
