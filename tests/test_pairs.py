@@ -65,7 +65,7 @@ def test_from_pairs_to_masks(tmp_path: Path) -> None:
     assert "the longer schedule" not in end
     longer = ["--config.train.total_steps=4"]
     assert "clip/clip_5.safetensors" in said(tmp_path, *clip, *SMALL, *longer)
-    assert "continuing from step 3" in said(tmp_path, *upon, *QUICK, *longer)
+    assert "clip_tcl/checkpoints/5" in said(tmp_path, *upon, *QUICK, *longer)
     assert json.loads((tmp_path / "clip_tcl/config.json").read_text())["frozen"]["clip"] == frozen
     said(tmp_path, *next_command(end))
     assert (tmp_path / "out").is_dir()

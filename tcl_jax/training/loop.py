@@ -224,8 +224,7 @@ def _train(
     def describe_stop() -> str:
         if jax.process_count() == 1 or leave or asked == last:
             return progress.describe_stop()
-        logs = -(-max(done, asked + 1) // t.log_every)
-        return progress.describe_stop(min(logs * t.log_every, last))
+        return progress.describe_stop(min(common_stop(done, asked, t.log_every), last))
 
     interrupted = leave = False
     done = asked = first  # asked: the step of the last log
@@ -283,6 +282,11 @@ def _train(
                 break
     params, fixed = gather_parameters((state.params, frozen), mesh)
     return Outcome(int(jax.device_get(state.step)), not interrupted, params, fixed)
+
+
+def common_stop(done: int, asked: int, log_every: int) -> int:
+    """Step of the next log at which processes ask each other, after the one of step `asked`."""
+    return -(-max(done, asked + 1) // log_every) * log_every
 
 
 def noise_key(seed: int, mesh: Mesh) -> jax.Array:

@@ -225,7 +225,7 @@ class Progress:
         what = f"finishing {left} step{'s' * (left > 1)} under way"
         what = what if step is None else f"going on to step {step}, where all processes stop"
         if seconds is None:
-            return f"{what} (it may be compiling: the time of a step is not known yet)"
+            return f"{what} (a step may be compiling: its time is not known yet)"
         return f"{what} (about {left * seconds:.2g} s at {seconds:.2g} s a step)"
 
     @contextlib.contextmanager

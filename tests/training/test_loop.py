@@ -213,6 +213,11 @@ def test_a_run_goes_on_after_its_clip_was_trained_longer(
         go()
 
 
+def test_several_processes_stop_at_a_log_that_is_to_come() -> None:
+    stops = {(0, 0): 10, (9, 0): 10, (10, 0): 10, (10, 10): 20, (11, 10): 20, (5, 5): 10}
+    assert {key: loop.common_stop(*key, 10) for key in stops} == stops
+
+
 def test_non_finite_loss_stops_and_keeps_the_last_good(
     one_phase: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
