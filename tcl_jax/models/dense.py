@@ -75,7 +75,28 @@ class DenseCLIP(CLIPMethod):
         return cls(CLIPConfig(**fields["clip"]))
 
 
-class LastBlock(DenseCLIP):
+class PatchTokens(DenseCLIP):
+    """A CLIP whose patches have other tokens at its end, on their own grid."""
+
+    @abc.abstractmethod
+    def patch_tokens(self, clip: Any, features: Features) -> Float[Array, "b h w c"]:
+        """What enters `ln_post`, of CLIP's parameters and features."""
+
+    def embed_patches(self, clip: Any, features: Features) -> Float[Array, "b h w d"]:
+        """`dense_features`, of CLIP's parameters and features."""
+        tokens = self.patch_tokens(clip, features)
+        embedded = project(self.clip_model.vision, clip["visual"], tokens)
+        return embedded.astype(jnp.float32)
+
+    def dense_features(
+        self, params: Any, image: Float[Array, "b H W 3"]
+    ) -> Float[Array, "b h w d"]:
+        """`patch_tokens` through `ln_post` and `proj`."""
+        features = encode_image(self.clip_model, params["clip"], image).features
+        return self.embed_patches(params["clip"], features)
+
+
+class LastBlock(PatchTokens):
     """A CLIP whose last block has another attention for the patches.
 
     Attributes:
@@ -96,19 +117,6 @@ class LastBlock(DenseCLIP):
         params, x = clip["visual"][f"blocks_{last}"], features.after(last)
         found = block(vision, params, x, self.attention(features.grid))
         return features.patches(found.attended if self.reduced else found.output)
-
-    def embed_patches(self, clip: Any, features: Features) -> Float[Array, "b h w d"]:
-        """`dense_features`, of CLIP's parameters and features."""
-        tokens = self.patch_tokens(clip, features)
-        embedded = project(self.clip_model.vision, clip["visual"], tokens)
-        return embedded.astype(jnp.float32)
-
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w d"]:
-        """The patches of the last block through `ln_post` and `proj`."""
-        features = encode_image(self.clip_model, params["clip"], image).features
-        return self.embed_patches(params["clip"], features)
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options

@@ -15,11 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tcl_jax.models import flops
 from tcl_jax.models.attention import softmax_weights, weighted_values
-from tcl_jax.models.clip import encode_image
-from tcl_jax.models.dense import CroppedCLIP
+from tcl_jax.models.dense import CroppedCLIP, PatchTokens
 from tcl_jax.models.layers import Transformer, dense, layer_norm
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.vit import Features, project
+from tcl_jax.models.vit import Features
 from tcl_jax.ops.masking import l2_normalize
 
 NEIGHBOURS = 30
@@ -160,7 +159,7 @@ def attend(
     return output.astype(jnp.float32)
 
 
-class SCCLIP(CroppedCLIP):
+class SCCLIP(CroppedCLIP, PatchTokens):
     """CLIP's last block, of patches alone, on tokens that are repaired and made smooth.
 
     Outliers among the tokens that enter it are replaced; similar patches, by a middle block, are
@@ -216,15 +215,6 @@ class SCCLIP(CroppedCLIP):
         for entered in (smooth, levels[:, 1:]):
             both = both + attend(vision, params, entered, shared)
         return features.patches(aggregate(early, both))
-
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w d"]:
-        """`patch_tokens` through `ln_post` and `proj`."""
-        features = encode_image(self.clip_model, params["clip"], image).features
-        tokens = self.patch_tokens(params["clip"], features)
-        embedded = project(self.clip_model.vision, params["clip"]["visual"], tokens)
-        return embedded.astype(jnp.float32)
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options
