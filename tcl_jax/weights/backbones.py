@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tcl_jax.errors import raise_machine_fault, shorten
-from tcl_jax.files import read_json, user_path
+from tcl_jax.errors import shorten
+from tcl_jax.files import user_path
 from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.shapes import Shapes, shapes_of
@@ -22,11 +22,10 @@ from tcl_jax.weights.folders import find_weights, open_model
 from tcl_jax.weights.hub import locate_backbone
 from tcl_jax.weights.load import Source, origin_of, prepending_path
 from tcl_jax.weights.mapping import StateDict, WeightError
+from tcl_jax.weights.model_config import read_beside
 from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
 from tcl_jax.weights.text_towers import METHOD_OF, name_text_towers, read_text_towers
-
-_MAX_CONFIG = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -400,15 +399,12 @@ def _count_heads(layout: Layout, sizes: Sizes, heads: int | None, file: TensorFi
 
 def _configured_heads(file: TensorFile, layout: Layout) -> int | None:
     """The number of heads in the config file beside Hugging Face's weights."""
-    path = file.path.parent / "config.json"
-    if layout.style != "huggingface" or not path.is_file():
+    if layout.style != "huggingface":
         return None
-    try:
-        number = read_json(path, _MAX_CONFIG).get("num_attention_heads")
+
+    def read(config: Any) -> int | None:
+        number = config.get("num_attention_heads")
         return None if number is None else int(number)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise_machine_fault(f"config {str(path)!r} could not be read", error)
-        raise WeightError(
-            f"config {str(path)!r}, which lies beside the weights, cannot be used: {error}; get it "
-            "again with its weights, or take it away and give heads="
-        ) from error
+
+    path = file.path.parent / "config.json"
+    return read_beside(path, read, "take it away and give heads=")

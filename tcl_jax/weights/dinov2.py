@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from tcl_jax.weights import mapping
 from tcl_jax.weights.mapping import (
     Rule,
     StateDict,
+    all_blocks,
     block_numbers,
-    blocks_up_to_last,
     layer_norm,
     linear,
-)
+)  # fmt: skip
 
 PATCHES = "patch_embed.proj.weight"
 BLOCKS = "blocks."
@@ -66,23 +67,12 @@ def join(*tensors: np.ndarray) -> np.ndarray:
 
 def join_query_value(query: np.ndarray, value: np.ndarray) -> np.ndarray:
     """The fused bias of three of which the key has none."""
-    return np.concatenate([query, np.zeros_like(query), value])
+    return join(query, np.zeros_like(query), value)
 
 
 def without_key(bias: np.ndarray) -> np.ndarray:
     """A fused bias of three with zeros for the key, whatever was there."""
-    query, _, value = np.split(bias, 3)
-    return join_query_value(query, value)
-
-
-def first_half(tensor: np.ndarray) -> np.ndarray:
-    """Along the first axis."""
-    return np.split(tensor, 2)[0]
-
-
-def second_half(tensor: np.ndarray) -> np.ndarray:
-    """Along the first axis."""
-    return np.split(tensor, 2)[1]
+    return join_query_value(*np.split(bias, 3)[::2])
 
 
 def block(
@@ -126,9 +116,11 @@ def block(
     if there("mlp.w12.weight"):  # SwiGLU, whose first half goes through the activation function
         rules += [
             Rule(f"{mlp}.w12.{kind}", (*layer, leaf), axes, combine=half)
-            for layer, half in ((gate, first_half), (hidden, second_half))
+            for layer, half in (
+                (gate, lambda x: np.split(x, 2)[0]), (hidden, lambda x: np.split(x, 2)[1]),
+            )
             for kind, leaf, axes in (("weight", "kernel", (1, 0)), ("bias", "bias", None))
-        ]
+        ]  # fmt: skip
         return rules + linear(f"{mlp}.w3", out)
     gated = there("mlp.w1.weight")
     layers = {"w1": gate, "w2": hidden, "w3": out} if gated else {"fc1": hidden, "fc2": out}
@@ -144,9 +136,7 @@ def tower(names: Collection[str], *, key_bias: bool = True) -> list[Rule]:
     ]
     if "mask_token" in names:
         rules.append(Rule("mask_token", ("mask_token",)))
-    for i in blocks_up_to_last(names, BLOCKS):
-        rules += block(names, f"{BLOCKS}{i}", (f"blocks_{i}",), key_bias=key_bias)
-    return rules
+    return rules + all_blocks(names, BLOCKS, partial(block, names, key_bias=key_bias))
 
 
 def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes:

@@ -219,6 +219,41 @@ def _strip_wrappers(wrappers: str, name: str) -> str:
     return re.sub(rf"(?<![^.])(?:{wrappers})", "", name)
 
 
+def find_part(
+    tensors: Mapping[str, np.ndarray], prefix: str, what: str, sign: str, kept: str, missing: str
+) -> Renamed:
+    """What one sign tells, by its official names, under any prefix in a file.
+
+    Args:
+        tensors: by name, of which none is read here; others beside it are passed over.
+        prefix: of the names of the one that is meant, where there are several.
+        what: it is, for people.
+        sign, kept: patterns of a name by which it is known, and of all that belong to it.
+        missing: what is said where there is none.
+
+    Raises:
+        WeightError: if there is none, or several that the prefix does not tell apart.
+    """
+    plain = plain_names(tensors, WRAPPERS)
+    found = sorted({start for name in plain if (start := _before(sign, name)) is not None})
+    if not found:
+        raise WeightError(missing)
+    start = choose_prefix(found, prefix, what)
+    own = {x.removeprefix(start): [y] for x, y in plain.items() if x.startswith(start)}
+    return Renamed(tensors, {x: y for x, y in own.items() if re.match(kept, x)}, prefix=start)
+
+
+def holds_part(names: Iterable[str], sign: str) -> bool:
+    """Whether there is a tensor by which `find_part` begins."""
+    return any(_before(sign, name) is not None for name in names)
+
+
+def _before(sign: str, name: str) -> str | None:
+    """What stands before a sign in a name."""
+    match = re.match(rf"((?:.*\.)?){sign}", name)
+    return match[1] if match else None
+
+
 def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
     """The prefix of the model that is meant among those that are there.
 

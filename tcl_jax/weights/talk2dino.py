@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,52 +13,35 @@ from tcl_jax.models.talk2dino import init_projection
 from tcl_jax.weights.folders import find_weights, open_model
 from tcl_jax.weights.load import Source, origin_of, prepending_path
 from tcl_jax.weights.mapping import Rule, StateDict, WeightError, linear, to_params, to_state_dict
-from tcl_jax.weights.names import WRAPPERS, Renamed, choose_prefix, plain_names
+from tcl_jax.weights.names import Renamed, find_part
 
 FIRST, SECOND, OLD_SECOND = "linear_layer", "hidden_layers.0", "linear_layer2"
-_LAYER = re.compile(rf"({FIRST}|{OLD_SECOND}|hidden_layers\.\d+)\.(weight|bias)")
+SIGN = rf"{FIRST}\.weight$"
+_LAYER = rf"({FIRST}|{OLD_SECOND}|hidden_layers\.\d+)\.(weight|bias)$"
 
 RULES: list[Rule] = [*linear(FIRST, ("hidden",)), *linear(SECOND, ("out",))]
 """The official names, and the parameters of `models.talk2dino.init_projection`."""
 
 
-def holds_projection(names: Iterable[str]) -> bool:
-    """Whether there is a tensor by which `find_projection` begins."""
-    return any(f".{name}".endswith(f".{FIRST}.weight") for name in names)
-
-
 def find_projection(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Renamed:
-    """A projection by its official names, under any prefix in a file.
-
-    Args:
-        tensors: by name, of which none is read here; others beside a projection are passed over.
-            Old files call the second layer `linear_layer2`.
-        prefix: of the names of the one that is meant, where there are several.
+    """A projection, whose second layer old files call `linear_layer2`; see `names.find_part`.
 
     Raises:
-        WeightError: if there is none, several that the prefix does not tell apart, or one of
-            another number of layers.
+        WeightError: also if it has another number of layers.
     """
-    plain, sign = plain_names(tensors, WRAPPERS), f"{FIRST}.weight"
-    found = sorted(x.removesuffix(sign) for x in plain if f".{x}".endswith(f".{sign}"))
-    if not found:
-        raise WeightError(
-            f"not a projection of Talk2DINO: it has no tensor {sign}; the released ones are "
-            "vitb_mlp_infonce.pth and the like, and the towers are given apart"
-        )
-    chosen = choose_prefix(found, prefix, "projection")
-    names = {
-        short.replace(OLD_SECOND, SECOND): [theirs]
-        for name, theirs in plain.items()
-        if name.startswith(chosen) and _LAYER.fullmatch(short := name.removeprefix(chosen))
-    }
+    missing = (
+        f"not a projection of Talk2DINO: it has no tensor {FIRST}.weight; the released ones are "
+        "vitb_mlp_infonce.pth and the like, and the towers are given apart"
+    )
+    found = find_part(tensors, prefix, "projection", SIGN, _LAYER, missing)
+    names = {name.replace(OLD_SECOND, SECOND): parts for name, parts in found.names.items()}
     needed = {rule.name for rule in RULES}
     if wrong := sorted(needed ^ names.keys()):
         raise WeightError(
             f"a projection of Talk2DINO has the tensors {', '.join(sorted(needed))}, and this one "
             f"differs by {', '.join(wrong)}; choose one of two layers"
         )
-    return Renamed(tensors, names, prefix=chosen)
+    return Renamed(tensors, names, prefix=found.prefix)
 
 
 def load_projection(
@@ -69,7 +51,7 @@ def load_projection(
 
     Args:
         source: a file or folder with the official names, alone or beside the towers.
-        prefix: see `find_projection`.
+        prefix: see `names.find_part`.
         dtype: of the parameters; None keeps each tensor's own.
 
     Raises:

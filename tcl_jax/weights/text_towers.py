@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from tcl_jax.weights import dinov2, mapping, tips
 from tcl_jax.weights.folders import find_weights, open_model, trained_clip
 from tcl_jax.weights.hub import CLIP_FILES, locate_text_tower
 from tcl_jax.weights.load import Source, load_clip, origin_of, prepending_path
-from tcl_jax.weights.mapping import Rule, WeightError, blocks_up_to_last, linear
+from tcl_jax.weights.mapping import Rule, WeightError, all_blocks, linear
 from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
 from tcl_jax.weights.tensor_file import TensorFile
 
@@ -51,39 +52,27 @@ class TextTower:
 
 def flax_rules(names: Mapping[str, Any]) -> list[Rule]:
     """TIPS's text tower in Flax."""
-    blocks = "transformer.encoderblock_"
-    rules = [
+    return [
         Rule("token_emb.emb_var", ("token_embedding",)),
         *tips.layer_norm("text_encoder_norm", ("ln_final",)),
+        *all_blocks(names, "transformer.encoderblock_", partial(tips.block, names)),
     ]
-    for i in blocks_up_to_last(names, blocks):
-        rules += tips.block(names, f"{blocks}{i}", (f"blocks_{i}",))
-    return rules
 
 
 def torch_rules(names: Mapping[str, Any]) -> list[Rule]:
     """The same in PyTorch, whose blocks have the names of CLIP's."""
-    blocks = "transformer.resblocks."
-    rules = [
+    return [
         Rule("token_embedding.weight", ("token_embedding",)),
         *mapping.layer_norm("ln_final", ("ln_final",)),
+        *all_blocks(names, "transformer.resblocks.", mapping.block),
     ]
-    for i in blocks_up_to_last(names, blocks):
-        rules += mapping.block(f"{blocks}{i}", (f"blocks_{i}",))
-    return rules
 
 
 def dinotxt_rules(names: Mapping[str, Any]) -> list[Rule]:
     """dino.txt's text tower."""
-    rules = [
-        Rule("backbone.token_embedding.weight", ("token_embedding",)),
-        Rule("backbone.positional_embedding", ("positional_embedding",)),
-        *mapping.layer_norm("backbone.ln_final", ("ln_final",)),
-        Rule("head.linear_projection.weight", ("text_projection",), (1, 0)),
-    ]
-    for i in blocks_up_to_last(names, "backbone.blocks."):
-        name, path = f"backbone.blocks.{i}", (f"blocks_{i}",)
-        rules += [
+
+    def block(name: str, path: tuple[str, ...]) -> list[Rule]:
+        return [
             *mapping.layer_norm(f"{name}.attention_norm", (*path, "ln_1")),
             Rule(f"{name}.attention.qkv.weight", (*path, "attn", "in_proj", "kernel"), (1, 0)),
             *linear(f"{name}.attention.proj", (*path, "attn", "out_proj")),
@@ -91,19 +80,20 @@ def dinotxt_rules(names: Mapping[str, Any]) -> list[Rule]:
             *linear(f"{name}.feed_forward.fc1", (*path, "mlp", "c_fc")),
             *linear(f"{name}.feed_forward.fc2", (*path, "mlp", "c_proj")),
         ]
-    return rules
+
+    return [
+        Rule("backbone.token_embedding.weight", ("token_embedding",)),
+        Rule("backbone.positional_embedding", ("positional_embedding",)),
+        *mapping.layer_norm("backbone.ln_final", ("ln_final",)),
+        Rule("head.linear_projection.weight", ("text_projection",), (1, 0)),
+        *all_blocks(names, "backbone.blocks.", block),
+    ]
 
 
-def head_rules(blocks: str) -> Rules:
+def head_rules(blocks: str, names: Mapping[str, Any]) -> list[Rule]:
     """dino.txt's vision head, whose blocks are DINOv3's but for a bias of queries and others."""
-
-    def rules(names: Mapping[str, Any]) -> list[Rule]:
-        found = mapping.layer_norm("ln_final", ("ln_post",))
-        for i in blocks_up_to_last(names, blocks):
-            found += dinov2.block(names, f"{blocks}{i}", (f"blocks_{i}",))
-        return found
-
-    return rules
+    norm = mapping.layer_norm("ln_final", ("ln_post",))
+    return norm + all_blocks(names, blocks, partial(dinov2.block, names))
 
 
 TOWERS = (
@@ -118,7 +108,7 @@ TOWERS = (
     ),
     *(
         TextTower("head", "dinotxt", ("ln_final.weight", f"{blocks}0.ls1.gamma"),
-                  head_rules(blocks))
+                  partial(head_rules, blocks))
         for blocks in ("blocks.", "block_list.")
     ),
 )  # fmt: skip
