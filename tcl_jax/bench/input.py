@@ -49,7 +49,7 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
 
     from tcl_jax.data.pipeline import make_iterator
     from tcl_jax.data.sources import make_erasing, make_source, make_transform
-    from tcl_jax.data.training_examples import Incomplete
+    from tcl_jax.data.training_examples import left_out_of
     from tcl_jax.data.transforms import Compose
     from tcl_jax.parallel.cores import available_cores
     from tcl_jax.training.build import abstract_experiment
@@ -67,8 +67,8 @@ def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
     erasing = make_erasing(config.data)
     assert isinstance(transform, Compose)
     about = f"{len(source)} pairs of {source!r}"
-    if isinstance(source, Incomplete) and source.left_out:
-        about += f"; left out: {source.left_out}"
+    if left_out := left_out_of(source):
+        about += f"; left out: {left_out}"
     report = Report("input", load, flags.json, data=about, image_size=size)
     say("measuring the steps in one process")
     for row in measure_steps(source, transform, erasing, flags.seconds):
