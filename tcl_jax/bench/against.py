@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.bench.subject import NamedSubject, Subject
+from tcl_jax.bench.subject import Subject
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.files import user_path
 
@@ -164,7 +164,7 @@ class Official:
         from tcl_jax.weights.tcl import tcl_state_dict
 
         experiment, optim = subject.experiment, subject.config.optim
-        objective: Any = experiment.objective
+        objective = experiment.objective
         model, loss = objective.model, objective.weights
         sizes, layer = model.config, model.feature_layer
         # As its loader takes them.
@@ -184,7 +184,7 @@ class Official:
             },
         )  # fmt: skip
         os.unlink(file)
-        self._precision = subject.config.model.dtype
+        self._precision = subject.dtype
         return versions
 
     def write_batch(self, images: np.ndarray, **arrays: np.ndarray) -> str:
@@ -302,7 +302,7 @@ class Official:
 
 
 def open_official(
-    flags: argparse.Namespace, subject: Subject | NamedSubject
+    flags: argparse.Namespace, subject: Subject
 ) -> contextlib.AbstractContextManager[Official | None]:
     """The official code, in a context; None if it is not asked for.
 
@@ -310,7 +310,7 @@ def open_official(
         InputError: it does not run on such a device, or does not know such a CLIP, or its Python
             cannot be started.
     """
-    if flags.against is None or isinstance(subject, NamedSubject):
+    if flags.against is None or subject.experiment is None:
         return contextlib.nullcontext()
     import jax
 

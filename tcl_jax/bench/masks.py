@@ -10,13 +10,12 @@ from typing import Any
 from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
 from tcl_jax.bench.report import Report, say
 from tcl_jax.bench.subject import (
-    Subject,
     add_round_flags,
     bench_parser,
     methods_on,
     numbers,
     read_segmenting,
-)
+)  # fmt: skip
 from tcl_jax.commands import add_named_flags
 from tcl_jax.errors import InputError
 
@@ -82,7 +81,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
         return runners
 
     with open_official(flags, subject) as official:
-        if official is not None and isinstance(subject, Subject):
+        if official is not None:
             report.put("official", official.load(subject))
         agreement = {}
         cases = itertools.product(windows, flags.classes, flags.batch_sizes, PAMR[flags.pamr])

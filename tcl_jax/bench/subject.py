@@ -12,10 +12,7 @@ from tcl_jax.config_flags import add_config_flag, read_config
 from tcl_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
     from tcl_jax.inference.model import Model
-    from tcl_jax.training.build import Experiment
 
 CONFIG = "configs/tcl.py"
 """What is measured if nothing else is named."""
@@ -72,54 +69,23 @@ def add_round_flags(p: argparse.ArgumentParser, name: str, calls: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A TCL with random weights, and how it is trained."""
+    """What is measured.
 
-    experiment: Experiment
-    config: ConfigDict
-
-    @property
-    def model(self) -> Model:
-        """What segments, with the settings of the paper."""
-        from tcl_jax.inference.model import Model
-        from tcl_jax.inference.settings import default_settings
-
-        method = self.experiment.method
-        return Model(method, self.params, default_settings(method))
-
-    @property
-    def dtype(self) -> str:
-        """To compute in."""
-        return str(self.config.model.dtype)
-
-    @property
-    def params(self) -> Any:
-        """All parameters of the network, on the host."""
-        return self.experiment.join(self.experiment.params, self.experiment.frozen)
-
-    @property
-    def about(self) -> dict[str, str]:
-        """What a report says of it."""
-        variant = self.config.model.variant
-        sizes = self.config.model.weights if variant == "auto" else variant
-        return {"sizes": str(sizes), "dtype": str(self.config.model.dtype)}
-
-
-@dataclasses.dataclass(frozen=True)
-class NamedSubject:
-    """A released model, and the dtype to compute in."""
+    Attributes:
+        model: with its parameters on the host.
+        dtype: to compute in.
+        about: what a report says of it.
+        experiment, config: how it is trained; None of a released model.
+    """
 
     model: Model
     dtype: str
-
-    @property
-    def about(self) -> dict[str, str]:
-        """What a report says of it."""
-        return {"model": self.model.method.summary, "dtype": self.dtype}
+    about: dict[str, str]
+    experiment: Any = None
+    config: Any = None
 
 
-def read_segmenting(
-    flags: argparse.Namespace, rest: Sequence[str], command: str
-) -> Subject | NamedSubject:
+def read_segmenting(flags: argparse.Namespace, rest: Sequence[str], command: str) -> Subject:
     """The model of --model, or `read_subject` without it.
 
     Raises:
@@ -140,9 +106,11 @@ def read_segmenting(
             f"and alone; leave {', '.join(rest) or '--against'} out"
         )
     usual = "float32" if find_devices()[0].platform == "cpu" else "bfloat16"
+    dtype = flags.dtype or usual
     model = load_named(flags.model, flags.weights)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
-    return NamedSubject(dataclasses.replace(model, params=params), flags.dtype or usual)
+    about = {"model": model.method.summary, "dtype": dtype}
+    return Subject(dataclasses.replace(model, params=params), dtype, about)
 
 
 def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -> Subject:
@@ -161,6 +129,8 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
 
     import numpy as np
 
+    from tcl_jax.inference.model import Model
+    from tcl_jax.inference.settings import default_settings
     from tcl_jax.parallel.mesh import find_devices
     from tcl_jax.training.build import random_experiment
     from tcl_jax.training.check import check_config
@@ -175,7 +145,11 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
     experiment = random_experiment(config)
     for layer in experiment.params["grounder"]["decoder"].values():
         layer["gate"] = np.float32(GATE)
-    return Subject(experiment, config)
+    method, given, dtype = experiment.method, config.model, str(config.model.dtype)
+    params = experiment.join(experiment.params, experiment.frozen)
+    sizes = given.weights if given.variant == "auto" else given.variant
+    model = Model(method, params, default_settings(method))
+    return Subject(model, dtype, {"sizes": str(sizes), "dtype": dtype}, experiment, config)
 
 
 def methods_on(model: Model, names: str) -> list[Model]:

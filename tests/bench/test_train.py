@@ -101,7 +101,7 @@ def test_the_official_code_is_timed_in_turn_once_results_agree(
 def test_weights_are_random_and_of_float16(folder: Path) -> None:
     flags = [f"--config={tiny_config_file(folder)}", "--dtype=bfloat16"]
     random = read_subject(*bench_parser("train", None, 0.0).parse_known_args(flags), "train")
-    for tensor in jax.tree.leaves(random.params):
+    for tensor in jax.tree.leaves(random.model.params):
         np.testing.assert_array_equal(tensor, tensor.astype(np.float16))
     assert random.experiment.params["grounder"]["decoder"]["convs_0_0"]["gate"] == GATE
     assert random.about == {"sizes": "custom", "dtype": "bfloat16"}
