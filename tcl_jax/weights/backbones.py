@@ -40,7 +40,6 @@ class Layout:
         sizes: what shapes say, by the names that `to_params` takes.
         to_params: parameters of the tower.
         parts: of names, and what they are replaced by to be those that `to_params` takes.
-        finish: what is left of that.
     """
 
     family: str
@@ -50,7 +49,6 @@ class Layout:
     sizes: Callable[[Mapping[str, Any]], Sizes]
     to_params: Callable[[StateDict, Sizes, int, Any], dict[str, Any]]
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    finish: Callable[[Mapping[str, str]], dict[str, str]] = dict
 
     def rename(self, names: Mapping[str, str]) -> dict[str, str]:
         """The names that `to_params` takes, and the whole name of each."""
@@ -59,7 +57,7 @@ class Layout:
             for theirs, ours in self.parts.items():
                 name = name.replace(theirs, ours)
             renamed[name] = whole
-        return self.finish(renamed)
+        return renamed
 
 
 _OWN = (dinov2.PATCHES, "blocks.0.ls1.gamma")
@@ -86,7 +84,7 @@ LAYOUTS = (
     Layout("dinov3", "dinov3", (*_OWN, "storage_tokens"), ("pos_embed",),
            dinov3.sizes, dinov3.to_params),
     Layout("dinov3", "huggingface", (f"{_HF}.weight", "embeddings.register_tokens"), (),
-           dinov3.sizes, dinov3.to_params, dinov3.HUGGING_FACE, dinov3.from_hugging_face),
+           dinov3.sizes, dinov3.to_params, dinov3.HUGGING_FACE),
     Layout("tips", "flax", (tips.PATCHES, f"{tips.TOKENS}.cls"), (), tips.sizes, tips.to_params),
     Layout("tips", "pytorch", (dinov2.PATCHES, "pos_embed", "register_tokens"), (),
            tips.torch_sizes, tips.torch_to_params),

@@ -22,7 +22,7 @@ from tcl_jax.weights.mapping import (
     block_numbers,
     layer_norm,
     linear,
-)  # fmt: skip
+)
 
 PATCHES = "patch_embed.proj.weight"
 BLOCKS = "blocks."
@@ -35,6 +35,9 @@ HUGGING_FACE_BLOCK = {
     ".attention.o_proj.": ".attn.proj.",
     ".layer_scale1.lambda1": ".ls1.gamma",
     ".layer_scale2.lambda1": ".ls2.gamma",
+    ".mlp.gate_proj.": ".mlp.w1.",
+    ".mlp.up_proj.": ".mlp.w2.",  # of DINOv3 also where nothing is gated
+    ".mlp.down_proj.": ".mlp.w3.",
 }  # fmt: skip
 """Parts of `transformers`' names in blocks, of its version 4 and of version 5, and the authors'."""
 
@@ -46,9 +49,6 @@ HUGGING_FACE = {
     "layernorm.": "norm.",
     ".mlp.weights_in.": ".mlp.w12.",
     ".mlp.weights_out.": ".mlp.w3.",
-    ".mlp.gate_proj.": ".mlp.w1.",  # in memory of version 5
-    ".mlp.up_proj.": ".mlp.w2.",
-    ".mlp.down_proj.": ".mlp.w3.",
     **HUGGING_FACE_BLOCK,
     "layers.": BLOCKS,  # from here on of `ViTModel`; these in memory of version 5
     ".layernorm_before.": ".norm1.",
@@ -122,8 +122,9 @@ def block(
             for kind, leaf, axes in (("weight", "kernel", (1, 0)), ("bias", "bias", None))
         ]  # fmt: skip
         return rules + linear(f"{mlp}.w3", out)
-    gated = there("mlp.w1.weight")
-    layers = {"w1": gate, "w2": hidden, "w3": out} if gated else {"fc1": hidden, "fc2": out}
+    layers = {"w1": gate} if there("mlp.w1.weight") else {}
+    first, second = ("w2", "w3") if there("mlp.w2.weight") else ("fc1", "fc2")
+    layers |= {first: hidden, second: out}
     return rules + [rule for x, layer in layers.items() for rule in linear(f"{mlp}.{x}", layer)]
 
 
@@ -151,13 +152,9 @@ def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes
             axes, or positions are not those of a square grid.
     """
     kernel = specs[PATCHES].shape
-    mlp = f"{BLOCKS}0.mlp"
-    fused, gate, plain = (f"{mlp}.{layer}.weight" for layer in ("w12", "w1", "fc1"))
-    gated = fused in specs or gate in specs
-    if fused in specs:
-        hidden = specs[fused].shape[0] // 2
-    else:
-        hidden = specs[gate if gated else plain].shape[0]
+    names = [f"{BLOCKS}0.mlp.{layer}.weight" for layer in ("w12", "w1", "w2", "fc1")]
+    first = next((name for name in names if name in specs), names[-1])
+    fused, gated = first == names[0], first in names[:2]
     positions = specs["pos_embed"].shape[-2] if "pos_embed" in specs else 0
     if positions and math.isqrt(positions - 1) ** 2 != positions - 1:
         raise ValueError(
@@ -166,7 +163,7 @@ def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes
     return Sizes(
         width=kernel[0],
         depth=len(block_numbers(specs, BLOCKS)),
-        hidden=hidden,
+        hidden=specs[first].shape[0] // (2 if fused else 1),
         patch=kernel[-1],
         registers=specs[registers].shape[-2] if registers in specs else 0,
         positions=positions,
