@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tcl_jax.bench.subject import Subject
 from tcl_jax.errors import InputError, RunError
@@ -79,7 +79,8 @@ def prepare_against(flags: argparse.Namespace) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
-class Official:
+@contextlib.contextmanager
+def start_official(path: str, python: str, device: str) -> Iterator[Official]:
     """The official code in a process of its own, which the end of the context ends.
 
     Args:
@@ -90,43 +91,38 @@ class Official:
     Raises:
         InputError: `python` cannot be started.
     """
-
-    def __init__(self, path: str, python: str, device: str) -> None:
-        with contextlib.ExitStack() as stack:
-            temporary = tempfile.TemporaryDirectory(prefix="tcl_bench_")
-            self._folder = Path(stack.enter_context(temporary))
-            self._log = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
-            root = user_path(path).absolute()
-            program = [os.path.expanduser(python), str(ADAPTER)]
+    with (
+        tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder,
+        tempfile.TemporaryFile("w+", errors="replace") as log,
+    ):
+        program = [os.path.expanduser(python), str(ADAPTER), f"--path={user_path(path).absolute()}"]
+        pipe = subprocess.PIPE
+        try:
+            process = subprocess.Popen(
+                [*program, f"--device={device}"],
+                stdin=pipe, stdout=pipe, stderr=log, text=True, encoding="utf-8",
+            )  # fmt: skip
+        except OSError as error:
+            raise InputError(
+                f"--against_python={python!r} cannot be started ({error.strerror}); give the "
+                "Python of an environment with PyTorch and what else the official code imports"
+            ) from error
+        try:
+            yield Official(process, Path(folder), log)
+        finally:
             try:
-                self._process = subprocess.Popen(
-                    [*program, f"--path={root}", f"--device={device}"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._log,
-                    text=True,
-                    encoding="utf-8",
-                )
-            except OSError as error:
-                raise InputError(
-                    f"--against_python={python!r} cannot be started ({error.strerror}); give the "
-                    "Python of an environment with PyTorch and what else the official code imports"
-                ) from error
-            self._opened = stack.pop_all()
-        self._precision = "float32"
-
-    def __enter__(self) -> Official:
-        """Returns itself."""
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Ends the process, which does so by itself once there are no more requests."""
-        with self._opened:
-            try:
-                self._process.communicate(timeout=20)
+                process.communicate(timeout=20)  # it ends once there are no more requests
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                process.kill()
+                process.wait()
+
+
+class Official:
+    """The official code in its process, see `start_official`; files go to the folder."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path, log: IO[str]) -> None:
+        self._process, self._folder, self._log = process, folder, log
+        self._precision = "float32"
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Sends a request, the name of a method of `OfficialModel`, and waits for its answer.
@@ -269,8 +265,8 @@ class Official:
             row: dict[str, Any] = {"what": what, "variant": variant}
             here, there = [], []
             try:
-                how = {"precision": self._precision, "compiled": VARIANTS[variant]}
-                self.ask("prepare", **request, **how)
+                compiled = VARIANTS[variant]
+                self.ask("prepare", **request, precision=self._precision, compiled=compiled)
                 first = self.ask("run", calls=warm_up)["seconds"]
                 for _ in range(rounds):
                     here.append(run(calls) / calls)
@@ -284,14 +280,11 @@ class Official:
             ratios = [b / a for a, b in zip(here, there, strict=True)]
             yield {
                 **row,
-                "seconds": statistics.median(here),
-                "official_seconds": statistics.median(there),
-                "ratio": statistics.median(ratios),
-                "lowest": min(ratios),
-                "highest": max(ratios),
+                "seconds": statistics.median(here), "official_seconds": statistics.median(there),
+                "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
                 "official_first_seconds": first,
                 "official_peak_bytes": self.ask("release")["peak_bytes"],
-            }
+            }  # fmt: skip
 
     def _write(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
         import numpy as np
@@ -319,4 +312,4 @@ def open_official(
         raise InputError(f"--against needs a CPU or a GPU for PyTorch; this is a {platform}")
     if subject.experiment.objective.model.config.activation != "quick_gelu":
         raise InputError("--against: the official code knows CLIPs with quick_gelu alone")
-    return Official(flags.against, flags.against_python, PLATFORMS[platform])
+    return start_official(flags.against, flags.against_python, PLATFORMS[platform])

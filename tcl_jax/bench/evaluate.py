@@ -69,15 +69,11 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
             evaluate(evaluator, benchmark, examples, texts)
             seconds = time.perf_counter() - start
             sliding = protocol.sliding_window(benchmark, (HEIGHT, WIDTH), method.patch_size)
-            row = {
-                "classes": classes,
-                "batch_size": batch,
-                "images": flags.images,
+            report.add("evaluation", {
+                "classes": classes, "batch_size": batch, "images": flags.images,
                 "windows_per_image": len(sliding.windows),
-                "images_per_second": flags.images / seconds,
-                "peak_bytes": peak_bytes(devices),
-            }
-            report.add("evaluation", row)
+                "images_per_second": flags.images / seconds, "peak_bytes": peak_bytes(devices),
+            })  # fmt: skip
     report.print_tables()
 
 

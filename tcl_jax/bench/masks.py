@@ -15,7 +15,7 @@ from tcl_jax.bench.subject import (
     methods_on,
     numbers,
     read_segmenting,
-)  # fmt: skip
+)
 from tcl_jax.commands import add_named_flags
 from tcl_jax.errors import InputError
 

@@ -19,7 +19,7 @@ from tcl_jax.data.transforms import (
     HorizontalFlip,
     RandomResizedCrop,
     Transform,
-)  # fmt: skip
+)
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.shapes.source import ShapesSource
 
