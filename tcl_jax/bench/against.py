@@ -84,8 +84,6 @@ def start_official(path: str, python: str, device: str) -> Iterator[Official]:
     """The official code in a process of its own, which the end of the context ends.
 
     Args:
-        path: the checkout of the official code.
-        python: the Python that has its packages.
         device: "cpu" or "cuda".
 
     Raises:
@@ -195,7 +193,6 @@ class Official:
 
         Args:
             ours: numbers, or masks [b, h, w, n], by the names that `OfficialModel` gives theirs.
-            what: is compared, in words.
             request: of `OfficialModel.prepare`.
 
         Returns:
@@ -244,7 +241,6 @@ class Official:
         """Times both in alternation, against each of `VARIANTS` (on a CPU as published alone).
 
         Args:
-            what: is timed, in words.
             request: of `OfficialModel.prepare`.
             run: seconds that so many calls take here, once warm.
             calls, rounds, warm_up: as of `timing.Runner.measure`.

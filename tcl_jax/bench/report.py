@@ -35,8 +35,6 @@ def not_final(load: float, cores: int, platform: str) -> str:
 
     Args:
         load: programs that wanted to run in the minute before the start, on average.
-        cores: of the host.
-        platform: of the devices, as JAX calls it.
     """
     limit = IDLE if platform == "cpu" else cores / 2
     if load < limit:
@@ -51,11 +49,8 @@ class Report:
     """The figures of a command, which are written to its file as soon as they are known.
 
     Args:
-        command: after `bench`.
-        load: of the machine before the start.
         file: for the figures as JSON; None: no file.
         devices: that are measured; none: the host alone.
-        about: what is measured.
     """
 
     def __init__(

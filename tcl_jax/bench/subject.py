@@ -120,7 +120,6 @@ def read_subject(flags: argparse.Namespace, rest: Sequence[str], command: str) -
 
     Args:
         flags, rest: of `bench_parser`; the rest are overrides of the config.
-        command: after `bench`.
 
     Raises:
         InputError: if the config cannot be used.
@@ -159,7 +158,6 @@ def methods_on(model: Model, names: str) -> list[Model]:
     CLIP's with the patches of DINO B/8, CLIP-DINOiser's head has as many channels as the released.
 
     Args:
-        model: what is measured.
         names: keys of `METHODS`, separated by commas, or "all".
 
     Raises:

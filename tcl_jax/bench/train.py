@@ -117,10 +117,8 @@ def step_runner(
     """The training step of a phase (1 or 2) on one batch; a call gives (state, failure, metrics).
 
     Args:
-        subject: what is trained.
         batch: rows on the host, as `objectives.Batch`.
         phase: 1, the head trains, or 2, the grounder's copies of CLIP's blocks train, too.
-        mesh: the devices.
         exact: in float32, and in one part whatever the config says.
     """
     import jax

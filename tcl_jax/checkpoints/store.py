@@ -43,7 +43,6 @@ class Restored:
     """One step read back.
 
     Attributes:
-        step: the step it was saved at.
         state: as `abstract_state`, with jax.Array leaves in the shardings asked for.
         data_state: what this process gave to `save`, through JSON (tuples are lists now); of
             another number of processes what all of them gave, or None, with a warning, if they
@@ -172,7 +171,6 @@ class CheckpointStore:
 
         Args:
             abstract_state: tree of jax.ShapeDtypeStruct with shardings.
-            step: the step to read.
 
         Raises:
             CheckpointError: there is no such step; it is damaged; or leaves, shapes or dtypes

@@ -164,7 +164,6 @@ class LoadedBackbone:
 
         Args:
             needed: its towers, in so far as they are needed; (): all.
-            fields: further ones of the method.
 
         Raises:
             WeightError: if a tower that it needs is not there.
@@ -284,7 +283,6 @@ def find_backbone(
     """The vision tower in a file, of which no large tensor is read.
 
     Args:
-        file: its tensors.
         family, heads, prefix: as in `load_backbone`.
 
     Raises:

@@ -84,8 +84,6 @@ def block(
         names: of all tensors of the tower. What a block may lack, or have in another form, is
             told by what any of its blocks has.
         name: of the block, without the last dot.
-        path: of its parameters.
-        key_bias: whether keys have a bias.
     """
     before = name.rpartition(".")[0]  # of all its blocks
 
@@ -178,8 +176,6 @@ def to_params(
 
     Args:
         tensors: by the authors' names, or those of Hugging Face with `HUGGING_FACE` replaced.
-        found: its `sizes`.
-        heads: of the attention.
         dtype: of the parameters; None keeps each tensor's own.
     """
     rules = [

@@ -51,9 +51,6 @@ def locate_clip(name: str) -> Path:
     Hugging Face hub, and is downloaded there otherwise. OpenAI's own .pt files and those of the hub
     must have the published SHA-256.
 
-    Args:
-        name: a path (~ is the home directory) or a name.
-
     Raises:
         WeightError: if there is no such file or name, the download fails, or the file has another
             SHA-256 than the published one; says which file to put where.
@@ -113,8 +110,6 @@ def _from_hub(what: str, file: HubFile, instead: str) -> Path:
     Where the repository has the same in several files, it is their index, with them beside it.
 
     Args:
-        what: the weights, for people.
-        file: where it is.
         instead: what to do where the download fails, as the end of a sentence.
     """
     import huggingface_hub
@@ -160,9 +155,6 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
 
     "official" is tcl.pth in the folder weights/ of the working directory, or in the cache of this
     user (~/.cache/tcl_jax/weights), where it is downloaded to otherwise.
-
-    Args:
-        source: a path (~ is the home directory) or "official".
 
     Raises:
         WeightError: if there is no such file, or the download fails; says which file to put where.
@@ -225,9 +217,6 @@ def locate_backbone(source: str | os.PathLike[str]) -> Path:
     under the name that the file has at its address or that its repository has on the Hugging Face
     hub (a folder, or with .safetensors), then in the cache of this user or of the hub, and is
     downloaded there otherwise. No hashes of these files are known, so none are checked.
-
-    Args:
-        source: a path (~ is the home directory) or a name.
 
     Raises:
         WeightError: if there is no such file or name, or the download fails; says which file to
@@ -305,7 +294,6 @@ def locate_supplied(part: str, what: str, names: Sequence[str], where: str) -> P
 
     Args:
         part: of the model, as --weights names it.
-        what: the weights, for people.
         names: any of which the file may have.
         where: why, and where it is, as the second half of a sentence.
 
@@ -329,7 +317,6 @@ def _from_addresses(what: str, addresses: Sequence[str], names: Sequence[str] = 
     """A file in the folder of weights or this user's cache, where it is downloaded to otherwise.
 
     Args:
-        what: the weights, for people.
         addresses: any of which may have it.
         names: that it is looked for by, one for each; those at the addresses if there are none.
     """

@@ -178,7 +178,6 @@ def to_params(
     """Parameter tree of a state dict.
 
     Args:
-        rules: the mapping.
         state_dict: name -> tensor, any floating dtype; other names in it are ignored.
         template: tree of anything with a `.shape`, what the model expects.
         dtype: of the result; None keeps each tensor's own.

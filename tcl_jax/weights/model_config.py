@@ -26,7 +26,6 @@ def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
     do not tell it: OpenAI's models have "quick_gelu", most others "gelu".
 
     Args:
-        path: of the weights.
         style: of their names, from `to_openai_names`.
 
     Returns:
@@ -53,7 +52,6 @@ def read_beside(path: Path, read: Callable[[Any], T], instead: str) -> T | None:
     """What is read of the content of a config file beside weights; None if there is no file.
 
     Args:
-        path: of the file.
         read: of its content; may raise as Python does of values of other kinds.
         instead: what to do, as the end of a sentence, where another file cannot be got.
 

@@ -86,7 +86,6 @@ class Renamed(LazyTensors):
     """Tensors under other names; each is read when it is asked for, and not kept.
 
     Args:
-        source: the tensors.
         parts: of each new name, the names in `source` to join along the first axis; of none, the
             tensor is that of `_START`.
         transposed: new names of matrices to transpose.
@@ -227,7 +226,6 @@ def find_part(
     Args:
         tensors: by name, of which none is read here; others beside it are passed over.
         prefix: of the names of the one that is meant, where there are several.
-        what: it is, for people.
         sign, kept: patterns of a name by which it is known, and of all that belong to it.
         missing: what is said where there is none.
 
@@ -261,7 +259,6 @@ def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
         found: prefixes with their dots, without the parts of wrappers; "" is none.
         asked: the prefix, or its beginning, with or without the last dot; "." for none and "" if
             nothing was asked. Where there is but one model, it need not fit.
-        what: kind of the models.
 
     Raises:
         WeightError: if several are meant, or none of several.

@@ -71,12 +71,7 @@ def load_projection(
 
 
 def projection_params(tensors: StateDict, dtype: Any = np.float32) -> dict[str, Any]:
-    """Parameters of a projection of any widths from its official names; see `to_params`.
-
-    Args:
-        tensors: as `find_projection` gives them.
-        dtype: of the result; None keeps each tensor's own.
-    """
+    """Parameters of a projection of any widths from its official names; see `to_params`."""
     shape = getattr(tensors, "specs", tensors)[f"{FIRST}.weight"].shape
     if len(shape) != 2:
         raise WeightError(f"tensor {FIRST}.weight has the shape {tuple(shape)}, and not two axes")

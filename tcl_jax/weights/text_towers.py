@@ -189,8 +189,6 @@ class LoadedTexts:
     """A text tower for its own sake.
 
     Attributes:
-        encoder: its settings.
-        params: nested dict of arrays.
         origin: where they are from, see `load.Pretrained.origin`, and the `folder` of the file.
     """
 
