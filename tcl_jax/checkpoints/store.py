@@ -166,18 +166,18 @@ class CheckpointStore:
                 f"{why_unwritten(error)} The steps before it are as they were."
             ) from error
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
-        """Reads a step, without `step` the newest, into the given shardings.
+    def restore(self, abstract_state: Any) -> Restored:
+        """Reads the newest step into the given shardings.
 
         Args:
             abstract_state: tree of jax.ShapeDtypeStruct with shardings.
 
         Raises:
-            CheckpointError: there is no such step; it is damaged; or leaves, shapes or dtypes
-                differ, which are then named.
+            CheckpointError: there is none; it is damaged; or leaves, shapes or dtypes differ,
+                which are then named.
             RunError: it cannot be read for a reason that is not the files'.
         """
-        path = step_path(self.directory, self.steps(), step)
+        path = step_path(self.directory, self.steps())
         wanted = _by_path(abstract_state)
 
         def read() -> dict[str, Any]:
@@ -212,7 +212,7 @@ class CheckpointStore:
             logging.error("%s", failure)
 
 
-def step_path(directory: Path, steps: list[int], step: int | None) -> Path:
+def step_path(directory: Path, steps: list[int], step: int | None = None) -> Path:
     """Where a step is, or without one the newest of those that are there.
 
     Raises:

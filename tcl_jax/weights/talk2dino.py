@@ -44,15 +44,12 @@ def find_projection(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Rena
     return Renamed(tensors, names, prefix=found.prefix)
 
 
-def load_projection(
-    source: Source, prefix: str = "", dtype: Any = np.float32
-) -> tuple[dict[str, Any], dict[str, str]]:
+def load_projection(source: Source, prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
     """A projection of any widths, and where it is from as in `load.Pretrained`.
 
     Args:
         source: a file or folder with the official names, alone or beside the towers.
         prefix: see `names.find_part`.
-        dtype: of the parameters; None keeps each tensor's own.
 
     Raises:
         InputError: if the file is missing, damaged, or holds no projection.
@@ -66,17 +63,16 @@ def load_projection(
     path = find_weights(path)
     with open_model(path) as file, prepending_path(path):
         tensors = find_projection(file, prefix)
-        params = projection_params(tensors, dtype)
-        return params, origin_of(file, "talk2dino", tensors.prefix)
+        return projection_params(tensors), origin_of(file, "talk2dino", tensors.prefix)
 
 
-def projection_params(tensors: StateDict, dtype: Any = np.float32) -> dict[str, Any]:
+def projection_params(tensors: StateDict) -> dict[str, Any]:
     """Parameters of a projection of any widths from its official names; see `to_params`."""
     shape = getattr(tensors, "specs", tensors)[f"{FIRST}.weight"].shape
     if len(shape) != 2:
         raise WeightError(f"tensor {FIRST}.weight has the shape {tuple(shape)}, and not two axes")
     shapes = jax.eval_shape(lambda key: init_projection(key, shape[1], shape[0]), jax.random.key(0))
-    return to_params(RULES, tensors, shapes, dtype)
+    return to_params(RULES, tensors, shapes)
 
 
 def projection_state_dict(projection: Any) -> dict[str, np.ndarray]:

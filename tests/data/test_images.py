@@ -23,17 +23,10 @@ from tcl_jax.errors import InputError, RunError
 from tests.data.shards import encode
 
 FORMATS = {
-    "JPEG": {"quality": 90},
-    "PNG": {},
-    "WEBP": {"lossless": True},
-    "TIFF": {"compression": "tiff_lzw"},
-    "BMP": {},
-    "GIF": {},
-    "AVIF": {"quality": 90},
-    "JPEG2000": {},
-    "PPM": {},
-    "QOI": {},
-}
+    "JPEG": {"quality": 90}, "PNG": {}, "WEBP": {"lossless": True},
+    "TIFF": {"compression": "tiff_lzw"}, "BMP": {}, "GIF": {}, "AVIF": {"quality": 90},
+    "JPEG2000": {}, "PPM": {}, "QOI": {},
+}  # fmt: skip
 MARKER = np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[9, 9, 9], [99, 99, 99], [200] * 3]])
 
 

@@ -18,20 +18,15 @@ from tcl_jax.plan import __main__ as plan
 ROOT = Path(__file__).parent.parent.parent
 TCL = f"--config={ROOT / 'configs/tcl.py'}"
 SHAPES = f"--config={ROOT / 'configs/shapes.py'}"
-SMALL = {
-    "model.weights": "'there/is/none.safetensors'",
-    "model.variant": "custom",
-    "model.sizes.embed_dim": 16,
-    "model.sizes.resolution": 32,
-    "model.sizes.patch_size": 8,
-    "model.sizes.text_width": 64,
-    "model.sizes.context_length": 32,
-    "model.sizes.vision_width": 64,
-    "model.sizes.vision_layers": 2,
-    "model.sizes.text_layers": 1,
-    "train.global_batch_size": 8,
-}
-FLAGS = [SHAPES, *(f"--config.{name}={value}" for name, value in SMALL.items())]
+SIZES = {
+    "embed_dim": 16, "resolution": 32, "patch_size": 8, "text_width": 64, "context_length": 32,
+    "vision_width": 64, "vision_layers": 2, "text_layers": 1,
+}  # fmt: skip
+FLAGS = [
+    SHAPES, "--config.model.weights='there/is/none.safetensors'", "--config.model.variant=custom",
+    "--config.train.global_batch_size=8",
+    *(f"--config.model.sizes.{name}={value}" for name, value in SIZES.items()),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
