@@ -23,7 +23,7 @@ from tcl_jax.weights.hub import locate_backbone
 from tcl_jax.weights.load import Source, origin_of, prepending_path
 from tcl_jax.weights.mapping import StateDict, WeightError
 from tcl_jax.weights.model_config import read_beside
-from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
+from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names, starts_of
 from tcl_jax.weights.tensor_file import TensorFile
 from tcl_jax.weights.text_towers import METHOD_OF, name_text_towers, read_text_towers
 
@@ -354,14 +354,8 @@ def _find_layouts(
     plain = dotted_names(file.names)
     fitting: dict[str, list[Layout]] = {}
     for layout in layouts:
-        for name in plain:
-            start = name.removesuffix(layout.signs[0])
-            if (
-                f".{name}".endswith(f".{layout.signs[0]}")
-                and all(f"{start}{sign}" in plain for sign in layout.signs)
-                and not any(f"{start}{sign}" in plain for sign in layout.without)
-            ):
-                fitting.setdefault(start, []).append(layout)
+        for start in starts_of(plain, layout.signs, layout.without):
+            fitting.setdefault(start, []).append(layout)
     return plain, fitting
 
 

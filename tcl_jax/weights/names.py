@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +216,17 @@ def dotted_names(names: Iterable[str]) -> dict[str, str]:
 
 def _strip_wrappers(wrappers: str, name: str) -> str:
     return re.sub(rf"(?<![^.])(?:{wrappers})", "", name)
+
+
+def starts_of(names: Collection[str], signs: Sequence[str], without: Sequence[str]) -> list[str]:
+    """Prefixes under which names with dots have all of these signs, and none of the others."""
+    starts = [x.removesuffix(signs[0]) for x in names if f".{x}".endswith(f".{signs[0]}")]
+    return [
+        start
+        for start in starts
+        if all(start + sign in names for sign in signs)
+        and not any(start + sign in names for sign in without)
+    ]
 
 
 def find_part(

@@ -25,7 +25,7 @@ from tcl_jax.weights.folders import find_weights, open_model, trained_clip
 from tcl_jax.weights.hub import CLIP_FILES, locate_text_tower
 from tcl_jax.weights.load import Source, load_clip, origin_of, prepending_path
 from tcl_jax.weights.mapping import Rule, WeightError, all_blocks, linear
-from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
+from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names, starts_of
 from tcl_jax.weights.tensor_file import TensorFile
 
 Rules = Callable[[Mapping[str, Any]], list[Rule]]
@@ -38,16 +38,16 @@ class TextTower:
     Attributes:
         part: key of its parameters, "text" or "head".
         method: the method in `models.methods.METHODS` that it is of.
-        signs: two names that all have.
+        signs: names that all have.
         rules: of names without their prefix.
-        without: a name that none has, as a CLIP would; "": any may be there.
+        without: names that none has, as a CLIP would.
     """
 
     part: str
     method: str
-    signs: tuple[str, str]
+    signs: tuple[str, ...]
     rules: Rules
-    without: str = ""
+    without: tuple[str, ...] = ()
 
 
 def flax_rules(names: Mapping[str, Any]) -> list[Rule]:
@@ -100,7 +100,7 @@ TOWERS = (
     TextTower("text", "tips", ("token_emb.emb_var", "text_encoder_norm.scale"), flax_rules),
     TextTower(
         "text", "tips", ("token_embedding.weight", "transformer.resblocks.0.ln_1.weight"),
-        torch_rules, "positional_embedding",
+        torch_rules, ("positional_embedding",),
     ),
     TextTower(
         "text", "dinotxt", ("backbone.token_embedding.weight", "head.linear_projection.weight"),
@@ -120,15 +120,8 @@ METHOD_OF = {"tips": "tips", "dinov3": "dinotxt", "dinov2-reg": "dinotxt"}
 
 def find_text_towers(names: Collection[str]) -> dict[TextTower, list[str]]:
     """Rows of `TOWERS` that names with dots are of, and the prefixes of each."""
-    found: dict[TextTower, list[str]] = {}
-    for tower in TOWERS:
-        first, second = tower.signs
-        for name in names:
-            start = name.removesuffix(first)
-            there = f".{name}".endswith(f".{first}") and start + second in names
-            if there and not (tower.without and start + tower.without in names):
-                found.setdefault(tower, []).append(start)
-    return found
+    found = {tower: starts_of(names, tower.signs, tower.without) for tower in TOWERS}
+    return {tower: starts for tower, starts in found.items() if starts}
 
 
 def name_text_towers(plain: Collection[str]) -> str:
