@@ -19,14 +19,16 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import jax
+import numpy as np
 
 from tcl_jax.bench.subject import Subject
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.files import user_path
-
-if TYPE_CHECKING:
-    import numpy as np
+from tcl_jax.weights.clip import clip_state_dict
+from tcl_jax.weights.tcl import tcl_state_dict
 
 TOLERANCE = 1e-4
 """Largest difference of float32 results: relative for loss terms, absolute for masks in [0, 1]."""
@@ -43,40 +45,6 @@ _SHOWN_LINES = 12
 
 class OfficialFailed(RunError):
     """The official code, or its Python, could not do what it was asked."""
-
-
-def add_against_flags(p: argparse.ArgumentParser) -> None:
-    """--against and what belongs to it."""
-    group = p.add_argument_group("beside the official PyTorch code")
-    group.add_argument(
-        "--against",
-        metavar="PATH",
-        help="a checkout of the official code; its float32 results are compared first, then both "
-        "are timed in alternation on the first device, in one precision (there by autocast)",
-    )
-    group.add_argument(
-        "--against_python",
-        metavar="FILE",
-        default="python3",
-        help="the Python that has PyTorch and the official code's packages (default python3)",
-    )
-
-
-def prepare_against(flags: argparse.Namespace) -> None:
-    """What must be done before JAX starts.
-
-    Raises:
-        InputError: --against is no checkout.
-    """
-    if flags.against is None:
-        return
-    if not (user_path(flags.against) / "models/tcl/tcl.py").is_file():
-        raise InputError(
-            f"--against={flags.against!r} is no checkout of the official code: it has no "
-            "models/tcl/tcl.py. Get it with `git clone https://github.com/kakaobrain/tcl`"
-        )
-    # Both processes need memory of one GPU, of which JAX would take most at once.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 @contextlib.contextmanager
@@ -152,11 +120,6 @@ class Official:
 
     def load(self, subject: Subject) -> dict[str, Any]:
         """Gives it a subject's weights and precision; returns its versions."""
-        import numpy as np
-
-        from tcl_jax.weights.clip import clip_state_dict
-        from tcl_jax.weights.tcl import tcl_state_dict
-
         experiment, optim = subject.experiment, subject.config.optim
         objective = experiment.objective
         model, loss = objective.model, objective.weights
@@ -183,8 +146,6 @@ class Official:
 
     def write_batch(self, images: np.ndarray, **arrays: np.ndarray) -> str:
         """Writes normalised images [b, h, w, 3] and what belongs to them; returns the file."""
-        import numpy as np
-
         image = np.ascontiguousarray(np.moveaxis(images, -1, 1))
         return self._write("batch", {"image": image, **arrays})
 
@@ -201,8 +162,6 @@ class Official:
         Raises:
             RunError: if one is beyond its tolerance; names those that are.
         """
-        import numpy as np
-
         output, differences, wrong = self._folder / "results.npz", {}, []
         self.ask("prepare", **request, precision="float32", compiled=False)
         self.ask("compare", output=str(output))
@@ -254,8 +213,6 @@ class Official:
         Raises:
             OfficialFailed: its process ended.
         """
-        import jax
-
         # On a CPU compiling takes it minutes.
         for variant in ["eager"] if jax.default_backend() == "cpu" else VARIANTS:
             row: dict[str, Any] = {"what": what, "variant": variant}
@@ -283,8 +240,6 @@ class Official:
             }  # fmt: skip
 
     def _write(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
-        import numpy as np
-
         file = self._folder / f"{name}.npz"
         np.savez(file, **arrays)  # type: ignore[arg-type]
         return str(file)
@@ -301,8 +256,6 @@ def open_official(
     """
     if flags.against is None or subject.experiment is None:
         return contextlib.nullcontext()
-    import jax
-
     platform = jax.default_backend()
     if platform not in PLATFORMS:
         raise InputError(f"--against needs a CPU or a GPU for PyTorch; this is a {platform}")

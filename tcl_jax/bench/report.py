@@ -6,13 +6,12 @@ import contextlib
 import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jax
 
 from tcl_jax.files import write_json
 from tcl_jax.parallel.cores import available_cores
-
-if TYPE_CHECKING:
-    import jax
 
 IDLE = 0.3
 """Load of a machine below which times on its CPU are final."""
@@ -100,8 +99,6 @@ class Report:
     @contextlib.contextmanager
     def skip_too_large(self, what: str) -> Iterator[None]:
         """Goes on where the devices' memory does not hold something, and says so."""
-        import jax
-
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
