@@ -6,6 +6,7 @@ kind has, end the names of its tensors, and what stands before them is its prefi
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -82,45 +83,40 @@ _START = {"logit_scale": np.array(INITIAL_LOGIT_SCALE, np.float32)}
 """What a CLIP begins with and does not need to make masks; its two towers alone lack it."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Renamed(LazyTensors):
     """Tensors under other names; each is read when it is asked for, and not kept.
 
-    Args:
-        parts: of each new name, the names in `source` to join along the first axis; of none, the
+    Attributes:
+        names: of each new name, the names in `source` to join along the first axis; of none, the
             tensor is that of `_START`.
         transposed: new names of matrices to transpose.
         prefix: under which they were found, with the dot; see `choose_prefix`.
     """
 
-    def __init__(
-        self,
-        source: Mapping[str, np.ndarray],
-        parts: Parts,
-        transposed: frozenset[str] = frozenset(),
-        prefix: str = "",
-    ) -> None:
-        self._source, self._parts, self._transposed = source, parts, transposed
-        self.names = parts
-        self.prefix = prefix
+    source: Mapping[str, np.ndarray]
+    names: Parts
+    transposed: frozenset[str] = frozenset()
+    prefix: str = ""
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if not self._parts[name]:
+        if not self.names[name]:
             return _START[name]
-        arrays = [self._source[part] for part in self._parts[name]]
+        arrays = [self.source[part] for part in self.names[name]]
         array = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-        return array.T if name in self._transposed else array
+        return array.T if name in self.transposed else array
 
     @property
     def unused(self) -> int:
         """How many tensors of `source` belong to none of these."""
-        return len(set(self._source) - {part for parts in self._parts.values() for part in parts})
+        return len(set(self.source) - {part for parts in self.names.values() for part in parts})
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
         """Shape and dtype of each tensor; none is read if `source` has `specs` of its own."""
-        source = getattr(self._source, "specs", self._source)
+        source = getattr(self.source, "specs", self.source)
         specs = {}
-        for name, parts in self._parts.items():
+        for name, parts in self.names.items():
             if not parts:
                 specs[name] = TensorSpec(_START[name].shape, _START[name].dtype)
                 continue
@@ -134,7 +130,7 @@ class Renamed(LazyTensors):
                         "the file is damaged or no CLIP, so get it again or choose another"
                     )
                 shape = (len(shapes) * shape[0], *shape[1:])
-            shape = shape[::-1] if name in self._transposed else shape
+            shape = shape[::-1] if name in self.transposed else shape
             specs[name] = TensorSpec(shape, source[parts[0]].dtype)
         return specs
 
