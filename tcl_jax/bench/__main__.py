@@ -40,21 +40,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-from tcl_jax.bench.evaluate import bench_evaluate
-from tcl_jax.bench.input import bench_input
-from tcl_jax.bench.masks import bench_masks
-from tcl_jax.bench.train import bench_train
+from tcl_jax.bench.flags import COMMANDS, read_flags
 from tcl_jax.config_flags import show_own_log
 from tcl_jax.errors import InputError, run_command
-
-COMMANDS: Mapping[str, Callable[[Sequence[str], str | None, float], None]] = {
-    "input": bench_input,
-    "train": bench_train,
-    "masks": bench_masks,
-    "evaluate": bench_evaluate,
-}
 
 
 def run(argv: Sequence[str]) -> None:
@@ -68,7 +58,18 @@ def run(argv: Sequence[str]) -> None:
             (f"there is no benchmark {argv[0]!r}" if argv else "say what is to be measured")
             + f": one of {', '.join(COMMANDS)}, as in\n  python -m tcl_jax.bench masks"
         )
-    COMMANDS[argv[0]](argv[1:], __doc__, load)
+    flags = read_flags(argv[0], argv[1:], __doc__, load)
+    # Imported here so that --help and mistakes in flags are answered at once.
+    from tcl_jax.bench.evaluate import bench_evaluate
+    from tcl_jax.bench.input import bench_input
+    from tcl_jax.bench.masks import bench_masks
+    from tcl_jax.bench.train import bench_train
+
+    measure = {
+        "input": bench_input, "train": bench_train, "masks": bench_masks,
+        "evaluate": bench_evaluate,
+    }  # fmt: skip
+    measure[argv[0]](flags)
 
 
 def main() -> None:

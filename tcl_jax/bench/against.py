@@ -19,14 +19,16 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
-from tcl_jax.bench.subject import NamedSubject, Subject
+import jax
+import numpy as np
+
+from tcl_jax.bench.subject import Subject
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.files import user_path
-
-if TYPE_CHECKING:
-    import numpy as np
+from tcl_jax.weights.clip import clip_state_dict
+from tcl_jax.weights.tcl import tcl_state_dict
 
 TOLERANCE = 1e-4
 """Largest difference of float32 results: relative for loss terms, absolute for masks in [0, 1]."""
@@ -45,88 +47,48 @@ class OfficialFailed(RunError):
     """The official code, or its Python, could not do what it was asked."""
 
 
-def add_against_flags(p: argparse.ArgumentParser) -> None:
-    """--against and what belongs to it."""
-    group = p.add_argument_group("beside the official PyTorch code")
-    group.add_argument(
-        "--against",
-        metavar="PATH",
-        help="a checkout of the official code; its float32 results are compared first, then both "
-        "are timed in alternation on the first device, in one precision (there by autocast)",
-    )
-    group.add_argument(
-        "--against_python",
-        metavar="FILE",
-        default="python3",
-        help="the Python that has PyTorch and the official code's packages (default python3)",
-    )
-
-
-def prepare_against(flags: argparse.Namespace) -> None:
-    """What must be done before JAX starts.
-
-    Raises:
-        InputError: --against is no checkout.
-    """
-    if flags.against is None:
-        return
-    if not (user_path(flags.against) / "models/tcl/tcl.py").is_file():
-        raise InputError(
-            f"--against={flags.against!r} is no checkout of the official code: it has no "
-            "models/tcl/tcl.py. Get it with `git clone https://github.com/kakaobrain/tcl`"
-        )
-    # Both processes need memory of one GPU, of which JAX would take most at once.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
-
-class Official:
+@contextlib.contextmanager
+def start_official(path: str, python: str, device: str) -> Iterator[Official]:
     """The official code in a process of its own, which the end of the context ends.
 
     Args:
-        path: the checkout of the official code.
-        python: the Python that has its packages.
         device: "cpu" or "cuda".
 
     Raises:
         InputError: `python` cannot be started.
     """
-
-    def __init__(self, path: str, python: str, device: str) -> None:
-        with contextlib.ExitStack() as stack:
-            temporary = tempfile.TemporaryDirectory(prefix="tcl_bench_")
-            self._folder = Path(stack.enter_context(temporary))
-            self._log = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
-            root = user_path(path).absolute()
-            program = [os.path.expanduser(python), str(ADAPTER)]
+    with (
+        tempfile.TemporaryDirectory(prefix="tcl_bench_") as folder,
+        tempfile.TemporaryFile("w+", errors="replace") as log,
+    ):
+        program = [os.path.expanduser(python), str(ADAPTER), f"--path={user_path(path).absolute()}"]
+        pipe = subprocess.PIPE
+        try:
+            process = subprocess.Popen(
+                [*program, f"--device={device}"],
+                stdin=pipe, stdout=pipe, stderr=log, text=True, encoding="utf-8",
+            )  # fmt: skip
+        except OSError as error:
+            raise InputError(
+                f"--against_python={python!r} cannot be started ({error.strerror}); give the "
+                "Python of an environment with PyTorch and what else the official code imports"
+            ) from error
+        try:
+            yield Official(process, Path(folder), log)
+        finally:
             try:
-                self._process = subprocess.Popen(
-                    [*program, f"--path={root}", f"--device={device}"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._log,
-                    text=True,
-                    encoding="utf-8",
-                )
-            except OSError as error:
-                raise InputError(
-                    f"--against_python={python!r} cannot be started ({error.strerror}); give the "
-                    "Python of an environment with PyTorch and what else the official code imports"
-                ) from error
-            self._opened = stack.pop_all()
-        self._precision = "float32"
-
-    def __enter__(self) -> Official:
-        """Returns itself."""
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Ends the process, which does so by itself once there are no more requests."""
-        with self._opened:
-            try:
-                self._process.communicate(timeout=20)
+                process.communicate(timeout=20)  # it ends once there are no more requests
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                process.kill()
+                process.wait()
+
+
+class Official:
+    """The official code in its process, see `start_official`; files go to the folder."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path, log: IO[str]) -> None:
+        self._process, self._folder, self._log = process, folder, log
+        self._precision = "float32"
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Sends a request, the name of a method of `OfficialModel`, and waits for its answer.
@@ -158,13 +120,8 @@ class Official:
 
     def load(self, subject: Subject) -> dict[str, Any]:
         """Gives it a subject's weights and precision; returns its versions."""
-        import numpy as np
-
-        from tcl_jax.weights.clip import clip_state_dict
-        from tcl_jax.weights.tcl import tcl_state_dict
-
         experiment, optim = subject.experiment, subject.config.optim
-        objective: Any = experiment.objective
+        objective = experiment.objective
         model, loss = objective.model, objective.weights
         sizes, layer = model.config, model.feature_layer
         # As its loader takes them.
@@ -184,13 +141,11 @@ class Official:
             },
         )  # fmt: skip
         os.unlink(file)
-        self._precision = subject.config.model.dtype
+        self._precision = subject.dtype
         return versions
 
     def write_batch(self, images: np.ndarray, **arrays: np.ndarray) -> str:
         """Writes normalised images [b, h, w, 3] and what belongs to them; returns the file."""
-        import numpy as np
-
         image = np.ascontiguousarray(np.moveaxis(images, -1, 1))
         return self._write("batch", {"image": image, **arrays})
 
@@ -199,7 +154,6 @@ class Official:
 
         Args:
             ours: numbers, or masks [b, h, w, n], by the names that `OfficialModel` gives theirs.
-            what: is compared, in words.
             request: of `OfficialModel.prepare`.
 
         Returns:
@@ -208,8 +162,6 @@ class Official:
         Raises:
             RunError: if one is beyond its tolerance; names those that are.
         """
-        import numpy as np
-
         output, differences, wrong = self._folder / "results.npz", {}, []
         self.ask("prepare", **request, precision="float32", compiled=False)
         self.ask("compare", output=str(output))
@@ -248,7 +200,6 @@ class Official:
         """Times both in alternation, against each of `VARIANTS` (on a CPU as published alone).
 
         Args:
-            what: is timed, in words.
             request: of `OfficialModel.prepare`.
             run: seconds that so many calls take here, once warm.
             calls, rounds, warm_up: as of `timing.Runner.measure`.
@@ -262,15 +213,13 @@ class Official:
         Raises:
             OfficialFailed: its process ended.
         """
-        import jax
-
         # On a CPU compiling takes it minutes.
         for variant in ["eager"] if jax.default_backend() == "cpu" else VARIANTS:
             row: dict[str, Any] = {"what": what, "variant": variant}
             here, there = [], []
             try:
-                how = {"precision": self._precision, "compiled": VARIANTS[variant]}
-                self.ask("prepare", **request, **how)
+                compiled = VARIANTS[variant]
+                self.ask("prepare", **request, precision=self._precision, compiled=compiled)
                 first = self.ask("run", calls=warm_up)["seconds"]
                 for _ in range(rounds):
                     here.append(run(calls) / calls)
@@ -284,25 +233,20 @@ class Official:
             ratios = [b / a for a, b in zip(here, there, strict=True)]
             yield {
                 **row,
-                "seconds": statistics.median(here),
-                "official_seconds": statistics.median(there),
-                "ratio": statistics.median(ratios),
-                "lowest": min(ratios),
-                "highest": max(ratios),
+                "seconds": statistics.median(here), "official_seconds": statistics.median(there),
+                "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
                 "official_first_seconds": first,
                 "official_peak_bytes": self.ask("release")["peak_bytes"],
-            }
+            }  # fmt: skip
 
     def _write(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
-        import numpy as np
-
         file = self._folder / f"{name}.npz"
         np.savez(file, **arrays)  # type: ignore[arg-type]
         return str(file)
 
 
 def open_official(
-    flags: argparse.Namespace, subject: Subject | NamedSubject
+    flags: argparse.Namespace, subject: Subject
 ) -> contextlib.AbstractContextManager[Official | None]:
     """The official code, in a context; None if it is not asked for.
 
@@ -310,13 +254,11 @@ def open_official(
         InputError: it does not run on such a device, or does not know such a CLIP, or its Python
             cannot be started.
     """
-    if flags.against is None or isinstance(subject, NamedSubject):
+    if flags.against is None or subject.experiment is None:
         return contextlib.nullcontext()
-    import jax
-
     platform = jax.default_backend()
     if platform not in PLATFORMS:
         raise InputError(f"--against needs a CPU or a GPU for PyTorch; this is a {platform}")
     if subject.experiment.objective.model.config.activation != "quick_gelu":
         raise InputError("--against: the official code knows CLIPs with quick_gelu alone")
-    return Official(flags.against, flags.against_python, PLATFORMS[platform])
+    return start_official(flags.against, flags.against_python, PLATFORMS[platform])

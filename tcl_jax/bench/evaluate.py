@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import cv2
+import jax
+import numpy as np
+
+from tcl_jax.bench.photos import HEIGHT, QUALITY, WIDTH, make_photo
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import bench_parser, count, numbers, read_segmenting
-from tcl_jax.commands import add_named_flags
-from tcl_jax.errors import InputError
+from tcl_jax.bench.subject import read_segmenting
+from tcl_jax.bench.timing import peak_bytes
+from tcl_jax.evaluation.benchmark import Benchmark, custom_benchmark
+from tcl_jax.evaluation.evaluator import Evaluator, read_classes
+from tcl_jax.evaluation.examples import Example
+from tcl_jax.evaluation.protocol import make_protocol
+from tcl_jax.evaluation.scores import count_pixels
+from tcl_jax.inference.engine import default_batch_size
+from tcl_jax.models.layers import compute_dtype
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tcl_jax.evaluation.benchmark import Benchmark
-    from tcl_jax.evaluation.evaluator import Evaluator
-    from tcl_jax.evaluation.examples import Example
-
-MAX_CLASSES = 254
 _DIFFERENT = 8
 """Images that are written; more repeat them."""
 
 
-def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
+def bench_evaluate(flags: argparse.Namespace) -> None:
     """`bench evaluate`: images per second of an evaluation."""
-    p = bench_parser("evaluate", doc, load)
-    p.add_argument(
-        "--classes", type=numbers, default=(20, 150), metavar="LIST", help="default 20,150"
-    )
-    p.add_argument("--images", type=count, default=16, help="in each case (default 16)")
-    add_named_flags(p, "instead of --config, with its own weights: ")
-    flags, rest = p.parse_known_args(argv)
-    if not 2 <= min(flags.classes) <= max(flags.classes) <= MAX_CLASSES:
-        listed = ",".join(map(str, flags.classes))
-        raise InputError(f"--classes={listed}: must be between 2 and {MAX_CLASSES}")
-    subject = read_segmenting(flags, rest, "evaluate")
-
-    import jax
-    import numpy as np
-
-    from tcl_jax.bench.photos import HEIGHT, WIDTH
-    from tcl_jax.bench.timing import peak_bytes
-    from tcl_jax.evaluation.evaluator import Evaluator
-    from tcl_jax.evaluation.protocol import make_protocol
-    from tcl_jax.inference.engine import default_batch_size
-    from tcl_jax.models.layers import compute_dtype
-
+    subject = read_segmenting(flags)
     model, dtype = subject.model, subject.dtype
     method = model.method_in(compute_dtype(dtype))
     batch, devices = default_batch_size(), jax.local_devices()
@@ -69,15 +51,11 @@ def bench_evaluate(argv: Sequence[str], doc: str | None, load: float) -> None:
             evaluate(evaluator, benchmark, examples, texts)
             seconds = time.perf_counter() - start
             sliding = protocol.sliding_window(benchmark, (HEIGHT, WIDTH), method.patch_size)
-            row = {
-                "classes": classes,
-                "batch_size": batch,
-                "images": flags.images,
+            report.add("evaluation", {
+                "classes": classes, "batch_size": batch, "images": flags.images,
                 "windows_per_image": len(sliding.windows),
-                "images_per_second": flags.images / seconds,
-                "peak_bytes": peak_bytes(devices),
-            }
-            report.add("evaluation", row)
+                "images_per_second": flags.images / seconds, "peak_bytes": peak_bytes(devices),
+            })  # fmt: skip
     report.print_tables()
 
 
@@ -85,8 +63,6 @@ def evaluate(
     evaluator: Evaluator, benchmark: Benchmark, examples: Sequence[Example], texts: np.ndarray
 ) -> None:
     """Labels the examples and counts their pixels by class."""
-    from tcl_jax.evaluation.evaluator import read_classes
-    from tcl_jax.evaluation.scores import count_pixels
 
     def score(example: Example, labels: np.ndarray) -> None:
         count_pixels(labels, read_classes(example, benchmark), len(texts))
@@ -97,13 +73,6 @@ def evaluate(
 
 def write_benchmark(folder: Path, images: int, classes: int) -> tuple[Benchmark, list[Example]]:
     """Drawn pictures as JPEG, with label maps of blocks."""
-    import cv2
-    import numpy as np
-
-    from tcl_jax.bench.photos import HEIGHT, QUALITY, WIDTH, make_photo
-    from tcl_jax.evaluation.benchmark import custom_benchmark
-    from tcl_jax.evaluation.examples import Example
-
     rng, examples = np.random.default_rng(0), []
     for number in range(min(images, _DIFFERENT)):
         label = rng.integers(0, classes, (8, 8), np.uint8)

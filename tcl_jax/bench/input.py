@@ -6,70 +6,46 @@ the machine do not change much; the whole pipeline by the clock, by number of wo
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import CONFIG
-from tcl_jax.commands import command_parser
-from tcl_jax.config_flags import add_config_flag, read_config
+from tcl_jax.data.images import ImageDecodeError
+from tcl_jax.data.pipeline import BatchIterator, make_iterator
+from tcl_jax.data.random_erasing import RandomErasing
+from tcl_jax.data.sources import make_erasing, make_source, make_transform
+from tcl_jax.data.training_examples import Source, left_out_of
+from tcl_jax.data.transforms import Compose
 from tcl_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from tcl_jax.data.pipeline import BatchIterator
-    from tcl_jax.data.random_erasing import RandomErasing
-    from tcl_jax.data.training_examples import Source
-    from tcl_jax.data.transforms import Compose
+from tcl_jax.parallel.cores import available_cores
+from tcl_jax.training.build import abstract_experiment
+from tcl_jax.training.check import check_config
 
 BATCH_SIZE = 64
 """Images of a batch, as the paper has on each of its GPUs; fewer where a source has fewer."""
 _WARM_UP = 4  # batches of each worker, as many as may have been made ahead while others started
 
 
-def bench_input(argv: Sequence[str], doc: str | None, load: float) -> None:
+def bench_input(flags: argparse.Namespace) -> None:
     """`bench input`: images per second, step by step and by number of worker processes."""
-    p = command_parser("bench input", doc)
-    add_config_flag(p)
-    p.set_defaults(config=CONFIG)
-    p.add_argument(
-        "--seconds", type=float, default=10.0,
-        help="how long to measure the steps, and each number of workers (default 10)",
-    )  # fmt: skip
-    p.add_argument(
-        "--workers", type=int, metavar="N",
-        help="most worker processes; 0: all in one process; default: as many as there are cores",
-    )  # fmt: skip
-    p.add_argument("--json", metavar="FILE", help="also write all figures as JSON")
-    flags, rest = p.parse_known_args(argv)
-    config = read_config(flags.config, rest, "bench input")
-    assert config is not None
-
-    from tcl_jax.data.pipeline import make_iterator
-    from tcl_jax.data.sources import make_erasing, make_source, make_transform
-    from tcl_jax.data.training_examples import Incomplete
-    from tcl_jax.data.transforms import Compose
-    from tcl_jax.parallel.cores import available_cores
-    from tcl_jax.training.build import abstract_experiment
-    from tcl_jax.training.check import check_config
-
+    config = flags.config
     check_config(config)
     most = available_cores() if flags.workers is None else flags.workers
-    if most < 0:
-        raise InputError(f"--workers={most}: must be at least 0")
-    if not 0 < flags.seconds < float("inf"):
-        raise InputError(f"--seconds={flags.seconds}: must be a positive number of seconds")
     experiment = abstract_experiment(config)
     size, tokenizer = experiment.method.resolution, experiment.objective.text_encoder.tokenizer()
     source, transform = make_source(config.data, size), make_transform(config.data, size)
     erasing = make_erasing(config.data)
     assert isinstance(transform, Compose)
     about = f"{len(source)} pairs of {source!r}"
-    if isinstance(source, Incomplete) and source.left_out:
-        about += f"; left out: {source.left_out}"
-    report = Report("input", load, flags.json, data=about, image_size=size)
+    if left_out := left_out_of(source):
+        about += f"; left out: {left_out}"
+    report = Report("input", flags.load, flags.json, data=about, image_size=size)
     say("measuring the steps in one process")
     for row in measure_steps(source, transform, erasing, flags.seconds):
         report.add("steps", row)
@@ -104,10 +80,6 @@ def measure_steps(
     Raises:
         InputError: no image that was looked at can be decoded.
     """
-    import numpy as np
-
-    from tcl_jax.data.images import ImageDecodeError
-
     rng, begin = np.random.default_rng(), time.perf_counter()
     spent: Counter[str] = Counter()
     made = looked_at = 0

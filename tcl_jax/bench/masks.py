@@ -2,64 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from tcl_jax.bench.against import add_against_flags, open_official, prepare_against
+import jax
+import numpy as np
+
+from tcl_jax.bench.against import open_official
+from tcl_jax.bench.flags import PAMR
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import (
-    Subject,
-    add_round_flags,
-    bench_parser,
-    methods_on,
-    numbers,
-    read_segmenting,
-)
-from tcl_jax.commands import add_named_flags
+from tcl_jax.bench.subject import methods_on, read_segmenting
+from tcl_jax.bench.timing import Runner, measure_in_turn
 from tcl_jax.errors import InputError
+from tcl_jax.inference.masks import MaskOptions, make_masks
+from tcl_jax.models.flops import total
+from tcl_jax.models.layers import compute_dtype
+from tcl_jax.models.method import BY_PAMR
 
-PAMR = {"no": (False,), "yes": (True,), "both": (False, True)}
-"""Values of --pamr, and the cases that they name."""
 
-
-def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
+def bench_masks(flags: argparse.Namespace) -> None:
     """`bench masks`: time, MFU and memory of a window's masks, which stay on the device."""
-    p = bench_parser("masks", doc, load)
-    add_round_flags(p, "calls", 5)
-    p.add_argument("--windows", type=numbers, metavar="LIST", help="sides in pixels (default 448)")
-    p.add_argument(
-        "--classes", type=numbers, default=(20, 150), metavar="LIST", help="default 20,150"
-    )
-    p.add_argument("--pamr", choices=PAMR, default="both", help="default both")
-    p.add_argument(
-        "--batch_sizes", type=numbers, default=(1,), metavar="LIST", help="windows (default 1)"
-    )
-    p.add_argument(
-        "--method",
-        metavar="all|NAMES",
-        help="methods on the same CLIP, separated by commas, each in turn with MaskCLIP; what they "
-        "need besides is random",
-    )
-    add_named_flags(p, "instead of --config, with its own weights: ")
-    add_against_flags(p)
-    flags, rest = p.parse_known_args(argv)
-    if flags.method and flags.against:
-        raise InputError("--method measures methods beside each other; leave --against out")
-    prepare_against(flags)
-    subject = read_segmenting(flags, rest, "masks")
+    subject = read_segmenting(flags)
     models = methods_on(subject.model, flags.method) if flags.method else [subject.model]
-
-    import jax
-    import numpy as np
-
-    from tcl_jax.bench.timing import Runner, measure_in_turn
-    from tcl_jax.inference.masks import MaskOptions, make_masks
-    from tcl_jax.models.flops import total
-    from tcl_jax.models.layers import compute_dtype
-    from tcl_jax.models.method import BY_PAMR
-
     settings, params = subject.model.settings, jax.device_put([model.params for model in models])
     windows = flags.windows or (settings.window,)
     for side, model in itertools.product(windows, models):
@@ -82,7 +48,7 @@ def bench_masks(argv: Sequence[str], doc: str | None, load: float) -> None:
         return runners
 
     with open_official(flags, subject) as official:
-        if official is not None and isinstance(subject, Subject):
+        if official is not None:
             report.put("official", official.load(subject))
         agreement = {}
         cases = itertools.product(windows, flags.classes, flags.batch_sizes, PAMR[flags.pamr])

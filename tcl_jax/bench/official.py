@@ -34,7 +34,6 @@ class OfficialModel:
     """The official model, and the requests that it answers.
 
     Args:
-        path: the checkout.
         device: "cpu" or "cuda".
     """
 

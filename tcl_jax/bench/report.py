@@ -6,13 +6,12 @@ import contextlib
 import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jax
 
 from tcl_jax.files import write_json
 from tcl_jax.parallel.cores import available_cores
-
-if TYPE_CHECKING:
-    import jax
 
 IDLE = 0.3
 """Load of a machine below which times on its CPU are final."""
@@ -35,8 +34,6 @@ def not_final(load: float, cores: int, platform: str) -> str:
 
     Args:
         load: programs that wanted to run in the minute before the start, on average.
-        cores: of the host.
-        platform: of the devices, as JAX calls it.
     """
     limit = IDLE if platform == "cpu" else cores / 2
     if load < limit:
@@ -51,11 +48,8 @@ class Report:
     """The figures of a command, which are written to its file as soon as they are known.
 
     Args:
-        command: after `bench`.
-        load: of the machine before the start.
         file: for the figures as JSON; None: no file.
         devices: that are measured; none: the host alone.
-        about: what is measured.
     """
 
     def __init__(
@@ -105,8 +99,6 @@ class Report:
     @contextlib.contextmanager
     def skip_too_large(self, what: str) -> Iterator[None]:
         """Goes on where the devices' memory does not hold something, and says so."""
-        import jax
-
         try:
             yield
         except jax.errors.JaxRuntimeError as error:

@@ -16,13 +16,8 @@ class Runner:
     """A program that is compiled and called again and again.
 
     Args:
-        traced: the program.
         arguments: of a call, on the devices.
         carried: number of first results that are the first arguments of the next call.
-
-    Attributes:
-        compiled: the program.
-        compile_seconds: that compiling took.
     """
 
     def __init__(self, traced: jax.stages.Traced, arguments: Sequence[Any], carried: int = 0):
@@ -68,11 +63,8 @@ def measure_in_turn(
     down all of them.
 
     Args:
-        runners: the programs.
-        devices: on which they run.
         calls: of a round.
         rounds: how many; the median counts.
-        warm_up: calls before.
         images: that a call computes.
         flops: of an image by formula, of each program; see `models.flops`.
 

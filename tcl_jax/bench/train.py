@@ -2,62 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tcl_jax.bench.against import (
-    COMPARED,
-    Official,
-    add_against_flags,
-    open_official,
-    prepare_against,
-)
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tcl_jax.bench.against import COMPARED, Official, open_official
 from tcl_jax.bench.report import Report, say
-from tcl_jax.bench.subject import Subject, add_round_flags, bench_parser, numbers, read_subject
-from tcl_jax.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jax.sharding import Mesh
-
-    from tcl_jax.bench.timing import Runner
-    from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.bench.subject import Subject, read_subject
+from tcl_jax.bench.timing import Runner, measure_in_turn
+from tcl_jax.bench.trace import time_by_kind
+from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.decoder import UPSAMPLING
+from tcl_jax.models.flops import total
+from tcl_jax.ops.images import normalize
+from tcl_jax.parallel.mesh import (
+    check_batch_size,
+    data_mesh,
+    put_batch,
+    put_parameters,
+    put_replicated,
+)
+from tcl_jax.training.build import build_adamw, build_step
+from tcl_jax.training.state import create_state
+from tcl_jax.training.step import no_failure
 
 COMPARED_IMAGES = 4
 """Of a batch whose float32 losses are compared with the official code's."""
 
 
-def bench_train(argv: Sequence[str], doc: str | None, load: float) -> None:
+def bench_train(flags: argparse.Namespace) -> None:
     """`bench train`: time, images per second, MFU and memory of a step."""
-    p = bench_parser("train", doc, load)
-    add_round_flags(p, "steps", 10)
-    p.add_argument("--batch_sizes", type=numbers, default=(64,), metavar="LIST", help="default 64")
-    p.add_argument("--phases", type=numbers, default=(1, 2), metavar="LIST", help="default 1,2")
-    p.add_argument(
-        "--trace",
-        action="store_true",
-        help="also say, by JAX's profiler, which kinds of operations the time goes to",
-    )
-    add_against_flags(p)
-    flags, rest = p.parse_known_args(argv)
-    if max(flags.phases) > 2:
-        raise InputError(f"--phases={','.join(map(str, flags.phases))}: there are 1 and 2")
-    prepare_against(flags)
-    subject = read_subject(flags, rest, "train")
-
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from tcl_jax.bench.timing import measure_in_turn
-    from tcl_jax.bench.trace import time_by_kind
-    from tcl_jax.models.flops import total
-    from tcl_jax.ops.images import normalize
-    from tcl_jax.parallel.mesh import check_batch_size, data_mesh
-
+    subject = read_subject(flags)
     config, objective = subject.config, subject.experiment.objective
     mesh = data_mesh(jax.devices()[:1] if flags.against else None)
     for size in flags.batch_sizes:
@@ -117,22 +99,10 @@ def step_runner(
     """The training step of a phase (1 or 2) on one batch; a call gives (state, failure, metrics).
 
     Args:
-        subject: what is trained.
         batch: rows on the host, as `objectives.Batch`.
         phase: 1, the head trains, or 2, the grounder's copies of CLIP's blocks train, too.
-        mesh: the devices.
         exact: in float32, and in one part whatever the config says.
     """
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from tcl_jax.bench.timing import Runner
-    from tcl_jax.parallel.mesh import put_batch, put_parameters, put_replicated
-    from tcl_jax.training.build import build_adamw, build_step
-    from tcl_jax.training.state import create_state
-    from tcl_jax.training.step import no_failure
-
     experiment, config = subject.experiment, copy.deepcopy(subject.config)
     objective: Any = experiment.objective
     if exact:
@@ -153,10 +123,6 @@ def step_runner(
 
 def made_up_batch(config: CLIPConfig, size: int, *, noise: bool = False) -> dict[str, np.ndarray]:
     """Random pixels and tokens of `size` rows, and, if asked for, the masks' noise, `uniform`."""
-    import numpy as np
-
-    from tcl_jax.models.decoder import UPSAMPLING
-
     rng, side = np.random.default_rng(0), config.resolution
     tokens = rng.integers(1, config.vocab_size - 1, (size, config.context_length), np.int32)
     tokens[:, -1] = config.vocab_size - 1  # where a text ends

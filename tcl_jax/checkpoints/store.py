@@ -43,7 +43,6 @@ class Restored:
     """One step read back.
 
     Attributes:
-        step: the step it was saved at.
         state: as `abstract_state`, with jax.Array leaves in the shardings asked for.
         data_state: what this process gave to `save`, through JSON (tuples are lists now); of
             another number of processes what all of them gave, or None, with a warning, if they
@@ -167,19 +166,18 @@ class CheckpointStore:
                 f"{why_unwritten(error)} The steps before it are as they were."
             ) from error
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
-        """Reads a step, without `step` the newest, into the given shardings.
+    def restore(self, abstract_state: Any) -> Restored:
+        """Reads the newest step into the given shardings.
 
         Args:
             abstract_state: tree of jax.ShapeDtypeStruct with shardings.
-            step: the step to read.
 
         Raises:
-            CheckpointError: there is no such step; it is damaged; or leaves, shapes or dtypes
-                differ, which are then named.
+            CheckpointError: there is none; it is damaged; or leaves, shapes or dtypes differ,
+                which are then named.
             RunError: it cannot be read for a reason that is not the files'.
         """
-        path = step_path(self.directory, self.steps(), step)
+        path = step_path(self.directory, self.steps())
         wanted = _by_path(abstract_state)
 
         def read() -> dict[str, Any]:
@@ -214,7 +212,7 @@ class CheckpointStore:
             logging.error("%s", failure)
 
 
-def step_path(directory: Path, steps: list[int], step: int | None) -> Path:
+def step_path(directory: Path, steps: list[int], step: int | None = None) -> Path:
     """Where a step is, or without one the newest of those that are there.
 
     Raises:

@@ -31,7 +31,6 @@ def caption_path(index: ShardIndex, text_tower: str) -> Path:
     """Where the embeddings of a shard by a text tower are: beside its index.
 
     Args:
-        index: of the shard.
         text_tower: 16 characters that tell it from others.
     """
     beside = index.path.removesuffix(INDEX_SUFFIX)
@@ -96,8 +95,6 @@ def write_caption_file(
     """Writes the embeddings of a shard.
 
     Args:
-        index: of the shard.
-        text_tower: as in `caption_path`.
         captions: of its pairs, in order.
         embeddings: a row for each caption.
 

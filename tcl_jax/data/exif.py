@@ -21,9 +21,9 @@ class Turn:
 
     def apply(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
         """Stored to upright; the same array where nothing is to do."""
-        if not (self.mirror_x or self.mirror_y or self.swap):
+        if self == Turn():
             return pixels
-        pixels = self._mirror(pixels)
+        pixels = pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
         return np.ascontiguousarray(pixels.swapaxes(0, 1) if self.swap else pixels)
 
     def box_before(
@@ -39,21 +39,13 @@ class Turn:
             top, bottom = height - bottom, height - top
         return left, top, right, bottom
 
-    def _mirror(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        return pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
-
-# EXIF tag 0x0112, by its value.
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
-    2: Turn(mirror_x=True),
-    3: Turn(mirror_x=True, mirror_y=True),
-    4: Turn(mirror_y=True),
-    5: Turn(swap=True),
-    6: Turn(mirror_y=True, swap=True),
-    7: Turn(mirror_x=True, mirror_y=True, swap=True),
-    8: Turn(mirror_x=True, swap=True),
-}
+    2: Turn(True), 3: Turn(True, True), 4: Turn(False, True), 5: Turn(False, False, True),
+    6: Turn(False, True, True), 7: Turn(True, True, True), 8: Turn(True, False, True),
+}  # fmt: skip
+"""By the value of that tag of EXIF."""
 
 
 def exif_turn(image: Image.Image) -> Turn:

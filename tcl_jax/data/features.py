@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float16, Float32
 
 from tcl_jax.data.caption_cache import embed_command
-from tcl_jax.data.training_examples import Fingerprinted, Source
+from tcl_jax.data.training_examples import Source, fingerprint_of
 from tcl_jax.errors import InputError, raise_machine_fault, shorten, unwritten
 from tcl_jax.files import short_hash, user_path, whole_file
 
@@ -46,9 +46,9 @@ def feature_folder(root: str, source: Source, towers: str) -> Path:
         towers: 16 characters that tell them from others.
     """
     length = len(source)
-    of = source.fingerprint if isinstance(source, Fingerprinted) else repr(source)
     shown = [_content(source[i]) for i in (0, length // 2, length - 1)]
-    return user_path(root) / f"{short_hash([of, length, shown])}-{towers}"
+    data = short_hash([fingerprint_of(source) or repr(source), length, shown])
+    return user_path(root) / f"{data}-{towers}"
 
 
 def _content(example: Any) -> list[Any]:

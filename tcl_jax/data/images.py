@@ -75,7 +75,6 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -
     """An image file as RGB, as `decode` gives it; its format is told by its content.
 
     Args:
-        path: of the file.
         max_pixels: largest image that is decoded, if less than `MAX_PIXELS`.
 
     Returns:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 from tcl_jax.data.order import Part
-from tcl_jax.data.training_examples import Fingerprinted, Incomplete, Source
+from tcl_jax.data.training_examples import Source, fingerprint_of, left_out_of
 from tcl_jax.errors import InputError
 
 
@@ -64,10 +64,7 @@ class Mixture:
     @property
     def fingerprint(self) -> str:
         """Tells one mixture from another."""
-        prints = [
-            source.fingerprint if isinstance(source, Fingerprinted) else ""
-            for source in self.sources.values()
-        ]
+        prints = [fingerprint_of(source) for source in self.sources.values()]
         content = repr((list(self.sources), prints, self.parts))
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
@@ -75,9 +72,9 @@ class Mixture:
     def left_out(self) -> str:
         """What the sources do not use, in words."""
         return "; ".join(
-            f"{name}: {source.left_out}"
+            f"{name}: {left_out}"
             for name, source in self.sources.items()
-            if isinstance(source, Incomplete) and source.left_out
+            if (left_out := left_out_of(source))
         )
 
     def __len__(self) -> int:

@@ -72,7 +72,6 @@ def read_names(path: str | os.PathLike[str], what: str) -> NameFile:
     """Reads a file of names.
 
     Args:
-        path: of a text file, see above.
         what: it is, for messages, as "class names 'a.txt'".
 
     Raises:

@@ -27,7 +27,7 @@ from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
 from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.tokenizer import Tokenizer
-from tcl_jax.data.training_examples import BAD, Fingerprinted, Source, TrainingBatches
+from tcl_jax.data.training_examples import BAD, Source, TrainingBatches, fingerprint_of
 from tcl_jax.data.transforms import Transform
 from tcl_jax.errors import InputError
 
@@ -94,18 +94,12 @@ def make_iterator(
     # The shares of all processes follow each other; each process takes every process_count-th.
     batches = grain.MapDataset.source(share)
     identity: dict[str, int | str] = {
-        "seed": seed,
-        "examples": examples,
-        "global_batch_size": global_batch_size,
-    }
-    if isinstance(source, Fingerprinted):
-        identity["data"] = source.fingerprint
-    return BatchIterator(
-        batches[process_index::process_count],
-        num_workers,
-        identity,
-        bad_samples or BadSampleLog(),
-    )
+        "seed": seed, "examples": examples, "global_batch_size": global_batch_size,
+    }  # fmt: skip
+    if data := fingerprint_of(source):
+        identity["data"] = data
+    own = batches[process_index::process_count]
+    return BatchIterator(own, num_workers, identity, bad_samples or BadSampleLog())
 
 
 class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
@@ -124,10 +118,8 @@ class BatchIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         bad_samples: BadSampleLog,
     ) -> None:
         super().__init__()
-        self.identity = identity
-        self._batches = batches
-        self._num_workers = num_workers
-        self._bad_samples = bad_samples
+        self.identity, self._batches = identity, batches
+        self._num_workers, self._bad_samples = num_workers, bad_samples
         self._next_batch = self._counted = 0
         self._running: grain.DatasetIterator[dict[str, Any]] | None = None
 

@@ -40,6 +40,11 @@ def sign(rng: np.random.Generator) -> int:
     return -1 if rng.random() < 0.5 else 1
 
 
+def to_either_side(most: int | float) -> Callable[[float, np.random.Generator], float]:
+    """An argument that departs from 0 by up to so much."""
+    return lambda strength, rng: sign(rng) * strength * most
+
+
 def enhancement(kind: Callable[[Image.Image], Any]) -> Operation:
     """One of Pillow's, by a factor that departs from 1 by up to 0.9, to either side."""
     return Operation(
@@ -73,7 +78,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "AutoContrast": Operation(ImageOps.autocontrast),
     "Equalize": Operation(ImageOps.equalize),
     "Invert": Operation(ImageOps.invert),
-    "Rotate": Operation(rotate, lambda strength, rng: sign(rng) * strength * 30),  # degrees
+    "Rotate": Operation(rotate, to_either_side(30)),  # degrees
     "Posterize": Operation(posterize, lambda strength, _: 4 - int(strength * 4)),  # bits kept
     # The value from which on all are inverted.
     "Solarize": Operation(ImageOps.solarize, lambda strength, _: 256 - int(strength * 256)),
@@ -82,22 +87,14 @@ OPERATIONS: Mapping[str, Operation] = {
     "Contrast": enhancement(ImageEnhance.Contrast),
     "Brightness": enhancement(ImageEnhance.Brightness),
     "Sharpness": enhancement(ImageEnhance.Sharpness),
-    "ShearX": Operation(
-        lambda image, v: affine(image, 1, v, 0, 0, 1, 0),
-        lambda strength, rng: sign(rng) * strength * 0.3,
-    ),
-    "ShearY": Operation(
-        lambda image, v: affine(image, 1, 0, 0, v, 1, 0),
-        lambda strength, rng: sign(rng) * strength * 0.3,
-    ),
+    "ShearX": Operation(lambda image, v: affine(image, 1, v, 0, 0, 1, 0), to_either_side(0.3)),
+    "ShearY": Operation(lambda image, v: affine(image, 1, 0, 0, v, 1, 0), to_either_side(0.3)),
     # By a share of the width or height.
     "TranslateX": Operation(
-        lambda image, v: affine(image, 1, 0, v * image.width, 0, 1, 0),
-        lambda strength, rng: sign(rng) * strength * 0.45,
+        lambda image, v: affine(image, 1, 0, v * image.width, 0, 1, 0), to_either_side(0.45)
     ),
     "TranslateY": Operation(
-        lambda image, v: affine(image, 1, 0, 0, 0, 1, v * image.height),
-        lambda strength, rng: sign(rng) * strength * 0.45,
+        lambda image, v: affine(image, 1, 0, 0, 0, 1, v * image.height), to_either_side(0.45)
     ),
 }
 """The fifteen, each drawn as often."""

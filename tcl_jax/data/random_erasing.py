@@ -38,12 +38,7 @@ class RandomErasing:
             raise ValueError(f"probability={self.probability}: must be within 0 and 1.")
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> Int32[np.ndarray, "4"]:
-        """The rectangle as (top, left, height, width) in pixels; all zero where nothing is erased.
-
-        Args:
-          height, width: of the image that the model sees, in pixels.
-          rng: of this example.
-        """
+        """The rectangle as (top, left, height, width) in pixels; all zero: nothing is erased."""
         nothing = np.zeros(4, np.int32)
         if rng.random() >= self.probability:
             return nothing

@@ -51,22 +51,15 @@ def make_source(
     Raises:
         InputError: if the source is unknown, cannot be read, or has no such embeddings or features.
     """
+    shared: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
     if towers is not None and data.source != "mixture":
-        pairs = make_source(
-            data, image_size, process_index=process_index, process_count=process_count
-        )
-        return FeatureSource(pairs, data.features, towers)
+        return FeatureSource(make_source(data, image_size, **shared), data.features, towers)
     if text_tower is not None and data.source not in ("tar", "mixture"):
         raise InputError(
             f"data.caption_cache=True, but data.source={data.source!r}: embeddings of captions are "
             "kept for tar shards alone (source='tar', or a mixture of such); set it to False"
         )
-    shared: dict[str, Any] = {
-        "process_index": process_index,
-        "process_count": process_count,
-        "text_tower": text_tower,
-    }
-    mixed = {**shared, "towers": towers}
+    shared["text_tower"] = text_tower
     with as_input_error(f"data.source={data.source!r}"):
         match data.source:
             case "tar":
@@ -78,24 +71,12 @@ def make_source(
                     **shared,
                 )
             case "tfds":
-                t = data.tfds
-                return TfdsSource(
-                    t.name,
-                    t.split,
-                    data_dir=t.data_dir or None,
-                    image=t.image,
-                    text=t.text,
-                    key=t.key or None,
-                )
+                return TfdsSource(**data.tfds)
             case "mixture":
-                return _mixture(data, image_size, **mixed)
+                return _mixture(data, image_size, **shared, towers=towers)
             case "shapes":
-                return ShapesSource(
-                    "train",
-                    num_examples=data.num_examples,
-                    image_size=image_size,
-                    max_objects=data.max_objects,
-                )
+                drawn = {"num_examples": data.num_examples, "max_objects": data.max_objects}
+                return ShapesSource("train", image_size=image_size, **drawn)
     raise InputError(
         f"data.source={data.source!r} is unknown; choose one of mixture, shapes, tar, tfds"
     )

@@ -19,11 +19,11 @@ class TfdsSource:
     Args:
         name: of the data set, as `coco_captions` or `image_text_pairs/cc3m:1.0.0`.
         split: of it, as `train` or `train[:10%]`.
-        data_dir: folder that holds the prepared data sets; None: where tensorflow-datasets keeps
+        data_dir: folder that holds the prepared data sets; "": where tensorflow-datasets keeps
             them (~/tensorflow_datasets, or TFDS_DATA_DIR).
         image: path of the feature with the image, with slashes, of which a name may have some, too.
         text: path of the one with the caption, or with several in a sequence.
-        key: path of the one with a name, for messages; None: the number of the example.
+        key: path of the one with a name, for messages; "": the number of the example.
 
     Raises:
         InputError: the data set is not prepared, or not as ArrayRecord, or has no such split or
@@ -35,10 +35,10 @@ class TfdsSource:
         name: str,
         split: str,
         *,
-        data_dir: str | None = None,
+        data_dir: str = "",
         image: str = "image",
         text: str = "text",
-        key: str | None = None,
+        key: str = "",
     ) -> None:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.read_only_builder import builder_from_files
@@ -46,7 +46,7 @@ class TfdsSource:
         self.name, self.split, self.data_dir = name, split, data_dir
         try:
             # From the files alone: the code of most known data sets needs TensorFlow.
-            builder = builder_from_files(name, data_dir=data_dir)
+            builder = builder_from_files(name, data_dir=data_dir or None)
             features = builder.info.features
             self._image, self._text, self._key = (_find(features, p) for p in (image, text, key))
             decoders: Any = tfds.decode.SkipDecoding()
@@ -109,9 +109,9 @@ class TfdsSource:
         return f"TfdsSource({self.name!r}, {self.split!r}, data_dir={self.data_dir!r})"
 
 
-def _find(features: Any, path: str | None) -> tuple[str, ...]:
+def _find(features: Any, path: str) -> tuple[str, ...]:
     """The names that lead to a feature, each of which may hold a slash; none if there is none."""
-    words = (path or "").split("/")
+    words = path.split("/")
     for count in range(len(words), 0, -1):
         name, rest = "/".join(words[:count]), "/".join(words[count:])
         # A sequence gives the features of its elements as its own.

@@ -79,8 +79,6 @@ def prepare(
 
     Args:
         patterns, allow_missing, index_dir, caption_field: as in `TarSource`.
-        name: of the data set.
-        data_dir: folder for it.
 
     Returns:
         The folder with its files.

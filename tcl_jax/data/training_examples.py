@@ -6,6 +6,7 @@ same source that replaces one which cannot be used.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,26 +43,17 @@ class Source(Protocol):
         ...
 
 
-@runtime_checkable
-class Fingerprinted(Protocol):
-    """A source that can tell whether it has the same examples as another."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal examples in equal order."""
-        ...
+def fingerprint_of(source: Source) -> str:
+    """Equal for equal examples in equal order; "" of a source that cannot tell."""
+    return getattr(source, "fingerprint", "")
 
 
-@runtime_checkable
-class Incomplete(Protocol):
-    """A source that may not use all that it was given."""
-
-    @property
-    def left_out(self) -> str:
-        """What and how much of it, in words; empty: nothing."""
-        ...
+def left_out_of(source: Source) -> str:
+    """What and how much a source does not use of what it was given, in words; "": nothing."""
+    return getattr(source, "left_out", "")
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TrainingBatches:
     """{"image": uint8 [b, S, S, 3], "tokens": int32 [b, L], "bad": list of `BadSample`} by number.
 
@@ -70,7 +62,7 @@ class TrainingBatches:
     takes the place of "tokens". Of a source of `features` all rows are "heads", float16 [b, m, c],
     and "text_embedding".
 
-    Args:
+    Attributes:
         source: has `image` (bytes or uint8 array, as `transform` takes it), `text` (a caption,
             several to draw from, or None), and may have `key`, `shard`, `problem` (why there is
             no caption) and, of a list of captions, `text_embedding`, float32 [n, d].
@@ -82,24 +74,13 @@ class TrainingBatches:
         batch_size: examples of a batch, b.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        order: EpochOrder,
-        *,
-        tokenizer: Tokenizer,
-        transform: Transform,
-        erasing: RandomErasing | None,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        self._source = source
-        self._order = order
-        self._tokenizer = tokenizer
-        self._transform = transform
-        self._erasing = erasing
-        self._seed = seed
-        self._batch_size = batch_size
+    source: Source
+    order: EpochOrder
+    tokenizer: Tokenizer
+    transform: Transform
+    erasing: RandomErasing | None
+    seed: int
+    batch_size: int
 
     def __len__(self) -> int:
         """More batches than any run takes."""
@@ -115,31 +96,31 @@ class TrainingBatches:
         """
         batch: dict[str, Any] = {}
         bad: list[BadSample] = []
-        for i in range(self._batch_size):
-            example, replaced = self._example(k * self._batch_size + i)
+        for i in range(self.batch_size):
+            example, replaced = self._example(k * self.batch_size + i)
             bad += replaced
             for name, value in example.items():
                 if i == 0:  # filled row by row, which takes half the memory of stacking
-                    batch[name] = np.empty((self._batch_size, *value.shape), value.dtype)
+                    batch[name] = np.empty((self.batch_size, *value.shape), value.dtype)
                 batch[name][i] = value
         return {**batch, BAD: bad}
 
     def _example(self, place: int) -> tuple[dict[str, np.ndarray], list[BadSample]]:
         """The example at a place, and the bad samples that it takes the place of."""
-        index = self._order(place)
+        index = self.order(place)
         bad: list[BadSample] = []
         for attempt in range(MAX_TRIES):
-            example = self._source[index]
+            example = self.source[index]
             try:
                 return self._make(example, self._rng(place, attempt, _EXAMPLE)), bad
             except BadSampleError as error:
                 key, shard = str(example.get("key", index)), str(example.get("shard", ""))
                 bad.append(BadSample(key, shard, error.kind, error.reason))
-            part = self._order.part_of(index)
+            part = self.order.part_of(index)
             index = part.begin + int(self._rng(place, attempt, _REPLACEMENT).integers(part.size))
         named = ", ".join(f"{sample.key} ({sample.kind})" for sample in bad[:5])
         raise RunError(
-            f"{MAX_TRIES} samples drawn one after the other from {self._source!r} are all bad: "
+            f"{MAX_TRIES} samples drawn one after the other from {self.source!r} are all bad: "
             f"{named} and so on. Of the first, {bad[0].reason}. Look at the data; checkpoints "
             "written so far are good"
         )
@@ -151,7 +132,7 @@ class TrainingBatches:
             raise example["problem"]
         text = choose_caption(example["text"], rng)
         try:
-            pixels = self._transform(example["image"], rng)
+            pixels = self.transform(example["image"], rng)
         except ImageDecodeError as error:
             raise BadSampleError("unreadable_image", str(error)) from error
         except ValueError as error:
@@ -160,12 +141,12 @@ class TrainingBatches:
         if "text_embedding" in example:
             made["text_embedding"] = example["text_embedding"][example["text"].index(text)]
         else:
-            made["tokens"] = self._tokenizer([text])[0]
-        if self._erasing is not None:
-            made["erase"] = self._erasing(pixels.shape[0], pixels.shape[1], rng)
+            made["tokens"] = self.tokenizer([text])[0]
+        if self.erasing is not None:
+            made["erase"] = self.erasing(pixels.shape[0], pixels.shape[1], rng)
         return made
 
     def _rng(self, place: int, attempt: int, purpose: int) -> np.random.Generator:
         """Random numbers of one try; no two tries share any, as Philox counts up the first word."""
         counter = np.array([0, purpose, attempt, place], np.uint64)
-        return np.random.Generator(np.random.Philox(key=self._seed, counter=counter))
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=counter))

@@ -58,12 +58,7 @@ def check_words(
 
 
 def background_words(words: Sequence[str], classes: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Words of the background for classes of one's own: those that no class has.
-
-    Args:
-        words: the protocol's.
-        classes: words of each.
-    """
+    """The protocol's words of the background for classes of one's own: those that no class has."""
     known = {clean(word) for synonyms in classes for word in synonyms}
     return tuple(word for word in words if clean(word) not in known) or (BACKGROUND_NAME,)
 

@@ -134,8 +134,6 @@ class Answers:
         Args:
             photo: path of the file; None if there is none yet.
             text: a word per line.
-            pamr: whether masks are refined.
-            baseline: whether MaskCLIP is shown, too.
 
         Raises:
             InputError: if there is no photo, or the words cannot be used.
@@ -178,8 +176,6 @@ class Answers:
         """The result for the photo in its own size, of the masks that are kept.
 
         Args:
-            question: as it was answered.
-            method: one of its methods.
             threshold: score of the background; None: none.
 
         Raises:
@@ -199,8 +195,6 @@ class Answers:
         """A zip file of what `Segmentation.save` writes and of the overlay without a legend.
 
         Args:
-            question: as it was answered.
-            folder: where to put it.
             thresholds: score of the background by method; None: no background.
             opacity: of the overlay, in [0, 1].
 

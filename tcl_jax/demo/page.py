@@ -73,7 +73,6 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
     """The page, to be launched by `server.serving`.
 
     Args:
-        answers: what it asks.
         examples: pictures to click.
         folder: for files to download; in GRADIO_TEMP_DIR, so that they go with time.
     """

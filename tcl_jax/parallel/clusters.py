@@ -31,7 +31,6 @@ def find_cluster(environment: Mapping[str, str], root: Path = Path("/")) -> Clus
     A job of one process is none, nor is what runs in a SLURM batch script outside of `srun`.
 
     Args:
-        environment: of this process.
         root: of the file system, where `TPU_DEVICES` are looked for.
     """
     steps = min(_number(environment, "SLURM_NTASKS"), _number(environment, "SLURM_STEP_NUM_TASKS"))

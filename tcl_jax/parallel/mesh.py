@@ -107,11 +107,6 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 def check_batch_size(global_batch_size: int, mesh: Mesh, parts: int = 1) -> None:
     """Refuses a batch that devices and accumulation steps cannot share evenly.
 
-    Args:
-        global_batch_size: rows of a batch over all devices.
-        mesh: the devices.
-        parts: accumulation steps.
-
     Raises:
         InputError: if the batch is not a positive multiple of devices times parts.
     """
@@ -145,8 +140,6 @@ def put_parameters(tree: Any, mesh: Mesh, *, sharded: bool) -> Any:
     """Parameters or an optimiser's state that every process holds alike, to the devices.
 
     Args:
-        tree: arrays.
-        mesh: the devices.
         sharded: each device holds its part alone, see `parameter_sharding`; else each holds all.
     """
 

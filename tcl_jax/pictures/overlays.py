@@ -27,9 +27,6 @@ def overlay(
     """Image with every class but one tinted in its colour.
 
     Args:
-        image: RGB, uint8.
-        label: class per pixel.
-        palette: colour per class, uint8.
         opacity: of the tint, in [0, 1].
         untouched: class whose pixels stay as they are, the background; None: no class.
     """

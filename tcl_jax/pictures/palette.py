@@ -43,10 +43,6 @@ def class_palette(names: int, background: bool) -> UInt8[np.ndarray, "labels 3"]
 
     A name has the same colour with and without background, and however many follow it.
 
-    Args:
-        names: number of names.
-        background: whether label 0 is the background.
-
     Returns:
         uint8 [names, 3], or [names + 1, 3] with background.
     """

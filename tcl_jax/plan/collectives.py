@@ -11,13 +11,9 @@ from typing import Any
 from tcl_jax.plan.hlo import ENTRY, Instruction, read_computations
 
 KINDS = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
+    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
     "collective-broadcast",
-)
+)  # fmt: skip
 BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 """Bits of an element whose type does not end with their number."""
 

@@ -107,11 +107,7 @@ class Plan:
     """A run on a topology.
 
     Attributes:
-        topology: its name.
         kind: JAX's name of the devices.
-        devices: how many.
-        chip: their figures.
-        batch: the global batch.
         steps: the two phases, or the one that the run has.
     """
 

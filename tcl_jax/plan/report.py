@@ -17,15 +17,8 @@ CAVEAT = (
     "passes 100% where this implementation needs fewer."
 )
 DERIVED = (
-    "fits",
-    "method_flops",
-    "roofline",
-    "bound",
-    "seconds",
-    "mfu",
-    "images_per_second",
-    "days",
-)
+    "fits", "method_flops", "roofline", "bound", "seconds", "mfu", "images_per_second", "days",
+)  # fmt: skip
 """Properties of a step that are written as JSON with its fields."""
 
 

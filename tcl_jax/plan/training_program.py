@@ -25,7 +25,6 @@ def trace_step(
     Args:
         config: as in configs/tcl.py; `train.global_batch_size` divides over the mesh.
         experiment: an abstract one.
-        mesh: of the run.
         phase: 1 or 2, of `training.step.PHASES`.
     """
     adamw = build_adamw(config)

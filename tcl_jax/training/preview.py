@@ -20,7 +20,7 @@ from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
 from tcl_jax.data.tokenizer import Tokenizer
-from tcl_jax.data.training_examples import Incomplete
+from tcl_jax.data.training_examples import left_out_of
 from tcl_jax.data.transforms import Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import as_input_error
 from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize
@@ -179,7 +179,7 @@ def take_preview(config: ConfigDict, count: int) -> Preview:
         origins=log.origins[:count],
         totals=bad.totals().tolist(),
         bad=tuple(bad.first.values()),
-        left_out=source.left_out if isinstance(source, Incomplete) else "",
+        left_out=left_out_of(source),
         statistics=experiment.method.pixel_statistics,
         smallest_crop=min(crops, default=1.0),
     )

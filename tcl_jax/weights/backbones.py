@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tcl_jax.errors import raise_machine_fault, shorten
-from tcl_jax.files import read_json, user_path
+from tcl_jax.errors import shorten
+from tcl_jax.files import user_path
 from tcl_jax.models.families import FAMILIES, HEAD_SIZE, PRETRAINED, Family, Sizes
 from tcl_jax.models.methods import METHODS
 from tcl_jax.models.shapes import Shapes, shapes_of
@@ -22,11 +22,10 @@ from tcl_jax.weights.folders import find_weights, open_model
 from tcl_jax.weights.hub import locate_backbone
 from tcl_jax.weights.load import Source, origin_of, prepending_path
 from tcl_jax.weights.mapping import StateDict, WeightError
-from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
+from tcl_jax.weights.model_config import read_beside
+from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names, starts_of
 from tcl_jax.weights.tensor_file import TensorFile
 from tcl_jax.weights.text_towers import METHOD_OF, name_text_towers, read_text_towers
-
-_MAX_CONFIG = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,6 @@ class Layout:
         sizes: what shapes say, by the names that `to_params` takes.
         to_params: parameters of the tower.
         parts: of names, and what they are replaced by to be those that `to_params` takes.
-        finish: what is left of that.
     """
 
     family: str
@@ -51,7 +49,6 @@ class Layout:
     sizes: Callable[[Mapping[str, Any]], Sizes]
     to_params: Callable[[StateDict, Sizes, int, Any], dict[str, Any]]
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    finish: Callable[[Mapping[str, str]], dict[str, str]] = dict
 
     def rename(self, names: Mapping[str, str]) -> dict[str, str]:
         """The names that `to_params` takes, and the whole name of each."""
@@ -60,7 +57,7 @@ class Layout:
             for theirs, ours in self.parts.items():
                 name = name.replace(theirs, ours)
             renamed[name] = whole
-        return self.finish(renamed)
+        return renamed
 
 
 _OWN = (dinov2.PATCHES, "blocks.0.ls1.gamma")
@@ -87,7 +84,7 @@ LAYOUTS = (
     Layout("dinov3", "dinov3", (*_OWN, "storage_tokens"), ("pos_embed",),
            dinov3.sizes, dinov3.to_params),
     Layout("dinov3", "huggingface", (f"{_HF}.weight", "embeddings.register_tokens"), (),
-           dinov3.sizes, dinov3.to_params, dinov3.HUGGING_FACE, dinov3.from_hugging_face),
+           dinov3.sizes, dinov3.to_params, dinov3.HUGGING_FACE),
     Layout("tips", "flax", (tips.PATCHES, f"{tips.TOKENS}.cls"), (), tips.sizes, tips.to_params),
     Layout("tips", "pytorch", (dinov2.PATCHES, "pos_embed", "register_tokens"), (),
            tips.torch_sizes, tips.torch_to_params),
@@ -167,7 +164,6 @@ class LoadedBackbone:
 
         Args:
             needed: its towers, in so far as they are needed; (): all.
-            fields: further ones of the method.
 
         Raises:
             WeightError: if a tower that it needs is not there.
@@ -287,7 +283,6 @@ def find_backbone(
     """The vision tower in a file, of which no large tensor is read.
 
     Args:
-        file: its tensors.
         family, heads, prefix: as in `load_backbone`.
 
     Raises:
@@ -359,14 +354,8 @@ def _find_layouts(
     plain = dotted_names(file.names)
     fitting: dict[str, list[Layout]] = {}
     for layout in layouts:
-        for name in plain:
-            start = name.removesuffix(layout.signs[0])
-            if (
-                f".{name}".endswith(f".{layout.signs[0]}")
-                and all(f"{start}{sign}" in plain for sign in layout.signs)
-                and not any(f"{start}{sign}" in plain for sign in layout.without)
-            ):
-                fitting.setdefault(start, []).append(layout)
+        for start in starts_of(plain, layout.signs, layout.without):
+            fitting.setdefault(start, []).append(layout)
     return plain, fitting
 
 
@@ -400,15 +389,12 @@ def _count_heads(layout: Layout, sizes: Sizes, heads: int | None, file: TensorFi
 
 def _configured_heads(file: TensorFile, layout: Layout) -> int | None:
     """The number of heads in the config file beside Hugging Face's weights."""
-    path = file.path.parent / "config.json"
-    if layout.style != "huggingface" or not path.is_file():
+    if layout.style != "huggingface":
         return None
-    try:
-        number = read_json(path, _MAX_CONFIG).get("num_attention_heads")
+
+    def read(config: Any) -> int | None:
+        number = config.get("num_attention_heads")
         return None if number is None else int(number)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise_machine_fault(f"config {str(path)!r} could not be read", error)
-        raise WeightError(
-            f"config {str(path)!r}, which lies beside the weights, cannot be used: {error}; get it "
-            "again with its weights, or take it away and give heads="
-        ) from error
+
+    path = file.path.parent / "config.json"
+    return read_beside(path, read, "take it away and give heads=")

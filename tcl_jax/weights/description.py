@@ -8,15 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from tcl_jax.models.families import FAMILIES, PRETRAINED
+from tcl_jax.weights import clip_dinoiser, talk2dino, tcl
 from tcl_jax.weights.backbones import find_backbone, holds_backbone
-from tcl_jax.weights.clip_dinoiser import find_head, head_sizes, holds_head
 from tcl_jax.weights.folders import open_model
 from tcl_jax.weights.hub import OFFICIAL, OPENAI_SHA256, locate_backbone, locate_clip, locate_tcl
 from tcl_jax.weights.load import check_prefix, digest_of, find_clip
 from tcl_jax.weights.mapping import WeightError
-from tcl_jax.weights.names import dotted_names
-from tcl_jax.weights.talk2dino import FIRST, find_projection, holds_projection
-from tcl_jax.weights.tcl import BLOCKS, find_tcl
+from tcl_jax.weights.names import dotted_names, holds_part
 from tcl_jax.weights.tensor_file import TensorFile
 from tcl_jax.weights.text_towers import name_text_towers
 
@@ -42,21 +40,21 @@ def describe_file(source: str, prefix: str = "") -> str:
 
 def _models_in(file: TensorFile, prefix: str) -> str:
     """The model in a file, with what is assumed of it, or why there is none."""
-    texts = name_text_towers(dotted_names(file.names))
+    texts, assumed = name_text_towers(dotted_names(file.names)), ""
     try:
-        if any(BLOCKS in name for name in file.specs):
-            tensors, what, assumed = find_tcl(file, prefix), "TCL's learned tensors", ""
-        elif holds_projection(file.specs):
-            tensors, assumed = find_projection(file, prefix), ""
-            shape = tensors.specs[f"{FIRST}.weight"].shape
+        if holds_part(file.names, tcl.SIGN):
+            tensors, what = tcl.find_tcl(file, prefix), "TCL's learned tensors"
+        elif holds_part(file.names, talk2dino.SIGN):
+            tensors = talk2dino.find_projection(file, prefix)
+            shape = tensors.specs[f"{talk2dino.FIRST}.weight"].shape
             what = f"Talk2DINO's projection of {' to '.join(map(str, shape[::-1]))} channels"
-        elif holds_head(file.specs):
-            tensors, assumed = find_head(file, prefix), ""
-            channels, width = head_sizes(tensors)
+        elif holds_part(file.names, clip_dinoiser.SIGN):
+            tensors = clip_dinoiser.find_head(file, prefix)
+            channels, width = clip_dinoiser.head_sizes(tensors)
             what = f"CLIP-DINOiser's head of {channels} channels, for a CLIP of width {width}"
         elif holds_backbone(file):
             backbone = find_backbone(file, prefix=prefix)
-            tensors, what, assumed = backbone.tensors, backbone.title, ""
+            tensors, what = backbone.tensors, backbone.title
             what += f", and {texts}" if texts else ""
         elif texts:
             return f"{texts}, for a vision tower that is in another file"

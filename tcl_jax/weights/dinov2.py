@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from tcl_jax.weights import mapping
 from tcl_jax.weights.mapping import (
     Rule,
     StateDict,
+    all_blocks,
     block_numbers,
-    blocks_up_to_last,
     layer_norm,
     linear,
 )
@@ -34,6 +35,9 @@ HUGGING_FACE_BLOCK = {
     ".attention.o_proj.": ".attn.proj.",
     ".layer_scale1.lambda1": ".ls1.gamma",
     ".layer_scale2.lambda1": ".ls2.gamma",
+    ".mlp.gate_proj.": ".mlp.w1.",
+    ".mlp.up_proj.": ".mlp.w2.",  # of DINOv3 also where nothing is gated
+    ".mlp.down_proj.": ".mlp.w3.",
 }  # fmt: skip
 """Parts of `transformers`' names in blocks, of its version 4 and of version 5, and the authors'."""
 
@@ -45,9 +49,6 @@ HUGGING_FACE = {
     "layernorm.": "norm.",
     ".mlp.weights_in.": ".mlp.w12.",
     ".mlp.weights_out.": ".mlp.w3.",
-    ".mlp.gate_proj.": ".mlp.w1.",  # in memory of version 5
-    ".mlp.up_proj.": ".mlp.w2.",
-    ".mlp.down_proj.": ".mlp.w3.",
     **HUGGING_FACE_BLOCK,
     "layers.": BLOCKS,  # from here on of `ViTModel`; these in memory of version 5
     ".layernorm_before.": ".norm1.",
@@ -66,23 +67,12 @@ def join(*tensors: np.ndarray) -> np.ndarray:
 
 def join_query_value(query: np.ndarray, value: np.ndarray) -> np.ndarray:
     """The fused bias of three of which the key has none."""
-    return np.concatenate([query, np.zeros_like(query), value])
+    return join(query, np.zeros_like(query), value)
 
 
 def without_key(bias: np.ndarray) -> np.ndarray:
     """A fused bias of three with zeros for the key, whatever was there."""
-    query, _, value = np.split(bias, 3)
-    return join_query_value(query, value)
-
-
-def first_half(tensor: np.ndarray) -> np.ndarray:
-    """Along the first axis."""
-    return np.split(tensor, 2)[0]
-
-
-def second_half(tensor: np.ndarray) -> np.ndarray:
-    """Along the first axis."""
-    return np.split(tensor, 2)[1]
+    return join_query_value(*np.split(bias, 3)[::2])
 
 
 def block(
@@ -94,8 +84,6 @@ def block(
         names: of all tensors of the tower. What a block may lack, or have in another form, is
             told by what any of its blocks has.
         name: of the block, without the last dot.
-        path: of its parameters.
-        key_bias: whether keys have a bias.
     """
     before = name.rpartition(".")[0]  # of all its blocks
 
@@ -126,12 +114,15 @@ def block(
     if there("mlp.w12.weight"):  # SwiGLU, whose first half goes through the activation function
         rules += [
             Rule(f"{mlp}.w12.{kind}", (*layer, leaf), axes, combine=half)
-            for layer, half in ((gate, first_half), (hidden, second_half))
+            for layer, half in (
+                (gate, lambda x: np.split(x, 2)[0]), (hidden, lambda x: np.split(x, 2)[1]),
+            )
             for kind, leaf, axes in (("weight", "kernel", (1, 0)), ("bias", "bias", None))
-        ]
+        ]  # fmt: skip
         return rules + linear(f"{mlp}.w3", out)
-    gated = there("mlp.w1.weight")
-    layers = {"w1": gate, "w2": hidden, "w3": out} if gated else {"fc1": hidden, "fc2": out}
+    layers = {"w1": gate} if there("mlp.w1.weight") else {}
+    first, second = ("w2", "w3") if there("mlp.w2.weight") else ("fc1", "fc2")
+    layers |= {first: hidden, second: out}
     return rules + [rule for x, layer in layers.items() for rule in linear(f"{mlp}.{x}", layer)]
 
 
@@ -144,9 +135,7 @@ def tower(names: Collection[str], *, key_bias: bool = True) -> list[Rule]:
     ]
     if "mask_token" in names:
         rules.append(Rule("mask_token", ("mask_token",)))
-    for i in blocks_up_to_last(names, BLOCKS):
-        rules += block(names, f"{BLOCKS}{i}", (f"blocks_{i}",), key_bias=key_bias)
-    return rules
+    return rules + all_blocks(names, BLOCKS, partial(block, names, key_bias=key_bias))
 
 
 def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes:
@@ -161,13 +150,9 @@ def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes
             axes, or positions are not those of a square grid.
     """
     kernel = specs[PATCHES].shape
-    mlp = f"{BLOCKS}0.mlp"
-    fused, gate, plain = (f"{mlp}.{layer}.weight" for layer in ("w12", "w1", "fc1"))
-    gated = fused in specs or gate in specs
-    if fused in specs:
-        hidden = specs[fused].shape[0] // 2
-    else:
-        hidden = specs[gate if gated else plain].shape[0]
+    names = [f"{BLOCKS}0.mlp.{layer}.weight" for layer in ("w12", "w1", "w2", "fc1")]
+    first = next((name for name in names if name in specs), names[-1])
+    fused, gated = first == names[0], first in names[:2]
     positions = specs["pos_embed"].shape[-2] if "pos_embed" in specs else 0
     if positions and math.isqrt(positions - 1) ** 2 != positions - 1:
         raise ValueError(
@@ -176,7 +161,7 @@ def sizes(specs: Mapping[str, Any], registers: str = "register_tokens") -> Sizes
     return Sizes(
         width=kernel[0],
         depth=len(block_numbers(specs, BLOCKS)),
-        hidden=hidden,
+        hidden=specs[first].shape[0] // (2 if fused else 1),
         patch=kernel[-1],
         registers=specs[registers].shape[-2] if registers in specs else 0,
         positions=positions,
@@ -191,8 +176,6 @@ def to_params(
 
     Args:
         tensors: by the authors' names, or those of Hugging Face with `HUGGING_FACE` replaced.
-        found: its `sizes`.
-        heads: of the attention.
         dtype: of the parameters; None keeps each tensor's own.
     """
     rules = [

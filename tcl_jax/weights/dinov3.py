@@ -20,30 +20,11 @@ HUGGING_FACE = {
     "embeddings.register_tokens": "storage_tokens",
     "embeddings.patch_embeddings.": "patch_embed.proj.",
     "embeddings.": "",
-    "model.layer.": BLOCKS,  # in memory, and "layer." in its files
+    "model.layer.": BLOCKS,  # in memory; the next in its files
+    "layer.": BLOCKS,
     **HUGGING_FACE_BLOCK,
 }
-"""Parts of the names of `DINOv3ViTModel`, to be replaced in this order; see `from_hugging_face`."""
-
-
-def from_hugging_face(names: Mapping[str, str]) -> dict[str, str]:
-    """What `HUGGING_FACE` leaves: blocks in files, and MLPs, whose names tell if they are gated.
-
-    Args:
-        names: with `HUGGING_FACE` replaced, and the whole name of each.
-    """
-    gated = any(".mlp.gate_proj." in name for name in names)
-    layers = ("w2", "w3") if gated else ("fc1", "fc2")
-    parts = {"gate_proj": "w1", "up_proj": layers[0], "down_proj": layers[1]}
-
-    def rename(name: str) -> str:
-        if name.startswith("layer."):
-            name = BLOCKS + name.removeprefix("layer.")
-        for theirs, ours in parts.items():
-            name = name.replace(f".mlp.{theirs}.", f".mlp.{ours}.")
-        return name
-
-    return {rename(name): whole for name, whole in names.items()}
+"""Parts of the names of `DINOv3ViTModel`, to be replaced in this order."""
 
 
 def sizes(specs: Mapping[str, Any]) -> Sizes:

@@ -12,13 +12,9 @@ from tcl_jax.weights.readers import open_weights
 from tcl_jax.weights.tensor_file import Contents, TensorFile
 
 KNOWN = (
-    "open_clip_model.safetensors",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+    "open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json",
+    "open_clip_pytorch_model.bin", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 """Names that the libraries give to a model. Of several, which hold the same weights, the first."""
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")

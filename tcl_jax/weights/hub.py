@@ -51,9 +51,6 @@ def locate_clip(name: str) -> Path:
     Hugging Face hub, and is downloaded there otherwise. OpenAI's own .pt files and those of the hub
     must have the published SHA-256.
 
-    Args:
-        name: a path (~ is the home directory) or a name.
-
     Raises:
         WeightError: if there is no such file or name, the download fails, or the file has another
             SHA-256 than the published one; says which file to put where.
@@ -113,8 +110,6 @@ def _from_hub(what: str, file: HubFile, instead: str) -> Path:
     Where the repository has the same in several files, it is their index, with them beside it.
 
     Args:
-        what: the weights, for people.
-        file: where it is.
         instead: what to do where the download fails, as the end of a sentence.
     """
     import huggingface_hub
@@ -161,35 +156,30 @@ def locate_tcl(source: str | os.PathLike[str]) -> Path:
     "official" is tcl.pth in the folder weights/ of the working directory, or in the cache of this
     user (~/.cache/tcl_jax/weights), where it is downloaded to otherwise.
 
-    Args:
-        source: a path (~ is the home directory) or "official".
-
     Raises:
         WeightError: if there is no such file, or the download fails; says which file to put where.
     """
-    return _locate_official(source, "TCL's tcl.pth") or _from_addresses(
-        "TCL's official checkpoint", [TCL_URL]
-    )
+    return _locate_official(source, "TCL's tcl.pth", "TCL's official checkpoint", TCL_URL)
 
 
 def locate_head(source: str | os.PathLike[str]) -> Path:
     """`locate_tcl` of CLIP-DINOiser's head, which is clip_dinoiser_last.pt in those folders."""
-    return _locate_official(source, "CLIP-DINOiser's last.pt") or _from_addresses(
-        "CLIP-DINOiser's head", [HEAD_URL], [HEAD_FILE]
-    )
+    file, what = "CLIP-DINOiser's last.pt", "CLIP-DINOiser's head"
+    return _locate_official(source, file, what, HEAD_URL, HEAD_FILE)
 
 
-def _locate_official(source: str | os.PathLike[str], what: str) -> Path | None:
-    """The weights at a path, called `what` where they are not there; None of "official"."""
+def _locate_official(
+    source: str | os.PathLike[str], file: str, what: str, address: str, *names: str
+) -> Path:
     path = user_path(source)
     if os.path.exists(path):
         return find_weights(path)
-    if os.fspath(source) != OFFICIAL:
-        raise WeightError(
-            f"weights {str(path)!r} do not exist; give the path of {what} or its folder, or "
-            f"{OFFICIAL!r}, which downloads it"
-        )
-    return None
+    if os.fspath(source) == OFFICIAL:
+        return _from_addresses(what, [address], names)
+    raise WeightError(
+        f"weights {str(path)!r} do not exist; give the path of {file} or its folder, or "
+        f"{OFFICIAL!r}, which downloads it"
+    )
 
 
 def locate_laion() -> Path:
@@ -227,9 +217,6 @@ def locate_backbone(source: str | os.PathLike[str]) -> Path:
     under the name that the file has at its address or that its repository has on the Hugging Face
     hub (a folder, or with .safetensors), then in the cache of this user or of the hub, and is
     downloaded there otherwise. No hashes of these files are known, so none are checked.
-
-    Args:
-        source: a path (~ is the home directory) or a name.
 
     Raises:
         WeightError: if there is no such file or name, or the download fails; says which file to
@@ -307,40 +294,34 @@ def locate_supplied(part: str, what: str, names: Sequence[str], where: str) -> P
 
     Args:
         part: of the model, as --weights names it.
-        what: the weights, for people.
         names: any of which the file may have.
         where: why, and where it is, as the second half of a sentence.
 
     Raises:
         WeightError: if it is not there.
     """
-    path = _find_placed(names)
-    if path is None:
+    if (path := _placed(what, *_places(names))) is None:
         raise WeightError(
             f"{what} is not there; {where}. Put the file into {str(Path(FOLDER).absolute())!r} as "
             f"{' or '.join(names)}, or give its path as {part} (--weights {part}=FILE)"
         )
-    logging.info("%s is read from %s", what, path)
     return path
 
 
-def _find_placed(names: Sequence[str]) -> Path | None:
-    """The first file of these names in the folder of weights, then in this user's cache."""
-    places = [Path(folder, x) for folder in (FOLDER, cache_folder("weights")) for x in names]
-    return next((file for file in places if file.is_file()), None)
+def _places(names: Sequence[str]) -> list[Path]:
+    """Files of these names in the folder of weights, then in this user's cache."""
+    return [Path(folder, x) for folder in (FOLDER, cache_folder("weights")) for x in names]
 
 
 def _from_addresses(what: str, addresses: Sequence[str], names: Sequence[str] = ()) -> Path:
     """A file in the folder of weights or this user's cache, where it is downloaded to otherwise.
 
     Args:
-        what: the weights, for people.
         addresses: any of which may have it.
         names: that it is looked for by, one for each; those at the addresses if there are none.
     """
     names = names or [os.path.basename(address) for address in addresses]
-    if (placed := _find_placed(names)) is not None:
-        logging.info("%s is read from %s", what, placed)
+    if (placed := _placed(what, *_places(names))) is not None:
         return placed
     failures = []
     for address, name in zip(addresses, names, strict=True):

@@ -48,8 +48,12 @@ def text_tower_of(clip: Pretrained) -> Pretrained:
     return dataclasses.replace(clip, params=clip.params["text"])
 
 
-def _load_clip(source: str, recorded: Identity) -> Loaded:
-    return _load_part(source, recorded, lambda clip: clip)
+def _load_clip(
+    source: str, recorded: Identity, part_of: Callable[[Pretrained], Pretrained] = lambda x: x
+) -> Loaded:
+    prefix, activation = recorded["prefix"], recorded.get("activation")
+    part = part_of(load_clip(source, activation=activation, prefix=prefix, dtype=None))
+    return part.params, part.origin, identify_clip(source, part)
 
 
 def identify_texts(weights: Source, texts: LoadedTexts) -> dict[str, str]:
@@ -61,15 +65,7 @@ def identify_texts(weights: Source, texts: LoadedTexts) -> dict[str, str]:
 def _load_text(source: str, recorded: Identity) -> Loaded:
     if (texts := load_text_tower(source, recorded["prefix"], None)) is not None:
         return texts.params, texts.origin, identify_texts(source, texts)
-    return _load_part(source, recorded, text_tower_of)
-
-
-def _load_part(
-    source: str, recorded: Identity, part_of: Callable[[Pretrained], Pretrained]
-) -> Loaded:
-    prefix, activation = recorded["prefix"], recorded.get("activation")
-    part = part_of(load_clip(source, activation=activation, prefix=prefix, dtype=None))
-    return part.params, part.origin, identify_clip(source, part)
+    return _load_clip(source, recorded, text_tower_of)
 
 
 def identify_backbone(weights: Source, backbone: LoadedBackbone) -> dict[str, str]:

@@ -37,8 +37,6 @@ class Pretrained:
     """Parameters read from a file.
 
     Attributes:
-        config: sizes of the CLIP.
-        params: nested dict of arrays.
         origin: where they are from: `file`, `sha256`, `format`, `style`, `prefix`.
     """
 
@@ -54,7 +52,6 @@ class FoundClip:
     Attributes:
         tensors: by OpenAI's names; none is read yet.
         style: whose names they had; see `names.to_openai_names`.
-        config: its sizes.
         assumed: what is assumed of it, as a sentence; "" if all is known.
     """
 
@@ -93,10 +90,7 @@ def load_clip(
 
 
 def sizes_of(model: Mapping[str, Any]) -> CLIPConfig:
-    """Sizes of the pretrained CLIP of a run's config; of its weights no tensor is read.
-
-    Args:
-        model: its section `model`.
+    """Sizes of the CLIP of a run's `config.model`; of its weights no tensor is read.
 
     Raises:
         InputError: if the variant is unknown, the sizes are impossible, or the weights that would
@@ -112,10 +106,7 @@ def sizes_of(model: Mapping[str, Any]) -> CLIPConfig:
 
 
 def load_configured(model: Mapping[str, Any]) -> Pretrained:
-    """The pretrained CLIP of a run's config, in float32.
-
-    Args:
-        model: its section `model`.
+    """The pretrained CLIP of a run's `config.model`, in float32.
 
     Raises:
         InputError: if it cannot be read, or is of other sizes than the config says.
@@ -157,7 +148,6 @@ def find_clip(
     """The CLIP in a file, of which no tensor is read.
 
     Args:
-        file: its tensors and plain values.
         prefix, activation, usual: as in `load_clip`.
 
     Raises:

@@ -164,13 +164,20 @@ def blocks_up_to_last(names: Iterable[str], prefix: str) -> range:
     return range(max(block_numbers(names, prefix), default=0) + 1)
 
 
+def all_blocks(
+    names: Iterable[str], prefix: str, block: Callable[[str, tuple[str, ...]], list[Rule]]
+) -> list[Rule]:
+    """The rules of `blocks_up_to_last`, of each by its name without the last dot and its path."""
+    numbers = blocks_up_to_last(names, prefix)
+    return [rule for i in numbers for rule in block(f"{prefix}{i}", (f"blocks_{i}",))]
+
+
 def to_params(
     rules: Sequence[Rule], state_dict: StateDict, template: Any, dtype: Any = np.float32
 ) -> dict[str, Any]:
     """Parameter tree of a state dict.
 
     Args:
-        rules: the mapping.
         state_dict: name -> tensor, any floating dtype; other names in it are ignored.
         template: tree of anything with a `.shape`, what the model expects.
         dtype: of the result; None keeps each tensor's own.

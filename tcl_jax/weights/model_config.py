@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tcl_jax.errors import raise_machine_fault
 from tcl_jax.files import read_json
@@ -13,6 +14,7 @@ from tcl_jax.models.layers import ACTIVATIONS
 from tcl_jax.weights.mapping import WeightError
 
 _MAX_CONFIG = 1 << 20
+T = TypeVar("T")
 _MODEL_TYPES = ("clip", "clipseg")
 """Of Hugging Face's configs: CLIP, and a model that holds one and describes it in the same way."""
 
@@ -24,7 +26,6 @@ def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
     do not tell it: OpenAI's models have "quick_gelu", most others "gelu".
 
     Args:
-        path: of the weights.
         style: of their names, from `to_openai_names`.
 
     Returns:
@@ -39,17 +40,33 @@ def read_activation(path: str | os.PathLike[str], style: str) -> str | None:
     else:
         config = Path(path).parent / "open_clip_config.json"
         read, signs = _openclip_activation, {"model_cfg", "vision_cfg"}
-    if not os.path.isfile(config):
-        return None
-    try:
-        content = read_json(config, _MAX_CONFIG)
+
+    def find(content: Any) -> str | None:
         # A file of this name may also be the config of whoever trained the model.
         return read(content) if isinstance(content, dict) and signs & content.keys() else None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise_machine_fault(f"config {str(config)!r} could not be read", error)
+
+    return read_beside(config, find, "choose another CLIP")
+
+
+def read_beside(path: Path, read: Callable[[Any], T], instead: str) -> T | None:
+    """What is read of the content of a config file beside weights; None if there is no file.
+
+    Args:
+        read: of its content; may raise as Python does of values of other kinds.
+        instead: what to do, as the end of a sentence, where another file cannot be got.
+
+    Raises:
+        WeightError: if it is damaged, or `read` fails.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return read(read_json(path, _MAX_CONFIG))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise_machine_fault(f"config {str(path)!r} could not be read", error)
         raise WeightError(
-            f"config {str(config)!r}, which lies beside the weights, cannot be used: {error}; get "
-            "it again with its weights, or choose another CLIP"
+            f"config {str(path)!r}, which lies beside the weights, cannot be used: {error}; get it "
+            f"again with its weights, or {instead}"
         ) from error
 
 

@@ -6,9 +6,10 @@ kind has, end the names of its tensors, and what stands before them is its prefi
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,46 +83,40 @@ _START = {"logit_scale": np.array(INITIAL_LOGIT_SCALE, np.float32)}
 """What a CLIP begins with and does not need to make masks; its two towers alone lack it."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Renamed(LazyTensors):
     """Tensors under other names; each is read when it is asked for, and not kept.
 
-    Args:
-        source: the tensors.
-        parts: of each new name, the names in `source` to join along the first axis; of none, the
+    Attributes:
+        names: of each new name, the names in `source` to join along the first axis; of none, the
             tensor is that of `_START`.
         transposed: new names of matrices to transpose.
         prefix: under which they were found, with the dot; see `choose_prefix`.
     """
 
-    def __init__(
-        self,
-        source: Mapping[str, np.ndarray],
-        parts: Parts,
-        transposed: frozenset[str] = frozenset(),
-        prefix: str = "",
-    ) -> None:
-        self._source, self._parts, self._transposed = source, parts, transposed
-        self.names = parts
-        self.prefix = prefix
+    source: Mapping[str, np.ndarray]
+    names: Parts
+    transposed: frozenset[str] = frozenset()
+    prefix: str = ""
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if not self._parts[name]:
+        if not self.names[name]:
             return _START[name]
-        arrays = [self._source[part] for part in self._parts[name]]
+        arrays = [self.source[part] for part in self.names[name]]
         array = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-        return array.T if name in self._transposed else array
+        return array.T if name in self.transposed else array
 
     @property
     def unused(self) -> int:
         """How many tensors of `source` belong to none of these."""
-        return len(set(self._source) - {part for parts in self._parts.values() for part in parts})
+        return len(set(self.source) - {part for parts in self.names.values() for part in parts})
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
         """Shape and dtype of each tensor; none is read if `source` has `specs` of its own."""
-        source = getattr(self._source, "specs", self._source)
+        source = getattr(self.source, "specs", self.source)
         specs = {}
-        for name, parts in self._parts.items():
+        for name, parts in self.names.items():
             if not parts:
                 specs[name] = TensorSpec(_START[name].shape, _START[name].dtype)
                 continue
@@ -135,7 +130,7 @@ class Renamed(LazyTensors):
                         "the file is damaged or no CLIP, so get it again or choose another"
                     )
                 shape = (len(shapes) * shape[0], *shape[1:])
-            shape = shape[::-1] if name in self._transposed else shape
+            shape = shape[::-1] if name in self.transposed else shape
             specs[name] = TensorSpec(shape, source[parts[0]].dtype)
         return specs
 
@@ -219,6 +214,51 @@ def _strip_wrappers(wrappers: str, name: str) -> str:
     return re.sub(rf"(?<![^.])(?:{wrappers})", "", name)
 
 
+def starts_of(names: Collection[str], signs: Sequence[str], without: Sequence[str]) -> list[str]:
+    """Prefixes under which names with dots have all of these signs, and none of the others."""
+    starts = [x.removesuffix(signs[0]) for x in names if f".{x}".endswith(f".{signs[0]}")]
+    return [
+        start
+        for start in starts
+        if all(start + sign in names for sign in signs)
+        and not any(start + sign in names for sign in without)
+    ]
+
+
+def find_part(
+    tensors: Mapping[str, np.ndarray], prefix: str, what: str, sign: str, kept: str, missing: str
+) -> Renamed:
+    """What one sign tells, by its official names, under any prefix in a file.
+
+    Args:
+        tensors: by name, of which none is read here; others beside it are passed over.
+        prefix: of the names of the one that is meant, where there are several.
+        sign, kept: patterns of a name by which it is known, and of all that belong to it.
+        missing: what is said where there is none.
+
+    Raises:
+        WeightError: if there is none, or several that the prefix does not tell apart.
+    """
+    plain = plain_names(tensors, WRAPPERS)
+    found = sorted({start for name in plain if (start := _before(sign, name)) is not None})
+    if not found:
+        raise WeightError(missing)
+    start = choose_prefix(found, prefix, what)
+    own = {x.removeprefix(start): [y] for x, y in plain.items() if x.startswith(start)}
+    return Renamed(tensors, {x: y for x, y in own.items() if re.match(kept, x)}, prefix=start)
+
+
+def holds_part(names: Iterable[str], sign: str) -> bool:
+    """Whether there is a tensor by which `find_part` begins."""
+    return any(_before(sign, name) is not None for name in names)
+
+
+def _before(sign: str, name: str) -> str | None:
+    """What stands before a sign in a name."""
+    match = re.match(rf"((?:.*\.)?){sign}", name)
+    return match[1] if match else None
+
+
 def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
     """The prefix of the model that is meant among those that are there.
 
@@ -226,7 +266,6 @@ def choose_prefix(found: Sequence[str], asked: str, what: str) -> str:
         found: prefixes with their dots, without the parts of wrappers; "" is none.
         asked: the prefix, or its beginning, with or without the last dot; "." for none and "" if
             nothing was asked. Where there is but one model, it need not fit.
-        what: kind of the models.
 
     Raises:
         WeightError: if several are meant, or none of several.

@@ -39,9 +39,6 @@ def open_weights(path: str | os.PathLike[str]) -> TensorFile:
     that a training run saved, or a scripted model such as OpenAI's CLIP. PyTorch is not needed,
     and nothing in the file is run.
 
-    Args:
-        path: of the file; ~ is the home directory.
-
     Returns:
         Its tensors, of which none is read yet; close it when done.
 

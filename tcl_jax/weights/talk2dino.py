@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,63 +13,43 @@ from tcl_jax.models.talk2dino import init_projection
 from tcl_jax.weights.folders import find_weights, open_model
 from tcl_jax.weights.load import Source, origin_of, prepending_path
 from tcl_jax.weights.mapping import Rule, StateDict, WeightError, linear, to_params, to_state_dict
-from tcl_jax.weights.names import WRAPPERS, Renamed, choose_prefix, plain_names
+from tcl_jax.weights.names import Renamed, find_part
 
 FIRST, SECOND, OLD_SECOND = "linear_layer", "hidden_layers.0", "linear_layer2"
-_LAYER = re.compile(rf"({FIRST}|{OLD_SECOND}|hidden_layers\.\d+)\.(weight|bias)")
+SIGN = rf"{FIRST}\.weight$"
+_LAYER = rf"({FIRST}|{OLD_SECOND}|hidden_layers\.\d+)\.(weight|bias)$"
 
 RULES: list[Rule] = [*linear(FIRST, ("hidden",)), *linear(SECOND, ("out",))]
 """The official names, and the parameters of `models.talk2dino.init_projection`."""
 
 
-def holds_projection(names: Iterable[str]) -> bool:
-    """Whether there is a tensor by which `find_projection` begins."""
-    return any(f".{name}".endswith(f".{FIRST}.weight") for name in names)
-
-
 def find_projection(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Renamed:
-    """A projection by its official names, under any prefix in a file.
-
-    Args:
-        tensors: by name, of which none is read here; others beside a projection are passed over.
-            Old files call the second layer `linear_layer2`.
-        prefix: of the names of the one that is meant, where there are several.
+    """A projection, whose second layer old files call `linear_layer2`; see `names.find_part`.
 
     Raises:
-        WeightError: if there is none, several that the prefix does not tell apart, or one of
-            another number of layers.
+        WeightError: also if it has another number of layers.
     """
-    plain, sign = plain_names(tensors, WRAPPERS), f"{FIRST}.weight"
-    found = sorted(x.removesuffix(sign) for x in plain if f".{x}".endswith(f".{sign}"))
-    if not found:
-        raise WeightError(
-            f"not a projection of Talk2DINO: it has no tensor {sign}; the released ones are "
-            "vitb_mlp_infonce.pth and the like, and the towers are given apart"
-        )
-    chosen = choose_prefix(found, prefix, "projection")
-    names = {
-        short.replace(OLD_SECOND, SECOND): [theirs]
-        for name, theirs in plain.items()
-        if name.startswith(chosen) and _LAYER.fullmatch(short := name.removeprefix(chosen))
-    }
+    missing = (
+        f"not a projection of Talk2DINO: it has no tensor {FIRST}.weight; the released ones are "
+        "vitb_mlp_infonce.pth and the like, and the towers are given apart"
+    )
+    found = find_part(tensors, prefix, "projection", SIGN, _LAYER, missing)
+    names = {name.replace(OLD_SECOND, SECOND): parts for name, parts in found.names.items()}
     needed = {rule.name for rule in RULES}
     if wrong := sorted(needed ^ names.keys()):
         raise WeightError(
             f"a projection of Talk2DINO has the tensors {', '.join(sorted(needed))}, and this one "
             f"differs by {', '.join(wrong)}; choose one of two layers"
         )
-    return Renamed(tensors, names, prefix=chosen)
+    return Renamed(tensors, names, prefix=found.prefix)
 
 
-def load_projection(
-    source: Source, prefix: str = "", dtype: Any = np.float32
-) -> tuple[dict[str, Any], dict[str, str]]:
+def load_projection(source: Source, prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
     """A projection of any widths, and where it is from as in `load.Pretrained`.
 
     Args:
         source: a file or folder with the official names, alone or beside the towers.
-        prefix: see `find_projection`.
-        dtype: of the parameters; None keeps each tensor's own.
+        prefix: see `names.find_part`.
 
     Raises:
         InputError: if the file is missing, damaged, or holds no projection.
@@ -84,22 +63,16 @@ def load_projection(
     path = find_weights(path)
     with open_model(path) as file, prepending_path(path):
         tensors = find_projection(file, prefix)
-        params = projection_params(tensors, dtype)
-        return params, origin_of(file, "talk2dino", tensors.prefix)
+        return projection_params(tensors), origin_of(file, "talk2dino", tensors.prefix)
 
 
-def projection_params(tensors: StateDict, dtype: Any = np.float32) -> dict[str, Any]:
-    """Parameters of a projection of any widths from its official names; see `to_params`.
-
-    Args:
-        tensors: as `find_projection` gives them.
-        dtype: of the result; None keeps each tensor's own.
-    """
+def projection_params(tensors: StateDict) -> dict[str, Any]:
+    """Parameters of a projection of any widths from its official names; see `to_params`."""
     shape = getattr(tensors, "specs", tensors)[f"{FIRST}.weight"].shape
     if len(shape) != 2:
         raise WeightError(f"tensor {FIRST}.weight has the shape {tuple(shape)}, and not two axes")
     shapes = jax.eval_shape(lambda key: init_projection(key, shape[1], shape[0]), jax.random.key(0))
-    return to_params(RULES, tensors, shapes, dtype)
+    return to_params(RULES, tensors, shapes)
 
 
 def projection_state_dict(projection: Any) -> dict[str, np.ndarray]:

@@ -22,10 +22,11 @@ from tcl_jax.weights.mapping import (
     to_params,
     to_state_dict,
 )
-from tcl_jax.weights.names import WRAPPERS, Renamed, choose_prefix, plain_names
+from tcl_jax.weights.names import Renamed, find_part
 
 BLOCKS = "masker.image_encoder.backbone.transformer.resblocks."
 DECODER = "masker.image_encoder.decoder"
+SIGN = rf"{re.escape(BLOCKS)}\d"
 
 
 def tcl_rules(config: CLIPConfig, feature_layer: int) -> list[Rule]:
@@ -55,30 +56,12 @@ def tcl_rules(config: CLIPConfig, feature_layer: int) -> list[Rule]:
 
 
 def find_tcl(tensors: Mapping[str, np.ndarray], prefix: str = "") -> Renamed:
-    """What TCL learned, by its official names, under any prefix in a file.
-
-    Args:
-        tensors: by name, of which none is read here.
-        prefix: of the names of the one that is meant, where there are several.
-
-    Raises:
-        WeightError: if there is none, or several that the prefix does not tell apart.
-    """
-    plain = plain_names(tensors, WRAPPERS)
-    sign = re.compile(rf"((?:.*\.)?){re.escape(BLOCKS)}\d")
-    found = sorted({match[1] for name in plain if (match := sign.match(name))})
-    if not found:
-        raise WeightError(
-            f"not a TCL checkpoint: it has no tensor {BLOCKS}N.*; the official one is tcl.pth, "
-            "and CLIP's own weights are given apart"
-        )
-    chosen = choose_prefix(found, prefix, "TCL")
-    names = {
-        name.removeprefix(chosen): [theirs]
-        for name, theirs in plain.items()
-        if name.startswith(f"{chosen}masker.") or name.startswith(f"{chosen}tcl")
-    }
-    return Renamed(tensors, names, prefix=chosen)
+    """What TCL learned; see `names.find_part`."""
+    missing = (
+        f"not a TCL checkpoint: it has no tensor {BLOCKS}N.*; the official one is tcl.pth, and "
+        "CLIP's own weights are given apart"
+    )
+    return find_part(tensors, prefix, "TCL", SIGN, r"masker\.|tcl", missing)
 
 
 def infer_feature_layer(state_dict: StateDict, config: CLIPConfig) -> int:

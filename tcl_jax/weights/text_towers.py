@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,8 +24,8 @@ from tcl_jax.weights import dinov2, mapping, tips
 from tcl_jax.weights.folders import find_weights, open_model, trained_clip
 from tcl_jax.weights.hub import CLIP_FILES, locate_text_tower
 from tcl_jax.weights.load import Source, load_clip, origin_of, prepending_path
-from tcl_jax.weights.mapping import Rule, WeightError, blocks_up_to_last, linear
-from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names
+from tcl_jax.weights.mapping import Rule, WeightError, all_blocks, linear
+from tcl_jax.weights.names import Renamed, choose_prefix, dotted_names, starts_of
 from tcl_jax.weights.tensor_file import TensorFile
 
 Rules = Callable[[Mapping[str, Any]], list[Rule]]
@@ -37,53 +38,41 @@ class TextTower:
     Attributes:
         part: key of its parameters, "text" or "head".
         method: the method in `models.methods.METHODS` that it is of.
-        signs: two names that all have.
+        signs: names that all have.
         rules: of names without their prefix.
-        without: a name that none has, as a CLIP would; "": any may be there.
+        without: names that none has, as a CLIP would.
     """
 
     part: str
     method: str
-    signs: tuple[str, str]
+    signs: tuple[str, ...]
     rules: Rules
-    without: str = ""
+    without: tuple[str, ...] = ()
 
 
 def flax_rules(names: Mapping[str, Any]) -> list[Rule]:
     """TIPS's text tower in Flax."""
-    blocks = "transformer.encoderblock_"
-    rules = [
+    return [
         Rule("token_emb.emb_var", ("token_embedding",)),
         *tips.layer_norm("text_encoder_norm", ("ln_final",)),
+        *all_blocks(names, "transformer.encoderblock_", partial(tips.block, names)),
     ]
-    for i in blocks_up_to_last(names, blocks):
-        rules += tips.block(names, f"{blocks}{i}", (f"blocks_{i}",))
-    return rules
 
 
 def torch_rules(names: Mapping[str, Any]) -> list[Rule]:
     """The same in PyTorch, whose blocks have the names of CLIP's."""
-    blocks = "transformer.resblocks."
-    rules = [
+    return [
         Rule("token_embedding.weight", ("token_embedding",)),
         *mapping.layer_norm("ln_final", ("ln_final",)),
+        *all_blocks(names, "transformer.resblocks.", mapping.block),
     ]
-    for i in blocks_up_to_last(names, blocks):
-        rules += mapping.block(f"{blocks}{i}", (f"blocks_{i}",))
-    return rules
 
 
 def dinotxt_rules(names: Mapping[str, Any]) -> list[Rule]:
     """dino.txt's text tower."""
-    rules = [
-        Rule("backbone.token_embedding.weight", ("token_embedding",)),
-        Rule("backbone.positional_embedding", ("positional_embedding",)),
-        *mapping.layer_norm("backbone.ln_final", ("ln_final",)),
-        Rule("head.linear_projection.weight", ("text_projection",), (1, 0)),
-    ]
-    for i in blocks_up_to_last(names, "backbone.blocks."):
-        name, path = f"backbone.blocks.{i}", (f"blocks_{i}",)
-        rules += [
+
+    def block(name: str, path: tuple[str, ...]) -> list[Rule]:
+        return [
             *mapping.layer_norm(f"{name}.attention_norm", (*path, "ln_1")),
             Rule(f"{name}.attention.qkv.weight", (*path, "attn", "in_proj", "kernel"), (1, 0)),
             *linear(f"{name}.attention.proj", (*path, "attn", "out_proj")),
@@ -91,26 +80,27 @@ def dinotxt_rules(names: Mapping[str, Any]) -> list[Rule]:
             *linear(f"{name}.feed_forward.fc1", (*path, "mlp", "c_fc")),
             *linear(f"{name}.feed_forward.fc2", (*path, "mlp", "c_proj")),
         ]
-    return rules
+
+    return [
+        Rule("backbone.token_embedding.weight", ("token_embedding",)),
+        Rule("backbone.positional_embedding", ("positional_embedding",)),
+        *mapping.layer_norm("backbone.ln_final", ("ln_final",)),
+        Rule("head.linear_projection.weight", ("text_projection",), (1, 0)),
+        *all_blocks(names, "backbone.blocks.", block),
+    ]
 
 
-def head_rules(blocks: str) -> Rules:
+def head_rules(blocks: str, names: Mapping[str, Any]) -> list[Rule]:
     """dino.txt's vision head, whose blocks are DINOv3's but for a bias of queries and others."""
-
-    def rules(names: Mapping[str, Any]) -> list[Rule]:
-        found = mapping.layer_norm("ln_final", ("ln_post",))
-        for i in blocks_up_to_last(names, blocks):
-            found += dinov2.block(names, f"{blocks}{i}", (f"blocks_{i}",))
-        return found
-
-    return rules
+    norm = mapping.layer_norm("ln_final", ("ln_post",))
+    return norm + all_blocks(names, blocks, partial(dinov2.block, names))
 
 
 TOWERS = (
     TextTower("text", "tips", ("token_emb.emb_var", "text_encoder_norm.scale"), flax_rules),
     TextTower(
         "text", "tips", ("token_embedding.weight", "transformer.resblocks.0.ln_1.weight"),
-        torch_rules, "positional_embedding",
+        torch_rules, ("positional_embedding",),
     ),
     TextTower(
         "text", "dinotxt", ("backbone.token_embedding.weight", "head.linear_projection.weight"),
@@ -118,7 +108,7 @@ TOWERS = (
     ),
     *(
         TextTower("head", "dinotxt", ("ln_final.weight", f"{blocks}0.ls1.gamma"),
-                  head_rules(blocks))
+                  partial(head_rules, blocks))
         for blocks in ("blocks.", "block_list.")
     ),
 )  # fmt: skip
@@ -130,15 +120,8 @@ METHOD_OF = {"tips": "tips", "dinov3": "dinotxt", "dinov2-reg": "dinotxt"}
 
 def find_text_towers(names: Collection[str]) -> dict[TextTower, list[str]]:
     """Rows of `TOWERS` that names with dots are of, and the prefixes of each."""
-    found: dict[TextTower, list[str]] = {}
-    for tower in TOWERS:
-        first, second = tower.signs
-        for name in names:
-            start = name.removesuffix(first)
-            there = f".{name}".endswith(f".{first}") and start + second in names
-            if there and not (tower.without and start + tower.without in names):
-                found.setdefault(tower, []).append(start)
-    return found
+    found = {tower: starts_of(names, tower.signs, tower.without) for tower in TOWERS}
+    return {tower: starts for tower, starts in found.items() if starts}
 
 
 def name_text_towers(plain: Collection[str]) -> str:
@@ -199,8 +182,6 @@ class LoadedTexts:
     """A text tower for its own sake.
 
     Attributes:
-        encoder: its settings.
-        params: nested dict of arrays.
         origin: where they are from, see `load.Pretrained.origin`, and the `folder` of the file.
     """
 

@@ -9,27 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tcl_jax.models.families import Sizes
 from tcl_jax.weights import dinov2, mapping
-from tcl_jax.weights.mapping import Rule, StateDict, block_numbers, blocks_up_to_last
+from tcl_jax.weights.mapping import Rule, StateDict, all_blocks, block_numbers
 
 TOKENS = "encoder.ToTokenSequence_0"
 PATCHES = f"{TOKENS}.embedding.kernel"
 BLOCKS = "encoder.transformer.encoderblock_"
-
-
-def join_heads(*kernels: np.ndarray) -> np.ndarray:
-    """Kernels [d, h, k] of query, key and value as [d, 3 * h, k]."""
-    return np.concatenate(kernels, axis=1)
-
-
-def flatten_grid(positions: np.ndarray) -> np.ndarray:
-    """Positions [1, s, s, d] as [s * s, d]."""
-    return positions.reshape(-1, positions.shape[-1])
 
 
 def dense(name: str, path: tuple[str, ...]) -> list[Rule]:
@@ -50,16 +41,20 @@ def block(names: Collection[str], name: str, path: tuple[str, ...]) -> list[Rule
         *dense(f"{attention}.out", (*path, "attn", "out_proj")),
         *layer_norm(f"{name}.LayerNorm_1", (*path, "ln_2")),
     ]
-    for leaf, combine in (("kernel", join_heads), ("bias", dinov2.join)):
+    for leaf, axis in (("kernel", 1), ("bias", 0)):  # kernels [d, h, k] as [d, 3 * h, k]
         query, *more = (f"{attention}.{x}.{leaf}" for x in ("query", "key", "value"))
-        place = (*path, "attn", "in_proj", leaf)
-        rules.append(Rule(query, place, None, tuple(more), combine))
+        place, join = (*path, "attn", "in_proj", leaf), partial(_join, axis=axis)
+        rules.append(Rule(query, place, None, tuple(more), join))
     gated = any(x.startswith(f"{name}.FFNSwiGluFused_0.") for x in names)
     mlp = f"{name}.FFNSwiGluFused_0" if gated else f"{name}.MlpBlock_0"
     layers = ("gate", "c_fc", "c_proj") if gated else ("c_fc", "c_proj")
     for i, layer in enumerate(layers):
         rules += dense(f"{mlp}.Dense_{i}", (*path, "mlp", layer))
     return rules
+
+
+def _join(*tensors: np.ndarray, axis: int) -> np.ndarray:
+    return np.concatenate(tensors, axis)
 
 
 def sizes(specs: Mapping[str, Any]) -> Sizes:
@@ -92,25 +87,14 @@ def to_params(
         Rule(PATCHES, ("patch_kernel",)),
         Rule(f"{TOKENS}.embedding.bias", ("patch_bias",)),
         Rule(f"{TOKENS}.cls", ("class_embedding",)),
-        Rule(f"{TOKENS}.posembed_input", ("positional_embedding",), combine=flatten_grid),
+        Rule(
+            f"{TOKENS}.posembed_input", ("positional_embedding",),
+            combine=lambda x: x.reshape(-1, x.shape[-1]),  # [1, s, s, d] as [s * s, d]
+        ),
         *layer_norm("encoder.encoder_norm", ("ln_post",)),
-    ]
-    for i in blocks_up_to_last(tensors, BLOCKS):
-        rules += block(tensors, f"{BLOCKS}{i}", (f"blocks_{i}",))
+        *all_blocks(tensors, BLOCKS, partial(block, tensors)),
+    ]  # fmt: skip
     return mapping.to_params(rules, tensors, found.shapes(heads), dtype)
-
-
-# --------------------------------------------------------------------------------------- PyTorch
-
-
-def class_tokens(first: np.ndarray, positions: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Both class tokens [2, d], of which PyTorch's first has a position of its own."""
-    return np.concatenate([first[0] + positions[0, :1], second[0]])
-
-
-def without_first(positions: np.ndarray) -> np.ndarray:
-    """Positions [1, 1 + s * s, d] of the patches alone."""
-    return positions[:, 1:]
 
 
 def torch_sizes(specs: Mapping[str, Any]) -> Sizes:
@@ -125,9 +109,11 @@ def torch_to_params(
     """The same of the names in PyTorch."""
     rules = [
         *dinov2.tower(tensors),
+        # Both class tokens [2, d], of which PyTorch's first has a position of its own.
         Rule(
-            "cls_token", ("class_embedding",), None, ("pos_embed", "register_tokens"), class_tokens
+            "cls_token", ("class_embedding",), None, ("pos_embed", "register_tokens"),
+            lambda first, positions, second: dinov2.join(first[0] + positions[0, :1], second[0]),
         ),
-        Rule("pos_embed", ("positional_embedding",), combine=without_first),
-    ]
+        Rule("pos_embed", ("positional_embedding",), combine=lambda x: x[:, 1:]),
+    ]  # fmt: skip
     return mapping.to_params(rules, tensors, found.shapes(heads), dtype)

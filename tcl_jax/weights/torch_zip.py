@@ -156,7 +156,6 @@ def read_torch(archive: zipfile.ZipFile, pickle_name: str) -> Contents:
     joined by dots. Modules that were saved whole are read as their state dict.
 
     Args:
-        archive: the archive.
         pickle_name: the member NAME/data.pkl.
 
     Raises:

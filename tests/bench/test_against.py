@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tcl_jax.bench.against import ADAPTER, COMPARED, Official, OfficialFailed
+from tcl_jax.bench.against import ADAPTER, COMPARED, Official, OfficialFailed, start_official
 from tcl_jax.errors import InputError, RunError
 from tests.bench.official_checkout import make_checkout, requests_of
 
 LOSSES = {name: np.asarray(1.0 + i) for i, name in enumerate(COMPARED)}
 
 
-def official(folder: Path, results: dict[str, Any] | None = None, **answers: Any) -> Official:
+def official(
+    folder: Path, results: dict[str, Any] | None = None, **answers: Any
+) -> AbstractContextManager[Official]:
     """The code of `make_checkout`."""
-    return Official(*make_checkout(folder, results, **answers), "cpu")
+    return start_official(*make_checkout(folder, results, **answers), "cpu")
 
 
 # ---------------------------------------------------------------------------------------- process
@@ -38,8 +41,9 @@ def test_failures_say_what_happened(tmp_path: Path) -> None:
 
 
 def test_a_python_that_cannot_be_started_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--against_python=.*none"):
-        Official(str(tmp_path), str(tmp_path / "none"), "cpu")
+    absent = start_official(str(tmp_path), str(tmp_path / "none"), "cpu")
+    with pytest.raises(InputError, match=r"--against_python=.*none"), absent:
+        pass
 
 
 def test_the_adapter_imports_from_the_checkout_and_names_what_is_missing(tmp_path: Path) -> None:

@@ -60,8 +60,6 @@ def test_images_that_cannot_be_decoded_are_refused(tmp_path: Path) -> None:
         (["input", TCL, "--seconds=nan"], "--seconds=nan"),
         (["input", TCL, "--workers=-1"], "--workers=-1"),
         (["input", TCL, "--secnds=1"], "secnds"),
-        (["input", "--config=none.py"], "none.py"),
-        (["input", TCL, "--config.data.flip=2.0"], "data.flip=2.0"),
         (["input", TCL, "--config.data.source=none"], "data.source='none'"),
     ],
 )

@@ -13,7 +13,8 @@ import pytest
 
 from tcl_jax.bench import __main__ as bench
 from tcl_jax.bench.against import COMPARED
-from tcl_jax.bench.subject import GATE, bench_parser, read_subject
+from tcl_jax.bench.flags import read_flags
+from tcl_jax.bench.subject import GATE, read_subject
 from tcl_jax.errors import InputError, RunError
 from tcl_jax.models.flops import total
 from tcl_jax.training.build import abstract_experiment
@@ -100,8 +101,8 @@ def test_the_official_code_is_timed_in_turn_once_results_agree(
 
 def test_weights_are_random_and_of_float16(folder: Path) -> None:
     flags = [f"--config={tiny_config_file(folder)}", "--dtype=bfloat16"]
-    random = read_subject(*bench_parser("train", None, 0.0).parse_known_args(flags), "train")
-    for tensor in jax.tree.leaves(random.params):
+    random = read_subject(read_flags("train", flags, None, 0.0))
+    for tensor in jax.tree.leaves(random.model.params):
         np.testing.assert_array_equal(tensor, tensor.astype(np.float16))
     assert random.experiment.params["grounder"]["decoder"]["convs_0_0"]["gate"] == GATE
     assert random.about == {"sizes": "custom", "dtype": "bfloat16"}

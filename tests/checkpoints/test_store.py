@@ -161,13 +161,12 @@ def test_a_damaged_step_is_named_and_the_one_before_it_is_of_use(
     saved: Path, damage: Callable[[Path], Any]
 ) -> None:
     damage(saved / "20")
-    with CheckpointStore(saved) as store:
-        with pytest.raises(CheckpointError, match=f"{saved / '20'}: is damaged or no .*delete it"):
-            store.restore(abstract(make_state(20)))
-        assert_same(store.restore(abstract(make_state(10)), 10).state, make_state(10))
+    told = pytest.raises(CheckpointError, match=f"{saved / '20'}: is damaged or no .*delete it")
+    with CheckpointStore(saved) as store, told:
+        store.restore(abstract(make_state(20)))
     shutil.rmtree(saved / "20")
     with CheckpointStore(saved) as store:
-        assert store.restore(abstract(make_state(10))).step == 10
+        assert_same(store.restore(abstract(make_state(10))).state, make_state(10))
 
 
 def test_a_fault_of_the_machine_is_not_laid_on_the_files(
@@ -186,8 +185,6 @@ def test_steps_that_are_not_there_and_states_that_do_not_fit(saved: Path) -> Non
     with empty, pytest.raises(CheckpointError, match="no complete checkpoint"):
         empty.restore(abstract(make_state(1)))
     with CheckpointStore(saved) as store:
-        with pytest.raises(CheckpointError, match=r"no step 5; the steps are \[10, 20\]"):
-            store.restore(abstract(make_state(1)), 5)
         other = abstract(make_state(1, size=16)).replace(step=jax.ShapeDtypeStruct((), jnp.float32))
         other.params["extra"] = {"w": other.step}
         del other.params["scale"]["b"]

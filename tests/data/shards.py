@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,12 +39,18 @@ def pairs(*keys: str) -> dict[str, bytes]:
     return members
 
 
+def encode(image: np.ndarray | Image.Image, file_format: str, **options: Any) -> bytes:
+    """A picture as the bytes of a file."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
 @functools.cache
 def picture(number: int, file_format: str = "JPEG", side: int = 16) -> bytes:
     """A small picture whose colour tells its number, 0 to 255."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((side, side, 3), number, np.uint8)).save(buffer, file_format)
-    return buffer.getvalue()
+    return encode(np.full((side, side, 3), number, np.uint8), file_format)
 
 
 def write_photos(path: Path, count: int) -> None:
@@ -51,9 +58,8 @@ def write_photos(path: Path, count: int) -> None:
     members = {}
     for number in range(count):
         pixels, caption = make_photo(number)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
-        members |= {f"{number}.jpg": buffer.getvalue(), f"{number}.txt": caption.encode()}
+        photo = encode(pixels, "JPEG", quality=QUALITY)
+        members |= {f"{number}.jpg": photo, f"{number}.txt": caption.encode()}
     write_shard(path, members)
 
 

@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tcl_jax.data.pipeline import BatchIterator, make_iterator
+from tcl_jax.data.training_examples import Source
+from tcl_jax.data.transforms import Transform
+
 
 class Numbers:
     """Examples begin, begin + 1, ...: the image is full of the number, which is the caption."""
@@ -33,6 +37,14 @@ def number_tokens(texts: Sequence[str]) -> np.ndarray:
 def add_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random transform."""
     return image + rng.integers(0, 100, image.shape, np.uint8)
+
+
+def iterate(
+    source: Source, batch: int, seed: int, transform: Transform = add_noise, **options: Any
+) -> BatchIterator:
+    """Batches of a source whose captions are numbers."""
+    how = {"tokenizer": number_tokens, "transform": transform}
+    return make_iterator(source, global_batch_size=batch, seed=seed, **how, **options)
 
 
 def take(iterator: Iterator, count: int) -> list[dict[str, np.ndarray]]:

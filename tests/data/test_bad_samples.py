@@ -17,14 +17,14 @@ from tcl_jax.data.bad_samples import (
     choose_caption,
 )
 from tcl_jax.data.mixture import Mixture
-from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.transforms import Compose, RandomResizedCrop
 from tcl_jax.errors import InputError, RunError
 from tests.data.shards import picture, write_shard
-from tests.data.streams import Numbers, assert_same, number_tokens, numbers, take
+from tests.data.streams import Numbers, assert_same, iterate, numbers, take
 
 SIDE = 8
+CROP = Compose((RandomResizedCrop(SIDE),))
 
 
 def bomb() -> bytes:
@@ -60,15 +60,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def batches_of(source, log=None, **options):
-    return make_iterator(
-        source,
-        tokenizer=number_tokens,
-        transform=options.pop("transform", Compose((RandomResizedCrop(SIDE),))),
-        global_batch_size=16,
-        seed=1,
-        bad_samples=log,
-        **options,
-    )
+    return iterate(source, 16, 1, bad_samples=log, **{"transform": CROP, **options})
 
 
 def lines(path: Path) -> list[dict]:

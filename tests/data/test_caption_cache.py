@@ -19,13 +19,12 @@ from tcl_jax.data.caption_cache import (
     write_caption_file,
 )
 from tcl_jax.data.mixture import Mixture
-from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.tar_index import ShardIndex
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.transforms import Compose, RandomResizedCrop
 from tcl_jax.errors import InputError
 from tests.data.shards import pairs, picture, wait_for_another_time, write_shard
-from tests.data.streams import number_tokens, numbers, take
+from tests.data.streams import iterate, numbers, take
 
 TOWER, OTHER = "0123456789abcdef", "fedcba9876543210"
 DIMENSION = 5
@@ -157,29 +156,18 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> list[Mixture]:
     ]
 
 
-def batches_of(source, **options):
-    return make_iterator(
-        source,
-        tokenizer=number_tokens,
-        transform=Compose((RandomResizedCrop(8),)),
-        global_batch_size=8,
-        seed=2,
-        **options,
-    )
-
-
 def test_each_row_has_the_embedding_of_its_own_caption(mixture: list[Mixture]) -> None:
     """Of the one that is drawn in the end, also when resumed."""
-    plain, cached = mixture
+    (plain, cached), crop = mixture, Compose((RandomResizedCrop(8),))
     log = BadSampleLog()
-    with_tokens = batches_of(plain, bad_samples=log)
+    with_tokens = iterate(plain, 8, 2, crop, bad_samples=log)
     expected = take(with_tokens, 16)
     assert log.totals()[1:].sum() >= 4  # and others took their places
     seen = set(numbers(expected))
     assert {n for n in seen if 1000 < n < 10_000} and {n for n in seen if n >= 10_000}
     assert min(seen) < 20 and seen & set(range(20, 45)) and max(seen) >= 100
     for begin in (0, 7):
-        iterator = batches_of(cached)
+        iterator = iterate(cached, 8, 2, crop)
         iterator.set_state({**with_tokens.get_state(), "next_batch": begin})
         for ours, theirs in zip(take(iterator, 16 - begin), expected[begin:], strict=True):
             assert set(ours) == {"image", "text_embedding"}

@@ -20,26 +20,14 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from tcl_jax.data import images
 from tcl_jax.data.images import ImageDecodeError, as_rgb, decode, read_image
 from tcl_jax.errors import InputError, RunError
+from tests.data.shards import encode
 
 FORMATS = {
-    "JPEG": {"quality": 90},
-    "PNG": {},
-    "WEBP": {"lossless": True},
-    "TIFF": {"compression": "tiff_lzw"},
-    "BMP": {},
-    "GIF": {},
-    "AVIF": {"quality": 90},
-    "JPEG2000": {},
-    "PPM": {},
-    "QOI": {},
-}
+    "JPEG": {"quality": 90}, "PNG": {}, "WEBP": {"lossless": True},
+    "TIFF": {"compression": "tiff_lzw"}, "BMP": {}, "GIF": {}, "AVIF": {"quality": 90},
+    "JPEG2000": {}, "PPM": {}, "QOI": {},
+}  # fmt: skip
 MARKER = np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[9, 9, 9], [99, 99, 99], [200] * 3]])
-
-
-def encode(image: Image.Image, file_format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 def picture(height: int = 24, width: int = 31) -> np.ndarray:
@@ -76,7 +64,7 @@ def assert_near(actual: np.ndarray, expected: np.ndarray, tolerance: int) -> Non
 def test_read_image(tmp_path: Path, name, file_format, options, tolerance) -> None:
     image = picture()
     path = tmp_path / name
-    path.write_bytes(encode(Image.fromarray(image), file_format, **options))
+    path.write_bytes(encode(image, file_format, **options))
     assert_near(read_image(path), image, tolerance)
     np.testing.assert_array_equal(as_rgb(str(path)), read_image(path))
     np.testing.assert_array_equal(decode(path.read_bytes()), read_image(path))
@@ -105,7 +93,7 @@ def test_orientation(tmp_path: Path, orientation: int, file_format: str) -> None
     path = tmp_path / "image"
     options = {"quality": 95, "subsampling": 0} if file_format == "JPEG" else {}
     pixels = np.ascontiguousarray(stored(upright))
-    path.write_bytes(encode(Image.fromarray(pixels), file_format, exif=exif, **options))
+    path.write_bytes(encode(pixels, file_format, exif=exif, **options))
     assert_near(read_image(path), upright, 4 if file_format == "JPEG" else 0)
     with Image.open(path) as opened:
         assert_near(as_rgb(opened), upright, 4 if file_format == "JPEG" else 0)
@@ -177,7 +165,7 @@ def test_faults_of_the_machine_are_not_those_of_an_image(
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:
-    good = encode(Image.fromarray(picture(64, 64)), "PNG")
+    good = encode(picture(64, 64), "PNG")
     for name, content in {"empty": b"", "text": b"hello, world", "cut": good[:900]}.items():
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe")
@@ -252,12 +240,12 @@ def mutants(data: bytes, rng: np.random.Generator) -> list[bytes]:
 def test_damaged_files_decode_or_are_refused(file_format: str) -> None:
     rng = np.random.default_rng(list(FORMATS).index(file_format))
     options = FORMATS[file_format]
-    sources = [encode(Image.fromarray(picture()), file_format, **options)]
+    sources = [encode(picture(), file_format, **options)]
     if file_format in ("PNG", "WEBP", "TIFF", "AVIF"):
         exif = Image.Exif()
         exif[0x0112] = 6
         rgba = np.dstack([picture(), np.full((24, 31), 200, np.uint8)])
-        sources.append(encode(Image.fromarray(rgba), file_format, exif=exif, **options))
+        sources.append(encode(rgba, file_format, exif=exif, **options))
     decoded = refused = 0
     for data in [mutant for source in sources for mutant in mutants(source, rng)]:
         with warnings.catch_warnings():

@@ -10,15 +10,8 @@ import pytest
 
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.order import EpochOrder, Part
-from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.errors import InputError
-from tests.data.streams import Numbers, add_noise, number_tokens
-
-
-def batches_of(source):
-    return make_iterator(
-        source, tokenizer=number_tokens, transform=add_noise, global_batch_size=8, seed=3
-    )
+from tests.data.streams import Numbers, iterate
 
 
 def mixture(weights=None) -> Mixture:
@@ -108,15 +101,15 @@ def test_weights_decide_how_often(weights, draws):
 
 
 def test_other_mixture_is_another_place():
-    state = batches_of(mixture()).get_state()
+    state = iterate(mixture(), 8, 3).get_state()
     for other in (
         mixture({"a": 1, "b": 1, "c": 1}),
         Mixture({"a": Numbers(0, 20), "b": Numbers(100, 8), "d": Numbers(200, 5)}),
         Mixture({"a": Numbers(0, 20), "b": Numbers(100, 8), "c": Numbers(200, 5, "changed")}),
     ):
         with pytest.raises(InputError, match="data was .*, is .* start anew"):
-            batches_of(other).set_state(state)
-    batches_of(mixture()).set_state(state)
+            iterate(other, 8, 3).set_state(state)
+    iterate(mixture(), 8, 3).set_state(state)
 
 
 def test_bad_mixtures():

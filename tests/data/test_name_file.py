@@ -30,17 +30,9 @@ def test_names_and_synonyms(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "photo at 10:30",
-        "ratio 16:9",
-        "http://x.y/1:80",
-        "at 10:30\ncat\nat 11:45",
-        "a photo of 3 dogs\nnine cats",
-        "car [front]\ncar [back]",
-        '"label"',
-        "at 10:30\nat 11:45",
-    ],
-)
+    ["photo at 10:30", "ratio 16:9", "http://x.y/1:80", "at 10:30\ncat\nat 11:45",
+     "a photo of 3 dogs\nnine cats", "car [front]\ncar [back]", '"label"', "at 10:30\nat 11:45"],
+)  # fmt: skip
 def test_texts_with_numbers_and_signs(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, text) == NameFile(tuple((x.strip('"'),) for x in text.split("\n")))
 

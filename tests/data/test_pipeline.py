@@ -11,8 +11,8 @@ import grain
 import numpy as np
 import pytest
 
-from tcl_jax.data.pipeline import make_iterator
-from tests.data.streams import Numbers, add_noise, assert_same, number_tokens, numbers, take
+from tests.data import streams
+from tests.data.streams import Numbers, assert_same, numbers, take
 
 
 def refuse_three(image, rng):
@@ -22,14 +22,7 @@ def refuse_three(image, rng):
 
 
 def iterate(length=23, batch=6, seed=0, **options):
-    return make_iterator(
-        Numbers(0, length),
-        tokenizer=number_tokens,
-        transform=options.pop("transform", add_noise),
-        global_batch_size=batch,
-        seed=seed,
-        **options,
-    )
+    return streams.iterate(Numbers(0, length), batch, seed, **options)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ import pickle
 
 import numpy as np
 
-from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.random_erasing import RandomErasing
-from tests.data.streams import Numbers, add_noise, number_tokens, take
+from tests.data.streams import Numbers, iterate, take
 
 SIDE = 224
 
@@ -57,14 +56,7 @@ def test_what_is_drawn() -> None:
 
 
 def batches(erasing: RandomErasing | None, count: int) -> list:
-    iterator = make_iterator(
-        Numbers(0, 12, side=8),
-        tokenizer=number_tokens,
-        transform=add_noise,
-        erasing=erasing,
-        global_batch_size=4,
-        seed=0,
-    )
+    iterator = iterate(Numbers(0, 12, side=8), 4, 0, erasing=erasing)
     taken = take(iterator, count)
     iterator.close()
     return taken

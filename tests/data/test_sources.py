@@ -45,35 +45,21 @@ def test_papers_config_trains_on_what_is_there(data, tmp_path, caplog):
         make_source(data, 32)
 
 
-def test_tfds(data, tmp_path):
+def test_tfds_alone_and_in_a_mixture(data, tmp_path):
     prepare(data.shards, name="cc", data_dir=str(tmp_path / "tfds"))
-    data.source = "tfds"
-    data.tfds.update(
-        name="image_text_pairs/cc", data_dir=str(tmp_path / "tfds"), text="text", key="key"
-    )
-    source = make_source(data, 32)
+    records = {"name": "image_text_pairs/cc", "data_dir": str(tmp_path / "tfds"), "text": "text"}
+    alone = ConfigDict({**data.to_dict(), "source": "tfds"})
+    alone.tfds.update(records, key="key")
+    source = make_source(alone, 32)
     assert isinstance(source, TfdsSource) and len(source) == 12
     assert source[5]["key"] == "11" and source[5]["text"] == ["a cat"]
-    data.tfds.split = "nothing"
+    alone.tfds.split = "nothing"
     with pytest.raises(InputError, match="data.source='tfds'.*split 'nothing'"):
-        make_source(data, 32)
-
-
-def test_mixture(data, tmp_path):
-    prepare(data.shards, name="cc", data_dir=str(tmp_path / "tfds"))
+        make_source(alone, 32)
     with data.unlocked():
         data.source = "mixture"
         data.mixture.small = ConfigDict({"source": "tar", "shards": f"{tmp_path}/0.tar"})
-        data.mixture.records = ConfigDict(
-            {
-                "source": "tfds",
-                "tfds": {
-                    "name": "image_text_pairs/cc",
-                    "data_dir": str(tmp_path / "tfds"),
-                    "text": "text",
-                },
-            }
-        )
+        data.mixture.records = ConfigDict({"source": "tfds", "tfds": records})
     source = make_source(data, 32)
     assert isinstance(source, Mixture)
     assert [part.draws for part in source.parts] == [12, 4]

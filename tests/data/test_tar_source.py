@@ -159,19 +159,14 @@ def test_equal_keys_and_dots_in_names(tmp_path):
 
 
 def test_other_members_are_named(tmp_path, caplog):
+    passed_over = (
+        "._a.jpg", ".hidden.jpg", "./.x/b.jpg", "__MACOSX/a/b.jpg", "PaxHeaders.7/b.jpg",
+        "@eaDir/b.jpg", "x/Thumbs.db", "desktop.ini",
+    )  # fmt: skip
     members = {
-        "a.png": b"A",
-        "a.json": b'"a"',
-        "lonely.jpg": b"L",
-        "README": b"",
-        "lonely too.txt": b"l",
-        "00000_stats.json": b"{}",
-        **dict.fromkeys(("._a.jpg", ".hidden.jpg", "./.x/b.jpg", "__MACOSX/a/b.jpg"), b""),
-        "PaxHeaders.7/b.jpg": b"",
-        "@eaDir/b.jpg": b"",
-        "x/Thumbs.db": b"",
-        "desktop.ini": b"",
-    }
+        "a.png": b"A", "a.json": b'"a"', "lonely.jpg": b"L", "README": b"", "lonely too.txt": b"l",
+        "00000_stats.json": b"{}", **dict.fromkeys(passed_over, b""),
+    }  # fmt: skip
     path = tmp_path / "a.tar"
     write_shard(path, members)
     with tarfile.open(path, "a") as tar:

@@ -104,9 +104,15 @@ def test_fields_of_a_data_set(captions):
             source[outside]
 
 
-def test_tar_shards_become_array_records(shards, tmp_path):
-    tars = TarSource([shards])
-    folder = prepare([shards], name="cc", data_dir=str(tmp_path))
+@pytest.fixture(scope="module")
+def prepared(shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder of data sets, and that of the one which the shards became."""
+    folder = tmp_path_factory.mktemp("prepared")
+    return folder, prepare([shards], name="cc", data_dir=str(folder))
+
+
+def test_tar_shards_become_array_records(shards, prepared):
+    tars, (tmp_path, folder) = TarSource([shards]), prepared
     files = [path.name for path in Path(folder).glob("*array_record*")]
     assert sorted(files) == [
         f"image_text_pairs-train.array_record-0000{i}-of-00003" for i in range(3)
@@ -123,8 +129,8 @@ def test_tar_shards_become_array_records(shards, tmp_path):
     np.testing.assert_array_equal(plain[4]["image"], decode(tars[4]["image"]))
 
 
-def test_prepared_data_is_kept_and_not_mixed_up(shards, tmp_path):
-    folder = prepare([shards], name="cc", data_dir=str(tmp_path))
+def test_prepared_data_is_kept_and_not_mixed_up(shards, prepared):
+    tmp_path, folder = prepared
     before = {path: path.stat().st_mtime_ns for path in Path(folder).iterdir()}
     assert prepare([shards], name="cc", data_dir=str(tmp_path)) == folder
     assert {path: path.stat().st_mtime_ns for path in Path(folder).iterdir()} == before

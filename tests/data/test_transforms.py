@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from PIL import Image
 
 from configs.shapes import get_config as shapes_config
@@ -18,12 +18,7 @@ from tcl_jax.data.random_erasing import RandomErasing
 from tcl_jax.data.sources import make_erasing, make_transform
 from tcl_jax.data.transforms import CenterCrop, Compose, HorizontalFlip, RandomResizedCrop
 from tcl_jax.errors import InputError
-
-
-def encode(image: Image.Image, file_format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
+from tests.data.shards import encode
 
 
 def smooth_image(height: int, width: int) -> np.ndarray:
@@ -33,16 +28,12 @@ def smooth_image(height: int, width: int) -> np.ndarray:
     return np.stack(channels, -1).astype(np.uint8)
 
 
-def generator(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
 # ------------------------------------------------------------------------------------------- crop
 
 
 def test_box_is_within_scale_and_ratio():
     crop = RandomResizedCrop(8, scale=(0.2, 0.6), ratio=(0.5, 2.0))
-    rng = generator()
+    rng = default_rng(0)
     shares, aspects = [], []
     for _ in range(500):
         left, top, right, bottom = crop.sample_box(300, 400, rng)
@@ -58,7 +49,7 @@ def test_box_is_within_scale_and_ratio():
 @pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (1, 1)])
 def test_box_of_extreme_images_is_centred(height, width):
     left, top, right, bottom = RandomResizedCrop(8, scale=(0.9, 1.0)).sample_box(
-        height, width, generator()
+        height, width, default_rng(0)
     )
     assert abs(left - (width - right)) <= 1
     assert abs(top - (height - bottom)) <= 1
@@ -72,26 +63,26 @@ def test_crop_of_the_whole_image_is_a_plain_resize():
     image = smooth_image(64, 64)
     crop = RandomResizedCrop(16, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     expected = Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(crop(image, generator()), np.asarray(expected))
+    np.testing.assert_array_equal(crop(image, default_rng(0)), np.asarray(expected))
 
 
 def test_bytes_and_array_are_cropped_alike():
     image = smooth_image(97, 61)
-    data = encode(Image.fromarray(image), "PNG")
+    data = encode(image, "PNG")
     for seed in range(5):
         crop = RandomResizedCrop(16)
-        np.testing.assert_array_equal(crop(data, generator(seed)), crop(image, generator(seed)))
+        np.testing.assert_array_equal(crop(data, default_rng(seed)), crop(image, default_rng(seed)))
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_jpeg_decoded_smaller_gives_the_same_crop(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(Image.fromarray(smooth_image(403, 607)), "JPEG", quality=95, exif=exif)
+    data = encode(smooth_image(403, 607), "JPEG", quality=95, exif=exif)
     whole = decode(data)
     for seed in range(4):
         crop = RandomResizedCrop(24)
-        difference = crop(data, generator(seed)).astype(int) - crop(whole, generator(seed))
+        difference = crop(data, default_rng(seed)).astype(int) - crop(whole, default_rng(seed))
         assert np.abs(difference).max() <= 8, seed
 
 
@@ -103,12 +94,12 @@ def test_decoded_size_is_the_smallest_that_keeps_the_detail(height, width, monke
     monkeypatch.setattr(
         transforms, "load_rgb", lambda image: [decoded.append(image.size), load(image)][1]
     )
-    data = encode(Image.fromarray(smooth_image(height, width)), "JPEG")
+    data = encode(smooth_image(height, width), "JPEG")
     crop = RandomResizedCrop(112)
     shrinks = set()
     for seed in range(12):
-        left, top, right, bottom = crop.sample_box(height, width, generator(seed))
-        crop(data, generator(seed))
+        left, top, right, bottom = crop.sample_box(height, width, default_rng(seed))
+        crop(data, default_rng(seed))
         shrink = round(width / decoded[-1][0])
         assert decoded[-1] == (-(-width // shrink), -(-height // shrink))
         used = min(right - left, bottom - top) / shrink
@@ -123,20 +114,20 @@ def test_decoded_size_is_the_smallest_that_keeps_the_detail(height, width, monke
 
 def test_flip():
     image = smooth_image(4, 6)
-    np.testing.assert_array_equal(HorizontalFlip(1.0)(image, generator()), image[:, ::-1])
-    np.testing.assert_array_equal(HorizontalFlip(0.0)(image, generator()), image)
-    rng = generator()
+    np.testing.assert_array_equal(HorizontalFlip(1.0)(image, default_rng(0)), image[:, ::-1])
+    np.testing.assert_array_equal(HorizontalFlip(0.0)(image, default_rng(0)), image)
+    rng = default_rng(0)
     flipped = sum((HorizontalFlip()(image, rng) != image).any() for _ in range(400))
     assert 160 < flipped < 240
 
 
 def test_chain():
     image = smooth_image(40, 60)
-    data = encode(Image.fromarray(image), "PNG")
+    data = encode(image, "PNG")
     chain = pickle.loads(pickle.dumps(Compose((RandomResizedCrop(16), HorizontalFlip(1.0)))))
-    expected = RandomResizedCrop(16)(image, generator(3))[:, ::-1]
-    np.testing.assert_array_equal(chain(data, generator(3)), expected)
-    np.testing.assert_array_equal(Compose(())(data, generator()), image)
+    expected = RandomResizedCrop(16)(image, default_rng(3))[:, ::-1]
+    np.testing.assert_array_equal(chain(data, default_rng(3)), expected)
+    np.testing.assert_array_equal(Compose(())(data, default_rng(0)), image)
 
 
 # ---------------------------------------------------------------------------------- from a config
@@ -201,9 +192,9 @@ def test_the_middle_at_a_short_side(
     whole = np.asarray(image.resize(resized, Image.Resampling.BICUBIC))
     expected = whole[top : top + 24, left : left + 24]
     for given in (np.asarray(image), encode(image, "PNG")):
-        np.testing.assert_array_equal(CenterCrop(24)(given, generator()), expected)
+        np.testing.assert_array_equal(CenterCrop(24)(given, default_rng(0)), expected)
     config = paper_config()
     config.data.features = "somewhere"
     assert make_transform(config.data, 24) == Compose((CenterCrop(24),))
     with pytest.raises(ImageDecodeError, match="448000 x 448 pixels"):
-        CenterCrop(448)(np.zeros((1, 1000, 3), np.uint8), generator())
+        CenterCrop(448)(np.zeros((1, 1000, 3), np.uint8), default_rng(0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -18,36 +20,25 @@ from tcl_jax.plan import __main__ as plan
 ROOT = Path(__file__).parent.parent.parent
 TCL = f"--config={ROOT / 'configs/tcl.py'}"
 SHAPES = f"--config={ROOT / 'configs/shapes.py'}"
-SMALL = {
-    "model.weights": "'there/is/none.safetensors'",
-    "model.variant": "custom",
-    "model.sizes.embed_dim": 16,
-    "model.sizes.resolution": 32,
-    "model.sizes.patch_size": 8,
-    "model.sizes.text_width": 64,
-    "model.sizes.context_length": 32,
-    "model.sizes.vision_width": 64,
-    "model.sizes.vision_layers": 2,
-    "model.sizes.text_layers": 1,
-    "train.global_batch_size": 8,
-}
-FLAGS = [SHAPES, *(f"--config.{name}={value}" for name, value in SMALL.items())]
+SIZES = {
+    "embed_dim": 16, "resolution": 32, "patch_size": 8, "text_width": 64, "context_length": 32,
+    "vision_width": 64, "vision_layers": 2, "text_layers": 1,
+}  # fmt: skip
+FLAGS = [
+    SHAPES, "--config.model.weights='there/is/none.safetensors'", "--config.model.variant=custom",
+    "--config.train.global_batch_size=8",
+    *(f"--config.model.sizes.{name}={value}" for name, value in SIZES.items()),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What the command prints and writes of this machine."""
-    folder = tmp_path_factory.mktemp("plan")
-    file = folder / "out/plan.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "tcl_jax.plan", *FLAGS, "--topology=local", f"--json={file}"],
-        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "compiling local, phase 1 at 8 a chip" in done.stderr
+    file = tmp_path_factory.mktemp("plan") / "out/plan.json"
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        plan.run([*FLAGS, "--topology=local", f"--json={file}"])
     (written,) = json.loads(file.read_text())
-    return done.stdout, written
+    return shown.getvalue(), written
 
 
 def test_a_plan_for_this_machine_needs_no_weights(local: tuple[str, dict[str, Any]]) -> None:
@@ -96,6 +87,7 @@ def test_tpus_are_compared_without_any(tmp_path: Path) -> None:
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "compiling v5e:2x2, phase 2 at 2 a chip" in done.stderr
     v5e, v4 = json.loads(file.read_text())
     for found, kind, gibibytes in ((v5e, "TPU v5 lite", 16), (v4, "TPU v4", 32)):
         assert (found["kind"], found["devices"]) == (kind, 4)

@@ -24,15 +24,10 @@ OOM = (
     "See elsewhere."
 )
 FITTING: dict[str, Any] = {
-    "arguments": 2 * 2**30,
-    "outputs": 2**30,
-    "aliased": 2**30,
-    "temporary": 5 * 2**30,
-    "program": 2**29,
-    "flops": 1e12,
-    "bytes_accessed": 5e9,
+    "arguments": 2 * 2**30, "outputs": 2**30, "aliased": 2**30, "temporary": 5 * 2**30,
+    "program": 2**29, "flops": 1e12, "bytes_accessed": 5e9,
     "exchanged": (Collectives("all-reduce", 3, 4e8, 7e8),),
-}
+}  # fmt: skip
 
 
 def step(

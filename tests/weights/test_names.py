@@ -131,10 +131,10 @@ def test_every_style_gives_the_same_parameters(style: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix",
-    ["module._orig_mod.", "model._fsdp_wrapped_module.", "a.b.c."],
-)
-@pytest.mark.parametrize("style", ["openai", "openclip with text.", "huggingface"])
+    ("style", "prefix"),  # the parts of wrappers go before anybody looks at the style
+    [("openai", "module._orig_mod."), ("openclip with text.", "model._fsdp_wrapped_module."),
+     ("huggingface", "a.b.c.")],
+)  # fmt: skip
 def test_a_clip_is_found_under_any_prefix(style: str, prefix: str) -> None:
     others = {
         "loss.weight": ONE, "logit_scale_of_loss": ONE, "optimizer.state.0.exp_avg": ONE,
