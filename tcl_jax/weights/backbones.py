@@ -204,7 +204,7 @@ def load_backbone(
 
     Weights of DINOv2 without registers are used as its authors' code does, also if Hugging Face's
     names are in the file, whose own code resamples positions a little differently. A plain ViT of
-    another training, such as timm's or MAE's, has DINO's names and is taken for one.
+    which nothing tells another training, such as MAE's encoder alone, is taken for DINO's.
 
     Args:
         source: see `hub.locate_backbone`; a file or a folder.
@@ -321,6 +321,8 @@ def find_backbone(
     start = choose_prefix(sorted(fitting), prefix, "backbone")
     own = {name.removeprefix(start): x for name, x in plain.items() if name.startswith(start)}
     layout = _choose(fitting[start], own, file)
+    if layout.family == "dino" and family is None:
+        dinov2.refuse_others(plain, start)
     names = {ours: [theirs] for ours, theirs in layout.rename(own).items()}
     tensors = Renamed(file, names, prefix=start)
     try:
