@@ -346,9 +346,10 @@ def hint_of_backbone(source: Source) -> str:
     if not path.exists():
         return ""
     with open_model(find_weights(path)) as file:
-        if not holds_backbone(file):
+        try:
+            found = find_backbone(file)
+        except WeightError:  # there is none, or several, or one of another training
             return ""
-        found = find_backbone(file)
     uses = {"tips": "--model=tips --weights=backbone", "dino": "--model=proxyclip --weights=second"}
     use = uses.get(found.family.name, "--model=talk2dino --weights=backbone")
     return f". It is {found.title}: give it as a part of a model, such as {use}={os.fspath(source)}"

@@ -78,7 +78,8 @@ def refuse_others(names: Collection[str], prefix: str) -> None:
     if other := next((x for x in OTHERS if any(f"{at}{x}" in names for at in around)), None):
         raise mapping.WeightError(
             f"it is a plain vision transformer with {other}, as classifiers of timm and MAE have "
-            "and no DINO has; choose another file, or give family='dino' to take it for one"
+            "and no DINO has; choose another file, or have Backbone.from_file take it for one by "
+            "family='dino'"
         )
 
 
