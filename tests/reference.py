@@ -12,6 +12,7 @@ import numpy as np
 from jax.lax import Precision
 
 from tcl_jax.inference.model import Model, model_from_torch
+from tcl_jax.models.attention import Attention
 from tcl_jax.models.tcl import TCL
 from tcl_jax.weights.clip import clip_params, infer_clip_config
 from tcl_jax.weights.readers import open_weights
@@ -69,6 +70,13 @@ def reference_torch_model() -> Model:
     return model_from_torch(
         GOLDEN / "clip_state_dict.npz", GOLDEN / "tcl_state_dict.npz", activation="quick_gelu"
     )
+
+
+def attention_weights(attention: Attention, query: jax.Array, key: jax.Array) -> jax.Array:
+    """[b, heads, l, l] of an attention: what it makes of values that tell the tokens."""
+    batch, length, heads, _ = query.shape
+    own = jnp.broadcast_to(jnp.eye(length)[:, None], (batch, length, heads, length))
+    return jnp.moveaxis(attention(query, key, own), 2, 1)
 
 
 def nchw_to_nhwc(x: Any) -> jax.Array:

@@ -71,7 +71,8 @@ class BadSampleLog:
 
     The file has one JSON object a line: the number of the `batch`, and a `BadSample`. The process
     that trains writes it in the order of the batches; a run that resumes adds the lines of the
-    batches that come again once more.
+    batches that come again once more, and counts from none, so that one whose data was mended goes
+    on.
 
     Args:
         path: file to add to, made with the first bad sample; None: only count.

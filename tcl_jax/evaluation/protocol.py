@@ -34,7 +34,6 @@ from tcl_jax.inference.settings import (
 from tcl_jax.inference.texts import embed_class_names, text_encoder_of
 from tcl_jax.inference.windows import SlidingWindow, working_size
 from tcl_jax.models.clip import CLIP
-from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.layers import compute_dtype
 from tcl_jax.models.method import Method, choose_refinement
 from tcl_jax.models.methods import METHODS
@@ -121,16 +120,9 @@ class Protocol(InferenceSettings, ClassWords):
     def options_of(self, benchmark: Benchmark) -> MaskOptions:
         """What the method makes of a benchmark's windows."""
         mine = self.of(benchmark)
-        masks = self.scores == "masks"
         # Of other scores the first text has to be the background's.
-        cleans = METHODS[self.method].cleans and (masks or benchmark.background)
-        return MaskOptions(
-            refine=self.refine if masks else "none",
-            kp_weight=self.kp_weight,
-            cleaning=mine.cleaning and cleans,
-            scores=self.scores,
-            logit_scale=mine.logit_scale if self.scores == "probabilities" else 1.0,
-        )
+        cleaning = mine.cleaning and (self.scores == "masks" or benchmark.background)
+        return mine.options_for(METHODS[self.method], cleaning=cleaning)
 
     def tried_on(self, benchmark: Benchmark) -> tuple[float, ...]:
         """The thresholds that are counted on a benchmark, ascending; empty where none is chosen."""
@@ -211,12 +203,10 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         settings = settings_of(name, method, base)
     given = {name: value for name, value in choices.items() if value is not None}
     how = given.pop("threshold") if isinstance(given.get("threshold"), str) else None
-    masks = given.get("scores", settings.scores) == "masks"
+    masks = (scores := given.get("scores", settings.scores)) == "masks"
     refine = choose_refinement(
-        method, settings.refine, given.pop("refine", None), given.pop("pamr", None)
+        method, settings.refine, given.pop("refine", None), given.pop("pamr", None), scores
     )
-    if refine == "affinity" and not masks:
-        raise InputError(f"refine='affinity' is of masks, by which protocol {name} does not decide")
     if masks and (wrong := [x for x in _RULE_ONLY if x in given]):
         raise InputError(
             f"{wrong[0]} is of protocols that compare cosines, as sclip does, and not of {name}"
@@ -244,10 +234,7 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
                 "kp_weight=%s changes nothing: %s by protocol %s has no masks of CLIP mixed in, as "
                 "those of TCL have", given["kp_weight"], method.title, name,
             )  # fmt: skip
-    if isinstance(method, CLIPMethod):
-        fields["pixels"] = fields["pixels"] or method.own_pixels
-    else:
-        fields["pixels"] = None
+    fields["pixels"] = (fields["pixels"] or method.own_pixels) if method.own_pixels else None
     if not isinstance(encoder := method.text_encoder, CLIP):
         fields["normalize_sentences"] = encoder.normalizes_sentences
     for field in ("pixels", "normalize_sentences"):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax.errors import InputError
+from tcl_jax.inference.masks import check_finite
 from tcl_jax.models.backbone import Features, backbone_features
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.layers import compute_dtype, matmul_precision
@@ -114,7 +115,8 @@ class Backbone:
             path: a .pth, .safetensors or .npz file with the names of the authors' code (of TIPS in
                 Flax or PyTorch) or of Hugging Face's, or a folder with one.
             family: a key of `models.families.FAMILIES`, where two could be meant; else told by the
-                names.
+                names. Those of DINO are of any plain ViT: one with a classifier or a decoder is
+                refused unless "dino" is asked for, others are taken for one.
             heads: number of attention heads, which few files tell; None: that of the published
                 tower of this width, or of 64 channels each. A model of another size may have
                 others: `repr` of the backbone shows what was assumed.
@@ -170,7 +172,8 @@ class Backbone:
             float32 arrays on the device, see `Features`.
 
         Raises:
-            InputError: if an array has another shape, or is not of floats.
+            InputError: if an array has another shape, is not of floats, or has values, on the host,
+                that are not finite.
         """
         x = _check_images(x)
         try:
@@ -241,12 +244,13 @@ class Backbone:
 
 
 def _check_images(x: Any) -> jax.Array:
-    x = jnp.asarray(x)
+    given, x = x, jnp.asarray(x)
     if x.ndim != 4 or x.shape[-1] != 3 or not (len(x) and jnp.issubdtype(x.dtype, jnp.floating)):
         raise InputError(
             f"x is {x.dtype} of shape {x.shape}; give [b, h, w, 3] floats, normalised with the "
             "mean and deviation in pixel_statistics"
         )
+    check_finite("x", given)
     return x
 
 

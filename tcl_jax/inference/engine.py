@@ -25,6 +25,8 @@ Item = TypeVar("Item")
 GridFn = Callable[[Any, Any, jax.Array, jax.Array, MaskOptions], jax.Array]
 """Masks [b, h, w, n] on the model's grid, of the arguments of `masks.grid_masks`."""
 
+_WAITING = 8
+"""Batches' worth of windows that wait for others of their shape."""
 _LARGEST = 1 << 29
 """Pixels times texts of the windows that a device computes together."""
 
@@ -129,7 +131,7 @@ class MaskEngine:
             if jax.process_count() > 1:  # JAX takes no arrays of the host then
                 inputs = jax.device_put(inputs, (self._split, self._split, self._everywhere))
             with jax.transfer_guard("allow"):  # cheaper than `device_put`
-                masks = self._compiled(params, *inputs, options, synonyms)
+                masks = self._compiled(params, *inputs, options.of_windows, synonyms)
             masks.copy_to_host_async()
             running.append((windows, masks))
             if len(running) > 1:
@@ -151,8 +153,12 @@ class MaskEngine:
     def _batches(
         self, tasks: Iterable[ImageTask[Item]], texts: int, batch_size: int | None
     ) -> Iterator[tuple[tuple[int, int], list[_Window[Item]]]]:
-        """Shapes with windows of them; only the last of a shape may be fewer than a batch has."""
+        """Shapes with windows of them, fewer than a batch has where there are no more of a shape.
+
+        Of images of ever other shapes, the most numerous go once too many wait.
+        """
         waiting: dict[tuple[int, int], list[_Window[Item]]] = {}
+        most = _WAITING * self._mesh.size * (batch_size or self.batch_size)
         for task in tasks:
             seen, count = self._seen_size(task.sliding.padded), len(task.sliding.windows)
             job = _Job(task, [None] * count)
@@ -161,6 +167,9 @@ class MaskEngine:
                 windows.append(_Window(job, k))
                 if len(windows) == self.rows(seen, texts, batch_size):
                     yield seen, waiting.pop(seen)
+            while sum(map(len, waiting.values())) > most:
+                fullest = max(waiting, key=lambda seen: len(waiting[seen]))
+                yield fullest, waiting.pop(fullest)
         yield from waiting.items()
 
 

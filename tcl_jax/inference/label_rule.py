@@ -20,8 +20,8 @@ from tcl_jax.errors import RunError
 from tcl_jax.inference.masks import MaskOptions, Synonyms
 from tcl_jax.inference.merging import SoftMasks, Tile
 
-Values = Callable[[Tile], Iterable[Float32[np.ndarray, "r c k"]]]
-"""Scores of the texts in a tile, some texts at a time, in order."""
+Values = Callable[..., Iterable[Float32[np.ndarray, "r c k"]]]
+"""Scores in a tile, some texts at a time, in order: of all, or of those of a second argument."""
 Refine = Callable[[tuple[int, int]], tuple[Sequence[Tile], Values]]
 """Tiles of an image of some size, and refined scores in one: a `Refiner` of the image's own."""
 
@@ -91,37 +91,49 @@ class LabelRule:
         refined: tuple[Sequence[Tile], Values] | None,
     ) -> tuple[UInt16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
         """The class of every pixel whatever the threshold, and its probability."""
-        tiles, values = refined or (masks.tiles(size), lambda tile: [masks.part(size, *tile)])
+        tiles, values = refined or (masks.tiles(size), functools.partial(_merged, masks, size))
         labels, largest = np.empty(size, np.uint16), np.empty(size, np.float32)
 
-        def decide(tile: Tile, kept: Bool[np.ndarray, " classes"] | None = None) -> None:
+        def decide(tile: Tile) -> None:
             place = _place(tile)
-            labels[place], largest[place] = self.best(values(tile), kept)
+            labels[place], largest[place] = self.best(values(tile))
 
         _each(decide, tiles, threads)
         if self.area_threshold is not None:
             counts = np.bincount(labels.ravel(), minlength=len(self.classes))
             kept = counts > self.area_threshold * counts[1:].sum()
             kept[0] = True
-            if lost := [tile for tile in tiles if not kept[labels[_place(tile)]].all()]:
-                _each(lambda tile: decide(tile, kept), lost, threads)
+            class_of = self.class_of(kept)
+
+            def decide_again(tile: Tile) -> None:
+                place, shown = _place(tile), kept.copy()
+                shown[labels[place]] = True
+                # Not all texts, as refining takes long.
+                some = np.flatnonzero(self.class_of(shown) >= 0)
+                found = self.best(values(tile, some), class_of[some], largest[place])
+                labels[place], largest[place] = found
+
+            lost = [tile for tile in tiles if not kept[labels[_place(tile)]].all()]
+            _each(decide_again, lost, threads)
         return labels, largest
 
     def best(
         self,
         parts: Iterable[Float32[np.ndarray, "r c _"]],
-        kept: Bool[np.ndarray, " classes"] | None = None,
+        class_of: Integer[np.ndarray, " n"] | None = None,
+        likeliest: Float32[np.ndarray, "r c"] | None = None,
     ) -> tuple[UInt16[np.ndarray, "r c"], Float32[np.ndarray, "r c"]]:
         """The most probable class of every pixel, and its probability.
 
         Args:
             parts: scores of the first texts, of the next, and so on.
-            kept: which classes may be; None: all.
+            class_of: the class of each text, -1 where it may not be; None: the first that has it.
+            likeliest: probability of the most probable text of all, if `parts` are of some.
 
         Raises:
             RunError: if scores are not finite.
         """
-        class_of = self._class_of if kept is None else self._shown(kept)
+        classes = self._class_of if class_of is None else class_of
         scale = None if self.logit_scale is None else np.float32(self.logit_scale)
         # Of the texts so far: the best of those that may be, the best of all, and the sum of all
         # powers, relative to that.
@@ -134,11 +146,11 @@ class LabelRule:
             highest = np.maximum(top, scores.max(axis=-1))
             if not np.isfinite(highest).all() or not np.isfinite(scores.min()):
                 raise RunError("masks are not finite; the model's weights may be damaged")
-            among = scores if kept is None else np.where(class_of[texts] < 0, -np.inf, scores)
+            among = scores if class_of is None else np.where(classes[texts] < 0, -np.inf, scores)
             best = among.max(axis=-1)
-            labels = np.where(best > largest, class_of[texts][among.argmax(axis=-1)], labels)
+            labels = np.where(best > largest, classes[texts][among.argmax(axis=-1)], labels)
             largest = np.maximum(best, largest)
-            if scale is not None:
+            if scale is not None and likeliest is None:
                 powers = scores - highest[..., None]
                 np.exp(np.multiply(powers, scale, out=powers), out=powers)
                 again = [text - first for text in self._again if first <= text < texts.stop]
@@ -146,7 +158,8 @@ class LabelRule:
                 total += powers[..., again].sum(axis=-1)
             top, first = highest, texts.stop
         if scale is not None:
-            largest = np.exp(scale * (largest - top)) / total
+            largest = np.exp(scale * (largest - top))
+            largest = largest / total if likeliest is None else largest * likeliest
         return labels.astype(np.uint16), largest
 
     def probabilities(
@@ -168,9 +181,9 @@ class LabelRule:
     @functools.cached_property
     def _class_of(self) -> UInt16[np.ndarray, " n"]:
         """The first class of each text."""
-        return self._shown(np.ones(len(self.classes), bool)).astype(np.uint16)
+        return self.class_of(np.ones(len(self.classes), bool)).astype(np.uint16)
 
-    def _shown(self, kept: Bool[np.ndarray, " classes"]) -> Integer[np.ndarray, " n"]:
+    def class_of(self, kept: Bool[np.ndarray, " classes"]) -> Integer[np.ndarray, " n"]:
         """The first class of each text of those that are kept; -1: none."""
         shown = np.full(1 + max(max(texts) for texts in self.classes), -1)
         for number in np.flatnonzero(kept)[::-1]:
@@ -276,11 +289,11 @@ class Probabilities(SoftMasks):
         """
         labels, largest = np.empty(size, np.uint16), np.empty(size, np.float32)
         tiles, values = self._scores(size)
-        kept = np.arange(len(self.rule.classes)) >= self.background
+        class_of = self.rule.class_of(np.arange(len(self.rule.classes)) >= self.background)
 
         def decide(tile: Tile) -> None:
             place, parts = _place(tile), [*values(tile)]
-            labels[place], largest[place] = self.rule.best(parts, kept)
+            labels[place], largest[place] = self.rule.best(parts, class_of)
             if self.background:
                 largest[place][self.rule.best(parts)[0] == 0] = 0
 
@@ -298,7 +311,7 @@ class Probabilities(SoftMasks):
     def _scores(self, size: tuple[int, int]) -> tuple[Sequence[Tile], Values]:
         if self.refine is not None:
             return self.refine(size)
-        return self.tiles(size), lambda tile: [self._texts.part(size, *tile)]
+        return self.tiles(size), functools.partial(_merged, self._texts, size)
 
     def _masks(self, parts: Iterable[Float32[np.ndarray, "r c _"]]) -> Float32[np.ndarray, "r c n"]:
         return self.rule.probabilities(parts)[..., int(self.background) :]
@@ -306,6 +319,16 @@ class Probabilities(SoftMasks):
 
 def _place(tile: Tile) -> tuple[slice, slice]:
     return slice(*tile[0]), slice(*tile[1])
+
+
+def _merged(
+    masks: SoftMasks,
+    size: tuple[int, int],
+    tile: Tile,
+    texts: Integer[np.ndarray, " k"] | None = None,
+) -> list[Float32[np.ndarray, "r c k"]]:
+    """`Values` of merged scores."""
+    return [(masks if texts is None else masks.some(texts)).part(size, *tile)]
 
 
 def _each(function: Callable[[Tile], None], tiles: Iterable[Tile], threads: int) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from tcl_jax.errors import InputError
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.method import MaskOptions as MaskOptions
 from tcl_jax.models.method import Method
@@ -53,6 +54,16 @@ def make_masks(
     if synonyms is not None and options.scores != "masks":
         masks = best_synonym(masks, synonyms)
     return masks
+
+
+def check_finite(name: str, values: Any) -> None:
+    """Refuses numbers on the host of which some are not finite; those of a device are not read.
+
+    Raises:
+        InputError: with the name of the argument.
+    """
+    if isinstance(values, np.ndarray) and not np.isfinite(values).all():
+        raise InputError(f"{name}: some values are not finite")
 
 
 def best_synonym(

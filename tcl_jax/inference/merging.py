@@ -62,6 +62,10 @@ class SoftMasks:
         """Number of masks."""
         return self.grids.shape[-1]
 
+    def some(self, numbers: slice | Integer[np.ndarray, " k"]) -> SoftMasks:
+        """Those of some numbers."""
+        return SoftMasks(self.sliding, self.grids[..., numbers])
+
     def at(self, size: tuple[int, int]) -> Float32[np.ndarray, "H W n"]:
         """Masks of (rows, columns) = `size`, bilinear."""
         masks = np.empty((*size, self.count), np.float32)

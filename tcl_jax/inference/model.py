@@ -17,7 +17,6 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path
 from tcl_jax.inference.settings import THRESHOLDS, InferenceSettings, default_settings
 from tcl_jax.models.clip_dinoiser import CLIPDINOiser
-from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.method import BY_PAMR, Method
@@ -72,7 +71,7 @@ class Model:
     def method_in(self, dtype: Any = jnp.float32) -> Method:
         """`method` with `settings.pixels`, computing in a dtype; parameters stay float32."""
         fields = {"dtype": dtype}
-        if isinstance(self.method, CLIPMethod):
+        if self.method.own_pixels:
             fields["pixels"] = self.settings.pixels
         method: Method = dataclasses.replace(cast(Any, self.method), **fields)
         return method

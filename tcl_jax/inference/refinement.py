@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, Integer, UInt8
 
 from tcl_jax.inference.merging import SoftMasks, Tile
 from tcl_jax.ops.images import PixelStatistics, normalize
@@ -66,8 +66,8 @@ class Refiner:
         pixels: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"],
         masks: SoftMasks,
         size: tuple[int, int],
-    ) -> tuple[list[Tile], Callable[[Tile], Iterator[Float32[np.ndarray, "r c _"]]]]:
-        """Parts that together are all of `size`, and what refines one, some texts at a time.
+    ) -> tuple[list[Tile], Callable[..., Iterator[Float32[np.ndarray, "r c _"]]]]:
+        """Parts that together are all of `size`, and what refines one, see `label_rule.Values`.
 
         Args:
             pixels: of the image as the model saw it, RGB bytes or normalised; resized bilinearly.
@@ -81,8 +81,14 @@ class Refiner:
         return masks.tiles(size, (height, width)), values
 
     def _refine(
-        self, masks: SoftMasks, image: SoftMasks, size: tuple[int, int], tile: Tile
+        self,
+        masks: SoftMasks,
+        image: SoftMasks,
+        size: tuple[int, int],
+        tile: Tile,
+        some: Integer[np.ndarray, " k"] | None = None,
     ) -> Iterator[Float32[np.ndarray, "r c _"]]:
+        masks = masks if some is None else masks.some(some)
         rows, columns = (
             (max(start - self._reach, 0), min(stop + self._reach, side))
             for (start, stop), side in zip(tile, size, strict=True)
@@ -100,8 +106,8 @@ class Refiner:
         most = max(_VALUES // math.prod(filled) // _FEW, 1)
         share = _FEW * min(most, -(-texts // (devices * _FEW)))
         for start in range(0, texts, devices * share):
-            some = SoftMasks(masks.sliding, masks.grids[..., start : start + devices * share])
-            scores = _fill(some.part(size, rows, columns), (*filled, devices * share))
+            few = masks.some(slice(start, start + devices * share))
+            scores = _fill(few.part(size, rows, columns), (*filled, devices * share))
             scores = np.moveaxis(scores.reshape(*filled, devices, share), 2, 0)
             with self._devices:  # or the memory of as many programs as there are threads
                 scores = jax.device_put(np.ascontiguousarray(scores), self._split)

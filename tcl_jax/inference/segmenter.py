@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.label_rule import Probabilities
-from tcl_jax.inference.masks import MaskOptions, Synonyms
+from tcl_jax.inference.masks import MaskOptions, Synonyms, check_finite
 from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import Model, load_model, model_from_torch
 from tcl_jax.inference.presets import load_preset
@@ -259,19 +258,19 @@ class Segmenter:
             refine, pamr, kp_weight: as in `masks`.
 
         Raises:
-            InputError: if an array has another shape, or an argument is out of range.
+            InputError: if x has another shape or is not finite, or an argument is out of range.
         """
         array = np.asarray(x, np.float32)
         if array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
             raise InputError(
                 f"x has shape {array.shape}; give [h, w, 3] or [b, h, w, 3], normalised"
             )
+        check_finite("x", array)
         images = array if array.ndim == 4 else array[None]
         size = images.shape[1:3]
         whole = SlidingWindow.over(size, max(size), 1, self._method.patch_size)
         options = self.settings.options_for(self._method, refine, pamr, kp_weight)
-        found = self._run(whole, list(images), text_embeddings, options)
-        masks = [one.at(size) for one in found]
+        masks = [one.at(size) for one in self._run(whole, list(images), text_embeddings, options)]
         return np.stack(masks) if array.ndim == 4 else masks[0]
 
     def dense_features(self, x: Any) -> Float32[np.ndarray, "gh gw d"]:
@@ -288,13 +287,14 @@ class Segmenter:
             x: [h, w, 3] floats, RGB in [0, 1] normalised with `pixel_statistics`.
 
         Raises:
-            InputError: if it is another array, or its sides are none that the method takes.
+            InputError: if it is another array or not finite, or of sides the method does not take.
         """
         x = np.asarray(x)
         if x.ndim != 3 or x.shape[-1] != 3 or not np.issubdtype(x.dtype, np.floating):
             raise InputError(
                 f"x is {x.dtype} of shape {x.shape}; give one image, [h, w, 3] floats, normalised"
             )
+        check_finite("x", x)
         with as_input_error("x"):
             return np.asarray(self._dense(self._weights, x.astype(np.float32)))
 
@@ -348,7 +348,8 @@ class Segmenter:
             raise InputError(f"threshold={threshold} must be between 0 and 1")
         things = list_things(texts)
         words, method = [*itertools.chain(*things)], self._method
-        options = self.settings.options_for(method, refine, pamr, kp_weight, background=background)
+        cleaning = background and method.finds_background
+        options = self.settings.options_for(method, refine, pamr, kp_weight, cleaning=cleaning)
         embeddings = self._embed_names(words, templates, background=background)
         classes = number_synonyms(things) if len(words) > len(things) else None
         if finds := background and options.scores != "masks":
@@ -402,15 +403,14 @@ class Segmenter:
         texts = check_embeddings(texts, self._method.embed_dim)
         plain = options.scores == "masks"
         synonyms = classes if plain else None
-        asked = options if plain else dataclasses.replace(options, refine="none")
         # Padded, so that other words are no other program.
         padded = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
         windows = len(images) * len(sliding.windows)
         batch_size = min(1 << (windows - 1).bit_length(), self._engine.batch_size)
         tasks = [ImageTask(i, sliding, image) for i, image in enumerate(images)]
         found = {}
-        for task, masks in self._engine(self._weights, tasks, padded, asked, synonyms, batch_size):
-            grids = masks.grids[..., : len(synonyms or texts)]
+        for task, made in self._engine(self._weights, tasks, padded, options, synonyms, batch_size):
+            grids = made.grids[..., : len(synonyms or texts)]
             # Without the padding, which a view would keep in memory.
             one = SoftMasks(sliding, np.ascontiguousarray(grids))
             if not plain:

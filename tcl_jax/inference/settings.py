@@ -117,19 +117,19 @@ class InferenceSettings:
 
     def options_for(
         self,
-        model: Method,
+        model: Method | type[Method],
         refine: str | None = None,
         pamr: bool | None = None,
         kp_weight: float | None = None,
         *,
-        background: bool = False,
+        cleaning: bool = False,
     ) -> MaskOptions:
         """What a method makes of an image by these settings.
 
         Args:
             model: the method.
             refine, pamr, kp_weight: what is chosen in place of the settings'.
-            background: whether pixels may show none of the texts.
+            cleaning: whether masks are held back where they are of the background, if it can.
 
         Raises:
             InputError: if the weight is out of range, or as `choose_refinement`.
@@ -138,9 +138,9 @@ class InferenceSettings:
         if not 0 <= weight <= 1:
             raise InputError(f"kp_weight={kp_weight} must be between 0 and 1")
         return MaskOptions(
-            refine=choose_refinement(model, self.refine, refine, pamr),
+            refine=choose_refinement(model, self.refine, refine, pamr, self.scores),
             kp_weight=weight if model.mixes_clip and self.scores == "masks" else 0.0,
-            cleaning=background and model.finds_background,
+            cleaning=cleaning and model.cleans,
             scores=self.scores,
             logit_scale=self.logit_scale,
         )

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.inference.backbone import Backbone
-from tcl_jax.inference.masks import MaskOptions, grid_masks
+from tcl_jax.inference.masks import MaskOptions, check_finite, grid_masks
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import default_settings
 from tcl_jax.inference.texts import check_embeddings, embed_class_names
@@ -253,6 +253,7 @@ def _check_images(images: Any, name: str) -> jax.Array:
         raise InputError(f"{name} has shape {array.shape}; give [b, h, w, 3]")
     if not (floats or array.dtype == np.uint8):
         raise InputError(f"{name} is {array.dtype}; give bytes (uint8) or normalised floats")
+    check_finite(name, array)
     if floats and np.abs(array).max() > _NORMALIZED:
         raise InputError(
             f"{name} is of floats, which are taken as normalised, and these reach "

@@ -20,6 +20,7 @@ from tcl_jax.data.tokenizer import Tokenizer
 from tcl_jax.data.words import check_words
 from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import short_hash
+from tcl_jax.inference.masks import check_finite
 from tcl_jax.inference.settings import InferenceSettings
 from tcl_jax.inference.templates import format_prompts
 from tcl_jax.models.clip import CLIP
@@ -173,8 +174,7 @@ def check_embeddings(texts: Any, width: int) -> Float32[np.ndarray, "n d"]:
             f"text_embeddings have shape {texts.shape}; this model needs [n, {width}] with at "
             "least one text, as embed_texts gives them"
         )
-    if not np.isfinite(texts).all():
-        raise InputError("text_embeddings hold values that are not finite")
+    check_finite("text_embeddings", texts)
     return texts
 
 

@@ -1,62 +1,68 @@
 """Attention variants: from which tokens, and in which shares, a token takes its values.
 
-Each is a function of the queries and keys of all heads, [b, l, heads, d], that returns the weights
-[b, heads, l, l] in float32 whatever the compute dtype, or None for the identity.
+Each is a function of the queries, keys and values of all heads, [b, l, heads, d], that returns what
+every token takes, of the shape and dtype of the values. Weights are float32 whatever the compute
+dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Attention = Callable[[jax.Array, jax.Array], jax.Array | None]
+Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+Heads: TypeAlias = Float[Array, "b l h d"]
+Values: TypeAlias = Float[Array, "b l h e"]
 
 NEIGHBOURHOOD_SIGMA = 5.0
 """NACLIP's standard deviation of the Gaussian around a patch, in patches."""
+MANY = 1024
+"""Tokens beyond which not all weights are in memory at a time: of the 3,137 of patches of 8 in 448
+pixels, those of six heads are 236 MB of each image."""
+ROWS = 256
+"""Queries whose weights are in memory at a time where tokens are many. On CPUs that is faster than
+all at once, too, as the weights are read while they are in the cache."""
 
 
-def softmax_weights(
-    query: Float[Array, "b q h d"],
-    key: Float[Array, "b k h d"],
-    bias: Float[Array, "#b #h #q k"] | Float[Array, "q k"] | None = None,
-) -> Float[Array, "b h q k"]:
-    """`softmax(query key^T / sqrt(d) + bias)`."""
-    query, key = _heads_first(query * query.shape[-1] ** -0.5), _heads_first(key)
-    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+def softmax_attention(
+    query: Heads,
+    key: Heads,
+    value: Values,
+    bias: Float[Array, "#b #h #l l"] | Float[Array, "l l"] | None = None,
+) -> Values:
+    """`softmax(q k^T / sqrt(d) + bias) v`: every token attends to every token."""
+    # Heads first: left to einsum, XLA on CPUs transposes the much larger weights instead.
+    query, key, value = (
+        jnp.moveaxis(x, 2, 1) for x in (query * query.shape[-1] ** -0.5, key, value)
+    )
+
+    def attend(query: jax.Array, bias: jax.Array | None) -> jax.Array:
+        scores = jnp.einsum("bh...d,bhkd->bh...k", query, key, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+        return jnp.einsum("bh...k,bhke->bh...e", weights.astype(value.dtype), value)
+
+    number = query.shape[2]
+    if number <= MANY:
+        return jnp.moveaxis(attend(query, bias), 2, 1)
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (*bias.shape[:-2], number, bias.shape[-1]))
+        bias = jnp.moveaxis(bias, -2, 0)
+    rows = (jnp.moveaxis(query, 2, 0), bias)
+    mixed = jax.lax.map(lambda row: attend(*row), rows, batch_size=ROWS)
+    return jnp.moveaxis(mixed, 0, 1)
 
 
-def weighted_values(
-    weights: Float[Array, "b h q k"] | None, value: Float[Array, "b k h d"]
-) -> Float[Array, "b q h d"]:
-    """What attention returns for its weights."""
-    if weights is None:
-        return value
-    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), _heads_first(value))
-    return jnp.moveaxis(mixed, 1, 2)
-
-
-def _heads_first(x: Float[Array, "b l h d"]) -> Float[Array, "b h l d"]:
-    # Left to einsum, XLA on CPUs transposes the much larger weights instead.
-    return jnp.moveaxis(x, 2, 1)
-
-
-def full_attention(
-    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
-) -> Float[Array, "b h l l"]:
-    """Every token attends to every token (vision transformers)."""
-    return softmax_weights(query, key)
-
-
-def causal_attention(
-    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
-) -> Float[Array, "b h l l"]:
+def causal_attention(query: Heads, key: Heads, value: Values) -> Values:
     """Every token attends to itself and to earlier tokens (CLIP's text tower)."""
     length = query.shape[1]
-    return softmax_weights(query, key, jnp.triu(jnp.full((length, length), -jnp.inf), k=1))
+    later = jnp.triu(jnp.full((length, length), -jnp.inf), k=1)
+    return softmax_attention(query, key, value, later)
 
 
 def masked_attention(hidden: Bool[Array, "b l"]) -> Attention:
@@ -66,47 +72,37 @@ def masked_attention(hidden: Bool[Array, "b l"]) -> Attention:
         hidden: tokens that nobody attends to; where all are, each takes the mean of them all.
     """
     lowest = jnp.finfo(jnp.float32).min  # finite, so that the softmax of these alone is finite
-    bias = jnp.where(hidden, lowest, 0.0)[:, None, None]
-
-    def attention(
-        query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
-    ) -> Float[Array, "b h l l"]:
-        return softmax_weights(query, key, bias)
-
-    return attention
+    return partial(softmax_attention, bias=jnp.where(hidden, lowest, 0.0)[:, None, None])
 
 
-def self_only_attention(query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]) -> None:
+def self_only_attention(query: Heads, key: Heads, value: Values) -> Values:
     """Every token attends to itself alone, so attention returns its value.
 
     The MaskCLIP change to the last block (Zhou et al., ECCV 2022), which TCL builds on.
     """
     del query, key
+    return value
 
 
-def correlative_self_attention(
-    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
-) -> Float[Array, "b h l l"]:
-    """`softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d))`: the weights of a token sum to 2.
+def correlative_self_attention(query: Heads, key: Heads, value: Values) -> Values:
+    """`(softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d))) v`: a token's weights sum to 2.
 
     The SCLIP change to the last block (Wang et al., ECCV 2024).
     """
-    return softmax_weights(query, query) + softmax_weights(key, key)
+    return softmax_attention(query, query, value) + softmax_attention(key, key, value)
 
 
-def query_attention(
-    query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
-) -> Float[Array, "b h l l"]:
-    """`softmax(q q^T / sqrt(d))`.
+def query_attention(query: Heads, key: Heads, value: Values) -> Values:
+    """`softmax(q q^T / sqrt(d)) v`.
 
     The ClearCLIP change to the last block (Lan et al., ECCV 2024).
     """
     del key
-    return softmax_weights(query, query)
+    return softmax_attention(query, query, value)
 
 
 def neighbourhood_attention(grid: tuple[int, int]) -> Attention:
-    """`softmax(k k^T / sqrt(d) + omega)`, omega larger for patches that are near each other.
+    """`softmax(k k^T / sqrt(d) + omega) v`, omega larger for patches that are near each other.
 
     The NACLIP change to the last block (Hajimiri et al., WACV 2025).
 
@@ -115,11 +111,9 @@ def neighbourhood_attention(grid: tuple[int, int]) -> Attention:
             row.
     """
 
-    def attention(
-        query: Float[Array, "b l h d"], key: Float[Array, "b l h d"]
-    ) -> Float[Array, "b h l l"]:
+    def attention(query: Heads, key: Heads, value: Values) -> Values:
         del query
-        return softmax_weights(key, key, neighbourhood_bias(grid, NEIGHBOURHOOD_SIGMA))
+        return softmax_attention(key, key, value, neighbourhood_bias(grid, NEIGHBOURHOOD_SIGMA))
 
     return attention
 

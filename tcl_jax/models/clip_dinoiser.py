@@ -27,7 +27,7 @@ from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import layer_norm
-from tcl_jax.models.method import MaskOptions, refine_masks
+from tcl_jax.models.method import Dense, Image, MaskOptions, Masks, Texts, refine_masks
 from tcl_jax.models.vit import Features
 from tcl_jax.ops.convolution import conv3x3
 from tcl_jax.ops.images import pad_black
@@ -157,19 +157,13 @@ class CLIPDINOiser(CLIPMethod):
         norm = visual[f"blocks_{before}"]["ln_2"]
         return features.patches(layer_norm(tokens, norm, self.clip_model.vision.eps))
 
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w d"]:
+    def dense_features(self, params: Any, image: Image) -> Dense:
         """MaskCLIP's patches, each the mean of those that the head finds alike."""
         return self.pooled(params, image).features
 
     def probabilities(
-        self,
-        params: Any,
-        image: Float[Array, "b H W 3"],
-        text_embeddings: Float[Array, "n d"],
-        options: MaskOptions,
-    ) -> Float[Array, "b h w n"]:
+        self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
+    ) -> Masks:
         """Softmax over the texts; with cleaning the first of them stands for the background.
 
         It is certain where the head sees no object, while the others' probabilities stay.
@@ -180,12 +174,8 @@ class CLIPDINOiser(CLIPMethod):
         return found.at[..., 0].set(jnp.where(nothing, 1.0, found[..., 0]))
 
     def masks(
-        self,
-        params: Any,
-        image: Float[Array, "b H W 3"],
-        text_embeddings: Float[Array, "n d"],
-        options: MaskOptions,
-    ) -> Float[Array, "b h w n"]:
+        self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
+    ) -> Masks:
         """The probabilities at the authors' scale, refined where the options say so.
 
         None of the texts is the background's: with cleaning there is no mask of any where the head

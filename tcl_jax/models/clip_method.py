@@ -19,7 +19,6 @@ class CLIPMethod(Method):
         config: sizes of the CLIP.
         pixels: name in `ops.images.PIXELS` of the statistics that images are normalised with, a
             matter of the protocol; None: the authors'.
-        own_pixels: those of the authors.
         clip_fields: how its authors' CLIP differs from TCL's, by field of `CLIP`.
     """
 
@@ -27,7 +26,7 @@ class CLIPMethod(Method):
     pixels: str | None = dataclasses.field(default=None, kw_only=True)
 
     parameters: ClassVar[tuple[str, ...]] = ("clip",)
-    own_pixels: ClassVar[str] = "imagenet"
+    own_pixels = "imagenet"
     clip_fields: ClassVar[Mapping[str, Any]] = {}
 
     @property

@@ -26,7 +26,7 @@ from tcl_jax.models.clip import CLIPConfig, encode_image
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.layers import block
-from tcl_jax.models.method import MaskOptions, refine_masks
+from tcl_jax.models.method import Dense, Image, MaskOptions, Masks, Texts, refine_masks
 from tcl_jax.models.vit import Features, bicubic_offset, project
 
 KP_SCALE, KP_OFFSET = 10.0, 0.25
@@ -53,12 +53,8 @@ class DenseCLIP(CLIPMethod):
         return {"clip": self.clip_model.init(key)}
 
     def masks(
-        self,
-        params: Any,
-        image: Float[Array, "b H W 3"],
-        text_embeddings: Float[Array, "n d"],
-        options: MaskOptions,
-    ) -> Float[Array, "b h w n"]:
+        self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
+    ) -> Masks:
         """`clip_masks`, refined where the options say so."""
         masks = clip_masks(self.cosines(params, image, text_embeddings))
         if options.refine == "pamr":
@@ -88,9 +84,7 @@ class PatchTokens(DenseCLIP):
         embedded = project(self.clip_model.vision, clip["visual"], tokens)
         return embedded.astype(jnp.float32)
 
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w d"]:
+    def dense_features(self, params: Any, image: Image) -> Dense:
         """`patch_tokens` through `ln_post` and `proj`."""
         features = encode_image(self.clip_model, params["clip"], image).features
         return self.embed_patches(params["clip"], features)

@@ -27,7 +27,7 @@ from jax.nn.initializers import lecun_normal
 from jaxtyping import Array, Float, Key
 
 from tcl_jax.errors import InputError
-from tcl_jax.models.attention import Attention, full_attention, weighted_values
+from tcl_jax.models.attention import Attention, softmax_attention
 
 CLIP_EPS = 1e-5
 """Epsilon of every LayerNorm in CLIP and in TCL's decoder (PyTorch's default)."""
@@ -124,7 +124,6 @@ class BlockOutput:
         output: [b, l, c] after both residual branches.
         attended: [b, l, c] what the attention branch alone yields, after its output projection.
         query, key, value: [b, l, heads, d], before RoPE.
-        weights: [b, heads, l, l] float32 of the attention; None if each token saw itself alone.
     """
 
     output: jax.Array
@@ -132,7 +131,6 @@ class BlockOutput:
     query: jax.Array
     key: jax.Array
     value: jax.Array
-    weights: jax.Array | None
 
 
 def layer_norm(x: Float[Array, "... c"], params: Any, eps: float) -> Float[Array, "... c"]:
@@ -155,7 +153,7 @@ def block(
     settings: Transformer,
     params: Any,
     x: Float[Array, "b l c"],
-    attention: Attention = full_attention,
+    attention: Attention = softmax_attention,
     rotate: Callable[[jax.Array], jax.Array] | None = None,
 ) -> BlockOutput:
     """Attention, then MLP, each after a LayerNorm and on a residual branch.
@@ -163,21 +161,20 @@ def block(
     Args:
         settings, params: of the tower and of this block.
         x: tokens.
-        attention: what weighs the values.
+        attention: what the tokens take of the values.
         rotate: RoPE of queries and keys, where there is one.
     """
     eps, dtype = settings.eps, settings.dtype
     fused = dense(layer_norm(x, params["ln_1"], eps), params["attn"]["in_proj"], dtype)
     query, key, value = jnp.moveaxis(fused, 2, 0)
     with jax.named_scope("attention"):  # by which profiles know it
-        rotated = (query, key) if rotate is None else (rotate(query), rotate(key))
-        weights = attention(*rotated)
-        values = weighted_values(weights, value)
+        q, k = (query, key) if rotate is None else (rotate(query), rotate(key))
+        values = attention(q, k, value)
     attended = dense(values, params["attn"]["out_proj"], dtype, axes=2)
     x = x + _layer_scale(attended, params.get("ls_1"))
     hidden = mlp(settings, params["mlp"], layer_norm(x, params["ln_2"], eps))
     output = x + _layer_scale(hidden, params.get("ls_2"))
-    return BlockOutput(output, attended, query, key, value, weights)
+    return BlockOutput(output, attended, query, key, value)
 
 
 def mlp(settings: Transformer, params: Any, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
@@ -198,7 +195,7 @@ def run_blocks(
     settings: Transformer,
     params: Any,
     x: Float[Array, "b l c"],
-    attention: Attention = full_attention,
+    attention: Attention = softmax_attention,
     rotate: Callable[[jax.Array], jax.Array] | None = None,
     last_attention: Attention | None = None,
 ) -> tuple[BlockOutput, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,11 @@ from tcl_jax.ops.images import IMAGENET, PixelStatistics
 from tcl_jax.ops.masking import pixel_text_cosines
 from tcl_jax.ops.pamr import pamr
 from tcl_jax.ops.resize import resize
+
+Image: TypeAlias = Float[Array, "b H W 3"]
+Texts: TypeAlias = Float[Array, "n d"]
+Dense: TypeAlias = Float[Array, "b h w d"]
+Masks: TypeAlias = Float[Array, "b h w n"]
 
 SCORES = ("masks", "cosines", "probabilities")
 """What windows are merged of: `Method.masks`, `Method.cosines` or `Method.probabilities`."""
@@ -47,6 +52,14 @@ class MaskOptions:
     scores: str = "masks"
     logit_scale: float = 1.0
 
+    @property
+    def of_windows(self) -> MaskOptions:
+        """The same without what is done with other scores than masks once windows are merged."""
+        if self.scores == "masks":
+            return self
+        scale = self.logit_scale if self.scores == "probabilities" else 1.0
+        return dataclasses.replace(self, refine="none", logit_scale=scale)
+
 
 class Method(abc.ABC):
     """Images and texts to masks. Subclasses are frozen dataclasses: a row each of `METHODS`.
@@ -57,6 +70,8 @@ class Method(abc.ABC):
         parameters: entries of the parameter tree that masks need.
         mixes_clip: whether `MaskOptions.kp_weight` is read.
         cleans: whether `MaskOptions.cleaning` is read.
+        own_pixels: name in `ops.images.PIXELS` of the statistics that its authors normalise images
+            with, where a protocol may have others; "": they are the weights' own.
         refinements: those of `REFINEMENTS` that it has.
         finds_background: whether cleaning is meant for any image that may show none of the texts.
         protocol: how its authors evaluate, one of `inference.presets.PROTOCOLS`.
@@ -68,6 +83,7 @@ class Method(abc.ABC):
     parameters: ClassVar[tuple[str, ...]]
     mixes_clip: ClassVar[bool] = False
     cleans: ClassVar[bool] = False
+    own_pixels: ClassVar[str] = ""
     refinements: ClassVar[tuple[str, ...]] = ("none", "pamr")
     finds_background: ClassVar[bool] = False
     protocol: ClassVar[str] = "tcl"
@@ -123,9 +139,7 @@ class Method(abc.ABC):
         """Random parameters, all of them."""
 
     @abc.abstractmethod
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w d"]:
+    def dense_features(self, params: Any, image: Image) -> Dense:
         """Features in the space of the texts on the method's own grid, float32, not normalised.
 
         Args:
@@ -137,9 +151,7 @@ class Method(abc.ABC):
             ValueError: if the image's size is of another kind.
         """
 
-    def cosines(
-        self, params: Any, image: Float[Array, "b H W 3"], text_embeddings: Float[Array, "n d"]
-    ) -> Float[Array, "b h w n"]:
+    def cosines(self, params: Any, image: Image, text_embeddings: Texts) -> Masks:
         """Cosine of `dense_features` with every text, float32 in [-1, 1]; zero where it is zeros.
 
         Args:
@@ -149,12 +161,8 @@ class Method(abc.ABC):
         return pixel_text_cosines(features, text_embeddings)
 
     def probabilities(
-        self,
-        params: Any,
-        image: Float[Array, "b H W 3"],
-        text_embeddings: Float[Array, "n d"],
-        options: MaskOptions,
-    ) -> Float[Array, "b h w n"]:
+        self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
+    ) -> Masks:
         """Softmax over the texts of `options.logit_scale` times `cosines`, float32 in [0, 1].
 
         Args:
@@ -165,12 +173,8 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def masks(
-        self,
-        params: Any,
-        image: Float[Array, "b H W 3"],
-        text_embeddings: Float[Array, "n d"],
-        options: MaskOptions,
-    ) -> Float[Array, "b h w n"]:
+        self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
+    ) -> Masks:
         """Soft masks on the method's own grid, float32 in [0, 1].
 
         Products have the precision of `jax.default_matmul_precision`, which
@@ -214,7 +218,11 @@ class Method(abc.ABC):
 
 
 def choose_refinement(
-    method: Method, own: str, refine: str | None = None, pamr: bool | None = None
+    method: Method | type[Method],
+    own: str,
+    refine: str | None = None,
+    pamr: bool | None = None,
+    scores: str = "masks",
 ) -> str:
     """How a method's masks are refined: as is asked for by either argument, else as `own` says.
 
@@ -223,9 +231,10 @@ def choose_refinement(
         own: what the settings say, one of `REFINEMENTS`.
         refine: one of them.
         pamr: short for "pamr" and "none".
+        scores: what is refined, one of `SCORES`.
 
     Raises:
-        InputError: if both are given, or the method has no such refinement.
+        InputError: if both are given, or the method has no such refinement of these scores.
     """
     if refine is not None and pamr is not None:
         raise InputError(f"pamr={pamr} is short for refine={BY_PAMR[bool(pamr)]!r}; give only one")
@@ -234,6 +243,11 @@ def choose_refinement(
         raise InputError(
             f"refine={chosen!r} is nothing that {method.title} has; choose one of "
             f"{', '.join(method.refinements)}"
+        )
+    if chosen == "affinity" and scores != "masks":
+        raise InputError(
+            f"refine='affinity' is of masks, and the settings decide by {scores}; choose pamr or "
+            "none"
         )
     return chosen
 

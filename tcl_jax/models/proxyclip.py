@@ -19,7 +19,7 @@ from tcl_jax.models.clip import CLIPConfig, encode_image
 from tcl_jax.models.dense import AuthorsCLIP
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.layers import dense
-from tcl_jax.models.method import MaskOptions
+from tcl_jax.models.method import Dense, Image, MaskOptions
 from tcl_jax.models.shapes import Shapes, from_json, init_params, shape_of, to_json
 from tcl_jax.models.vit import ViT, project
 from tcl_jax.ops.images import renormalize
@@ -94,9 +94,7 @@ class ProxyCLIP(AuthorsCLIP):
         last = params["clip"]["visual"][f"blocks_{self.config.vision_layers - 1}"]
         return dense(mixed, last["attn"]["out_proj"], self.dtype, axes=2)
 
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w d"]:
+    def dense_features(self, params: Any, image: Image) -> Dense:
         """Patches on the other encoder's grid.
 
         Raises:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from tcl_jax.models import flops
-from tcl_jax.models.attention import softmax_weights, weighted_values
+from tcl_jax.models.attention import softmax_attention
 from tcl_jax.models.dense import CroppedCLIP, PatchTokens
 from tcl_jax.models.layers import Transformer, dense, layer_norm
 from tcl_jax.models.method import MaskOptions
@@ -152,7 +152,7 @@ def attend(
     in_proj = {name: x[..., 1:, :, :] for name, x in params["attn"]["in_proj"].items()}
     normed = layer_norm(tokens, params["ln_1"], settings.eps)
     key, value = jnp.moveaxis(dense(normed, in_proj, settings.dtype), 2, 0)
-    own = weighted_values(softmax_weights(key, key), value)
+    own = softmax_attention(key, key, value)
     # All heads at once: to add the shared weights to those of each takes longer, and more memory.
     similar = jnp.einsum("bij,bjhd->bihd", shared.astype(value.dtype), value)
     output = dense((own + similar) / 2, params["attn"]["out_proj"], settings.dtype, axes=2)

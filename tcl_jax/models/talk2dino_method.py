@@ -17,7 +17,7 @@ from tcl_jax.models.clip import CLIP, CLIPConfig
 from tcl_jax.models.dinotxt import DinoTxtText
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.flops import Parts, vision_tower
-from tcl_jax.models.method import MaskOptions, Method
+from tcl_jax.models.method import Image, MaskOptions, Method
 from tcl_jax.models.shapes import Shapes, from_json, init_params, shape_of, to_json
 from tcl_jax.models.talk2dino import (
     HeadFeatures,
@@ -192,9 +192,7 @@ class Talk2DINO(Method):
         """`head_features` of the backbone."""
         return head_features(self.vit, params["backbone"], image)
 
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w c"]:
+    def dense_features(self, params: Any, image: Image) -> Float[Array, "b h w c"]:
         """The patches of the image resized to the square."""
         return self.head_features(params, self._square(image)).patches
 
@@ -205,11 +203,7 @@ class Talk2DINO(Method):
         return jax.vmap(lambda one: jax.image.resize(one, (*side, 3), "linear"))(image)
 
     def masks(
-        self,
-        params: Any,
-        image: Float[Array, "b H W 3"],
-        text_embeddings: Float[Array, "n c"],
-        options: MaskOptions,
+        self, params: Any, image: Image, text_embeddings: Float[Array, "n c"], options: MaskOptions
     ) -> Float[Array, "b H W n"]:
         """`patch_masks` at the image's own size, of any size, refined where the options say so."""
         features = self.head_features(params, self._square(image))

@@ -21,7 +21,7 @@ from tcl_jax.models.decoder import init_decoder
 from tcl_jax.models.dense import MaskCLIP, clip_masks
 from tcl_jax.models.grounder import embed_patches, run_copies
 from tcl_jax.models.layers import matmul_precision
-from tcl_jax.models.method import REFINEMENTS, MaskOptions, refine_masks
+from tcl_jax.models.method import REFINEMENTS, Dense, Image, MaskOptions, Masks, Texts, refine_masks
 from tcl_jax.models.sc_clip import aggregate, similarities
 from tcl_jax.models.vit import Features, ViT, encode, find_rotation, project
 from tcl_jax.ops.masking import mask_logits, pixel_text_cosines, pixel_text_similarity
@@ -139,19 +139,13 @@ class TCL(CLIPMethod):
             "tcli_logit_scale": scale,
         }
 
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w d"]:
+    def dense_features(self, params: Any, image: Image) -> Dense:
         """`embed_pixels`, on four times the patch grid."""
         return embed_pixels(self, params, image)
 
     def masks(
-        self,
-        params: Any,
-        image: Float[Array, "b H W 3"],
-        text_embeddings: Float[Array, "n d"],
-        options: MaskOptions,
-    ) -> Float[Array, "b h w n"]:
+        self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
+    ) -> Masks:
         """Soft masks on four times the patch grid, MaskCLIP's mixed in by `kp_weight`.
 
         With `options.refine` "affinity" they are of cosines that are averaged, see

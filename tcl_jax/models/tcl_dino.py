@@ -60,6 +60,7 @@ class TCLDINO(TCL):
     # Not "grounder", which another method could be given that would use it with CLIP's tower.
     parameters = ("clip", "backbone", "backbone_grounder", "sim2mask")
     mixes_clip = False
+    own_pixels = ""
     grounder: ClassVar[str] = "backbone_grounder"
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from tcl_jax.models.method import MaskOptions, Method, refine_masks
+from tcl_jax.models.method import Dense, Image, MaskOptions, Method, Texts, refine_masks
 from tcl_jax.models.shapes import Shapes, init_params, shape_of, to_json
 from tcl_jax.ops.resize import resize
 
@@ -91,19 +91,13 @@ class ZeroShot(Method):
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         return init_params(key, self.shapes)
 
-    def dense_features(
-        self, params: Any, image: Float[Array, "b H W 3"]
-    ) -> Float[Array, "b h w d"]:
+    def dense_features(self, params: Any, image: Image) -> Dense:
         """The patches of the image resized to the next multiple of the patch."""
         patches = self.align(params, resize_to_patches(image, self.patch)).patches
         return patches.astype(jnp.float32)
 
     def masks(
-        self,
-        params: Any,
-        image: Float[Array, "b H W 3"],
-        text_embeddings: Float[Array, "n d"],
-        options: MaskOptions,
+        self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
     ) -> Float[Array, "b H W n"]:
         """Probabilities at the windows' own size."""
         size = image.shape[1:3]

@@ -110,13 +110,19 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_same_config(config: dict[str, Any], stored: dict[str, Any], workdir: str) -> None:
+def check_same_config(config: dict[str, Any], stored: dict[str, Any]) -> None:
     """Refuses to continue a run with another config, but for a `train.total_steps` that has grown.
+
+    What is recorded beside the fields, see `build.Experiment.record`, may differ.
 
     Raises:
         InputError: listing the fields that differ, with both values.
     """
-    ours, theirs = flatten(config), flatten(stored)
+    recorded = ("trained", "frozen", "begun_from")
+    ours, theirs = (
+        flatten({name: x for name, x in one.items() if name not in recorded})
+        for one in (config, stored)
+    )
     lines = [
         f"  {name}: {theirs.get(name, '(absent)')!r} there, {ours.get(name, '(absent)')!r} now"
         for name in sorted(ours.keys() | theirs.keys())
@@ -127,7 +133,7 @@ def check_same_config(config: dict[str, Any], stored: dict[str, Any], workdir: s
     ]
     if lines:
         raise InputError(
-            f"workdir {workdir!r} holds a run with another config, which differs in:\n"
+            "it holds a run with another config, which differs in:\n"
             + "\n".join(lines)
             + "\nStart in a new workdir, or give the same config to continue that run (with more "
             "train.total_steps, if you like)."

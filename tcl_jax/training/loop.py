@@ -39,6 +39,7 @@ from tcl_jax.parallel.processes import (
 )
 from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import Experiment, build_adamw, build_step
+from tcl_jax.training.check import check_same_config
 from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
@@ -159,6 +160,8 @@ def _train(
                     "its checkpoints do not say which weights it was trained on ('frozen'), as "
                     "another version wrote them; start in a new workdir"
                 )
+            # Where `config.json` is gone, this alone tells another config.
+            check_same_config(settings, restored.config)
             check_frozen(restored.config["frozen"], experiment.identities)
             # What lies there now may be other weights: these have been trained since.
             settings["begun_from"] = restored.config.get("begun_from", {})

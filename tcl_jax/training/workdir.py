@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, as_input_error
 from tcl_jax.files import user_path, why_unwritable
 from tcl_jax.training.build import Experiment, build_experiment
 from tcl_jax.training.check import check_same_config
@@ -42,9 +42,8 @@ def open_workdir(workdir: str, settings: dict[str, Any]) -> Path:
                 f"workdir {workdir!r}: {path} cannot be read ({error}); restore it, or start in a "
                 "new workdir"
             ) from error
-        for name in ("trained", "frozen", "begun_from"):  # no fields; a checkpoint says them
-            stored.pop(name, None)
-        check_same_config(settings, stored, workdir)
+        with as_input_error(f"workdir {workdir!r}"):
+            check_same_config(settings, stored)
     return root
 
 

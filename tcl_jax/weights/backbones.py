@@ -200,7 +200,7 @@ def load_backbone(
 
     Weights of DINOv2 without registers are used as its authors' code does, also if Hugging Face's
     names are in the file, whose own code resamples positions a little differently. A plain ViT of
-    another training, such as timm's or MAE's, has DINO's names and is taken for one.
+    which nothing tells another training, such as MAE's encoder alone, is taken for DINO's.
 
     Args:
         source: see `hub.locate_backbone`; a file or a folder.
@@ -316,6 +316,8 @@ def find_backbone(
     start = choose_prefix(sorted(fitting), prefix, "backbone")
     own = {name.removeprefix(start): x for name, x in plain.items() if name.startswith(start)}
     layout = _choose(fitting[start], own, file)
+    if layout.family == "dino" and family is None:
+        dinov2.refuse_others(plain, start)
     names = {ours: [theirs] for ours, theirs in layout.rename(own).items()}
     tensors = Renamed(file, names, prefix=start)
     try:
@@ -339,9 +341,10 @@ def hint_of_backbone(source: Source) -> str:
     if not path.exists():
         return ""
     with open_model(find_weights(path)) as file:
-        if not holds_backbone(file):
+        try:
+            found = find_backbone(file)
+        except WeightError:  # there is none, or several, or one of another training
             return ""
-        found = find_backbone(file)
     uses = {"tips": "--model=tips --weights=backbone", "dino": "--model=proxyclip --weights=second"}
     use = uses.get(found.family.name, "--model=talk2dino --weights=backbone")
     return f". It is {found.title}: give it as a part of a model, such as {use}={os.fspath(source)}"

@@ -18,6 +18,11 @@ from tcl_jax.weights.names import dotted_names, holds_part
 from tcl_jax.weights.tensor_file import TensorFile
 from tcl_jax.weights.text_towers import name_text_towers
 
+_PLAIN = (
+    "\nIts names are DINO's, which other plain vision transformers have, too, such as MAE's "
+    "encoder: of what training it is they do not tell"
+)
+
 
 def describe_file(source: str, prefix: str = "") -> str:
     """A weight file or folder, as text: format, models in it, dtypes, and every tensor."""
@@ -55,6 +60,7 @@ def _models_in(file: TensorFile, prefix: str) -> str:
         elif holds_backbone(file):
             backbone = find_backbone(file, prefix=prefix)
             tensors, what = backbone.tensors, backbone.title
+            assumed = _PLAIN if backbone.family.name == "dino" else ""
             what += f", and {texts}" if texts else ""
         elif texts:
             return f"{texts}, for a vision tower that is in another file"

@@ -25,6 +25,11 @@ from tcl_jax.weights.mapping import (
 )
 
 PATCHES = "patch_embed.proj.weight"
+OTHERS = (
+    "head.weight", "fc_norm.weight", "dist_token", "decoder_embed.weight", "classifier.weight",
+    "decoder.decoder_embed.weight",
+)  # fmt: skip
+"""What plain ViTs of timm, MAE and Hugging Face may have besides DINO's names, and no DINO has."""
 BLOCKS = "blocks."
 
 HUGGING_FACE_BLOCK = {
@@ -58,6 +63,25 @@ HUGGING_FACE = {
 }
 """The same of `Dinov2Model`, `Dinov2WithRegistersModel` and DINO's `ViTModel`, to be replaced in
 this order."""
+
+
+def refuse_others(names: Collection[str], prefix: str) -> None:
+    """Refuses a plain ViT in which something tells that it is no DINO.
+
+    Args:
+        names: all of its file.
+        prefix: of DINO's names among them.
+
+    Raises:
+        WeightError: with what tells it.
+    """
+    around = (prefix, prefix.removesuffix("vit."))  # Hugging Face's tower in a larger model
+    if other := next((x for x in OTHERS if any(f"{at}{x}" in names for at in around)), None):
+        raise mapping.WeightError(
+            f"it is a plain vision transformer with {other}, as classifiers of timm and MAE have "
+            "and no DINO has; choose another file, or have Backbone.from_file take it for one by "
+            "family='dino'"
+        )
 
 
 def join(*tensors: np.ndarray) -> np.ndarray:

@@ -159,6 +159,8 @@ def test_arguments(backbones: dict[str, Backbone]) -> None:
     for x in (zeros[0], zeros.astype(np.uint8), zeros[:0]):
         with pytest.raises(InputError, match="x is .*pixel_statistics"):
             backbone.features(x)
+    with pytest.raises(InputError, match="x: some values are not finite"):
+        backbone.features(np.nan * zeros)
     with pytest.raises(InputError, match="dinov2 and come with no text tower"):
         backbone.encode_text(np.zeros((1, 77), np.int32))
     with pytest.raises(InputError, match="'dinov2:X/14' is unknown.*dinov2-reg:B/14"):

@@ -11,6 +11,7 @@ from tcl_jax import Backbone
 from tcl_jax.errors import InputError
 from tcl_jax.models.vit import resize_positions
 from tcl_jax.ops.images import IMAGENET, renormalize
+from tcl_jax.weights.description import describe_file
 from tests.inference.test_backbone import Tensors, write
 from tests.reference import load, nchw_to_nhwc, relative_error
 
@@ -55,6 +56,17 @@ def test_whole_checkpoints(tmp_path: Path) -> None:
     teacher, image = Backbone.from_file(path, prefix="teacher"), np.ones((1, 64, 64, 3), np.float32)
     plain = Backbone.from_file(write(tmp_path / "plain.npz", dino_of("proxyclip")))
     np.testing.assert_array_equal(teacher.features(image).cls, plain.features(image).cls)
+
+
+def test_other_plain_vision_transformers(tmp_path: Path) -> None:
+    tensors, extra = dino_of("proxyclip"), np.ones((3, 128), np.float32)
+    for name in ("head.weight", "decoder_embed.weight"):  # timm's, MAE's
+        path = write(tmp_path / f"{name}.npz", tensors | {name: extra})
+        with pytest.raises(InputError, match=f"transformer with {name},.*family='dino'"):
+            Backbone.from_file(path)
+        assert Backbone.from_file(path, "dino").family == "dino"
+    plain = write(tmp_path / "plain.npz", tensors)
+    assert "of what training it is they do not tell" in describe_file(str(plain))
 
 
 def test_what_is_damaged_or_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -101,6 +102,27 @@ def test_images_are_read_as_they_are_needed(engine: MaskEngine, params: object) 
 
     next(engine(params, watched(), TEXTS, PLAIN, batch_size=1))
     assert len(read) <= 3
+
+
+def test_few_images_wait_for_others_of_their_shape(
+    engine: MaskEngine, params: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of ever other shapes: of sixteen and with three windows to a batch, two at most."""
+    monkeypatch.setattr(engine_module, "_WAITING", 2 / 3)
+    nothing = jnp.zeros((3 * len(jax.local_devices()), 1, 1, 1))
+    monkeypatch.setattr(engine, "_compiled", lambda *_: nothing)
+    read = []
+
+    def shapes() -> Iterator[ImageTask[int]]:
+        for i in range(16):
+            size = 16 + 16 * (i % 4), 16 + 16 * (i // 4)
+            read.append(i)
+            yield ImageTask(i, SlidingWindow.over(size, 64, 64, 16), np.zeros((*size, 3), np.uint8))
+
+    most = 2 * len(jax.local_devices())
+    found = [(task.item, len(read)) for task, _ in engine(params, shapes(), TEXTS, PLAIN)]
+    assert sorted(item for item, _ in found) == [*range(16)]
+    assert all(before - n <= most + 2 for n, (_, before) in enumerate(found))
 
 
 def test_fewer_windows_at_a_time_where_texts_are_many(

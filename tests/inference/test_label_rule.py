@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -99,21 +101,29 @@ def test_the_rule_step_by_step(threshold: float, area: float | None, scale: floa
     rng = np.random.default_rng(0)
     scores = rng.random((9, 11, 6), np.float32)
     scores[4:, :, 5] += 0.3
+    scores = np.pad(scores, ((0, 0), (0, 0), (0, 1)))  # a text that nothing shows
     if scale is None:
         scores /= scores.sum(-1, keepdims=True)
     # Text 1 is of two classes.
-    rule = LabelRule(((0, 1), (2, 3), (1,), (4,), (5,)), scale, threshold, area)
+    rule = LabelRule(((0, 1), (2, 3), (1,), (4,), (5,), (6,)), scale, threshold, area)
     masks, size = SoftMasks.of_array(scores), (150, 140)
     _, expected = plainly(masks.at(size), rule)
     assert len(np.unique(expected)) >= 2 + (area is None)
     for threads in (1, 3):
         np.testing.assert_array_equal(rule.labels(masks, size, threads), expected)
 
-    def some_texts_at_a_time(tile: Tile) -> list[np.ndarray]:
-        return np.split(masks.part(size, *tile), [1, 3], axis=-1)
+    asked = []
+
+    def some_texts_at_a_time(tile: Tile, texts: Any = slice(None)) -> list[np.ndarray]:
+        values = masks.some(texts).part(size, *tile)
+        asked.append(values.shape[-1])
+        return np.array_split(values, 2, axis=-1)
 
     refined = masks.tiles(size, (90, 60)), some_texts_at_a_time
     np.testing.assert_array_equal(rule.labels(masks, size, refined=refined), expected)
+    # Where classes are lost, not all texts are refined again.
+    assert {7} == {*asked[:6]} and all(count < 7 for count in asked[6:])
+    assert bool(asked[6:]) == (area is not None)
 
 
 def test_scores_that_are_not_finite() -> None:

@@ -82,6 +82,9 @@ def test_how_a_segmenter_is_asked() -> None:
         masks(refine="none", pamr=True)
     with pytest.raises(InputError, match="choose one of none, pamr, affinity"):
         masks(refine="edges")
+    segmenter.settings = dataclasses.replace(segmenter.settings, scores="cosines")
+    with pytest.raises(InputError, match="refine='affinity' is of masks, and the settings decide"):
+        masks(refine="affinity")
 
 
 def test_protocols_and_other_methods() -> None:
@@ -89,7 +92,7 @@ def test_protocols_and_other_methods() -> None:
     made = make_protocol(model, refine="affinity")
     assert (made.title, made.refine, made.threshold) == ("TCL + affinity", "affinity", 0.5)
     assert make_protocol(model, pamr=False) == make_protocol(model, refine="none")
-    with pytest.raises(InputError, match="is of masks, by which protocol sclip does not decide"):
+    with pytest.raises(InputError, match="is of masks, and the settings decide by cosines"):
         make_protocol(model, "sclip", refine="affinity")
     settings = dataclasses.replace(model.settings, refine="affinity")
     maskclip = dataclasses.replace(model, settings=settings).with_method("maskclip")

@@ -267,6 +267,11 @@ def test_bad_arrays(shapes: Segmenter) -> None:
         shapes.masks(image, np.zeros((2, 5), np.float32))
     with pytest.raises(InputError, match="x has shape"):
         shapes.masks_normalized(np.zeros((8, 8), np.float32), shapes.embed_texts(["a"]))
+    spoilt = np.full((8, 8, 3), np.nan, np.float32)
+    with pytest.raises(InputError, match="x: some values are not finite"):
+        shapes.masks_normalized(spoilt, np.ones((1, 64)))
+    with pytest.raises(InputError, match="x: some values are not finite"):
+        shapes.dense_features(spoilt)
     with pytest.raises(InputError, match="not finite"):
         shapes.masks(image, np.full((1, 64), np.nan, np.float32))
     with pytest.raises(InputError, match="vocabulary of 600"):

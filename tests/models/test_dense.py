@@ -139,7 +139,7 @@ def test_the_bias_of_neighbours(grid: tuple[int, int]) -> None:
 @pytest.mark.parametrize("attention", [correlative_self_attention, neighbourhood_attention((3, 4))])
 def test_softmax_is_float32_whatever_the_dtype(attention: Any) -> None:
     half = jnp.ones((1, 13, 2, 4), jnp.bfloat16)
-    steps = str(jax.make_jaxpr(attention)(half, half))
+    steps = str(jax.make_jaxpr(attention)(half, half, half))
     assert set(re.findall(r":(\w+)\[[\d,]*\] = exp ", steps)) == {"f32"}
 
 

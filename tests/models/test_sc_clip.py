@@ -14,7 +14,7 @@ from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.windows import SlidingWindow
-from tcl_jax.models.attention import softmax_weights
+from tcl_jax.models.attention import softmax_attention
 from tcl_jax.models.clip import VARIANTS, encode_image
 from tcl_jax.models.layers import dense, layer_norm
 from tcl_jax.models.sc_clip import (
@@ -32,7 +32,7 @@ from tcl_jax.ops.masking import pixel_text_similarity
 from tcl_jax.parallel.mesh import local_mesh
 from tcl_jax.weights.clip import clip_params, infer_clip_config
 from tests.devices import run_on_eight_devices
-from tests.reference import load, nchw_to_nhwc, products, relative_error
+from tests.reference import attention_weights, load, nchw_to_nhwc, products, relative_error
 
 STATE = load("methods/scclip_state_dict")
 CONFIG = infer_clip_config(STATE)
@@ -76,7 +76,7 @@ def steps(clip: Any, image: jax.Array) -> dict[str, Any]:
     found["weights_sim"] = jnp.repeat(shared, CONFIG.vision_heads, 0)
     normed = layer_norm(smooth, last["ln_1"], vision.eps)
     key = dense(normed, last["attn"]["in_proj"], jnp.float32)[:, :, 1]
-    found["weights_kk"] = softmax_weights(key, key)
+    found["weights_kk"] = attention_weights(softmax_attention, key, key)
     found["attention_out"] = one = attend(vision, last, smooth, shared)
     early = similarities(after[4][:, 1:])
     found["similarity4_thd"] = jnp.where(early < 0.4, 0, early)

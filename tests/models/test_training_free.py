@@ -26,7 +26,7 @@ from tcl_jax.models.layers import block
 from tcl_jax.ops.images import CLIP_PIXELS, IMAGENET
 from tcl_jax.ops.resize import resize
 from tcl_jax.parallel.mesh import data_mesh
-from tests.reference import GOLDEN, load, nchw_to_nhwc, relative_error
+from tests.reference import GOLDEN, attention_weights, load, nchw_to_nhwc, relative_error
 
 CLIP = GOLDEN / "clip_state_dict.npz"
 FILES = {"clearclip": "clearclip", "sclip": "sclip_naclip", "naclip": "sclip_naclip"}
@@ -61,11 +61,12 @@ def test_every_step_matches_the_authors(name: str, size: str) -> None:
     @jax.jit
     def steps(image: jax.Array) -> dict[str, Any]:
         features = encode_image(method.clip_model, params["clip"], image).features
-        last = block(vision, visual["blocks_3"], features.after(3), method.attention(features.grid))
+        attention = method.attention(features.grid)
+        last = block(vision, visual["blocks_3"], features.after(3), attention)
         return {
             "tokens_ln_pre": features.tokens,
             "tokens_block3": features.after(3),
-            "attention": last.weights,
+            "attention": attention_weights(attention, last.query, last.key),
             "last_block": last.attended if method.reduced else last.output,
         }
 
@@ -104,7 +105,7 @@ def test_dense_features_of_the_segmenter(name: str) -> None:
 def test_query_attention_is_clear_clips() -> None:
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 5, 2, 64))
     weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, q, precision="highest") / 8)
-    np.testing.assert_allclose(query_attention(q, k), weights, atol=1e-6)
+    np.testing.assert_allclose(attention_weights(query_attention, q, k), weights, atol=1e-6)
 
 
 def test_a_ragged_window_is_stretched_or_padded() -> None:

@@ -82,18 +82,18 @@ def test_models_that_cannot_be_built(field: str, value: str, message: str) -> No
 
 def test_differences_between_configs_are_listed() -> None:
     stored = {"a": {"b": 1, "c": [1, 2]}, "gone": 1}
-    check_same_config({"a": {"b": 1, "c": (1, 2)}, "gone": 1}, stored, "run")
+    check_same_config({"a": {"b": 1, "c": (1, 2)}, "gone": 1}, stored)
     with pytest.raises(InputError) as error:
-        check_same_config({"a": {"b": 2, "c": (1, 2)}, "new": 3}, stored, "run")
+        check_same_config({"a": {"b": 2, "c": (1, 2)}, "new": 3}, stored)
     assert "a.b: 1 there, 2 now" in str(error.value)
     assert "gone: 1 there, '(absent)' now" in str(error.value)
     assert "new: '(absent)' there, 3 now" in str(error.value)
     assert "a.c" not in str(error.value)
-    check_same_config({"train": {"total_steps": 9}}, {"train": {"total_steps": 8}}, "run")
+    check_same_config({"train": {"total_steps": 9}}, {"train": {"total_steps": 8}})
     with pytest.raises(InputError, match="total_steps: 8 there, 7 now"):
-        check_same_config({"train": {"total_steps": 7}}, {"train": {"total_steps": 8}}, "run")
+        check_same_config({"train": {"total_steps": 7}}, {"train": {"total_steps": 8}})
     # Fields of another version at values that change nothing.
-    check_same_config({"a": 1, "prefix": "", "group": 0, "sizes": {}}, {"a": 1, "tile": 0}, "run")
+    check_same_config({"a": 1, "prefix": "", "group": 0, "sizes": {}}, {"a": 1, "tile": 0})
 
 
 def test_workdirs(tmp_path: Path) -> None:

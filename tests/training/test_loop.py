@@ -113,6 +113,9 @@ def test_whole_run(config: ConfigDict, tmp_path: Path) -> None:
         run(config, tmp_path / "run")
     assert f"optim.base_lr: {base_lr} there, 0.5 now" in str(error.value)
     assert "seed: 0 there, 3 now" in str(error.value)
+    (tmp_path / "run/config.json").unlink()  # the checkpoints know it, too
+    with pytest.raises(InputError, match="seed: 0 there, 3 now"):
+        run(config, tmp_path / "run")
 
 
 def test_interrupted_equals_uninterrupted(
