@@ -136,11 +136,11 @@ class ShapesEvaluator:
             labels[name.upper()] = [masks.labels(masks.size, threshold) for _, masks in found]
         cells = []
         for i, scene in enumerate(scenes):
-            row = {"image": scene["image"]}
-            row |= {title: PALETTE[found[i]] for title, found in labels.items()}
+            pictures = {"image": scene["image"]}
+            pictures |= {title: PALETTE[maps[i]] for title, maps in labels.items()}
             cells += [
                 (title if i < SIDE_BY_SIDE else "", enlarge(picture, 2))
-                for title, picture in row.items()
+                for title, picture in pictures.items()
             ]
         names = ("background", *class_names())
         entries = []

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation import scenes
-from tcl_jax.evaluation.scenes_report import ShapesEvaluator
+from tcl_jax.evaluation.scenes_report import MISSED_BY, ShapesEvaluator
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.evaluation.tasks import make_evaluators
 from tcl_jax.inference.engine import MaskEngine
@@ -51,7 +51,9 @@ def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("methods", [("clip", "tcl"), ("clip",)])
-def test_a_run_compiles_each_method_once(methods: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_run_compiles_each_method_once(
+    methods: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tiny_config(tmp_path) if "tcl" in methods else tiny_clip_config()
     evaluator, experiment = evaluator_of(config)
     first = evaluator(experiment.params, experiment.frozen)
@@ -60,16 +62,15 @@ def test_a_run_compiles_each_method_once(methods: tuple[str, ...], tmp_path: Pat
     for name, image in again.images.items():
         np.testing.assert_array_equal(image, first.images[name])
     evaluator.report(experiment.params, experiment.frozen, tmp_path)
-    results = json.loads((tmp_path / "results.json").read_text())
+    said, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
     rows = [f"{name}{refined}" for name in methods for refined in ("", "+pamr")]
-    assert list(results) == rows and all(
-        np.isfinite(list(one.values())).all() for one in results.values()
-    )
+    assert list(results) == rows
+    assert all(np.isfinite(list(scores.values())).all() for scores in results.values())
     assert set(results["clip"]) - set(results["clip+pamr"]) == {"retrieval_at_1"}
-    chosen = evaluator._search(
-        rows[-1], evaluator._join(experiment.params, experiment.frozen), evaluator.validation
-    )
-    assert results[rows[-1]]["threshold"] == chosen.best
+    everything = evaluator._join(experiment.params, experiment.frozen)
+    search = evaluator._search(evaluator._shown[-1], everything, evaluator.validation)
+    assert results[evaluator._shown[-1]]["threshold"] == search.best == first.scores["threshold"]
+    assert ("at eval.background=" in said) == (search.loss(search.own) > MISSED_BY)
     programs = scenes._similarity._cache_size()
     rng = np.random.default_rng(0)
     shifted = jax.tree.map(
