@@ -2,9 +2,15 @@
 
     python -m tcl_jax.main --config=configs/shapes.py --workdir=runs/shapes
 
-Takes about three and a half minutes on two CPU cores. Prints, and writes to results.json and
-shapes.png, zero-shot mIoU on held-out scenes of the CLIP alone (about 36) and of TCL (about 65),
-over all classes and over the pairs that no training caption names (about 41 and 63).
+Takes about four minutes on two CPU cores. Prints, and writes to results.json and shapes.png,
+zero-shot scores on held-out scenes of the CLIP alone and of TCL, each without PAMR and with it:
+mIoU over all classes (about 36, 39, 68 and 81) and over the pairs that no training caption names
+(41, 46, 66 and 79), and the share of right pixels within 2 pixels of true edges (42, 40, 64, 85).
+
+The decoder does next to nothing here: its gates end below 0.05, since what the contrastive terms
+ask of a gate differs from batch to batch by five to ten times its mean. Begun at 0.5 instead of 0,
+gates close to between 0.1 and 0.2 in 240 steps, and gain 1.0 mIoU without PAMR, 0.6 with it (one
+seed); total variation matters little, begun at 0.2 they close to 0.08 without it, too.
 """
 
 from ml_collections import ConfigDict
@@ -39,6 +45,6 @@ def get_config() -> ConfigDict:
     config.eval.every = 240
     config.eval.best_metric = "shapes/miou"
     config.eval.pamr = True  # masks of few patches are blocks without it
-    config.eval.background = 0.32  # best on validation scenes
+    config.eval.background = 0.34  # best on validation scenes
     config.eval.kp_weight = 0.0  # CLIP's own masks are tuned to photographs
     return config
