@@ -123,8 +123,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_whole_run(whole: Path) -> None:
     results = json.loads((whole / "results.json").read_text())
-    assert set(results["clip"]) == {"miou", "miou_unseen", "retrieval_at_1"}
-    assert set(results["tcl"]) == {"miou", "miou_unseen"}
+    scores = {"miou", "miou_unseen", "boundary", "threshold"}
+    assert set(results["clip"]) == {*scores, "retrieval_at_1"}
+    assert set(results["clip+pamr"]) == set(results["tcl"]) == set(results["tcl+pamr"]) == scores
     for name in ("shapes.png", "scene.png"):
         assert (whole / name).read_bytes().startswith(b"\x89PNG")
     assert not list(whole.glob(".*"))

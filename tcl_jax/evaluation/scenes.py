@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from tcl_jax.errors import InputError
-from tcl_jax.evaluation.scores import Counts, count_pixels
+from tcl_jax.evaluation.scores import Counts, count_levels
+from tcl_jax.evaluation.thresholds import ThresholdSearch
 from tcl_jax.inference.engine import ImageTask, MaskEngine
 from tcl_jax.inference.masks import MaskOptions
+from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.windows import SlidingWindow
 from tcl_jax.models.clip import CLIP, encode_image, encode_text
-from tcl_jax.models.dense import MaskCLIP
-from tcl_jax.models.layers import matmul_precision
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.losses import image_text_similarity
 from tcl_jax.parallel.processes import sum_over_processes
@@ -26,6 +26,8 @@ from tcl_jax.shapes.source import UNSEEN, ShapesSource, class_names
 
 RETRIEVAL_SIZE = 128
 """Images (and captions) among which the right one has to be found."""
+THRESHOLDS = tuple(i / 50 for i in range(1, 50))
+"""Scores of the background that are tried with every method."""
 
 
 def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
@@ -47,30 +49,14 @@ def check_scenes(num_scenes: int, batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def patch_cosines(
-    method: MaskCLIP,
-    params: Any,
-    image: Float[Array, "b H W 3"],
-    texts: Float[Array, "n d"],
-    options: MaskOptions,
-) -> Float[Array, "b h w n"]:
-    """Cosines of CLIP's patch features with the texts: MaskCLIP (Zhou et al., ECCV 2022)."""
-    del options
-    with matmul_precision(method.dtype):
-        return method.cosines(params, image, texts)
-
-
-def best_classes(
+def scene_masks(
     engine: MaskEngine,
     params: Any,
     texts: Float32[np.ndarray, "n d"],
     options: MaskOptions,
     scenes: Iterable[dict[str, Any]],
-) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
-    """Yields scenes in order, with the best class and its score at every pixel.
-
-    So thresholds can be tried without the model.
-    """
+) -> Iterator[tuple[dict[str, Any], SoftMasks]]:
+    """Yields scenes in order, with a method's masks of all texts."""
 
     def task(scene: dict[str, Any]) -> ImageTask[dict[str, Any]]:
         side = len(scene["image"])
@@ -78,23 +64,18 @@ def best_classes(
         return ImageTask(scene, sliding, scene["image"])
 
     for done, masks in engine(params, map(task, scenes), texts, options):
-        yield (done.item, *masks.best(masks.size))
+        yield done.item, masks
 
 
-def with_background(classes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Label map uint16: 0 where no class scores above the threshold, else the class plus 1."""
-    return np.where(scores > threshold, classes + 1, 0).astype(np.uint16)
-
-
-def segment_scenes(
+def count_scenes(
     engine: MaskEngine,
     params: Any,
     texts: Float32[np.ndarray, "n d"],
     options: MaskOptions,
     source: ShapesSource,
-    thresholds: Sequence[float],
-) -> list[dict[str, float]]:
-    """Scores of a method with every class name, at each background threshold.
+    own: float,
+) -> ThresholdSearch:
+    """Counts of a method with every class name, at all thresholds of the background at once.
 
     Every process calls it, and segments a share of the scenes.
 
@@ -102,27 +83,34 @@ def segment_scenes(
         engine: the method.
         params: all parameters it needs, on the engine's devices.
         texts: embeddings of `class_names()`, [24, d].
-        options: post-processing of TCL's masks.
+        options: post-processing of the masks.
         source: scenes with label maps.
-        thresholds: scores above which a pixel is not background.
+        own: a threshold that is tried beside `THRESHOLDS`.
+    """
+    tried, classes = tuple(sorted({*THRESHOLDS, own})), 1 + len(class_names())
+    counts = Counts.zeros(classes, len(tried))
+    mine = (source[i] for i in range(jax.process_index(), len(source), jax.process_count()))
+    for scene, masks in scene_masks(engine, params, texts, options, mine):
+        labels, levels = masks.levels(masks.size, tried)
+        counts += count_levels(labels, levels, scene["label"], classes, len(tried))
+    return ThresholdSearch(tried, own, counts.reduced(sum_over_processes))
+
+
+def scores_at(search: ThresholdSearch, threshold: float) -> dict[str, float]:
+    """Scores of scenes at one of the thresholds that were tried.
 
     Returns:
-        In per cent, `miou` over background and all classes, and `miou_unseen` over the classes that
-        no training caption names.
+        `miou` over background and all classes, `miou_unseen` over the classes that no training
+        caption names, and `boundary`, see `scores.Scores`, in per cent; and the `threshold`.
     """
-    names = ("background", *class_names())
-    unseen = [names.index(name) for name in UNSEEN]
-    counts = [Counts.zeros(len(names)) for _ in thresholds]
-    mine = (source[i] for i in range(jax.process_index(), len(source), jax.process_count()))
-    for scene, classes, values in best_classes(engine, params, texts, options, mine):
-        for i, threshold in enumerate(thresholds):
-            predicted = with_background(classes, values, threshold)
-            counts[i] += count_pixels(predicted, scene["label"], len(names))
-    totals = [count.reduced(sum_over_processes) for count in counts]
-    return [
-        {"miou": 100 * total.scores().miou, "miou_unseen": 100 * total.mean_iou(unseen)}
-        for total in totals
-    ]
+    counts = search.counts.at(search.tried.index(threshold))
+    names, scores = ("background", *class_names()), counts.scores()
+    return {
+        "miou": 100 * scores.miou,
+        "miou_unseen": 100 * counts.mean_iou([names.index(name) for name in UNSEEN]),
+        "boundary": 100 * scores.boundary,
+        "threshold": threshold,
+    }
 
 
 def retrieval_at_1(model: CLIP, params: Any, source: ShapesSource) -> float:

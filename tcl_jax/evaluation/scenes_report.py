@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 from tcl_jax.errors import as_input_error
 from tcl_jax.evaluation.report import align
 from tcl_jax.evaluation.scenes import (
-    best_classes,
     check_scenes,
-    patch_cosines,
+    count_scenes,
     retrieval_at_1,
-    segment_scenes,
-    with_background,
+    scene_masks,
+    scores_at,
 )
 from tcl_jax.evaluation.scores import UNKNOWN
+from tcl_jax.evaluation.thresholds import ThresholdSearch
 from tcl_jax.files import write_json
 from tcl_jax.inference.engine import MaskEngine
 from tcl_jax.inference.masks import MaskOptions
@@ -36,20 +36,29 @@ from tcl_jax.shapes.source import PALETTE, UNSEEN, ShapesSource, class_names
 from tcl_jax.training.build import Experiment
 from tcl_jax.training.loop import Evaluation
 
-THRESHOLDS = np.round(np.arange(0.0, 0.8, 0.02), 2)
-"""Cosines tried as the baseline's background threshold."""
 BASELINE = "clip"
 """The CLIP's entry of the parameter tree, and its name among the scores."""
+MISSED_BY = 0.01
+"""mIoU that the config's threshold may cost before it is told."""
 PICTURED, SIDE_BY_SIDE = 10, 2
 """Scenes in the picture, and in a row of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """A method with one of its refinements."""
+
+    method: Method
+    engine: MaskEngine
+    options: MaskOptions
 
 
 class ShapesEvaluator:
     """Zero-shot scores on validation scenes, and a picture of the first few.
 
-    The method that is trained is scored at the config's background threshold. Beside it stands the
-    CLIP of its parameter tree, if it has one, as MaskCLIP; a run that trains the CLIP itself scores
-    that alone, with retrieval.
+    Scored is what is trained, refined as the config says, at the background threshold that is best
+    for it on these scenes. A run that trains the CLIP itself scores that as MaskCLIP, with
+    retrieval.
 
     Args:
         config: reads `eval`.
@@ -62,23 +71,23 @@ class ShapesEvaluator:
     def __init__(self, config: ConfigDict, experiment: Experiment) -> None:
         mesh, self._mesh = data_mesh(), local_mesh()
         check_scenes(config.eval.num_scenes, config.eval.batch_size, mesh)
-        self._eval, self._experiment = config.eval, experiment
-        self._thresholds = {experiment.method.name: float(config.eval.background)}
-        self._options = MaskOptions(BY_PAMR[config.eval.pamr], config.eval.kp_weight)
-        # Once, so that a run compiles each method once and not at every evaluation.
-        batch_size, method = config.eval.batch_size // mesh.size, experiment.method
-        self._methods: dict[str, Method] = {}
-        self._engines: dict[str, MaskEngine] = {}
+        self._eval, self._experiment, method = config.eval, experiment, experiment.method
         self._trains_clip = BASELINE in experiment.params
+        methods: dict[str, Method] = {}
         if BASELINE in method.parameters:
             maskclip = MaskCLIP.from_description(method.describe())
-            self._clip = dataclasses.replace(maskclip, dtype=method.dtype)
-            self._methods[BASELINE] = self._clip
-            engine = MaskEngine(self._clip, self._mesh, batch_size, patch_cosines)
-            self._engines[BASELINE] = engine
+            methods[BASELINE] = dataclasses.replace(maskclip, dtype=method.dtype)
         if not self._trains_clip:
-            self._methods[method.name] = method
-            self._engines[method.name] = MaskEngine(method, self._mesh, batch_size)
+            methods[method.name] = method
+        self._rows: dict[str, _Row] = {}
+        for name, one in methods.items():
+            # One, so that a run compiles each row once and not at every evaluation.
+            engine = MaskEngine(one, self._mesh, config.eval.batch_size // mesh.size)
+            for refine in ("none", "pamr"):
+                row = name if refine == "none" else f"{name}+{refine}"
+                self._rows[row] = _Row(one, engine, MaskOptions(refine, config.eval.kp_weight))
+        own = BY_PAMR[config.eval.pamr]
+        self._shown = [name for name, row in self._rows.items() if row.options.refine == own]
         side, size = method.resolution, config.eval.num_scenes
         with as_input_error("the task shapes of eval.tasks"):
             self.validation = ShapesSource("validation", num_examples=size, image_size=side)
@@ -86,63 +95,52 @@ class ShapesEvaluator:
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
         """Scores in per cent."""
-        everything = self._join(params, frozen)
+        everything, name = self._join(params, frozen), self._shown[-1]
+        search = self._search(name, everything, self.validation)
+        scores = scores_at(search, search.best)
         if self._trains_clip:
-            return Evaluation(self._clip_scores(everything, self.validation)[0])
-        if BASELINE in self._methods and BASELINE not in self._thresholds:
-            _, self._thresholds[BASELINE] = self._clip_scores(everything, self.validation)
-        picture = self._picture(everything, self.validation, self._thresholds)
-        return Evaluation(self._own_scores(everything, self.validation), {"scenes": picture})
+            return Evaluation(scores | self._retrieval(everything, self.validation))
+        picture = self._picture(everything, self.validation, {name: search.best})
+        return Evaluation(scores, {"scenes": picture})
 
     # ------------------------------------------------------------------------------- the methods
 
     def _join(self, params: Any, frozen: Any) -> Any:
         return put_locally(self._experiment.join(params, frozen), self._mesh)
 
-    def _texts(self, name: str, everything: Any) -> np.ndarray:
-        method = self._methods[name]
-        encoder, params = method.text_encoder, method.text_params(everything)
+    def _texts(self, row: _Row, everything: Any) -> np.ndarray:
+        encoder, params = row.method.text_encoder, row.method.text_params(everything)
         return embed_class_names(encoder, params, class_names(), self._eval.templates)
 
-    def _own_scores(self, everything: Any, scenes: ShapesSource) -> dict[str, float]:
-        """The trained method at the config's background threshold."""
-        name = self._experiment.method.name
-        return self._segment(name, everything, scenes, [self._eval.background])[0]
+    def _search(self, name: str, everything: Any, scenes: ShapesSource) -> ThresholdSearch:
+        row, own = self._rows[name], self._eval.background
+        texts = self._texts(row, everything)
+        return count_scenes(row.engine, everything, texts, row.options, scenes, own)
 
-    def _clip_scores(self, everything: Any, scenes: ShapesSource) -> tuple[dict[str, float], float]:
-        """MaskCLIP at the threshold that is best for it on these scenes, and retrieval."""
-        results = self._segment(BASELINE, everything, scenes, list(THRESHOLDS))
-        best = max(range(len(results)), key=lambda i: results[i]["miou"])
-        retrieval = retrieval_at_1(self._clip.clip_model, everything[BASELINE], scenes)
-        return {**results[best], "retrieval_at_1": retrieval}, float(THRESHOLDS[best])
-
-    def _segment(
-        self, name: str, everything: Any, scenes: ShapesSource, thresholds: Sequence[float]
-    ) -> list[dict[str, float]]:
-        texts, engine = self._texts(name, everything), self._engines[name]
-        return segment_scenes(engine, everything, texts, self._options, scenes, thresholds)
+    def _retrieval(self, everything: Any, scenes: ShapesSource) -> dict[str, float]:
+        clip = self._rows[BASELINE].method
+        assert isinstance(clip, MaskCLIP)
+        share = retrieval_at_1(clip.clip_model, everything[BASELINE], scenes)
+        return {"retrieval_at_1": share}
 
     def _picture(
         self, everything: Any, source: ShapesSource, thresholds: Mapping[str, float]
     ) -> np.ndarray:
-        """Image, truth and what each method finds in the first scenes; uint8 [H, W, 3]."""
+        """Image, truth and what each row finds in the first scenes; uint8 [H, W, 3]."""
         scenes = [source[i] for i in range(PICTURED)]
         labels = {"truth": [scene["label"] for scene in scenes]}
-        for name, engine in self._engines.items():
-            texts = self._texts(name, everything)
-            labels[name.upper()] = [
-                with_background(classes, values, thresholds[name])
-                for _, classes, values in best_classes(
-                    engine, everything, texts, self._options, scenes
-                )
-            ]
+        for name, threshold in thresholds.items():
+            row = self._rows[name]
+            texts = self._texts(row, everything)
+            found = scene_masks(row.engine, everything, texts, row.options, scenes)
+            labels[name.upper()] = [masks.labels(masks.size, threshold) for _, masks in found]
         cells = []
         for i, scene in enumerate(scenes):
-            row = {"image": scene["image"]}
-            row |= {title: PALETTE[found[i]] for title, found in labels.items()}
+            pictures = {"image": scene["image"]}
+            pictures |= {title: PALETTE[maps[i]] for title, maps in labels.items()}
             cells += [
                 (title if i < SIDE_BY_SIDE else "", enlarge(picture, 2))
-                for title, picture in row.items()
+                for title, picture in pictures.items()
             ]
         names = ("background", *class_names())
         entries = []
@@ -157,17 +155,22 @@ class ShapesEvaluator:
     def report(self, params: Any, frozen: Any, workdir: Path) -> None:
         """Scores test scenes, which chose nothing; prints and writes results.json.
 
-        The method's scores stand beside its CLIP's. With them are written a grid of pictures,
+        What is trained stands beside its CLIP, each with PAMR and without, at the threshold that is
+        best for it on validation scenes. With the scores are written a grid of pictures,
         shapes.png, and one scene to try words on, scene.png, unless the CLIP itself is trained.
         """
-        everything, thresholds = self._join(params, frozen), dict(self._thresholds)
-        results: dict[str, dict[str, float]] = {}
+        everything = self._join(params, frozen)
+        chosen = {name: self._search(name, everything, self.validation) for name in self._rows}
+        results = {
+            name: scores_at(self._search(name, everything, self.test), search.best)
+            for name, search in chosen.items()
+        }
+        if BASELINE in results:
+            results[BASELINE] |= self._retrieval(everything, self.test)
         picture = None
-        if BASELINE in self._methods:
-            results[BASELINE], thresholds[BASELINE] = self._clip_scores(everything, self.test)
         if not self._trains_clip:
-            results[self._experiment.method.name] = self._own_scores(everything, self.test)
-            picture = self._picture(everything, self.test, thresholds)
+            best = {name: chosen[name].best for name in self._shown}
+            picture = self._picture(everything, self.test, best)
         if jax.process_index() != 0:
             return
         rounded = {
@@ -182,6 +185,12 @@ class ShapesEvaluator:
         ]
         print("\n".join(align([("%", *columns), *rows])))
         print(f"results: {workdir / 'results.json'}")
+        search = chosen[self._shown[-1]]
+        if (missed := search.loss(search.own)) > MISSED_BY:
+            print(
+                f"at eval.background={search.own:g}, which `segment` and the page take, mIoU is "
+                f"{100 * missed:.1f} lower: give them --threshold={search.best:g}"
+            )
         if picture is not None:
             save_png(workdir / "shapes.png", picture)
             scenes = (self.test[i] for i in range(len(self.test)))

@@ -73,9 +73,7 @@ class Counts:
 
     def reduced(self, reduce: Callable[[np.ndarray], np.ndarray]) -> Counts:
         """The counts through a function of an array, such as a sum over processes."""
-        several = np.stack([self.intersection, self.predicted, self.labelled])
-        intersection, predicted, labelled = reduce(several)
-        return Counts(intersection, predicted, labelled, reduce(self.edges))
+        return Counts(*map(reduce, vars(self).values()))
 
     @property
     def union(self) -> Int64[np.ndarray, "*several classes"]:

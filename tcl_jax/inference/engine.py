@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -21,9 +21,6 @@ from tcl_jax.ops.images import inside_boxes, normalize
 from tcl_jax.parallel.mesh import batch_sharded, replicated
 
 Item = TypeVar("Item")
-
-GridFn = Callable[[Any, Any, jax.Array, jax.Array, MaskOptions], jax.Array]
-"""Masks [b, h, w, n] on the model's grid, of the arguments of `masks.grid_masks`."""
 
 _WAITING = 8
 """Batches' worth of windows that wait for others of their shape."""
@@ -63,16 +60,9 @@ class MaskEngine:
         model: the method.
         mesh: devices of this process, over which the windows of a batch are split.
         batch_size: windows per device, fewer where texts are many; None: `default_batch_size`.
-        grid: what makes masks of the model and padded windows.
     """
 
-    def __init__(
-        self,
-        model: Method,
-        mesh: Mesh,
-        batch_size: int | None = None,
-        grid: GridFn = grid_masks,
-    ) -> None:
+    def __init__(self, model: Method, mesh: Mesh, batch_size: int | None = None) -> None:
         self.patch_size, self._seen_size = model.patch_size, model.seen_size
         self.batch_size = batch_size or default_batch_size()
         self._mesh = mesh
@@ -92,7 +82,7 @@ class MaskEngine:
             inside = inside_boxes(boxes, pixels.shape[1], pixels.shape[2])[..., None]
             pixels = normalize(pixels, model.pixel_statistics)
             image = jnp.where(inside, pixels, black if model.patch_size == 1 else 0.0)
-            found = grid(model, params, image, texts, options)
+            found = grid_masks(model, params, image, texts, options)
             return found if synonyms is None else best_synonym(found, synonyms)
 
         self._compiled = jax.jit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,14 @@ from ml_collections import ConfigDict
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation import scenes
-from tcl_jax.evaluation.scenes_report import ShapesEvaluator
+from tcl_jax.evaluation.scenes_report import MISSED_BY, ShapesEvaluator
+from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.evaluation.tasks import make_evaluators
 from tcl_jax.inference.engine import MaskEngine
 from tcl_jax.inference.masks import MaskOptions
-from tcl_jax.shapes.source import ShapesSource
+from tcl_jax.inference.merging import SoftMasks
+from tcl_jax.inference.windows import SlidingWindow
+from tcl_jax.shapes.source import UNSEEN, ShapesSource, class_names
 from tcl_jax.training.build import Experiment, build_experiment
 from tests.tiny import tiny_clip_config, tiny_config
 
@@ -40,13 +45,15 @@ def evaluator_of(config: ConfigDict) -> tuple[ShapesEvaluator, Experiment]:
 
 
 def sizes(evaluator: ShapesEvaluator) -> dict[str, int]:
-    """Programs compiled for each method."""
-    return {name: one._compiled._cache_size() for name, one in evaluator._engines.items()}
+    """Programs compiled for each method, one without PAMR and one with it."""
+    return {name: row.engine._compiled._cache_size() for name, row in evaluator._rows.items()}
 
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("methods", [("clip", "tcl"), ("clip",)])
-def test_a_run_compiles_each_method_once(methods: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_run_compiles_each_method_once(
+    methods: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tiny_config(tmp_path) if "tcl" in methods else tiny_clip_config()
     evaluator, experiment = evaluator_of(config)
     first = evaluator(experiment.params, experiment.frozen)
@@ -55,6 +62,15 @@ def test_a_run_compiles_each_method_once(methods: tuple[str, ...], tmp_path: Pat
     for name, image in again.images.items():
         np.testing.assert_array_equal(image, first.images[name])
     evaluator.report(experiment.params, experiment.frozen, tmp_path)
+    said, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
+    rows = [f"{name}{refined}" for name in methods for refined in ("", "+pamr")]
+    assert list(results) == rows
+    assert all(np.isfinite(list(scores.values())).all() for scores in results.values())
+    assert set(results["clip"]) - set(results["clip+pamr"]) == {"retrieval_at_1"}
+    everything = evaluator._join(experiment.params, experiment.frozen)
+    search = evaluator._search(evaluator._shown[-1], everything, evaluator.validation)
+    assert results[evaluator._shown[-1]]["threshold"] == search.best == first.scores["threshold"]
+    assert ("at eval.background=" in said) == (search.loss(search.own) > MISSED_BY)
     programs = scenes._similarity._cache_size()
     rng = np.random.default_rng(0)
     shifted = jax.tree.map(
@@ -62,8 +78,7 @@ def test_a_run_compiles_each_method_once(methods: tuple[str, ...], tmp_path: Pat
     )
     assert evaluator(shifted, experiment.frozen).scores != first.scores
     assert scenes._similarity._cache_size() == programs
-    assert sizes(evaluator) == dict.fromkeys(methods, 1)
-    assert "NaN" not in (tmp_path / "results.json").read_text()
+    assert sizes(evaluator) == dict.fromkeys(rows, 2)
     assert (tmp_path / "scene.png").exists() == ("tcl" in methods)
 
 
@@ -72,22 +87,39 @@ def test_each_scene_is_evaluated_once(
     count: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
+    sliding, rng = SlidingWindow.over((32, 32), 32, 32, 8), np.random.default_rng(0)
+    grids = rng.random((count, 1, 8, 8, 24), np.float32)
 
     def record(engine: Any, params: Any, texts: Any, options: Any, mine: Any) -> Iterator[Any]:
         for scene in mine:
-            seen.append(scene["image"])
-            yield scene, np.zeros((32, 32), np.int32), np.zeros((32, 32), np.float32)
+            seen.append(scene["key"])
+            yield scene, SoftMasks(sliding, grids[int(scene["key"][-6:])])
 
     source = ShapesSource("test", num_examples=count, image_size=32)
     engine, texts = MaskEngine.__new__(MaskEngine), np.zeros((24, 16), np.float32)
-    monkeypatch.setattr(scenes, "best_classes", record)
+    monkeypatch.setattr(scenes, "scene_masks", record)
     monkeypatch.setattr(scenes, "sum_over_processes", lambda counts: counts)
     monkeypatch.setattr(jax, "process_count", lambda: processes)
+    searches = []
     for index in range(processes):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        scenes.segment_scenes(engine, {}, texts, MaskOptions(), source, [0.5])
-    expected = [source[i]["image"] for i in range(count)]
-    assert sorted(map(bytes, seen)) == sorted(map(bytes, expected))
+        searches.append(scenes.count_scenes(engine, {}, texts, MaskOptions(), source, 0.95))
+    expected = [source[i] for i in range(count)]
+    assert sorted(seen) == [scene["key"] for scene in expected]
+    counts = sum((one.counts for one in searches[1:]), searches[0].counts)
+    whole = dataclasses.replace(searches[0], counts=counts)
+    # As one by one, at the config's own threshold.
+    alone = Counts.zeros(25)
+    for scene, grid in zip(expected, grids, strict=True):
+        masks = SoftMasks(sliding, grid)
+        alone += count_pixels(masks.labels((32, 32), 0.95), scene["label"], 25)
+    scores = alone.scores()
+    assert scenes.scores_at(whole, 0.95) == {
+        "miou": 100 * scores.miou,
+        "miou_unseen": 100 * alone.mean_iou([1 + class_names().index(name) for name in UNSEEN]),
+        "boundary": 100 * scores.boundary,
+        "threshold": 0.95,
+    }
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_plan_for_this_machine_needs_no_weights(local: tuple[str, dict[str, An
     assert (written["kind"], written["devices"], written["batch"]) == ("cpu", 1, 8)
     first, second = written["steps"]
     assert (first["name"], second["name"]) == ("phase 1", "phase 2")
-    assert (first["samples"], second["samples"]) == (80 * 8, 161 * 8)
+    assert (first["samples"], second["samples"]) == (240 * 8, 481 * 8)
     for step in written["steps"]:
         assert step["images"] == 8 and step["compiled"]["exchanged"] == []
         assert step["fits"] is step["mfu"] is step["days"] is None
