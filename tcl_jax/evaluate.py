@@ -238,8 +238,7 @@ def find_benchmarks(flags: argparse.Namespace) -> list[DatasetIndex]:
     own += _from_folders(flags)
     for benchmark in own:
         print(describe_labels(benchmark))
-        paths = f"{benchmark.images} {benchmark.labels} {benchmark.list}"
-        if flags.split and "{split}" not in paths:
+        if flags.split and not benchmark.has_splits:
             raise InputError(
                 f"--split={flags.split!r}: benchmark {benchmark.name!r} has no {{split}} in its "
                 "paths, so there is no other part of it"

@@ -39,6 +39,7 @@ from tcl_jax.parallel.processes import (
 )
 from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import Experiment, build_adamw, build_step
+from tcl_jax.training.check import tasks_of
 from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
@@ -84,10 +85,10 @@ class NonFiniteError(RunError):
 def number_of_updates(config: ConfigDict) -> int:
     """Updates of a run: up to its last evaluation, counting from 0, and that step itself.
 
-    A run without `eval.tasks` goes to the end of its schedule.
+    A run without a task goes to the end of its schedule.
     """
     total, every = config.train.total_steps, config.eval.every
-    return (total // every * every if config.eval.tasks else total) + 1
+    return (total // every * every if tasks_of(config) else total) + 1
 
 
 def train(
