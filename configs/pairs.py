@@ -1,13 +1,15 @@
 r"""TCL on image-text pairs of your own, upon a published CLIP or one of yours.
 
     python -m tcl_jax.main --config=configs/pairs.py --workdir=runs/pairs \
-        --config.data.shards='pairs/*.tar'
+        --config.data.shards=data/own/train --config.eval.shards=data/own/held_out
 
 This builds on CLIP ViT-B/16, which is downloaded once, and `--config.model.weights=runs/pairs_clip`
 on the CLIP of a run of configs/pairs_clip.py, whose workdir it is; a path or another name does,
-too. The same command with more `train.total_steps` goes on longer. On accelerators
-`model.dtype=bfloat16` is faster. The phases are the paper's, in fewer steps; results of this recipe
-have not been measured yet.
+too. Pairs that are held out judge the run every 250 steps, as in configs/pairs_clip.py, and at its
+end propose a threshold for its masks; `--config.eval.tasks="('mine.toml',)"` judges it on labelled
+images of yours as well. The same command with more `train.total_steps` goes on longer. On
+accelerators `model.dtype=bfloat16` is faster. The phases are the paper's, in fewer steps; results
+of this recipe have not been measured yet.
 """
 
 from ml_collections import ConfigDict

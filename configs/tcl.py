@@ -112,13 +112,17 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every = 2500
-    config.eval.tasks = ("voc20", "context59")  # benchmarks by name, or "shapes"; () for none
+    # Benchmarks by name or a .toml file of yours, "shapes", "pairs"; () for none.
+    config.eval.tasks = ("voc20", "context59")
+    config.eval.shards = ()  # held-out pairs, as data.shards: with them "pairs" is a task, too
+    config.eval.names = ""  # of "pairs": a file of names, a class a line; "": none are looked for
     config.eval.data = "data"  # folder of the benchmarks, see python -m tcl_jax.benchmarks check
-    config.eval.split = "train"  # of the benchmarks
+    config.eval.split = "train"  # of the benchmarks; "": val, or what your .toml file says
     config.eval.num_scenes = 512  # that the task "shapes" draws, 128 at least
     config.eval.best_metric = ""  # "task/score" that ranks checkpoints, higher is better
-    config.eval.batch_size = 64  # scenes of the task "shapes" at a time
-    config.eval.templates = "custom"  # prompts for class names, see inference/templates.py
+    config.eval.batch_size = 64  # images of the tasks "shapes" and "pairs" at a time
+    # Prompts for class names: a set of inference/templates.py, or "a picture of a {}; a drawn {}".
+    config.eval.templates = "custom"
     config.eval.background = 0.5  # score of the background class
     config.eval.pamr = False
     config.eval.kp_weight = 0.3

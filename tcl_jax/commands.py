@@ -53,7 +53,7 @@ def add_refine_flags(parser: argparse._ActionsContainer) -> None:
 
 
 def threshold(text: str) -> float | str:
-    """A flag's number between 0 and 1, or `best:DIR`, what an evaluation found."""
+    """A flag's number between 0 and 1, or `best:DIR`, what an evaluation or a run found."""
     if text.startswith("best:") and text != "best:":
         return text
     try:

@@ -41,7 +41,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help and mistakes in flags are answered at once.
     import jax
 
-    from tcl_jax.evaluation.tasks import make_evaluators
+    from tcl_jax.evaluation.tasks import find_tasks, make_evaluators
     from tcl_jax.parallel.cores import TUNABLES, asks_for_huge_pages
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
     from tcl_jax.training.check import check_area_group, check_config
@@ -57,6 +57,7 @@ def run(argv: Sequence[str] | None = None) -> None:
             "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, set "
             "GLIBC_TUNABLES=%s before the same command, and it goes on from there", TUNABLES,
         )  # fmt: skip
+    raise_on_all_processes(lambda: find_tasks(config))
     experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
     evaluators = make_evaluators(config, experiment)
     outcome = train(config, workdir, experiment, evaluators)

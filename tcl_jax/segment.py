@@ -60,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
         "--threshold",
         type=threshold,
         metavar="N|best:DIR",
-        help="score of the background, 0 to 1, or the best in DIR, the results of "
-        "`evaluate --threshold=best`",
+        help="score of the background, 0 to 1, or what DIR has found: results of "
+        "`evaluate --threshold=best`, or a run that was judged on held-out pairs",
     )
     add_refine_flags(p)
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")

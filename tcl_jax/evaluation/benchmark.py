@@ -76,6 +76,11 @@ class Benchmark:
     cleaning: bool | None = None
 
     @property
+    def has_splits(self) -> bool:
+        """Whether its paths have {split} in them."""
+        return "{split}" in f"{self.images} {self.labels} {self.list}"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Name of every label, "background" first where there is one."""
         names = tuple(synonyms[0] for synonyms in self.classes)

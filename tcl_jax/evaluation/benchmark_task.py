@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tcl_jax.evaluation.benchmark import load_benchmark
+from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark
 from tcl_jax.evaluation.examples import list_examples
 from tcl_jax.evaluation.protocol import Protocol, embed_texts, make_protocol
@@ -30,7 +30,7 @@ class BenchmarkEvaluator:
     Every process evaluates its share on its own devices.
 
     Args:
-        name: of a built-in benchmark.
+        benchmark: with its split.
         config: reads `eval` and `model.dtype`.
         experiment: what is trained.
 
@@ -38,14 +38,13 @@ class BenchmarkEvaluator:
         InputError: if its files are not all there, or cannot be scored.
     """
 
-    def __init__(self, name: str, config: ConfigDict, experiment: Experiment) -> None:
-        self._name, self._experiment, self._eval = name, experiment, config.eval
+    def __init__(self, benchmark: Benchmark, config: ConfigDict, experiment: Experiment) -> None:
+        self._name, self._experiment = benchmark.name, experiment
         self._protocol = protocol_of(config, experiment)
-        benchmark = load_benchmark(name, split=config.eval.split)
         self._index = raise_on_all_processes(lambda: list_examples(benchmark, config.eval.data))
         check_same_images([self._index])
-        nothing = ScoreLog(None, name, {})
-        check([self._index], [{name: nothing}], progress=jax.process_index() == 0)
+        nothing = ScoreLog(None, self._name, {})
+        check([self._index], [{self._name: nothing}], progress=jax.process_index() == 0)
         self._evaluator: Evaluator | None = None
         self._texts: np.ndarray | None = None
         self._scores: dict[str, float] = {}

@@ -21,7 +21,7 @@ import PIL
 from jaxtyping import Int32, UInt8, UInt16
 
 import tcl_jax
-from tcl_jax.errors import InputError, raise_machine_fault
+from tcl_jax.errors import InputError, as_input_error, raise_machine_fault
 from tcl_jax.evaluation.benchmark import Benchmark, paper_benchmarks
 from tcl_jax.evaluation.scores import Counts, Scores
 from tcl_jax.evaluation.thresholds import BEST, MISSED, ThresholdSearch, best_of_all
@@ -29,6 +29,8 @@ from tcl_jax.files import user_path, write_json
 
 FORMAT_VERSION = 1
 RESULTS_FILE = "results.json"
+PAIRS_FILE = "pairs.json"
+"""What a run writes of held-out pairs; of TCL with a threshold for its masks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,10 +203,11 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
 def best_thresholds(
     folder: str | os.PathLike[str], method: str, **used: Any
 ) -> tuple[float, dict[str, float]]:
-    """The best thresholds of a method, as an evaluation that looked for them has found them.
+    """The best thresholds of a method, as an evaluation that looked for them has found them, or the
+    one that a run on pairs proposes without labels.
 
     Args:
-        folder: the evaluation's output, or the part of it that is the method's.
+        folder: the evaluation's output, or the part of it that is the method's; or a run's workdir.
         method: a key of `models.methods.METHODS`.
         used: fields of a fingerprint that threshold and masks depend on.
 
@@ -214,14 +217,17 @@ def best_thresholds(
     Raises:
         InputError: if there are none, or they are of another method or other masks.
     """
-    path = user_path(folder)
-    content = read_results(path / method if (path / method).is_dir() else path)
-    what, fields = f"threshold {f'{BEST}:{folder}'!r}", content["fingerprint"]
-    best = content.get("best_threshold")
+    path, what = user_path(folder), f"threshold {f'{BEST}:{folder}'!r}"
+    if (path / PAIRS_FILE).is_file():
+        best, fields, benchmarks = _read_proposal(path / PAIRS_FILE)
+    else:
+        content = read_results(path / method if (path / method).is_dir() else path)
+        best, benchmarks = content.get("best_threshold"), content["benchmarks"]
+        fields = content["fingerprint"]
     if best is None:
         raise InputError(
-            f"{what}: these results were made with a threshold that was given; evaluate with "
-            f"--threshold={BEST} on a benchmark with a background first"
+            f"{what}: these results were made with a threshold that was given, or of no masks; "
+            f"evaluate with --threshold={BEST} on a benchmark with a background first"
         )
     for name, value in {"method": method, **used}.items():
         if fields.get(name) != value:
@@ -229,8 +235,17 @@ def best_thresholds(
                 f"{what} was found with {name}={fields.get(name)!r}, and this is {name}={value!r}; "
                 f"evaluate with --threshold={BEST} and the same flags first"
             )
-    entries = content["benchmarks"].items()
+    entries = benchmarks.items()
     return best, {name: one["threshold"]["best"] for name, one in entries if "threshold" in one}
+
+
+def _read_proposal(file: Path) -> tuple[float | None, dict[str, Any], dict[str, Any]]:
+    """The threshold of a run on pairs, None of a CLIP, what it was made with, and no benchmarks."""
+    with as_input_error(f"{str(file)!r} is no result of a run on pairs"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if "scores" not in content or not isinstance(content.get("made_with", {}), dict):
+            raise ValueError("it has no scores")
+        return content.get("threshold"), content.get("made_with", {}), {}
 
 
 def _to_json(result: BenchmarkResult) -> dict[str, Any]:

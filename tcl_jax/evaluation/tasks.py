@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ml_collections import ConfigDict
 
-from tcl_jax.errors import InputError
-from tcl_jax.evaluation.benchmark import BENCHMARKS
+from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark, load_benchmark
 from tcl_jax.evaluation.benchmark_task import BenchmarkEvaluator
+from tcl_jax.evaluation.pairs_task import PairsEvaluator
 from tcl_jax.evaluation.scenes_report import ShapesEvaluator
 from tcl_jax.training.build import Experiment
+from tcl_jax.training.check import PAIRS, tasks_of
 from tcl_jax.training.loop import Evaluation
+
+SHAPES = "shapes"
+"""The task of drawn scenes."""
+TASKS = (SHAPES, PAIRS, *BENCHMARKS)
+"""What `eval.tasks` may name beside .toml files."""
+_TAKEN = (SHAPES, PAIRS, "config", "results")
+"""Names that a benchmark of a run cannot have, as its files have them."""
 
 
 @runtime_checkable  # as type checkers at run time need it
@@ -30,30 +37,70 @@ class RunEvaluator(Protocol):
         ...
 
 
-TASKS: dict[str, Callable[[ConfigDict, Experiment], RunEvaluator]] = {
-    "shapes": ShapesEvaluator,
-    **{name: functools.partial(BenchmarkEvaluator, name) for name in BENCHMARKS},
-}
-
-
-def known_tasks(config: ConfigDict) -> tuple[str, ...]:
-    """The names in `eval.tasks`.
+def find_tasks(config: ConfigDict) -> dict[str, Benchmark | None]:
+    """The tasks of a run by name: of benchmarks, built-in or one's own, what they are.
 
     Raises:
-        InputError: if one is unknown.
+        InputError: if one is unknown, cannot be read, is named twice or is of another kind of run,
+            or `eval.best_metric` is of none.
     """
-    unknown = [name for name in config.eval.tasks if name not in TASKS]
-    if unknown:
+    tasks: dict[str, Benchmark | None] = {}
+    for entry in tasks_of(config):
+        benchmark = _benchmark_of(entry, config.eval.split)
+        name = entry if benchmark is None else benchmark.name
+        if name in tasks or (benchmark is not None and name in _TAKEN):
+            raise InputError(
+                f"eval.tasks: {entry!r} is called {name!r}, as another task or file of the run; "
+                "leave one out, or give the .toml file another name, in its key name or as a file"
+            )
+        tasks[name] = benchmark
+    if SHAPES in tasks and config.data.source != "shapes":
         raise InputError(
-            f"eval.tasks has {', '.join(map(repr, unknown))}; known are {', '.join(TASKS)}"
+            "eval.tasks has 'shapes', which are drawn scenes, and the run trains on "
+            f"data.source={config.data.source!r}; judge it by 'pairs' (eval.shards), by benchmarks "
+            "or by a .toml file that describes your labelled images"
         )
-    return tuple(config.eval.tasks)
+    if PAIRS in tasks and not config.eval.shards:
+        raise InputError(
+            "eval.tasks has 'pairs', and eval.shards=() has none; name tar shards of pairs that "
+            "are held out, as `python -m tcl_jax.pack --held_out=0.02` writes them"
+        )
+    best = config.eval.best_metric
+    if best and tasks and best.partition("/")[0] not in tasks:
+        raise InputError(
+            f"eval.best_metric={best!r} must be TASK/SCORE, such as voc20/miou, with a task of "
+            f"this run, {', '.join(tasks)}, or '' for none"
+        )
+    return tasks
+
+
+def _benchmark_of(entry: str, split: str) -> Benchmark | None:
+    """The benchmark that an entry of `eval.tasks` names; None: it is another task."""
+    if entry not in BENCHMARKS and not entry.lower().endswith(".toml"):
+        if entry in TASKS:
+            return None
+        raise InputError(
+            f"eval.tasks has {entry!r}; known are {', '.join(TASKS)}, and a path that ends with "
+            ".toml is a benchmark of your own"
+        )
+    with as_input_error("eval.tasks"):
+        if entry not in BENCHMARKS and not load_benchmark(entry).has_splits:
+            return load_benchmark(entry)
+        return load_benchmark(entry, split=split or None)
 
 
 def make_evaluators(config: ConfigDict, experiment: Experiment) -> dict[str, RunEvaluator]:
-    """The evaluations of `eval.tasks` by name.
+    """The evaluations of a run by the names of `find_tasks`.
 
     Raises:
-        InputError: if a task is unknown, its data is not there, or its settings are impossible.
+        InputError: as `find_tasks`, and if their data is not there, or settings are impossible.
     """
-    return {name: TASKS[name](config, experiment) for name in known_tasks(config)}
+    evaluators: dict[str, RunEvaluator] = {}
+    for name, benchmark in find_tasks(config).items():
+        if benchmark is not None:
+            evaluators[name] = BenchmarkEvaluator(benchmark, config, experiment)
+        else:
+            evaluators[name] = {SHAPES: ShapesEvaluator, PAIRS: PairsEvaluator}[name](
+                config, experiment
+            )
+    return evaluators

@@ -66,14 +66,20 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 def sentences_of(templates: str | Sequence[str]) -> tuple[str, ...]:
     """Templates by the name of their set in `TEMPLATES`, or those that are given themselves.
 
+    Args:
+      templates: a name; or sentences with `{}` for the class name, as a list, or as one text with
+        semicolons between them.
+
     Raises:
       InputError: no set of that name, no template at all, or one without `{}`.
     """
-    if isinstance(templates, str):
+    if isinstance(templates, str) and "{}" in templates:
+        templates = [sentence.strip() for sentence in templates.split(";")]
+    elif isinstance(templates, str):
         if templates not in TEMPLATES:
             raise InputError(
                 f"templates={templates!r}: no such set; choose one of {', '.join(TEMPLATES)}, or "
-                "give a list of sentences with {} for the class name."
+                "give sentences with {} for the class name."
             )
         templates = TEMPLATES[templates]
     if not templates:

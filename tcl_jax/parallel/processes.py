@@ -149,6 +149,11 @@ def sum_over_processes(counts: np.ndarray) -> np.ndarray:
     return low + (high << 32)
 
 
+def max_over_processes(values: np.ndarray) -> np.ndarray:
+    """Largest of float32 values over all processes, on every process; all must call it."""
+    return values if jax.process_count() == 1 else _allgather(values).max(axis=0)
+
+
 def gather_texts(text: str) -> list[str]:
     """The text of every process, in their order, on every process; all must call it."""
     if jax.process_count() == 1:

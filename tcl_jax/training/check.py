@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tcl_jax.errors import InputError
-from tcl_jax.inference.templates import TEMPLATES
+from tcl_jax.inference.templates import sentences_of
 
 POSITIVE = (
     "train.global_batch_size",
@@ -37,10 +37,19 @@ SHARES = (
     "loss.area_prior", "eval.background", "eval.kp_weight", "data.flip", "data.max_bad_share",
 )  # fmt: skip
 OTHERS = (
-    "data.caption_cache", "data.features", "eval.best_metric", "eval.tasks", "eval.templates",
-    "objective",
+    "data.caption_cache", "data.features", "eval.best_metric", "eval.names", "eval.shards",
+    "eval.tasks", "eval.templates", "objective",
 )  # fmt: skip
 """Fields with rules of their own."""
+
+PAIRS = "pairs"
+"""The task of held-out pairs."""
+
+
+def tasks_of(config: ConfigDict) -> tuple[str, ...]:
+    """The entries of `eval.tasks`, and `PAIRS` where `eval.shards` has held-out pairs."""
+    tasks = tuple(config.eval.tasks)
+    return (*tasks, PAIRS) if config.eval.shards and PAIRS not in tasks else tasks
 
 
 def check_config(config: ConfigDict) -> None:
@@ -66,19 +75,16 @@ def check_config(config: ConfigDict) -> None:
         for name in names
         if not holds(flat[name])
     ]
-    if not wrong and config.eval.templates not in TEMPLATES:
-        wrong.append(f"eval.templates={config.eval.templates!r} is none of {', '.join(TEMPLATES)}")
-    best, tasks = config.eval.best_metric, config.eval.tasks
-    if best and tasks and best.partition("/")[0] not in tasks:
-        wrong.append(
-            f"eval.best_metric={best!r} must be TASK/SCORE, such as voc20/miou, with a task of "
-            f"eval.tasks={tasks!r}, or '' for none"
-        )
+    try:
+        sentences_of(config.eval.templates)
+    except InputError as error:
+        wrong.append(f"eval.{error}")
     every, total = config.eval.every, config.train.total_steps
-    if not wrong and tasks and every > total:
+    if not wrong and tasks_of(config) and every > total:
         wrong.append(
             f"eval.every={every} is more than train.total_steps={total}, and a run ends with an "
-            f"evaluation; choose at most {total}, or eval.tasks=() for a run without"
+            f"evaluation; choose at most {total}, or eval.tasks=() and eval.shards=() for a run "
+            "without"
         )
     if wrong:
         raise InputError(f"the config has impossible values: {'; '.join(wrong)}")

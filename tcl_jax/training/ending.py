@@ -62,7 +62,7 @@ def describe_end(
             f"  python -m tcl_jax.main --config=configs/{name}.py {shlex.join(words)}"
         )
     names = class_names()[:2] if drawn else ("a cat", "grass")
-    image = str(workdir / "scene.png") if drawn and config.eval.tasks else "photo.jpg"
+    image = str(workdir / "scene.png") if "shapes" in config.eval.tasks else "photo.jpg"
     segment = [f"--image={image}", *(f"--text={name}" for name in names), "--output=out"]
     own = "--images=photos --labels=masks --classes=names.txt --output=results"
     checkpoint = shlex.join([f"--checkpoint={run}"])

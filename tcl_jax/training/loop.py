@@ -39,11 +39,11 @@ from tcl_jax.parallel.processes import (
 )
 from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import Experiment, build_adamw, build_step
-from tcl_jax.training.check import check_same_config
+from tcl_jax.training.check import check_same_config, tasks_of
 from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
-from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
+from tcl_jax.training.metrics import AreaWatch, MetricWriter, Progress, TrainMetrics
 from tcl_jax.training.state import Failure, create_state
 from tcl_jax.training.step import no_failure
 from tcl_jax.training.workdir import open_workdir
@@ -85,10 +85,10 @@ class NonFiniteError(RunError):
 def number_of_updates(config: ConfigDict) -> int:
     """Updates of a run: up to its last evaluation, counting from 0, and that step itself.
 
-    A run without `eval.tasks` goes to the end of its schedule.
+    A run without a task goes to the end of its schedule.
     """
     total, every = config.train.total_steps, config.eval.every
-    return (total // every * every if config.eval.tasks else total) + 1
+    return (total // every * every if tasks_of(config) else total) + 1
 
 
 def train(
@@ -187,6 +187,7 @@ def _train(
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
     window = TrainMetrics()
+    area = AreaWatch(config.loss.area_prior, config.optim.warmup_steps)
     examples = ExampleMasks(experiment, mesh)
     if is_writer:
         logging.info(
@@ -261,6 +262,8 @@ def _train(
                 seconds = progress.seconds_per_step()
                 values = window.compute()
                 _check_finite(failure, root)
+                if is_writer and "mask_area" in values:
+                    area.check(done, values["mask_area"])
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step
                 flops = total(experiment.objective.training_flops(t.global_batch_size, both))

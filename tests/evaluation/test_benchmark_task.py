@@ -84,5 +84,5 @@ def test_missing_data_is_named_before_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)SegmentationContext/train\.txt|Segmentation/train"):
         make_evaluators(config, build_experiment(config))
     config.eval.tasks = ("voc21",)
-    with pytest.raises(InputError, match="'voc21'; known are shapes, voc, "):
+    with pytest.raises(InputError, match="'voc21'; known are shapes, pairs, voc, "):
         make_evaluators(config, build_experiment(config))

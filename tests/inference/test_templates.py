@@ -19,6 +19,7 @@ def test_template_sets_are_the_golden_ones():
 def test_format_prompts():
     assert format_prompts("plural", "cat") == ["a photo of cats."]
     assert format_prompts(["{} and {0}", "{}"], "{x}") == ["{x} and {0}", "{x}"]
+    assert format_prompts("a {}; {}, drawn", "cat") == ["a cat", "cat, drawn"]
     assert len(format_prompts("custom", "cat")) == 9
 
 

@@ -34,10 +34,12 @@ def test_every_impossible_value_is_listed() -> None:
         ({"eval.background": 1.5}, "eval.background=1.5"),
         ({"data.max_bad_share": -0.1}, "data.max_bad_share=-0.1"),
         ({"eval.templates": "nope"}, "eval.templates='nope'.* identity"),
-        ({"eval.best_metric": "voc/miou"}, "best_metric='voc/miou'.*'voc20'"),
+        ({"eval.templates": "a {}; an item"}, "eval.template 'an item': has no {}"),
+        ({"eval.templates": "a {}; {}, drawn"}, None),
         ({"train.total_steps": 200}, "eval.every=2500 .*train.total_steps=200"),
         ({"train.total_steps": 200, "eval.every": 200}, None),
         ({"train.total_steps": 200, "eval.tasks": ()}, None),
+        ({"train.total_steps": 200, "eval.tasks": (), "eval.shards": ("x",)}, "eval.every=2500"),
         ({"eval.tasks": (), "eval.best_metric": "voc20/miou"}, None),
     ],
 )
