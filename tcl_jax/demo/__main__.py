@@ -12,10 +12,17 @@ that is taken.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import threading
 from collections.abc import Sequence
 
-from tcl_jax.commands import add_model_flags, command_parser, load_model_from
+from tcl_jax.commands import (
+    add_model_flags,
+    add_threshold_flag,
+    command_parser,
+    load_model_from,
+    threshold_of,
+)
 from tcl_jax.errors import run_command
 
 
@@ -23,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("demo", __doc__)
     add_model_flags(p)
+    add_threshold_flag(p)
     p.add_argument("--host", default="127.0.0.1", help="address to serve at (default %(default)s)")
     p.add_argument("--port", type=int, default=7860, metavar="N", help="default %(default)s")
     return p
@@ -37,6 +45,9 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     check_server(flags.host, flags.port)
     model = load_model_from(flags, flags.method)
+    if (threshold := threshold_of(model, flags.threshold)) is not None:
+        settings = dataclasses.replace(model.settings, threshold=threshold)
+        model = dataclasses.replace(model, settings=settings)
     answers = Answers(model, tokenizer_file=flags.tokenizer_file)
     try:
         with serving(answers, flags.host, flags.port) as address:
