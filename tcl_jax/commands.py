@@ -53,7 +53,7 @@ def add_refine_flags(parser: argparse._ActionsContainer) -> None:
 
 
 def threshold(text: str) -> float | str:
-    """A flag's number between 0 and 1, or `best:DIR`, what an evaluation found."""
+    """A flag's number between 0 and 1, or `best:DIR`, what an evaluation or a run found."""
     if text.startswith("best:") and text != "best:":
         return text
     try:
@@ -68,8 +68,8 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=threshold,
         metavar="N|best:DIR",
-        help="score of the background, 0 to 1, or the best in DIR, the results of "
-        "`evaluate --threshold=best` or a run's workdir with the one that it proposes",
+        help="score of the background, 0 to 1, or what DIR has found: results of "
+        "`evaluate --threshold=best`, or a run that was judged on held-out pairs",
     )
 
 

@@ -142,7 +142,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="N|METHOD=N,...|best|best:DIR",
         help="score of the background, or least probability of a class; of several methods each "
         "may have its own, as tcl=0.5,maskclip=0.4; best: all are counted at once and the best is "
-        "taken, for every method; best:DIR: those in these results",
+        "taken, for every method; best:DIR: those in these results, or of a run that was judged on "
+        "held-out pairs",
     )
     how.add_argument(
         "--logit_scale", type=positive, help="what cosines are multiplied by before the softmax"

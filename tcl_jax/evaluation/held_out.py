@@ -29,8 +29,8 @@ from tcl_jax.parallel.processes import (
     sum_over_processes,
 )
 
-MOST_PAIRS = 1024
-"""Pairs that are read, the first of the shards."""
+MOST_PAIRS = 512
+"""Pairs that are read, the first of the shards: TCL compares each image with each text."""
 RANKS = (1, 5)
 """Among so many best ones the right one has to be."""
 
@@ -157,9 +157,8 @@ def named_in(
 
     names = [[words(name) for name in synonyms] for synonyms in classes]
     found = [[words(text) for text in texts] for texts in captions]
-    return np.array(
-        [[any(n in text for n in some for text in texts) for some in names] for texts in found]
-    )
+    rows = [[any(n in t for n in some for t in texts) for some in names] for texts in found]
+    return np.array(rows, bool).reshape(len(captions), len(classes))
 
 
 def naming(

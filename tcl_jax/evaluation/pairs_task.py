@@ -195,7 +195,11 @@ class PairsEvaluator:
 
     def _score(self, rule: Rule, everything: Any) -> dict[str, float]:
         texts = jax.device_put(self._texts, replicated(self._mesh))
-        running = [rule(everything, images, texts) for _, images in self._batches()]
+        running: list[jax.Array] = []
+        for _, images in self._batches():
+            running.append(rule(everything, images, texts))
+            if len(running) > 1:  # no more than two at a time take memory
+                running[-2].block_until_ready()
         captions = len(self._pairs.texts)
         rows = [np.zeros((0, len(self._texts)), np.float32), *map(np.asarray, running)]
         similarity = np.concatenate(rows)[: len(self._pairs.mine)]

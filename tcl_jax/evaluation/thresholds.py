@@ -14,7 +14,8 @@ from tcl_jax.evaluation.scores import Counts
 TRIED = tuple(i / 20 for i in range(1, 20))
 """Thresholds that are counted beside a method's own."""
 BEST = "best"
-"""In place of a threshold: all are counted. `best:DIR` is what was found so in the results DIR."""
+"""In place of a threshold: all are counted. `best:DIR` is what was found so in the results DIR,
+or what the run in DIR proposes without labels."""
 MISSED = 0.1
 """By how much the best threshold is missed where the costs of that are told."""
 

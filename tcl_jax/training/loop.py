@@ -43,7 +43,7 @@ from tcl_jax.training.check import tasks_of
 from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
-from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
+from tcl_jax.training.metrics import AreaWatch, MetricWriter, Progress, TrainMetrics
 from tcl_jax.training.state import Failure, create_state
 from tcl_jax.training.step import no_failure
 from tcl_jax.training.workdir import open_workdir
@@ -185,6 +185,7 @@ def _train(
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
     window = TrainMetrics()
+    area = AreaWatch(config.loss.area_prior, config.optim.warmup_steps)
     examples = ExampleMasks(experiment, mesh)
     if is_writer:
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
@@ -258,6 +259,8 @@ def _train(
                 seconds = progress.seconds_per_step()
                 values = window.compute()
                 _check_finite(failure, root)
+                if is_writer and "mask_area" in values:
+                    area.check(done, values["mask_area"])
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step
                 flops = total(experiment.objective.training_flops(t.global_batch_size, both))

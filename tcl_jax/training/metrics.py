@@ -48,6 +48,38 @@ class TrainMetrics:
         }
 
 
+class AreaWatch:
+    """Tells, each time that it happens, that masks leave the area which the loss expects of them.
+
+    A factor of `FAR` from the prior means masks of twice or half what captions name, more than data
+    sets differ by: sooner or later all of an image, or nothing.
+
+    Args:
+        prior: `loss.area_prior`.
+        warmup_steps: before which nothing is told.
+    """
+
+    FAR = 2.0
+
+    def __init__(self, prior: float, warmup_steps: int) -> None:
+        self._prior, self._warmup_steps, self._far = prior, warmup_steps, False
+
+    def check(self, step: int, area: float) -> None:
+        """Takes the mean share of an image that its caption's mask covers since the last log."""
+        before, low, high = self._far, self._prior / self.FAR, self._prior * self.FAR
+        self._far = step > self._warmup_steps and not low <= area <= high
+        if not self._far or before:
+            return
+        logging.warning(
+            "train/mask_area: masks of captions cover %.1f %% of an image on average, and "
+            "loss.area_prior expects %.1f %%. That may pass with more steps (train.total_steps); "
+            "else try a higher loss.area, which holds the areas of right and wrong captions "
+            "against the other terms, a lower optim.base_lr, or as loss.area_prior the share of an "
+            "image that your captions do name",
+            100 * area, 100 * self._prior,
+        )  # fmt: skip
+
+
 class MetricWriter:
     """Records to the log, to `workdir/metrics.jsonl` and to TensorBoard; silent but on process 0.
 

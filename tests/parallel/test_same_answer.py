@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.shards import write_photos
 from tests.devices import process_arguments
 from tests.parallel.worker import compute
 from tests.tiny import tiny_config
@@ -48,6 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     root = tmp_path_factory.mktemp("parallel")
     weights = tiny_config(root).model.weights
+    write_photos(root / "held_out.tar", 21)
     workers = start(weights, root / "eight", processes=1, devices=8, parts=2)
     compute(weights, root / "alone", parts=1)
     workers += start(weights, root / "two", processes=2, devices=2, parts=1)
@@ -87,3 +90,15 @@ def test_evaluation_counts_the_same(root: Path, several: str, index: int) -> Non
     assert ours.keys() == theirs.keys() and len(theirs) == 8
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("several", "index"), [("eight", 0), ("two", 0), ("two", 1)])
+def test_held_out_pairs_score_the_same(root: Path, several: str, index: int) -> None:
+    assert read(root / several, "pairs", index) == read(root / "alone", "pairs")
+    ours, theirs = (
+        json.loads((root / name / "pairs.json").read_text()) for name in (several, "alone")
+    )
+    assert ours["pairs"] == 21 and 0 < ours["threshold"] < 1
+    assert ours.pop("threshold") == pytest.approx(theirs.pop("threshold"), abs=2e-3)
+    assert ours == theirs

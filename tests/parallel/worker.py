@@ -1,4 +1,4 @@
-"""One process of several: a few training steps and an evaluation.
+"""One process of several: a few training steps and evaluations.
 
 usage: python -m tests.parallel.worker WEIGHTS FOLDER PARTS PORT PROCESSES INDEX
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from tcl_jax.data.pipeline import make_iterator
 from tcl_jax.data.sources import make_erasing, make_source, make_transform
+from tcl_jax.evaluation.pairs_task import PairsEvaluator
 from tcl_jax.parallel.mesh import (
     data_mesh,
     gather_parameters,
@@ -44,6 +45,7 @@ def compute(weights: str, folder: Path, parts: int) -> None:
     for name, found in (
         ("training", train(weights, parts)),
         ("evaluation", evaluation_counts(folder)),
+        ("pairs", judge_pairs(weights, folder)),
     ):
         arrays = {key: np.asarray(value) for key, value in found.items()}
         np.savez(folder / f"{name}.{jax.process_index()}.npz", **arrays)
@@ -107,6 +109,17 @@ def train(weights: str, parts: int) -> dict[str, np.ndarray]:
     results["counts"] = sum_over_processes(counts)
     batches.close()
     return results
+
+
+def judge_pairs(weights: str, folder: Path) -> dict[str, float]:
+    """Scores of the start on the pairs beside the weights; process 0 writes them with more."""
+    config = tiny_settings(weights).unlock()
+    config.eval.update(shards=(str(Path(weights).parent / "held_out.tar"),), batch_size=16)
+    experiment = build_experiment(config)
+    evaluator = PairsEvaluator(config, experiment)
+    scores = evaluator(experiment.params, experiment.frozen).scores
+    evaluator.report(experiment.params, experiment.frozen, folder)
+    return dict(scores)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from absl import logging
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from tcl_jax.training.metrics import MetricWriter, Progress, TrainMetrics
+from tcl_jax.training.metrics import AreaWatch, MetricWriter, Progress, TrainMetrics
 
 
 def records(workdir: Path) -> list[dict]:
@@ -53,6 +53,18 @@ def test_windows_have_means_and_last_values() -> None:
     metrics.add({"total": jnp.float32("nan")})
     metrics.add(steps[1])
     assert np.isnan(metrics.compute()["total"])
+
+
+def test_an_area_far_from_its_prior_is_told_each_time_it_gets_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch, told = AreaWatch(0.4, warmup_steps=10), []
+    areas = (0.01, 0.01, 0.01, 0.21, 0.79, 0.81, 0.9, 0.5, 0.19)
+    for step, area in enumerate(areas, 9):
+        caplog.clear()
+        watch.check(step, area)
+        told += [step] if "loss.area_prior expects 40.0 %" in caplog.text else []
+    assert told == [11, 14, 17]
 
 
 def test_records_go_to_lines_log_and_tensorboard(
