@@ -62,6 +62,35 @@ def threshold(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text} is neither a number nor best:DIR") from error
 
 
+def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
+    """--threshold, for `threshold_of`."""
+    parser.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="N|best:DIR",
+        help="score of the background, 0 to 1, or what DIR has found: results of "
+        "`evaluate --threshold=best`, or a run that was judged on held-out pairs",
+    )
+
+
+def threshold_of(model: Model, given: float | str | None, **chosen: Any) -> float | None:
+    """The number that --threshold means.
+
+    Args:
+        model: whose masks it is for.
+        given: as `threshold` reads it, or None.
+        chosen: `refine` and `kp_weight`, with which those masks are made; None: the model's.
+
+    Raises:
+        InputError: if nothing was found in DIR, or for other masks.
+    """
+    if not isinstance(given, str):
+        return given
+    from tcl_jax.evaluation.protocol import make_protocol
+
+    return make_protocol(model, threshold=given, **chosen).threshold
+
+
 def read_texts(texts: Sequence[str], file: str | None) -> list[tuple[str, ...]]:
     """The names of --text, as they are, and of --texts_file with their synonyms, in order.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from logging import INFO
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -81,7 +83,13 @@ def read_config(file: str | None, overrides: Sequence[str], command: str) -> Con
         if config is not None:
             config.to_dict()  # a config that failed to load says so only when it is read
     except (KeyError, AttributeError) as error:
-        message = f"the config file, or a --config.FIELD flag, names what is not there: {error}"
+        what: Any = error  # errors may hold each other, and a KeyError shows a repr
+        while isinstance(what, Exception) and what.args:
+            what = what.args[0]
+        what = " ".join(str(what).split())
+        message = f"the config file, or a --config.FIELD flag, names what is not there: {what}"
+    except flags.UnrecognizedFlagError as error:
+        message = f"{error}; a field of the config is --config.FIELD=VALUE"
     except (flags.Error, TypeError, ValueError, OSError) as error:
         message = str(error)
     except Exception as error:  # whatever a config file does
@@ -112,6 +120,34 @@ def locate_config(file: str) -> Path:
         f"--config={file!r}: there is no such file; give the path of a config, or one that comes "
         f"with this package: {known}"
     )
+
+
+def config_flag(field: str, value: Any) -> str:
+    """--config.FIELD=VALUE; one plain path stands for itself, as fields of several take it."""
+    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0] if re.fullmatch(r"[\w./-]+", value[0], re.ASCII) else value
+    return f"--config.{field}={value}"
+
+
+def kept_flags(config: ConfigDict, file: str) -> list[str]:
+    """What a next run has in common with this one, as flags: the data, and how it is judged.
+
+    Args:
+        config: of this run.
+        file: one that comes with this package, on which `config` may be based: what differs from it
+            in `data` and `eval` was chosen. How often a run is judged is of that run alone.
+    """
+    from tcl_jax.training.check import flatten
+
+    base = read_config(file, [], "main")
+    assert base is not None
+    ours, theirs = flatten(config.to_dict()), flatten(base.to_dict())
+    return [
+        config_flag(field, ours[field])
+        for field in theirs
+        if re.match(r"data\.|eval\.(?!every)", field)
+        and ours.get(field, theirs[field]) != theirs[field]
+    ]
 
 
 def require_config(file: str | None, overrides: Sequence[str], example: str) -> ConfigDict:

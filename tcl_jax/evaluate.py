@@ -23,6 +23,7 @@ same command again to go on. Exit codes: 0 done, 1 failure, 2 bad input.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,11 @@ PROTOCOL = (
     "protocol", "refine", "kp_weight", "threshold", "logit_scale", "area_threshold", "templates",
     "normalize_sentences", "short_side", "window", "stride", "resize", "pixels", "scores", "dtype",
 )  # fmt: skip
+MODEL = (
+    "checkpoint", "model", "clip", "tcl", "activation", "prefix", "tokenizer_file", "refine",
+    "kp_weight", "short_side",
+)  # fmt: skip
+"""Flags of the model and its masks that `segment` has, too."""
 FOLDERS = ("images", "labels", "classes")
 CODING = ("background", "reduce_zero_label", "ignore", "exif")
 """Flags of a benchmark that is made of folders: what it needs, and what it may have."""
@@ -192,7 +198,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Before weights are downloaded.
     if flags.protocol not in (None, "own"):
         load_preset(flags.protocol)
-    flags.templates = read_templates(flags.templates)
+    prompts, flags.templates = flags.templates, read_templates(flags.templates)
     methods = names(flags.method) if flags.method else None
     for method in methods or ():
         method_of(method, "--method")
@@ -217,10 +223,25 @@ def run(argv: Sequence[str] | None = None) -> None:
             print(thresholds)
         print(f"results: {Path(flags.output) / 'report.html'}")
         if thresholds:
-            print(
-                f"next: --threshold=best:{flags.output} takes these thresholds, in `evaluate` on "
-                "another --split and in `segment`"
-            )
+            flags.templates = prompts
+            print(_next_command(flags, indices[0]))
+
+
+def _next_command(flags: argparse.Namespace, index: DatasetIndex) -> str:
+    """What takes the thresholds that were found: `segment`, of which an own protocol is known."""
+    best = f"--threshold=best:{flags.output}"
+    if flags.protocol not in (None, "own"):
+        return f"next: `evaluate` takes these thresholds with {best} on another --split"
+    words = [f"--{x}={value}" for x in MODEL if (value := getattr(flags, x)) not in (None, "")]
+    words += [f"--weights={part}={file}" for part, file in flags.weights]
+    words += [f"--templates={prompt}" for prompt in flags.templates or ()]
+    words += [f"--method={names(flags.method)[0]}"] if flags.method else []
+    words += [best, f"--image={index.examples[0].image}"]
+    words += [f"--text={synonyms[0]}" for synonyms in index.benchmark.classes[:3]]
+    return (
+        "next, masks by these thresholds, which `evaluate` takes by the same flag on another "
+        f"--split:\n  python -m tcl_jax.segment {shlex.join(words)} --output=out"
+    )
 
 
 # -------------------------------------------------------------------------------------- benchmarks

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from tcl_jax.commands import add_process_flags, command_parser
-from tcl_jax.config_flags import add_config_flag, read_config, show_own_log
+from tcl_jax.config_flags import add_config_flag, kept_flags, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.files import user_path
 
@@ -45,21 +45,21 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.parallel.cores import TUNABLES, asks_for_huge_pages
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
     from tcl_jax.training.check import check_area_group, check_config
-    from tcl_jax.training.ending import describe_end, write_trained_clip
+    from tcl_jax.training.ending import describe_end, family_of, write_trained_clip
     from tcl_jax.training.loop import train
     from tcl_jax.training.workdir import build_experiment_in
 
     check_config(config)
     check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
+    raise_on_all_processes(lambda: find_tasks(config))
+    experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
+    evaluators = make_evaluators(config, experiment)
     if jax.process_index() == 0 and jax.default_backend() == "cpu" and not asks_for_huge_pages():
         logging.info(
             "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, set "
             "GLIBC_TUNABLES=%s before the same command, and it goes on from there", TUNABLES,
         )  # fmt: skip
-    raise_on_all_processes(lambda: find_tasks(config))
-    experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
-    evaluators = make_evaluators(config, experiment)
     outcome = train(config, workdir, experiment, evaluators)
     if not outcome.finished:
         logging.warning("saved at step %d; the same command goes on from there", outcome.step)
@@ -72,7 +72,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         lambda: write_trained_clip(experiment, outcome.params, folder, step) if writes else None
     )
     if writes:
-        print(describe_end(config, folder, step, clip, rest))
+        kept = kept_flags(config, f"configs/{family_of(config)}_clip.py") if clip else []
+        print(describe_end(config, folder, step, clip, kept))
 
 
 def main() -> None:

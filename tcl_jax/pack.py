@@ -19,14 +19,14 @@ interrupted.
 
 from __future__ import annotations
 
+import argparse
 import os
-import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from tcl_jax.commands import command_parser, share
-from tcl_jax.config_flags import show_own_log
+from tcl_jax.config_flags import config_flag, show_own_log
 from tcl_jax.errors import InputError, run_command, shorten
 
 CONFIG = "configs/pairs_clip.py"
@@ -65,7 +65,11 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def _number_or_share(text: str) -> int | float:
-    return int(text) if text.isdigit() else share(text)
+    try:
+        return int(text) if text.isdigit() else share(text)
+    except ValueError as error:
+        message = f"{text!r} is neither a number of images nor a share, such as 0.02"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def _tell(report: dict[str, Any], out: str) -> None:
@@ -89,12 +93,11 @@ def _tell(report: dict[str, Any], out: str) -> None:
         print(f"all of these are in {os.path.join(out, REPORT)}")
     if not report["pairs"][HELD_OUT]:
         print("none is held out to judge by; --held_out=0.02 does that, into a new folder")
-    value = os.path.join(out, TRAIN)
-    # A tuple, which fields of the config take as one path where that is plain.
-    quoted = value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else shlex.quote(repr((value,)))
+    parts = {"data": TRAIN, "eval": HELD_OUT} if report["pairs"][HELD_OUT] else {"data": TRAIN}
+    shards = [config_flag(f"{k}.shards", (os.path.join(out, part),)) for k, part in parts.items()]
     print(
-        f"next: python -m tcl_jax.main --config={CONFIG} --workdir=runs/mine "
-        f"--config.data.shards={quoted}"
+        "next, a CLIP of these pairs:\n"
+        f"  python -m tcl_jax.main --config={CONFIG} --workdir=runs/pairs_clip {shlex.join(shards)}"
     )
 
 

@@ -27,12 +27,13 @@ from tcl_jax.commands import (
     add_model_flags,
     add_refine_flags,
     add_templates_flag,
+    add_threshold_flag,
     command_parser,
     load_model_from,
     read_templates,
     read_texts,
     share,
-    threshold,
+    threshold_of,
 )
 from tcl_jax.errors import InputError, RunError, as_input_error, run_command, shorten
 from tcl_jax.files import IMAGE_SUFFIXES, files_below, sha256_of, user_path, why_unwritable
@@ -56,13 +57,7 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="whether pixels may be none of the texts",
     )
-    p.add_argument(
-        "--threshold",
-        type=threshold,
-        metavar="N|best:DIR",
-        help="score of the background, 0 to 1, or what DIR has found: results of "
-        "`evaluate --threshold=best`, or a run that was judged on held-out pairs",
-    )
+    add_threshold_flag(p)
     add_refine_flags(p)
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
     add_templates_flag(p)
@@ -165,11 +160,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     from tcl_jax.inference.segmenter import Segmenter
 
     model = load_model_from(flags, flags.method, kp_weight=flags.kp_weight)
-    if isinstance(flags.threshold, str):
-        from tcl_jax.evaluation.protocol import make_protocol
-
-        chosen = {name: getattr(flags, name) for name in ("threshold", "refine", "kp_weight")}
-        flags.threshold = make_protocol(model, **chosen).threshold
+    chosen = {"refine": flags.refine, "kp_weight": flags.kp_weight}
+    flags.threshold = threshold_of(model, flags.threshold, **chosen)
     segmenter = Segmenter(model, tokenizer_file=flags.tokenizer_file)
     options: dict[str, Any] = {
         "background": flags.background,

@@ -78,7 +78,8 @@ def test_installed_configs_build_on_each_other(tmp_path: Path) -> None:
     [
         ("none.py", [], "--config='none.py': there is no such file"),
         (str(ROOT), [], "there is no such file"),
-        (TCL, ["--config.data.flop=1"], "flop"),
+        (TCL, ["--config.data.flop=1"], 'flop.* Did you mean "flip"'),
+        (TCL, ["--data.flip=1"], "data.flip.*; a field of the config is --config.FIELD=VALUE"),
         (TCL, ["--config.data.flip=much"], "flip"),
         (TCL, ["--confg=1"], "confg"),
         (TCL, ["more"], r"\['more'\] are not flags"),

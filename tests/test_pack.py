@@ -261,6 +261,7 @@ def test_stopped_and_begun_again(here: Path, monkeypatch: pytest.MonkeyPatch) ->
         ([*flags, "pics"], "not made by this command"),
         ([*flags, "l.csv/out"], "l.csv is a file"),
         ([*flags[:2], "--held_out=20", "new"], "some must be left to train on"),
+        ([*flags[:2], "--held_out=0.04", "new"], "one of 20 images"),
     ):
         with pytest.raises(InputError, match=message):
             run(wrong)

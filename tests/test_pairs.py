@@ -1,31 +1,53 @@
-"""Image-text pairs of one's own: a CLIP, TCL upon it, masks; each command names the next."""
+"""Image-text pairs of one's own, from an empty folder to masks; each command names the next."""
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
-from tests.data.shards import write_photos
+from tcl_jax.shapes.source import ShapesSource, class_names
 from tests.in_process import run_module
 
-SMALL = [
-    *(f"--config.model.sizes.{name}=64" for name in ("vision_width", "text_width")),
-    *(f"--config.model.sizes.{name}=2" for name in ("vision_layers", "text_layers")),
-    "--config.model.sizes.embed_dim=16", "--config.model.sizes.resolution=32",
-]  # fmt: skip
 QUICK = [
     f"--config.{field}={value}"
     for field, value in {
         "train.global_batch_size": 8, "train.total_steps": 2, "train.backbone_from_step": 9,
-        "data.num_workers": 0,
+        "eval.every": 2,
     }.items()
 ]  # fmt: skip
+SMALL = [
+    *(f"--config.model.sizes.{name}=64" for name in ("vision_width", "text_width")),
+    *(f"--config.model.sizes.{name}=2" for name in ("vision_layers", "text_layers")),
+    "--config.model.sizes.embed_dim=16", "--config.model.sizes.resolution=32",
+    "--config.data.num_workers=0", "--config.eval.names=names.txt",
+]  # fmt: skip
+LABELLED = 3
+
+
+def write_data(folder: Path) -> None:
+    """Photographs with a drawn object: pictures with captions, and others with label maps."""
+    for name in ("pictures", "photos", "masks"):
+        (folder / name).mkdir()
+    backgrounds = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee")]
+    scenes = ShapesSource("validation", num_examples=30, image_size=48, max_objects=1)
+    captions = ["file_name,caption"]
+    for i in range(len(scenes)):
+        label = scenes[i]["label"]
+        ground = backgrounds[i % 3][5 * i :, 5 * i :][:48, :48]
+        picture = Image.fromarray(np.where(label[..., None] > 0, scenes[i]["image"], ground))
+        picture.save(folder / f"{'photos' if i < LABELLED else 'pictures'}/{i}.png")
+        if i < LABELLED:
+            Image.fromarray(label).save(folder / f"masks/{i}.png")
+        else:
+            captions.append(f"{i}.png,a photo of something {class_names()[label.max() - 1]}")
+    (folder / "captions.csv").write_text("\n".join(captions))
+    (folder / "names.txt").write_text("\n".join(class_names()))
 
 
 def said(folder: Path, *words: str) -> str:
@@ -34,43 +56,47 @@ def said(folder: Path, *words: str) -> str:
     return done.said
 
 
-def next_command(text: str) -> list[str]:
-    """Words of the first command that the end of a run names."""
-    line = text[text.index("next,") :].splitlines()[1]
-    words = shlex.split(line)
-    assert words[:2] == ["python", "-m"]
-    return words[2:]
+def next_commands(text: str) -> list[list[str]]:
+    """Words of the commands that the end of another names."""
+    lines = text[text.rindex("next, ") :].splitlines()
+    words = [shlex.split(line) for line in lines if line.startswith("  ")]
+    assert words and all(command[:2] == ["python", "-m"] for command in words)
+    return [command[2:] for command in words]
 
 
 @pytest.mark.slow
 def test_from_pairs_to_masks(tmp_path: Path) -> None:
-    (tmp_path / "my pairs").mkdir()
-    write_photos(tmp_path / "my pairs/a.tar", 12)
-    shards = "--config.data.shards=('my pairs/*.tar',)"
-    clip = ["tcl_jax.main", "--config=configs/pairs_clip.py", "--workdir=clip", shards, *QUICK]
-    end = said(tmp_path, *clip, *SMALL)
-    assert "clip/clip_3.safetensors" in end
+    write_data(tmp_path)
+    pack = "tcl_jax.pack pictures --captions=captions.csv data/own --held_out=6"
+    (clip,) = next_commands(said(tmp_path, *pack.split()))
+    assert "--workdir=runs/pairs_clip" in clip
+    end = said(tmp_path, *clip, *SMALL, *QUICK)
+    assert "runs/pairs_clip/clip_3.safetensors" in end
 
-    upon = next_command(end)
-    assert "--config=configs/pairs.py" in upon and shards in upon
+    (upon,) = next_commands(end)
+    assert {
+        "--config=configs/pairs.py", "--workdir=runs/pairs",
+        "--config.model.weights=runs/pairs_clip", "--config.data.shards=data/own/train",
+        "--config.eval.shards=data/own/held_out", "--config.eval.names=names.txt",
+    } <= {*upon}  # fmt: skip
     end = said(tmp_path, *upon, *QUICK)
-    frozen = json.loads((tmp_path / "clip_tcl/config.json").read_text())["frozen"]["clip"]
-    assert frozen["weights"] == str(tmp_path / "clip/clip_3.safetensors")
-    assert frozen["given"] == "clip"
+    frozen = json.loads((tmp_path / "runs/pairs/config.json").read_text())["frozen"]["clip"]
+    assert frozen["weights"] == str(tmp_path / "runs/pairs_clip/clip_3.safetensors")
+    assert frozen["given"] == "runs/pairs_clip"
+    assert {*json.loads((tmp_path / "runs/pairs/pairs.json").read_text())["scores"]["tcl"]} >= {
+        "image_to_text_at_1", "naming_at_1",
+    }  # fmt: skip
 
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(buffer, "PNG")
-    (tmp_path / "photo.jpg").write_bytes(buffer.getvalue())
-    # The CLIP goes on, and what was trained upon the earlier one keeps that, also if it goes on.
-    assert "the longer schedule" not in end
-    longer = ["--config.train.total_steps=4"]
-    assert "clip/clip_5.safetensors" in said(tmp_path, *clip, *SMALL, *longer)
-    assert "clip_tcl/checkpoints/5" in said(tmp_path, *upon, *QUICK, *longer)
-    assert json.loads((tmp_path / "clip_tcl/config.json").read_text())["frozen"]["clip"] == frozen
-    said(tmp_path, *next_command(end))
-    assert (tmp_path / "out").is_dir()
+    evaluate, segment = next_commands(end)
+    assert "--texts_file=names.txt" in segment
+    (segment,) = next_commands(said(tmp_path, *evaluate))
+    results = json.loads((tmp_path / "runs/pairs_scores/results.json").read_text())
+    said(tmp_path, *segment)
+    (record,) = (tmp_path / "out").glob("*.json")
+    options = json.loads(record.read_text())["options"]
+    assert options["threshold"] == results["best_threshold"]
 
-    wrong = [*clip[:2], "--workdir=other", shards, "--config.model.weights=clip_tcl"]
+    wrong = [*clip[:2], "--workdir=other", *clip[3:], "--config.model.weights=runs/pairs"]
     done = run_module(["python", "-m", *wrong], tmp_path)
     assert done.code == 2 and "a run's workdir with objective='tcl'" in done.said
     assert not (tmp_path / "other").exists()

@@ -60,8 +60,11 @@ def find_shards(patterns: Sequence[str]) -> Found:
             found = list(pool.map(_look, names))
             shards |= {shard.address: shard for several in found for shard in several}
             if absent := [name for name, several in zip(names, found, strict=True) if not several]:
-                count = f"{len(absent)} of {len(names)} are missing"
-                problems.append(f"{pattern}: {count}: {shorten(absent)}")
+                why = f"{len(absent)} of {len(names)} are missing: {shorten(absent)}"
+                if os.path.isdir(pattern):
+                    inside = shorten(sorted(os.listdir(pattern)), 4) or "nothing"
+                    why = f"a folder without tar files directly in it; it has {inside}"
+                problems.append(f"{pattern}: {why}")
     return Found(tuple(shards.values()), tuple(problems))
 
 

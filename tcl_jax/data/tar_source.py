@@ -75,7 +75,8 @@ class TarSource:
         if not self.patterns:
             raise InputError(
                 "no tar shards were given: name at least one path or pattern, as in "
-                "--config.data.shards='pairs/*.tar'"
+                "--config.data.shards='pairs/*.tar'; `python -m tcl_jax.pack` makes them of images "
+                "with captions"
             )
         if index_dir is not None and remote.is_remote(index_dir):
             raise InputError(

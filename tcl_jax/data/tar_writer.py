@@ -117,6 +117,11 @@ def _plan(pictures: Sequence[Picture], held_out: int | float, shard_pairs: int) 
         raise InputError(
             f"--held_out={held_out}: of {len(pictures)} images some must be left to train on"
         )
+    if count == 1:
+        raise InputError(
+            f"--held_out={held_out}: that is one of {len(pictures)} images, and whoever looks for "
+            "it needs others to choose from; hold out more, or none"
+        )
     # By their names, so that others in the list hardly change which.
     ranked = sorted(range(len(pictures)), key=lambda i: _digest(pictures[i].name))
     chosen = set(ranked[:count])

@@ -16,7 +16,13 @@ import dataclasses
 import threading
 from collections.abc import Sequence
 
-from tcl_jax.commands import add_model_flags, command_parser, load_model_from, threshold
+from tcl_jax.commands import (
+    add_model_flags,
+    add_threshold_flag,
+    command_parser,
+    load_model_from,
+    threshold_of,
+)
 from tcl_jax.errors import run_command
 
 
@@ -24,12 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = command_parser("demo", __doc__)
     add_model_flags(p)
-    p.add_argument(
-        "--threshold",
-        type=threshold,
-        metavar="N|best:DIR",
-        help="score of the background that the page begins with, as `segment` takes it",
-    )
+    add_threshold_flag(p)
     p.add_argument("--host", default="127.0.0.1", help="address to serve at (default %(default)s)")
     p.add_argument("--port", type=int, default=7860, metavar="N", help="default %(default)s")
     return p
@@ -41,13 +42,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help and mistakes in flags are answered at once.
     from tcl_jax.demo.answers import Answers
     from tcl_jax.demo.server import check_server, serving
-    from tcl_jax.evaluation.protocol import make_protocol
 
     check_server(flags.host, flags.port)
     model = load_model_from(flags, flags.method)
-    if flags.threshold is not None:
-        chosen = make_protocol(model, threshold=flags.threshold).threshold
-        settings = dataclasses.replace(model.settings, threshold=chosen)
+    if (threshold := threshold_of(model, flags.threshold)) is not None:
+        settings = dataclasses.replace(model.settings, threshold=threshold)
         model = dataclasses.replace(model, settings=settings)
     answers = Answers(model, tokenizer_file=flags.tokenizer_file)
     try:

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.shapes.source import class_names
 from tcl_jax.training.build import Experiment
-from tcl_jax.training.check import flatten
 from tcl_jax.weights.clip import clip_state_dict
 from tcl_jax.weights.folders import TRAINED_CLIP
 from tcl_jax.weights.readers import write_safetensors
@@ -39,8 +38,13 @@ def write_trained_clip(
     return path
 
 
+def family_of(config: ConfigDict) -> str:
+    """Of the configs that go on from a run: `configs/NAME_clip.py`, then `configs/NAME.py`."""
+    return "shapes" if config.data.source == "shapes" else "pairs"
+
+
 def describe_end(
-    config: ConfigDict, workdir: Path, step: int, clip: Path | None, flags: Sequence[str]
+    config: ConfigDict, workdir: Path, step: int, clip: Path | None, kept: Sequence[str]
 ) -> str:
     """What was written, and the next commands.
 
@@ -48,36 +52,31 @@ def describe_end(
         config, workdir: of the run.
         step: of its last checkpoint.
         clip: what `write_trained_clip` wrote.
-        flags: --config.FIELD=VALUE of the run, of which those of `data` say what it trained on.
+        kept: --config.FIELD=VALUE of what a run upon that CLIP has in common with this one.
     """
-    run, drawn = str(workdir), config.data.source == "shapes"
+    run, tasks = str(workdir), config.eval.tasks
     written = f"written: the last step, {workdir / 'checkpoints' / str(step)}"
     if clip is not None:
-        name = "shapes" if drawn else "pairs"
-        words = [f"--workdir={run}_tcl", f"--config.model.weights={run}"]
-        words += _data_flags(config, flags)
+        upon = re.sub(r"(?<=[^/])_clip$", "", run)
+        upon = f"{run}_tcl" if upon == run else upon
+        words = [f"--workdir={upon}", f"--config.model.weights={run}", *kept]
         return (
             f"{written}, and the CLIP, {clip}\n"
             "next, what segments with it:\n"
-            f"  python -m tcl_jax.main --config=configs/{name}.py {shlex.join(words)}"
+            f"  python -m tcl_jax.main --config=configs/{family_of(config)}.py {shlex.join(words)}"
         )
-    names = class_names()[:2] if drawn else ("a cat", "grass")
-    image = str(workdir / "scene.png") if "shapes" in config.eval.tasks else "photo.jpg"
-    segment = [f"--image={image}", *(f"--text={name}" for name in names), "--output=out"]
-    own = "--images=photos --labels=masks --classes=names.txt --output=results"
+    drawn, names = "shapes" in tasks, config.eval.names
+    texts = [f"--text={name}" for name in (class_names()[:2] if drawn else ("a cat", "grass"))]
+    image = workdir / "scene.png" if drawn else "photo.jpg"
+    segment = [f"--image={image}", *([f"--texts_file={names}"] if names else texts), "--output=out"]
+    labelled = ["--images=photos", "--labels=masks", f"--classes={names or 'names.txt'}"]
+    own = [f"--benchmark={x}" for x in tasks if x.endswith(".toml")] or [*labelled, "--background"]
+    judged = [*own, "--threshold=best", f"--output={run}_scores"]
     checkpoint = shlex.join([f"--checkpoint={run}"])
     return (
         f"{written}\n"
-        "next, what it finds in an image, and its scores on images with label maps:\n"
-        f"  python -m tcl_jax.segment {checkpoint} {shlex.join(segment)}\n"
-        f"  python -m tcl_jax.evaluate {checkpoint} {own}"
+        "next, its scores on images with label maps (without --background where label 0 is a name "
+        "as others are),\nand what it finds in an image:\n"
+        f"  python -m tcl_jax.evaluate {checkpoint} {shlex.join(judged)}\n"
+        f"  python -m tcl_jax.segment {checkpoint} {shlex.join(segment)}"
     )
-
-
-def _data_flags(config: ConfigDict, flags: Sequence[str]) -> list[str]:
-    """Flags of the fields of `data` that `flags` name, and of its shards, which a file may name."""
-    named = [re.match(r"--?(?:no)?config\.data\.([\w.]+)", flag) for flag in flags]
-    shards = [] if config.data.source == "shapes" else ["shards"]
-    fields = dict.fromkeys([*shards, *(match[1] for match in named if match)])
-    values = flatten(config.data.to_dict())
-    return [f"--config.data.{field}={values[field]}" for field in fields]

@@ -190,10 +190,9 @@ def _train(
     area = AreaWatch(config.loss.area_prior, config.optim.warmup_steps)
     examples = ExampleMasks(experiment, mesh)
     if is_writer:
-        logging.info(
-            "learned parameters:\n%s",
-            parameter_overview.get_parameter_overview(state.params, include_stats=False),
-        )
+        table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+        (root / "parameters.txt").write_text(f"{table}\n")
+        logging.info("learned parameters (parameters.txt lists them): %s", table.splitlines()[-1])
 
     # ---------------------------------------------------------------------------------- the steps
     take_step = build_step(config, experiment.objective)

@@ -184,6 +184,8 @@ class Progress:
     AHEAD = 2
     """So many queued steps keep a device busy, and few hold batches in memory or delay a stop."""
     NAP = 0.005  # seconds
+    SILENCE = 30.0
+    """Seconds after which the log has another line where there is no bar, of slow steps."""
 
     def __init__(self, total_steps: int, start_step: int = 0) -> None:
         self._silent = jax.process_index() != 0
@@ -201,6 +203,7 @@ class Progress:
         self._seconds: float | None = None
         self._doing: str | None = None
         self._preparing = True
+        self._told = time.monotonic()
 
     def update(self, value: Any) -> None:
         """Notes that a step is begun, and waits while more than `AHEAD` are under way.
@@ -232,15 +235,17 @@ class Progress:
     def show(self, loss: float, seconds: float | None) -> None:
         """Shows the loss, a host number, and what is left at so many seconds a step."""
         self._bar.set_postfix(loss=f"{loss:.4g}")
-        if self._bar.disable and not self._silent and seconds is not None:
+        if seconds is not None:
+            self._tell(seconds, f", loss {loss:.4g}")
+
+    def _tell(self, seconds: float, loss: str = "") -> None:
+        self._told = time.monotonic()
+        if self._bar.disable and not self._silent:
+            left = tqdm.format_interval(seconds * (self._total - self._finished))
             logging.info(
-                "step %d of %d, loss %.4g, %.3g s a step, %s left",
-                self._finished,
-                self._total,
-                loss,
-                seconds,
-                tqdm.format_interval(seconds * (self._total - self._finished)),
-            )
+                "step %d of %d%s, %.3g s a step, %s left",
+                self._finished, self._total, loss, seconds, left,
+            )  # fmt: skip
 
     def describe_stop(self, step: int | None = None) -> str:
         """What comes before an interrupted run saves, and how long it takes, in words.
@@ -300,6 +305,8 @@ class Progress:
         else:
             step, since = self._mark
             self._seconds = self._bar.seconds = (now - since) / (self._finished - step)
+            if now - self._told > self.SILENCE:
+                self._tell(self._seconds)
         self._bar.update(count)
 
     def __enter__(self) -> Progress:

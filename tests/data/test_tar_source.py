@@ -195,6 +195,7 @@ def test_other_members_are_named(tmp_path, caplog):
         ("/part-{000..004}.tar", r"2 of 5 are missing: .*/part-003\.tar, .*/part-004\.tar"),
         ("/nothing-*.tar", r"nothing-\*\.tar"),
         ("/part-9.tar", r"part-9\.tar"),
+        ("/..", r"/\.\.: a folder without tar files directly in it; it has \S+"),
     ],
 )
 def test_missing_shards_are_named(shards, pattern, message):

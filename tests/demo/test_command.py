@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tcl_jax.demo.__main__ import run
 from tcl_jax.errors import InputError
+from tests.devices import free_port
 
 CLIP = "--clip=builtin:shapes_clip"
 
@@ -29,6 +33,23 @@ def test_a_port_that_is_taken() -> None:
 def test_flags_that_cannot_be_used(flag: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         run([CLIP, flag])
+
+
+def test_the_threshold_that_the_page_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[dict[str, float]] = []
+
+    @contextlib.contextmanager
+    def serving(answers: Any, *_: Any) -> Iterator[str]:
+        found.append(answers.thresholds(pamr=False))
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("tcl_jax.demo.server.serving", serving)
+    port = f"--port={free_port()}"
+    run([CLIP, "--threshold=0.125", port])
+    assert found == [{"maskclip": 0.125}]
+    with pytest.raises(InputError, match="no results at 'nowhere'"):
+        run([CLIP, "--threshold=best:nowhere", port])
 
 
 def test_without_gradio(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,13 +159,19 @@ def run(clock: Clock) -> None:
         assert progress.seconds_per_step() is None  # since the last call
 
 
-def test_finished_steps_count_and_few_are_under_way(clock: Clock) -> None:
+def test_finished_steps_count_and_few_are_under_way(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.use_absl_handler()
     device, started = Device(clock, 8.0), clock.now
-    with Progress(1000, 40) as progress:
+    with caplog.at_level("INFO"), Progress(1000, 40) as progress:
         for begun in range(1, 9):
             progress.update(device.step())
             finished = int((clock.now - started + 1e-6) // 8)
             assert begun - finished <= Progress.AHEAD
+        # A line after 30 s without one.
+        assert caplog.text.count(" a step") == 1
+        assert "step 44 of 1000, 8 s a step, 2:07:2" in caplog.text
         left = "finishing 3 steps under way (about 24 s at 8 s a step)"  # one is prepared
         assert progress.describe_stop() == left
         assert "going on to step 50, where all processes stop (about 32 s" in (
