@@ -14,6 +14,7 @@ import pytest
 
 from tcl_jax.errors import InputError
 from tcl_jax.plan import __main__ as plan
+from tests.in_process import run_module
 
 ROOT = Path(__file__).parent.parent.parent
 TCL = f"--config={ROOT / 'configs/tcl.py'}"
@@ -39,15 +40,15 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]
     """What the command prints and writes of this machine."""
     folder = tmp_path_factory.mktemp("plan")
     file = folder / "out/plan.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "tcl_jax.plan", *FLAGS, "--topology=local", f"--json={file}"],
-        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "compiling local, phase 1 at 8 a chip" in done.stderr
+    told = list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("absl.logging.info", lambda message, *values: told.append(message % values))
+        words = ["python", "-m", "tcl_jax.plan", *FLAGS, "--topology=local", f"--json={file}"]
+        done = run_module(words, ROOT)
+    assert done.code == 0, done.said
+    assert "compiling local, phase 1 at 8 a chip ..." in told
     (written,) = json.loads(file.read_text())
-    return done.stdout, written
+    return done.said, written
 
 
 def test_a_plan_for_this_machine_needs_no_weights(local: tuple[str, dict[str, Any]]) -> None:
