@@ -27,10 +27,20 @@ $python -m ruff check --quiet .
 $python -m ruff format --check --quiet .
 echo "shellcheck"
 .venv/bin/shellcheck --external-sources launch/*.sh launch/*.sbatch tests/launch/*.sh .ci/run
-echo "mypy"
-$python -m mypy --no-error-summary
-echo "pytest"
+echo "mypy and pytest"
+# Beside the tests, whose processes do not keep every core busy while they start and end.
+errors="$(mktemp)"
+$python -m mypy --no-error-summary >"$errors" 2>&1 &
+types=$!
+trap 'kill "$types" 2>/dev/null || true; rm -f "$errors"' EXIT
+code=0
 export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
 # A file stays in one process: its tests share what they make and what is compiled.
 $python -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist=loadfile \
-    --no-loadscope-reorder "$@"
+    --no-loadscope-reorder "$@" || code=$?
+if ! wait "$types"; then
+    echo "mypy:"
+    cat "$errors"
+    code=1
+fi
+exit "$code"

@@ -3,6 +3,7 @@
 Tests of several devices or processes start processes of their own (tests/parallel).
 """
 
+import gc
 import os
 import signal
 import threading
@@ -19,12 +20,14 @@ import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
+# A sixth of the time went into looking for cycles among what is imported and what is traced.
+gc.set_threshold(100_000, 20, 100)
 jax.config.update("jax_default_matmul_precision", "highest")
 # The same tiny steps are compiled by many tests, and again by the next run. A folder for each
 # process, since JAX's cache is no place for two to write to at once.
 CACHE = Path(__file__).parent.parent / ".cache" / os.environ.get("PYTEST_XDIST_WORKER", "jax")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 # Tests in the background have Ctrl-C ignored, and so would what they start.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,3 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: what is left at the end is short, and workers end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported is not looked through again."""
+    gc.freeze()

@@ -40,7 +40,7 @@ def start(*words: str) -> subprocess.Popen[str]:
         **os.environ,
         "PYTHON": sys.executable,
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     }
     return subprocess.Popen(
@@ -115,9 +115,9 @@ def losses(workdir: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Work directory of a run that nobody stopped."""
+    """Work directory of a run that nobody stopped, without a process that reads for it."""
     folder = tmp_path_factory.mktemp("whole")
-    train(*small(folder, folder / "run"))
+    train(*small(folder, folder / "run", "--config.data.num_workers=0"))
     return folder / "run"
 
 

@@ -45,6 +45,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {**found, **WRITERS["tcl"](folder), "tips": WRITERS["tips"](folder)["backbone"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_command_takes_every_model(name: str, photos: Path, tmp_path: Path) -> None:
     files = WRITERS[name](tmp_path)

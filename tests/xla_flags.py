@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 SURE = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
-PERHAPS = "--xla_cpu_use_fusion_emitters=false"
+PERHAPS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 def quick_compilation() -> str:

@@ -123,6 +123,7 @@ def test_resume_with_two_workers_among_bad_samples(reference, shards, tmp_path):
     assert lines(tmp_path / "bad.jsonl") == told
     again.set_state(first.get_state())  # what comes again is not told again
     take(again, 9)
+    again.close()
     assert lines(tmp_path / "bad.jsonl") == told
 
 

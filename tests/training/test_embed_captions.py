@@ -205,6 +205,7 @@ def step_flops(config: ConfigDict) -> float:
     return traced_flops(trace_step(config, experiment, data_mesh(), phase=2).jaxpr)
 
 
+@pytest.mark.slow
 def test_same_losses_without_the_text_tower(config_file: str, tmp_path: Path) -> None:
     config = read(config_file)
     config.train.update(backbone_from_step=0, total_steps=5, checkpoint_every=5)

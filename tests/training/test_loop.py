@@ -78,6 +78,7 @@ def interrupt_after(calls: int) -> Callable[[Any, Any], Evaluation]:
     return evaluate
 
 
+@pytest.mark.slow
 def test_whole_run(config: ConfigDict, tmp_path: Path) -> None:
     scores = iter((1.0, 2.0))
 
@@ -118,6 +119,7 @@ def test_whole_run(config: ConfigDict, tmp_path: Path) -> None:
         run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_interrupted_equals_uninterrupted(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +157,7 @@ def test_interrupted_equals_uninterrupted(
     assert ours[9] == theirs[9]
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_clip(
     one_phase: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def assert_same(found: Any, expected: Any) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parts"), [("tcl", 8), ("clip", 4)])
 def test_parts_give_the_whole_batch_s_loss_and_gradient_in_less_memory(
     name: str, parts: int

@@ -53,6 +53,7 @@ def run(config: ConfigDict, workdir: Path) -> Outcome:
     return train(config, str(workdir), build_experiment(config), {})
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_and_segments(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def test_sizes_that_do_not_fit_are_refused(config: ConfigDict) -> None:
         build_experiment(config)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one(tmp_path: Path) -> None:
     run_on_eight_devices(f"""
 from pathlib import Path
