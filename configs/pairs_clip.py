@@ -18,12 +18,13 @@ steps' time, has not been measured yet.
 
 A pair takes 1.36 GFLOP, 15 ms of one CPU core. `--config.model.sizes.patch_size=12` with
 `--config.model.sizes.context_length=16`, for captions that are so short, takes 0.58 and 8 to 9 ms.
-In a short trial (20 concepts, emoji by three hands on photographs, 3,000 pairs, batches of 64, one
-seed, one core of a busy machine) it saw 7,600 pairs in 77 CPU seconds and named 35.0 % of single
-objects, where the sizes below saw 3,600 in 86 seconds and named 22.0 %; by a hand never seen 33.0
-and 26.0 %; retrieval@1 among 128 was 6.5 and 4.0 %. But what true masks cover, as MaskCLIP embeds
-it, was named no better, 9.0 and 12.4 %, and masks are made of patches: true masks, averaged over
-those of 8, 12 and 16 pixels and brought back to 96, have an IoU of 76, 67 and 58 %: 8 stays.
+In a trial (20 concepts, emoji by three hands on photographs, 3,000 pairs, batches of 64; seeds
+0 and 1, one core of a busy machine) it saw 7,600 pairs in 76 CPU seconds and named 35.0 and 35.5 %
+of single objects, where the sizes below saw 3,600 in 84 and named 22.0 and 21.5 %; by a hand never
+seen 33.0 and 26.0 against 26.0 and 23.0 %; retrieval@1 among 128 was 6.5 and 7.6 against 4.0 and
+3.6 %. What true masks cover, as MaskCLIP embeds it, was named no better, 9.0 and 5.6 against 12.4
+and 7.9 %, and masks are made of patches: true masks, averaged over those of 8, 12 and 16 pixels and
+brought back to 96, have an IoU of 76, 67 and 58 %. So patches of 8 pixels stay.
 
 Rows of the token table that never occur train like others: 41,000 fewer save 0.03 s of a step of
 128 pairs, which is 2 % (4 % with patches of 16).
