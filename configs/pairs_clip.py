@@ -17,7 +17,21 @@ below:
 Sizes and steps suit tens of thousands of pairs; `python -m tcl_jax.preview` shows what crops leave
 of the images, and how many captions are longer than `model.sizes.context_length` tokens. On
 accelerators `model.dtype=bfloat16` is faster. The recipe is that of configs/shapes_clip.py with
-larger images and towers; how well such a CLIP names things has not been measured yet.
+larger images and towers; a run of its full length, 65 CPU minutes of 256,000 pairs by the first
+steps' time, has not been measured yet.
+
+A pair takes 1.36 GFLOP, 15 ms of one CPU core. `--config.model.sizes.patch_size=12` with
+`--config.model.sizes.context_length=16`, for captions that are so short, takes 0.58 and 8 to 9 ms.
+In a trial (20 concepts, emoji by three hands on photographs, 3,000 pairs, batches of 64; seeds
+0 and 1, one core of a busy machine) it saw 7,600 pairs in 76 CPU seconds and named 35.0 and 35.5 %
+of single objects, where the sizes below saw 3,600 in 84 and named 22.0 and 21.5 %; by a hand never
+seen 33.0 and 26.0 against 26.0 and 23.0 %; retrieval@1 among 128 was 6.5 and 7.6 against 4.0 and
+3.6 %. What true masks cover, as MaskCLIP embeds it, was named no better, 9.0 and 5.6 against 12.4
+and 7.9 %, and masks are made of patches: true masks, averaged over those of 8, 12 and 16 pixels and
+brought back to 96, have an IoU of 76, 67 and 58 %. So patches of 8 pixels stay.
+
+Rows of the token table that never occur train like others: 41,000 fewer save 0.03 s of a step of
+128 pairs, which is 2 % (4 % with patches of 16).
 """
 
 from ml_collections import ConfigDict
