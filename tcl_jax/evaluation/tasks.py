@@ -99,8 +99,8 @@ def make_evaluators(config: ConfigDict, experiment: Experiment) -> dict[str, Run
     for name, benchmark in find_tasks(config).items():
         if benchmark is not None:
             evaluators[name] = BenchmarkEvaluator(benchmark, config, experiment)
+        elif name == SHAPES:
+            evaluators[name] = ShapesEvaluator(config, experiment)
         else:
-            evaluators[name] = {SHAPES: ShapesEvaluator, PAIRS: PairsEvaluator}[name](
-                config, experiment
-            )
+            evaluators[name] = PairsEvaluator(config, experiment)
     return evaluators

@@ -26,7 +26,7 @@ def with_benchmarks(config: ConfigDict) -> ConfigDict:
     with config.unlocked():
         config.eval.update(
             tasks=("voc20", "cityscapes"), data=str(GOLDEN / "eval/data"), split="val",
-            templates="simple", pamr=False, kp_weight=0.3, background=0.5,
+            templates="simple", pamr=False, kp_weight=0.3, background=0.5, best_metric="",
         )  # fmt: skip
     return config
 
