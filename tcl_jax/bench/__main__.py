@@ -38,6 +38,7 @@ Exit codes: 0 done, 1 failure, or results that differ from the official code's, 
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -59,17 +60,10 @@ def run(argv: Sequence[str]) -> None:
             + f": one of {', '.join(COMMANDS)}, as in\n  python -m tcl_jax.bench masks"
         )
     flags = read_flags(argv[0], argv[1:], __doc__, load)
-    # Imported here so that --help and mistakes in flags are answered at once.
-    from tcl_jax.bench.evaluate import bench_evaluate
-    from tcl_jax.bench.input import bench_input
-    from tcl_jax.bench.masks import bench_masks
-    from tcl_jax.bench.train import bench_train
-
-    measure = {
-        "input": bench_input, "train": bench_train, "masks": bench_masks,
-        "evaluate": bench_evaluate,
-    }  # fmt: skip
-    measure[argv[0]](flags)
+    # Imported here so that --help and mistakes in flags are answered at once, and alone, since a
+    # machine that measures steps and masks need not have what an evaluation reads images with.
+    module = importlib.import_module(f"tcl_jax.bench.{argv[0]}")
+    getattr(module, f"bench_{argv[0]}")(flags)
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def test_benchmarks_and_pairs_of_ones_own(
     with config.unlocked():
         config.eval.update(
             tasks=(labelled(tmp_path),), shards=(held_out(tmp_path),), names=str(names),
-            templates="a {} thing; {}", batch_size=4, best_metric="mine/miou", split="",
+            templates="a {} thing; {}", batch_size=4, best_metric="mine/miou", split="", pamr=False,
         )  # fmt: skip
     with caplog.at_level(logging.WARNING):
         experiment = build_experiment(config)
