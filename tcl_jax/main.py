@@ -52,7 +52,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     check_config(config)
     check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    raise_on_all_processes(lambda: find_tasks(config))
+    tasks = raise_on_all_processes(lambda: find_tasks(config))
     experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
     evaluators = make_evaluators(config, experiment)
     if jax.process_index() == 0 and jax.default_backend() == "cpu" and not asks_for_huge_pages():
@@ -73,7 +73,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     if writes:
         kept = kept_flags(config, f"configs/{family_of(config)}_clip.py") if clip else []
-        print(describe_end(config, folder, step, clip, kept))
+        backgrounds = [x is not None and x.background for x in tasks.values()]
+        print(describe_end(config, folder, step, clip, kept, backgrounds))
 
 
 def main() -> None:
