@@ -128,7 +128,7 @@ def export_program(flags: argparse.Namespace) -> None:
         batch=flags.batch,
         **baked,
         num_texts=flags.num_texts,
-        threshold=own.background_score(options.refine),
+        threshold=own.background_score(model.method, options.refine),
         platforms=platforms,
     )
     description = write_export(flags.output, exported)
