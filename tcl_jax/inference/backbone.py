@@ -130,9 +130,7 @@ class Backbone:
         Raises:
             InputError: if a file is missing, damaged, or holds no such tower.
         """
-        loaded = load_backbone(
-            path, family, heads, text=text, text_heads=text_heads, prefix=prefix, strict=True
-        )
+        loaded = load_backbone(path, family, heads, text=text, text_heads=text_heads, prefix=prefix)
         check_prefix(prefix, [loaded.origin["prefix"]])
         return cls(loaded, dtype=dtype)
 

@@ -182,8 +182,7 @@ def _train(
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
     window = TrainMetrics()
-    warmup = min(config.optim.warmup_steps, t.total_steps // 10)
-    area = AreaWatch(config.loss.area_prior, warmup) if config.loss.area else None
+    area = AreaWatch(config.loss.area_prior, config.optim.warmup_steps)
     examples = ExampleMasks(experiment, mesh)
     if is_writer:
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
@@ -257,7 +256,7 @@ def _train(
                 seconds = progress.seconds_per_step()
                 values = window.compute()
                 _check_finite(failure, root)
-                if is_writer and area and "mask_area" in values:
+                if is_writer and "mask_area" in values:
                     area.check(done, values["mask_area"])
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from tcl_jax.errors import shorten
 from tcl_jax.files import user_path
@@ -100,14 +99,12 @@ class FoundBackbone:
         layout: how its tensors are named.
         tensors: by the names that the layout's `to_params` takes.
         sizes, heads: of its blocks.
-        foreign: of one with DINO's names, a tensor beside it that no DINO has; else "".
     """
 
     layout: Layout
     tensors: Renamed
     sizes: Sizes
     heads: int
-    foreign: str = ""
 
     @property
     def family(self) -> Family:
@@ -133,11 +130,8 @@ class FoundBackbone:
         grid = round(found.positions**0.5)
         trained = f", positions of {grid}x{grid} patches" if found.positions else ""
         mlp = "SwiGLU" if found.gated else "MLP"
-        what = self.family.title
-        if self.foreign:
-            what = f"a plain vision transformer with {self.foreign}, which no DINO has,"
         return (
-            f"{what} {size} ({found.depth} blocks, width {found.width}, "
+            f"{self.family.title} {size} ({found.depth} blocks, width {found.width}, "
             f"{self.heads} heads, {mlp} {found.hidden}, patch {found.patch}, "
             f"{found.registers} registers{trained}), {self.layout.style} names"
         )
@@ -201,14 +195,12 @@ def load_backbone(
     prefix: str = "",
     dtype: Any = np.float32,
     name: str = "",
-    strict: bool = False,
 ) -> LoadedBackbone:
     """A pretrained vision tower by path, or by name ("dinov2-reg:B/14").
 
     Weights of DINOv2 without registers are used as its authors' code does, also if Hugging Face's
     names are in the file, whose own code resamples positions a little differently. A plain ViT of
-    which nothing tells another training, such as MAE's encoder alone, is taken for DINO's; so is
-    any other, with a warning.
+    which nothing tells another training, such as MAE's encoder alone, is taken for DINO's.
 
     Args:
         source: see `hub.locate_backbone`; a file or a folder.
@@ -222,7 +214,6 @@ def load_backbone(
         prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
         name: of a released tower, whose size it must have if it has that of any; "": `source`.
-        strict: whether a plain ViT that is no DINO is refused where no family is given.
 
     Raises:
         InputError: if a file is missing, damaged, or holds no such tower; it is named.
@@ -234,13 +225,6 @@ def load_backbone(
     with open_model(path) as file:
         with prepending_path(path):
             found = find_backbone(file, family or (row.name if row else None), heads, prefix)
-            if found.foreign and strict and not family:
-                raise WeightError(
-                    f"it is {found.title}; choose another file, or have it taken for DINO by "
-                    "family='dino'"
-                )
-            if found.foreign and not (family or row):
-                logging.warning("weights %r: it is %s; it is used as DINO", str(path), found.title)
             # A file that is given may be of a size of its own, but not of another's.
             if row and size not in found.released and (found.released or name == str(source)):
                 raise WeightError(
@@ -332,7 +316,8 @@ def find_backbone(
     start = choose_prefix(sorted(fitting), prefix, "backbone")
     own = {name.removeprefix(start): x for name, x in plain.items() if name.startswith(start)}
     layout = _choose(fitting[start], own, file)
-    foreign = dinov2.sign_of_others(plain, start) if layout.family == "dino" else ""
+    if layout.family == "dino" and family is None:
+        dinov2.refuse_others(plain, start)
     names = {ours: [theirs] for ours, theirs in layout.rename(own).items()}
     tensors = Renamed(file, names, prefix=start)
     try:
@@ -342,7 +327,7 @@ def find_backbone(
             f"this looks like {FAMILIES[layout.family].title}, but the tensors that tell its sizes "
             f"are missing or of other shapes ({error}); choose a whole one"
         ) from error
-    return FoundBackbone(layout, tensors, sizes, _count_heads(layout, sizes, heads, file), foreign)
+    return FoundBackbone(layout, tensors, sizes, _count_heads(layout, sizes, heads, file))
 
 
 def holds_backbone(file: TensorFile) -> bool:
@@ -358,10 +343,8 @@ def hint_of_backbone(source: Source) -> str:
     with open_model(find_weights(path)) as file:
         try:
             found = find_backbone(file)
-        except WeightError:  # there is none, or several
+        except WeightError:  # there is none, or several, or one of another training
             return ""
-    if found.foreign:
-        return ""
     uses = {"tips": "--model=tips --weights=backbone", "dino": "--model=proxyclip --weights=second"}
     use = uses.get(found.family.name, "--model=talk2dino --weights=backbone")
     return f". It is {found.title}: give it as a part of a model, such as {use}={os.fspath(source)}"

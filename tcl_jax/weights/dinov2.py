@@ -65,15 +65,23 @@ HUGGING_FACE = {
 this order."""
 
 
-def sign_of_others(names: Collection[str], prefix: str) -> str:
-    """The name that tells of a plain ViT that it is no DINO; "" if there is none.
+def refuse_others(names: Collection[str], prefix: str) -> None:
+    """Refuses a plain ViT in which something tells that it is no DINO.
 
     Args:
         names: all of its file.
         prefix: of DINO's names among them.
+
+    Raises:
+        WeightError: with what tells it.
     """
     around = (prefix, prefix.removesuffix("vit."))  # Hugging Face's tower in a larger model
-    return next((x for x in OTHERS if any(f"{at}{x}" in names for at in around)), "")
+    if other := next((x for x in OTHERS if any(f"{at}{x}" in names for at in around)), None):
+        raise mapping.WeightError(
+            f"it is a plain vision transformer with {other}, as classifiers of timm and MAE have "
+            "and no DINO has; choose another file, or have Backbone.from_file take it for one by "
+            "family='dino'"
+        )
 
 
 def join(*tensors: np.ndarray) -> np.ndarray:
