@@ -133,7 +133,9 @@ def export_program(flags: argparse.Namespace) -> None:
         batch=flags.batch,
         **baked,
         num_texts=flags.num_texts,
-        threshold=own.background_score(options.refine) if chosen is None else chosen,
+        threshold=(
+            own.background_score(model.method, options.refine) if chosen is None else chosen
+        ),
         platforms=platforms,
     )
     description = write_export(flags.output, exported)

@@ -26,7 +26,6 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.presets import ClassWords, load_preset
 from tcl_jax.inference.settings import (
     MAX_LONG_SIDE,
-    THRESHOLDS,
     InferenceSettings,
     scale_sizes,
     settings_of,
@@ -225,8 +224,8 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         fields["window"] = max(settings.window * given["short_side"] // short_side, 1)
     if "stride" not in given and fields["window"] not in (0, settings.window):
         fields["stride"] = max(fields["window"] // 2, 1)
-    if fields["threshold"] is None:
-        fields["threshold"] = THRESHOLDS[fields["refine"]]
+    if "threshold" not in given:
+        fields["threshold"] = settings.background_score(method, refine)
     if not (method.mixes_clip and masks):
         fields["kp_weight"] = 0.0
         if given.get("kp_weight"):

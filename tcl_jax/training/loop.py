@@ -39,7 +39,7 @@ from tcl_jax.parallel.processes import (
 )
 from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import Experiment, build_adamw, build_step
-from tcl_jax.training.check import check_same_config, tasks_of
+from tcl_jax.training.check import check_same_config, number_of_updates
 from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
@@ -80,15 +80,6 @@ class Outcome:
 
 class NonFiniteError(RunError):
     """The loss or its gradient was not finite; names the step and the terms."""
-
-
-def number_of_updates(config: ConfigDict) -> int:
-    """Updates of a run: up to its last evaluation, counting from 0, and that step itself.
-
-    A run without a task goes to the end of its schedule.
-    """
-    total, every = config.train.total_steps, config.eval.every
-    return (total // every * every if tasks_of(config) else total) + 1
 
 
 def train(
@@ -161,7 +152,11 @@ def _train(
                     "another version wrote them; start in a new workdir"
                 )
             # Where `config.json` is gone, this alone tells another config.
-            check_same_config(settings, restored.config)
+            if judged := check_same_config(settings, restored.config):
+                logging.info(
+                    "%s: given otherwise until now; scores before and after are not alike",
+                    ", ".join(judged),
+                )
             check_frozen(restored.config["frozen"], experiment.identities)
             # What lies there now may be other weights: these have been trained since.
             settings["begun_from"] = restored.config.get("begun_from", {})
