@@ -66,7 +66,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         return
     folder = user_path(workdir)
     for evaluator in evaluators.values():
-        evaluator.report(outcome.params, outcome.frozen, folder)
+        evaluator.report(outcome.params, outcome.frozen, folder, outcome.step)
     writes, step = jax.process_index() == 0, outcome.step
     clip = raise_on_all_processes(
         lambda: write_trained_clip(experiment, outcome.params, folder, step) if writes else None

@@ -21,7 +21,13 @@ from tcl_jax.evaluation.examples import DatasetIndex, describe_dataset, verify_e
 from tcl_jax.evaluation.protocol import Protocol, embed_texts, fingerprint, make_protocol
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
-from tcl_jax.evaluation.results import RESULTS_FILE, BenchmarkResult, Evaluated, write_results
+from tcl_jax.evaluation.results import (
+    PAIRS_FILE,
+    RESULTS_FILE,
+    BenchmarkResult,
+    Evaluated,
+    write_results,
+)
 from tcl_jax.evaluation.score_log import ScoreLog
 from tcl_jax.evaluation.thresholds import BEST
 from tcl_jax.files import short_hash, user_path, why_unwritable
@@ -166,7 +172,9 @@ def _check_kept(threshold: Any, output: Path) -> None:
     if not str(threshold).startswith(f"{BEST}:"):
         return
     found = user_path(threshold.removeprefix(f"{BEST}:")).absolute()
-    if output in (found, found.parent) or (output.parent == found and output.name in METHODS):
+    of_method = found.name in METHODS and not (found / PAIRS_FILE).is_file()
+    above = found.parent if of_method else found
+    if output in (found, above) or (output.parent == found and output.name in METHODS):
         raise InputError(
             f"threshold {threshold!r} is read from what output {str(output)!r} would overwrite; "
             "choose another output"

@@ -152,7 +152,7 @@ class ShapesEvaluator:
 
     # ---------------------------------------------------------------------------------- the report
 
-    def report(self, params: Any, frozen: Any, workdir: Path) -> None:
+    def report(self, params: Any, frozen: Any, workdir: Path, step: int) -> None:
         """Scores test scenes, which chose nothing; prints and writes results.json.
 
         What is trained stands beside its CLIP, each with PAMR and without, at the threshold that is
