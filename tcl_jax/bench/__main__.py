@@ -38,7 +38,6 @@ Exit codes: 0 done, 1 failure, or results that differ from the official code's, 
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -62,8 +61,15 @@ def run(argv: Sequence[str]) -> None:
     flags = read_flags(argv[0], argv[1:], __doc__, load)
     # Imported here so that --help and mistakes in flags are answered at once, and alone, since a
     # machine that measures steps and masks need not have what an evaluation reads images with.
-    module = importlib.import_module(f"tcl_jax.bench.{argv[0]}")
-    getattr(module, f"bench_{argv[0]}")(flags)
+    if argv[0] == "input":
+        from tcl_jax.bench.input import bench_input as measure
+    elif argv[0] == "train":
+        from tcl_jax.bench.train import bench_train as measure
+    elif argv[0] == "masks":
+        from tcl_jax.bench.masks import bench_masks as measure
+    else:
+        from tcl_jax.bench.evaluate import bench_evaluate as measure
+    measure(flags)
 
 
 def main() -> None:
