@@ -62,7 +62,7 @@ def threshold(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text} is neither a number nor best:DIR") from error
 
 
-def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
+def add_threshold_flag(parser: argparse._ActionsContainer) -> None:
     """--threshold, for `threshold_of`."""
     parser.add_argument(
         "--threshold",

@@ -135,7 +135,8 @@ def kept_flags(config: ConfigDict, file: str) -> list[str]:
     Args:
         config: of this run.
         file: one that comes with this package, on which `config` may be based: what differs from it
-            in `data` and `eval` was chosen. How often a run is judged is of that run alone.
+            in `data` and `eval` was chosen. How often a run is judged, and what is made
+            of its masks, is of that run alone.
     """
     from tcl_jax.training.check import flatten
 
@@ -145,7 +146,7 @@ def kept_flags(config: ConfigDict, file: str) -> list[str]:
     return [
         config_flag(field, ours[field])
         for field in theirs
-        if re.match(r"data\.|eval\.(?!every)", field)
+        if re.match(r"data\.|eval\.(?!every|background|pamr|kp_weight)", field)
         and ours.get(field, theirs[field]) != theirs[field]
     ]
 

@@ -54,6 +54,8 @@ MODEL = (
     "kp_weight", "short_side",
 )  # fmt: skip
 """Flags of the model and its masks that `segment` has, too."""
+UNKNOWN = {*PROTOCOL} - {*MODEL, "threshold", "templates", "dtype"}
+"""Flags of a protocol that `segment` has not, and by which thresholds differ."""
 FOLDERS = ("images", "labels", "classes")
 CODING = ("background", "reduce_zero_label", "ignore", "exif")
 """Flags of a benchmark that is made of folders: what it needs, and what it may have."""
@@ -224,14 +226,17 @@ def run(argv: Sequence[str] | None = None) -> None:
         print(f"results: {Path(flags.output) / 'report.html'}")
         if thresholds:
             flags.templates = prompts
-            print(_next_command(flags, indices[0]))
+            print(_next_command(flags, indices))
 
 
-def _next_command(flags: argparse.Namespace, index: DatasetIndex) -> str:
+def _next_command(flags: argparse.Namespace, indices: Sequence[DatasetIndex]) -> str:
     """What takes the thresholds that were found: `segment`, of which an own protocol is known."""
     best = f"--threshold=best:{flags.output}"
-    if flags.protocol not in (None, "own"):
-        return f"next: `evaluate` takes these thresholds with {best} on another --split"
+    splits = any(index.benchmark.has_splits for index in indices)
+    where = "on another --split" if splits else "on other images"
+    if any(getattr(flags, name) not in (None, "own") for name in UNKNOWN):
+        return f"next: `evaluate` takes these thresholds with {best} {where}"
+    index = next(index for index in indices if index.benchmark.background)
     words = [f"--{x}={value}" for x in MODEL if (value := getattr(flags, x)) not in (None, "")]
     words += [f"--weights={part}={file}" for part, file in flags.weights]
     words += [f"--templates={prompt}" for prompt in flags.templates or ()]
@@ -239,8 +244,8 @@ def _next_command(flags: argparse.Namespace, index: DatasetIndex) -> str:
     words += [best, f"--image={index.examples[0].image}"]
     words += [f"--text={synonyms[0]}" for synonyms in index.benchmark.classes[:3]]
     return (
-        "next, masks by these thresholds, which `evaluate` takes by the same flag on another "
-        f"--split:\n  python -m tcl_jax.segment {shlex.join(words)} --output=out"
+        f"next, masks by these thresholds, which `evaluate` takes by the same flag {where}:\n"
+        f"  python -m tcl_jax.segment {shlex.join(words)} --output=out"
     )
 
 

@@ -29,11 +29,13 @@ from tcl_jax.commands import (
     add_model_flags,
     add_refine_flags,
     add_templates_flag,
+    add_threshold_flag,
     command_parser,
     load_model_from,
     read_templates,
     read_texts,
     share,
+    threshold_of,
 )
 from tcl_jax.errors import InputError, run_command
 
@@ -54,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
     add_templates_flag(program)
     program.add_argument("--num_texts", type=int, help="text embeddings in a call; default: any")
+    add_threshold_flag(program)
     add_refine_flags(program)
     program.add_argument("--kp_weight", type=share)
     program.add_argument(
@@ -78,6 +81,7 @@ def export_directory(flags: argparse.Namespace) -> None:
 
     given = [flags.image_size, flags.batch, flags.texts_file, flags.num_texts, flags.templates]
     given += [flags.refine, flags.kp_weight, flags.platforms, flags.dtype, flags.tokenizer_file]
+    given.append(flags.threshold)
     if flags.text or any(value is not None for value in given):
         raise InputError(
             f"a model directory takes any image and text; for a program --output ends in {SUFFIX}"
@@ -120,6 +124,7 @@ def export_program(flags: argparse.Namespace) -> None:
     # Other scores are refined at the image's size, which no program does.
     refine = flags.refine or (own.refine if own.scores == "masks" else "none")
     options = own.options_for(model.method, refine, None, flags.kp_weight)
+    chosen = threshold_of(model, flags.threshold, refine=refine, kp_weight=flags.kp_weight)
     exported = export_masks(
         model.method_in(COMPUTE_DTYPES[dtype]),
         model.params,
@@ -128,7 +133,9 @@ def export_program(flags: argparse.Namespace) -> None:
         batch=flags.batch,
         **baked,
         num_texts=flags.num_texts,
-        threshold=own.background_score(options.refine),
+        threshold=(
+            own.background_score(model.method, options.refine) if chosen is None else chosen
+        ),
         platforms=platforms,
     )
     description = write_export(flags.output, exported)

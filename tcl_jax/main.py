@@ -52,7 +52,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     check_config(config)
     check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
-    raise_on_all_processes(lambda: find_tasks(config))
+    tasks = raise_on_all_processes(lambda: find_tasks(config))
     raise_on_all_processes(lambda: check_shards(config.data))
     experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
     evaluators = make_evaluators(config, experiment)
@@ -62,14 +62,15 @@ def run(argv: Sequence[str] | None = None) -> None:
         return
     folder = user_path(workdir)
     for evaluator in evaluators.values():
-        evaluator.report(outcome.params, outcome.frozen, folder)
+        evaluator.report(outcome.params, outcome.frozen, folder, outcome.step)
     writes, step = jax.process_index() == 0, outcome.step
     clip = raise_on_all_processes(
         lambda: write_trained_clip(experiment, outcome.params, folder, step) if writes else None
     )
     if writes:
         kept = kept_flags(config, f"configs/{family_of(config)}_clip.py") if clip else []
-        print(describe_end(config, folder, step, clip, kept))
+        backgrounds = [x is not None and x.background for x in tasks.values()]
+        print(describe_end(config, folder, step, clip, kept, backgrounds))
 
 
 def main() -> None:

@@ -100,8 +100,8 @@ def make_folder(home: Path) -> tuple[Path, str]:
         ]
         write_shard(folder / name, members)
     captions = ["file_name,caption"]
-    for i in range(100):  # of which two are held out
-        (folder / f"pictures/{i}.jpg").write_bytes(picture(2 * i))
+    for i in range(24):  # of which two are held out
+        (folder / f"pictures/{i}.jpg").write_bytes(picture(10 * i))
         captions.append(f"{i}.jpg,a photo of a cat")
     (folder / "captions.csv").write_text("\n".join(captions))
     _write_official_code(home)

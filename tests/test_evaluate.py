@@ -93,7 +93,14 @@ def test_the_best_threshold_is_found_and_taken(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, masks = tmp_path / "found", tmp_path / "masks"
-    run([CLIP, "--no-pamr", *own(scenes), f"--output={found}", "--threshold=best"])
+    named = tmp_path / "named.toml"  # without a background, of which nothing is chosen
+    named.write_text(
+        f'images = "{scenes}/images"\nlabels = "{scenes}/labels"\nclasses = ["background", '
+        + ", ".join(f'"{name}"' for name in class_names())
+        + "]\n"
+    )
+    base = [CLIP, "--no-pamr", f"--benchmark={named}", *own(scenes), "--threshold=best"]
+    run([*base, f"--output={found}"])
     lines = capsys.readouterr().out.splitlines()
     flags = shlex.split(lines[-1])[3:-1]
     assert flags[:2] == [CLIP, "--refine=none"]
@@ -104,6 +111,9 @@ def test_the_best_threshold_is_found_and_taken(
     assert json.loads((masks / "00.json").read_text())["options"]["threshold"] == best
     with pytest.raises(InputError, match="found with refine='none'"):
         segment.run([*flags, f"--output={masks}", "--pamr"])
+    run([*base, f"--output={tmp_path}/other", "--stride=16"])  # which `segment` has not
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(f"with --threshold=best:{tmp_path}/other on other images")
 
 
 def test_values_that_are_ignored_and_those_of_another_coding(

@@ -62,11 +62,11 @@ def test_program_with_texts_inside(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("striped red, dotted green\nplain blue\n")
     export.run(
         ["--clip=builtin:shapes_clip", f"--output={program}", "--batch=1",
-         "--method=sclip",
+         "--method=sclip", "--threshold=0.2",
          "--templates=simple", f"--texts_file={tmp_path}/names.txt"]
     )  # fmt: skip
     description = json.loads((tmp_path / "clip.stablehlo.json").read_text())
-    assert description["texts"] == words and description["threshold"] == 0.1
+    assert description["texts"] == words and description["threshold"] == 0.2
     assert description["method"] == "sclip"
     assert "probabilities of the texts" in description["outputs"][0]["values"]
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
@@ -94,6 +94,8 @@ def test_directory_is_what_the_segmenter_reads(tmp_path: Path) -> None:
         ([*FILES, "--output=OUT"], "is there already"),
         ([*FILES, "--output=OUT/x.stablehlo", "--platforms=abacus"], "abacus"),
         ([*FILES, "--output=OUT/x.stablehlo", "--batch=0"], "batch=0"),
+        ([*FILES, "--output=OUT/x", "--threshold=0.3"], "--output ends in .stablehlo"),
+        ([*FILES, "--output=OUT/x.stablehlo", "--threshold=best:OUT"], "no results at"),
         (["--checkpoint=none", "--output=OUT/x"], "'none' is not there"),
         (
             ["--clip=builtin:shapes_clip", "--method=sclip", "--pamr", "--output=OUT/x.stablehlo"],

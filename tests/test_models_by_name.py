@@ -73,7 +73,7 @@ def test_every_command_takes_every_model(name: str, photos: Path, tmp_path: Path
     assert found["fingerprint"]["method"] == name
     assert found["fingerprint"]["templates"] == "custom" and found["benchmarks"]["custom"]["miou"]
     if settings.scores == "masks":  # else the score of the background is of another kind
-        assert found["fingerprint"]["threshold"] == settings.background_score("none")
+        assert found["fingerprint"]["threshold"] == settings.background_score(model.method, "none")
 
     size = ["--image_size=60x80", "--platforms=cpu", "--no-pamr"]  # of any batch
     export.run([*flags, *size, *texts, f"--output={tmp_path}/masks.stablehlo"])
@@ -90,7 +90,7 @@ def test_every_command_takes_every_model(name: str, photos: Path, tmp_path: Path
     question = answers.question(photo, "\n".join(WORDS), pamr=False, baseline=True)
     shown = answers.answer(question)[1]
     assert [*shown] == [name, *({"maskclip"} & {*model.methods} - {name})]
-    assert answers.thresholds(False)[name] == settings.background_score("none")
+    assert answers.thresholds(False)[name] == settings.background_score(model.method, "none")
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -264,10 +264,12 @@ def test_stopped_and_begun_again(here: Path, monkeypatch: pytest.MonkeyPatch) ->
         ([*flags, "pics"], "not made by this command"),
         ([*flags, "l.csv/out"], "l.csv is a file"),
         ([*flags[:2], "--held_out=20", "new"], "some must be left to train on"),
-        ([*flags[:2], "--held_out=0.04", "new"], "one of 20 images"),
+        ([*flags[:2], "--held_out=1", "new"], "one of 20 images"),
     ):
         with pytest.raises(InputError, match=message):
             run(wrong)
+    run([*flags[:2], "--held_out=0.02", "few"])  # two, though one is the share
+    assert json.loads(Path("few/pack.json").read_text())["pairs"] == {"train": 18, "held_out": 2}
 
 
 def test_one_run_at_a_time(here: Path) -> None:

@@ -58,8 +58,9 @@ def pack(
     Args:
         pairs: images and captions.
         out: a folder, new or of the same list.
-        held_out: how many images are for validation: a number, or as a float a share. The same
-            images are chosen whatever else is in the list, but for as many as the list has more.
+        held_out: how many images are for validation: a number, or as a float a share, of two at
+            least. The same images are chosen whatever else is in the list, but for as many as the
+            list has more.
         shard_pairs: most pairs of a shard.
 
     Returns:
@@ -112,7 +113,9 @@ def _pack(plan: Sequence[_Shard], pairs: PairList, folder: Path) -> dict[str, An
 
 
 def _plan(pictures: Sequence[Picture], held_out: int | float, shard_pairs: int) -> list[_Shard]:
-    count = held_out if isinstance(held_out, int) else math.ceil(held_out * len(pictures))
+    count = held_out
+    if isinstance(count, float):
+        count = max(math.ceil(count * len(pictures)), 2) if count else 0
     if not 0 <= count < len(pictures):
         raise InputError(
             f"--held_out={held_out}: of {len(pictures)} images some must be left to train on"

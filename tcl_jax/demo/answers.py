@@ -87,17 +87,21 @@ class Answers:
         self.origin = model.origin
         self.model_runs = 0
         self.has_baseline = BASELINE in model.methods and self.method != BASELINE
-        self._segmenters = {model.method.name: Segmenter(model, tokenizer_file=tokenizer_file)}
-        if self.has_baseline:
-            baseline = model.with_method(BASELINE)
-            self._segmenters[BASELINE] = Segmenter(baseline, tokenizer_file=tokenizer_file)
+        models = [model, *([model.with_method(BASELINE)] if self.has_baseline else [])]
+        self._methods = {one.method.name: one.method for one in models}
+        self._segmenters = {
+            one.method.name: Segmenter(one, tokenizer_file=tokenizer_file) for one in models
+        }
         self._masks: OrderedDict[tuple[str, Question], SoftMasks] = OrderedDict()
         self._running = threading.Lock()
 
     def thresholds(self, pamr: bool) -> dict[str, float]:
         """Score of the background that each method is meant to have."""
-        made = self._segmenters.items()
-        return {name: one.settings.background_score(BY_PAMR[pamr]) for name, one in made}
+        refine = BY_PAMR[pamr]
+        return {
+            name: one.settings.background_score(self._methods[name], refine)
+            for name, one in self._segmenters.items()
+        }
 
     # ------------------------------------------------------------------------------- what is given
 

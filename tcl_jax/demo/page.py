@@ -173,6 +173,14 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
         def ask_again(before: Question | None, *inputs: Any) -> dict[Any, Any]:
             return gr.skip() if before is None else ask(*inputs)
 
+        def follow(pamr: bool, *scores: float) -> list[float | None]:
+            """A threshold that nobody moved becomes that of the other position of the box."""
+            before, after = (answers.thresholds(x) for x in (not pamr, pamr))
+            return [
+                after[name] if name in after and abs(x - before[name]) < 1e-6 else x
+                for name, x in zip((answers.method, BASELINE), scores, strict=True)
+            ]
+
         def choose(event: gr.EventData) -> tuple[str, str]:
             path, text = examples[int(event.number) % len(examples)]
             return os.fspath(path), text
@@ -200,6 +208,8 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
         baseline.change(
             lambda shown: gr.update(visible=shown), [baseline], [beside], **heard, queue=False
         )
+        sliders = [threshold, beside]
+        pamr.change(follow, [pamr, *sliders], sliders, **heard, queue=False, show_progress="hidden")
         asking = [
             segment.click(ask, inputs, outputs, **model),
             words.submit(ask, inputs, outputs, **model),

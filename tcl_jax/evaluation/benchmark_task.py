@@ -70,7 +70,7 @@ class BenchmarkEvaluator:
         pictures = {shown.rank: shown_picture(benchmark, shown) for shown in result.shown}
         return Evaluation(self._scores, pictures)
 
-    def report(self, params: Any, frozen: Any, workdir: Path) -> None:
+    def report(self, params: Any, frozen: Any, workdir: Path, step: int) -> None:
         """Prints the scores of the last evaluation, and writes them to NAME.json."""
         if not self._scores:  # continued after its end
             self(params, frozen)

@@ -235,7 +235,7 @@ class PairsEvaluator:
 
     # --------------------------------------------------------------------------------- the report
 
-    def report(self, params: Any, frozen: Any, workdir: Path) -> None:
+    def report(self, params: Any, frozen: Any, workdir: Path, step: int) -> None:
         """Prints the scores of the last evaluation with a threshold; writes them to pairs.json."""
         if not self._scores:  # continued after its end
             self(params, frozen)
@@ -245,6 +245,7 @@ class PairsEvaluator:
             return
         pairs, images_named = self._pairs, int(np.count_nonzero(self._named.any(axis=1)))
         found: dict[str, Any] = {
+            "step": step,
             "pairs": len(pairs.captions),
             "left_out": pairs.left_out,
             "texts": len(pairs.texts),

@@ -26,7 +26,6 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.presets import ClassWords, load_preset
 from tcl_jax.inference.settings import (
     MAX_LONG_SIDE,
-    THRESHOLDS,
     InferenceSettings,
     scale_sizes,
     settings_of,
@@ -225,8 +224,8 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         fields["window"] = max(settings.window * given["short_side"] // short_side, 1)
     if "stride" not in given and fields["window"] not in (0, settings.window):
         fields["stride"] = max(fields["window"] // 2, 1)
-    if fields["threshold"] is None:
-        fields["threshold"] = THRESHOLDS[fields["refine"]]
+    if "threshold" not in given:
+        fields["threshold"] = settings.background_score(method, refine)
     if not (method.mixes_clip and masks):
         fields["kp_weight"] = 0.0
         if given.get("kp_weight"):
@@ -251,10 +250,11 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
             rest["window"] = 0
         tables[benchmark] = rest
     made = Protocol(protocol=name, method=method.name, benchmarks=tables, **fields)
-    return made if how is None else _with_best(made, how)
+    step = model.origin.get("run", {}).get("step")
+    return made if how is None else _with_best(made, how, step)
 
 
-def _with_best(protocol: Protocol, how: str) -> Protocol:
+def _with_best(protocol: Protocol, how: str, step: int | None) -> Protocol:
     """The same that looks for the best thresholds, or has those that were found."""
     if how == BEST:
         return dataclasses.replace(protocol, search=True)
@@ -262,7 +262,8 @@ def _with_best(protocol: Protocol, how: str) -> Protocol:
     if protocol.scores != "masks":
         names += ["protocol", "logit_scale"]
     used = {name: getattr(protocol, name) for name in names}
-    best, found = best_thresholds(how.removeprefix(f"{BEST}:"), protocol.method, **used)
+    folder = how.removeprefix(f"{BEST}:")
+    best, found = best_thresholds(folder, protocol.method, step, **used)
     tables = {
         name: {key: x for key, x in table.items() if key != "threshold"}
         for name, table in protocol.benchmarks.items()

@@ -18,6 +18,7 @@ import jax
 import jaxlib
 import numpy as np
 import PIL
+from absl import logging
 from jaxtyping import Int32, UInt8, UInt16
 
 import tcl_jax
@@ -186,6 +187,8 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         file = file / RESULTS_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        if found := _thresholds_of_scenes(content):
+            raise ValueError(f"they are of drawn scenes; give as a number that of {found}")
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format_version is not {FORMAT_VERSION}")
         for entry in (*content["benchmarks"].values(), content["fingerprint"]):
@@ -201,14 +204,15 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def best_thresholds(
-    folder: str | os.PathLike[str], method: str, **used: Any
+    folder: str | os.PathLike[str], method: str, step: int | None = None, **used: Any
 ) -> tuple[float, dict[str, float]]:
-    """The best thresholds of a method, as an evaluation that looked for them has found them, or the
-    one that a run on pairs proposes without labels.
+    """The best thresholds of a method, as an evaluation that looked for them has found them, or
+    else the one that a run on pairs proposes without labels.
 
     Args:
         folder: the evaluation's output, or the part of it that is the method's; or a run's workdir.
         method: a key of `models.methods.METHODS`.
+        step: of the run that the model is from; that a proposal is of another one is logged.
         used: fields of a fingerprint that threshold and masks depend on.
 
     Returns:
@@ -218,12 +222,21 @@ def best_thresholds(
         InputError: if there are none, or they are of another method or other masks.
     """
     path, what = user_path(folder), f"threshold {f'{BEST}:{folder}'!r}"
-    if (path / PAIRS_FILE).is_file():
-        best, fields, benchmarks = _read_proposal(path / PAIRS_FILE)
-    else:
-        content = read_results(path / method if (path / method).is_dir() else path)
+    proposal, best = path / PAIRS_FILE, None
+    own = path / method if (path / method).is_dir() else path
+    if not proposal.is_file() or (own / RESULTS_FILE).is_file():
+        content = read_results(own)
         best, benchmarks = content.get("best_threshold"), content["benchmarks"]
         fields = content["fingerprint"]
+    if best is None and proposal.is_file():
+        best, fields, benchmarks = _read_proposal(proposal)
+        at = fields["step"]
+        if None not in (step, at, best) and step != at:
+            logging.warning(
+                "%s was found after step %s, and this model is of step %s; the run finds it anew "
+                "when it comes to its end",
+                what, at, step,
+            )  # fmt: skip
     if best is None:
         raise InputError(
             f"{what}: these results were made with a threshold that was given, or of no masks; "
@@ -245,7 +258,16 @@ def _read_proposal(file: Path) -> tuple[float | None, dict[str, Any], dict[str, 
         content = json.loads(file.read_text(encoding="utf-8"))
         if "scores" not in content or not isinstance(content.get("made_with", {}), dict):
             raise ValueError("it has no scores")
-        return content.get("threshold"), content.get("made_with", {}), {}
+        made = {"step": content.get("step")} | content.get("made_with", {})
+        return content.get("threshold"), made, {}
+
+
+def _thresholds_of_scenes(content: Mapping[str, Any]) -> str:
+    """By row, of what a run on drawn scenes writes; else ""."""
+    rows = content.items()
+    if not all(isinstance(row, dict) and "threshold" in row for _, row in rows):
+        return ""
+    return ", ".join(f"{name}, {row['threshold']:g}" for name, row in rows)
 
 
 def _to_json(result: BenchmarkResult) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tcl_jax.evaluation.protocol import (
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import (
+    PAIRS_FILE,
     RESULTS_FILE,
     BenchmarkResult,
     Evaluated,
@@ -181,7 +182,9 @@ def _check_kept(threshold: Any, output: Path) -> None:
     if not str(threshold).startswith(f"{BEST}:"):
         return
     found = user_path(threshold.removeprefix(f"{BEST}:")).absolute()
-    if output in (found, found.parent) or (output.parent == found and output.name in METHODS):
+    of_method = found.name in METHODS and not (found / PAIRS_FILE).is_file()
+    above = found.parent if of_method else found
+    if output in (found, above) or (output.parent == found and output.name in METHODS):
         raise InputError(
             f"threshold {threshold!r} is read from what output {str(output)!r} would overwrite; "
             "choose another output"

@@ -94,7 +94,7 @@ class ShapesEvaluator:
             self.test = ShapesSource("test", num_examples=size, image_size=side, seed=config.seed)
 
     def __call__(self, params: Any, frozen: Any) -> Evaluation:
-        """Scores in per cent."""
+        """Scores in per cent, and the threshold at which, a fraction."""
         everything, name = self._join(params, frozen), self._shown[-1]
         search = self._search(name, everything, self.validation)
         scores = scores_at(search, search.best)
@@ -152,7 +152,7 @@ class ShapesEvaluator:
 
     # ---------------------------------------------------------------------------------- the report
 
-    def report(self, params: Any, frozen: Any, workdir: Path) -> None:
+    def report(self, params: Any, frozen: Any, workdir: Path, step: int) -> None:
         """Scores test scenes, which chose nothing; prints and writes results.json.
 
         What is trained stands beside its CLIP, each with PAMR and without, at the threshold that is
@@ -179,11 +179,12 @@ class ShapesEvaluator:
         }
         write_json(workdir / "results.json", rounded)
         columns = list(next(iter(results.values())))
+        heads = [c if c == "threshold" else f"{c} %" for c in columns]
         rows = [
             (method, *(f"{scores[c]:.2f}" if c in scores else UNKNOWN for c in columns))
             for method, scores in rounded.items()
         ]
-        print("\n".join(align([("%", *columns), *rows])))
+        print("\n".join(align([("", *heads), *rows])))
         print(f"results: {workdir / 'results.json'}")
         search = chosen[self._shown[-1]]
         if (missed := search.loss(search.own)) > MISSED_BY:

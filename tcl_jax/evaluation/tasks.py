@@ -32,8 +32,8 @@ class RunEvaluator(Protocol):
         """Scores of learned and frozen parameters."""
         ...
 
-    def report(self, params: Any, frozen: Any, workdir: Path) -> None:
-        """Says and writes what came out at the end of the run."""
+    def report(self, params: Any, frozen: Any, workdir: Path, step: int) -> None:
+        """Says and writes what came out at the end of the run, after that step."""
         ...
 
 

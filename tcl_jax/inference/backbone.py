@@ -130,7 +130,9 @@ class Backbone:
         Raises:
             InputError: if a file is missing, damaged, or holds no such tower.
         """
-        loaded = load_backbone(path, family, heads, text=text, text_heads=text_heads, prefix=prefix)
+        loaded = load_backbone(
+            path, family, heads, text=text, text_heads=text_heads, prefix=prefix, sure=True
+        )
         check_prefix(prefix, [loaded.origin["prefix"]])
         return cls(loaded, dtype=dtype)
 

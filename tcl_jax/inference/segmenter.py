@@ -357,12 +357,12 @@ class Segmenter:
             first = self._embed_names(others, templates, background=False)
             embeddings = np.concatenate([first, embeddings])
             classes = number_synonyms([others, *things])
-        chosen = self.settings.background_score(options.refine) if threshold is None else threshold
+        own = self.settings.background_score(method, options.refine)
         return Segmentation(
             image=(rgb := as_rgb(image)),
             texts=tuple(thing[0] for thing in things),
             scores=self._slide(rgb, embeddings, options, mode, short_side, classes, finds),
-            threshold=float(chosen) if background else None,
+            threshold=float(own if threshold is None else threshold) if background else None,
         )
 
     def _slide(

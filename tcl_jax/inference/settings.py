@@ -40,7 +40,8 @@ class InferenceSettings:
         window: side of sliding windows, in pixels; 0: one window of the whole image.
         stride: distance of sliding windows, in pixels.
         threshold: score of the background class, in [0, 1]; None: 0.4 with PAMR, else 0.5. Of
-            other scores than masks: the probability below which a pixel is of the background.
+            masks it is for those by `refine`, see `background_score`; of other scores it is the
+            probability below which a pixel is of the background.
         refine: how masks are refined, one of `models.method.REFINEMENTS`; by PAMR, other scores
             are refined at the image's own size.
         kp_weight: share of CLIP's own dense prediction that is mixed in, in [0, 1].
@@ -107,13 +108,18 @@ class InferenceSettings:
         if not isinstance(self.templates, str):
             object.__setattr__(self, "templates", sentences)
 
-    def background_score(self, refine: str) -> float:
+    def background_score(self, model: Method, refine: str) -> float:
         """Score of the background; TCL's where the settings leave it open.
 
+        A threshold of masks is for those refined as the settings say: others have the method's own.
+
         Args:
+            model: the method.
             refine: how the scores are refined.
         """
-        return THRESHOLDS[refine] if self.threshold is None else self.threshold
+        known = refine == self.refine or self.scores != "masks"
+        threshold = self.threshold if known else default_settings(model).threshold
+        return THRESHOLDS[refine] if threshold is None else threshold
 
     def options_for(
         self,

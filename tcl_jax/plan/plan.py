@@ -14,8 +14,8 @@ from tcl_jax.plan.topologies import topology_devices
 from tcl_jax.plan.traced_flops import traced_flops
 from tcl_jax.plan.training_program import trace_step
 from tcl_jax.training.build import abstract_experiment
+from tcl_jax.training.check import number_of_updates
 from tcl_jax.training.chips import Chip, chip_of
-from tcl_jax.training.loop import number_of_updates
 from tcl_jax.training.step import PHASES
 
 

@@ -41,6 +41,8 @@ OTHERS = (
     "eval.tasks", "eval.templates", "objective",
 )  # fmt: skip
 """Fields with rules of their own."""
+ENDS = frozenset({"eval.every", "eval.shards", "eval.tasks"})
+"""Fields that tell which evaluation is a run's last."""
 
 PAIRS = "pairs"
 """The task of held-out pairs."""
@@ -116,10 +118,29 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_same_config(config: dict[str, Any], stored: dict[str, Any]) -> None:
+def number_of_updates(config: ConfigDict) -> int:
+    """Updates of a run: up to its last evaluation, counting from 0, and that step itself.
+
+    A run without a task goes to the end of its schedule.
+    """
+    return _updates(flatten(config.to_dict()))
+
+
+def _updates(flat: dict[str, Any]) -> int:
+    total, every = flat["train.total_steps"], flat["eval.every"]
+    judged = flat["eval.tasks"] or flat.get("eval.shards")  # which earlier versions have not
+    return (total // every * every if judged else total) + 1
+
+
+def check_same_config(config: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     """Refuses to continue a run with another config, but for a `train.total_steps` that has grown.
 
-    What is recorded beside the fields, see `build.Experiment.record`, may differ.
+    How it is judged, `eval`, may differ, unless that would end the run earlier or rank by another
+    score the checkpoints that it has; so may what is recorded beside the fields, see
+    `build.Experiment.record`.
+
+    Returns:
+        The fields of `eval` that differ.
 
     Raises:
         InputError: listing the fields that differ, with both values.
@@ -129,13 +150,22 @@ def check_same_config(config: dict[str, Any], stored: dict[str, Any]) -> None:
         flatten({name: x for name, x in one.items() if name not in recorded})
         for one in (config, stored)
     )
-    lines = [
-        f"  {name}: {theirs.get(name, '(absent)')!r} there, {ours.get(name, '(absent)')!r} now"
+    differing = [
+        name
         for name in sorted(ours.keys() | theirs.keys())
         if _plain(ours.get(name)) != _plain(theirs.get(name))
         # A field that an earlier or later version does not have, at a value that changes nothing.
         and (name in ours.keys() & theirs.keys() or ours.get(name) or theirs.get(name))
         and not (name == "train.total_steps" and ours.get(name, 0) > theirs.get(name, 0))
+    ]
+    judged = [name for name in differing if name.startswith("eval.")]
+    free = {*judged} - ({"eval.best_metric"} if theirs.get("eval.best_metric") else set())
+    if free & ENDS and _updates(ours) < _updates(theirs):
+        free -= ENDS
+    lines = [
+        f"  {name}: {theirs.get(name, '(absent)')!r} there, {ours.get(name, '(absent)')!r} now"
+        for name in differing
+        if name not in free
     ]
     if lines:
         raise InputError(
@@ -144,6 +174,7 @@ def check_same_config(config: dict[str, Any], stored: dict[str, Any]) -> None:
             + "\nStart in a new workdir, or give the same config to continue that run (with more "
             "train.total_steps, if you like)."
         )
+    return judged
 
 
 def _plain(value: Any) -> Any:

@@ -44,7 +44,12 @@ def family_of(config: ConfigDict) -> str:
 
 
 def describe_end(
-    config: ConfigDict, workdir: Path, step: int, clip: Path | None, kept: Sequence[str]
+    config: ConfigDict,
+    workdir: Path,
+    step: int,
+    clip: Path | None,
+    kept: Sequence[str],
+    backgrounds: Sequence[bool] = (),
 ) -> str:
     """What was written, and the next commands.
 
@@ -53,6 +58,7 @@ def describe_end(
         step: of its last checkpoint.
         clip: what `write_trained_clip` wrote.
         kept: --config.FIELD=VALUE of what a run upon that CLIP has in common with this one.
+        backgrounds: of each entry of `eval.tasks`, whether it is a benchmark with a background.
     """
     run, tasks = str(workdir), config.eval.tasks
     written = f"written: the last step, {workdir / 'checkpoints' / str(step)}"
@@ -60,23 +66,37 @@ def describe_end(
         upon = re.sub(r"(?<=[^/])_clip$", "", run)
         upon = f"{run}_tcl" if upon == run else upon
         words = [f"--workdir={upon}", f"--config.model.weights={run}", *kept]
+        file, written = f"configs/{family_of(config)}.py", f"{written}, and the CLIP, {clip}"
+        if config.data.source == "mixture":
+            return (
+                f"{written}\nnext, what segments with it: write a config file, upon {file}, that "
+                "has this run's data.mixture, which flags cannot give, and\ntrain by that with "
+                f"{shlex.join(words)}"
+            )
         return (
-            f"{written}, and the CLIP, {clip}\n"
-            "next, what segments with it:\n"
-            f"  python -m tcl_jax.main --config=configs/{family_of(config)}.py {shlex.join(words)}"
+            f"{written}\nnext, what segments with it:\n"
+            f"  python -m tcl_jax.main --config={file} {shlex.join(words)}"
         )
     drawn, names = "shapes" in tasks, config.eval.names
     texts = [f"--text={name}" for name in (class_names()[:2] if drawn else ("a cat", "grass"))]
-    image = workdir / "scene.png" if drawn else "photo.jpg"
+    image = workdir / "scene.png" if drawn else "photos"
     segment = [f"--image={image}", *([f"--texts_file={names}"] if names else texts), "--output=out"]
+    # What is trained neither as a CLIP nor as TCL is not judged by pairs: it has found a threshold.
+    segment += [f"--threshold=best:{run}"] if config.eval.shards else []
     labelled = ["--images=photos", "--labels=masks", f"--classes={names or 'names.txt'}"]
-    own = [f"--benchmark={x}" for x in tasks if x.endswith(".toml")] or [*labelled, "--background"]
-    judged = [*own, "--threshold=best", f"--output={run}_scores"]
+    own = {
+        f"--benchmark={x}": background
+        for x, background in zip(tasks, backgrounds, strict=False)
+        if x.lower().endswith(".toml")
+    }
+    judged = [*(own or [*labelled, "--background"])]
+    judged += ["--threshold=best"] if any(own.values()) or not own else []
+    judged.append(f"--output={run}_scores")
+    how = "" if own else " (without --background where label 0 is a name as others are)"
     checkpoint = shlex.join([f"--checkpoint={run}"])
     return (
         f"{written}\n"
-        "next, its scores on images with label maps (without --background where label 0 is a name "
-        "as others are),\nand what it finds in an image:\n"
+        f"next, its scores on images with label maps{how},\nand what it finds in an image:\n"
         f"  python -m tcl_jax.evaluate {checkpoint} {shlex.join(judged)}\n"
         f"  python -m tcl_jax.segment {checkpoint} {shlex.join(segment)}"
     )

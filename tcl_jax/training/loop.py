@@ -40,7 +40,7 @@ from tcl_jax.parallel.processes import (
 )
 from tcl_jax.training.batches import open_batches
 from tcl_jax.training.build import Experiment, build_adamw, build_step
-from tcl_jax.training.check import check_same_config, tasks_of
+from tcl_jax.training.check import check_same_config, number_of_updates
 from tcl_jax.training.chips import mfu
 from tcl_jax.training.examples import ExampleMasks
 from tcl_jax.training.interrupt import Interrupt
@@ -81,15 +81,6 @@ class Outcome:
 
 class NonFiniteError(RunError):
     """The loss or its gradient was not finite; names the step and the terms."""
-
-
-def number_of_updates(config: ConfigDict) -> int:
-    """Updates of a run: up to its last evaluation, counting from 0, and that step itself.
-
-    A run without a task goes to the end of its schedule.
-    """
-    total, every = config.train.total_steps, config.eval.every
-    return (total // every * every if tasks_of(config) else total) + 1
 
 
 def train(
@@ -162,7 +153,11 @@ def _train(
                     "another version wrote them; start in a new workdir"
                 )
             # Where `config.json` is gone, this alone tells another config.
-            check_same_config(settings, restored.config)
+            if judged := check_same_config(settings, restored.config):
+                logging.info(
+                    "%s: given otherwise until now; scores before and after are not alike",
+                    ", ".join(judged),
+                )
             check_frozen(restored.config["frozen"], experiment.identities)
             # What lies there now may be other weights: these have been trained since.
             settings["begun_from"] = restored.config.get("begun_from", {})
@@ -188,7 +183,8 @@ def _train(
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
     window = TrainMetrics()
-    area = AreaWatch(config.loss.area_prior, config.optim.warmup_steps)
+    warmup = min(config.optim.warmup_steps, t.total_steps // 10)  # time enough for areas
+    area = AreaWatch(config.loss.area_prior, warmup)
     examples = ExampleMasks(experiment, mesh)
     if is_writer:
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
@@ -268,7 +264,7 @@ def _train(
                 seconds = progress.seconds_per_step()
                 values = window.compute()
                 _check_finite(failure, root)
-                if is_writer and "mask_area" in values:
+                if is_writer and config.loss.area and "mask_area" in values:
                     area.check(done, values["mask_area"])
                 values["bad_share"] = bad_samples.check(sum_over_processes(bad_samples.totals()))
                 both = step >= t.backbone_from_step

@@ -51,23 +51,26 @@ class TrainMetrics:
 class AreaWatch:
     """Tells, each time that it happens, that masks leave the area which the loss expects of them.
 
-    A factor of `FAR` from the prior means masks of twice or half what captions name, more than data
-    sets differ by: sooner or later all of an image, or nothing.
+    A factor of `FAR` from the prior, of the masks' area or of what they leave, is more than data
+    sets differ by: sooner or later masks are all of an image, or nothing. It is told again once
+    they were within a factor of `NEAR`, lest noise at the border tell it.
 
     Args:
         prior: `loss.area_prior`.
         warmup_steps: before which nothing is told.
     """
 
-    FAR = 2.0
+    FAR, NEAR = 2.0, 1.5
 
     def __init__(self, prior: float, warmup_steps: int) -> None:
         self._prior, self._warmup_steps, self._far = prior, warmup_steps, False
 
     def check(self, step: int, area: float) -> None:
         """Takes the mean share of an image that its caption's mask covers since the last log."""
-        before, low, high = self._far, self._prior / self.FAR, self._prior * self.FAR
-        self._far = step > self._warmup_steps and not low <= area <= high
+        before, prior = self._far, self._prior
+        factor = self.NEAR if before else self.FAR
+        high = min(prior * factor, 1 - (1 - prior) / factor)
+        self._far = step > self._warmup_steps and not prior / factor <= area <= high
         if not self._far or before:
             return
         logging.warning(

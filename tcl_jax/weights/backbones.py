@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from tcl_jax.errors import shorten
 from tcl_jax.files import user_path
@@ -99,12 +100,14 @@ class FoundBackbone:
         layout: how its tensors are named.
         tensors: by the names that the layout's `to_params` takes.
         sizes, heads: of its blocks.
+        other: a tensor beside it that no DINO has, if its names are DINO's.
     """
 
     layout: Layout
     tensors: Renamed
     sizes: Sizes
     heads: int
+    other: str = ""
 
     @property
     def family(self) -> Family:
@@ -128,12 +131,15 @@ class FoundBackbone:
         found, named = self.sizes, self.released
         size = f"of the size of {' or '.join(named)}" if named else "of a size of its own"
         grid = round(found.positions**0.5)
+        other = (
+            f", but with {self.other}, as classifiers of timm and MAE have" if self.other else ""
+        )
         trained = f", positions of {grid}x{grid} patches" if found.positions else ""
         mlp = "SwiGLU" if found.gated else "MLP"
         return (
             f"{self.family.title} {size} ({found.depth} blocks, width {found.width}, "
             f"{self.heads} heads, {mlp} {found.hidden}, patch {found.patch}, "
-            f"{found.registers} registers{trained}), {self.layout.style} names"
+            f"{found.registers} registers{trained}), {self.layout.style} names{other}"
         )
 
 
@@ -195,12 +201,13 @@ def load_backbone(
     prefix: str = "",
     dtype: Any = np.float32,
     name: str = "",
+    sure: bool = False,
 ) -> LoadedBackbone:
     """A pretrained vision tower by path, or by name ("dinov2-reg:B/14").
 
     Weights of DINOv2 without registers are used as its authors' code does, also if Hugging Face's
     names are in the file, whose own code resamples positions a little differently. A plain ViT of
-    which nothing tells another training, such as MAE's encoder alone, is taken for DINO's.
+    another training is taken for DINO's, with a warning where something tells it, as a classifier.
 
     Args:
         source: see `hub.locate_backbone`; a file or a folder.
@@ -214,6 +221,8 @@ def load_backbone(
         prefix: see `names.choose_prefix`.
         dtype: of the parameters; None keeps each tensor's own.
         name: of a released tower, whose size it must have if it has that of any; "": `source`.
+        sure: whether a plain ViT is refused in which something tells that it is no DINO, unless
+            `family` says that it is taken for one.
 
     Raises:
         InputError: if a file is missing, damaged, or holds no such tower; it is named.
@@ -225,6 +234,11 @@ def load_backbone(
     with open_model(path) as file:
         with prepending_path(path):
             found = find_backbone(file, family or (row.name if row else None), heads, prefix)
+            if found.other and not (family or row):
+                if sure:
+                    how = "choose another file, or have it taken for a DINO by family='dino'"
+                    raise WeightError(f"it is {found.title}; {how}")
+                logging.warning("%s is taken for %s: no DINO has that tensor", path, found.title)
             # A file that is given may be of a size of its own, but not of another's.
             if row and size not in found.released and (found.released or name == str(source)):
                 raise WeightError(
@@ -316,8 +330,7 @@ def find_backbone(
     start = choose_prefix(sorted(fitting), prefix, "backbone")
     own = {name.removeprefix(start): x for name, x in plain.items() if name.startswith(start)}
     layout = _choose(fitting[start], own, file)
-    if layout.family == "dino" and family is None:
-        dinov2.refuse_others(plain, start)
+    beside = dinov2.find_other(plain, start) if layout.family == "dino" else ""
     names = {ours: [theirs] for ours, theirs in layout.rename(own).items()}
     tensors = Renamed(file, names, prefix=start)
     try:
@@ -327,7 +340,7 @@ def find_backbone(
             f"this looks like {FAMILIES[layout.family].title}, but the tensors that tell its sizes "
             f"are missing or of other shapes ({error}); choose a whole one"
         ) from error
-    return FoundBackbone(layout, tensors, sizes, _count_heads(layout, sizes, heads, file))
+    return FoundBackbone(layout, tensors, sizes, _count_heads(layout, sizes, heads, file), beside)
 
 
 def holds_backbone(file: TensorFile) -> bool:
@@ -343,8 +356,10 @@ def hint_of_backbone(source: Source) -> str:
     with open_model(find_weights(path)) as file:
         try:
             found = find_backbone(file)
-        except WeightError:  # there is none, or several, or one of another training
+        except WeightError:  # there is none, or several
             return ""
+    if found.other:
+        return ""
     uses = {"tips": "--model=tips --weights=backbone", "dino": "--model=proxyclip --weights=second"}
     use = uses.get(found.family.name, "--model=talk2dino --weights=backbone")
     return f". It is {found.title}: give it as a part of a model, such as {use}={os.fspath(source)}"

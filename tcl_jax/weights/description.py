@@ -60,7 +60,8 @@ def _models_in(file: TensorFile, prefix: str) -> str:
         elif holds_backbone(file):
             backbone = find_backbone(file, prefix=prefix)
             tensors, what = backbone.tensors, backbone.title
-            assumed = _PLAIN if backbone.family.name == "dino" else ""
+            plain = backbone.family.name == "dino" and not backbone.other
+            assumed = _PLAIN if plain else ""
             what += f", and {texts}" if texts else ""
         elif texts:
             return f"{texts}, for a vision tower that is in another file"

@@ -65,23 +65,15 @@ HUGGING_FACE = {
 this order."""
 
 
-def refuse_others(names: Collection[str], prefix: str) -> None:
-    """Refuses a plain ViT in which something tells that it is no DINO.
+def find_other(names: Collection[str], prefix: str) -> str:
+    """Which of `OTHERS` tells that a plain ViT is no DINO; "" if none does.
 
     Args:
         names: all of its file.
         prefix: of DINO's names among them.
-
-    Raises:
-        WeightError: with what tells it.
     """
     around = (prefix, prefix.removesuffix("vit."))  # Hugging Face's tower in a larger model
-    if other := next((x for x in OTHERS if any(f"{at}{x}" in names for at in around)), None):
-        raise mapping.WeightError(
-            f"it is a plain vision transformer with {other}, as classifiers of timm and MAE have "
-            "and no DINO has; choose another file, or have Backbone.from_file take it for one by "
-            "family='dino'"
-        )
+    return next((x for x in OTHERS if any(f"{at}{x}" in names for at in around)), "")
 
 
 def join(*tensors: np.ndarray) -> np.ndarray:

@@ -212,6 +212,10 @@ def test_upload_type_segment_and_move_the_sliders(site: Site, tmp_path: Path) ->
     runs = site.answers.model_runs
     page.click("#segment")
     wait_for_masks(page, result(0.3))
+    page.check("#pamr input")
+    wait_for_masks(page, result(0.4, pamr=True))  # 0.3 is of masks without
+    page.uncheck("#pamr input")
+    wait_for_masks(page, result(0.3))
     assert sum(share > 0.01 for share in result(0.3).fractions.values()) >= 3
 
     # From here on everything is drawn from what the page has.
@@ -228,7 +232,7 @@ def test_upload_type_segment_and_move_the_sliders(site: Site, tmp_path: Path) ->
     assert np.abs(pixels(page).astype(int) - result(None).overlay(0.6)).mean() < 4
     move(page, "opacity", 1)
     wait_for(page, lambda: np.array_equal(pixels(page), result(None).overlay(1.0)))
-    assert site.answers.model_runs == runs + 1
+    assert site.answers.model_runs == runs + 2
     assert [url for url in site.requests[asked:] if "queue/join" in url] == []
 
     assert downloaded(page, tmp_path) == {

@@ -40,14 +40,14 @@ def test_the_threshold_that_the_page_begins_with(monkeypatch: pytest.MonkeyPatch
 
     @contextlib.contextmanager
     def serving(answers: Any, *_: Any) -> Iterator[str]:
-        found.append(answers.thresholds(pamr=False))
+        found.extend(answers.thresholds(pamr) for pamr in (True, False))
         raise KeyboardInterrupt
         yield
 
     monkeypatch.setattr("tcl_jax.demo.server.serving", serving)
     port = f"--port={free_port()}"
     run([CLIP, "--threshold=0.125", port])
-    assert found == [{"maskclip": 0.125}]
+    assert found == [{"maskclip": 0.125}, {"maskclip": 0.5}]  # of masks as the page begins with
     with pytest.raises(InputError, match="no results at 'nowhere'"):
         run([CLIP, "--threshold=best:nowhere", port])
 

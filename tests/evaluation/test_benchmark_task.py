@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     again = evaluators["voc20"](doubled, frozen)
     assert again.scores != found["voc20"].scores
     assert evaluator._engine._compiled._cache_size() == 1
-    evaluators["voc20"].report(params, frozen, tmp_path)
+    evaluators["voc20"].report(params, frozen, tmp_path, 3)
     assert f"{again.scores['miou']:.2f}"[:4] in (tmp_path / "voc20.json").read_text()
 
 

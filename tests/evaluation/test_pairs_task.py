@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def test_benchmarks_and_pairs_of_ones_own(
     for name, evaluator in evaluators.items():
         scores = evaluator(experiment.params, experiment.frozen).scores
         found |= {f"{name}/{score}": value for score, value in scores.items()}
-        evaluator.report(experiment.params, experiment.frozen, tmp_path)
+        evaluator.report(experiment.params, experiment.frozen, tmp_path, 3)
     said = capsys.readouterr().out
     assert "mine val: miou" in said and "threshold without labels" in said
     assert "mine/miou" in found
@@ -155,6 +156,18 @@ def test_benchmarks_and_pairs_of_ones_own(
     assert make_protocol(model, pamr=False, **how).threshold == written["threshold"]
     with pytest.raises(InputError, match="refine='none', and this is refine='pamr'"):
         make_protocol(model, pamr=True, **how)
+    caplog.clear()
+    for step in (3, 4):
+        assert "step 3" not in caplog.text
+        make_protocol(dataclasses.replace(model, origin={"run": {"step": step}}), pamr=False, **how)
+    assert "found after step 3, and this model is of step 4" in caplog.text
+    # With labels it is better known.
+    made = {**written["made_with"], "refine": "pamr"}
+    results = {"format_version": 1, "benchmarks": {}, "fingerprint": made}
+    for best, refine in ((0.25, "pamr"), (None, "none")):
+        (tmp_path / "results.json").write_text(json.dumps(results | {"best_threshold": best}))
+        taken = make_protocol(model, refine=refine, **how).threshold
+        assert taken == (best or written["threshold"])
 
 
 def test_a_clip_is_scored_by_its_own_cosines(tmp_path: Path) -> None:
@@ -169,7 +182,7 @@ def test_a_clip_is_scored_by_its_own_cosines(tmp_path: Path) -> None:
     assert scores == pytest.approx(expected(similarity, evaluator._pairs))
     moved = jax.tree.map(lambda x: x + 0.3 * np.cos(np.arange(x.size)).reshape(x.shape), params)
     assert evaluator(moved, {}).scores != scores  # texts and images anew
-    evaluator.report(moved, {}, tmp_path)
+    evaluator.report(moved, {}, tmp_path, 3)
     with pytest.raises(InputError, match="of no masks"):
         best_thresholds(tmp_path, "maskclip")
 

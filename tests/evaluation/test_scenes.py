@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from tcl_jax.errors import InputError
 from tcl_jax.evaluation import scenes
+from tcl_jax.evaluation.results import best_thresholds
 from tcl_jax.evaluation.scenes_report import MISSED_BY, ShapesEvaluator
 from tcl_jax.evaluation.scores import Counts, count_pixels
 from tcl_jax.evaluation.tasks import make_evaluators
@@ -61,10 +62,12 @@ def test_a_run_compiles_each_method_once(
     assert again.scores == first.scores and again.images.keys() == first.images.keys()
     for name, image in again.images.items():
         np.testing.assert_array_equal(image, first.images[name])
-    evaluator.report(experiment.params, experiment.frozen, tmp_path)
+    evaluator.report(experiment.params, experiment.frozen, tmp_path, 3)
     said, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
     rows = [f"{name}{refined}" for name in methods for refined in ("", "+pamr")]
     assert list(results) == rows
+    with pytest.raises(InputError, match=r"they are of drawn scenes; .*clip\+pamr, [\d.]+"):
+        best_thresholds(tmp_path, "tcl")
     assert all(np.isfinite(list(scores.values())).all() for scores in results.values())
     assert set(results["clip"]) - set(results["clip+pamr"]) == {"retrieval_at_1"}
     everything = evaluator._join(experiment.params, experiment.frozen)

@@ -51,7 +51,7 @@ def assert_same_counts(ours: Counts, theirs: Counts) -> None:
 
 def test_counts_are_those_of_runs_at_each_threshold(tmp_path: Path) -> None:
     # The file's own threshold gives way to the best that was found.
-    index, best = scenes(tmp_path, threshold=0.42), tmp_path / "best"
+    index, best = scenes(tmp_path, threshold=0.42), tmp_path / "again/best"
     run(dataclasses.replace(index, examples=index.examples[:3]), best, "best")
     logs = sorted(best.glob("*/progress/*"))
     begun = [log.read_text() for log in logs]
@@ -99,9 +99,9 @@ def test_counts_are_those_of_runs_at_each_threshold(tmp_path: Path) -> None:
     sclip = MODEL.with_method("sclip")
     with pytest.raises(InputError, match="logit_scale=40.0, and this is logit_scale=20.0"):
         make_protocol(sclip, threshold=f"best:{best}", refine="none", logit_scale=20.0)
-    for output in (best, best / "sclip"):
+    for output, read in ((best, best), (best / "sclip", best), (best, best / "sclip")):
         with pytest.raises(InputError, match="would overwrite"):
-            run(index, output, f"best:{best}")
+            run(index, output, f"best:{read}")
     with pytest.raises(InputError, match="looks for none and would overwrite"):
         run(index, best, 0.5)
 

@@ -11,6 +11,7 @@ from tcl_jax import Backbone
 from tcl_jax.errors import InputError
 from tcl_jax.models.vit import resize_positions
 from tcl_jax.ops.images import IMAGENET, renormalize
+from tcl_jax.weights.backbones import load_backbone
 from tcl_jax.weights.description import describe_file
 from tests.inference.test_backbone import Tensors, write
 from tests.reference import load, nchw_to_nhwc, relative_error
@@ -58,13 +59,20 @@ def test_whole_checkpoints(tmp_path: Path) -> None:
     np.testing.assert_array_equal(teacher.features(image).cls, plain.features(image).cls)
 
 
-def test_other_plain_vision_transformers(tmp_path: Path) -> None:
+def test_other_plain_vision_transformers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tensors, extra = dino_of("proxyclip"), np.ones((3, 128), np.float32)
     for name in ("head.weight", "decoder_embed.weight"):  # timm's, MAE's
         path = write(tmp_path / f"{name}.npz", tensors | {name: extra})
-        with pytest.raises(InputError, match=f"transformer with {name},.*family='dino'"):
+        with pytest.raises(InputError, match=f"with {name}, as.* MAE .*family='dino'"):
             Backbone.from_file(path)
-        assert Backbone.from_file(path, "dino").family == "dino"
+        assert f"with {name}, as classifiers of timm" in describe_file(str(path))
+        with pytest.raises(InputError, match="holds no dinov2, but DINO .*one of dino in place"):
+            load_backbone(path, "dinov2")
+        caplog.clear()
+        assert Backbone.from_file(path, "dino").family == "dino" and not caplog.text
+        # A part of a model, or of a run that was begun with it.
+        assert load_backbone(path).family.name == "dino"
+        assert f"{path} is taken for DINO" in caplog.text and name in caplog.text
     plain = write(tmp_path / "plain.npz", tensors)
     assert "of what training it is they do not tell" in describe_file(str(plain))
 

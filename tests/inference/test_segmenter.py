@@ -20,6 +20,7 @@ from PIL import Image
 
 import tcl_jax
 from tcl_jax.errors import InputError
+from tcl_jax.evaluation.protocol import make_protocol
 from tcl_jax.inference import segmenter as segmenter_module
 from tcl_jax.inference.model import load_model, model_from_torch, save_model
 from tcl_jax.inference.segmenter import Segmenter, padded_count
@@ -221,7 +222,12 @@ def test_hundred_megapixels(shapes: Segmenter) -> None:
 def test_settings_of_a_model_are_its_defaults() -> None:
     model = reference_torch_model()
     settings = InferenceSettings(64, 32, threshold=0.7, refine="none", kp_weight=0.0)
-    own = Segmenter(dataclasses.replace(model, settings=settings))
+    model = dataclasses.replace(model, settings=settings)
+    own = Segmenter(model)
+    for refine, score in (("none", 0.7), ("pamr", 0.4)):  # 0.7 is of masks without PAMR
+        assert settings.background_score(model.method, refine) == score
+        assert make_protocol(model, refine=refine).threshold == score
+    assert make_protocol(model, refine="pamr", threshold=0.7).threshold == 0.7
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     texts = load("masks")["text_emb"]
     np.testing.assert_array_equal(

@@ -262,7 +262,8 @@ def test_the_authors_protocol(tmp_path: Path) -> None:
     model = model_of("tips", tmp_path)
     shapes = model.method.describe()["shapes"]
     shapes["tips/vision/positional_embedding"] = [1024, 96]
-    assert default_settings(TIPS(from_json(shapes))) == own
+    tips = TIPS(from_json(shapes))
+    assert default_settings(tips) == own and own.background_score(tips, "pamr") == 0.0
     assert model.settings == own.with_window(56)  # that of the tiny one
     expected = InferenceSettings(384, 192, 0.0, "none", templates="full", short_side=512,
                                  resize="pillow")  # fmt: skip

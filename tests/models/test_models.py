@@ -72,14 +72,14 @@ def test_random_parameters_have_the_spread_of_openai_s() -> None:
 HIDDEN = np.arange(7) >= np.array([[5], [2]])
 
 
-@pytest.mark.parametrize("many", [4, 7])  # tokens beyond which some at a time
+@pytest.mark.parametrize("most", [4 * 3 * 7 * 7 - 1, 4 * 3 * 7 * 7])  # bytes at a time
 @pytest.mark.parametrize(
     "attention", [softmax_attention, causal_attention, masked_attention(jnp.asarray(HIDDEN))]
 )
 def test_attention_matches_the_formula_head_by_head(
-    attention: Any, many: int, monkeypatch: pytest.MonkeyPatch
+    attention: Any, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attentions, "MANY", many)
+    monkeypatch.setattr(attentions, "MOST_BYTES", most)
     monkeypatch.setattr(attentions, "ROWS", 3)
     query, key, value = np.random.default_rng(0).normal(size=(3, 2, 7, 3, 4)).astype(np.float32)
     found = attention(*map(jnp.asarray, (query, key, value)))
@@ -98,6 +98,7 @@ def test_attention_matches_the_formula_head_by_head(
     ("tokens", "heads", "share"),
     [
         (785, 12, 1.5),  # a ViT-B/16 at 448 pixels
+        (1029, 12, 1.5),  # a ViT-B/14 with registers, at once
         (3137, 6, 0.3),  # a ViT-S/8, of whose weights a block is in memory
     ],
 )

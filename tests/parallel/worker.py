@@ -120,7 +120,7 @@ def judge_pairs(weights: str, folder: Path) -> dict[str, float]:
     experiment = build_experiment(config)
     evaluator = PairsEvaluator(config, experiment)
     scores = evaluator(experiment.params, experiment.frozen).scores
-    evaluator.report(experiment.params, experiment.frozen, folder)
+    evaluator.report(experiment.params, experiment.frozen, folder, 3)
     return dict(scores)
 
 

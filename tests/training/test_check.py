@@ -11,8 +11,12 @@ from ml_collections import ConfigDict
 from configs.tcl import get_config
 from tcl_jax.errors import InputError
 from tcl_jax.training.build import build_experiment
-from tcl_jax.training.check import check_area_group, check_config, check_same_config
-from tcl_jax.training.loop import number_of_updates
+from tcl_jax.training.check import (
+    check_area_group,
+    check_config,
+    check_same_config,
+    number_of_updates,
+)
 from tcl_jax.training.workdir import open_workdir
 
 
@@ -94,6 +98,16 @@ def test_differences_between_configs_are_listed() -> None:
     check_same_config({"train": {"total_steps": 9}}, {"train": {"total_steps": 8}})
     with pytest.raises(InputError, match="total_steps: 8 there, 7 now"):
         check_same_config({"train": {"total_steps": 7}}, {"train": {"total_steps": 8}})
+    # How it is judged may differ, but for an earlier end, and what ranks its checkpoints.
+    stored = {"train": {"total_steps": 10}, "eval": {"every": 10, "tasks": [], "best_metric": ""}}
+    judging = {"every": 5, "tasks": [], "best_metric": "pairs/x", "shards": ["a"], "split": ""}
+    again = {"train": {"total_steps": 10}, "eval": judging}
+    assert check_same_config(again, stored) == ["eval.best_metric", "eval.every", "eval.shards"]
+    with pytest.raises(InputError, match=r"eval.best_metric: 'pairs/x' there, '' now(?!.*every)"):
+        check_same_config(stored, again)
+    judging |= {"every": 4, "best_metric": ""}
+    with pytest.raises(InputError, match=r"(?s)eval.every: 10 there, 4 now.*eval.shards"):
+        check_same_config(again, stored)
     # Fields of another version at values that change nothing.
     check_same_config({"a": 1, "prefix": "", "group": 0, "sizes": {}}, {"a": 1, "tile": 0})
 

@@ -18,7 +18,8 @@ from tcl_jax.training.ending import describe_end, family_of
          ["--config.data.shards=('its own/a.tar',)", "--config.data.caption_field=alt"]),
         ("pairs", "c.data.shards = ('data/a', 'data/b')\n    c.eval.shards = ('data/c',)",
          ["--config.data.crop_scale", "(0.3, 1.0)", "--config.data.allow_missing_shards",
-          "--config.eval.every=9", "--config.train.total_steps=9"],
+          "--config.eval.every=9", "--config.eval.background=0.9", "--config.eval.pamr",
+          "--config.eval.kp_weight=0.5", "--config.train.total_steps=9"],
          ["--config.data.shards=('data/a', 'data/b')", "--config.data.allow_missing_shards=True",
           "--config.data.crop_scale=(0.3, 1.0)", "--config.eval.shards=data/c"]),
         ("shapes", "pass", ["--config.data.num_workers", "3"], ["--config.data.num_workers=3"]),
@@ -51,10 +52,34 @@ def test_the_next_run_has_the_data_of_this_one(
     assert again.eval.shards == config.eval.shards
 
 
-def test_labelled_images_of_ones_own_are_named_as_the_config_names_them(tmp_path: Path) -> None:
-    flags = ["--config.eval.tasks=('mine.toml',)", "--config.eval.names=own words.txt"]
+def test_a_mixture_is_of_a_config_file() -> None:
+    """No flag adds its fields to a config that has none."""
+    config = read_config("configs/pairs_clip.py", ["--config.data.source=mixture"], "main")
+    assert config is not None
+    said = describe_end(config, Path("run_clip"), 3, Path("run_clip/clip_3.safetensors"), [])
+    assert "data.mixture, which flags cannot give" in said and "python -m" not in said
+    assert "--workdir=run --config.model.weights=run_clip" in said
+
+
+@pytest.mark.parametrize(
+    ("tasks", "backgrounds", "judged"),
+    [
+        ("('voc20', 'mine.TOML', 'b.toml')", [False, False, True],
+         ["--benchmark=mine.TOML", "--benchmark=b.toml", "--threshold=best"]),
+        ("('voc', 'mine.toml')", [True, False], ["--benchmark=mine.toml"]),
+        ("()", [], ["--images=photos", "--labels=masks", "--classes=own words.txt", "--background",
+                    "--threshold=best"]),
+    ],
+)  # fmt: skip
+def test_labelled_images_of_ones_own_are_named_as_the_config_names_them(
+    tasks: str, backgrounds: list[bool], judged: list[str]
+) -> None:
+    """With a threshold to choose where one of them has a background."""
+    flags = [f"--config.eval.tasks={tasks}", "--config.eval.names=own words.txt"]
     config = read_config("configs/pairs.py", flags, "main")
     assert config is not None
-    evaluate, segment = describe_end(config, Path("run"), 3, None, []).splitlines()[-2:]
-    assert {"--benchmark=mine.toml", "--threshold=best"} <= {*shlex.split(evaluate)}
+    said = describe_end(config, Path("run"), 3, None, [], backgrounds)
+    evaluate, segment = said.splitlines()[-2:]
+    assert shlex.split(evaluate)[3:] == ["--checkpoint=run", *judged, "--output=run_scores"]
+    assert ("without --background" in said) == (tasks == "()")
     assert "--texts_file=own words.txt" in shlex.split(segment)

@@ -250,7 +250,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good(
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(store.restore(empty).state.params))
 
 
-def test_clip_trains_with_the_same_loop(tmp_path: Path) -> None:
+def test_clip_trains_with_the_same_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config, workdir = tiny_clip_config(), tmp_path / "run"
     config.model.weights = tiny_config(tmp_path).model.weights
     outcome = run(config, workdir)
@@ -262,8 +262,11 @@ def test_clip_trains_with_the_same_loop(tmp_path: Path) -> None:
 
     before = begun_from()
     double(Path(config.model.weights))
-    run(config, workdir)
+    config.eval.background = 0.9
+    with caplog.at_level("INFO", logger="absl"):
+        run(config, workdir)
     assert begun_from() == before
+    assert "eval.background: given otherwise until now" in caplog.text
 
 
 def test_the_papers_config_on_tar_shards(tmp_path: Path) -> None:

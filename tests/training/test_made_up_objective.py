@@ -108,7 +108,7 @@ def test_it_is_trained_evaluated_and_loaded(config: ConfigDict, tmp_path: Path) 
     outcome = train(config, str(tmp_path / "run"), experiment, evaluators)
     moved = np.asarray(outcome.params["letters"]) - experiment.params["letters"]
     assert outcome.finished and np.abs(moved).max() > 0
-    evaluators["shapes"].report(outcome.params, outcome.frozen, tmp_path)
+    evaluators["shapes"].report(outcome.params, outcome.frozen, tmp_path, 3)
     assert '"trained colors": {' in (tmp_path / "results.json").read_text()
     assert (tmp_path / "shapes.png").exists()
 

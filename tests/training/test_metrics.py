@@ -58,13 +58,18 @@ def test_windows_have_means_and_last_values() -> None:
 def test_an_area_far_from_its_prior_is_told_each_time_it_gets_there(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watch, told = AreaWatch(0.4, warmup_steps=10), []
-    areas = (0.01, 0.01, 0.01, 0.21, 0.79, 0.81, 0.9, 0.5, 0.19)
-    for step, area in enumerate(areas, 9):
-        caplog.clear()
-        watch.check(step, area)
-        told += [step] if "loss.area_prior expects 40.0 %" in caplog.text else []
-    assert told == [11, 14, 17]
+    def told(prior: float, *areas: float) -> list[int]:
+        watch, steps = AreaWatch(prior, warmup_steps=10), []
+        for step, area in enumerate(areas, 9):
+            caplog.clear()
+            watch.check(step, area)
+            expected = f"loss.area_prior expects {prior:.1%}".replace("%", " %")
+            steps += [step] if expected in caplog.text else []
+        return steps
+
+    border = (0.19, 0.21, 0.19)
+    assert told(0.4, 0.01, 0.01, 0.01, *border, 0.3, 0.71, 0.68, 0.71, 0.5, *border) == [11, 16, 20]
+    assert told(0.6, 0.5, 0.5, 0.79, 0.81, 0.9) == [12]
 
 
 def test_records_go_to_lines_log_and_tensorboard(
