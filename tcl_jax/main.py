@@ -41,8 +41,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help and mistakes in flags are answered at once.
     import jax
 
+    from tcl_jax.data.sources import check_shards
     from tcl_jax.evaluation.tasks import find_tasks, make_evaluators
-    from tcl_jax.parallel.cores import TUNABLES, asks_for_huge_pages
     from tcl_jax.parallel.processes import raise_on_all_processes, start_processes
     from tcl_jax.training.check import check_area_group, check_config
     from tcl_jax.training.ending import describe_end, family_of, write_trained_clip
@@ -53,13 +53,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
     tasks = raise_on_all_processes(lambda: find_tasks(config))
+    raise_on_all_processes(lambda: check_shards(config.data))
     experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
     evaluators = make_evaluators(config, experiment)
-    if jax.process_index() == 0 and jax.default_backend() == "cpu" and not asks_for_huge_pages():
-        logging.info(
-            "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, set "
-            "GLIBC_TUNABLES=%s before the same command, and it goes on from there", TUNABLES,
-        )  # fmt: skip
     outcome = train(config, workdir, experiment, evaluators)
     if not outcome.finished:
         logging.warning("saved at step %d; the same command goes on from there", outcome.step)

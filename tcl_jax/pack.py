@@ -26,11 +26,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tcl_jax.commands import command_parser, share
-from tcl_jax.config_flags import config_flag, show_own_log
+from tcl_jax.config_flags import config_flag, read_config, show_own_log
 from tcl_jax.errors import InputError, run_command, shorten
 
 CONFIG = "configs/pairs_clip.py"
 """Of the command that comes next."""
+FEW = 100
+"""Fewer held-out images than that find their captions by chance too often."""
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -91,13 +93,20 @@ def _tell(report: dict[str, Any], out: str) -> None:
         print(f"{kind.replace('_', ' ')}: {found['count']:,}: {shorten(first, 3)}")
     if report["left_out"]:
         print(f"all of these are in {os.path.join(out, REPORT)}")
-    if not report["pairs"][HELD_OUT]:
+    held_out = report["pairs"][HELD_OUT]
+    if not held_out:
         print("none is held out to judge by; --held_out=0.02 does that, into a new folder")
-    parts = {"data": TRAIN, "eval": HELD_OUT} if report["pairs"][HELD_OUT] else {"data": TRAIN}
-    shards = [config_flag(f"{k}.shards", (os.path.join(out, part),)) for k, part in parts.items()]
+    elif held_out < FEW:
+        print(f"{held_out} are few to judge by; --held_out=N holds out more, into a new folder")
+    parts = {"data": TRAIN, "eval": HELD_OUT} if held_out else {"data": TRAIN}
+    words = [config_flag(f"{k}.shards", (os.path.join(out, part),)) for k, part in parts.items()]
+    config, few = read_config(CONFIG, [], "pack"), report["pairs"][TRAIN]
+    if config is not None and 0 < few < config.train.global_batch_size:
+        # A power of two, which divides over most numbers of devices.
+        words.append(config_flag("train.global_batch_size", 1 << (few.bit_length() - 1)))
     print(
         "next, a CLIP of these pairs:\n"
-        f"  python -m tcl_jax.main --config={CONFIG} --workdir=runs/pairs_clip {shlex.join(shards)}"
+        f"  python -m tcl_jax.main --config={CONFIG} --workdir=runs/pairs_clip {shlex.join(words)}"
     )
 
 

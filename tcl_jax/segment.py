@@ -47,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("segment", __doc__)
     add_model_flags(p)
     several: dict[str, Any] = {"action": "extend", "nargs": "+", "default": []}
-    p.add_argument("--image", **several, metavar="PATH_OR_GLOB_OR_DIR")
+    p.add_argument(
+        "--image",
+        **several,
+        metavar="PATH_OR_GLOB_OR_DIR",
+        help="the pictures: files, patterns, or folders with all that is below them",
+    )
     p.add_argument("--text", **several, help="names of what to look for")
     p.add_argument("--texts_file", metavar="FILE", help=TEXTS_FILE)
     p.add_argument("--output", metavar="DIR", help="folder for the results")
@@ -61,7 +66,13 @@ def parser() -> argparse.ArgumentParser:
     add_refine_flags(p)
     p.add_argument("--kp_weight", type=share, help="share of CLIP's own dense prediction, 0 to 1")
     add_templates_flag(p)
-    p.add_argument("--mode", choices=("slide", "whole"), default="slide")
+    p.add_argument(
+        "--mode",
+        choices=("slide", "whole"),
+        default="slide",
+        help="in windows that slide over the image, as published scores are made (default), or all "
+        "of it in one pass, which is faster",
+    )
     p.add_argument("--short_side", type=int, help="pixels that the short side is resized to")
     p.add_argument(
         "--masks",

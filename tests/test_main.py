@@ -87,6 +87,7 @@ SHAPES = "--config=configs/shapes.py"
         ([SHAPES, "--workdir=W", "--config.model.sizes.text_width=128"], "text_width=128"),
         ([SHAPES, "--workdir=W", "--config.train.accumulation_steps=3"], "global_batch_size=32"),
         ([SHAPES, "--workdir=setup.py"], "is a file; choose another directory"),
+        (["--config=configs/pairs_clip.py", "--workdir=W"], "no tar shards were given"),
         ([SHAPES, "--workdir=gs://bucket/run"], "workdir 'gs://bucket/run' is an address"),
     ],
 )
@@ -102,7 +103,8 @@ def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Pa
 def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    done = run("--config=configs/tcl.py", f"--workdir={tmp_path / 'run'}")
+    drawn = "--config.data.source=shapes"  # which are there
+    done = run("--config=configs/tcl.py", f"--workdir={tmp_path / 'run'}", drawn)
     assert done.code == 2 and "Traceback" not in done.said
     assert "CLIP ViT-B/16 could not be downloaded" in done.said
     assert not (tmp_path / "run").exists()

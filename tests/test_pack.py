@@ -89,7 +89,8 @@ def test_a_spreadsheet_with_everything_wrong(
     assert report()["pairs"] == {"train": 3, "held_out": 0} and report()["captions"] == 7
     said = capsys.readouterr().out
     assert "missing image: 1: " in said and "line 10: there is no such file" in said
-    assert said.splitlines()[-1].endswith(" --config.data.shards=out/train")
+    flags = " --config.data.shards=out/train --config.train.global_batch_size=2"
+    assert said.splitlines()[-1].endswith(flags)  # 3 do not fill a batch
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,8 @@ def test_other_columns_by_flags(here: Path) -> None:
     assert packed("--captions=l.csv", "--image_column=what", "--caption_column=words") == {
         IMAGES[0]: ["x"]
     }
+    with pytest.raises(InputError, match="'what' cannot hold both .*--caption_column"):
+        packed("--captions=l.csv", "--image_column=what", "--caption_column=what")
     (here / "l.csv").write_text("a.JPG,x,y\n")
     assert packed("--captions=l.csv", "--caption_column=2") == {IMAGES[0]: ["x"]}
 

@@ -95,9 +95,8 @@ def read_caption_file(
         if not objects:
             raise ValueError("it has no rows")
         names = list(dict.fromkeys(name for _, fields in objects for name in fields))
-        columns = Columns(
-            find_column(names, image_column or wanted.image, IMAGE_COLUMNS, "image"),
-            find_column(names, caption_column or wanted.caption, CAPTION_COLUMNS, "caption"),
+        columns = find_columns(
+            names, image_column or wanted.image, caption_column or wanted.caption
         )
     rows = [
         Row(_name(fields.get(columns.image)), captions_in(fields.get(columns.caption)), where)
@@ -106,12 +105,26 @@ def read_caption_file(
     return rows, f"images in column {columns.image!r}, captions in column {columns.caption!r}"
 
 
-def find_column(names: Sequence[str], wanted: str, known: Iterable[str], what: str) -> str:
-    """The column that is wanted, or else the first of the known ones.
+def find_columns(names: Sequence[str], image: str, caption: str) -> Columns:
+    """The columns that are wanted, or else the first of `IMAGE_COLUMNS` and `CAPTION_COLUMNS`.
 
     Raises:
-        ValueError: there is none; the message names those that are there, and the flag.
+        ValueError: there is none, or one is both; the message names those that are there.
     """
+    columns = Columns(
+        _find_column(names, image, IMAGE_COLUMNS, "image"),
+        _find_column(names, caption, CAPTION_COLUMNS, "caption"),
+    )
+    if columns.image == columns.caption:
+        raise ValueError(
+            f"column {columns.image!r} cannot hold both the images and the captions; it has "
+            f"{shorten([repr(n) for n in names], 12)}: say which with --image_column=NAME and "
+            "--caption_column=NAME"
+        )
+    return columns
+
+
+def _find_column(names: Sequence[str], wanted: str, known: Iterable[str], what: str) -> str:
     folded = {_fold(name): name for name in reversed(names)}
     if wanted:
         if wanted in names or _fold(wanted) in folded:

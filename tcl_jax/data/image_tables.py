@@ -13,13 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from tcl_jax.data.caption_files import (
-    CAPTION_COLUMNS,
-    IMAGE_COLUMNS,
-    Row,
-    captions_in,
-    find_column,
-)
+from tcl_jax.data.caption_files import Row, captions_in, find_columns
 from tcl_jax.errors import InputError, as_input_error, shorten
 
 if TYPE_CHECKING:
@@ -106,8 +100,7 @@ def read_tables(
     for file in files:
         with as_input_error(str(file)):
             names = _names(str(file))
-            image = find_column(names, image_column, IMAGE_COLUMNS, "image")
-            caption = find_column(names, caption_column, CAPTION_COLUMNS, "caption")
+            image, caption = find_columns(names, image_column, caption_column)
             place = os.path.relpath(file, folder).replace(os.sep, "/")
             rows += _rows(str(file), place, image, caption)
         said = f"images in column {image!r}, captions in column {caption!r}"

@@ -77,8 +77,9 @@ def make_iterator(
     examples = len(source)
     if examples < global_batch_size:
         raise InputError(
-            f"global_batch_size={global_batch_size}: {source!r} has only {examples} examples, "
-            "which does not fill one batch. Use a smaller batch or more data."
+            f"global_batch_size={global_batch_size}: there are only {examples} examples, which do "
+            f"not fill one batch; give --config.train.global_batch_size=N of at most {examples}, "
+            "or more data"
         )
     parts = source.parts if isinstance(source, Mixture) else (Part(0, examples, examples),)
     order_seed, row_seed = np.random.SeedSequence(seed).generate_state(2, np.uint32)

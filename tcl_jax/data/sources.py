@@ -10,7 +10,8 @@ from tcl_jax.data.features import FeatureSource
 from tcl_jax.data.mixture import Mixture
 from tcl_jax.data.rand_augment import RandAugment
 from tcl_jax.data.random_erasing import RandomErasing
-from tcl_jax.data.tar_source import TarSource
+from tcl_jax.data.remote import is_remote
+from tcl_jax.data.tar_source import TarSource, require_shards
 from tcl_jax.data.tfds_source import TfdsSource
 from tcl_jax.data.training_examples import Source
 from tcl_jax.data.transforms import (
@@ -25,6 +26,18 @@ from tcl_jax.shapes.source import ShapesSource
 
 OF_A_SOURCE = ("source", "shards", "allow_missing_shards", "index_dir", "caption_field", "tfds")
 """Fields of `config.data` that each part of a mixture may have, beside its weight."""
+
+
+def check_shards(data: ConfigDict) -> None:
+    """Refuses local tar shards that are not there, before anything is built or downloaded.
+
+    Raises:
+        InputError: as `make_source`.
+    """
+    shards = (data.shards,) if isinstance(data.shards, str) else data.shards
+    if data.source == "tar" and not any(map(is_remote, shards)):
+        with as_input_error("data.source='tar'"):
+            require_shards(shards, data.allow_missing_shards)
 
 
 def make_source(

@@ -22,7 +22,7 @@ from tcl_jax.data import remote
 from tcl_jax.data.bad_samples import BadSampleError
 from tcl_jax.data.caption_cache import caption_path, check_caption_files, read_embeddings
 from tcl_jax.data.captions import read_captions
-from tcl_jax.data.shard_names import Shard, find_shards
+from tcl_jax.data.shard_names import Found, Shard, find_shards
 from tcl_jax.data.tar_index import ShardIndex, open_indexes, open_shard, read_place
 from tcl_jax.data.tar_members import NOWHERE, Pair, Place
 from tcl_jax.errors import InputError, as_input_error, shorten
@@ -72,20 +72,13 @@ class TarSource:
         text_tower: str | None = None,
     ) -> None:
         self.patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-        if not self.patterns:
-            raise InputError(
-                "no tar shards were given: name at least one path or pattern, as in "
-                "--config.data.shards='pairs/*.tar'; `python -m tcl_jax.pack` makes them of images "
-                "with captions"
-            )
         if index_dir is not None and remote.is_remote(index_dir):
             raise InputError(
                 f"index_dir={index_dir!r}: index files need a local folder; leave it out to keep "
                 "them beside the shards as well"
             )
         self._caption_field = caption_field
-        found = find_shards(self.patterns)
-        self._check(found.problems, allow_missing, some_left=bool(found.shards))
+        found = require_shards(self.patterns, allow_missing)
         indexes = open_indexes(
             found.shards,
             index_dir=index_dir,
@@ -97,7 +90,7 @@ class TarSource:
         if problems:
             count = f"{len(problems)} of {len(indexes)} tar shards cannot be read"
             left_out.append(f"{count}: {shorten(problems)}")
-        self._check(left_out, allow_missing, some_left=len(problems) < len(indexes))
+        _check(left_out, allow_missing, some_left=len(problems) < len(indexes))
         read = [
             (shard, index)
             for shard, index in zip(found.shards, indexes, strict=True)
@@ -129,15 +122,6 @@ class TarSource:
             "%d pairs in %d shards; left out: %s",
             len(self), len(used), self.left_out or "nothing",
         )  # fmt: skip
-
-    @staticmethod
-    def _check(problems: Sequence[str], allowed: bool, some_left: bool) -> None:
-        if problems and not (allowed and some_left):
-            advice = "; data.allow_missing_shards goes on without them" if some_left else ""
-            raise InputError(
-                f"{'; '.join(problems)}. Check the patterns (a folder stands for the tar files "
-                f"directly in it) and download damaged shards again{advice}"
-            )
 
     @property
     def fingerprint(self) -> str:
@@ -213,6 +197,32 @@ class TarSource:
     def __repr__(self) -> str:
         """The call that makes it, in short."""
         return f"TarSource({list(self.patterns)!r})"
+
+
+def require_shards(patterns: Sequence[str], allow_missing: bool) -> Found:
+    """`find_shards`, at least one of them; unless `allow_missing`, none may be missing.
+
+    Raises:
+        InputError: as `find_shards`, and where shards are missing or no pattern is given.
+    """
+    if not patterns:
+        raise InputError(
+            "no tar shards were given: name at least one path or pattern, as in "
+            "--config.data.shards='pairs/*.tar'; `python -m tcl_jax.pack` makes them of images "
+            "with captions"
+        )
+    found = find_shards(patterns)
+    _check(found.problems, allow_missing, some_left=bool(found.shards))
+    return found
+
+
+def _check(problems: Sequence[str], allowed: bool, some_left: bool) -> None:
+    if problems and not (allowed and some_left):
+        advice = "; data.allow_missing_shards goes on without them" if some_left else ""
+        raise InputError(
+            f"{'; '.join(problems)}. Check the patterns (a folder stands for the tar files "
+            f"directly in it) and download damaged shards again{advice}"
+        )
 
 
 def _members_left_out(read: Sequence[tuple[Shard, ShardIndex]]) -> list[str]:

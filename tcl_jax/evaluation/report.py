@@ -122,6 +122,7 @@ def threshold_tables(found: Mapping[str, Evaluated]) -> str:
         lines += align([(f"{name}: {table.heads[0]}", *table.heads[1:]), *(
             (row.label, *row.cells) for row in table.rows
         )])  # fmt: skip
+        lines += [f"* {note}" for note in table.notes]
     return "\n".join(lines)
 
 
@@ -136,15 +137,21 @@ def _searches(found: Mapping[str, Evaluated]) -> dict[str, dict[str, ThresholdSe
 
 
 def _threshold_table(searches: Mapping[str, ThresholdSearch]) -> Table:
-    """The best threshold of each method, and how the mIoU changes beside it."""
-    heads = ("threshold", "best", "mIoU", f"{MISSED} lower", f"{MISSED} higher", "own", "there")
-    rows = []
+    """The best threshold of each method, and how the mIoU changes beside it and at its default."""
+    beside = *(f"change {MISSED} {x}" for x in ("lower", "higher")), "default", "change there"
+    rows, notes = [], []
     for title, one in searches.items():
         lost = [one.loss(x) for x in (one.best - MISSED, one.best + MISSED, one.own)]
         lower, higher, there = (signed(-100 * x) for x in lost)
-        cells = (f"{one.best:g}", per_cent(100 * one.miou[one.place]), lower, higher)
+        edge = "*" if one.best in (one.tried[0], one.tried[-1]) else ""
+        cells = (f"{one.best:g}{edge}", per_cent(100 * one.miou[one.place]), lower, higher)
         rows.append(Row(title, "measured", (*cells, f"{one.own:g}", there)))
-    return Table(heads, tuple(rows), ())
+        if edge:
+            notes.append(
+                f"{title}: {one.best:g} is at the edge of what was tried, {one.tried[0]:g} to "
+                f"{one.tried[-1]:g}"
+            )
+    return Table(("threshold", "best", "mIoU", *beside), tuple(rows), tuple(notes))
 
 
 def align(table: Sequence[Sequence[str]]) -> list[str]:

@@ -14,11 +14,17 @@ import numpy as np
 from absl import logging
 
 from tcl_jax.checkpoints.leaves import hash_leaves
-from tcl_jax.errors import InputError, as_input_error
+from tcl_jax.errors import InputError, as_input_error, shorten
 from tcl_jax.evaluation.benchmark import Benchmark
 from tcl_jax.evaluation.evaluator import Evaluator, evaluate_benchmark, share_of
 from tcl_jax.evaluation.examples import DatasetIndex, describe_dataset, verify_examples
-from tcl_jax.evaluation.protocol import Protocol, embed_texts, fingerprint, make_protocol
+from tcl_jax.evaluation.protocol import (
+    Protocol,
+    differences,
+    embed_texts,
+    fingerprint,
+    make_protocol,
+)
 from tcl_jax.evaluation.report import write_report
 from tcl_jax.evaluation.report_pictures import write_pictures
 from tcl_jax.evaluation.results import (
@@ -26,6 +32,7 @@ from tcl_jax.evaluation.results import (
     RESULTS_FILE,
     BenchmarkResult,
     Evaluated,
+    read_results,
     write_results,
 )
 from tcl_jax.evaluation.score_log import ScoreLog
@@ -74,8 +81,8 @@ def evaluate(
         What was found, by the methods' names for tables.
 
     Raises:
-        InputError: if the data cannot be scored as it is (the message lists everything), or a
-            choice is out of its range.
+        InputError: if the data cannot be scored as it is (the message lists everything), a choice
+            is out of its range, or `output` holds a best threshold that would be lost.
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output = user_path(output).absolute()
@@ -152,6 +159,9 @@ def evaluate(
             check_same("weights", identity["weights"], "Give every process the same, by their path")
             check_same("protocol", identity["hash"], "Give every process the same flags and files")
             folder = output / chosen.method.name if len(models) > 1 else output
+            raise_on_all_processes(
+                functools.partial(_check_replaced, folder, identity, searches=protocol.search)
+            )
             logs = {
                 index.benchmark.name: _open_log(
                     folder / "progress", index.benchmark, identity, protocol
@@ -179,6 +189,23 @@ def _check_kept(threshold: Any, output: Path) -> None:
             f"threshold {threshold!r} is read from what output {str(output)!r} would overwrite; "
             "choose another output"
         )
+
+
+def _check_replaced(folder: Path, identity: Mapping[str, Any], *, searches: bool) -> None:
+    """Says that results of other settings are replaced, and refuses to lose a best threshold."""
+    try:
+        stored = read_results(folder)
+    except InputError:  # there are none, or none that can be taken
+        return
+    others = differences(stored["fingerprint"], identity)
+    if others and not searches and stored.get("best_threshold") is not None:
+        raise InputError(
+            f"output {str(folder)!r} has the best threshold that an evaluation found, and this one "
+            f"looks for none and would overwrite it; choose another output, or threshold {BEST!r}"
+        )
+    if others:
+        fields = [".".join(map(str, field)) for field in others]
+        logging.warning("results in %s of other settings are replaced: %s", folder, shorten(fields))
 
 
 def _choices_of(method: str, choices: Mapping[str, Any]) -> dict[str, Any]:

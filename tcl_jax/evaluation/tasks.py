@@ -42,7 +42,7 @@ def find_tasks(config: ConfigDict) -> dict[str, Benchmark | None]:
 
     Raises:
         InputError: if one is unknown, cannot be read, is named twice or is of another kind of run,
-            or `eval.best_metric` is of none.
+            `eval.best_metric` is of none, or `eval.names` has no held-out pairs.
     """
     tasks: dict[str, Benchmark | None] = {}
     for entry in tasks_of(config):
@@ -64,6 +64,11 @@ def find_tasks(config: ConfigDict) -> dict[str, Benchmark | None]:
         raise InputError(
             "eval.tasks has 'pairs', and eval.shards=() has none; name tar shards of pairs that "
             "are held out, as `python -m tcl_jax.pack --held_out=0.02` writes them"
+        )
+    if config.eval.names and not config.eval.shards:
+        raise InputError(
+            f"eval.names={config.eval.names!r} are looked for in held-out pairs, and "
+            "eval.shards=() has none; name tar shards of such pairs, or leave eval.names=''"
         )
     best = config.eval.best_metric
     if best and tasks and best.partition("/")[0] not in tasks:

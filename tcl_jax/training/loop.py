@@ -21,6 +21,7 @@ from tcl_jax.data.bad_samples import BadSampleLog
 from tcl_jax.errors import InputError, RunError, as_input_error
 from tcl_jax.files import write_json
 from tcl_jax.models.flops import total
+from tcl_jax.parallel.cores import TUNABLES, asks_for_huge_pages
 from tcl_jax.parallel.lock import alone_in
 from tcl_jax.parallel.mesh import (
     check_batch_size,
@@ -189,6 +190,12 @@ def _train(
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
         (root / "parameters.txt").write_text(f"{table}\n")
         logging.info("learned parameters (parameters.txt lists them): %s", table.splitlines()[-1])
+
+    if is_writer and jax.default_backend() == "cpu" and not asks_for_huge_pages():
+        logging.info(
+            "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, set "
+            "GLIBC_TUNABLES=%s before the same command, and it goes on from there", TUNABLES,
+        )  # fmt: skip
 
     # ---------------------------------------------------------------------------------- the steps
     take_step = build_step(config, experiment.objective)

@@ -57,8 +57,8 @@ def find_weights(path: Path) -> Path:
     raise WeightError(
         f"weights {str(path)!r} are a folder that holds {shown or 'no weights'}; give the path of "
         f"the one that is meant (of a model in several files, its *{INDEX} is needed, too), or a "
-        f"folder with {', '.join(KNOWN[:2])} or one other weight file (a model that this package "
-        "wrote, or a run, is given with --checkpoint)"
+        f"folder with {', '.join(KNOWN[:2])} or one other weight file (`segment`, `evaluate` "
+        "and the like take a run, or a model that this package wrote, with --checkpoint)"
     )
 
 
@@ -78,7 +78,7 @@ def trained_clip(workdir: Path) -> Path | None:
     if objective != "clip":
         raise WeightError(
             f"{what} with objective={objective!r}, and a CLIP is needed; give the workdir of a run "
-            "with objective='clip' (--checkpoint takes any run, to segment with it)"
+            "with objective='clip' (`segment` takes any run, with --checkpoint)"
         )
     pattern = TRAINED_CLIP.format(step="*")
     files = [x for x in workdir.glob(pattern) if x.stem.partition("_")[2].isdecimal()]

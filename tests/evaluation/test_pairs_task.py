@@ -216,6 +216,7 @@ def test_a_threshold_from_a_histogram_is_that_of_sorted_values(share: float) -> 
     [
         ({"data.source": "tar"}, "'shapes', which are drawn scenes.*eval.shards"),
         ({"eval.tasks": ("pairs",)}, r"eval.shards=\(\) has none.*--held_out"),
+        ({"eval.names": "names.txt"}, r"eval.names='names.txt'.*eval.shards=\(\)"),
         ({"eval.tasks": ("none.toml",)}, "(?s)eval.tasks: .*none.toml"),
         ({"eval.tasks": ("mine.toml", "more/mine.toml")}, "'more/mine.toml' is called 'mine'"),
         ({"eval.tasks": ("config.toml",)}, "'config.toml' is called 'config'"),

@@ -13,6 +13,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import custom_benchmark
 from tcl_jax.evaluation.examples import DatasetIndex, list_examples
 from tcl_jax.evaluation.protocol import make_protocol
+from tcl_jax.evaluation.report import threshold_tables
 from tcl_jax.evaluation.results import Evaluated, best_thresholds, read_results
 from tcl_jax.evaluation.run import evaluate
 from tcl_jax.evaluation.scores import Counts, count_pixels
@@ -21,6 +22,7 @@ from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.merging import SoftMasks
 from tcl_jax.inference.model import model_from_torch
 from tcl_jax.shapes.source import ShapesSource, class_names
+from tests.evaluation.made_results import own_benchmark, result_of
 
 MODEL = model_from_torch("builtin:shapes_clip")
 METHODS = ["maskclip", "sclip"]
@@ -100,6 +102,8 @@ def test_counts_are_those_of_runs_at_each_threshold(tmp_path: Path) -> None:
     for output, read in ((best, best), (best / "sclip", best), (best, best / "sclip")):
         with pytest.raises(InputError, match="would overwrite"):
             run(index, output, f"best:{read}")
+    with pytest.raises(InputError, match="looks for none and would overwrite"):
+        run(index, best, 0.5)
 
 
 def test_no_threshold_to_choose(tmp_path: Path) -> None:
@@ -141,4 +145,7 @@ def test_what_a_miss_costs_and_the_best_of_several_benchmarks() -> None:
     assert one.loss(one.best - 0.1) == pytest.approx(0.5)
     assert one.loss(0.35) == pytest.approx(0.05) and np.isnan(one.loss(0.6))
     other = search((0.1, 0.2, 0.25, 0.3, 0.4, 0.5), [0, 0, 99, 10, 70, 20])
+    rising = result_of(own_benchmark(), images=1, search=search((0.1, 0.2, 0.3), [10, 20, 30]))
+    table = threshold_tables({"TCL": Evaluated({"birds": rising}, {})})
+    assert "* TCL: 0.3 is at the edge of what was tried, 0.1 to 0.3" in table
     assert best_of_all([one, other]) == 0.4 and best_of_all([]) is None
