@@ -224,7 +224,7 @@ def make_protocol(model: Model, protocol: str | None = None, **choices: Any) -> 
         fields["window"] = max(settings.window * given["short_side"] // short_side, 1)
     if "stride" not in given and fields["window"] not in (0, settings.window):
         fields["stride"] = max(fields["window"] // 2, 1)
-    if "threshold" not in given:
+    if "threshold" not in given and (own or "threshold" not in preset.fields):
         fields["threshold"] = settings.background_score(method, refine)
     if not (method.mixes_clip and masks):
         fields["kp_weight"] = 0.0

@@ -117,8 +117,10 @@ class InferenceSettings:
             model: the method.
             refine: how the scores are refined.
         """
-        known = refine == self.refine or self.scores != "masks"
-        threshold = self.threshold if known else default_settings(model).threshold
+        threshold = self.threshold
+        if threshold is not None and self.scores == "masks" and refine != self.refine:
+            own = default_settings(model)
+            threshold = own.threshold if own.scores == "masks" else None
         return THRESHOLDS[refine] if threshold is None else threshold
 
     def options_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -74,6 +75,26 @@ def test_any_method_under_any_protocol(
         bad = {"custom": embedded[:-1]}
         evaluate(MODEL, [index], tmp_path / "bad", methods=[method], protocol=protocol,
                  text_embeddings=bad, progress=False)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "protocol", "pamr", "threshold"),
+    [
+        ("naclip", "tcl", False, 0.5),
+        ("naclip", "tcl", True, 0.4),
+        ("clearclip", "talk2dino", False, 0.55),
+        ("tcl", "own", True, 0.3),
+        ("tcl", "own", False, 0.5),
+    ],
+)
+def test_the_threshold_without_pamr(
+    method: str, protocol: str, pamr: bool, threshold: float
+) -> None:
+    """A protocol's holds with PAMR and without, and a run's own as it was found: here with it."""
+    settings = dataclasses.replace(MODEL.settings, refine="pamr", threshold=0.3)
+    model = dataclasses.replace(MODEL, settings=settings)
+    model = model if method == "tcl" else model.with_method(method)
+    assert make_protocol(model, protocol, pamr=pamr).threshold == threshold
 
 
 def test_a_comparison_names_what_differs(tmp_path: Path) -> None:
