@@ -26,6 +26,7 @@ from tcl_jax.evaluation.held_out import (
 )
 from tcl_jax.evaluation.report import align
 from tcl_jax.evaluation.results import PAIRS_FILE
+from tcl_jax.evaluation.thresholds import MADE_WITH
 from tcl_jax.files import write_json
 from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.texts import embed_class_names, embed_tokens
@@ -45,8 +46,6 @@ BINS = 1000
 """Of the histogram of mask values, of which the threshold is read."""
 CLIP_NAME = "clip"
 """Of a CLIP among the rules, and what the names of its scores begin with beside TCL's."""
-MADE_WITH = ("method", "scores", "refine", "kp_weight")
-"""Fields of the protocol that a threshold depends on."""
 
 Rule: TypeAlias = Callable[[Any, jax.Array, jax.Array], jax.Array]
 """(parameters, images, texts) -> similarity of every image with every text."""
@@ -120,7 +119,7 @@ class PairsEvaluator:
             rules[CLIP_NAME] = partial(clip_similarity, objective.model.clip_model)
             self._area_prior = objective.weights.area_prior
             protocol = protocol_of(config, experiment)
-            self._made_with = {name: getattr(protocol, name) for name in MADE_WITH}
+            self._made_with = {name: getattr(protocol, name) for name in ("method", *MADE_WITH)}
             options = MaskOptions(protocol.refine, protocol.kp_weight)
             self._histogram = jax.jit(
                 partial(mask_histogram, method, options),

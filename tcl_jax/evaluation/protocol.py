@@ -18,7 +18,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import BENCHMARKS, Benchmark
 from tcl_jax.evaluation.examples import DatasetIndex
 from tcl_jax.evaluation.results import best_thresholds
-from tcl_jax.evaluation.thresholds import BEST, TRIED
+from tcl_jax.evaluation.thresholds import BEST, MADE_WITH, TRIED
 from tcl_jax.files import sha256_of, short_hash, user_path
 from tcl_jax.inference.label_rule import LabelRule
 from tcl_jax.inference.masks import MaskOptions, Synonyms
@@ -258,7 +258,7 @@ def _with_best(protocol: Protocol, how: str, step: int | None) -> Protocol:
     """The same that looks for the best thresholds, or has those that were found."""
     if how == BEST:
         return dataclasses.replace(protocol, search=True)
-    names = ["scores", "refine", "kp_weight"]
+    names = [*MADE_WITH]
     if protocol.scores != "masks":
         names += ["protocol", "logit_scale"]
     used = {name: getattr(protocol, name) for name in names}

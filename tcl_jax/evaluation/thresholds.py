@@ -16,6 +16,8 @@ TRIED = tuple(i / 20 for i in range(1, 20))
 BEST = "best"
 """In place of a threshold: all are counted. `best:DIR` is what was found so in the results DIR,
 or what the run in DIR proposes without labels."""
+MADE_WITH = ("scores", "refine", "kp_weight")
+"""Fields of a protocol that a threshold of masks depends on, beside the method."""
 MISSED = 0.1
 """By how much the best threshold is missed where the costs of that are told."""
 

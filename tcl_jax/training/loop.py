@@ -190,12 +190,12 @@ def _train(
         table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
         (root / "parameters.txt").write_text(f"{table}\n")
         logging.info("learned parameters (parameters.txt lists them): %s", table.splitlines()[-1])
-
-    if is_writer and jax.default_backend() == "cpu" and not asks_for_huge_pages():
-        logging.info(
-            "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, set "
-            "GLIBC_TUNABLES=%s before the same command, and it goes on from there", TUNABLES,
-        )  # fmt: skip
+        if jax.default_backend() == "cpu" and not asks_for_huge_pages():
+            logging.info(
+                "on this CPU a step takes less time with memory in huge pages: stop with Ctrl-C, "
+                "set GLIBC_TUNABLES=%s before the same command, and it goes on from there",
+                TUNABLES,
+            )
 
     # ---------------------------------------------------------------------------------- the steps
     take_step = build_step(config, experiment.objective)
