@@ -15,7 +15,7 @@ below:
     --config.model.weights=ViT-B/16 --config.optim.base_lr=1e-5 --config.optim.min_lr=1e-6
 
 Sizes and steps suit tens of thousands of pairs; `python -m tcl_jax.preview` shows what crops leave
-of the images, and how many captions are longer than `model.sizes.context_length` tokens. On
+of the images, and `pack` gives a larger `model.sizes.context_length` where captions need it. On
 accelerators `model.dtype=bfloat16` is faster. A pair takes 1.36 GFLOP, 15 ms of one CPU core, so
 that the run's 256,000 take about 65 CPU minutes; one of that length has not been measured yet.
 
@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     config.model.sizes.vision_layers = 6
     config.model.sizes.text_width = 128
     config.model.sizes.text_layers = 3
-    config.model.sizes.context_length = 32
+    config.model.sizes.context_length = 32  # the least: prompts for class names need room, too
     config.model.dtype = "float32"
 
     config.data.shards = ()  # files, folders, patterns; all that has to be given

@@ -26,11 +26,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tcl_jax.commands import command_parser, share
-from tcl_jax.config_flags import config_flag, read_config, show_own_log
+from tcl_jax.config_flags import config_flag, require_config, show_own_log
 from tcl_jax.errors import InputError, run_command, shorten
 
 CONFIG = "configs/pairs_clip.py"
 """Of the command that comes next."""
+CONTEXTS = (48, 64, 77)
+"""Tokens that texts may have where that config's are too few; published CLIPs have 77."""
 FEW = 100
 """Fewer held-out images than that find their captions by chance too often."""
 
@@ -83,10 +85,14 @@ def _tell(report: dict[str, Any], out: str) -> None:
         )
         if shards:
             print(f"{os.path.join(out, part)}: {pairs:,} images in {shards} tar shard(s)")
-    low, high = report["shorter_side"]
+    (low, high), tokens = report["shorter_side"], report["tokens"]
     print(
         f"{report['captions']:,} captions, {report['bytes'] / 2**20:,.1f} MiB, shorter sides of "
         f"{low} to {high} pixels"
+    )
+    print(
+        f"tokens of a caption, start and end included: {tokens['mean']:.1f} on average, "
+        f"{tokens['longest']} at most, 99 % have no more than {tokens['longest_of_99_percent']}"
     )
     for kind, found in report["left_out"].items():
         first = [f"{x['image']} ({x['why']})" if x["why"] else x["image"] for x in found["images"]]
@@ -100,10 +106,13 @@ def _tell(report: dict[str, Any], out: str) -> None:
         print(f"{held_out} are few to judge by; --held_out=N holds out more, into a new folder")
     parts = {"data": TRAIN, "eval": HELD_OUT} if held_out else {"data": TRAIN}
     words = [config_flag(f"{k}.shards", (os.path.join(out, part),)) for k, part in parts.items()]
-    config, few = read_config(CONFIG, [], "pack"), report["pairs"][TRAIN]
-    if config is not None and 0 < few < config.train.global_batch_size:
+    config = require_config(CONFIG, [], "python -m tcl_jax.pack")
+    if 0 < (few := report["pairs"][TRAIN]) < config.train.global_batch_size:
         # A power of two, which divides over most numbers of devices.
         words.append(config_flag("train.global_batch_size", 1 << (few.bit_length() - 1)))
+    if (most := tokens["longest_of_99_percent"]) > config.model.sizes.context_length:
+        context = next((n for n in CONTEXTS if n >= most), CONTEXTS[-1])
+        words.append(config_flag("model.sizes.context_length", context))
     print(
         "next, a CLIP of these pairs:\n"
         f"  python -m tcl_jax.main --config={CONFIG} --workdir=runs/pairs_clip {shlex.join(words)}"

@@ -55,6 +55,7 @@ def test_a_spreadsheet_with_everything_wrong(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Windows paths, a mark at the start, quotes, newlines, rows of one image, and what is bad."""
+    long = "seconds " * 50
     (here / "pics/same.jpg").write_bytes(picture(0))
     (here / "pics/broken.jpg").write_bytes(picture(7)[:-200])
     (here / "pics/nobody's.jpg").write_bytes(picture(8))
@@ -64,7 +65,7 @@ def test_a_spreadsheet_with_everything_wrong(
         (2, r"C:\my pics\b é.png", "[grey] wall"),
         (3, r"C:\my pics\c\d.1.jpg", '["one", "two"]'),
         (3, r"c\d.1.jpg", "[3]"),
-        (4, r"C:\my pics\a.jpg", "second"),
+        (4, r"C:\my pics\a.jpg", long),
         (5, r"C:\my pics\same.jpg", "third"),
         (6, r"C:\my pics\broken.jpg", "half"),
         (7, r"C:\my pics\gone.jpg", "nothing"),
@@ -75,7 +76,7 @@ def test_a_spreadsheet_with_everything_wrong(
         csv.writer(file).writerows(rows)
     found = packed("--captions=list.csv")
     assert found == {
-        IMAGES[0]: ['a "cat", \n sitting', "second", "third"],
+        IMAGES[0]: ['a "cat", \n sitting', long.strip(), "third"],
         IMAGES[1]: ["[grey] wall"],
         IMAGES[2]: ["[3]", "one", "two"],
     }
@@ -89,8 +90,10 @@ def test_a_spreadsheet_with_everything_wrong(
     assert report()["pairs"] == {"train": 3, "held_out": 0} and report()["captions"] == 7
     said = capsys.readouterr().out
     assert "missing image: 1: " in said and "line 10: there is no such file" in said
+    assert report()["tokens"] == {"mean": 10.25, "longest": 52, "longest_of_99_percent": 52}
+    # 3 do not fill a batch, and one of 8 captions does not fit 48 tokens.
     flags = " --config.data.shards=out/train --config.train.global_batch_size=2"
-    assert said.splitlines()[-1].endswith(flags)  # 3 do not fill a batch
+    assert said.endswith(f"{flags} --config.model.sizes.context_length=64\n")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import gzip
 import html
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,6 +77,10 @@ class ClipTokenizer:
             ids = [start, *self._vocabulary(clean(text))[: self.context_length - 2], end]
             row[: len(ids)] = ids
         return rows
+
+    def lengths(self, texts: Iterable[str]) -> Iterator[int]:
+        """Tokens of each text, start and end included, whatever the context."""
+        return (len(self._vocabulary(clean(text))) + 2 for text in texts)
 
     @property
     def vocab_size(self) -> int:
