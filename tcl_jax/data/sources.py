@@ -35,8 +35,12 @@ def check_shards(data: ConfigDict) -> None:
         InputError: as `make_source`.
     """
     shards = (data.shards,) if isinstance(data.shards, str) else data.shards
-    if data.source == "tar" and not any(map(is_remote, shards)):
-        with as_input_error("data.source='tar'"):
+    with as_input_error(f"data.source={data.source!r}"):
+        if data.source == "mixture":
+            for name, fields in _parts_of(data).items():
+                with as_input_error(f"data.mixture.{name}"):
+                    check_shards(fields)
+        elif data.source == "tar" and not any(map(is_remote, shards)):
             require_shards(shards, data.allow_missing_shards)
 
 
@@ -96,28 +100,33 @@ def make_source(
 
 
 def _mixture(data: ConfigDict, image_size: int, **shared: Any) -> Source:
+    sources, weights = {}, {}
+    for name, fields in _parts_of(data).items():
+        with as_input_error(f"data.mixture.{name}"):
+            sources[name] = make_source(fields, image_size, **shared)
+        if "weight" in (part := data.mixture[name]):
+            if not isinstance(part.weight, int | float):
+                raise InputError(f"data.mixture.{name}.weight={part.weight!r} must be a number")
+            weights[name] = part.weight
+    return Mixture(sources, weights or None)
+
+
+def _parts_of(data: ConfigDict) -> dict[str, ConfigDict]:
     """`data.mixture` has the fields of each source by a name, and `weight`; others are `data`'s."""
     if not data.mixture:
         raise InputError(
             'data.mixture is empty; name the sources in it, as in config.data.mixture.cc3m = {"sour'
             'ce": "tar", "shards": ("data/cc3m/*.tar",), "weight": 1.0}, all or none with a weight'
         )
-    sources, weights = {}, {}
-    for name, part in data.mixture.items():
-        fields = _fields_of(part, data, f"data.mixture.{name}")
+    parts = {x: _fields_of(part, data, f"data.mixture.{x}") for x, part in data.mixture.items()}
+    for name, fields in parts.items():
         if fields.source in ("mixture", "shapes"):
             raise InputError(
                 f"data.mixture.{name}.source={fields.source!r}: mixtures do not nest, and their "
                 "images are cropped and flipped, which would make the captions of drawn scenes "
                 "wrong; use 'tar' or 'tfds'"
             )
-        with as_input_error(f"data.mixture.{name}"):
-            sources[name] = make_source(fields, image_size, **shared)
-        if "weight" in part:
-            if not isinstance(part.weight, int | float):
-                raise InputError(f"data.mixture.{name}.weight={part.weight!r} must be a number")
-            weights[name] = part.weight
-    return Mixture(sources, weights or None)
+    return parts
 
 
 def _fields_of(part: Any, data: ConfigDict, name: str) -> ConfigDict:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs.tcl import get_config
 from tcl_jax.data.mixture import Mixture
-from tcl_jax.data.sources import make_source
+from tcl_jax.data.sources import check_shards, make_source
 from tcl_jax.data.tar_source import TarSource
 from tcl_jax.data.tfds_source import TfdsSource
 from tcl_jax.data.tfds_writer import prepare
@@ -72,8 +72,9 @@ def test_tfds_alone_and_in_a_mixture(data, tmp_path):
         data.mixture.records.weight = 1
     assert [part.draws for part in make_source(data, 32).parts] == [8, 8]
     data.mixture.small.shards = f"{tmp_path}/none.tar"
-    with pytest.raises(InputError, match="data.mixture.small: .*none.tar"):
-        make_source(data, 32)
+    for refuse in (check_shards, lambda data: make_source(data, 32)):
+        with pytest.raises(InputError, match="'mixture': data.mixture.small: .*none.tar"):
+            refuse(data)
 
 
 @pytest.mark.parametrize(
