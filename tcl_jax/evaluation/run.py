@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,13 @@ def _check_kept(threshold: Any, output: Path) -> None:
 
 
 def _check_replaced(folder: Path, identity: Mapping[str, Any], *, searches: bool) -> None:
-    """Says that results of other settings are replaced, and refuses to lose a best threshold."""
+    """Says that results of other settings are replaced; refuses to lose a run's or a threshold."""
+    if _draws_scenes(folder):
+        raise InputError(
+            f"output {str(folder)!r} is the workdir of a run on drawn scenes, whose {RESULTS_FILE} "
+            "this evaluation would replace; choose another output, such as "
+            f"{f'{folder}_scores'!r}"
+        )
     try:
         stored = read_results(folder)
     except InputError:  # there are none, or none that can be taken
@@ -206,6 +213,13 @@ def _check_replaced(folder: Path, identity: Mapping[str, Any], *, searches: bool
     if others:
         fields = [".".join(map(str, field)) for field in others]
         logging.warning("results in %s of other settings are replaced: %s", folder, shorten(fields))
+
+
+def _draws_scenes(workdir: Path) -> bool:
+    try:
+        return "shapes" in json.loads((workdir / "config.json").read_text())["eval"]["tasks"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # another folder
 
 
 def _choices_of(method: str, choices: Mapping[str, Any]) -> dict[str, Any]:

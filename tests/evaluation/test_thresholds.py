@@ -104,6 +104,12 @@ def test_counts_are_those_of_runs_at_each_threshold(tmp_path: Path) -> None:
             run(index, output, f"best:{read}")
     with pytest.raises(InputError, match="looks for none and would overwrite"):
         run(index, best, 0.5)
+    workdir = tmp_path / "runs/sclip"
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text('{"eval": {"tasks": ["shapes"]}}')
+    with pytest.raises(InputError, match="runs/sclip' is the workdir of a run on drawn scenes"):
+        run(index, workdir.parent, 0.5)
+    assert not (workdir / "results.json").exists()
 
 
 def test_no_threshold_to_choose(tmp_path: Path) -> None:
