@@ -36,7 +36,6 @@ from tcl_jax.commands import (
     command_parser,
     read_templates,
     share,
-    threshold,
 )
 from tcl_jax.errors import InputError, run_command
 from tcl_jax.inference.presets import PROTOCOLS, load_preset
@@ -73,12 +72,17 @@ def label_values(text: str) -> list[int]:
 
 def thresholds(text: str) -> float | str | dict[str, float]:
     """A flag's `commands.threshold`, or "best", or one for each of several methods, as tcl=0.5."""
-    if text == "best" or "=" not in text or text.startswith("best:"):
-        return text if text == "best" else threshold(text)
+    if text == "best" or (text.startswith("best:") and text != "best:"):
+        return text
     pairs = [part.partition("=")[::2] for part in names(text)]
     if len(dict(pairs)) < len(pairs):
         raise argparse.ArgumentTypeError(f"{text} names a method more than once")
-    return {method.strip(): share(value) for method, value in pairs}
+    try:
+        by_method = {method.strip(): share(value) for method, value in pairs if "=" in text}
+        return by_method or share(text)
+    except ValueError as error:
+        kinds = "a number, METHOD=N,..., best and best:DIR"
+        raise argparse.ArgumentTypeError(f"{text} is none of {kinds}") from error
 
 
 def positive(text: str) -> float:

@@ -153,6 +153,13 @@ def test_all_benchmarks_that_are_there(tmp_path: Path, capsys: pytest.CaptureFix
     assert list(table["benchmarks"]) == ["ade20k"] and table["mean_miou"] is None
 
 
+@pytest.mark.parametrize("text", ["bst", "best:", "tcl=x", "tcl=0.5,0.4"])
+def test_thresholds_of_no_kind(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["--output=o", f"--threshold={text}"])
+    assert f"{text} is none of a number, METHOD=N,..., best and best:DIR" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
