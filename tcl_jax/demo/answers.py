@@ -88,7 +88,6 @@ class Answers:
         self.model_runs = 0
         self.has_baseline = BASELINE in model.methods and self.method != BASELINE
         models = [model, *([model.with_method(BASELINE)] if self.has_baseline else [])]
-        self._methods = {one.method.name: one.method for one in models}
         self._segmenters = {
             one.method.name: Segmenter(one, tokenizer_file=tokenizer_file) for one in models
         }
@@ -98,10 +97,7 @@ class Answers:
     def thresholds(self, pamr: bool) -> dict[str, float]:
         """Score of the background that each method is meant to have."""
         refine = BY_PAMR[pamr]
-        return {
-            name: one.settings.background_score(self._methods[name], refine)
-            for name, one in self._segmenters.items()
-        }
+        return {name: one.background_score(refine) for name, one in self._segmenters.items()}
 
     # ------------------------------------------------------------------------------- what is given
 

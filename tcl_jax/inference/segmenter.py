@@ -88,11 +88,10 @@ class Segmenter:
         batch_size: int | None = None,
         tokenizer_file: str | None = None,
     ) -> None:
-        chosen = compute_dtype(dtype)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         self.method, self.settings, self.origin = model.method.name, model.settings, model.origin
-        self._method, self._tokenizer_file = model.method_in(chosen), tokenizer_file
+        self._method, self._tokenizer_file = model.method_in(compute_dtype(dtype)), tokenizer_file
         self.pixel_statistics = self._method.pixel_statistics
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), model.params)
         self._weights = jax.device_put(params)
@@ -308,6 +307,10 @@ class Segmenter:
 
     # ----------------------------------------------------------------------------------- segments
 
+    def background_score(self, refine: str) -> float:
+        """The threshold of `segment` where none is given, for masks refined in that way."""
+        return self.settings.background_score(self._method, refine)
+
     def segment(
         self,
         image: ImageLike,
@@ -335,9 +338,8 @@ class Segmenter:
                 text; None: the model's own (for TCL 0.4 with PAMR and 0.5 without).
             mode: "slide" computes overlapping square windows, as published scores do; "whole"
                 the image in one pass, which is faster and sees all of it at once.
-            short_side: pixels that the image's short side is resized to before (224 or 448 for
-                published models), with windows in proportion (for TCL as large); None: the model's
-                own.
+            short_side: pixels that the image's short side is resized to (224 or 448 for published
+                models), with windows in proportion (for TCL as large); None: the model's own.
             templates: see `embed_texts`.
             refine, pamr, kp_weight: see `masks`.
 
@@ -357,7 +359,7 @@ class Segmenter:
             first = self._embed_names(others, templates, background=False)
             embeddings = np.concatenate([first, embeddings])
             classes = number_synonyms([others, *things])
-        own = self.settings.background_score(method, options.refine)
+        own = self.background_score(options.refine)
         return Segmentation(
             image=(rgb := as_rgb(image)),
             texts=tuple(thing[0] for thing in things),
@@ -378,12 +380,11 @@ class Segmenter:
         """Masks of an image of bytes, by windows."""
         if mode not in MODES:
             raise InputError(f"mode={mode!r} is unknown; choose one of {', '.join(MODES)}")
-        own = self.settings
-        usual = own.short_side or own.window
+        usual = self.settings.short_side or self.settings.window
         side = usual if short_side is None else short_side
         if side < 1:
             raise InputError(f"short_side={side} must be at least 1 pixel")
-        own = own.with_window(max(round(own.window * side / usual), 1))
+        own = self.settings.with_window(max(round(self.settings.window * side / usual), 1))
         size = working_size(image.shape[0], image.shape[1], side, resize=own.resize)
         window = own.window if mode == "slide" and own.window else max(size)
         sliding = SlidingWindow.over(size, window, own.stride, self._method.patch_size)
@@ -401,8 +402,7 @@ class Segmenter:
     ) -> list[SoftMasks]:
         """Masks of images of one size; of other scores the first class may be the background."""
         texts = check_embeddings(texts, self._method.embed_dim)
-        plain = options.scores == "masks"
-        synonyms = classes if plain else None
+        synonyms = classes if options.scores == "masks" else None
         # Padded, so that other words are no other program.
         padded = np.pad(texts, ((0, padded_count(len(texts)) - len(texts)), (0, 0)))
         windows = len(images) * len(sliding.windows)
@@ -413,7 +413,7 @@ class Segmenter:
             grids = made.grids[..., : len(synonyms or texts)]
             # Without the padding, which a view would keep in memory.
             one = SoftMasks(sliding, np.ascontiguousarray(grids))
-            if not plain:
+            if options.scores != "masks":
                 refine = functools.partial(self._refine, task.pixels, one)
                 one = Probabilities.of(one, options, classes, background, refine)
             found[task.item] = one
