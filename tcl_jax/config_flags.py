@@ -129,26 +129,30 @@ def config_flag(field: str, value: Any) -> str:
     return f"--config.{field}={value}"
 
 
-def kept_flags(config: ConfigDict, file: str) -> list[str]:
+def kept_flags(config: ConfigDict, family: str) -> list[str]:
     """What a next run has in common with this one, as flags: the data, and how it is judged.
 
     Args:
         config: of this run.
-        file: one that comes with this package, on which `config` may be based: what differs from it
-            in `data` and `eval` was chosen. How often a run is judged, and what is made
-            of its masks, is of that run alone.
+        family: of configs/FAMILY_clip.py, on which `config` may be based: what differs from it in
+            `data` and `eval` was chosen. How often a run is judged, and what is made of its masks,
+            is of that run alone. A batch smaller than that of configs/FAMILY.py is kept, too, as
+            there may be no more pairs.
     """
     from tcl_jax.training.check import flatten
 
-    base = read_config(file, [], "main")
-    assert base is not None
-    ours, theirs = flatten(config.to_dict()), flatten(base.to_dict())
-    return [
-        config_flag(field, ours[field])
-        for field in theirs
+    files = (f"configs/{family}_clip.py", f"configs/{family}.py")
+    configs = [config, *(require_config(x, [], "python -m tcl_jax.main") for x in files)]
+    own, base, upon = (flatten(x.to_dict()) for x in configs)
+    batch = "train.global_batch_size"
+    kept = [
+        field
+        for field in base
         if re.match(r"data\.|eval\.(?!every|background|pamr|kp_weight)", field)
-        and ours.get(field, theirs[field]) != theirs[field]
+        and own.get(field, base[field]) != base[field]
     ]
+    kept += [batch] if own[batch] < upon[batch] else []
+    return [config_flag(field, own[field]) for field in kept]
 
 
 def require_config(file: str | None, overrides: Sequence[str], example: str) -> ConfigDict:

@@ -68,7 +68,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         lambda: write_trained_clip(experiment, outcome.params, folder, step) if writes else None
     )
     if writes:
-        kept = kept_flags(config, f"configs/{family_of(config)}_clip.py") if clip else []
+        kept = kept_flags(config, family_of(config)) if clip else []
         backgrounds = [x is not None and x.background for x in tasks.values()]
         print(describe_end(config, folder, step, clip, kept, backgrounds))
 
