@@ -55,7 +55,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     tasks = raise_on_all_processes(lambda: find_tasks(config))
     raise_on_all_processes(lambda: check_shards(config.data))
     experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
-    evaluators = make_evaluators(config, experiment)
+    evaluators = make_evaluators(config, experiment, tasks)
     outcome = train(config, workdir, experiment, evaluators)
     if not outcome.finished:
         logging.warning("saved at step %d; the same command goes on from there", outcome.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -94,14 +95,16 @@ def _benchmark_of(entry: str, split: str) -> Benchmark | None:
         return load_benchmark(entry, split=split or None)
 
 
-def make_evaluators(config: ConfigDict, experiment: Experiment) -> dict[str, RunEvaluator]:
-    """The evaluations of a run by the names of `find_tasks`.
+def make_evaluators(
+    config: ConfigDict, experiment: Experiment, tasks: Mapping[str, Benchmark | None]
+) -> dict[str, RunEvaluator]:
+    """The evaluations of a run by the names of its tasks, which `find_tasks` has found.
 
     Raises:
-        InputError: as `find_tasks`, and if their data is not there, or settings are impossible.
+        InputError: if their data is not there, or settings are impossible.
     """
     evaluators: dict[str, RunEvaluator] = {}
-    for name, benchmark in find_tasks(config).items():
+    for name, benchmark in tasks.items():
         if benchmark is not None:
             evaluators[name] = BenchmarkEvaluator(benchmark, config, experiment)
         elif name == SHAPES:

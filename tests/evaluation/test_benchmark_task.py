@@ -13,7 +13,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.evaluation.benchmark import load_benchmark
 from tcl_jax.evaluation.examples import list_examples
 from tcl_jax.evaluation.run import evaluate
-from tcl_jax.evaluation.tasks import make_evaluators
+from tcl_jax.evaluation.tasks import find_tasks, make_evaluators
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import default_settings
 from tcl_jax.parallel.mesh import data_mesh, put_replicated
@@ -34,7 +34,7 @@ def with_benchmarks(config: ConfigDict) -> ConfigDict:
 def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_config(tmp_path))
     experiment = build_experiment(config)
-    evaluators = make_evaluators(config, experiment)
+    evaluators = make_evaluators(config, experiment, find_tasks(config))
     assert list(evaluators) == ["voc20", "cityscapes"]
     mesh = data_mesh()
     params, frozen = (
@@ -72,7 +72,7 @@ def test_training_a_clip_evaluates_the_baseline(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_clip_config())
     config.eval.tasks = ("voc20",)
     experiment = build_experiment(config)
-    (evaluator,) = make_evaluators(config, experiment).values()
+    (evaluator,) = make_evaluators(config, experiment, find_tasks(config)).values()
     before = evaluator(experiment.params, {}).scores
     after = evaluator(jax.tree.map(lambda x: 1.5 * x, experiment.params), {}).scores
     assert before != after
@@ -82,7 +82,7 @@ def test_missing_data_is_named_before_training(tmp_path: Path) -> None:
     config = with_benchmarks(tiny_config(tmp_path))
     config.eval.split = "train"
     with pytest.raises(InputError, match=r"(?s)SegmentationContext/train\.txt|Segmentation/train"):
-        make_evaluators(config, build_experiment(config))
+        make_evaluators(config, build_experiment(config), find_tasks(config))
     config.eval.tasks = ("voc21",)
     with pytest.raises(InputError, match="'voc21'; known are shapes, pairs, voc, "):
-        make_evaluators(config, build_experiment(config))
+        find_tasks(config)

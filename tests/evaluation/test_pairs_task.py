@@ -106,7 +106,7 @@ def test_benchmarks_and_pairs_of_ones_own(
         )  # fmt: skip
     with caplog.at_level(logging.WARNING):
         experiment = build_experiment(config)
-        evaluators = make_evaluators(config, experiment)
+        evaluators = make_evaluators(config, experiment, find_tasks(config))
     assert "2 of 11 pairs cannot be used" in caplog.text and "3 in " in caplog.text
     found = {}
     for name, evaluator in evaluators.items():
@@ -173,7 +173,7 @@ def test_benchmarks_and_pairs_of_ones_own(
 def test_a_clip_is_scored_by_its_own_cosines(tmp_path: Path) -> None:
     config = tiny_clip_config()
     config.eval.update(tasks=(), shards=(held_out(tmp_path),), batch_size=4, best_metric="")
-    evaluator = make_evaluators(config, build_experiment(config))["pairs"]
+    evaluator = make_evaluators(config, build_experiment(config), find_tasks(config))["pairs"]
     assert isinstance(evaluator, PairsEvaluator)
     experiment = evaluator._experiment
     scores = evaluator(experiment.params, {}).scores
@@ -242,5 +242,5 @@ def test_what_cannot_be_judged(
     config.eval.best_metric = ""
     config.update_from_flattened_dict(fields)
     with pytest.raises(InputError, match=message):
-        find_tasks(config)
-        make_evaluators(config, build_experiment(config))
+        tasks = find_tasks(config)
+        make_evaluators(config, build_experiment(config), tasks)

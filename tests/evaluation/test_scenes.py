@@ -19,7 +19,7 @@ from tcl_jax.evaluation import scenes
 from tcl_jax.evaluation.results import best_thresholds
 from tcl_jax.evaluation.scenes_report import MISSED_BY, ShapesEvaluator
 from tcl_jax.evaluation.scores import Counts, count_pixels
-from tcl_jax.evaluation.tasks import make_evaluators
+from tcl_jax.evaluation.tasks import find_tasks, make_evaluators
 from tcl_jax.inference.engine import MaskEngine
 from tcl_jax.inference.masks import MaskOptions
 from tcl_jax.inference.merging import SoftMasks
@@ -40,7 +40,7 @@ def evaluator_of(config: ConfigDict) -> tuple[ShapesEvaluator, Experiment]:
     with config.unlocked():
         config.eval.num_scenes = FEW
     experiment = build_experiment(config)
-    (evaluator,) = make_evaluators(config, experiment).values()
+    (evaluator,) = make_evaluators(config, experiment, find_tasks(config)).values()
     assert isinstance(evaluator, ShapesEvaluator)
     return evaluator, experiment
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_finished_is_refused_before_training(
     config = tiny_clip_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
-        make_evaluators(config, build_experiment(config))
+        make_evaluators(config, build_experiment(config), find_tasks(config))
 
 
 def test_a_batch_must_divide_over_the_devices() -> None:

@@ -21,7 +21,7 @@ from tcl_jax import embed_images as command
 from tcl_jax.data import features
 from tcl_jax.data.sources import make_source, make_transform
 from tcl_jax.errors import InputError, RunError
-from tcl_jax.evaluation.tasks import make_evaluators
+from tcl_jax.evaluation.tasks import find_tasks, make_evaluators
 from tcl_jax.inference.model import load_model
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.ops.images import normalize
@@ -239,7 +239,7 @@ def test_a_whole_run_interrupted_and_used(
 ) -> None:
     config.eval.tasks = ("shapes",)
     experiment = build_experiment(config)
-    evaluators = make_evaluators(config, experiment)
+    evaluators = make_evaluators(config, experiment, find_tasks(config))
     whole = train(config, str(tmp_path / "whole"), experiment, evaluators)
     assert whole.finished and whole.step == 9
     rows = [json.loads(x) for x in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]

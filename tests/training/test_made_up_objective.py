@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs.shapes import get_config
 from tcl_jax.errors import InputError
-from tcl_jax.evaluation.tasks import make_evaluators
+from tcl_jax.evaluation.tasks import find_tasks, make_evaluators
 from tcl_jax.inference.model import load_model
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.models.flops import Parts
@@ -104,7 +104,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
 def test_it_is_trained_evaluated_and_loaded(config: ConfigDict, tmp_path: Path) -> None:
     experiment = build_experiment(config)
     assert experiment.learns_texts
-    evaluators = make_evaluators(config, experiment)
+    evaluators = make_evaluators(config, experiment, find_tasks(config))
     outcome = train(config, str(tmp_path / "run"), experiment, evaluators)
     moved = np.asarray(outcome.params["letters"]) - experiment.params["letters"]
     assert outcome.finished and np.abs(moved).max() > 0
