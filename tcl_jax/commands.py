@@ -286,6 +286,7 @@ def load_model_from(
         model = model_from_torch(flags.clip, flags.tcl, **how)
     else:
         model = load_model(flags.checkpoint)
+        _tell_unfinished(model, flags.checkpoint)
     model = model if method is None else model.with_method(method)
     if kp_weight and not model.method.mixes_clip:
         logging.warning(
@@ -293,6 +294,22 @@ def load_model_from(
             "TCL has", kp_weight, model.method.title,
         )  # fmt: skip
     return model
+
+
+def _tell_unfinished(model: Model, checkpoint: str) -> None:
+    """Warns where the newest checkpoint of a run is taken, and the run has not come to its end."""
+    from tcl_jax.checkpoints.trained import find_store
+    from tcl_jax.training.check import number_of_updates
+
+    run, (store, step) = model.origin.get("run"), find_store(checkpoint) or (None, None)
+    if run is None or store is None or step is not None:
+        return  # a model directory, or a step that was chosen
+    if run["step"] < (last := number_of_updates(run["config"])):
+        logging.warning(
+            "this run is unfinished, at step %d of %d; the command that it was started with "
+            "(python -m tcl_jax.main ... --workdir=%s) goes on from there",
+            run["step"], last, store.parent,
+        )  # fmt: skip
 
 
 def load_named(name: str, weights: Sequence[tuple[str, str]], **options: Any) -> Model:

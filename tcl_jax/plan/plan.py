@@ -159,7 +159,7 @@ def make_plan(config: ConfigDict, topology: str, batch_per_chip: int | None = No
 
 def samples_of_phases(config: ConfigDict) -> dict[int, float]:
     """Pairs that each phase of a run sees; a phase that it does not have is not there."""
-    updates = number_of_updates(config)
+    updates = number_of_updates(config.to_dict())
     first = min(config.train.backbone_from_step, updates)
     counts = zip(PHASES, (first, updates - first), strict=True)
     return {

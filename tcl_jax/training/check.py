@@ -118,12 +118,15 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def number_of_updates(config: ConfigDict) -> int:
+def number_of_updates(settings: dict[str, Any]) -> int:
     """Updates of a run: up to its last evaluation, counting from 0, and that step itself.
 
     A run without a task goes to the end of its schedule.
+
+    Args:
+        settings: the config as a nested dict, or what a run has recorded.
     """
-    return _updates(flatten(config.to_dict()))
+    return _updates(flatten(settings))
 
 
 def _updates(flat: dict[str, Any]) -> int:

@@ -176,7 +176,7 @@ def _train(
                 )
     if is_writer:
         write_json(root / "config.json", settings)
-    last = number_of_updates(config)
+    last = number_of_updates(settings)
     if last <= t.total_steps:
         logging.info("%d updates: the run ends with its last evaluation before total_steps", last)
 

@@ -128,8 +128,8 @@ def test_workdirs(tmp_path: Path) -> None:
 
 def test_the_last_evaluation_is_reached() -> None:
     config = get_config()
-    assert number_of_updates(config) == 50_001
+    assert number_of_updates(config.to_dict()) == 50_001
     config.train.total_steps, config.eval.every = 10, 4
-    assert number_of_updates(config) == 9
+    assert number_of_updates(config.to_dict()) == 9
     config.eval.tasks = ()
-    assert number_of_updates(config) == 11
+    assert number_of_updates(config.to_dict()) == 11

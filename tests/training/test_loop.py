@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -17,7 +18,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.tcl import get_config as paper_config
+from tcl_jax import segment
 from tcl_jax.checkpoints.store import CheckpointStore
+from tcl_jax.commands import load_model_from
 from tcl_jax.errors import InputError
 from tcl_jax.files import sha256_of
 from tcl_jax.inference.model import load_model
@@ -159,7 +162,10 @@ def test_interrupted_equals_uninterrupted(
 
 @pytest.mark.slow
 def test_a_run_knows_its_clip(
-    one_phase: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_phase: ConfigDict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """When it goes on and when it is used: the same arrays in whatever file, and no others."""
     config = one_phase
@@ -180,8 +186,15 @@ def test_a_run_knows_its_clip(
         load_model(workdir)
     write_safetensors(file, tensors, {"saved": "again"})
     assert sha256_of(file) != trained_on
-    assert load_model(workdir).origin["run"]["step"] == part.step == 5
+    told = f"unfinished, at step 5 of 9; .* --workdir={workdir}"
+    for path, says in ((workdir / "checkpoints/5", False), (workdir, True)):
+        flags = segment.parser().parse_args([f"--checkpoint={path}"])
+        assert load_model_from(flags).origin["run"]["step"] == part.step == 5
+        assert bool(re.search(told, caplog.text)) is says
     assert run(config, workdir).finished
+    caplog.clear()
+    load_model_from(flags)
+    assert "unfinished" not in caplog.text
 
     monkeypatch.setattr(Experiment, "record", {})  # as an earlier version had it
     run(config, tmp_path / "old")
