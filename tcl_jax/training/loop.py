@@ -177,8 +177,8 @@ def _train(
     if is_writer:
         write_json(root / "config.json", settings)
     last = number_of_updates(settings)
-    if last <= t.total_steps:
-        logging.info("%d updates: the run ends with its last evaluation before total_steps", last)
+    where = "with its last evaluation before" if last <= t.total_steps else "one step after"
+    logging.info("%d steps: the run ends %s train.total_steps=%d", last, where, t.total_steps)
 
     # ------------------------------------------------------------------------------------ logging
     writer = MetricWriter(root, start_step=first)
