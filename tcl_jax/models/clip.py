@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
+from tcl_jax.models.flops import Tower
 from tcl_jax.models.layers import (
     ACTIVATIONS,
     CLIP_EPS,
@@ -79,9 +80,10 @@ class CLIPConfig:
             )
 
     @property
-    def prefix_tokens(self) -> int:
-        """Number of the vision tower's tokens that are no patches."""
-        return 1
+    def tower(self) -> Tower:
+        """Sizes of the vision tower."""
+        vision = (self.vision_width, self.vision_layers)
+        return Tower(self.embed_dim, self.resolution, self.patch_size, *vision, prefix_tokens=1)
 
     @property
     def vision_heads(self) -> int:

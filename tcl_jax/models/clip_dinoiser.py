@@ -210,7 +210,7 @@ class CLIPDINOiser(CLIPMethod):
         patches, width = (padded // c.patch_size) ** 2, c.vision_width
         projection = 2 * 9 * width * self.channels
         return {
-            **flops.dense_masks(c, padded, texts),
+            **flops.dense_masks(c.tower, padded, texts),
             "head": patches * (projection + 2 * width + 2 * patches * self.channels),
             "pooling": 2 * patches**2 * c.embed_dim,
         }

@@ -115,7 +115,7 @@ class LastBlock(PatchTokens):
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options
         mlp = not self.reduced
-        return flops.dense_masks(self.config, side, texts, products=self.products, mlp=mlp)
+        return flops.dense_masks(self.config.tower, side, texts, products=self.products, mlp=mlp)
 
 
 class MaskCLIP(LastBlock):

@@ -111,7 +111,7 @@ class ProxyCLIP(AuthorsCLIP):
         values = 2 * (side // config.patch_size) ** 2 * width**2
         size = shape_of(self.shapes, "second/patch_kernel")[-1]
         return {
-            "image tower": flops.image_tower(config, depth - 1, side) + values,
+            "image tower": flops.image_tower(config.tower, depth - 1, side) + values,
             "second encoder": flops.vision_tower(self.shapes, "second", patches),
             "attention": 2 * patches**2 * (size + width) + 2 * patches * width**2,
             "masks": 2 * patches * embed * (width + texts),

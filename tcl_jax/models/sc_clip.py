@@ -218,4 +218,4 @@ class SCCLIP(CroppedCLIP, PatchTokens):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options
-        return flops.sc_clip_masks(self.config, side, texts)
+        return flops.sc_clip_masks(self.config.tower, side, texts)

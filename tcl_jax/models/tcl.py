@@ -95,7 +95,7 @@ class TCL(CLIPMethod):
     @property
     def tower(self) -> flops.Tower:
         """Sizes of the vision tower that the grounder builds on."""
-        return self.config
+        return self.config.tower
 
     @property
     def vision(self) -> ViT:

@@ -23,18 +23,6 @@ from tcl_jax.models.vit import ViT
 from tcl_jax.ops.images import PixelStatistics
 
 
-@dataclasses.dataclass(frozen=True)
-class BackboneSizes:
-    """A `flops.Tower`."""
-
-    embed_dim: int
-    resolution: int
-    patch_size: int
-    vision_width: int
-    vision_layers: int
-    prefix_tokens: int
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TCLDINO(TCL):
     """TCL whose grounder builds on a backbone; parameters are `TCL`'s and the frozen `backbone`.
@@ -76,7 +64,7 @@ class TCLDINO(TCL):
     def tower(self) -> flops.Tower:
         shapes = dict(expand(self.shapes))
         patch, _, _, width = shapes["backbone/patch_kernel"]
-        return BackboneSizes(
+        return flops.Tower(
             embed_dim=self.config.embed_dim,
             resolution=self.image_size,
             patch_size=patch,
