@@ -140,8 +140,9 @@ class TCL(CLIPMethod):
         }
 
     def dense_features(self, params: Any, image: Image) -> Dense:
-        """`embed_pixels`, on four times the patch grid."""
-        return embed_pixels(self, params, image)
+        """Pixel embeddings, as in `Grounding`, on four times the patch grid."""
+        with matmul_precision(self.dtype):
+            return _embed(self, params, image)[1]
 
     def masks(
         self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
@@ -209,18 +210,6 @@ def ground(
         return Grounding(features, pixels, logits)
 
 
-def embed_pixels(
-    model: TCL, params: Any, image: Float[Array, "b H W 3"]
-) -> Float[Array, "b h w d"]:
-    """Pixel embeddings of images, as in `Grounding`, without any mask.
-
-    Args:
-        model, params, image: as in `ground`.
-    """
-    with matmul_precision(model.dtype):
-        return _embed(model, params, image)[1]
-
-
 def average_similar(
     features: Features, cosines: Float[Array, "b n h w"]
 ) -> Float[Array, "b n h w"]:
@@ -259,9 +248,6 @@ def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Flo
     """Mean of an image's patches as the projection takes them at the start, float32.
 
     The decoder, whose gates are closed then, only repeats patches, and is left out.
-
-    Args:
-        model, params, image: as in `ground`.
     """
     with matmul_precision(model.dtype):
         _, patches = _run(model, params, image)

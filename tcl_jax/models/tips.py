@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ from jaxtyping import Array, Float, Int
 
 from tcl_jax.data.sentence_pieces import SentencePieceTokenizer
 from tcl_jax.models.attention import self_only_attention
-from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.flops import Parts, vision_tower
 from tcl_jax.models.layers import Transformer, block, matmul_precision
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.shapes import Shapes, from_json, shape_of, shapes_of
+from tcl_jax.models.shapes import Shapes, from_json, shape_of
 from tcl_jax.models.text import encode_padded_tokens
 from tcl_jax.models.text_encoder import TextEncoder
-from tcl_jax.models.vit import ViT, encode, project
+from tcl_jax.models.vit import encode, project
 from tcl_jax.models.zero_shot import Aligned, ZeroShot
 
 
@@ -78,40 +76,20 @@ class TIPS(ZeroShot):
     """Zero-shot segmentation by the value path, as in the authors' notebook.
 
     Parameters are `vision`, a tower of `vit`, and `text`.
-
-    Attributes:
-        folder: see `TIPSText`.
     """
 
-    folder: str = dataclasses.field(default="", compare=False)
+    family: str = "tips"
 
     name = "tips"
     title = "TIPS"
     parameters = ("tips",)
     towers = ("vision", "text")
-    pixel_statistics = FAMILIES["tips"].pixel_statistics
+    texts = TIPSText
     protocol = "tips"
-
-    @property
-    def vit(self) -> ViT:
-        """Settings of the vision tower."""
-        return replace(FAMILIES["tips"].vit, dtype=self.dtype)
 
     @property
     def resolution(self) -> int:
         return round(self.shape_of("vision/positional_embedding")[0] ** 0.5) * self.patch
-
-    @property
-    def text_encoder(self) -> TIPSText:
-        return replace(TIPSText.of_shapes(self.shapes, self.folder), dtype=self.dtype)
-
-    def text_params(self, params: Any) -> Any:
-        return {"text": params["tips"]["text"]}
-
-    @classmethod
-    def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> TIPS:
-        del family
-        return cls(shapes_of({"tips": towers}), folder=folder, **fields)
 
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
         """The first class token, and the authors' value path.

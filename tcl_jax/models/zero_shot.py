@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
+from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.method import Dense, Image, MaskOptions, Method, Texts, refine_masks
-from tcl_jax.models.shapes import Shapes, init_params, shape_of, to_json
+from tcl_jax.models.shapes import Shapes, init_params, shape_of, shapes_of, to_json
+from tcl_jax.models.text_encoder import TextEncoder
+from tcl_jax.models.vit import ViT
+from tcl_jax.ops.images import PixelStatistics
 from tcl_jax.ops.resize import resize
 
 
@@ -36,40 +40,50 @@ class ZeroShot(Method):
     Windows of any size: they are resized, bicubic, to the next multiple of the patch. Cosines of
     the patches are resized to the window itself before the softmax, which has no temperature. So
     probabilities of many texts differ little, and there is no background: of a threshold of 0, as
-    these methods have it, nothing is below.
+    these methods have it, nothing is below. All parameters are under the method's name.
 
     Attributes:
         towers: names of the parameters of each tower that masks and texts need.
+        texts: the text tower, of the parameters `text`.
         shapes: of all parameters.
-        dtype: compute dtype; parameters are float32.
+        family: of the vision tower, a key of `families.FAMILIES`.
+        folder: where the weights are from.
     """
 
     shapes: Shapes
     dtype: Any = jnp.float32
+    family: str = ""
+    folder: str = dataclasses.field(default="", compare=False)
 
     towers: ClassVar[tuple[str, ...]]
+    texts: ClassVar[Any]
     patch_size: ClassVar[int] = 1
 
     @classmethod
-    @abc.abstractmethod
-    def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> ZeroShot:
-        """The method of towers.
+    def of_towers(cls, towers: Any, **fields: Any) -> ZeroShot:
+        """The method of the parameters of each of the towers, and of further fields."""
+        return cls(shapes_of({cls.name: towers}), **fields)
 
-        Args:
-            towers: parameters of each.
-            family: of the vision tower, a key of `families.FAMILIES`.
-            folder: where the weights are from.
-            fields: further ones.
-        """
+    @property
+    def vit(self) -> ViT:
+        """Settings of the vision tower."""
+        return dataclasses.replace(FAMILIES[self.family].vit, dtype=self.dtype)
+
+    @property
+    def pixel_statistics(self) -> PixelStatistics:
+        return FAMILIES[self.family].pixel_statistics
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        encoder = self.texts.of_shapes(self.shapes, self.folder)
+        return cast(TextEncoder, dataclasses.replace(encoder, dtype=self.dtype))
+
+    def text_params(self, params: Any) -> Any:
+        return {"text": params[self.name]["text"]}
 
     @abc.abstractmethod
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
-        """What texts are compared with.
-
-        Args:
-            params: the whole tree.
-            image: normalised with `pixel_statistics`; H and W are multiples of the patch.
-        """
+        """What texts are compared with, of images whose sides are multiples of the patch."""
 
     @abc.abstractmethod
     def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:
