@@ -164,7 +164,6 @@ class CLIP(TextEncoder):
 
     Attributes:
         config: its sizes.
-        dtype: compute dtype; parameters are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
         resample, ragged: of the vision tower, see `vit.ViT`; as the original TCL has them.
         normalizes_sentences: see `TextEncoder`; a matter of the protocol.
@@ -233,7 +232,6 @@ class CLIP(TextEncoder):
         }
 
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-        """`encode_text`."""
         return encode_text(self, params, tokens)
 
 
@@ -251,12 +249,7 @@ class ImageFeatures:
 
 
 def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> ImageFeatures:
-    """Features of images.
-
-    Args:
-        model, params: CLIP and its parameters; the vision tower's are read.
-        image: [b, H, W, 3] normalised; H and W multiples of the patch size, see `CLIP.ragged`.
-    """
+    """Features of normalised images; H and W are multiples of the patch, but see `CLIP.ragged`."""
     with matmul_precision(model.dtype):
         features = encode(model.vision, params["visual"], image)
         last = features.blocks[-1].output[:, 0]
@@ -264,12 +257,7 @@ def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> Im
 
 
 def encode_text(model: CLIP, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-    """Text embeddings, float32 and not normalised.
-
-    Args:
-        model, params: CLIP and its parameters; the text tower's are read.
-        tokens: as in `text.encode_tokens`.
-    """
+    """Text embeddings, float32 and not normalised, of tokens as in `text.encode_tokens`."""
     with matmul_precision(model.dtype):
         embedding = encode_tokens(model.text, params["text"], tokens)
     return embedding.astype(jnp.float32)

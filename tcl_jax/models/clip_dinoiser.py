@@ -28,7 +28,6 @@ from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import layer_norm
 from tcl_jax.models.method import Dense, Image, MaskOptions, Masks, Texts, refine_masks
-from tcl_jax.models.vit import Features
 from tcl_jax.ops.convolution import conv3x3
 from tcl_jax.ops.images import pad_black
 from tcl_jax.ops.masking import l2_normalize, pixel_text_cosines
@@ -110,7 +109,6 @@ class CLIPDINOiser(CLIPMethod):
     Attributes:
         config: sizes of the CLIP; the released head is for LAION-2B's ViT-B/16.
         channels: of the head's projection.
-        dtype: compute dtype of the CLIP and of the projection.
 
     Raises:
         ValueError: if the CLIP has too few blocks.
@@ -148,14 +146,11 @@ class CLIPDINOiser(CLIPMethod):
         padded = pad_black(image, self.config.patch_size, self.pixel_statistics)
         features = encode_image(self.clip_model, params["clip"], padded).features
         embedded = MaskCLIP(self.config, self.dtype).embed_patches(params["clip"], features)
-        return pool(params["head"], self._middle(params["clip"]["visual"], features), embedded)
-
-    def _middle(self, visual: Any, features: Features) -> Float[Array, "b h w c"]:
-        """Patches of the middle block as its MLP takes them: after attention and `ln_2`."""
         before = self.config.vision_layers - LAYER
         tokens = features.after(before) + features.blocks[before].attended
-        norm = visual[f"blocks_{before}"]["ln_2"]
-        return features.patches(layer_norm(tokens, norm, self.clip_model.vision.eps))
+        norm = params["clip"]["visual"][f"blocks_{before}"]["ln_2"]
+        middle = features.patches(layer_norm(tokens, norm, self.clip_model.vision.eps))
+        return pool(params["head"], middle, embedded)
 
     def dense_features(self, params: Any, image: Image) -> Dense:
         """MaskCLIP's patches, each the mean of those that the head finds alike."""

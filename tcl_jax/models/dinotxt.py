@@ -41,7 +41,6 @@ class DinoTxtText(TextEncoder):
     Attributes:
         width: of that half.
         context_length, vocab_size: of the texts.
-        dtype: compute dtype; parameters are float32.
     """
 
     width: int

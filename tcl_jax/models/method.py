@@ -152,22 +152,14 @@ class Method(abc.ABC):
         """
 
     def cosines(self, params: Any, image: Image, text_embeddings: Texts) -> Masks:
-        """Cosine of `dense_features` with every text, float32 in [-1, 1]; zero where it is zeros.
-
-        Args:
-            params, image, text_embeddings: as in `masks`.
-        """
+        """Cosine of `dense_features` with every text, float32 in [-1, 1]; zero where that is."""
         features = self.dense_features(params, image)
         return pixel_text_cosines(features, text_embeddings)
 
     def probabilities(
         self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
     ) -> Masks:
-        """Softmax over the texts of `options.logit_scale` times `cosines`, float32 in [0, 1].
-
-        Args:
-            params, image, text_embeddings, options: as in `masks`.
-        """
+        """Softmax over the texts of `options.logit_scale` times `cosines`, float32 in [0, 1]."""
         logits = options.logit_scale * self.cosines(params, image, text_embeddings)
         return jax.nn.softmax(logits, axis=-1, where=jnp.any(text_embeddings != 0, axis=-1))
 
@@ -192,10 +184,7 @@ class Method(abc.ABC):
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         """FLOPs of the masks of one window by part, PAMR and resizing left out.
 
-        Args:
-            side: of the window in pixels, a multiple of the patch size.
-            texts: number of masks.
-            options: post-processing.
+        The side is the window's in pixels, a multiple of the patch size.
         """
 
     @property

@@ -60,7 +60,6 @@ class ProjectedText(TextEncoder):
     Attributes:
         tower: the text tower; None: texts are not embedded here.
         width: of the patches.
-        dtype: compute dtype of the tower.
     """
 
     tower: TextEncoder | None
@@ -119,7 +118,6 @@ class Talk2DINO(Method):
         antialias: whether resizing to it is antialiased, as it is by the original with a recent
             torchvision; with 0.16, which it pins, it is not. Windows of that size stay as they
             are, which are all of the protocol's but those of very long images.
-        dtype: compute dtype of the towers; parameters are float32, as is all else.
 
     Raises:
         ValueError: if the patch does not divide the square.
@@ -189,7 +187,7 @@ class Talk2DINO(Method):
         return init_params(key, self.shapes)
 
     def head_features(self, params: Any, image: Float[Array, "b H W 3"]) -> HeadFeatures:
-        """`head_features` of the backbone."""
+        """Those of the backbone."""
         return head_features(self.vit, params["backbone"], image)
 
     def dense_features(self, params: Any, image: Image) -> Float[Array, "b h w c"]:

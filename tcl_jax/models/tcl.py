@@ -59,7 +59,6 @@ class TCL(CLIPMethod):
         config: sizes of the CLIP it builds on.
         feature_layer: block of the tower, counted from 1, whose output feeds the grounder
             (`ie_freeze` in the original): 11 of 12 for ViT-B/16. 0: the one before the last.
-        dtype: compute dtype; parameters, norms, softmax and similarities are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
 
     Raises:
@@ -117,20 +116,14 @@ class TCL(CLIPMethod):
         return {**self.init_learned(learned, self.tower_params(params)), **params}
 
     def init_learned(self, key: Key[Array, ""], tower: Any) -> dict[str, Any]:
-        """What is learned, at the start: copies of the tower's blocks, and a fresh decoder.
-
-        Args:
-            key: of what is fresh.
-            tower: parameters of the frozen tower that the grounder builds on.
-        """
+        """What is learned, at the start: copies of the tower's blocks, and a fresh decoder."""
         first = self.feature_layer
         copies = {f"blocks_{i}": tower[f"blocks_{first + i}"] for i in range(self.copied_blocks)}
-        decoder = init_decoder(key, self.tower.vision_width)
         scale = jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32)
         return {
             self.grounder: {
                 **copies,
-                "decoder": decoder,
+                "decoder": init_decoder(key, self.tower.vision_width),
                 "ln_post": tower["ln_post"],
                 "proj": tower["proj"],
             },
@@ -192,12 +185,10 @@ def ground(
     *,
     affinity: bool = False,
 ) -> Grounding:
-    """Grounds texts in images.
+    """Grounds texts in images, both as in `Method.masks`.
 
     Args:
         model, params: TCL and all its parameters, `clip` included.
-        image: [b, H, W, 3] normalised; H and W multiples of the patch size.
-        text_embeddings: [n, d], normalised or not.
         affinity: whether cosines are averaged over similar patches, see `average_similar`.
     """
     with matmul_precision(model.dtype):
@@ -220,14 +211,9 @@ def average_similar(
     `round(L / 3)` of the tower's L (4 of 12), and T_ij is S_ij, or 0 where that is below
     `LEAST_AFFINITY`; then bilinear to the pixels' grid. Each image by itself.
 
-    This was best among those measured with 240 steps of configs/shapes.py: mIoU in per cent without
-    refinement, with this and with PAMR is 65.0, 67.4 and 75.8 on drawn scenes, and 54.4, 55.9 and
-    58.9 on drawn objects in photographs (three seeds of 256 scenes of 64 pixels; each threshold was
-    chosen on other scenes). Similar patches add nothing to the first, where means over the patch
-    gain as much alone, and all of the second. Averages of tokens before the decoder gain 1.4 on
-    photographs and nothing on drawn scenes; of later blocks, and with the authors' least cosine of
-    0.4 or ProxyCLIP's weights, less. Averages with PAMR after them gained nothing over PAMR alone.
-    No larger model is measured yet.
+    This was best among those measured with 240 steps of configs/shapes.py (README has the figures).
+    Later blocks, the authors' least cosine of 0.4, ProxyCLIP's weights, and averages of tokens
+    before the decoder gain less; with PAMR after them averages gain nothing over PAMR alone.
 
     Args:
         features: of the frozen tower.

@@ -64,12 +64,7 @@ class TextEncoder(abc.ABC):
     def embed_classes(
         self, params: Any, tokens: Int[Array, "classes templates l"]
     ) -> Float[Array, "classes d"]:
-        """Text embedding of every class: mean over templates of `embed_texts`, normalised.
-
-        Args:
-            params: as in `embed_texts`.
-            tokens: of each name in each template.
-        """
+        """Text embedding of every class: mean over templates of `embed_texts`, normalised."""
         features = self.embed_each(self.embed_texts, params, tokens)
         if self.normalizes_sentences:
             features = l2_normalize(features)

@@ -26,11 +26,6 @@ from tcl_jax.models.vit import encode, project
 from tcl_jax.models.zero_shot import Aligned, ZeroShot
 
 
-def text_tower(dtype: Any = jnp.float32) -> Transformer:
-    """Settings of the text tower."""
-    return Transformer(1e-6, jax.nn.relu, dtype)  # epsilon of the Flax code
-
-
 @dataclasses.dataclass(frozen=True)
 class TIPSText(TextEncoder):
     """The text tower, with parameters under `text` as `text.encode_padded_tokens` has them.
@@ -38,7 +33,6 @@ class TIPSText(TextEncoder):
     Attributes:
         width: of the tower and of embeddings.
         vocab_size: of the tokens.
-        dtype: compute dtype; parameters are float32.
         folder: where the weights are from, and tokenizer.model is looked for.
     """
 
@@ -67,8 +61,9 @@ class TIPSText(TextEncoder):
         return SentencePieceTokenizer(file, self.vocab_size, folder=self.folder)
 
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        settings = Transformer(1e-6, jax.nn.relu, self.dtype)  # epsilon of the Flax code
         with matmul_precision(self.dtype):
-            return encode_padded_tokens(text_tower(self.dtype), params["text"], tokens)
+            return encode_padded_tokens(settings, params["text"], tokens)
 
 
 @dataclasses.dataclass(frozen=True)
