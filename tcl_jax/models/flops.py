@@ -194,20 +194,15 @@ def clip_step(config: CLIPConfig, batch: int) -> Parts:
 
 
 def tcl_step(
-    config: CLIPConfig, tower: Tower, copied_blocks: int, batch: int, train_backbone: bool
+    config: CLIPConfig, tower: Tower, copied: int, batch: int, train_backbone: bool
 ) -> Parts:
     """Of TCL, forward and backward, see `Objective.training_flops`.
 
-    Args:
-        config: of the CLIP, which embeds texts and masked images.
-        tower: that the grounder builds on, which may be the CLIP's.
-        copied_blocks: of the tower, in the grounder.
-        batch: images of the global batch.
-        train_backbone: whether the copied blocks train.
+    The CLIP embeds texts and masked images; the tower that the grounder builds on may be its own.
     """
     width, embed, patches = tower.vision_width, config.embed_dim, _patches(tower, None)
     pixels = UPSAMPLING**2 * patches
-    blocks = _grounder_blocks(tower, patches, copied_blocks)
+    blocks = _grounder_blocks(tower, patches, copied)
     masked = image_tower(config.tower, side=tower.resolution)
     tokens = _patches(config.tower, tower.resolution)
     # Towards the mask alone, as the weights are frozen; both factors of attention have gradients.
@@ -216,7 +211,7 @@ def tcl_step(
     # frozen, one for the similarity's.
     pairs = (2 + 3) * 2 * pixels * embed * batch
     return {
-        "image tower": image_tower(tower, tower.vision_layers - copied_blocks),
+        "image tower": image_tower(tower, tower.vision_layers - copied),
         "text tower": text_tower(config),
         "grounder's blocks": (3 if train_backbone else 1) * blocks,
         "decoder": 3 * decoder(tower),

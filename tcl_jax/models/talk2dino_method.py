@@ -99,7 +99,7 @@ class ProjectedText(TextEncoder):
         self, params: Any, tokens: Int[Array, "classes templates l"]
     ) -> Float[Array, "classes c"]:
         """`embed_templates` of the tower's features: their mean is projected."""
-        features = self.embed_each(self.frozen.embed_texts, params, tokens)
+        features = self.frozen.embed_each(params, tokens)
         return embed_templates(params["projection"], features)
 
 

@@ -23,7 +23,7 @@ from tcl_jax.models.grounder import embed_patches, run_copies
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.method import REFINEMENTS, Dense, Image, MaskOptions, Masks, Texts, refine_masks
 from tcl_jax.models.sc_clip import aggregate, similarities
-from tcl_jax.models.vit import Features, ViT, encode, find_rotation, project
+from tcl_jax.models.vit import Features, ViT, encode, project
 from tcl_jax.ops.masking import mask_logits, pixel_text_cosines, pixel_text_similarity
 from tcl_jax.ops.resize import resize
 
@@ -252,8 +252,6 @@ def _run(
     model: TCL, params: Any, image: Float[Array, "b H W 3"]
 ) -> tuple[Features, Float[Array, "b h w c"]]:
     """Features of the frozen tower, and the patches after the grounder's blocks."""
-    tower = model.tower_params(params)
+    tower, copies = model.tower_params(params), params[model.grounder]
     features = encode(model.vision, tower, image)
-    tokens, grid = features.after(model.feature_layer), features.grid
-    rotate = find_rotation(tower, tokens, grid)
-    return features, run_copies(model.vision, params[model.grounder], tokens, grid, rotate)
+    return features, run_copies(model.vision, copies, tower, features, model.feature_layer)

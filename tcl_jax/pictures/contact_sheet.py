@@ -44,14 +44,9 @@ class Card:
 
 
 def contact_sheet(cards: Sequence[Card]) -> UInt8[np.ndarray, "H W 3"]:
-    """Cards in rows about as wide as a screen, each under its caption and note.
+    """Cards, at least one, in rows about as wide as a screen, each under its caption and note.
 
-    Args:
-        cards: at least one. An original stands left of its image, all of it but the used part
-            faded.
-
-    Returns:
-        uint8 RGB.
+    An original stands left of its image, all of it but the used part faded.
     """
     paired = any(card.original is not None for card in cards)
     width = _CELL * (1 + paired)
