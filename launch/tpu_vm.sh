@@ -34,8 +34,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,37s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
-
 fail() {
     echo "error: $1" >&2
     exit "${2:-2}"
@@ -51,7 +49,7 @@ spot='' queued='' bucket='' internal_ip='' delete_after='' poll=60 restarts=3 wo
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
-        usage
+        sed -n '2,37s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit
         ;;
     --)

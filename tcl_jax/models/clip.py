@@ -126,7 +126,12 @@ def choose_sizes(
         InputError: if the variant is unknown, its sizes are not known, or they are impossible.
     """
     given = {name: value for name, value in sizes.items() if value}
-    if variant == "auto" and weights is not None:
+    if variant == "auto":
+        if weights is None:
+            raise InputError(
+                "model.variant='auto' takes the sizes from model.weights, and there are none; "
+                f"choose one of {', '.join(VARIANTS)}, or 'custom' with the sizes in model.sizes"
+            )
         for name, value in given.items():
             if (own := getattr(weights, name, None)) != value:
                 raise InputError(
@@ -134,11 +139,6 @@ def choose_sizes(
                     "give other weights (model.variant='custom' takes the sizes as they are given)"
                 )
         return weights
-    if variant == "auto":
-        raise InputError(
-            "model.variant='auto' takes the sizes from model.weights, and there are none; choose "
-            f"one of {', '.join(VARIANTS)}, or 'custom' with the sizes in model.sizes"
-        )
     if variant not in (*VARIANTS, "custom"):
         raise InputError(
             f"model.variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}, 'auto' "

@@ -133,7 +133,7 @@ class DinoTxt(ZeroShot):
 
     @property
     def summary(self) -> str:
-        width = self.shape_of("vision/patch_kernel")[-1]
+        width = shape_of(self.shapes, "vision/patch_kernel")[-1]
         return f"dino.txt on {self.family} of width {width} and patches of {self.patch}"
 
     def describe(self) -> dict[str, Any]:

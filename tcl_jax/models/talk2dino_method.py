@@ -138,16 +138,12 @@ class Talk2DINO(Method):
     patch_size = 1
 
     def __post_init__(self) -> None:
-        patch = self.shape_of("backbone/patch_kernel")[0]
+        patch = shape_of(self.shapes, "backbone/patch_kernel")[0]
         if self.resize_dim < 1 or self.resize_dim % patch:
             raise ValueError(
                 f"resize_dim={self.resize_dim} must be a multiple of this backbone's patch of "
                 f"{patch} pixels"
             )
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """See `shapes.shape_of`."""
-        return shape_of(self.shapes, name)
 
     @property
     def vit(self) -> ViT:
@@ -157,12 +153,12 @@ class Talk2DINO(Method):
     @property
     def text_width(self) -> int:
         """Channels of the texts' features that are projected."""
-        return self.shape_of("projection/hidden/kernel")[0]
+        return shape_of(self.shapes, "projection/hidden/kernel")[0]
 
     @property
     def width(self) -> int:
         """Channels of a patch."""
-        return self.shape_of("projection/out/kernel")[1]
+        return shape_of(self.shapes, "projection/out/kernel")[1]
 
     @property
     def pixel_statistics(self) -> PixelStatistics:
@@ -211,7 +207,7 @@ class Talk2DINO(Method):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del side, options
-        patches = (self.resize_dim // self.shape_of("backbone/patch_kernel")[0]) ** 2
+        patches = (self.resize_dim // shape_of(self.shapes, "backbone/patch_kernel")[0]) ** 2
         return {
             "image tower": vision_tower(self.shapes, "backbone", patches),
             "masks": 2 * patches * texts * self.width,

@@ -135,7 +135,8 @@ class TCL(CLIPMethod):
     def dense_features(self, params: Any, image: Image) -> Dense:
         """Pixel embeddings, as in `Grounding`, on four times the patch grid."""
         with matmul_precision(self.dtype):
-            return _embed(self, params, image)[1]
+            _, patches = _run(self, params, image)
+            return embed_patches(self.vision, params[self.grounder], patches)
 
     def masks(
         self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
@@ -192,7 +193,8 @@ def ground(
         affinity: whether cosines are averaged over similar patches, see `average_similar`.
     """
     with matmul_precision(model.dtype):
-        features, pixels = _embed(model, params, image)
+        features, patches = _run(model, params, image)
+        pixels = embed_patches(model.vision, params[model.grounder], patches)
         similarity = pixel_text_similarity(pixels, text_embeddings)
         if affinity:
             similarity = average_similar(features, similarity)
@@ -239,13 +241,6 @@ def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Flo
         _, patches = _run(model, params, image)
         norm = {"ln_post": params[model.grounder]["ln_post"]}
         return project(model.vision, norm, patches).astype(jnp.float32).mean(axis=(1, 2))
-
-
-def _embed(
-    model: TCL, params: Any, image: Float[Array, "b H W 3"]
-) -> tuple[Features, Float[Array, "b h w d"]]:
-    features, patches = _run(model, params, image)
-    return features, embed_patches(model.vision, params[model.grounder], patches)
 
 
 def _run(

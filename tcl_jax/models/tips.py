@@ -84,7 +84,7 @@ class TIPS(ZeroShot):
 
     @property
     def resolution(self) -> int:
-        return round(self.shape_of("vision/positional_embedding")[0] ** 0.5) * self.patch
+        return round(shape_of(self.shapes, "vision/positional_embedding")[0] ** 0.5) * self.patch
 
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
         """The first class token, and the authors' value path.
@@ -114,7 +114,7 @@ class TIPS(ZeroShot):
 
     @property
     def summary(self) -> str:
-        width = self.shape_of("vision/patch_kernel")[-1]
+        width = shape_of(self.shapes, "vision/patch_kernel")[-1]
         return f"TIPS of width {width} and patches of {self.patch}"
 
     @classmethod

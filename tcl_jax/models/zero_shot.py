@@ -92,15 +92,11 @@ class ZeroShot(Method):
     @property
     def patch(self) -> int:
         """Side of a patch in pixels."""
-        return self.shape_of("vision/patch_kernel")[0]
+        return shape_of(self.shapes, "vision/patch_kernel")[0]
 
     def patches_of(self, side: int) -> int:
         """Number of patches of a square window of `side` pixels."""
         return (-(-side // self.patch)) ** 2
-
-    def shape_of(self, ending: str) -> tuple[int, ...]:
-        """See `shapes.shape_of`."""
-        return shape_of(self.shapes, ending)
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         return init_params(key, self.shapes)
