@@ -12,7 +12,6 @@ for patches of c channels, the blocks' width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from jax.nn.initializers import lecun_normal
 from jaxtyping import Array, Bool, Float, Key
 
 from tcl_jax.models import flops
-from tcl_jax.models.clip import CLIPConfig, encode_image
+from tcl_jax.models.clip import encode_image
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.dense import MaskCLIP
@@ -123,6 +122,7 @@ class CLIPDINOiser(CLIPMethod):
     cleans = finds_background = True
     protocol = "clip_dinoiser"
     own_pixels = "clip"
+    described = ("config", "channels")
     patch_size = 1
 
     def __post_init__(self) -> None:
@@ -213,10 +213,3 @@ class CLIPDINOiser(CLIPMethod):
     @property
     def summary(self) -> str:
         return f"CLIP-DINOiser, a head of {self.channels} channels on {self.config.title}"
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "channels": self.channels}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> CLIPDINOiser:
-        return cls(CLIPConfig(**fields["clip"]), fields["channels"])

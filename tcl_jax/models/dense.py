@@ -22,7 +22,7 @@ from tcl_jax.models.attention import (
     query_attention,
     self_only_attention,
 )
-from tcl_jax.models.clip import CLIPConfig, encode_image
+from tcl_jax.models.clip import encode_image
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.layers import block
@@ -65,10 +65,6 @@ class DenseCLIP(CLIPMethod):
     @property
     def summary(self) -> str:
         return f"CLIP alone, {self.config.title}"
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> DenseCLIP:
-        return cls(CLIPConfig(**fields["clip"]))
 
 
 class PatchTokens(DenseCLIP):

@@ -7,7 +7,6 @@ Alignment", CVPR 2025.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.models.flops import Parts, blocks_of, vision_tower
 from tcl_jax.models.layers import Transformer, layer_norm, matmul_precision, run_blocks
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.shapes import Shapes, count_prefix, from_json, shape_of
+from tcl_jax.models.shapes import Shapes, count_prefix, shape_of
 from tcl_jax.models.text import clip_tokenizer, encode_tokens
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.models.vit import encode, project
@@ -87,7 +86,7 @@ class DinoTxt(ZeroShot):
             head's, as the published notebook does against its own comment.
     """
 
-    family: str = "dinov3"
+    backbone: str = "dinov3"
     own_patches: bool = False
 
     name = "dinotxt"
@@ -96,6 +95,7 @@ class DinoTxt(ZeroShot):
     towers = ("vision", "head", "text")
     texts = DinoTxtText
     protocol = "dinotxt"
+    described = ("backbone", "own_patches", "shapes")
 
     @property
     def resolution(self) -> int:
@@ -134,13 +134,4 @@ class DinoTxt(ZeroShot):
     @property
     def summary(self) -> str:
         width = shape_of(self.shapes, "vision/patch_kernel")[-1]
-        return f"dino.txt on {self.family} of width {width} and patches of {self.patch}"
-
-    def describe(self) -> dict[str, Any]:
-        own = {"backbone": self.family, "own_patches": self.own_patches}
-        return {**own, **super().describe()}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> DinoTxt:
-        shapes = from_json(fields["shapes"])
-        return cls(shapes, family=fields["backbone"], own_patches=fields["own_patches"])
+        return f"dino.txt on {self.backbone} of width {width} and patches of {self.patch}"

@@ -6,7 +6,6 @@ The grounder builds on the CLIP's own vision tower here, and in `tcl_dino` on an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -15,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from tcl_jax.models import flops
-from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig
+from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import init_decoder
 from tcl_jax.models.dense import MaskCLIP, clip_masks
@@ -74,6 +73,7 @@ class TCL(CLIPMethod):
     parameters: ClassVar[tuple[str, ...]] = ("clip", "grounder", "sim2mask")
     mixes_clip = True
     refinements = REFINEMENTS
+    described: ClassVar[tuple[str, ...]] = ("config", "feature_layer")
     grounder: ClassVar[str] = "grounder"
     """The entry of the grounder's parameters."""
 
@@ -169,13 +169,6 @@ class TCL(CLIPMethod):
     @property
     def summary(self) -> str:
         return f"TCL, feature layer {self.feature_layer} of {self.config.title}"
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "feature_layer": self.feature_layer}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> TCL:
-        return cls(CLIPConfig(**fields["clip"]), fields["feature_layer"])
 
 
 def ground(

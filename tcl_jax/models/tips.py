@@ -6,7 +6,6 @@ Maninis et al., "TIPS: Text-Image Pretraining with Spatial awareness", ICLR 2025
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tcl_jax.models.attention import self_only_attention
 from tcl_jax.models.flops import Parts, vision_tower
 from tcl_jax.models.layers import Transformer, block, matmul_precision
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.shapes import Shapes, from_json, shape_of
+from tcl_jax.models.shapes import Shapes, shape_of
 from tcl_jax.models.text import encode_padded_tokens
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.models.vit import encode, project
@@ -73,7 +72,7 @@ class TIPS(ZeroShot):
     Parameters are `vision`, a tower of `vit`, and `text`.
     """
 
-    family: str = "tips"
+    backbone: str = "tips"
 
     name = "tips"
     title = "TIPS"
@@ -116,7 +115,3 @@ class TIPS(ZeroShot):
     def summary(self) -> str:
         width = shape_of(self.shapes, "vision/patch_kernel")[-1]
         return f"TIPS of width {width} and patches of {self.patch}"
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> TIPS:
-        return cls(from_json(fields["shapes"]), folder=fields.get("folder", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.method import Dense, Image, MaskOptions, Method, Texts, refine_masks
-from tcl_jax.models.shapes import Shapes, init_params, shape_of, shapes_of, to_json
+from tcl_jax.models.shapes import Shapes, init_params, shape_of, shapes_of
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.models.vit import ViT
 from tcl_jax.ops.images import PixelStatistics
@@ -46,18 +47,19 @@ class ZeroShot(Method):
         towers: names of the parameters of each tower that masks and texts need.
         texts: the text tower, of the parameters `text`.
         shapes: of all parameters.
-        family: of the vision tower, a key of `families.FAMILIES`.
+        backbone: family of the vision tower, a key of `families.FAMILIES`.
         folder: where the weights are from.
     """
 
     shapes: Shapes
     dtype: Any = jnp.float32
-    family: str = ""
+    backbone: str = ""
     folder: str = dataclasses.field(default="", compare=False)
 
     towers: ClassVar[tuple[str, ...]]
     texts: ClassVar[Any]
     patch_size: ClassVar[int] = 1
+    described: ClassVar[tuple[str, ...]] = ("shapes",)
 
     @classmethod
     def of_towers(cls, towers: Any, **fields: Any) -> ZeroShot:
@@ -67,11 +69,11 @@ class ZeroShot(Method):
     @property
     def vit(self) -> ViT:
         """Settings of the vision tower."""
-        return dataclasses.replace(FAMILIES[self.family].vit, dtype=self.dtype)
+        return dataclasses.replace(FAMILIES[self.backbone].vit, dtype=self.dtype)
 
     @property
     def pixel_statistics(self) -> PixelStatistics:
-        return FAMILIES[self.family].pixel_statistics
+        return FAMILIES[self.backbone].pixel_statistics
 
     @property
     def text_encoder(self) -> TextEncoder:
@@ -116,8 +118,10 @@ class ZeroShot(Method):
         masks = jax.nn.softmax(resize(cosines, size), axis=-1, where=real)
         return refine_masks(image, masks, size) if options.refine == "pamr" else masks
 
-    def describe(self) -> dict[str, Any]:
-        return {"shapes": to_json(self.shapes)}
+    @classmethod
+    def from_description(cls, fields: Mapping[str, Any]) -> Any:
+        method = super().from_description(fields)
+        return dataclasses.replace(method, folder=fields.get("folder", ""))
 
 
 def resize_to_patches(image: Float[Array, "b H W 3"], patch: int) -> Float[Array, "b h w 3"]:
