@@ -123,19 +123,18 @@ on_hosts() {
 
 # Prints what describing something says, or ABSENT; ends the script if gcloud fails otherwise.
 described() {
-    local output errors
+    local output errors code=0
     errors="$(mktemp)"
     if output="$("$@" 2>"$errors")"; then
-        rm "$errors"
         echo "${output:-UNKNOWN}"
     elif grep -qiE 'not[_ ]found' "$errors"; then
-        rm "$errors"
         echo ABSENT
     else
         cat "$errors" >&2
-        rm "$errors"
-        return 1
+        code=1
     fi
+    rm "$errors"
+    return "$code"
 }
 
 # In one word: READY, WAITING (it may become ready by itself), GONE (it never will), ABSENT.

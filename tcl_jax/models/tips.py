@@ -100,9 +100,6 @@ class TIPS(ZeroShot):
             features.patches(project(vit, vision, found.output)),
         )
 
-    def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-        return self.embed_texts(params, tokens)
-
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del options
         patches = self.patches_of(side)

@@ -87,9 +87,9 @@ class ZeroShot(Method):
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
         """What texts are compared with, of images whose sides are multiples of the patch."""
 
-    @abc.abstractmethod
     def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:
         """Text embeddings in the space of `Aligned.embedding`, float32 and not normalised."""
+        return self.embed_texts(params, tokens)
 
     @property
     def patch(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from tcl_jax.pictures.grid import titled_grid
+from tcl_jax.pictures.grid import Rgb, titled_grid
 from tcl_jax.pictures.lettering import printable
 from tcl_jax.pictures.overlays import enlarge, shrink
 from tcl_jax.pictures.palette import PAPER
@@ -20,8 +20,6 @@ PART = (232, 93, 4)
 
 _CELL, _PAGE_WIDTH, _GAP, _LINES = 224, 1900, 24, 6
 _FADED = 0.35  # how much is left of what is not used
-
-Rgb = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
