@@ -77,10 +77,8 @@ def init_head(key: Key[Array, ""], width: int, channels: int) -> dict[str, Any]:
 def pool(head: Any, middle: Float[Array, "b h w c"], embedded: Float[Array, "b h w d"]) -> Pooled:
     """What the head makes of images, each by itself (the paper's method, after training).
 
-    Args:
-        head: its parameters.
-        middle: patches of the middle block, as its MLP takes them.
-        embedded: patches in the space of texts.
+    Of their patches it takes those of the middle block, as its MLP does, and those in the texts'
+    space.
     """
     batch, rows, columns, _ = middle.shape
     # The border is repeated: convolved is one patch more on each side, whose own result is left.

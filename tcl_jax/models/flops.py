@@ -161,13 +161,9 @@ def vision_tower(
 
 
 def blocks_of(shapes: Shapes, tower: str, tokens: int, *, last_sees_itself: bool = False) -> int:
-    """Forward FLOPs of all blocks of a tower.
+    """Forward FLOPs of all blocks of the tower whose parameters have this name.
 
-    Args:
-        shapes: of parameters.
-        tower: name of its parameters.
-        tokens: of an image or a text.
-        last_sees_itself: whether the last block needs neither queries nor keys.
+    Where the last one's tokens see themselves alone it needs neither queries nor keys.
     """
     flops = 0
     for name, shape in shapes:

@@ -131,10 +131,7 @@ def patch_masks(
 ) -> Float[Array, "b h w n"]:
     """Masks on the grid of patches: the sigmoid of the cosine, without scale or offset.
 
-    Args:
-        features: of images.
-        texts: projected, normalised or not.
-        cleaning: whether what the class token passes over is held back, see `clean_background`.
+    Texts are projected, normalised or not. With `cleaning` see `clean_background`.
     """
     similarity = pixel_text_similarity(features.patches, texts)
     masks = jax.nn.sigmoid(jnp.moveaxis(similarity, 1, -1))
@@ -149,12 +146,8 @@ def clean_background(
     Heads weigh as the softmax over them of the cosine of the text with what they look at. The
     softmax over patches of their logits' mean becomes `(c - low) / high`, by its extremes over all
     texts and patches of the image, and is spread over the masks' range. Divided is by `high`, not
-    by `high - low`: the authors' weights are used and judged so.
-
-    Args:
-        masks: of `patch_masks`.
-        features: of the images.
-        texts: as there; a row of zeros is no text, and moves no mask of the others.
+    by `high - low`: the authors' weights are used and judged so. A row of zeros is no text, and
+    moves no mask of the others.
     """
     patches, logits = features.patches, features.logits
     # Not softmaxed; and the original divides by the norm itself.

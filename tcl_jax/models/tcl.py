@@ -209,10 +209,6 @@ def average_similar(
     This was best among those measured with 240 steps of configs/shapes.py (README has the figures).
     Later blocks, the authors' least cosine of 0.4, ProxyCLIP's weights, and averages of tokens
     before the decoder gain less; with PAMR after them averages gain nothing over PAMR alone.
-
-    Args:
-        features: of the frozen tower.
-        cosines: float32, on `UPSAMPLING` times the grid of the features.
     """
     batch, texts, height, width = cosines.shape
     rows, columns = features.grid
