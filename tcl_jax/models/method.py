@@ -172,7 +172,7 @@ class Method(abc.ABC):
         """
 
     def cosines(self, params: Any, image: Image, text_embeddings: Texts) -> Masks:
-        """Cosine of `dense_features` with every text, float32 in [-1, 1]; zero where that is."""
+        """Cosine of `dense_features` with every text, float32 in [-1, 1]; 0 with one of zeros."""
         features = self.dense_features(params, image)
         return pixel_text_cosines(features, text_embeddings)
 

@@ -208,7 +208,8 @@ def average_similar(
 
     This was best among those measured with 240 steps of configs/shapes.py (README has the figures).
     Later blocks, the authors' least cosine of 0.4, ProxyCLIP's weights, and averages of tokens
-    before the decoder gain less; with PAMR after them averages gain nothing over PAMR alone.
+    before the decoder gain less; with PAMR after them averages gain nothing over PAMR alone. No
+    larger model is measured yet.
     """
     batch, texts, height, width = cosines.shape
     rows, columns = features.grid

@@ -97,7 +97,7 @@ def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Floa
 def upsampled_conv3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b H W d"]:
-    """`conv3x3` of x upsampled by two (to the nearest), [b, 2h, 2w, d], without making that."""
+    """`conv3x3` of x with every pixel repeated, [b, 2h, 2w, d], without making that."""
     return _by_platform(UPSAMPLED, _sub_pixel)(x, kernel)
 
 

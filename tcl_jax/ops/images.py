@@ -69,7 +69,7 @@ def erase(
 def inside_boxes(
     boxes: Int[Array, "b 4"], rows: int, columns: int
 ) -> Bool[Array, "b rows columns"]:
-    """Which pixels of images are inside of a rectangle, for each image one as of `erase`."""
+    """Which pixels of images are inside of a rectangle, one for each image, as in `erase`."""
     y, x = jnp.arange(rows), jnp.arange(columns)
     top, left, height, width = boxes.T[:, :, None]
     down = (y >= top) & (y < top + height)
@@ -84,7 +84,7 @@ def center_offset(size: int, multiple: int) -> tuple[int, int]:
 
 
 def center_pad(image: Float[Array, "b H W c"], multiple: int) -> tuple[jax.Array, tuple[int, int]]:
-    """Images with zeros around them, as `center_offset` has it, and their (top, left) in these."""
+    """Images padded with zeros to a multiple (see `center_offset`), and their top and left."""
     height, width = image.shape[1:3]
     (rows, top), (columns, left) = center_offset(height, multiple), center_offset(width, multiple)
     below, right = rows - height - top, columns - width - left
