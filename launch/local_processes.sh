@@ -9,8 +9,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}"; }
-
 fail() {
     echo "error: $1; see bash launch/local_processes.sh --help" >&2
     exit 2
@@ -20,7 +18,7 @@ devices='' dry_run=''
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
-        usage
+        sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}"
         exit
         ;;
     --devices=*)

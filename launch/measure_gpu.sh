@@ -16,8 +16,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,17s/^# //p' "${BASH_SOURCE[0]}"; }
-
 fail() {
     echo "error: $1; see bash launch/measure_gpu.sh --help" >&2
     exit 2
@@ -30,7 +28,7 @@ parts="$all"
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
-        usage
+        sed -n '2,17s/^# //p' "${BASH_SOURCE[0]}"
         exit
         ;;
     --seconds=* | --parts=* | --wheels=* | --against=* | --against_python=* | --config=* | \

@@ -34,8 +34,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,37s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
-
 fail() {
     echo "error: $1" >&2
     exit "${2:-2}"
@@ -51,7 +49,7 @@ spot='' queued='' bucket='' internal_ip='' delete_after='' poll=60 restarts=3 wo
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
-        usage
+        sed -n '2,37s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit
         ;;
     --)
@@ -125,19 +123,18 @@ on_hosts() {
 
 # Prints what describing something says, or ABSENT; ends the script if gcloud fails otherwise.
 described() {
-    local output errors
+    local output errors code=0
     errors="$(mktemp)"
     if output="$("$@" 2>"$errors")"; then
-        rm "$errors"
         echo "${output:-UNKNOWN}"
     elif grep -qiE 'not[_ ]found' "$errors"; then
-        rm "$errors"
         echo ABSENT
     else
         cat "$errors" >&2
-        rm "$errors"
-        return 1
+        code=1
     fi
+    rm "$errors"
+    return "$code"
 }
 
 # In one word: READY, WAITING (it may become ready by itself), GONE (it never will), ABSENT.

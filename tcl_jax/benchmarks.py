@@ -81,10 +81,5 @@ def run(argv: Sequence[str] | None = None) -> None:
     {"check": check, "prepare": prepare}[flags.command](flags)
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

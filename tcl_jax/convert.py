@@ -136,10 +136,5 @@ def run(argv: Sequence[str] | None = None) -> None:
     commands.get(flags.command, convert)(flags)
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

@@ -38,11 +38,6 @@ def _embed(config: ConfigDict, batch_size: int) -> str:
     return embed(config, batch_size=batch_size)
 
 
-def main() -> None:
-    """Entry point."""
+if __name__ == "__main__":
     show_own_log()
     run_command(run)
-
-
-if __name__ == "__main__":
-    main()

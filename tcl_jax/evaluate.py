@@ -315,10 +315,5 @@ def _from_folders(flags: argparse.Namespace) -> list[Benchmark]:
     return [custom_benchmark(**folders, split=flags.split, **coding)] if given else []
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

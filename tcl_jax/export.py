@@ -155,10 +155,5 @@ def run(argv: Sequence[str] | None = None) -> None:
     (export_program if to_program else export_directory)(flags)
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

@@ -73,11 +73,6 @@ def run(argv: Sequence[str] | None = None) -> None:
         print(describe_end(config, folder, step, clip, kept, backgrounds))
 
 
-def main() -> None:
-    """Entry point."""
+if __name__ == "__main__":
     show_own_log()
     run_command(run)
-
-
-if __name__ == "__main__":
-    main()

@@ -119,11 +119,6 @@ def _tell(report: dict[str, Any], out: str) -> None:
     )
 
 
-def main() -> None:
-    """Entry point."""
+if __name__ == "__main__":
     show_own_log()
     run_command(run)
-
-
-if __name__ == "__main__":
-    main()

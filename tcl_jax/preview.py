@@ -60,12 +60,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     print(f"{preview.describe()}\nwritten: {output}")
 
 
-def main() -> None:
-    """Entry point."""
+if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"  # a training may have the accelerator
     show_own_log()
     run_command(lambda: run(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()

@@ -248,10 +248,5 @@ def _tell(fractions: dict[str, float], files: dict[str, Path]) -> None:
         print(path)
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

@@ -54,11 +54,6 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def main() -> None:
-    """Entry point."""
+if __name__ == "__main__":
     show_own_log()
     run_command(run)
-
-
-if __name__ == "__main__":
-    main()

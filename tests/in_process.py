@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tcl_jax.errors import run_command
+
 
 @dataclasses.dataclass(frozen=True)
 class Done:
@@ -55,9 +57,8 @@ def run_module(words: list[str], folder: Path) -> Done:
     ):
         patch.chdir(folder)
         patch.setattr(sys, "argv", [str(module.__file__), *arguments])
-        patch.setattr(module, "show_own_log", lambda: None, raising=False)
         try:
-            module.main()
+            run_command(lambda: module.run(arguments))
             code = 0
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

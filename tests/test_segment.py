@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from tcl_jax import segment
 from tcl_jax.data.tokenizer import clip_merges
-from tcl_jax.errors import InputError, RunError
+from tcl_jax.errors import InputError, RunError, run_command
 from tcl_jax.shapes.source import ShapesSource
 from tcl_jax.weights.hub import BUILT_IN
 from tests.in_process import as_before, run_module
@@ -160,8 +160,7 @@ def test_names_that_the_terminal_cannot_show(
     monkeypatch.setattr(sys, "stderr", heard)
     flags = ["--image", latin, broken, "--text", "plain blue", "猫", f"--output={tmp_path / '猫'}"]
     with as_before(), pytest.raises(SystemExit) as ended:
-        monkeypatch.setattr(sys, "argv", ["segment", CLIP, *flags, "--no-pamr"])
-        segment.main()
+        run_command(lambda: segment.run([CLIP, *flags, "--no-pamr"]))
     assert ended.value.code == 1  # of the broken one
     for stream in (said, heard):
         stream.flush()

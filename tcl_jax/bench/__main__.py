@@ -72,11 +72,6 @@ def run(argv: Sequence[str]) -> None:
     measure(flags)
 
 
-def main() -> None:
-    """Entry point."""
+if __name__ == "__main__":
     show_own_log()
     run_command(lambda: run(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()

@@ -110,10 +110,7 @@ def is_model(directory: str | os.PathLike[str]) -> bool:
 
 
 def read_model(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and settings of a model.
-
-    Returns:
-        Nested dict of NumPy arrays in the dtypes they were written in, and the settings.
+    """Parameters of a model, NumPy arrays in the dtypes they were written in, and its settings.
 
     Raises:
         CheckpointError: if it is not a model, of a later version, or damaged.

@@ -167,10 +167,7 @@ class CheckpointStore:
             ) from error
 
     def restore(self, abstract_state: Any) -> Restored:
-        """Reads the newest step into the given shardings.
-
-        Args:
-            abstract_state: tree of jax.ShapeDtypeStruct with shardings.
+        """Reads the newest step into the shardings of a tree of jax.ShapeDtypeStruct.
 
         Raises:
             CheckpointError: there is none; it is damaged; or leaves, shapes or dtypes differ,

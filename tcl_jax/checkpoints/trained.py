@@ -51,10 +51,7 @@ def find_store(path: str | os.PathLike[str]) -> tuple[Path, int | None] | None:
 
 
 def read_trained(path: str | os.PathLike[str]) -> Trained:
-    """Reads the parameters of a run; nothing of the optimiser is loaded.
-
-    Args:
-        path: as in `find_store`.
+    """Reads the parameters of a run at a path as of `find_store`, and nothing of the optimiser.
 
     Raises:
         CheckpointError: if it is no run, or the step is not there or damaged.

@@ -57,10 +57,5 @@ def run(argv: Sequence[str] | None = None) -> None:
         print("stopped")
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

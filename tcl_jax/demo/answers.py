@@ -23,12 +23,10 @@ from tcl_jax.inference.model import Model
 from tcl_jax.inference.segmentation import Segmentation
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.models.method import BY_PAMR
-from tcl_jax.models.methods import METHODS
 from tcl_jax.pictures.overlays import save_png, shrink
 
 BASELINE = "maskclip"
 """Method that TCL is shown beside, a key of `models.methods.METHODS`."""
-TITLES = {name: kind.title for name, kind in METHODS.items()}
 MAX_BYTES = 20_000_000
 """Largest file of a photo."""
 MAX_PIXELS = 25_000_000
@@ -52,7 +50,7 @@ class Question:
             folder that is called by its SHA-256.
         words: what to look for, all different.
         pamr: whether masks are refined.
-        methods: keys of `TITLES`, shown side by side.
+        methods: keys of `METHODS`, shown side by side.
     """
 
     photo: str
@@ -129,11 +127,7 @@ class Answers:
     def question(
         self, photo: str | os.PathLike[str] | None, text: str, *, pamr: bool, baseline: bool
     ) -> Question:
-        """What a user asks, checked but for the photo's content.
-
-        Args:
-            photo: path of the file; None if there is none yet.
-            text: a word per line.
+        """What a user asks of a file and with a word per line, checked but for the photo's content.
 
         Raises:
             InputError: if there is no photo, or the words cannot be used.
@@ -174,9 +168,6 @@ class Answers:
         self, question: Question, method: str, threshold: int | float | None
     ) -> Segmentation:
         """The result for the photo in its own size, of the masks that are kept.
-
-        Args:
-            threshold: score of the background; None: none.
 
         Raises:
             InputError: if the photo is no longer there.

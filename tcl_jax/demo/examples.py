@@ -32,12 +32,7 @@ def knows_shapes(settings: InferenceSettings, origin: Mapping[str, Any]) -> bool
 
 
 def draw_examples(folder: str | os.PathLike[str], *, plain: bool) -> list[Example]:
-    """Writes scenes of the test split that show several classes.
-
-    Args:
-        folder: where the pictures go.
-        plain: as they are; or with the texture of photographs.
-    """
+    """Writes test scenes of several classes, plain or with the texture of photographs."""
     source = ShapesSource("test", num_examples=_LOOKED_AT, image_size=_SCENE_SIDE)
     examples: list[Example] = []
     for number in range(_LOOKED_AT):

@@ -16,11 +16,12 @@ from typing import Any
 import gradio as gr
 
 from tcl_jax.data.images import read_image
-from tcl_jax.demo.answers import BASELINE, TITLES, Answers, Question
+from tcl_jax.demo.answers import BASELINE, Answers, Question
 from tcl_jax.demo.examples import Example
 from tcl_jax.demo.shown import jpeg_url, mask_content, photo_content
 from tcl_jax.errors import InputError
 from tcl_jax.files import IMAGE_SUFFIXES
+from tcl_jax.models.methods import METHODS
 from tcl_jax.pictures.overlays import shrink
 from tcl_jax.pictures.palette import class_palette
 
@@ -79,7 +80,7 @@ def build_page(answers: Answers, examples: Sequence[Example], folder: str) -> gr
     refined = answers.settings.refine == "pamr"
     thresholds = answers.thresholds(refined)
     with gr.Blocks(
-        title=f"{TITLES.get(answers.method, answers.method)}: segment what you can name",
+        title=f"{METHODS[answers.method].title}: segment what you can name",
         analytics_enabled=False,
         fill_width=True,
         delete_cache=_CLEANING,
@@ -250,7 +251,7 @@ def _content(answers: Answers, question: Question) -> dict[str, Any]:
     shape = picture.shape[0], picture.shape[1]
     colors = class_palette(len(question.words), False).tolist()
     panels = [
-        {"method": method, "title": TITLES.get(method, method), "masks": mask_content(soft, shape)}
+        {"method": method, "title": METHODS[method].title, "masks": mask_content(soft, shape)}
         for method, soft in masks.items()
     ]
     return {

@@ -31,11 +31,7 @@ def mask_content(masks: SoftMasks, shape: tuple[int, int]) -> str:
     """The best word of every pixel and its score, for stage.js.
 
     A pixel is background from a threshold of k thousandths on if its score is k or less, as in
-    `Segmentation.labels`.
-
-    Args:
-        masks: of up to 256 words.
-        shape: rows and columns of the picture.
+    `Segmentation.labels`. There may be up to 256 words.
 
     Returns:
         Base64 of zlib-compressed planes: scores in thousandths, rounded up (little-endian, 16

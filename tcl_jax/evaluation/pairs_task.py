@@ -32,7 +32,7 @@ from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.texts import embed_class_names, embed_tokens
 from tcl_jax.models.clip import CLIP, encode_image
 from tcl_jax.models.method import Method
-from tcl_jax.models.tcl import TCL, embed_pixels
+from tcl_jax.models.tcl import TCL
 from tcl_jax.ops.images import normalize
 from tcl_jax.ops.losses import image_text_similarity
 from tcl_jax.ops.pair_statistics import pair_statistics
@@ -63,7 +63,7 @@ def region_similarity(
     model: TCL, params: Any, images: UInt8[Array, "b h w 3"], texts: Float[Array, "n d"]
 ) -> Float[Array, "b n"]:
     """Cosines of a text and the region v_ij that it grounds, which `tclf` compares (TCL eq. 3)."""
-    pixels = embed_pixels(model, params, normalize(images, model.pixel_statistics))
+    pixels = model.dense_features(params, normalize(images, model.pixel_statistics))
     w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
     return pair_statistics(pixels, texts, w, b).similarity
 

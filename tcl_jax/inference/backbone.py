@@ -16,6 +16,7 @@ from tcl_jax.inference.masks import check_finite
 from tcl_jax.models.backbone import Features, backbone_features
 from tcl_jax.models.families import PRETRAINED
 from tcl_jax.models.layers import compute_dtype, matmul_precision
+from tcl_jax.models.shapes import shape_of
 from tcl_jax.models.vit import ViT, image_grid
 from tcl_jax.models.zero_shot import Aligned, ZeroShot, resize_to_patches
 from tcl_jax.ops.images import PixelStatistics
@@ -208,7 +209,7 @@ class Backbone:
                 than its context.
         """
         method, params = self._zero_shot("text")
-        ids, vocabulary = np.asarray(ids), method.shape_of("text/token_embedding")[0]
+        ids, vocabulary = np.asarray(ids), shape_of(method.shapes, "text/token_embedding")[0]
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
             raise InputError(f"ids are {ids.dtype} of shape {ids.shape}; give whole numbers [n, l]")
         if ids.min() < 0 or ids.max() >= vocabulary:

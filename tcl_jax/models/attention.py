@@ -66,11 +66,7 @@ def causal_attention(query: Heads, key: Heads, value: Values) -> Values:
 
 
 def masked_attention(hidden: Bool[Array, "b l"]) -> Attention:
-    """Every token attends to every token that is not hidden (padded texts).
-
-    Args:
-        hidden: tokens that nobody attends to; where all are, each takes the mean of them all.
-    """
+    """Every token attends to those that are not hidden (padding); where all are, to them all."""
     lowest = jnp.finfo(jnp.float32).min  # finite, so that the softmax of these alone is finite
     return partial(softmax_attention, bias=jnp.where(hidden, lowest, 0.0)[:, None, None])
 
@@ -104,11 +100,8 @@ def query_attention(query: Heads, key: Heads, value: Values) -> Values:
 def neighbourhood_attention(grid: tuple[int, int]) -> Attention:
     """`softmax(k k^T / sqrt(d) + omega) v`, omega larger for patches that are near each other.
 
-    The NACLIP change to the last block (Hajimiri et al., WACV 2025).
-
-    Args:
-        grid: rows and columns of patches; the tokens are the class token and then these, row by
-            row.
+    The NACLIP change to the last block (Hajimiri et al., WACV 2025). The tokens are the class token
+    and then the patches of a grid, row by row.
     """
 
     def attention(query: Heads, key: Heads, value: Values) -> Values:
@@ -119,14 +112,9 @@ def neighbourhood_attention(grid: tuple[int, int]) -> Attention:
 
 
 def neighbourhood_bias(grid: tuple[int, int], sigma: int | float) -> Float[Array, "l l"]:
-    """omega: `exp(-|p - r|^2 / (2 sigma^2))` of any two patches at p and r.
+    """omega: `exp(-|p - r|^2 / (2 sigma^2))` of any two patches of a grid at p and r.
 
-    Args:
-        grid: rows and columns of patches.
-        sigma: standard deviation, in patches.
-
-    Returns:
-        [1 + h*w, 1 + h*w] float32 in [0, 1]; zero in the class token's row and column.
+    [1 + h*w, 1 + h*w] float32 in [0, 1]; zero in the class token's row and column.
     """
 
     def along(size: int) -> Float[Array, "n n"]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.data.tokenizer import ClipTokenizer
 from tcl_jax.errors import InputError
+from tcl_jax.models.flops import Tower
 from tcl_jax.models.layers import (
     ACTIVATIONS,
     CLIP_EPS,
@@ -79,9 +80,10 @@ class CLIPConfig:
             )
 
     @property
-    def prefix_tokens(self) -> int:
-        """Number of the vision tower's tokens that are no patches."""
-        return 1
+    def tower(self) -> Tower:
+        """Sizes of the vision tower."""
+        vision = (self.vision_width, self.vision_layers)
+        return Tower(self.embed_dim, self.resolution, self.patch_size, *vision, prefix_tokens=1)
 
     @property
     def vision_heads(self) -> int:
@@ -124,7 +126,12 @@ def choose_sizes(
         InputError: if the variant is unknown, its sizes are not known, or they are impossible.
     """
     given = {name: value for name, value in sizes.items() if value}
-    if variant == "auto" and weights is not None:
+    if variant == "auto":
+        if weights is None:
+            raise InputError(
+                "model.variant='auto' takes the sizes from model.weights, and there are none; "
+                f"choose one of {', '.join(VARIANTS)}, or 'custom' with the sizes in model.sizes"
+            )
         for name, value in given.items():
             if (own := getattr(weights, name, None)) != value:
                 raise InputError(
@@ -132,11 +139,6 @@ def choose_sizes(
                     "give other weights (model.variant='custom' takes the sizes as they are given)"
                 )
         return weights
-    if variant == "auto":
-        raise InputError(
-            "model.variant='auto' takes the sizes from model.weights, and there are none; choose "
-            f"one of {', '.join(VARIANTS)}, or 'custom' with the sizes in model.sizes"
-        )
     if variant not in (*VARIANTS, "custom"):
         raise InputError(
             f"model.variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}, 'auto' "
@@ -162,7 +164,6 @@ class CLIP(TextEncoder):
 
     Attributes:
         config: its sizes.
-        dtype: compute dtype; parameters are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
         resample, ragged: of the vision tower, see `vit.ViT`; as the original TCL has them.
         normalizes_sentences: see `TextEncoder`; a matter of the protocol.
@@ -231,7 +232,6 @@ class CLIP(TextEncoder):
         }
 
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-        """`encode_text`."""
         return encode_text(self, params, tokens)
 
 
@@ -249,12 +249,7 @@ class ImageFeatures:
 
 
 def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> ImageFeatures:
-    """Features of images.
-
-    Args:
-        model, params: CLIP and its parameters; the vision tower's are read.
-        image: [b, H, W, 3] normalised; H and W multiples of the patch size, see `CLIP.ragged`.
-    """
+    """Features of normalised images; H and W are multiples of the patch, but see `CLIP.ragged`."""
     with matmul_precision(model.dtype):
         features = encode(model.vision, params["visual"], image)
         last = features.blocks[-1].output[:, 0]
@@ -262,12 +257,7 @@ def encode_image(model: CLIP, params: Any, image: Float[Array, "b H W 3"]) -> Im
 
 
 def encode_text(model: CLIP, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-    """Text embeddings, float32 and not normalised.
-
-    Args:
-        model, params: CLIP and its parameters; the text tower's are read.
-        tokens: as in `text.encode_tokens`.
-    """
+    """Text embeddings, float32 and not normalised, of tokens as in `text.encode_tokens`."""
     with matmul_precision(model.dtype):
         embedding = encode_tokens(model.text, params["text"], tokens)
     return embedding.astype(jnp.float32)

@@ -12,7 +12,6 @@ for patches of c channels, the blocks' width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,13 +21,12 @@ from jax.nn.initializers import lecun_normal
 from jaxtyping import Array, Bool, Float, Key
 
 from tcl_jax.models import flops
-from tcl_jax.models.clip import CLIPConfig, encode_image
+from tcl_jax.models.clip import encode_image
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.dense import MaskCLIP
 from tcl_jax.models.layers import layer_norm
 from tcl_jax.models.method import Dense, Image, MaskOptions, Masks, Texts, refine_masks
-from tcl_jax.models.vit import Features
 from tcl_jax.ops.convolution import conv3x3
 from tcl_jax.ops.images import pad_black
 from tcl_jax.ops.masking import l2_normalize, pixel_text_cosines
@@ -79,10 +77,8 @@ def init_head(key: Key[Array, ""], width: int, channels: int) -> dict[str, Any]:
 def pool(head: Any, middle: Float[Array, "b h w c"], embedded: Float[Array, "b h w d"]) -> Pooled:
     """What the head makes of images, each by itself (the paper's method, after training).
 
-    Args:
-        head: its parameters.
-        middle: patches of the middle block, as its MLP takes them.
-        embedded: patches in the space of texts.
+    Of their patches it takes those of the middle block, as its MLP does, and those in the texts'
+    space.
     """
     batch, rows, columns, _ = middle.shape
     # The border is repeated: convolved is one patch more on each side, whose own result is left.
@@ -110,7 +106,6 @@ class CLIPDINOiser(CLIPMethod):
     Attributes:
         config: sizes of the CLIP; the released head is for LAION-2B's ViT-B/16.
         channels: of the head's projection.
-        dtype: compute dtype of the CLIP and of the projection.
 
     Raises:
         ValueError: if the CLIP has too few blocks.
@@ -125,6 +120,7 @@ class CLIPDINOiser(CLIPMethod):
     cleans = finds_background = True
     protocol = "clip_dinoiser"
     own_pixels = "clip"
+    described = ("config", "channels")
     patch_size = 1
 
     def __post_init__(self) -> None:
@@ -148,14 +144,11 @@ class CLIPDINOiser(CLIPMethod):
         padded = pad_black(image, self.config.patch_size, self.pixel_statistics)
         features = encode_image(self.clip_model, params["clip"], padded).features
         embedded = MaskCLIP(self.config, self.dtype).embed_patches(params["clip"], features)
-        return pool(params["head"], self._middle(params["clip"]["visual"], features), embedded)
-
-    def _middle(self, visual: Any, features: Features) -> Float[Array, "b h w c"]:
-        """Patches of the middle block as its MLP takes them: after attention and `ln_2`."""
         before = self.config.vision_layers - LAYER
         tokens = features.after(before) + features.blocks[before].attended
-        norm = visual[f"blocks_{before}"]["ln_2"]
-        return features.patches(layer_norm(tokens, norm, self.clip_model.vision.eps))
+        norm = params["clip"]["visual"][f"blocks_{before}"]["ln_2"]
+        middle = features.patches(layer_norm(tokens, norm, self.clip_model.vision.eps))
+        return pool(params["head"], middle, embedded)
 
     def dense_features(self, params: Any, image: Image) -> Dense:
         """MaskCLIP's patches, each the mean of those that the head finds alike."""
@@ -210,7 +203,7 @@ class CLIPDINOiser(CLIPMethod):
         patches, width = (padded // c.patch_size) ** 2, c.vision_width
         projection = 2 * 9 * width * self.channels
         return {
-            **flops.dense_masks(c, padded, texts),
+            **flops.dense_masks(c.tower, padded, texts),
             "head": patches * (projection + 2 * width + 2 * patches * self.channels),
             "pooling": 2 * patches**2 * c.embed_dim,
         }
@@ -218,10 +211,3 @@ class CLIPDINOiser(CLIPMethod):
     @property
     def summary(self) -> str:
         return f"CLIP-DINOiser, a head of {self.channels} channels on {self.config.title}"
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "channels": self.channels}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> CLIPDINOiser:
-        return cls(CLIPConfig(**fields["clip"]), fields["channels"])

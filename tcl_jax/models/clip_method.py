@@ -27,6 +27,7 @@ class CLIPMethod(Method):
 
     parameters: ClassVar[tuple[str, ...]] = ("clip",)
     own_pixels = "imagenet"
+    described: ClassVar[tuple[str, ...]] = ("config",)
     clip_fields: ClassVar[Mapping[str, Any]] = {}
 
     @property
@@ -53,6 +54,3 @@ class CLIPMethod(Method):
 
     def text_params(self, params: Any) -> Any:
         return {"text": params["clip"]["text"]}
-
-    def describe(self) -> dict[str, Any]:
-        return {"clip": dataclasses.asdict(self.config)}

@@ -19,7 +19,7 @@ from tcl_jax.models.layers import (
     rematerialized,
 )
 from tcl_jax.ops.convolution import conv3x3, upsampled_conv3x3
-from tcl_jax.ops.resize import upsample_nearest
+from tcl_jax.ops.resize import resize_nearest
 
 STAGES = 2
 """Upsamplings by two."""
@@ -33,13 +33,10 @@ def decode(
     """`STAGES` times nearest upsampling by two, then two gated convolutions (TCL section 3.2).
 
     Args:
-        params: a layer each as `convs_STAGE_0` and `convs_STAGE_1`, see `gated_convolution`.
-        x: [b, h, w, c] patches.
+        params: of each layer as `convs_STAGE_0` and `convs_STAGE_1`, see `gated_convolution`.
+        x: patches; of the result there are `UPSAMPLING` times as many rows and columns.
         dtype: compute dtype.
         remat: a key of `layers.REMAT`.
-
-    Returns:
-        [b, H, W, c], `UPSAMPLING` times as many rows and columns.
     """
     for stage in range(STAGES):
         for layer, upsample in enumerate((True, False)):
@@ -66,7 +63,7 @@ def gated_convolution(
     y = convolve(y.astype(dtype), params["conv"]["kernel"])
     y = checkpoint_name(y + params["conv"]["bias"].astype(dtype), CONVOLUTION)
     if upsample:
-        x = upsample_nearest(x, 2)
+        x = resize_nearest(x, y.shape[1:3])
     return x + jnp.tanh(params["gate"]).astype(y.dtype) * y
 
 

@@ -22,7 +22,7 @@ from tcl_jax.models.attention import (
     query_attention,
     self_only_attention,
 )
-from tcl_jax.models.clip import CLIPConfig, encode_image
+from tcl_jax.models.clip import encode_image
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.layers import block
@@ -65,10 +65,6 @@ class DenseCLIP(CLIPMethod):
     @property
     def summary(self) -> str:
         return f"CLIP alone, {self.config.title}"
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> DenseCLIP:
-        return cls(CLIPConfig(**fields["clip"]))
 
 
 class PatchTokens(DenseCLIP):
@@ -115,7 +111,7 @@ class LastBlock(PatchTokens):
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options
         mlp = not self.reduced
-        return flops.dense_masks(self.config, side, texts, products=self.products, mlp=mlp)
+        return flops.dense_masks(self.config.tower, side, texts, products=self.products, mlp=mlp)
 
 
 class MaskCLIP(LastBlock):

@@ -7,21 +7,19 @@ Alignment", CVPR 2025.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.data.tokenizer import ClipTokenizer
-from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.flops import Parts, blocks_of, vision_tower
 from tcl_jax.models.layers import Transformer, layer_norm, matmul_precision, run_blocks
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.shapes import Shapes, count_prefix, from_json, shape_of, shapes_of
+from tcl_jax.models.shapes import Shapes, count_prefix, shape_of
 from tcl_jax.models.text import clip_tokenizer, encode_tokens
 from tcl_jax.models.text_encoder import TextEncoder
-from tcl_jax.models.vit import Features, ViT, encode, project
+from tcl_jax.models.vit import encode, project
 from tcl_jax.models.zero_shot import Aligned, ZeroShot
 
 EPS = 1e-5
@@ -33,27 +31,6 @@ def tower(dtype: Any = jnp.float32) -> Transformer:
     return Transformer(EPS, dtype=dtype)
 
 
-def encode_head(vit: ViT, vision: Any, head: Any, features: Features) -> Aligned:
-    """The vision head on a backbone's features.
-
-    Args:
-        vit, vision: the backbone, whose final norm comes first.
-        head: parameters; without biases of queries, keys and values, and without positions.
-        features: of the backbone.
-
-    Returns:
-        The class token and the mean of the patches [b, 2 d], and the patches, which the second half
-        of a text's embedding is compared with.
-    """
-    settings = tower(vit.dtype)
-    tokens = project(vit, vision, features.blocks[-1].output)
-    tokens = run_blocks(settings, head, tokens)[-1].output
-    tokens = layer_norm(tokens, head["ln_post"], EPS)
-    patches = features.patches(tokens)
-    embedding = jnp.concatenate([tokens[:, 0], patches.mean(axis=(1, 2))], axis=-1)
-    return Aligned(embedding, patches)
-
-
 @dataclasses.dataclass(frozen=True)
 class DinoTxtText(TextEncoder):
     """The half of the text tower's embeddings that belongs to patches, the second.
@@ -63,7 +40,6 @@ class DinoTxtText(TextEncoder):
     Attributes:
         width: of that half.
         context_length, vocab_size: of the texts.
-        dtype: compute dtype; parameters are float32.
     """
 
     width: int
@@ -106,7 +82,6 @@ class DinoTxt(ZeroShot):
     Parameters are `vision`, the backbone as a tower of `vit`, `head` and `text`.
 
     Attributes:
-        backbone: a key of `families.FAMILIES`.
         own_patches: whether the backbone's own patches are compared with the texts in place of the
             head's, as the published notebook does against its own comment.
     """
@@ -118,38 +93,28 @@ class DinoTxt(ZeroShot):
     title = "dino.txt"
     parameters = ("dinotxt",)
     towers = ("vision", "head", "text")
+    texts = DinoTxtText
     protocol = "dinotxt"
-
-    @property
-    def vit(self) -> ViT:
-        """Settings of the backbone."""
-        return dataclasses.replace(FAMILIES[self.backbone].vit, dtype=self.dtype)
+    described = ("backbone", "own_patches", "shapes")
 
     @property
     def resolution(self) -> int:
         return 224
 
-    @property
-    def text_encoder(self) -> DinoTxtText:
-        return dataclasses.replace(DinoTxtText.of_shapes(self.shapes), dtype=self.dtype)
-
-    def text_params(self, params: Any) -> Any:
-        return {"text": params["dinotxt"]["text"]}
-
-    @classmethod
-    def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> DinoTxt:
-        del folder
-        return cls(shapes_of({"dinotxt": towers}), backbone=family, **fields)
-
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
-        """See `encode_head`."""
+        """The head's class token and mean patch [b, 2 d], and its patches or the backbone's own.
+
+        The head takes the backbone's tokens after their final norm, and has no positions. Patches
+        are compared with the second half of a text's embedding.
+        """
         params, vit = params["dinotxt"], self.vit
-        features = encode(vit, params["vision"], image)
-        found = encode_head(vit, params["vision"], params["head"], features)
-        if self.own_patches:
-            own = project(vit, params["vision"], features.blocks[-1].output)
-            found = Aligned(found.embedding, features.patches(own))
-        return found
+        features, head = encode(vit, params["vision"], image), params["head"]
+        own = project(vit, params["vision"], features.blocks[-1].output)
+        tokens = run_blocks(tower(self.dtype), head, own)[-1].output
+        tokens = layer_norm(tokens, head["ln_post"], EPS)
+        patches = features.patches(tokens)
+        embedding = jnp.concatenate([tokens[:, 0], patches.mean(axis=(1, 2))], axis=-1)
+        return Aligned(embedding, features.patches(own) if self.own_patches else patches)
 
     def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:
         return encode_text(params["dinotxt"]["text"], tokens, self.dtype)
@@ -168,14 +133,5 @@ class DinoTxt(ZeroShot):
 
     @property
     def summary(self) -> str:
-        width = self.shape_of("vision/patch_kernel")[-1]
+        width = shape_of(self.shapes, "vision/patch_kernel")[-1]
         return f"dino.txt on {self.backbone} of width {width} and patches of {self.patch}"
-
-    def describe(self) -> dict[str, Any]:
-        own = {"backbone": self.backbone, "own_patches": self.own_patches}
-        return {**own, **super().describe()}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> DinoTxt:
-        shapes = from_json(fields["shapes"])
-        return cls(shapes, backbone=fields["backbone"], own_patches=fields["own_patches"])

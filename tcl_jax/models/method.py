@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.errors import InputError
+from tcl_jax.models.clip import CLIPConfig
+from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.flops import Parts
+from tcl_jax.models.shapes import from_json, to_json
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops.images import IMAGENET, PixelStatistics
 from tcl_jax.ops.masking import pixel_text_cosines
@@ -30,6 +33,21 @@ REFINEMENTS = ("none", "pamr", "affinity")
 """How masks are refined: not at all, by pixel-adaptive mask refinement, or by similar patches."""
 BY_PAMR = {True: "pamr", False: "none"}
 """What the short form of it, whether PAMR is used, stands for."""
+
+
+OneMethod = TypeVar("OneMethod", bound="Method")
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
+
+
+WRITTEN: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "config": ("clip", dataclasses.asdict, lambda sizes: CLIPConfig(**sizes)),
+    "shapes": ("shapes", to_json, from_json),
+    **{x: (x, str, lambda name: FAMILIES[name].name) for x in ("family", "backbone", "second")},
+}
+"""Fields that files have under another key or in another form: that key, to JSON, and back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +93,7 @@ class Method(abc.ABC):
         refinements: those of `REFINEMENTS` that it has.
         finds_background: whether cleaning is meant for any image that may show none of the texts.
         protocol: how its authors evaluate, one of `inference.presets.PROTOCOLS`.
+        described: fields that files say of it, of JSON or of `WRITTEN`.
         dtype: compute dtype; parameters are float32.
     """
 
@@ -87,6 +106,7 @@ class Method(abc.ABC):
     refinements: ClassVar[tuple[str, ...]] = ("none", "pamr")
     finds_background: ClassVar[bool] = False
     protocol: ClassVar[str] = "tcl"
+    described: ClassVar[tuple[str, ...]] = ()
     dtype: Any
 
     @property
@@ -152,22 +172,14 @@ class Method(abc.ABC):
         """
 
     def cosines(self, params: Any, image: Image, text_embeddings: Texts) -> Masks:
-        """Cosine of `dense_features` with every text, float32 in [-1, 1]; zero where it is zeros.
-
-        Args:
-            params, image, text_embeddings: as in `masks`.
-        """
+        """Cosine of `dense_features` with every text, float32 in [-1, 1]; 0 with one of zeros."""
         features = self.dense_features(params, image)
         return pixel_text_cosines(features, text_embeddings)
 
     def probabilities(
         self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
     ) -> Masks:
-        """Softmax over the texts of `options.logit_scale` times `cosines`, float32 in [0, 1].
-
-        Args:
-            params, image, text_embeddings, options: as in `masks`.
-        """
+        """Softmax over the texts of `options.logit_scale` times `cosines`, float32 in [0, 1]."""
         logits = options.logit_scale * self.cosines(params, image, text_embeddings)
         return jax.nn.softmax(logits, axis=-1, where=jnp.any(text_embeddings != 0, axis=-1))
 
@@ -192,10 +204,7 @@ class Method(abc.ABC):
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         """FLOPs of the masks of one window by part, PAMR and resizing left out.
 
-        Args:
-            side: of the window in pixels, a multiple of the patch size.
-            texts: number of masks.
-            options: post-processing.
+        The side is the window's in pixels, a multiple of the patch size.
         """
 
     @property
@@ -203,18 +212,26 @@ class Method(abc.ABC):
         """For people."""
         return self.title
 
-    @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Settings that `from_description` reads, for JSON."""
+        """Settings that `from_description` reads, for JSON: the fields in `described`."""
+        described = {}
+        for field in self.described:
+            key, write, _ = WRITTEN.get(field, (field, _as_it_is, _as_it_is))
+            described[key] = write(getattr(self, field))
+        return described
 
     @classmethod
-    @abc.abstractmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> Method:
+    def from_description(cls: type[OneMethod], fields: Mapping[str, Any]) -> OneMethod:
         """Inverse of `describe`, of this method or of another on the same weights.
 
         Raises:
             KeyError, TypeError: if a field is lacking or misnamed.
         """
+        described = {}
+        for field in cls.described:
+            key, _, read = WRITTEN.get(field, (field, _as_it_is, _as_it_is))
+            described[field] = read(fields[key])
+        return cls(**described)
 
 
 def choose_refinement(

@@ -18,19 +18,12 @@ from tcl_jax.models.tcl_dino import TCLDINO
 from tcl_jax.models.tips import TIPS
 
 METHODS: dict[str, type[Method]] = {
-    "tcl": TCL,
-    "maskclip": MaskCLIP,
-    "sclip": SCLIP,
-    "naclip": NACLIP,
-    "clearclip": ClearCLIP,
-    "sc_clip": SCCLIP,
-    "proxyclip": ProxyCLIP,
-    "clip_dinoiser": CLIPDINOiser,
-    "tips": TIPS,
-    "dinotxt": DinoTxt,
-    "talk2dino": Talk2DINO,
-    "tcl_dino": TCLDINO,
-}
+    kind.name: kind
+    for kind in (
+        TCL, MaskCLIP, SCLIP, NACLIP, ClearCLIP, SCCLIP, ProxyCLIP, CLIPDINOiser, TIPS, DinoTxt,
+        Talk2DINO, TCLDINO,
+    )
+}  # fmt: skip
 
 
 def method_of(name: str, field: str) -> type[Method]:

@@ -6,7 +6,7 @@ Lan et al., "ProxyCLIP: Proxy Attention Improves CLIP for Open-Vocabulary Segmen
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,12 +15,12 @@ from jaxtyping import Array, Float, Key
 
 from tcl_jax.models import flops
 from tcl_jax.models.backbone import backbone_features
-from tcl_jax.models.clip import CLIPConfig, encode_image
+from tcl_jax.models.clip import encode_image
 from tcl_jax.models.dense import AuthorsCLIP
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.layers import dense
 from tcl_jax.models.method import Dense, Image, MaskOptions
-from tcl_jax.models.shapes import Shapes, from_json, init_params, shape_of, to_json
+from tcl_jax.models.shapes import Shapes, init_params, shape_of
 from tcl_jax.models.vit import ViT, project
 from tcl_jax.ops.images import renormalize
 from tcl_jax.ops.masking import l2_normalize
@@ -54,6 +54,7 @@ class ProxyCLIP(AuthorsCLIP):
     title = "ProxyCLIP"
     parameters = ("clip", "second")
     protocol = "proxyclip"
+    described = ("config", "second", "shapes")
     patch_size = 56
 
     @property
@@ -111,7 +112,7 @@ class ProxyCLIP(AuthorsCLIP):
         values = 2 * (side // config.patch_size) ** 2 * width**2
         size = shape_of(self.shapes, "second/patch_kernel")[-1]
         return {
-            "image tower": flops.image_tower(config, depth - 1, side) + values,
+            "image tower": flops.image_tower(config.tower, depth - 1, side) + values,
             "second encoder": flops.vision_tower(self.shapes, "second", patches),
             "attention": 2 * patches**2 * (size + width) + 2 * patches * width**2,
             "masks": 2 * patches * embed * (width + texts),
@@ -123,14 +124,6 @@ class ProxyCLIP(AuthorsCLIP):
         second = f"{FAMILIES[self.second].title} of width {width} and patches of"
         return f"{self.config.title} with {second} {self.second_patch}"
 
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "second": self.second, "shapes": to_json(self.shapes)}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> ProxyCLIP:
-        second, shapes = FAMILIES[fields["second"]].name, from_json(fields["shapes"])
-        return cls(CLIPConfig(**fields["clip"]), second=second, shapes=shapes)
-
 
 def attend_by_proxy(
     tokens: Float[Array, "b m c"], values: Float[Array, "b m d"]
@@ -140,10 +133,6 @@ def attend_by_proxy(
     Of each image, what is at least `BETA` times as similar as two of its tokens are on average is
     attended to, by the softmax of `GAMMA` times the rest. Tokens that are all alike have nothing as
     similar, and attend to themselves alone.
-
-    Args:
-        tokens: of the other encoder, of any length.
-        values: float32.
     """
     units = l2_normalize(tokens)
     # The mean over all pairs is the square of the mean, for which no pair has to be looked at.

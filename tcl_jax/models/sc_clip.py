@@ -142,13 +142,7 @@ def attend(
     tokens: Float[Array, "b n c"],
     shared: Float[Array, "b n n"],
 ) -> Float[Array, "b n c"]:
-    """Attention of a block by half `softmax(k k^T / sqrt(d))` and half `shared_weights`, float32.
-
-    Args:
-        settings, params: of the tower and of the block, see `layers.block`.
-        tokens: that enter the block.
-        shared: the weights.
-    """
+    """A block's attention by half `softmax(k k^T / sqrt(d))` and half `shared_weights`, float32."""
     in_proj = {name: x[..., 1:, :, :] for name, x in params["attn"]["in_proj"].items()}
     normed = layer_norm(tokens, params["ln_1"], settings.eps)
     key, value = jnp.moveaxis(dense(normed, in_proj, settings.dtype), 2, 0)
@@ -218,4 +212,4 @@ class SCCLIP(CroppedCLIP, PatchTokens):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> flops.Parts:
         del options
-        return flops.sc_clip_masks(self.config, side, texts)
+        return flops.sc_clip_masks(self.config.tower, side, texts)

@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from tcl_jax.models.layers import dense, matmul_precision
-from tcl_jax.models.vit import Features, ViT, encode, project
+from tcl_jax.models.vit import ViT, encode, project
 from tcl_jax.ops.masking import l2_normalize, pixel_text_similarity
 
 QUERY_SCALE = 64**-0.5
@@ -49,15 +49,7 @@ def init_projection(key: Key[Array, ""], text_width: int, width: int) -> dict[st
 
 
 def project_text(projection: Any, features: Float[Array, "... t"]) -> Float[Array, "... c"]:
-    """`W2 tanh(W1 t + b1) + b2` of CLIP's text features, float32.
-
-    Args:
-        projection: as of `init_projection`.
-        features: not normalised.
-
-    Returns:
-        Not normalised.
-    """
+    """`W2 tanh(W1 t + b1) + b2` of CLIP's text features, float32; neither is normalised."""
     with matmul_precision(jnp.float32):
         hidden = jnp.tanh(dense(features, projection["hidden"], jnp.float32))
         return dense(hidden, projection["out"], jnp.float32)
@@ -98,24 +90,14 @@ class HeadFeatures:
 
 
 def head_features(vit: ViT, params: Any, image: Float[Array, "b H W 3"]) -> HeadFeatures:
-    """Features of normalised images whose sides suit the tower.
-
-    Args:
-        vit, params: of a tower with a class token.
-        image: see `vit.encode`.
-    """
+    """Features of images as `vit.encode` takes them, by a tower with a class token."""
     with matmul_precision(vit.dtype):
         features = encode(vit, params, image)
-        patches = features.patches(project(vit, params, features.blocks[-1].output))
-        return HeadFeatures(patches.astype(jnp.float32), class_logits(features))
-
-
-def class_logits(features: Features) -> Float[Array, "b m h w"]:
-    """`HeadFeatures.logits` of a tower's features."""
-    (rows, columns), last = features.grid, features.blocks[-1]
-    query, keys = QUERY_SCALE * last.query[:, 0], last.key[:, -rows * columns :]
-    logits = jnp.einsum("bmd,bpmd->bmp", query, keys, preferred_element_type=jnp.float32)
-    return logits.reshape(*logits.shape[:2], rows, columns)
+        (rows, columns), last = features.grid, features.blocks[-1]
+        patches = features.patches(project(vit, params, last.output)).astype(jnp.float32)
+        query, keys = QUERY_SCALE * last.query[:, 0], last.key[:, -rows * columns :]
+        logits = jnp.einsum("bmd,bpmd->bmp", query, keys, preferred_element_type=jnp.float32)
+        return HeadFeatures(patches, logits.reshape(*logits.shape[:2], rows, columns))
 
 
 def attended_mean(
@@ -132,9 +114,7 @@ def choose_heads(
 ) -> tuple[Float[Array, "b c"], Int[Array, " b"]]:
     """Of each image the head that is most like its own text, and its number; cosines are compared.
 
-    Args:
-        texts: projected.
-        heads: `HeadFeatures.disentangled`.
+    Texts are projected, and heads `HeadFeatures.disentangled`.
     """
     cosines = jnp.einsum(
         "bc,bmc->bm", l2_normalize(texts), l2_normalize(heads), precision="highest"
@@ -151,10 +131,7 @@ def patch_masks(
 ) -> Float[Array, "b h w n"]:
     """Masks on the grid of patches: the sigmoid of the cosine, without scale or offset.
 
-    Args:
-        features: of images.
-        texts: projected, normalised or not.
-        cleaning: whether what the class token passes over is held back, see `clean_background`.
+    Texts are projected, normalised or not. With `cleaning` see `clean_background`.
     """
     similarity = pixel_text_similarity(features.patches, texts)
     masks = jax.nn.sigmoid(jnp.moveaxis(similarity, 1, -1))
@@ -169,12 +146,8 @@ def clean_background(
     Heads weigh as the softmax over them of the cosine of the text with what they look at. The
     softmax over patches of their logits' mean becomes `(c - low) / high`, by its extremes over all
     texts and patches of the image, and is spread over the masks' range. Divided is by `high`, not
-    by `high - low`: the authors' weights are used and judged so.
-
-    Args:
-        masks: of `patch_masks`.
-        features: of the images.
-        texts: as there; a row of zeros is no text, and moves no mask of the others.
+    by `high - low`: the authors' weights are used and judged so. A row of zeros is no text, and
+    moves no mask of the others.
     """
     patches, logits = features.patches, features.logits
     # Not softmaxed; and the original divides by the norm itself.

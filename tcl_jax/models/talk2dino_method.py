@@ -60,7 +60,6 @@ class ProjectedText(TextEncoder):
     Attributes:
         tower: the text tower; None: texts are not embedded here.
         width: of the patches.
-        dtype: compute dtype of the tower.
     """
 
     tower: TextEncoder | None
@@ -100,7 +99,7 @@ class ProjectedText(TextEncoder):
         self, params: Any, tokens: Int[Array, "classes templates l"]
     ) -> Float[Array, "classes c"]:
         """`embed_templates` of the tower's features: their mean is projected."""
-        features = self.embed_each(self.frozen.embed_texts, params, tokens)
+        features = self.frozen.embed_each(params, tokens)
         return embed_templates(params["projection"], features)
 
 
@@ -119,7 +118,6 @@ class Talk2DINO(Method):
         antialias: whether resizing to it is antialiased, as it is by the original with a recent
             torchvision; with 0.16, which it pins, it is not. Windows of that size stay as they
             are, which are all of the protocol's but those of very long images.
-        dtype: compute dtype of the towers; parameters are float32, as is all else.
 
     Raises:
         ValueError: if the patch does not divide the square.
@@ -140,16 +138,12 @@ class Talk2DINO(Method):
     patch_size = 1
 
     def __post_init__(self) -> None:
-        patch = self.shape_of("backbone/patch_kernel")[0]
+        patch = shape_of(self.shapes, "backbone/patch_kernel")[0]
         if self.resize_dim < 1 or self.resize_dim % patch:
             raise ValueError(
                 f"resize_dim={self.resize_dim} must be a multiple of this backbone's patch of "
                 f"{patch} pixels"
             )
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """See `shapes.shape_of`."""
-        return shape_of(self.shapes, name)
 
     @property
     def vit(self) -> ViT:
@@ -159,12 +153,12 @@ class Talk2DINO(Method):
     @property
     def text_width(self) -> int:
         """Channels of the texts' features that are projected."""
-        return self.shape_of("projection/hidden/kernel")[0]
+        return shape_of(self.shapes, "projection/hidden/kernel")[0]
 
     @property
     def width(self) -> int:
         """Channels of a patch."""
-        return self.shape_of("projection/out/kernel")[1]
+        return shape_of(self.shapes, "projection/out/kernel")[1]
 
     @property
     def pixel_statistics(self) -> PixelStatistics:
@@ -189,7 +183,7 @@ class Talk2DINO(Method):
         return init_params(key, self.shapes)
 
     def head_features(self, params: Any, image: Float[Array, "b H W 3"]) -> HeadFeatures:
-        """`head_features` of the backbone."""
+        """Those of the backbone."""
         return head_features(self.vit, params["backbone"], image)
 
     def dense_features(self, params: Any, image: Image) -> Float[Array, "b h w c"]:
@@ -213,7 +207,7 @@ class Talk2DINO(Method):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del side, options
-        patches = (self.resize_dim // self.shape_of("backbone/patch_kernel")[0]) ** 2
+        patches = (self.resize_dim // shape_of(self.shapes, "backbone/patch_kernel")[0]) ** 2
         return {
             "image tower": vision_tower(self.shapes, "backbone", patches),
             "masks": 2 * patches * texts * self.width,

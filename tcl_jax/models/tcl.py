@@ -6,7 +6,6 @@ The grounder builds on the CLIP's own vision tower here, and in `tcl_dino` on an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -15,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from tcl_jax.models import flops
-from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, CLIPConfig
+from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE
 from tcl_jax.models.clip_method import CLIPMethod
 from tcl_jax.models.decoder import init_decoder
 from tcl_jax.models.dense import MaskCLIP, clip_masks
@@ -23,7 +22,7 @@ from tcl_jax.models.grounder import embed_patches, run_copies
 from tcl_jax.models.layers import matmul_precision
 from tcl_jax.models.method import REFINEMENTS, Dense, Image, MaskOptions, Masks, Texts, refine_masks
 from tcl_jax.models.sc_clip import aggregate, similarities
-from tcl_jax.models.vit import Features, ViT, encode, find_rotation, project
+from tcl_jax.models.vit import Features, ViT, encode, project
 from tcl_jax.ops.masking import mask_logits, pixel_text_cosines, pixel_text_similarity
 from tcl_jax.ops.resize import resize
 
@@ -59,7 +58,6 @@ class TCL(CLIPMethod):
         config: sizes of the CLIP it builds on.
         feature_layer: block of the tower, counted from 1, whose output feeds the grounder
             (`ie_freeze` in the original): 11 of 12 for ViT-B/16. 0: the one before the last.
-        dtype: compute dtype; parameters, norms, softmax and similarities are float32.
         remat: a key of `layers.REMAT`, what the blocks keep for the gradient.
 
     Raises:
@@ -75,6 +73,7 @@ class TCL(CLIPMethod):
     parameters: ClassVar[tuple[str, ...]] = ("clip", "grounder", "sim2mask")
     mixes_clip = True
     refinements = REFINEMENTS
+    described: ClassVar[tuple[str, ...]] = ("config", "feature_layer")
     grounder: ClassVar[str] = "grounder"
     """The entry of the grounder's parameters."""
 
@@ -95,7 +94,7 @@ class TCL(CLIPMethod):
     @property
     def tower(self) -> flops.Tower:
         """Sizes of the vision tower that the grounder builds on."""
-        return self.config
+        return self.config.tower
 
     @property
     def vision(self) -> ViT:
@@ -117,20 +116,14 @@ class TCL(CLIPMethod):
         return {**self.init_learned(learned, self.tower_params(params)), **params}
 
     def init_learned(self, key: Key[Array, ""], tower: Any) -> dict[str, Any]:
-        """What is learned, at the start: copies of the tower's blocks, and a fresh decoder.
-
-        Args:
-            key: of what is fresh.
-            tower: parameters of the frozen tower that the grounder builds on.
-        """
+        """What is learned, at the start: copies of the tower's blocks, and a fresh decoder."""
         first = self.feature_layer
         copies = {f"blocks_{i}": tower[f"blocks_{first + i}"] for i in range(self.copied_blocks)}
-        decoder = init_decoder(key, self.tower.vision_width)
         scale = jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32)
         return {
             self.grounder: {
                 **copies,
-                "decoder": decoder,
+                "decoder": init_decoder(key, self.tower.vision_width),
                 "ln_post": tower["ln_post"],
                 "proj": tower["proj"],
             },
@@ -140,8 +133,10 @@ class TCL(CLIPMethod):
         }
 
     def dense_features(self, params: Any, image: Image) -> Dense:
-        """`embed_pixels`, on four times the patch grid."""
-        return embed_pixels(self, params, image)
+        """Pixel embeddings, as in `Grounding`, on four times the patch grid."""
+        with matmul_precision(self.dtype):
+            _, patches = _run(self, params, image)
+            return embed_patches(self.vision, params[self.grounder], patches)
 
     def masks(
         self, params: Any, image: Image, text_embeddings: Texts, options: MaskOptions
@@ -175,13 +170,6 @@ class TCL(CLIPMethod):
     def summary(self) -> str:
         return f"TCL, feature layer {self.feature_layer} of {self.config.title}"
 
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "feature_layer": self.feature_layer}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> TCL:
-        return cls(CLIPConfig(**fields["clip"]), fields["feature_layer"])
-
 
 def ground(
     model: TCL,
@@ -191,34 +179,21 @@ def ground(
     *,
     affinity: bool = False,
 ) -> Grounding:
-    """Grounds texts in images.
+    """Grounds texts in images, both as in `Method.masks`.
 
     Args:
         model, params: TCL and all its parameters, `clip` included.
-        image: [b, H, W, 3] normalised; H and W multiples of the patch size.
-        text_embeddings: [n, d], normalised or not.
         affinity: whether cosines are averaged over similar patches, see `average_similar`.
     """
     with matmul_precision(model.dtype):
-        features, pixels = _embed(model, params, image)
+        features, patches = _run(model, params, image)
+        pixels = embed_patches(model.vision, params[model.grounder], patches)
         similarity = pixel_text_similarity(pixels, text_embeddings)
         if affinity:
             similarity = average_similar(features, similarity)
         sim2mask = params["sim2mask"]
         logits = mask_logits(similarity, sim2mask["w"], sim2mask["b"])
         return Grounding(features, pixels, logits)
-
-
-def embed_pixels(
-    model: TCL, params: Any, image: Float[Array, "b H W 3"]
-) -> Float[Array, "b h w d"]:
-    """Pixel embeddings of images, as in `Grounding`, without any mask.
-
-    Args:
-        model, params, image: as in `ground`.
-    """
-    with matmul_precision(model.dtype):
-        return _embed(model, params, image)[1]
 
 
 def average_similar(
@@ -231,18 +206,10 @@ def average_similar(
     `round(L / 3)` of the tower's L (4 of 12), and T_ij is S_ij, or 0 where that is below
     `LEAST_AFFINITY`; then bilinear to the pixels' grid. Each image by itself.
 
-    This was best among those measured with 240 steps of configs/shapes.py: mIoU in per cent without
-    refinement, with this and with PAMR is 65.0, 67.4 and 75.8 on drawn scenes, and 54.4, 55.9 and
-    58.9 on drawn objects in photographs (three seeds of 256 scenes of 64 pixels; each threshold was
-    chosen on other scenes). Similar patches add nothing to the first, where means over the patch
-    gain as much alone, and all of the second. Averages of tokens before the decoder gain 1.4 on
-    photographs and nothing on drawn scenes; of later blocks, and with the authors' least cosine of
-    0.4 or ProxyCLIP's weights, less. Averages with PAMR after them gained nothing over PAMR alone.
-    No larger model is measured yet.
-
-    Args:
-        features: of the frozen tower.
-        cosines: float32, on `UPSAMPLING` times the grid of the features.
+    This was best among those measured with 240 steps of configs/shapes.py (README has the figures).
+    Later blocks, the authors' least cosine of 0.4, ProxyCLIP's weights, and averages of tokens
+    before the decoder gain less; with PAMR after them averages gain nothing over PAMR alone. No
+    larger model is measured yet.
     """
     batch, texts, height, width = cosines.shape
     rows, columns = features.grid
@@ -259,9 +226,6 @@ def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Flo
     """Mean of an image's patches as the projection takes them at the start, float32.
 
     The decoder, whose gates are closed then, only repeats patches, and is left out.
-
-    Args:
-        model, params, image: as in `ground`.
     """
     with matmul_precision(model.dtype):
         _, patches = _run(model, params, image)
@@ -269,19 +233,10 @@ def mean_patches(model: TCL, params: Any, image: Float[Array, "b H W 3"]) -> Flo
         return project(model.vision, norm, patches).astype(jnp.float32).mean(axis=(1, 2))
 
 
-def _embed(
-    model: TCL, params: Any, image: Float[Array, "b H W 3"]
-) -> tuple[Features, Float[Array, "b h w d"]]:
-    features, patches = _run(model, params, image)
-    return features, embed_patches(model.vision, params[model.grounder], patches)
-
-
 def _run(
     model: TCL, params: Any, image: Float[Array, "b H W 3"]
 ) -> tuple[Features, Float[Array, "b h w c"]]:
     """Features of the frozen tower, and the patches after the grounder's blocks."""
-    tower = model.tower_params(params)
+    tower, copies = model.tower_params(params), params[model.grounder]
     features = encode(model.vision, tower, image)
-    tokens, grid = features.after(model.feature_layer), features.grid
-    rotate = find_rotation(tower, tokens, grid)
-    return features, run_copies(model.vision, params[model.grounder], tokens, grid, rotate)
+    return features, run_copies(model.vision, copies, tower, features, model.feature_layer)

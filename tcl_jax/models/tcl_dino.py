@@ -7,7 +7,6 @@ new projection into CLIP's space. CLIP embeds the texts, and in training the mas
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -15,24 +14,11 @@ from jax.nn.initializers import normal
 from jaxtyping import Array, Key
 
 from tcl_jax.models import flops
-from tcl_jax.models.clip import CLIPConfig
 from tcl_jax.models.families import FAMILIES
-from tcl_jax.models.shapes import Shapes, count_prefix, expand, from_json, init_params, to_json
+from tcl_jax.models.shapes import Shapes, count_prefix, expand, init_params
 from tcl_jax.models.tcl import TCL
 from tcl_jax.models.vit import ViT
 from tcl_jax.ops.images import PixelStatistics
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneSizes:
-    """A `flops.Tower`."""
-
-    embed_dim: int
-    resolution: int
-    patch_size: int
-    vision_width: int
-    vision_layers: int
-    prefix_tokens: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +47,7 @@ class TCLDINO(TCL):
     parameters = ("clip", "backbone", "backbone_grounder", "sim2mask")
     mixes_clip = False
     own_pixels = ""
+    described = ("config", "feature_layer", "family", "image_size", "shapes")
     grounder: ClassVar[str] = "backbone_grounder"
 
     def __post_init__(self) -> None:
@@ -76,7 +63,7 @@ class TCLDINO(TCL):
     def tower(self) -> flops.Tower:
         shapes = dict(expand(self.shapes))
         patch, _, _, width = shapes["backbone/patch_kernel"]
-        return BackboneSizes(
+        return flops.Tower(
             embed_dim=self.config.embed_dim,
             resolution=self.image_size,
             patch_size=patch,
@@ -123,18 +110,4 @@ class TCLDINO(TCL):
         return (
             f"TCL on {family.title} of width {sizes.vision_width}, feature layer "
             f"{self.feature_layer} of {sizes.vision_layers}, with {self.config.title}"
-        )
-
-    def describe(self) -> dict[str, Any]:
-        own = {"family": self.family, "image_size": self.image_size}
-        return {**super().describe(), **own, "shapes": to_json(self.shapes)}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> TCLDINO:
-        return cls(
-            CLIPConfig(**fields["clip"]),
-            fields["feature_layer"],
-            family=FAMILIES[fields["family"]].name,
-            shapes=from_json(fields["shapes"]),
-            image_size=fields["image_size"],
         )

@@ -15,11 +15,7 @@ from tcl_jax.models.layers import Transformer, layer_norm, run_blocks
 
 
 def clip_tokenizer(context_length: int, vocab_size: int, file: str | None) -> ClipTokenizer:
-    """OpenAI's tokenizer, or that of a tokenizer.json.
-
-    Args:
-        context_length, vocab_size: of the text tower.
-        file: path of the tokenizer.json; None: OpenAI's.
+    """OpenAI's tokenizer, or that of a tokenizer.json, for a text tower of these sizes.
 
     Raises:
         InputError: if the file cannot be read, or the tower has another vocabulary.
@@ -40,13 +36,10 @@ def encode_tokens(
 ) -> Float[Array, "n d"]:
     """Text embeddings (Radford et al., 2021), not normalised.
 
-    Args:
-        settings, params: of the tower.
-        tokens: [n, l] ids, zeros after the end-of-text token, which has the largest id; l is at
-            most the context length.
+    After a text's end-of-text token, which has the largest id, its row has zeros.
 
     Raises:
-        ValueError: if l is larger.
+        ValueError: if rows are longer than the context of the tower.
     """
     length, context = tokens.shape[1], params["positional_embedding"].shape[0]
     if length > context:
@@ -69,11 +62,8 @@ def encode_padded_tokens(
     """Text embeddings of TIPS (Maninis et al., ICLR 2025), not normalised.
 
     Tokens see each other in both directions, and the embedding is their mean. Places are told by
-    sines, so that rows may have any length.
-
-    Args:
-        settings, params: of the tower.
-        tokens: [n, l] ids, zeros where a text has ended; a row of zeros has the embedding zero.
+    sines, so that rows may have any length. They have zeros where a text has ended; a row of zeros
+    has the embedding zero.
     """
     (_, length), width = tokens.shape, params["token_embedding"].shape[1]
     hidden = tokens == 0

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -64,24 +62,16 @@ class TextEncoder(abc.ABC):
     def embed_classes(
         self, params: Any, tokens: Int[Array, "classes templates l"]
     ) -> Float[Array, "classes d"]:
-        """Text embedding of every class: mean over templates of `embed_texts`, normalised.
-
-        Args:
-            params: as in `embed_texts`.
-            tokens: of each name in each template.
-        """
-        features = self.embed_each(self.embed_texts, params, tokens)
+        """Text embedding of every class: mean over templates of `embed_texts`, normalised."""
+        features = self.embed_each(params, tokens)
         if self.normalizes_sentences:
             features = l2_normalize(features)
         return l2_normalize(features.mean(axis=1))
 
-    @staticmethod
     def embed_each(
-        embed_texts: Callable[[Any, jax.Array], jax.Array],
-        params: Any,
-        tokens: Int[Array, "classes templates l"],
+        self, params: Any, tokens: Int[Array, "classes templates l"]
     ) -> Float[Array, "classes templates d"]:
-        """What `embed_texts` of some encoder makes of each sentence."""
+        """`embed_texts` of every sentence."""
         classes, templates, length = tokens.shape
-        flat = tokens.reshape(classes * templates, length)
-        return embed_texts(params, flat).reshape(classes, templates, -1)
+        features = self.embed_texts(params, tokens.reshape(classes * templates, length))
+        return features.reshape(classes, templates, -1)

@@ -6,8 +6,6 @@ Maninis et al., "TIPS: Text-Image Pretraining with Spatial awareness", ICLR 2025
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from tcl_jax.data.sentence_pieces import SentencePieceTokenizer
 from tcl_jax.models.attention import self_only_attention
-from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.flops import Parts, vision_tower
 from tcl_jax.models.layers import Transformer, block, matmul_precision
 from tcl_jax.models.method import MaskOptions
-from tcl_jax.models.shapes import Shapes, from_json, shape_of, shapes_of
+from tcl_jax.models.shapes import Shapes, shape_of
 from tcl_jax.models.text import encode_padded_tokens
 from tcl_jax.models.text_encoder import TextEncoder
-from tcl_jax.models.vit import ViT, encode, project
+from tcl_jax.models.vit import encode, project
 from tcl_jax.models.zero_shot import Aligned, ZeroShot
-
-
-def text_tower(dtype: Any = jnp.float32) -> Transformer:
-    """Settings of the text tower."""
-    return Transformer(1e-6, jax.nn.relu, dtype)  # epsilon of the Flax code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +32,6 @@ class TIPSText(TextEncoder):
     Attributes:
         width: of the tower and of embeddings.
         vocab_size: of the tokens.
-        dtype: compute dtype; parameters are float32.
         folder: where the weights are from, and tokenizer.model is looked for.
     """
 
@@ -69,8 +60,9 @@ class TIPSText(TextEncoder):
         return SentencePieceTokenizer(file, self.vocab_size, folder=self.folder)
 
     def embed_texts(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
+        settings = Transformer(1e-6, jax.nn.relu, self.dtype)  # epsilon of the Flax code
         with matmul_precision(self.dtype):
-            return encode_padded_tokens(text_tower(self.dtype), params["text"], tokens)
+            return encode_padded_tokens(settings, params["text"], tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,40 +70,20 @@ class TIPS(ZeroShot):
     """Zero-shot segmentation by the value path, as in the authors' notebook.
 
     Parameters are `vision`, a tower of `vit`, and `text`.
-
-    Attributes:
-        folder: see `TIPSText`.
     """
 
-    folder: str = dataclasses.field(default="", compare=False)
+    backbone: str = "tips"
 
     name = "tips"
     title = "TIPS"
     parameters = ("tips",)
     towers = ("vision", "text")
-    pixel_statistics = FAMILIES["tips"].pixel_statistics
+    texts = TIPSText
     protocol = "tips"
 
     @property
-    def vit(self) -> ViT:
-        """Settings of the vision tower."""
-        return replace(FAMILIES["tips"].vit, dtype=self.dtype)
-
-    @property
     def resolution(self) -> int:
-        return round(self.shape_of("vision/positional_embedding")[0] ** 0.5) * self.patch
-
-    @property
-    def text_encoder(self) -> TIPSText:
-        return replace(TIPSText.of_shapes(self.shapes, self.folder), dtype=self.dtype)
-
-    def text_params(self, params: Any) -> Any:
-        return {"text": params["tips"]["text"]}
-
-    @classmethod
-    def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> TIPS:
-        del family
-        return cls(shapes_of({"tips": towers}), folder=folder, **fields)
+        return round(shape_of(self.shapes, "vision/positional_embedding")[0] ** 0.5) * self.patch
 
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
         """The first class token, and the authors' value path.
@@ -128,9 +100,6 @@ class TIPS(ZeroShot):
             features.patches(project(vit, vision, found.output)),
         )
 
-    def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n d"]:
-        return self.embed_texts(params, tokens)
-
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         del options
         patches = self.patches_of(side)
@@ -141,9 +110,5 @@ class TIPS(ZeroShot):
 
     @property
     def summary(self) -> str:
-        width = self.shape_of("vision/patch_kernel")[-1]
+        width = shape_of(self.shapes, "vision/patch_kernel")[-1]
         return f"TIPS of width {width} and patches of {self.patch}"
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> TIPS:
-        return cls(from_json(fields["shapes"]), folder=fields.get("folder", ""))

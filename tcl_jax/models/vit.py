@@ -191,32 +191,20 @@ def image_grid(vit: ViT, shape: tuple[Any, ...], patch_size: int) -> tuple[int, 
     Raises:
         ValueError: as `encode`.
     """
-    batch, *sides = shape[:3]
-    if vit.ragged == "crop":
-        if min(sides) < patch_size:
-            raise InputError(
-                f"image of {sides[0]}x{sides[1]} pixels has not one whole patch of {patch_size}; "
-                "give a larger one, or resize it"
-            )
-        sides = [side // patch_size * patch_size for side in sides]
-    elif vit.ragged == "pad":
-        sides = [-(-side // patch_size) * patch_size for side in sides]
-    return patch_grid((batch, *sides), patch_size)
-
-
-def patch_grid(shape: tuple[Any, ...], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches of an image batch [b, H, W, 3].
-
-    Raises:
-        ValueError: if H or W is not a positive multiple of the patch size.
-    """
     height, width = shape[1:3]
-    if height % patch_size or width % patch_size or not height * width:
+    if vit.ragged == "crop" and min(height, width) < patch_size:
+        raise InputError(
+            f"image of {height}x{width} pixels has not one whole patch of {patch_size}; "
+            "give a larger one, or resize it"
+        )
+    ragged = vit.ragged == "refuse" and (height % patch_size or width % patch_size)
+    if ragged or not height * width:
         raise ValueError(
             f"image of {height}x{width} pixels does not divide into patches of {patch_size}; "
             f"pad or resize it to a multiple of {patch_size}"
         )
-    return height // patch_size, width // patch_size
+    added = patch_size - 1 if vit.ragged == "pad" else 0
+    return (height + added) // patch_size, (width + added) // patch_size
 
 
 def resize_positions(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
+from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.method import Dense, Image, MaskOptions, Method, Texts, refine_masks
-from tcl_jax.models.shapes import Shapes, init_params, shape_of, to_json
+from tcl_jax.models.shapes import Shapes, init_params, shape_of, shapes_of
+from tcl_jax.models.text_encoder import TextEncoder
+from tcl_jax.models.vit import ViT
+from tcl_jax.ops.images import PixelStatistics
 from tcl_jax.ops.resize import resize
 
 
@@ -36,57 +41,64 @@ class ZeroShot(Method):
     Windows of any size: they are resized, bicubic, to the next multiple of the patch. Cosines of
     the patches are resized to the window itself before the softmax, which has no temperature. So
     probabilities of many texts differ little, and there is no background: of a threshold of 0, as
-    these methods have it, nothing is below.
+    these methods have it, nothing is below. All parameters are under the method's name.
 
     Attributes:
         towers: names of the parameters of each tower that masks and texts need.
+        texts: the text tower, of the parameters `text`.
         shapes: of all parameters.
-        dtype: compute dtype; parameters are float32.
+        backbone: family of the vision tower, a key of `families.FAMILIES`.
+        folder: where the weights are from.
     """
 
     shapes: Shapes
     dtype: Any = jnp.float32
+    backbone: str = ""
+    folder: str = dataclasses.field(default="", compare=False)
 
     towers: ClassVar[tuple[str, ...]]
+    texts: ClassVar[Any]
     patch_size: ClassVar[int] = 1
+    described: ClassVar[tuple[str, ...]] = ("shapes",)
 
     @classmethod
-    @abc.abstractmethod
-    def of_towers(cls, towers: Any, *, family: str, folder: str, **fields: Any) -> ZeroShot:
-        """The method of towers.
+    def of_towers(cls, towers: Any, **fields: Any) -> ZeroShot:
+        """The method of the parameters of each of the towers, and of further fields."""
+        return cls(shapes_of({cls.name: towers}), **fields)
 
-        Args:
-            towers: parameters of each.
-            family: of the vision tower, a key of `families.FAMILIES`.
-            folder: where the weights are from.
-            fields: further ones.
-        """
+    @property
+    def vit(self) -> ViT:
+        """Settings of the vision tower."""
+        return dataclasses.replace(FAMILIES[self.backbone].vit, dtype=self.dtype)
+
+    @property
+    def pixel_statistics(self) -> PixelStatistics:
+        return FAMILIES[self.backbone].pixel_statistics
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        encoder = self.texts.of_shapes(self.shapes, self.folder)
+        return cast(TextEncoder, dataclasses.replace(encoder, dtype=self.dtype))
+
+    def text_params(self, params: Any) -> Any:
+        return {"text": params[self.name]["text"]}
 
     @abc.abstractmethod
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
-        """What texts are compared with.
+        """What texts are compared with, of images whose sides are multiples of the patch."""
 
-        Args:
-            params: the whole tree.
-            image: normalised with `pixel_statistics`; H and W are multiples of the patch.
-        """
-
-    @abc.abstractmethod
     def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:
         """Text embeddings in the space of `Aligned.embedding`, float32 and not normalised."""
+        return self.embed_texts(params, tokens)
 
     @property
     def patch(self) -> int:
         """Side of a patch in pixels."""
-        return self.shape_of("vision/patch_kernel")[0]
+        return shape_of(self.shapes, "vision/patch_kernel")[0]
 
     def patches_of(self, side: int) -> int:
         """Number of patches of a square window of `side` pixels."""
         return (-(-side // self.patch)) ** 2
-
-    def shape_of(self, ending: str) -> tuple[int, ...]:
-        """See `shapes.shape_of`."""
-        return shape_of(self.shapes, ending)
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         return init_params(key, self.shapes)
@@ -106,8 +118,10 @@ class ZeroShot(Method):
         masks = jax.nn.softmax(resize(cosines, size), axis=-1, where=real)
         return refine_masks(image, masks, size) if options.refine == "pamr" else masks
 
-    def describe(self) -> dict[str, Any]:
-        return {"shapes": to_json(self.shapes)}
+    @classmethod
+    def from_description(cls, fields: Mapping[str, Any]) -> Any:
+        method = super().from_description(fields)
+        return dataclasses.replace(method, folder=fields.get("folder", ""))
 
 
 def resize_to_patches(image: Float[Array, "b H W 3"], patch: int) -> Float[Array, "b h w 3"]:

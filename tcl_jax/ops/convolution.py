@@ -53,9 +53,6 @@ def toom_cook(points: Sequence[float]) -> Bilinear:
     """Lavin and Gray's F(4, 3) for 5 points of interpolation, infinity being the sixth.
 
     Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308, section 4.
-
-    Args:
-        points: distinct.
     """
     count = TILE + 2
     others = [[q for q in points if q != p] for p in points] + [list(points)]
@@ -92,11 +89,7 @@ one number, so that one costs two products instead of three. Weights are 0 and p
 def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
     """The 3x3 convolution (cross-correlation) with zero padding, in x's dtype.
 
-    Its gradients are of reverse mode alone.
-
-    Args:
-        x: [b, h, w, c].
-        kernel: [3, 3, c, d], in float32 even where x is not.
+    The kernel is in float32 even where x is not. Gradients are of reverse mode alone.
     """
     return _by_platform(ORDINARY, _plain)(x, kernel)
 
@@ -104,11 +97,7 @@ def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Floa
 def upsampled_conv3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b H W d"]:
-    """`conv3x3` of `upsample_nearest(x, 2)`, [b, 2h, 2w, d], without making the latter.
-
-    Args:
-        x, kernel: see `conv3x3`.
-    """
+    """`conv3x3` of x with every pixel repeated, [b, 2h, 2w, d], without making that."""
     return _by_platform(UPSAMPLED, _sub_pixel)(x, kernel)
 
 

@@ -69,12 +69,7 @@ def erase(
 def inside_boxes(
     boxes: Int[Array, "b 4"], rows: int, columns: int
 ) -> Bool[Array, "b rows columns"]:
-    """Which pixels of images of a size are inside of a rectangle, one for each image.
-
-    Args:
-        boxes: (top, left, height, width) in pixels.
-        rows, columns: of the images.
-    """
+    """Which pixels of images are inside of a rectangle, one for each image, as in `erase`."""
     y, x = jnp.arange(rows), jnp.arange(columns)
     top, left, height, width = boxes.T[:, :, None]
     down = (y >= top) & (y < top + height)
@@ -89,11 +84,7 @@ def center_offset(size: int, multiple: int) -> tuple[int, int]:
 
 
 def center_pad(image: Float[Array, "b H W c"], multiple: int) -> tuple[jax.Array, tuple[int, int]]:
-    """Pads with zeros, centred (the smaller half above and left), to a multiple of the patch.
-
-    Returns:
-        The padded image and the (top, left) offset of the original in it.
-    """
+    """Images padded with zeros to a multiple (see `center_offset`), and their top and left."""
     height, width = image.shape[1:3]
     (rows, top), (columns, left) = center_offset(height, multiple), center_offset(width, multiple)
     below, right = rows - height - top, columns - width - left

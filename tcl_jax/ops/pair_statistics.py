@@ -105,12 +105,8 @@ def tile_sizes(images: int, texts: int, pixels: int) -> tuple[int, int]:
     """Images and texts of a tile, whose masks fit into `TILE_BYTES`.
 
     As many texts as one image's masks of them fit, a power of two, which divides the usual batches;
-    of other numbers of texts equal parts. Then as many images as fit and divide their number.
-
-    Args:
-        images: on this device.
-        texts: of the global batch.
-        pixels: of a mask.
+    of other numbers of texts equal parts. Then as many images as fit and divide their number. These
+    are the images of this device, all texts of the global batch, and the pixels of a mask.
     """
     fitting = max(TILE_BYTES // (4 * pixels), 1)
     tiles = -(-texts // (1 << (fitting.bit_length() - 1)))

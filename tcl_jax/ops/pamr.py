@@ -32,8 +32,8 @@ def pamr(
     the image's size.
 
     Args:
-        image: [b, H, W, 3] normalised.
-        mask: [b, h, w, n] soft masks.
+        image: normalised.
+        mask: soft masks.
         dilations: distances of the neighbours, in pixels.
         iterations: number of times the masks are averaged.
         size: rows and columns of the images, where those after them only fill up a size that a
@@ -81,13 +81,10 @@ def _affinity(
 def _shifted(
     x: jax.Array, offsets: list[tuple[int, int]], *, rows: int, size: Int[Array, "2"] | None
 ) -> list[jax.Array]:
-    """Copies of a map shifted by whole pixels, the border replicated.
+    """Copies of a map that take their values from so many pixels (down, right), see `pamr`.
 
     Args:
-        x: any map.
-        offsets: pixels (down, right) from which each copy takes its values.
         rows: axis of rows; columns are the next.
-        size: see `pamr`.
     """
     reach = max(abs(v) for offset in offsets for v in offset)
     height, width = x.shape[rows : rows + 2]

@@ -38,9 +38,7 @@ def _taps(
     in_size: int, out_size: int, method: str, align_corners: bool, offset: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Input samples that make up every output sample and their weights, both [out_size, taps]."""
-    taps = {"bilinear": 2, "bicubic": 4}
-    if method not in taps:
-        raise ValueError(f"resize method {method!r} is unknown; choose bilinear or bicubic")
+    number = {"bilinear": 2, "bicubic": 4}[method]
     out = np.arange(out_size, dtype=np.float64)
     if align_corners:
         position = out * ((in_size - 1) / max(out_size - 1, 1))
@@ -48,8 +46,8 @@ def _taps(
         position = (out + 0.5) * (in_size / (out_size + offset)) - 0.5
         if method == "bilinear":
             position = np.maximum(position, 0.0)
-    first = np.floor(position).astype(np.int64) - (taps[method] // 2 - 1)
-    sources = first[:, None] + np.arange(taps[method])
+    first = np.floor(position).astype(np.int64) - (number // 2 - 1)
+    sources = first[:, None] + np.arange(number)
     distance = np.abs(position[:, None] - sources)
     weights = np.maximum(1 - distance, 0) if method == "bilinear" else _cubic(distance)
     return np.clip(sources, 0, in_size - 1), weights
@@ -69,13 +67,7 @@ def resize(
     method: str = "bilinear",
     align_corners: bool = False,
 ) -> Float[Array, "*batch H W c"]:
-    """Resizes the last but two and last but one axes, in float32; nothing is antialiased.
-
-    Args:
-        x: [..., h, w, c].
-        shape: rows and columns of the result.
-        method, align_corners: see `resize_matrix`.
-    """
+    """Resizes to rows and columns, in float32, as `resize_matrix` says; nothing is antialiased."""
     if x.shape[-3:-1] == tuple(shape):
         return x.astype(jnp.float32)
     size = (shape[0], shape[1])
@@ -118,20 +110,10 @@ def gather(
     return x
 
 
-def upsample_nearest(x: Float[Array, "*batch h w c"], factor: int) -> Float[Array, "*batch H W c"]:
-    """Repeats every row and column `factor` times."""
-    return resize_nearest(x, [factor * size for size in x.shape[-3:-1]])
-
-
 def resize_nearest(
     x: Float[Array, "*batch h w c"], shape: Sequence[int]
 ) -> Float[Array, "*batch H W c"]:
-    """Row i of H is row floor(i h / H), as PyTorch's `interpolate(mode="nearest")` has it.
-
-    Args:
-        x: [..., h, w, c].
-        shape: rows and columns of the result.
-    """
+    """Row i of H is row floor(i h / H), as PyTorch's `interpolate(mode="nearest")` has it."""
     for axis, size in zip((-3, -2), shape, strict=True):
         factor, rest = divmod(size, x.shape[axis])
         if rest:

@@ -80,12 +80,9 @@ def _compile_afresh() -> None:
 def local_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh of the first device's process, for programs that it runs on its own.
 
-    Args:
-        devices: all of a run; None: every device of every process.
-
-    Returns:
-        Over all devices of that process, but for v5e slices of more than 16 chips over one: their
-        compiler takes programs for a single chip or for the whole slice and for nothing between.
+    Of all devices of a run, by default every one of every process, it has that process's, but on
+    v5e slices of more than 16 chips one: their compiler takes programs for a single chip or for the
+    whole slice and for nothing between.
     """
     everywhere = find_devices() if devices is None else devices
     process = (jax.local_devices() if devices is None else devices)[0].process_index
@@ -139,8 +136,7 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
 def put_parameters(tree: Any, mesh: Mesh, *, sharded: bool) -> Any:
     """Parameters or an optimiser's state that every process holds alike, to the devices.
 
-    Args:
-        sharded: each device holds its part alone, see `parameter_sharding`; else each holds all.
+    They are split as `parameter_sharding` says.
     """
 
     def put(x: Any) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from tcl_jax.pictures.grid import titled_grid
+from tcl_jax.pictures.grid import Rgb, titled_grid
 from tcl_jax.pictures.lettering import printable
 from tcl_jax.pictures.overlays import enlarge, shrink
 from tcl_jax.pictures.palette import PAPER
@@ -20,8 +20,6 @@ PART = (232, 93, 4)
 
 _CELL, _PAGE_WIDTH, _GAP, _LINES = 224, 1900, 24, 6
 _FADED = 0.35  # how much is left of what is not used
-
-Rgb = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +42,9 @@ class Card:
 
 
 def contact_sheet(cards: Sequence[Card]) -> UInt8[np.ndarray, "H W 3"]:
-    """Cards in rows about as wide as a screen, each under its caption and note.
+    """Cards, at least one, in rows about as wide as a screen, each under its caption and note.
 
-    Args:
-        cards: at least one. An original stands left of its image, all of it but the used part
-            faded.
-
-    Returns:
-        uint8 RGB.
+    An original stands left of its image, all of it but the used part faded.
     """
     paired = any(card.original is not None for card in cards)
     width = _CELL * (1 + paired)

@@ -65,14 +65,13 @@ def legend_page(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Picture on a white page, and under it the names with their colours and areas in columns.
 
+    The page is as wide as the picture and margins, or wider for narrow pictures.
+
     Args:
         picture: uint8 RGB of a size to be shown, see `for_display`.
         entries: listed in this order, down a column and then the next; of more than `MAX_ENTRIES`
             the rest is counted.
         absent: names that occur nowhere, listed in grey as far as three lines go.
-
-    Returns:
-        uint8 RGB; the page is as wide as the picture and margins, or wider for narrow pictures.
     """
     height, width = picture.shape[:2]
     content = max(width, _MIN_WIDTH)

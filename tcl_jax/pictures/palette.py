@@ -34,17 +34,12 @@ _COLORS = np.frombuffer(bytes.fromhex(
     "824d92"
 ), np.uint8).reshape(-1, 3)  # fmt: skip
 
-DISTINCT = len(_COLORS)
-"""Number of different colours; beyond it they begin again."""
-
 
 def class_palette(names: int, background: bool) -> UInt8[np.ndarray, "labels 3"]:
     """A colour for every name, after `BACKGROUND` if there is that class.
 
-    A name has the same colour with and without background, and however many follow it.
-
-    Returns:
-        uint8 [names, 3], or [names + 1, 3] with background.
+    A name has the same colour with and without background, and however many follow it. There are
+    256 different ones; beyond these they begin again.
     """
     colors = np.resize(_COLORS, (names, 3))
     return np.concatenate([np.array([BACKGROUND], np.uint8), colors]) if background else colors

@@ -78,11 +78,6 @@ def run(argv: Sequence[str]) -> None:
     print(page(plans))
 
 
-def main() -> None:
-    """Entry point."""
+if __name__ == "__main__":
     show_own_log()
     run_command(lambda: run(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()

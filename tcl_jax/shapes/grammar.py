@@ -92,14 +92,9 @@ def describe(
     covers: Sequence[tuple[int, int]],
     ground: str,
 ) -> str:
-    """A true sentence about the subjects.
+    """A true sentence about the subjects, the farthest first, and sometimes the ground's tone.
 
-    Args:
-        rng: source of all choices.
-        subjects: the objects, the farthest first.
-        covers: pairs (front, back) of indices into subjects where the first hides a part of the
-            second.
-        ground: name of the background's tone.
+    Covers are pairs (front, back) of their indices where the first hides a part of the second.
     """
     # Indices of the objects to name, in the order of naming.
     count = len(subjects)

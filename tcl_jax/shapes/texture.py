@@ -14,12 +14,9 @@ _NOISE = ((1, 4.5), (2, 8.0), (4, 10.0), (16, 14.0))
 def texture_scene(
     scene: UInt8[np.ndarray, "s s 3"], number: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The middle of a scene with noise at several scales.
+    """The middle of a square scene with noise at several scales, of which the number is the seed.
 
-    Args:
-        scene: a square.
-        number: seed of the noise.
-        size: rows and columns of the result; the scene is resized to the columns.
+    The scene is resized to the columns of the size.
     """
     height, width = size
     top = (width - height) // 2

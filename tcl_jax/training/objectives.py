@@ -23,7 +23,7 @@ from tcl_jax.models.clip import CLIP, INITIAL_LOGIT_SCALE, encode_image, encode_
 from tcl_jax.models.decoder import UPSAMPLING
 from tcl_jax.models.talk2dino import choose_heads, project_text
 from tcl_jax.models.talk2dino_method import Talk2DINO
-from tcl_jax.models.tcl import TCL, embed_pixels
+from tcl_jax.models.tcl import TCL
 from tcl_jax.models.text_encoder import TextEncoder
 from tcl_jax.ops import losses
 from tcl_jax.ops.images import IMAGENET, PixelStatistics, erase, normalize, renormalize
@@ -215,7 +215,7 @@ class TCLObjective(Objective):
         """
         texts, image = rows["text_embedding"], augmented(rows, self.model.pixel_statistics)
         w, b = params["sim2mask"]["w"], params["sim2mask"]["b"]
-        pixels = embed_pixels(self.model, {**params, **frozen}, image)
+        pixels = self.model.dense_features({**params, **frozen}, image)
         logits = mask_logits(positive_similarity(pixels, texts), w, b)
         hard = straight_through_mask(logits, rows["uniform"], self.temperature)[..., None]
         clip, own = self.model.clip_model, self.model.pixel_statistics

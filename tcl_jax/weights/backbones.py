@@ -187,7 +187,7 @@ class LoadedBackbone:
                 "files with these as text= (--weights text=FILE), or choose another model, of TIPS "
                 "or dino.txt"
             )
-        found = kind.of_towers(parts, family=towers, folder=self.folder, **fields)
+        found = kind.of_towers(parts, backbone=towers, folder=self.folder, **fields)
         return found, {kind.name: parts}
 
 

@@ -31,7 +31,6 @@ from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.model import Model
 from tcl_jax.inference.settings import default_settings
 from tcl_jax.models.clip import encode_image
-from tcl_jax.models.tcl import embed_pixels
 from tcl_jax.ops.images import normalize
 from tcl_jax.training.build import Experiment, build_experiment
 from tests.data.shards import picture, write_shard
@@ -124,8 +123,7 @@ def test_benchmarks_and_pairs_of_ones_own(
 
     # Regions and frozen CLIP, by their formulas.
     params, images, texts, of_names = everything_of(evaluator)
-    embed = jax.jit(embed_pixels, static_argnums=0)
-    pixels = np.asarray(embed(experiment.method, params, images), np.float64)
+    pixels = np.asarray(jax.jit(experiment.method.dense_features)(params, images), np.float64)
     every = np.concatenate([texts, of_names]).astype(np.float64)
     w, b = (float(params["sim2mask"][x]) for x in "wb")
     masks = 1 / (1 + np.exp(-(w * cosines(pixels, every) + b)))  # [b, h, w, n]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class Colors(Method):
     patch_size = PATCH
     resolution = 16
     text_encoder = LetterColors()
+    described = ("sharpness",)
 
     def text_params(self, params: Any) -> Any:
         return params["letters"]
@@ -90,13 +91,6 @@ class Colors(Method):
 
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         return {}
-
-    def describe(self) -> dict[str, Any]:
-        return {"sharpness": self.sharpness}
-
-    @classmethod
-    def from_description(cls, fields: Mapping[str, Any]) -> Colors:
-        return cls(fields["sharpness"])
 
 
 def picture(colors: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from tcl_jax.evaluation.protocol import make_protocol
 from tcl_jax.inference.masks import MaskOptions, grid_masks
 from tcl_jax.inference.segmenter import Segmenter
 from tcl_jax.inference.settings import InferenceSettings
-from tcl_jax.models.tcl import LEAST_AFFINITY, average_similar, embed_pixels
+from tcl_jax.models.tcl import LEAST_AFFINITY, average_similar
 from tcl_jax.models.vit import Features, encode
 from tcl_jax.ops.masking import mask_logits, pixel_text_similarity
 from tcl_jax.ops.resize import resize
@@ -31,7 +31,7 @@ def test_affinity_is_as_defined(size: tuple[int, int]) -> None:
     images[:, : size[0] // 2] = 0.1 * images[:, : size[0] // 2] - 1.0  # half an even image
     images, texts = jnp.asarray(images), jnp.asarray(TEXTS)
     features = encode(model.vision, clip["visual"], images)
-    pixels = embed_pixels(model, params, images)
+    pixels = model.dense_features(params, images)
     cosines = pixel_text_similarity(pixels, texts)
     rows, columns = features.grid
     cells = np.asarray(cosines, np.float64).reshape(2, 3, rows, 4, columns, 4).mean((3, 5))

@@ -12,13 +12,13 @@ import pytest
 
 from tcl_jax.models.decoder import decode, init_decoder
 from tcl_jax.models.layers import exact_gelu, layer_norm
-from tcl_jax.ops.resize import upsample_nearest
+from tcl_jax.ops.resize import resize_nearest
 from tests.reference import relative_error
 
 
 def plain_decode(params: Any, x: jax.Array, *, dtype: Any = jnp.float32) -> jax.Array:
     for stage in range(2):
-        x = upsample_nearest(x, 2)
+        x = resize_nearest(x, [2 * side for side in x.shape[1:3]])
         for layer in range(2):
             p = params[f"convs_{stage}_{layer}"]
             y = exact_gelu(layer_norm(x, p["norm"], 1e-5)).astype(dtype)

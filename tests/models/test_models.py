@@ -14,8 +14,8 @@ import pytest
 from tcl_jax.models import attention as attentions
 from tcl_jax.models.attention import causal_attention, masked_attention, softmax_attention
 from tcl_jax.models.clip import VARIANTS, CLIPConfig, encode_image, encode_text
-from tcl_jax.models.tcl import TCL, embed_pixels, ground
-from tcl_jax.models.vit import patch_grid, resize_positions
+from tcl_jax.models.tcl import TCL, ground
+from tcl_jax.models.vit import ViT, image_grid, resize_positions
 from tcl_jax.weights.clip import clip_shapes
 from tcl_jax.weights.tcl import tcl_shapes
 from tests.reference import arrays, products, reference_model
@@ -137,7 +137,7 @@ def test_sizes_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="activation='relu'"):
         CLIPConfig(32, 64, 16, 128, 2, 64, 2, activation="relu")
     with pytest.raises(ValueError, match=r"70x64 pixels.*patches of 16"):
-        patch_grid((1, 70, 64, 3), 16)
+        image_grid(ViT(), (1, 70, 64, 3), 16)
     with pytest.raises(ValueError, match="feature_layer=12"):
         TCL(VARIANTS["ViT-B/16"], 12)
 
@@ -154,7 +154,7 @@ def test_a_network_of_float32_asks_for_exact_products(dtype: Any) -> None:
         traced = [
             jax.make_jaxpr(partial(encode_image, model.clip_model))(clip, image),
             jax.make_jaxpr(partial(encode_text, model.clip_model))(clip, tokens),
-            jax.make_jaxpr(partial(embed_pixels, model))(params, image),
+            jax.make_jaxpr(model.dense_features)(params, image),
             jax.make_jaxpr(partial(ground, model))(params, image, texts),
         ]
     exact = [{exact for _, exact in products(program.jaxpr)} for program in traced]

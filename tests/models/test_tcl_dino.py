@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from tcl_jax.models.clip import encode_image
 from tcl_jax.models.families import FAMILIES
 from tcl_jax.models.method import MaskOptions
 from tcl_jax.models.shapes import shapes_of
-from tcl_jax.models.tcl import TCL, embed_pixels
+from tcl_jax.models.tcl import TCL
 from tcl_jax.models.tcl_dino import TCLDINO
 from tcl_jax.ops.images import normalize
 from tcl_jax.training.objectives import TCLObjective, with_keys
@@ -129,7 +128,7 @@ def test_the_grounder_of_a_tower_with_rope_goes_on_where_the_feature_layer_ends(
         )  # fmt: skip
         learned = jax.jit(model.init_learned)(KEY, backbone)
         params = {**learned, "backbone": backbone}
-        found.append(jax.jit(partial(embed_pixels, model))(params, image))
+        found.append(jax.jit(model.dense_features)(params, image))
     assert model.copied_blocks < model.tower.vision_layers - 1
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
 

@@ -12,7 +12,7 @@ from tcl_jax.pictures.grid import titled_grid
 from tcl_jax.pictures.legend import LegendEntry, legend_page
 from tcl_jax.pictures.lettering import text_width, wrap
 from tcl_jax.pictures.overlays import overlay, save_png, shrink
-from tcl_jax.pictures.palette import DISTINCT, class_palette
+from tcl_jax.pictures.palette import class_palette
 
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
 
@@ -64,10 +64,10 @@ def test_save_png_is_whole_or_absent(tmp_path: Path) -> None:
 
 
 def test_colours_can_be_told_apart_and_stay_with_their_names() -> None:
-    colors = class_palette(DISTINCT, background=False).astype(float)
+    colors = class_palette(256, background=False).astype(float)
     distance = np.linalg.norm(colors[:, None] - colors[None], axis=-1)
     np.fill_diagonal(distance, np.inf)
-    for count, least in ((8, 65), (20, 50), (64, 30), (DISTINCT, 12)):
+    for count, least in ((8, 65), (20, 50), (64, 30), (256, 12)):
         assert distance[:count, :count].min() > least, count
     first = colors[:20]
     assert (first.max(1) - first.min(1)).min() > 60  # none is grey
@@ -75,7 +75,7 @@ def test_colours_can_be_told_apart_and_stay_with_their_names() -> None:
     with_background = class_palette(5, background=True)
     assert with_background[0].tolist() == [0, 0, 0]
     np.testing.assert_array_equal(with_background[1:], class_palette(300, False)[:5])
-    np.testing.assert_array_equal(class_palette(300, False)[DISTINCT:], class_palette(44, False))
+    np.testing.assert_array_equal(class_palette(300, False)[256:], class_palette(44, False))
 
 
 # ------------------------------------------------------------------------------------------ legend

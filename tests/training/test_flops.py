@@ -58,9 +58,9 @@ def xla_flops(program: jax.stages.Traced) -> float:
 
 
 def test_vit_b_16_takes_what_is_known_of_it() -> None:
-    assert image_tower(B16) / 1e9 == pytest.approx(35, rel=0.01)
+    assert image_tower(B16.tower) / 1e9 == pytest.approx(35, rel=0.01)
     assert text_tower(B16) / 1e9 == pytest.approx(6, rel=0.01)
-    assert decoder(B16) / 1e9 == pytest.approx(83, rel=0.01)
+    assert decoder(B16.tower) / 1e9 == pytest.approx(83, rel=0.01)
 
 
 def test_towers_agree_with_the_compiler_s_count(experiment: Experiment) -> None:
@@ -69,7 +69,7 @@ def test_towers_agree_with_the_compiler_s_count(experiment: Experiment) -> None:
     images = traced(lambda p, x: encode_image(clip, p, x).embedding, params, floats(1, 224, 224, 3))
     tokens = jax.ShapeDtypeStruct((1, 77), jnp.int32)
     texts = traced(lambda p, x: encode_text(clip, p, x), params, tokens)
-    for program, formula in ((images, image_tower(B16)), (texts, text_tower(B16))):
+    for program, formula in ((images, image_tower(B16.tower)), (texts, text_tower(B16))):
         assert xla_flops(program) == pytest.approx(formula, rel=0.02)
         assert traced_flops(program.jaxpr) == pytest.approx(formula, rel=1e-6)
 
@@ -97,7 +97,7 @@ def test_phases_and_batches_differ_as_they_should(experiment: Experiment) -> Non
     larger = objective.training_flops(2048, False)
     pairs = "masks of all pairs"
     assert larger[pairs] == 2 * first[pairs] == 4 * 5 * 3136 * 512 * 1024
-    assert larger["decoder"] == first["decoder"] == 3 * decoder(B16)
+    assert larger["decoder"] == first["decoder"] == 3 * decoder(B16.tower)
 
 
 def test_clip_s_own_step() -> None:
@@ -114,11 +114,11 @@ def test_evaluation_counts_texts_and_window(experiment: Experiment) -> None:
     few, many = (model.flops(448, texts, mixed) for texts in (20, 40))
     assert {name for name in few if few[name] != many[name]} == {"masks"}
     assert many["masks"] == 2 * few["masks"] == 17 * 2 * 784 * 512 * 40
-    assert few["decoder"] == 4 * decoder(B16)
+    assert few["decoder"] == 4 * decoder(B16.tower)
     alone = MaskCLIP(model.config).flops(448, 20, mixed)
     assert alone["image tower"] == few["image tower"] and "decoder" not in alone
     early = TCL(B16, feature_layer=3).flops(448, 20, MaskOptions(kp_weight=0.0))
-    assert early["image tower"] == image_tower(B16, 3, 448) < few["image tower"]
+    assert early["image tower"] == image_tower(B16.tower, 3, 448) < few["image tower"]
 
 
 def test_loops_count_as_often_as_they_run() -> None:

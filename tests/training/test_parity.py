@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax.models.tcl import TCL, embed_pixels
+from tcl_jax.models.tcl import TCL
 from tcl_jax.training.objectives import TCLObjective
 from tcl_jax.training.optim import AdamW, merge_groups, split_groups, warmup_cosine
 from tcl_jax.training.state import create_state
@@ -38,7 +38,7 @@ class SignsOfTheReference(TCLObjective):
 
     def embed(self, params: Any, frozen: Any, rows: Any, batch: Any) -> Any:
         grounded = super().embed(params, frozen, rows, batch)
-        pixels = embed_pixels(self.model, {**params, **frozen}, rows["image"])
+        pixels = self.model.dense_features({**params, **frozen}, rows["image"])
 
         def variation(x: jax.Array, reference: jax.Array) -> jax.Array:
             slopes = [
