@@ -31,10 +31,12 @@ from tcl_jax.training.state import create_state
 from tcl_jax.training.step import PhasedStep, no_failure
 from tests.parallel.evaluation_worker import evaluation_counts
 from tests.tiny import tiny_settings
+from tests.xla_flags import share_context
 
 
 def main(weights: str, folder: str, port: str, processes: str, index: str) -> None:
     gc.disable()  # see tests/conftest.py
+    share_context()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_default_matmul_precision", "highest")
     start_processes(f"localhost:{port}", int(processes), int(index))
