@@ -16,7 +16,6 @@ from tcl_jax.errors import RunError
 from tcl_jax.parallel.processes import check_host_name
 
 ROOT = Path(__file__).parent.parent
-AS_IN_CONFTEST = "import gc, tests.xla_flags; gc.disable(); tests.xla_flags.share_context()"
 COLLECTIVE = re.compile(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+?)(?:-start)?\(")
 ARRAY = re.compile(r"\w\d+\[([\d,]*)\]")
 
@@ -25,7 +24,7 @@ def run_on_eight_devices(program: str) -> None:
     """Runs Python code in a process with eight CPU devices, and fails if it does."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-c", f"{AS_IN_CONFTEST}\n{program}"],
+        [sys.executable, "-c", f"import tests.xla_flags as x; x.quick_process()\n{program}"],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -23,12 +24,14 @@ def quick_compilation() -> str:
     return SURE if known.returncode else flags
 
 
-def share_context() -> None:
-    """Lowers all programs of a thread in one MLIR context.
+def quick_process() -> None:
+    """Lowers all programs of a thread in one MLIR context, and seldom looks for cycles.
 
-    JAX makes one for each program, with thousands of operations to register and 1.5 MiB that stay.
-    Of a small program, of which tests have tens of thousands, that is half of the time.
+    JAX makes a context for each program, with thousands of operations to register and 1.5 MiB that
+    stay: of a small program, of which tests have tens of thousands, half of the time. A sixth went
+    into looking for cycles among what is imported and what is traced.
     """
+    gc.set_threshold(100_000, 20, 100)
     from jax._src.interpreters import mlir  # now, since JAX reads XLA_FLAGS when it is imported
 
     if make := getattr(mlir, "make_ir_context", None):  # no public name, so it may go
