@@ -28,8 +28,8 @@ def quick_process() -> None:
     """Lowers all programs of a thread in one MLIR context, and seldom looks for cycles.
 
     JAX makes a context for each program, with thousands of operations to register and 1.5 MiB that
-    stay: of a small program, of which tests have tens of thousands, half of the time. A sixth went
-    into looking for cycles among what is imported and what is traced.
+    stay: a fifth of the time, or more, of a small program, of which tests have thousands. A sixth
+    went into looking for cycles among what is imported and what is traced.
     """
     gc.set_threshold(100_000, 20, 100)
     from jax._src.interpreters import mlir  # now, since JAX reads XLA_FLAGS when it is imported
