@@ -9,7 +9,7 @@ import signal
 import threading
 from pathlib import Path
 
-from tests.xla_flags import quick_compilation
+from tests.xla_flags import quick_compilation, quick_process
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Machine code as XLA would rather have it is left to the tests that start the commands.
@@ -20,8 +20,7 @@ import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
-# A sixth of the time went into looking for cycles among what is imported and what is traced.
-gc.set_threshold(100_000, 20, 100)
+quick_process()
 jax.config.update("jax_default_matmul_precision", "highest")
 # The same tiny steps are compiled by many tests, and again by the next run. A folder for each
 # process, since JAX's cache is no place for two to write to at once.

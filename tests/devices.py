@@ -24,7 +24,7 @@ def run_on_eight_devices(program: str) -> None:
     """Runs Python code in a process with eight CPU devices, and fails if it does."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-c", f"import gc; gc.disable()\n{program}"],  # as in tests/conftest.py
+        [sys.executable, "-c", f"import tests.xla_flags as x; x.quick_process()\n{program}"],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,

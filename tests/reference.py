@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ def relative_error(actual: Any, expected: np.ndarray) -> float:
 
 def reference_model() -> tuple[TCL, dict[str, Any], dict[str, Any]]:
     """The tiny TCL, its learned parameters, and its CLIP's."""
+    model, *params = _reference_model()
+    return model, *jax.tree.map(lambda x: x, params)  # dicts of its own
+
+
+@functools.cache
+def _reference_model() -> tuple[TCL, dict[str, Any], dict[str, Any]]:
     clip_state = load("clip_state_dict")
     config = infer_clip_config(clip_state)
     learned = tcl_params(load("tcl_state_dict"), config, FEATURE_LAYER)
@@ -65,6 +72,7 @@ def reference_model() -> tuple[TCL, dict[str, Any], dict[str, Any]]:
     return model, jax.tree.map(jnp.asarray, learned), jax.tree.map(jnp.asarray, clip)
 
 
+@functools.cache
 def reference_torch_model() -> Model:
     """The same, as a user reads it from files."""
     return model_from_torch(
@@ -81,7 +89,7 @@ def attention_weights(attention: Attention, query: jax.Array, key: jax.Array) ->
 
 def nchw_to_nhwc(x: Any) -> jax.Array:
     """PyTorch's image layout to ours."""
-    return jnp.moveaxis(jnp.asarray(x), -3, -1)
+    return jnp.asarray(np.moveaxis(np.asarray(x), -3, -1))
 
 
 def products(jaxpr: Any) -> Iterator[tuple[tuple[tuple[int, ...], ...], bool]]:

@@ -42,20 +42,24 @@ def softmax_attention(
         jnp.moveaxis(x, 2, 1) for x in (query * query.shape[-1] ** -0.5, key, value)
     )
 
-    def attend(query: jax.Array, bias: jax.Array | None) -> jax.Array:
-        scores = jnp.einsum("bh...d,bhkd->bh...k", query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
-        return jnp.einsum("bh...k,bhke->bh...e", weights.astype(value.dtype), value)
-
     _, heads, number, _ = query.shape
     if 4 * heads * number * key.shape[2] <= MOST_BYTES:
-        return jnp.moveaxis(attend(query, bias), 2, 1)
+        return jnp.moveaxis(_attend(query, key, value, bias), 2, 1)
     if bias is not None:
         bias = jnp.broadcast_to(bias, (*bias.shape[:-2], number, bias.shape[-1]))
         bias = jnp.moveaxis(bias, -2, 0)
     rows = (jnp.moveaxis(query, 2, 0), bias)
-    mixed = jax.lax.map(lambda row: attend(*row), rows, batch_size=ROWS)
+    mixed = jax.lax.map(lambda row: _attend(row[0], key, value, row[1]), rows, batch_size=ROWS)
     return jnp.moveaxis(mixed, 0, 1)
+
+
+def _attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None
+) -> jax.Array:
+    """Of all rows, or of one."""
+    scores = jnp.einsum("bh...d,bhkd->bh...k", query, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+    return jnp.einsum("bh...k,bhke->bh...e", weights.astype(value.dtype), value)
 
 
 def causal_attention(query: Heads, key: Heads, value: Values) -> Values:

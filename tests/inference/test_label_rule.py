@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,7 +151,7 @@ def test_refining_is_pamr_at_any_size_by_few_programs(monkeypatch: pytest.Monkey
     for size, parts in (((30, 25), 1), ((31, 32), 1), ((17, 150), 4)):
         image = SoftMasks.of_array(np.asarray(normalize(jnp.asarray(pixels), CLIP_PIXELS))).at(size)
         arrays = jnp.asarray(image)[None], jnp.asarray(masks.at(size))[None]
-        expected = pamr(*arrays, dilations=(2, 4), iterations=3)[0]
+        expected = jax.jit(partial(pamr, dilations=(2, 4), iterations=3))(*arrays)[0]
         tiles, values = refiner(pixels, masks, size)
         assert len(tiles) == parts
         for tile in tiles:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,13 +31,20 @@ def test_affinity_is_as_defined(size: tuple[int, int]) -> None:
     params["clip"] = clip
     images = RNG.standard_normal((2, *size, 3)).astype(np.float32)
     images[:, : size[0] // 2] = 0.1 * images[:, : size[0] // 2] - 1.0  # half an even image
-    images, texts = jnp.asarray(images), jnp.asarray(TEXTS)
-    features = encode(model.vision, clip["visual"], images)
-    pixels = model.dense_features(params, images)
-    cosines = pixel_text_similarity(pixels, texts)
-    rows, columns = features.grid
+    options = MaskOptions("affinity", kp_weight=0.0)
+
+    @jax.jit
+    def run(params: Any, images: jax.Array, texts: jax.Array) -> tuple[jax.Array, ...]:
+        features = encode(model.vision, params["clip"]["visual"], images)
+        cosines = pixel_text_similarity(model.dense_features(params, images), texts)
+        early = features.patches(features.after(1))  # round(4 / 3) of 4 blocks
+        masks = grid_masks(model, params, images, texts, options)
+        return cosines, early, average_similar(features, cosines), masks
+
+    cosines, early, averaged, masks = run(params, images, TEXTS)
+    rows, columns = (side // model.patch_size for side in size)
     cells = np.asarray(cosines, np.float64).reshape(2, 3, rows, 4, columns, 4).mean((3, 5))
-    early = np.asarray(features.patches(features.after(1)), np.float64)  # round(4 / 3) of 4 blocks
+    early = np.asarray(early, np.float64)
     expected = np.zeros((2, rows, columns, 3))
     for tokens, found, into in zip(early, cells, expected, strict=True):
         unit = tokens.reshape(-1, tokens.shape[-1])
@@ -48,10 +57,9 @@ def test_affinity_is_as_defined(size: tuple[int, int]) -> None:
         mean = weights @ found.reshape(3, -1).T / (weights.sum(1, keepdims=True) + 1e-6)
         into[:] = mean.reshape(into.shape)
     resized = np.asarray(resize(jnp.float32(expected), (4 * rows, 4 * columns)))
-    assert relative_error(average_similar(features, cosines), np.moveaxis(resized, -1, 1)) < 1e-5
+    assert relative_error(averaged, np.moveaxis(resized, -1, 1)) < 1e-5
 
     logits = mask_logits(jnp.asarray(resized), **params["sim2mask"])
-    masks = grid_masks(model, params, images, texts, MaskOptions("affinity", kp_weight=0.0))
     assert relative_error(masks, 1 / (1 + np.exp(-np.float64(logits)))) < 1e-5
 
 

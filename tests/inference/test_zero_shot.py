@@ -304,7 +304,7 @@ def test_tips_with_its_tokenizer(tmp_path: Path) -> None:
     shapes = model_of("tips", tmp_path).method.describe()["shapes"]
     shapes["tips/text/token_embedding"][0] = size
     method = TIPS(shapes=from_json(shapes), folder=str(tmp_path))
-    params = method.init(jax.random.key(0))
+    params = jax.jit(method.init)(jax.random.key(0))
     assert shapes_of(params) == method.shapes
     segmenter = Segmenter(Model(method, params, default_settings(method)))
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)

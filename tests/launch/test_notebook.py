@@ -32,7 +32,9 @@ def cell(name: str) -> NotebookNode:
 
 IN_PROCESS = """
 from tests.in_process import run_module
+from tests.xla_flags import quick_process
 
+quick_process()
 
 def run(command, *arguments, unless=None):
     done = run_module(["python", "-m", f"tcl_jax.{command}", *map(str, arguments)], checkout)

@@ -48,7 +48,7 @@ def random_second(family: str, patch: int) -> dict[str, Any]:
     found = Sizes(width=64, depth=2, hidden=128, patch=patch, positions=17, registers=2)
     shapes = shapes_of({"second": found.shapes(1)})
     shapes = tuple(x for x in shapes if "gate" not in x[0] and "mask_token" not in x[0])
-    return init_params(jax.random.key(3), shapes)["second"]
+    return jax.jit(init_params, static_argnums=1)(jax.random.key(3), shapes)["second"]
 
 
 @pytest.mark.parametrize("size", ["s64x64", "s64x96"])
@@ -193,7 +193,7 @@ def test_an_image_without_a_patch_is_refused() -> None:
     method, params = golden_proxyclip("dino")
     for sides in ((7, 64), (64, 15)):  # of DINO, and of CLIP
         with pytest.raises(InputError, match="has not one whole patch of"):
-            method.dense_features(params, jnp.zeros((1, *sides, 3)))
+            jax.eval_shape(method.dense_features, params, jnp.zeros((1, *sides, 3)))
 
 
 def test_memory_does_not_hold_the_attention_of_all_patches() -> None:

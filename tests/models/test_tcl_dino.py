@@ -71,14 +71,14 @@ def test_on_clips_own_tower_it_is_tcl(clip_family: str) -> None:
         learned = {name: x for name, x in p.items() if name not in frozen}
 
         @jax.jit
-        def gradient(learned: Any, m: TCL = m, frozen: Any = frozen) -> Any:
+        def gradient(learned: Any, frozen: Any, m: TCL = m) -> Any:
             def loss(learned: Any) -> Any:
                 output = TCLObjective(m)(learned, frozen, batch, KEY)
                 return output.total, output.terms
 
             return jax.grad(loss, has_aux=True)(learned)
 
-        gradients, terms = gradient(learned)
+        gradients, terms = gradient(learned, frozen)
         gradients["grounder"] = gradients.pop(m.grounder)
         found.append((gradients, terms))
     jax.tree.map(np.testing.assert_array_equal, *found)
@@ -106,8 +106,8 @@ def test_clip_sees_pixels_as_its_own_statistics_make_them(
     )
     embedded = jax.jit(TCLObjective(same).embed)(params, params, rows, rows)
     clip = same.clip_model
-    expected = jax.jit(lambda x: encode_image(clip, params["clip"], x).embedding)(
-        normalize(jnp.asarray(image))
+    expected = jax.jit(lambda p, x: encode_image(clip, p, x).embedding)(
+        params["clip"], normalize(jnp.asarray(image))
     )
     np.testing.assert_allclose(embedded.image, expected, rtol=1e-4, atol=1e-5)
 

@@ -5,7 +5,6 @@ usage: python -m tests.parallel.worker WEIGHTS FOLDER PORT PROCESSES INDEX
 
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,11 @@ from tcl_jax.training.state import create_state
 from tcl_jax.training.step import PhasedStep, no_failure
 from tests.parallel.evaluation_worker import evaluation_counts
 from tests.tiny import tiny_settings
+from tests.xla_flags import quick_process
 
 
 def main(weights: str, folder: str, port: str, processes: str, index: str) -> None:
-    gc.disable()  # see tests/conftest.py
+    quick_process()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_default_matmul_precision", "highest")
     start_processes(f"localhost:{port}", int(processes), int(index))
