@@ -1,21 +1,22 @@
-r"""TCL on image-text pairs of your own, upon a published CLIP or one of yours.
+r"""TCL on image-text pairs of your own, upon a CLIP of yours or a published one.
 
     python -m tcl_jax.main --config=configs/pairs.py --workdir=runs/pairs \
         --config.data.shards=data/own/train --config.eval.shards=data/own/held_out
 
-This builds on CLIP ViT-B/16, which is downloaded once, and `--config.model.weights=runs/pairs_clip`
-on the CLIP of a run of configs/pairs_clip.py, whose workdir it is; a path or another name does,
-too. Rates, the weight of total variation and the prior suit the small CLIP of configs/pairs_clip.py
-and pictures in which what a caption names covers a sixth; upon a published CLIP nearer to the
-paper's are (not measured)
+This builds on the CLIP of the run of configs/pairs_clip.py in runs/pairs_clip; another's, as
+`--config.model.weights=WORKDIR`, a path or a name does, too. Rates, the weight of total variation
+and the prior suit that small CLIP and pictures in which what a caption names covers a sixth; upon a
+published CLIP ones nearer to the paper's are in place (not measured):
 
-    --config.optim.base_lr=1e-3 --config.loss.tv=1 --config.loss.area_prior=0.4
+    --config.model.weights=ViT-B/16 --config.optim.base_lr=1e-3 --config.loss.tv=1 \
+        --config.loss.area_prior=0.4
 
 Pairs that are held out judge the run every 250 steps, as in configs/pairs_clip.py, and at its end
 propose a threshold for its masks; `--config.eval.tasks="('mine.toml',)"` judges it on labelled
 images of yours as well. The same command with more `train.total_steps` goes on longer. On
-accelerators `model.dtype=bfloat16` is faster. A pair takes 70 ms of one CPU core, most of them the
-decoder's, which go with the square of the CLIP's width; the run's 32,000 about 40 CPU minutes.
+accelerators `model.dtype=bfloat16` is faster. Upon that CLIP a pair takes 70 ms of one CPU core,
+most of them the decoder's, which go with the square of the CLIP's width; the run's 32,000 take
+about 40 CPU minutes.
 
 Chosen by trials of 8,000 pairs (250 steps, the second phase from 150; one seed) upon the CLIP that
 configs/pairs_clip.py tells of, on 150 pictures whose objects cover 15 %. In %: IoU of all objects
@@ -41,7 +42,7 @@ def get_config() -> ConfigDict:
     """Everything that differs from configs/pairs_clip.py."""
     config, paper = clip_config(), paper_config()
     config.objective = "tcl"
-    config.model.weights = paper.model.weights
+    config.model.weights = "runs/pairs_clip"
     config.model.variant, config.model.sizes = "auto", paper.model.sizes
 
     config.loss.area_prior = 0.2  # what a caption's mask covers: less than in the paper's photos

@@ -151,7 +151,7 @@ def kept_flags(config: ConfigDict, family: str) -> list[str]:
         if re.match(r"data\.|eval\.(?!every|background|pamr|kp_weight)", field)
         and own.get(field, base[field]) != base[field]
     ]
-    kept += [batch] if own[batch] < upon[batch] else []
+    kept += [batch] if own[batch] < upon.get(batch, 0) else []
     return [config_flag(field, own[field]) for field in kept]
 
 

@@ -75,7 +75,7 @@ def thresholds(text: str) -> float | str | dict[str, float]:
     if text == "best" or (text.startswith("best:") and text != "best:"):
         return text
     pairs = [part.partition("=")[::2] for part in names(text)]
-    if len(dict(pairs)) < len(pairs):
+    if "=" in text and len(dict(pairs)) < len(pairs):
         raise argparse.ArgumentTypeError(f"{text} names a method more than once")
     try:
         by_method = {method.strip(): share(value) for method, value in pairs if "=" in text}

@@ -52,6 +52,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     check_config(config)
     check_area_group(config)
     start_processes(flags.coordinator, flags.num_processes, flags.process_id)
+    clips = config.objective == "clip"
+    kept = raise_on_all_processes(lambda: kept_flags(config, family_of(config)) if clips else [])
     tasks = raise_on_all_processes(lambda: find_tasks(config))
     raise_on_all_processes(lambda: check_shards(config.data))
     experiment = raise_on_all_processes(lambda: build_experiment_in(workdir, config))
@@ -68,7 +70,6 @@ def run(argv: Sequence[str] | None = None) -> None:
         lambda: write_trained_clip(experiment, outcome.params, folder, step) if writes else None
     )
     if writes:
-        kept = kept_flags(config, family_of(config)) if clip else []
         backgrounds = [x is not None and x.background for x in tasks.values()]
         print(describe_end(config, folder, step, clip, kept, backgrounds))
 

@@ -154,6 +154,20 @@ for name in {names}:
     assert done.returncode == 0, done.stderr
 
 
+def test_doors_tell_their_flags() -> None:
+    """As processes, all at once: what stands under `if __name__` is imported by no test."""
+    helps = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", name.removesuffix(".__main__"), "--help"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        )
+        for name in DOORS if not name.endswith("__init__")
+    }  # fmt: skip
+    for name, process in helps.items():
+        assert "python -m tcl_jax." in process.communicate()[0], name
+        assert process.returncode == 0, name
+
+
 def test_every_import_of_our_own_is_there() -> None:
     """Also those inside functions: mypy passes over modules that are missing."""
     missing = []

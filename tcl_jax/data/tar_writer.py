@@ -276,7 +276,7 @@ def _summary(plan: Sequence[_Shard], known: dict[str, Any], pairs: PairList) -> 
     left_out = {**pairs.left_out, "unreadable_image": [x for r in every for x in r["unreadable"]]}
     sides = [side for record in every for side in record["shorter_side"]]
     # Also of the few images that cannot be read: `lengths` takes a hundredth of what decoding does.
-    captions = itertools.chain(*(picture.captions for picture in pairs.pictures))
+    captions = itertools.chain.from_iterable(x.captions for x in pairs.pictures)
     lengths = np.fromiter(ClipTokenizer().lengths(captions), np.int64)
     return {
         "pairs": {part: sum(r["pairs"] for r in several) for part, several in records.items()},

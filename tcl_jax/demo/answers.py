@@ -169,6 +169,8 @@ class Answers:
     ) -> Segmentation:
         """The result for the photo in its own size, of the masks that are kept.
 
+        The threshold is the score of the background; None: there is none.
+
         Raises:
             InputError: if the photo is no longer there.
         """

@@ -83,7 +83,8 @@ def evaluate(
 
     Raises:
         InputError: if the data cannot be scored as it is (the message lists everything), a choice
-            is out of its range, or `output` holds a best threshold that would be lost.
+            is out of its range, or `output` holds a best threshold, or
+            the results of a run on drawn scenes, that would be lost.
         RunError: if a file cannot be read any more; what was scored is kept.
     """
     output = user_path(output).absolute()

@@ -204,7 +204,7 @@ class Method(abc.ABC):
     def flops(self, side: int, texts: int, options: MaskOptions) -> Parts:
         """FLOPs of the masks of one window by part, PAMR and resizing left out.
 
-        The side is the window's in pixels, a multiple of the patch size.
+        Of so many texts; the side is the window's in pixels, a multiple of the patch size.
         """
 
     @property

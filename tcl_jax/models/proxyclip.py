@@ -132,7 +132,8 @@ def attend_by_proxy(
 
     Of each image, what is at least `BETA` times as similar as two of its tokens are on average is
     attended to, by the softmax of `GAMMA` times the rest. Tokens that are all alike have nothing as
-    similar, and attend to themselves alone.
+    similar, and attend to themselves alone. The tokens are the second encoder's; values
+    are float32.
     """
     units = l2_normalize(tokens)
     # The mean over all pairs is the square of the mean, for which no pair has to be looked at.

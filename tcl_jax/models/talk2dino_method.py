@@ -108,7 +108,8 @@ class Talk2DINO(Method):
     """Talk2DINO, of the parameters `backbone`, `projection` and the text tower's `text`.
 
     A window is resized to a square, and its masks are brought back to the window's own size; PAMR
-    works on that size, too. So the masks' grid is the image's pixels.
+    works on that size, too. So the masks' grid is the image's pixels. All but the towers is
+    float32.
 
     Attributes:
         family: of the backbone, a key of `families.FAMILIES`.

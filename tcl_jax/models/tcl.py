@@ -52,7 +52,8 @@ class TCL(CLIPMethod):
     """Text-grounded Contrastive Learning (Cha et al., CVPR 2023).
 
     Parameters: `clip` (frozen), `grounder`, `sim2mask` (w and b), and the logarithms of the two
-    learned inverse temperatures of the losses, `tclf_logit_scale` and `tcli_logit_scale`.
+    learned inverse temperatures of the losses, `tclf_logit_scale` and `tcli_logit_scale`. Norms,
+    softmax and similarities are float32 whatever the compute dtype.
 
     Attributes:
         config: sizes of the CLIP it builds on.
@@ -204,7 +205,8 @@ def average_similar(
     SC-CLIP's aggregation (Bai et al., 2024): `a_i = sum_j T_ij c_j / (sum_j T_ij + 1e-6)`, where
     c_j is the mean cosine of the pixels in patch j, S_ij the cosine of patches i and j after block
     `round(L / 3)` of the tower's L (4 of 12), and T_ij is S_ij, or 0 where that is below
-    `LEAST_AFFINITY`; then bilinear to the pixels' grid. Each image by itself.
+    `LEAST_AFFINITY`; then bilinear to the pixels' grid. Each image by itself. The cosines are
+    float32, on `UPSAMPLING` times the grid of the features.
 
     This was best among those measured with 240 steps of configs/shapes.py (README has the figures).
     Later blocks, the authors' least cosine of 0.4, ProxyCLIP's weights, and averages of tokens

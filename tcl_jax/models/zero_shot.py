@@ -85,7 +85,11 @@ class ZeroShot(Method):
 
     @abc.abstractmethod
     def align(self, params: Any, image: Float[Array, "b H W 3"]) -> Aligned:
-        """What texts are compared with, of images whose sides are multiples of the patch."""
+        """What texts are compared with.
+
+        Of all parameters, and of images normalised with `pixel_statistics`, whose sides are
+        multiples of the patch.
+        """
 
     def encode_text(self, params: Any, tokens: Int[Array, "n l"]) -> Float[Array, "n e"]:
         """Text embeddings in the space of `Aligned.embedding`, float32 and not normalised."""

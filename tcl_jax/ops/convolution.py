@@ -50,7 +50,7 @@ class Bilinear(NamedTuple):
 
 
 def toom_cook(points: Sequence[float]) -> Bilinear:
-    """Lavin and Gray's F(4, 3) for 5 points of interpolation, infinity being the sixth.
+    """Lavin and Gray's F(4, 3) for 5 distinct points of interpolation, infinity being the sixth.
 
     Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308, section 4.
     """

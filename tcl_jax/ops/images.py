@@ -84,7 +84,7 @@ def center_offset(size: int, multiple: int) -> tuple[int, int]:
 
 
 def center_pad(image: Float[Array, "b H W c"], multiple: int) -> tuple[jax.Array, tuple[int, int]]:
-    """Images padded with zeros to a multiple (see `center_offset`), and their top and left."""
+    """Images padded with zeros to a multiple (see `center_offset`), and their (top, left) in it."""
     height, width = image.shape[1:3]
     (rows, top), (columns, left) = center_offset(height, multiple), center_offset(width, multiple)
     below, right = rows - height - top, columns - width - left

@@ -38,7 +38,9 @@ def _taps(
     in_size: int, out_size: int, method: str, align_corners: bool, offset: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Input samples that make up every output sample and their weights, both [out_size, taps]."""
-    number = {"bilinear": 2, "bicubic": 4}[method]
+    if method not in (taps := {"bilinear": 2, "bicubic": 4}):
+        raise ValueError(f"resize method {method!r} is unknown; choose bilinear or bicubic")
+    number = taps[method]
     out = np.arange(out_size, dtype=np.float64)
     if align_corners:
         position = out * ((in_size - 1) / max(out_size - 1, 1))

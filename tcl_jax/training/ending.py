@@ -73,8 +73,10 @@ def describe_end(
                 "has this run's data.mixture, which flags cannot give, and\ntrain by that with "
                 f"{shlex.join(words)}"
             )
+        # Its rates suit what this run trains from scratch.
+        rates = f" (read {file} on rates for large ones)" if config.model.weights else ""
         return (
-            f"{written}\nnext, what segments with it:\n"
+            f"{written}\nnext, what segments with it{rates}:\n"
             f"  python -m tcl_jax.main --config={file} {shlex.join(words)}"
         )
     drawn, names = "shapes" in tasks, config.eval.names

@@ -59,11 +59,13 @@ def test_memory_holds_nothing_but_the_result() -> None:
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 448 * 112 * 24 / 10
 
 
-def test_same_size_and_gradient() -> None:
+def test_same_size_gradient_and_unknown_method() -> None:
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     np.testing.assert_array_equal(resize(x, (2, 2)), x)
     gradient = jax.grad(lambda x: resize(x, (5, 5)).sum())(x)
     np.testing.assert_allclose(gradient.sum(), 25, rtol=1e-5)
+    with pytest.raises(ValueError, match="'lanczos' is unknown"):
+        resize(x, (3, 3), method="lanczos")
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (4, 6), (7, 5), (2, 3), (1, 2)])

@@ -49,6 +49,9 @@ def test_the_next_run_has_the_data_of_this_one(
             f"--config=configs/{name}.py", f"--workdir={tmp_path / upon}",
             f"--config.model.weights={tmp_path / run}", *found,
         ]  # fmt: skip
+        assert "rates for large ones" not in said
+    config.model.weights = "ViT-B/16"
+    assert "rates for large ones" in describe_end(config, tmp_path / "run", 3, clip, found)
     again = read_config(f"configs/{name}.py", found, "main")
     assert again is not None
     assert again.data.to_dict() == config.data.to_dict()
